@@ -1,0 +1,95 @@
+"""Plans and peers side by side, in one run, on one set of prompts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hyca_calib.evaluate import Evaluation, Run, compare, evaluate_plan, full_run, run_method
+from hyca_calib.peers.methods import Peer, peers
+from hyca_calib.workload import Workload
+from hyca_runtime.plan import Plan
+
+__all__ = ["Row", "bench_peers", "bench_plans", "margin", "to_markdown"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    method: str
+    ours: bool
+    result: Evaluation | None
+    error: str = ""
+
+
+def bench_peers(
+    pipe: Any,
+    workload: Workload,
+    batch: int,
+    only: Sequence[str] = (),
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> tuple[list[Row], Run]:
+    """Every peer on the test split, and the full run; a peer that fails is listed with its error.
+
+    Args:
+        only: parts of peer names to keep; empty keeps all.
+    """
+    jobs, steps = workload.of("test"), workload.num_steps
+    full = full_run(pipe, jobs, steps, batch)
+    rows = []
+    for peer in peers(pipe, workload.of("fit")[:8], steps):
+        if not only or any(part in peer.name for part in only):
+            rows.append(_peer_row(pipe, peer, jobs, batch, full, steps))
+            on_row(rows[-1])
+    return rows, full
+
+
+def _peer_row(pipe: Any, peer: Peer, jobs: Sequence[Any], batch: int, full: Run, steps: int) -> Row:
+    try:
+        run, _ = run_method(pipe, jobs, peer.steps, batch, peer.applied)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+        return Row(peer.name, False, None, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
+    spent = round(steps * run.flops / full.flops)
+    return Row(peer.name, False, compare(run, full, (peer.steps, spent), 0, batch))
+
+
+def bench_plans(pipe: Any, plans: Sequence[tuple[str, Plan]], workload: Workload, batch: int, full: Run) -> list[Row]:
+    """Plans on the same prompts against the same full run."""
+    return [
+        Row(f"HyCa plan {name}", True, evaluate_plan(pipe, plan, workload.of("test"), batch, full)[0])
+        for name, plan in plans
+    ]
+
+
+def margin(ours: Evaluation, rows: Sequence[Row]) -> tuple[float, str]:
+    """PSNR above the best peer that spends at least as many FLOPs, and that peer's name."""
+    rivals = [
+        (row.result.psnr_db, row.method)
+        for row in rows
+        if row.result is not None and not row.ours and row.result.flops_ratio <= ours.flops_ratio * (1 + 1e-6)
+    ]
+    best, name = max(rivals, default=(math.nan, "none"))
+    return ours.psnr_db - best, name
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """The table, cheapest last."""
+    lines = [
+        "| method | FLOPs ratio | wall ratio | PSNR dB (worst) | SSIM | margin dB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    measured = sorted((row for row in rows if row.result), key=lambda row: row.result.flops_ratio)  # type: ignore[union-attr]
+    for row in measured:
+        r = row.result
+        assert r is not None
+        gain = f"{margin(r, rows)[0]:+.2f}" if row.ours else ""
+        name = f"**{row.method}**" if row.ours else row.method
+        lines.append(
+            f"| {name} | {r.flops_ratio:.2f} | {r.wall_ratio:.2f} | {r.psnr_db:.2f} ({r.psnr_db_worst:.1f}) "
+            f"| {r.ssim:.4f} | {gain} |"
+        )
+    lines += [f"| {row.method} | failed | | {row.error} | | |" for row in rows if row.result is None]
+    return "\n".join(lines) + "\n"

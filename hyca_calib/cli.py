@@ -1,0 +1,182 @@
+"""The command line: ``python -m hyca_calib``, or ``hyca``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from hyca_calib.console import console, one_line_errors
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make a diffusion transformer several times cheaper: record it ([b]trace[/]), search a plan under a "
+    "budget ([b]search[/]), measure it ([b]evaluate[/]). Start with [b]demo[/].",
+)
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="demo, a diffusers id or folder, or package.module:factory (a callable that returns a pipeline)."
+    ),
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="Text file, one prompt a line, or .jsonl with pipeline arguments. Default: the demo's own."),
+]
+Seed = Annotated[int, typer.Option(help="Source of all randomness.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Samples per pipeline call. Default: 8 for demo, else 1.")]
+STUDIES = Path("studies")
+
+
+@app.command()
+def trace(
+    model: Model = "demo",
+    prompts: Prompts = None,
+    samples: Annotated[int, typer.Option(help="Samples in all; 3/7 fit, 1/7 select, 3/7 test.")] = 112,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(help="Sampler steps of the full run.")] = 50,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens per sample stored whole; statistics use all.")] = 16,
+    point: Annotated[
+        Literal["trunk", "output"],
+        typer.Option(help="trunk: input of the final norm; output: what the network returns, any architecture."),
+    ] = "trunk",
+    out: Annotated[Path | None, typer.Option(help="Zarr folder. Default: traces/MODEL-POINT-STEPS.zarr.")] = None,
+    batch: Batch = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a trace of that name.")] = False,
+) -> None:
+    """Record the hidden features of a model's full runs.
+
+    Example: [b]python -m hyca_calib trace --model my_pkg.models:make_pipe --prompts prompts.txt --steps 28[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        path = commands.trace_model(model, prompts, samples, seed, steps, tokens, point, out, batch, overwrite)
+        print(path)
+
+
+@app.command()
+def search(
+    budget: Annotated[str, typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x.")],
+    trace: Annotated[Path | None, typer.Option(help="A trace. Default: the newest in traces/.")] = None,
+    prompts: Prompts = None,
+    trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, per budget.")] = 40,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which no trial starts.")] = 45.0,
+    confirm: Annotated[float, typer.Option(min=0, help="Minutes of real rollouts; 0 trusts the statistics.")] = 1.5,
+    refine: Annotated[float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps.")] = 6.0,
+    groups: Annotated[int | None, typer.Option(min=1, help="Fix the number of groups.")] = None,
+    taps: Annotated[
+        Literal["channel", "group"], typer.Option(help="Grain of refined taps: a row per channel or per group.")
+    ] = "channel",
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Study folder. Default: studies/TRACE-BUDGET.")] = None,
+) -> None:
+    """Find the best plan within a budget; a second call goes on where the first was interrupted.
+
+    Example: [b]python -m hyca_calib search --budget 5x[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        limits = commands.Limits(trials, timeout, confirm, refine, groups, taps, seed)
+        for plan in commands.search_plans(budget, trace, prompts, limits, out):
+            print(plan)
+
+
+@app.command()
+def evaluate(
+    plan: Annotated[Path, typer.Option(help="plan.json of a study.")],
+    model: Annotated[str | None, typer.Option(help="As for trace. Default: the model the plan was made on.")] = None,
+    prompts: Prompts = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Test samples. Default: all, 48 for demo.")] = None,
+    batch: Batch = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure a plan on the test split: agreement with the full run, FLOPs, time, memory.
+
+    Example: [b]python -m hyca_calib evaluate --plan studies/demo-trunk-50-5x/plan.json[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        result = commands.evaluate_file(plan, model, prompts, samples, batch)
+        _show(result.to_json(), as_json)
+
+
+@app.command()
+def report(
+    study: Annotated[Path, typer.Option(help="A complete study folder.")],
+    prompts: Prompts = None,
+) -> None:
+    """Write report.html and report.md of a study again.
+
+    Example: [b]python -m hyca_calib report --study studies/demo-trunk-50-5x[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        print(commands.report_study(study, prompts))
+
+
+@app.command()
+def bench(
+    plans: Annotated[list[Path] | None, typer.Option("--plan", help="plan.json to compare; repeatable.")] = None,
+    model: Model = "demo",
+    prompts: Prompts = None,
+    samples: Annotated[int, typer.Option(help="As for trace; 3/7 of them are tested.")] = 112,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(help="Sampler steps of the full run.")] = 50,
+    only: Annotated[list[str] | None, typer.Option(help="Keep peers with this in their name; repeatable.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.md.")] = STUDIES / "bench",
+    batch: Batch = None,
+) -> None:
+    """Compare plans with diffusers' caches and with fewer steps, in one run.
+
+    Example: [b]python -m hyca_calib bench --plan studies/demo-trunk-50-5x/plan.json[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        print(commands.bench_all(plans or [], model, prompts, samples, seed, steps, only or [], out, batch))
+
+
+@app.command()
+def demo(
+    budget: Annotated[str, typer.Option(help="As for search.")] = "5x",
+    minutes: Annotated[float, typer.Option(min=0.1, help="For confirmation and refinement together.")] = 6.0,
+    out: Annotated[Path | None, typer.Option(help="Study folder. Default: studies/demo-BUDGET.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Everything on the embedded model: trace, search, evaluate, report. Under ten minutes on two cores.
+
+    Example: [b]python -m hyca_calib demo[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        result, picture = commands.run_demo(budget, minutes, out)
+        _show(result.to_json(), as_json)
+        console.print(f"picture: {picture}", soft_wrap=True)
+
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures, indent=1))
+        return
+    for key, value in figures.items():
+        if isinstance(value, float):
+            print(f"{key:<16} {value:.4g}")
+        elif not isinstance(value, (list, tuple)):
+            print(f"{key:<16} {value}")
+
+
+def main() -> None:
+    app()

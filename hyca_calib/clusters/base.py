@@ -1,0 +1,27 @@
+"""Dividing channels into groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyca_runtime.registry import Registry
+
+__all__ = ["Clusterer", "cluster", "clusterers"]
+
+Clusterer = Callable[[NDArray[np.float64], int, int], NDArray[np.int64]]
+"""``(descriptors (channel, feature), num_groups, seed) -> labels (channel,)``."""
+
+clusterers: Registry[Clusterer] = Registry("clusterer", "hyca.clusterers")
+
+
+def cluster(name: str, descriptors: NDArray[np.float64], num_groups: int, seed: int) -> list[NDArray[np.int64]]:
+    """Channel indices of each group, ordered by their first channel; never an empty group."""
+    num_groups = min(num_groups, len(descriptors))
+    if num_groups == 1:
+        return [np.arange(len(descriptors))]
+    labels = clusterers[name](descriptors, num_groups, seed)
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return sorted(groups, key=lambda indices: int(indices[0]))

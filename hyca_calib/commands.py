@@ -1,0 +1,252 @@
+"""What each command does, without the option parsing: files in, files out, progress on the console."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hyca_calib.bench import Row, bench_peers, bench_plans, to_markdown
+from hyca_calib.budget import Budget, parse_budgets
+from hyca_calib.console import console, counting, human_bytes, stages
+from hyca_calib.demo import demo_prompts
+from hyca_calib.evaluate import Evaluation, evaluate_plan
+from hyca_calib.models import load_pipeline
+from hyca_calib.provenance import versions
+from hyca_calib.report.write import write_report
+from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.refine import Refinement
+from hyca_calib.search.run import SearchOptions, search
+from hyca_calib.search.tune import Tuning
+from hyca_calib.study import Study
+from hyca_calib.trace.run import trace
+from hyca_calib.trace.store import Trace, newest_trace
+from hyca_calib.workload import Workload, read_prompts
+from hyca_runtime import Plan, PlanError, load_plan
+from hyca_runtime.errors import WorkloadError
+from hyca_runtime.point import CachePoint
+
+__all__ = ["Limits", "bench_all", "evaluate_file", "report_study", "run_demo", "search_plans", "trace_model"]
+
+TRACES, STUDIES = Path("traces"), Path("studies")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Options of one search; minutes for `confirm` and `refine`, seconds for `timeout`."""
+
+    trials: int = 40
+    timeout: float = 45.0
+    confirm: float = 1.5
+    refine: float = 6.0
+    groups: int | None = None
+    taps: Literal["channel", "group"] = "channel"
+    seed: int = 0
+
+    def options(self) -> SearchOptions:
+        return SearchOptions(
+            tuning=Tuning(self.trials, self.timeout, self.groups),
+            confirmation=Confirmation(self.confirm),
+            refinement=Refinement(self.refine),
+            taps=self.taps,
+            seed=self.seed,
+        )
+
+
+def trace_model(
+    model: str,
+    prompts: Path | None,
+    samples: int,
+    seed: int,
+    steps: int,
+    tokens: int,
+    point: Literal["trunk", "output"],
+    out: Path | None,
+    batch: int | None,
+    overwrite: bool,
+) -> Path:
+    """``hyca_calib trace``; returns the trace's path."""
+    workload = Workload(_prompts(model, prompts), samples, steps, seed)
+    path = out or TRACES / f"{_short(model)}-{point}-{steps}.zarr"
+    pipe = load_pipeline(model)
+
+    def state_size(size: int) -> None:
+        console.print(
+            f"{path}: {len(workload.jobs)} samples, at most {human_bytes(size)} before compression", soft_wrap=True
+        )
+
+    with counting("trace", len(workload.jobs)) as advance:
+        trace(
+            pipe,
+            workload,
+            CachePoint(kind=point),
+            path,
+            model_name=model,
+            batch=_batch(model, batch),
+            tokens=tokens,
+            overwrite=overwrite,
+            on_size=state_size,
+            on_samples=advance,
+        )
+    return path
+
+
+def search_plans(
+    budgets: str, trace_path: Path | None, prompts: Path | None, limits: Limits, out: Path | None
+) -> list[Path]:
+    """``hyca_calib search``; returns the paths of the plans."""
+    wanted = parse_budgets(budgets)
+    path = trace_path or newest_trace(TRACES)
+    recorded = Trace(path)
+    for budget in wanted:  # refuse all before any work is done
+        budget.computed_steps(recorded.cost, recorded.num_steps, 3)
+    workload = _workload_of(recorded.attributes, prompts)
+    recorded.check_workload(workload)
+    folder = out or STUDIES / f"{path.stem}-{'-'.join(b.text for b in wanted)}"
+    folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
+    studies = [Study.open(where, _request(path, b, limits)) for where, b in zip(folders, wanted, strict=True)]
+    open_studies = [pair for pair in zip(studies, wanted, strict=True) if not pair[0].complete]
+    pipe = load_pipeline(recorded.attributes["model"]["name"]) if open_studies else None
+    for study, budget in open_studies:
+        _search_one(pipe, recorded, workload, budget, study, limits)
+    for study in studies:
+        if study not in [s for s, _ in open_studies]:
+            console.print(f"{study.folder}: complete already", soft_wrap=True)
+    return [study.plan for study in studies]
+
+
+def _search_one(pipe: Any, recorded: Trace, workload: Workload, budget: Budget, study: Study, limits: Limits) -> Plan:
+    console.print(f"budget {budget.text} -> {study.folder}", soft_wrap=True)
+    with stages(("tune", "confirm", "refine")) as tell:
+        plan = search(pipe, recorded, workload, budget, study, limits.options(), tell)
+    write_report(pipe, study, recorded, workload, plan)
+    console.print(f"report: {study.folder / 'report.html'}", soft_wrap=True)
+    return plan
+
+
+def evaluate_file(
+    plan_path: Path, model: str | None, prompts: Path | None, samples: int | None, batch: int | None
+) -> Evaluation:
+    """``hyca_calib evaluate``."""
+    plan = load_plan(plan_path)
+    name = model or _from_provenance(plan, "model")["name"]
+    workload = _workload_of(plan.provenance, prompts)
+    jobs = workload.of("test")[:samples]
+    console.print(f"{len(jobs)} test samples, full run and plan ...")
+    return evaluate_plan(load_pipeline(name), plan, jobs, _batch(name, batch))[0]
+
+
+def report_study(folder: Path, prompts: Path | None) -> Path:
+    """``hyca_calib report``."""
+    study = Study(folder)
+    study.read_result()
+    plan = load_plan(study.plan)
+    recorded = Trace(Path(_from_provenance(plan, "trace")))
+    workload = _workload_of(recorded.attributes, prompts)
+    return write_report(load_pipeline(recorded.attributes["model"]["name"]), study, recorded, workload, plan)
+
+
+def bench_all(
+    plan_paths: Sequence[Path],
+    model: str,
+    prompts: Path | None,
+    samples: int,
+    seed: int,
+    steps: int,
+    only: Sequence[str],
+    out: Path,
+    batch: int | None,
+) -> Path:
+    """``hyca_calib bench``; returns the path of the table."""
+    plans = [(f"{path.parent.name}", load_plan(path)) for path in plan_paths]
+    workload = Workload(_prompts(model, prompts), samples, steps, seed)
+    pipe, size = load_pipeline(model), _batch(model, batch)
+
+    def tell(row: Row) -> None:
+        found = f"{row.result.flops_ratio:5.2f}x {row.result.psnr_db:6.2f} dB" if row.result else row.error
+        console.print(f"{found}  {row.method}", soft_wrap=True)
+
+    rows, full = bench_peers(pipe, workload, size, only, tell)
+    for row in bench_plans(pipe, plans, workload, size, full):
+        rows.append(row)
+        tell(row)
+    out.mkdir(parents=True, exist_ok=True)
+    device = str(next(pipe.transformer.parameters()).device)
+    facts = {
+        "model": model,
+        "device": device,
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "workload": workload.describe(),
+        "batch": size,
+        "versions": versions(),
+        "rows": [asdict(row) for row in rows],
+    }
+    (out / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
+    head = (
+        f"{len(workload.of('test'))} test prompts of `{model}`, {steps} steps, seed {seed}, batch {size}, {device} with "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}. Margin: PSNR above the best peer that spends "
+        "at least as many FLOPs.\n\n"
+    )
+    (out / "bench.md").write_text(head + to_markdown(rows))
+    return out / "bench.md"
+
+
+def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation, Path]:
+    """``hyca_calib demo``; returns the figures and the picture."""
+    begun = time.monotonic()
+    parse_budgets(budget)
+    path = TRACES / "demo-trunk-50.zarr"
+    if path.exists():
+        console.print(f"{path}: traced already", soft_wrap=True)
+    else:
+        trace_model("demo", None, 112, 0, 50, 16, "trunk", path, None, False)
+    limits = Limits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
+    plan_path = search_plans(budget, path, None, limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
+    result = evaluate_file(plan_path, None, None, None, None)
+    console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
+    return result, plan_path.parent / "pictures" / "wall.png"
+
+
+def _prompts(model: str, path: Path | None) -> tuple[dict[str, Any], ...]:
+    if path is not None:
+        return read_prompts(path)
+    if model != "demo":
+        raise WorkloadError(f"model {model!r} has no prompts of its own; give --prompts FILE")
+    return demo_prompts()
+
+
+def _workload_of(facts: dict[str, Any], prompts: Path | None) -> Workload:
+    """The workload a trace or a plan was made on, its prompts read again."""
+    try:
+        made, name = facts["workload"], facts["model"]["name"]
+        workload = Workload(_prompts(name, prompts), made["num_samples"], made["num_steps"], made["seed"])
+    except (KeyError, TypeError) as error:
+        raise PlanError(f"it does not say which workload it was made on: {error} is missing") from error
+    if workload.digest != made["digest"]:
+        raise WorkloadError("these are not the prompts it was made on; give the same --prompts file")
+    return workload
+
+
+def _from_provenance(plan: Plan, key: str) -> Any:
+    if key not in plan.provenance:
+        raise PlanError(f"plan {plan.name!r} does not say its {key}; give it as an option")
+    return plan.provenance[key]
+
+
+def _request(trace_path: Path, budget: Budget, limits: Limits) -> dict[str, Any]:
+    return {"trace": str(trace_path), "budget": budget.text, "limits": asdict(limits)}
+
+
+def _batch(model: str, batch: int | None) -> int:
+    return batch or (8 if model == "demo" else 1)
+
+
+def _short(model: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(model).name)

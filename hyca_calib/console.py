@@ -1,0 +1,78 @@
+"""What a person sees while work goes on: one console, progress bars, errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hyca_runtime.errors import HycaError
+
+__all__ = ["console", "counting", "human_bytes", "one_line_errors", "stages"]
+
+console = Console(stderr=True, highlight=False)
+"""Progress and errors; results go to standard output."""
+
+EXIT_BAD_INPUT = 2
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Errors that HyCa raises on purpose become one line and exit code 2."""
+    try:
+        yield
+    except HycaError as error:
+        console.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
+        console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+@contextlib.contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` items; yields a function that advances it."""
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+@contextlib.contextmanager
+def stages(names: tuple[str, ...]) -> Iterator[Callable[[str, float, str], None]]:
+    """A bar for each stage; yields ``(stage, share done, news)``."""
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[news]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        tasks = {name: progress.add_task(name, total=1.0, news="", start=False) for name in names}
+
+        def tell(stage: str, share: float, news: str) -> None:
+            task = progress.tasks[names.index(stage)]
+            if not task.started:
+                progress.start_task(tasks[stage])
+            progress.update(tasks[stage], completed=min(1.0, share), news=news)
+            if share >= 1:
+                progress.stop_task(tasks[stage])
+
+        yield tell
+
+
+def human_bytes(size: float) -> str:
+    """``1536`` -> ``"1.5 KiB"``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,78 @@
+"""What steps cost: FLOPs counted, time measured."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+__all__ = ["CostModel", "count_flops", "measure_seconds"]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Cost of one step of one sample, all guidance branches together.
+
+    Attributes:
+        full_flops: computing the network.
+        tail_flops: a predicted step without its weighted sum: embeddings, final norm, projection.
+        feature_numel: numbers in one feature, for the cost of the weighted sum.
+        full_seconds, predicted_seconds: measured at the trace's batch size, per sample.
+    """
+
+    full_flops: float
+    tail_flops: float
+    feature_numel: int
+    full_seconds: float
+    predicted_seconds: float
+
+    def predicted_flops(self, depth: int) -> float:
+        """A predicted step: the tail, and a multiply and an add for each tap."""
+        return self.tail_flops + 2.0 * depth * self.feature_numel
+
+    def run_flops(self, num_steps: int, num_computed: int, depth: int) -> float:
+        return num_computed * self.full_flops + (num_steps - num_computed) * self.predicted_flops(depth)
+
+    def flops_ratio(self, num_steps: int, num_computed: int, depth: int) -> float:
+        """FLOPs of the full run over those of the accelerated one."""
+        return num_steps * self.full_flops / self.run_flops(num_steps, num_computed, depth)
+
+
+def count_flops(function: Callable[[], Any]) -> float:
+    """FLOPs of matrix products, convolutions and attention while `function` runs."""
+    with FlopCounterMode(display=False, custom_mapping=_cpu_attention()) as counter:
+        function()
+    return float(counter.get_total_flops())
+
+
+def _cpu_attention() -> dict[Any, Any]:
+    """torch does not count the CPU's fused attention."""
+    operator = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+
+    def flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        del args, out_shape, kwargs
+        return int(sdpa_flop_count(query, key, value))
+
+    return {} if operator is None else {operator: flops}
+
+
+def measure_seconds(function: Callable[[], Any], repeats: int = 5) -> float:
+    """Median wall time of `function` after one warm-up, device synchronised."""
+    times = []
+    for _ in range(repeats + 1):
+        _synchronize()
+        begun = time.perf_counter()
+        function()
+        _synchronize()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[1:])
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

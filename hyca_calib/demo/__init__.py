@@ -1,0 +1,37 @@
+"""The embedded model: a small FLUX that draws emoji, trained by `hyca_calib.demo.train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyca_calib.demo.pipeline import EmojiPipeline
+
+__all__ = ["demo_pipeline", "demo_prompts"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def demo_pipeline(folder: Path = WEIGHTS) -> EmojiPipeline:
+    """The trained pipeline, in float32 on the CPU; no download."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    from hyca_calib.demo.pipeline import EmojiPipeline
+    from hyca_calib.demo.text import WordEncoder
+
+    options = {"torch_dtype": torch.float32, "local_files_only": True}
+    return EmojiPipeline(
+        transformer=FluxTransformer2DModel.from_pretrained(folder / "transformer", **options),
+        text_encoder=WordEncoder.from_pretrained(folder / "text_encoder", **options),
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+        image_size=json.loads((folder / "model_index.json").read_text())["image_size"],
+    )
+
+
+def demo_prompts(folder: Path = WEIGHTS) -> tuple[dict[str, Any], ...]:
+    """Pipeline arguments for every emoji name, those held out from training included."""
+    facts = json.loads((folder / "training.json").read_text())
+    return tuple({"prompt": name} for name in sorted(facts["trained_names"] + facts["held_out_names"]))

@@ -1,0 +1,144 @@
+"""A method of acceleration against the model's own full run: agreement, FLOPs, time, memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hyca_calib.cost import count_flops
+from hyca_calib.metrics import Agreement, compare_images
+from hyca_calib.rollout import sample_images
+from hyca_calib.workload import Job
+from hyca_runtime import Plan, Session, apply_plan
+from hyca_runtime.attach.forwards import Patch
+from hyca_runtime.attach.points import find_transformer
+
+__all__ = ["Evaluation", "Run", "evaluate_plan", "full_run", "network_flops", "run_method"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one way of sampling produced.
+
+    Attributes:
+        images, latents: see `sample_images`.
+        seconds: wall time of all pipeline calls.
+        flops: of the network, for the first sample.
+    """
+
+    images: Tensor
+    latents: Tensor
+    seconds: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one method; ratios are full run over method, so above 1 is cheaper."""
+
+    psnr_db: float
+    psnr_db_worst: float
+    ssim: float
+    ssim_worst: float
+    latent_error: float
+    flops_ratio: float
+    wall_ratio: float
+    steps_total: int
+    steps_computed: int
+    cache_bytes: int
+    num_samples: int
+    batch: int
+    psnr_db_each: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_method(
+    pipe: Any,
+    jobs: Sequence[Job],
+    num_steps: int,
+    batch: int,
+    method: Callable[[], AbstractContextManager[Any]],
+) -> tuple[Run, Any]:
+    """Sample `jobs` inside `method`; returns the run and what the context gave.
+
+    One uncounted batch warms up, FLOPs are counted on one sample of its own.
+    """
+    with method() as context:
+        sample_images(pipe, jobs[:1], num_steps, 1)
+        flops = network_flops(pipe, lambda: sample_images(pipe, jobs[:1], num_steps, 1))
+        if isinstance(context, Session):
+            flops += context.report().forecast_flops
+        sample_images(pipe, jobs[:batch], num_steps, batch)
+        begun = time.perf_counter()
+        images, latents = sample_images(pipe, jobs, num_steps, batch)
+        seconds = time.perf_counter() - begun
+        report = context.report() if isinstance(context, Session) else None
+    return Run(images, latents, seconds, flops), report
+
+
+def full_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Run:
+    """The reference: every step computed."""
+    return run_method(pipe, jobs, num_steps, batch, _nothing)[0]
+
+
+def compare(run: Run, full: Run, steps: tuple[int, int], cache_bytes: int, batch: int) -> Evaluation:
+    """`steps` are those of the sampler, and those computed."""
+    agreement: Agreement = compare_images(run.images, full.images, run.latents, full.latents)
+    return Evaluation(
+        psnr_db=statistics.fmean(agreement.psnr_db),
+        psnr_db_worst=min(agreement.psnr_db),
+        ssim=statistics.fmean(agreement.ssim),
+        ssim_worst=min(agreement.ssim),
+        latent_error=statistics.fmean(agreement.latent_error),
+        flops_ratio=full.flops / run.flops,
+        wall_ratio=full.seconds / run.seconds,
+        steps_total=steps[0],
+        steps_computed=steps[1],
+        cache_bytes=cache_bytes,
+        num_samples=len(agreement.psnr_db),
+        batch=batch,
+        psnr_db_each=agreement.psnr_db,
+    )
+
+
+def evaluate_plan(
+    pipe: Any, plan: Plan, jobs: Sequence[Job], batch: int, full: Run | None = None
+) -> tuple[Evaluation, Run, Run]:
+    """Figures of `plan` on `jobs`, with the pictures of both runs."""
+    steps = plan.schedule.num_steps
+    full = full or full_run(pipe, jobs, steps, batch)
+    run, report = run_method(pipe, jobs, steps, batch, lambda: apply_plan(pipe, plan, on_mismatch="error"))
+    return compare(run, full, (report.steps, report.computed), report.cache_bytes, batch), run, full
+
+
+def network_flops(pipe: Any, sample: Callable[[], Any]) -> float:
+    """FLOPs inside the transformer while `sample` runs; text encoder and decoder do not count."""
+    module = find_transformer(pipe)
+    inner, total = module.forward, 0.0
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal total
+        output: list[Any] = []
+        total += count_flops(lambda: output.append(inner(*args, **kwargs)))
+        return output[0]
+
+    forward.__dict__["__wrapped__"] = inner
+    patch = Patch(module, "forward", forward)
+    try:
+        sample()
+    finally:
+        patch.remove()
+    return total
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,128 @@
+"""Pictures of a plan: when it computes, where it errs, how channels move, what it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyca_calib.replay import forecast_error
+from hyca_calib.search.problem import Problem
+from hyca_runtime.plan import Plan
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+
+__all__ = ["error_map", "picture_wall", "schedule_strip", "trajectories", "trials_plot"]
+
+INK, FAINT, ACCENT = "#1b2a41", "#d9e2ec", "#e4572e"
+
+
+def schedule_strip(plan: Plan, path: Path) -> None:
+    """One cell per step: filled where the network is computed."""
+    steps = plan.schedule.num_steps
+    figure, axes = pyplot.subplots(figsize=(9, 0.9))
+    computed = set(plan.schedule.computed_steps)
+    axes.bar(range(steps), 1, width=0.9, color=[INK if s in computed else FAINT for s in range(steps)])
+    axes.set(xlim=(-0.6, steps - 0.4), yticks=[], xlabel="sampler step (dark: computed)")
+    axes.set_xticks(sorted(computed))
+    _finish(figure, axes, path)
+
+
+def error_by_step_and_group(problem: Problem, plan: Plan) -> NDArray[np.float64]:
+    """Replayed squared error of each predicted step, relative to the feature's energy, ``(group, step)``."""
+    table = np.full((len(plan.groups), plan.schedule.num_steps), np.nan)
+    for step, taps in plan.taps.items():
+        error = forecast_error(problem.select, taps.weights.T.astype(np.float64), taps.history, step)
+        for g, group in enumerate(plan.groups):
+            table[g, step] = error[group.indices].sum() / problem.select[group.indices, step, step].sum()
+    return table
+
+
+def error_map(problem: Problem, plan: Plan, path: Path) -> None:
+    """Heat map of `error_by_step_and_group`; computed steps stay white."""
+    table = error_by_step_and_group(problem, plan)
+    figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.22 * len(table)))
+    with np.errstate(divide="ignore"):
+        shades = axes.imshow(np.log10(table), aspect="auto", cmap="magma", interpolation="nearest")
+    figure.colorbar(shades, ax=axes, label="log10 relative error", fraction=0.03)
+    axes.set(xlabel="sampler step (white: computed)", ylabel="group")
+    axes.set_yticks(range(len(table)), [str(g.indices.size) for g in plan.groups], fontsize=7)
+    axes.set_ylabel("group (its size)")
+    _finish(figure, axes, path)
+
+
+def trajectories(problem: Problem, plan: Plan, path: Path, most: int = 6) -> None:
+    """One channel of each of the largest groups: the full run's line, the plan's forecasts as dots."""
+    groups = sorted(plan.groups, key=lambda g: -g.indices.size)[:most]
+    sample = problem.trace.attributes["splits"].index("select")
+    feature = problem.trace.array(f"points/{problem.trace.point.kind}/values")[sample, 0, :, 0]
+    figure, grid = pyplot.subplots(2, 3, figsize=(9, 3.6), sharex=True)
+    for axes, group in zip(grid.flat, groups, strict=False):
+        energy = problem.select[group.indices].trace(axis1=1, axis2=2)
+        channel = int(group.indices[int(np.argsort(energy)[len(energy) // 2])])
+        line = feature[:, channel]
+        axes.plot(line, color=INK, lw=1)
+        for step, taps in plan.taps.items():
+            axes.plot(step, taps.weights[:, channel] @ line[list(taps.history)], ".", color=ACCENT, ms=4)
+        axes.set_title(f"{group.name}, channel {channel}", fontsize=8)
+        axes.tick_params(labelsize=7)
+    for axes in list(grid.flat)[len(groups) :]:
+        axes.axis("off")
+    _finish(figure, grid.flat[0], path)
+
+
+def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -> None:
+    """What the search tried: replayed costs of distinct schedules, PSNR of real rollouts."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 2.4))
+    left.plot(sorted(costs), "o-", color=INK, ms=3, lw=1)
+    left.set(xlabel="distinct schedules, best first", ylabel="replayed cost", yscale="log")
+    if rollouts:
+        right.plot(rollouts, ".", color=FAINT, ms=5)
+        right.plot(np.maximum.accumulate(rollouts), color=ACCENT, lw=1.5)
+        right.set(xlabel="rollouts on the select split", ylabel="PSNR dB, unrefined")
+    else:
+        right.axis("off")
+    _finish(figure, left, path)
+
+
+def picture_wall(
+    rows: Sequence[tuple[str, Tensor]], captions: Sequence[str], path: Path, notes: Sequence[Sequence[str]] = ()
+) -> None:
+    """Rows of pictures ``(sample, 3, height, width)`` in [0, 1], same prompts and seeds in each.
+
+    Args:
+        notes: a short text under each picture, ``[row][sample]``.
+    """
+    count = len(captions)
+    figure, grid = pyplot.subplots(len(rows), count, figsize=(1.15 * count, 1.42 * len(rows)), squeeze=False)
+    for r, (title, pictures) in enumerate(rows):
+        for c in range(count):
+            axes = grid[r][c]
+            axes.imshow(pictures[c].permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            if r == 0:
+                axes.set_title(captions[c][:18], fontsize=7)
+            if notes and notes[r]:
+                axes.set_xlabel(notes[r][c], fontsize=7, labelpad=1)
+        grid[r][0].set_ylabel(title, fontsize=8)
+    figure.tight_layout(pad=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _finish(figure: matplotlib.figure.Figure, axes: matplotlib.axes.Axes, path: Path) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout(pad=0.5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)

@@ -1,0 +1,98 @@
+"""A study as a page: ``report.html``, self-contained, and ``report.md`` beside its pictures."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from hyca_calib.metrics import compare_images
+from hyca_calib.report import plots
+from hyca_calib.rollout import sample_images
+from hyca_calib.search.problem import Problem
+from hyca_calib.study import Study
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
+from hyca_runtime import Plan, apply_plan
+
+__all__ = ["write_report"]
+
+WALL_SAMPLES = 8
+
+
+def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan: Plan) -> Path:
+    """Draw every picture and write both files; returns the path of the HTML page."""
+    result, problem = study.read_result(), Problem(trace)
+    folder = study.folder / "pictures"
+    plots.schedule_strip(plan, folder / "schedule.png")
+    if plan.schedule.predicted_steps:
+        plots.error_map(problem, plan, folder / "errors.png")
+        plots.trajectories(problem, plan, folder / "trajectories.png")
+    plots.trials_plot(
+        [c["cost"] for c in result["candidates"]], [r["psnr_db"] for r in result["rollouts"]], folder / "tried.png"
+    )
+    figures = _draw_wall(pipe, workload, plan, folder / "wall.png")
+    content = {
+        "plan": plan,
+        "result": result,
+        "figures": figures,
+        "solvers": _solver_table(plan, result),
+        "computed": len(plan.schedule.computed_steps),
+        "steps": plan.schedule.num_steps,
+    }
+    environment = Environment(
+        loader=PackageLoader("hyca_calib.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    pictures = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    inline = {name: base64.b64encode(path.read_bytes()).decode() for name, path in pictures.items()}
+    page = study.folder / "report.html"
+    page.write_text(environment.get_template("report.html").render(**content, pictures=inline))
+    linked = {name: path.relative_to(study.folder).as_posix() for name, path in pictures.items()}
+    (study.folder / "report.md").write_text(environment.get_template("report.md").render(**content, pictures=linked))
+    return page
+
+
+def _draw_wall(pipe: Any, workload: Workload, plan: Plan, path: Path) -> dict[str, float]:
+    """Full run, plan, and fewer steps at the plan's cost, on select prompts; mean PSNR of each."""
+    jobs = workload.of("select")[:WALL_SAMPLES]
+    steps, batch = plan.schedule.num_steps, len(jobs)
+    full, full_latents = sample_images(pipe, jobs, steps, batch)
+    with apply_plan(pipe, plan):
+        ours, our_latents = sample_images(pipe, jobs, steps, batch)
+    ratio = plan.cost.flops_ratio if plan.cost else steps / len(plan.schedule.computed_steps)
+    fewer = max(1, -(-steps // max(1, int(ratio)))) if ratio < 2 else max(1, round(steps / ratio + 0.49))
+    cheap, cheap_latents = sample_images(pipe, jobs, fewer, batch)
+    psnr_ours = compare_images(ours, full, our_latents, full_latents).psnr_db
+    psnr_cheap = compare_images(cheap, full, cheap_latents, full_latents).psnr_db
+    plots.picture_wall(
+        [(f"full\n{steps} steps", full), (f"plan\n{ratio:.1f}x", ours), (f"Euler\n{fewer} steps", cheap)],
+        [str(job.call.get("prompt", job.index)) for job in jobs],
+        path,
+        [[], [f"{p:.1f} dB" for p in psnr_ours], [f"{p:.1f} dB" for p in psnr_cheap]],
+    )
+    return {"plan_psnr_db": float(np.mean(psnr_ours)), "fewer_psnr_db": float(np.mean(psnr_cheap)), "fewer": fewer}
+
+
+def _solver_table(plan: Plan, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each group its size, the solver chosen on replay, and how much worse the others were."""
+    rows = []
+    for g, (group, chosen) in enumerate(zip(plan.groups, result["groups"], strict=False)):
+        costs = {name: values[g] for name, values in result["solver_costs"].items()}
+        best = min(costs.values()) or 1e-30
+        closed = {name: cost for name, cost in costs.items() if name != "fitted"}
+        runner_up = min(closed, key=lambda name: closed[name])
+        rows.append(
+            {
+                "name": group.name,
+                "size": group.indices.size,
+                "solver": chosen["solver"],
+                "share": best
+                / max(1e-30, sum(min(v[i] for v in result["solver_costs"].values()) for i in range(len(plan.groups)))),
+                "runner_up": runner_up,
+                "factor": closed[runner_up] / best,
+            }
+        )
+    return rows

@@ -1,0 +1,75 @@
+"""Running a pipeline over the jobs of a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyca_calib.workload import Job, batches, merge_calls
+from hyca_runtime.errors import WorkloadError
+
+__all__ = ["sample_images", "sample_latents"]
+
+
+def sample_latents(
+    pipe: Any,
+    jobs: Sequence[Job],
+    num_steps: int,
+    batch: int,
+    on_batch: Callable[[int], None] | None = None,
+    with_grad: bool = False,
+) -> Tensor:
+    """Final latents of `jobs`.
+
+    Args:
+        pipe: a diffusers pipeline that knows ``output_type="latent"``.
+        batch: most samples in one call.
+        on_batch: told the number of samples done after each call.
+        with_grad: differentiate through the sampler; diffusers decorates every pipeline call with
+            `torch.no_grad`, the function below the decorator is called instead.
+
+    Returns:
+        float32 with shape ``(len(jobs), ...)``.
+    """
+    call: Callable[..., Any] = pipe
+    if with_grad:
+        undecorated = getattr(type(pipe).__call__, "__wrapped__", type(pipe).__call__)
+        call = undecorated.__get__(pipe)
+    drawn = []
+    for group in batches(jobs, batch):
+        arguments = {**merge_calls(group), "num_inference_steps": num_steps}
+        latents = call(**arguments, output_type="latent", return_dict=False)[0]
+        if not isinstance(latents, Tensor):
+            raise WorkloadError(f"{type(pipe).__name__} returned {type(latents).__name__} for output_type='latent'")
+        drawn.append(latents.float())
+        if on_batch is not None:
+            on_batch(len(group))
+    return torch.cat(drawn)
+
+
+def sample_images(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> tuple[Tensor, Tensor]:
+    """Pictures and final latents of `jobs`, from one run of each.
+
+    Returns:
+        Pictures in [0, 1] with shape ``(len(jobs), 3, height, width)`` (frames of a video are put
+        after one another), and latents ``(len(jobs), ...)`` as the last step's callback shows them.
+    """
+    pictures, latents = [], []
+    last: dict[str, Tensor] = {}
+
+    def keep(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        del pipe, step, timestep
+        last.update(tensors)
+        return {}
+
+    for group in batches(jobs, batch):
+        arguments = {**merge_calls(group), "num_inference_steps": num_steps}
+        drawn = pipe(**arguments, output_type="pt", return_dict=False, callback_on_step_end=keep)[0]
+        if drawn.ndim == 5:  # (video, frame, 3, height, width)
+            drawn = drawn.transpose(1, 2).flatten(2, 3)
+        pictures.append(drawn.float().cpu())
+        latents.append(last["latents"].float().cpu())
+    return torch.cat(pictures), torch.cat(latents)

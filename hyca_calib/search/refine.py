@@ -1,0 +1,253 @@
+r"""Taps refined end to end, by gradient through the accelerated rollout.
+
+The network is frozen; the parameters are the few thousand taps of the plan. The loss is the mean
+log squared error of the *final latent* to the full run, so its decrease by ln 10 is 10 dB of PSNR:
+
+.. math:: L(w) = \frac{1}{B} \sum_b \log \| x_b(w) - x_b^{full} \|^2.
+
+Offline, errors are judged one gap at a time with a clean history; here every later network call sees
+what the taps did before, which is where most of the gain comes from.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hyca_calib.metrics import log_error
+from hyca_calib.rollout import sample_latents
+from hyca_calib.search.assemble import plan_taps
+from hyca_calib.workload import Job
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.combine import weighted_sum
+from hyca_runtime.plan import Plan
+
+__all__ = ["Refinement", "TapRollout", "refine_taps"]
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How taps are refined.
+
+    Attributes:
+        minutes: wall time, evaluation on the select split included.
+        batch: fit samples of one iteration.
+        lr: peak learning rate of Adam; it falls to a tenth along a cosine of the time spent.
+        evaluations: how often the select split is rolled out on the way.
+        memory_bytes: activations kept for the backward pass; beyond, every network call is
+            checkpointed and computed twice.
+    """
+
+    minutes: float = 6.0
+    batch: int = 12
+    lr: float = 2e-3
+    evaluations: int = 12
+    memory_bytes: int = 4 << 30
+
+
+class TapRollout:
+    """Drives a network by a plan whose taps are a differentiable tensor. A context manager."""
+
+    def __init__(self, pipe: Any, plan: Plan, checkpointed: bool) -> None:
+        module = find_transformer(pipe)
+        self._plan = plan
+        self._attachment = Attachment(module, plan.point)
+        self._clock = Clock(module, self._attachment.context, plan.sampler.timesteps)
+        self._row = {step: i for i, step in enumerate(plan.schedule.predicted_steps)}
+        self._streams: dict[str, tuple[int, deque[Tensor]]] = {}
+        self._checkpointed = checkpointed
+        self._frozen = [p for p in module.parameters() if p.requires_grad]
+        self.taps = torch.empty(0)
+
+    def __enter__(self) -> TapRollout:
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        self._attachment.install(self._answer)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._attachment.remove()
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._streams.clear()
+
+    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        branch = self._attachment.context.branch
+        last, history = self._streams.get(branch, (-1, deque(maxlen=self._plan.depth)))
+        step = self._clock.read(args, kwargs, last).step
+        if step is None:
+            raise RuntimeError("the pipeline left the plan's time grid")
+        if step == 0:
+            history.clear()
+        self._streams[branch] = (step, history)
+        if step in self._row:
+            used = len(self._plan.taps[step].history)
+            weights = self.taps[self._row[step], :used]
+            axis = self._plan.point.channel_axis % history[0].ndim
+            shape = [used, *(-1 if i == axis else 1 for i in range(history[0].ndim))]
+            return self._attachment.predict(weighted_sum(list(history)[:used], weights.reshape(shape)), args, kwargs)
+        if self._checkpointed:
+            output, feature = checkpoint(self._attachment.compute, args, kwargs, use_reentrant=False)
+        else:
+            output, feature = self._attachment.compute(args, kwargs)
+        history.appendleft(feature)
+        return output
+
+
+def refine_taps(
+    pipe: Any,
+    plan: Plan,
+    start: Tensor,
+    expand: Callable[[Tensor], Tensor],
+    fit: tuple[Sequence[Job], Tensor],
+    select: tuple[Sequence[Job], Tensor],
+    settings: Refinement,
+    state_path: Path,
+    seed: int,
+    on_progress: Callable[[float, float], None] = lambda share, psnr: None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Minimise the loss above from `start`; stops when the time is spent.
+
+    Args:
+        start: parameters.
+        expand: parameters to taps ``(predicted step, depth, channel)``.
+        fit, select: jobs and the final latents of their full runs.
+        state_path: best parameters, optimizer and clock are kept here; a second call with the same
+            path goes on from them.
+        on_progress: told the share of the time spent and the best select PSNR so far.
+
+    Returns:
+        The parameters that were best on `select`, and an account of the run.
+    """
+    device = _device(pipe)
+    theta = start.to(device, torch.float32).requires_grad_()
+    optimizer = torch.optim.Adam([theta], lr=settings.lr, betas=(0.9, 0.98))
+    references, goal = fit[1].to(device), select[1].to(device)
+    steps = plan.schedule.num_steps
+    picker = random.Random(seed)
+    state = _State.load(state_path, theta, optimizer)
+    begun = time.monotonic() - state.seconds
+    limit = 60 * settings.minutes
+    checkpointed = _needs_checkpoint(pipe, plan, fit[0], settings)
+
+    def share() -> float:
+        return min(1.0, (time.monotonic() - begun) / limit) if limit else 1.0
+
+    with TapRollout(pipe, plan, checkpointed) as rollout:
+
+        def judge() -> None:
+            rollout.taps = expand(theta.detach())
+            with torch.no_grad():
+                error = log_error(sample_latents(pipe, select[0], steps, len(select[0])), goal).mean().item()
+            state.note(error, theta)
+            state.seconds = time.monotonic() - begun
+            state.save(state_path, theta, optimizer)
+            on_progress(share(), to_db(state.best_error))
+
+        if state.iteration == 0:
+            judge()
+        next_judgement = share() + 1 / settings.evaluations
+        while share() < 1:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share())))
+            chosen = picker.sample(range(len(fit[0])), min(settings.batch, len(fit[0])))
+            rollout.taps = expand(theta)
+            with torch.enable_grad():
+                latents = sample_latents(pipe, [fit[0][i] for i in chosen], steps, len(chosen), with_grad=True)
+                loss = log_error(latents, references[chosen]).mean()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            state.iteration += 1
+            if share() >= next_judgement:
+                judge()
+                next_judgement += 1 / settings.evaluations
+        if state.iteration:
+            judge()
+    account = {
+        "iterations": state.iteration,
+        "minutes": round(state.seconds / 60, 2),
+        "checkpointed": checkpointed,
+        "select_psnr_before_db": round(to_db(state.first_error), 3),
+        "select_psnr_after_db": round(to_db(state.best_error), 3),
+    }
+    return state.best.cpu(), account
+
+
+def to_db(log_mse: float) -> float:
+    """Mean log squared error of pictures in [-1, 1] (peak-to-peak 2) as PSNR in dB."""
+    return 10 * math.log10(4) - 10 * log_mse / math.log(10)
+
+
+@dataclass
+class _State:
+    """What survives an interruption."""
+
+    best: Tensor
+    best_error: float = math.inf
+    first_error: float = math.inf
+    iteration: int = 0
+    seconds: float = 0.0
+
+    def note(self, error: float, theta: Tensor) -> None:
+        self.first_error = error if self.first_error == math.inf else self.first_error
+        if error < self.best_error:
+            self.best_error, self.best = error, theta.detach().clone()
+
+    @classmethod
+    def load(cls, path: Path, theta: Tensor, optimizer: torch.optim.Optimizer) -> _State:
+        fresh = cls(best=theta.detach().clone())
+        if not path.exists():
+            return fresh
+        kept = load_file(path, device=str(theta.device))
+        if kept["theta"].shape != theta.shape:
+            return fresh
+        with torch.no_grad():
+            theta.copy_(kept["theta"])
+        if "mean" in kept:
+            moments = {"step": kept["step"], "exp_avg": kept["mean"], "exp_avg_sq": kept["square"]}
+            optimizer.state[theta] = moments
+        numbers = kept["numbers"].double().tolist()
+        return cls(kept["best"], numbers[0], numbers[1], int(numbers[2]), numbers[3])
+
+    def save(self, path: Path, theta: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        numbers = [self.best_error, self.first_error, float(self.iteration), self.seconds]
+        tensors = {"theta": theta.detach(), "best": self.best, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+        if moments := optimizer.state.get(theta):
+            tensors |= {"step": moments["step"], "mean": moments["exp_avg"], "square": moments["exp_avg_sq"]}
+        partial = path.with_suffix(".partial")
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
+        partial.replace(path)
+
+
+def _needs_checkpoint(pipe: Any, plan: Plan, jobs: Sequence[Job], settings: Refinement) -> bool:
+    """Whether one rollout's activations, measured on one sample, exceed the memory allowed."""
+    kept = 0
+
+    def weigh(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
+    with TapRollout(pipe, plan, checkpointed=False) as rollout, torch.enable_grad(), hooks:
+        rollout.taps = torch.from_numpy(plan_taps(plan)).float().to(_device(pipe)).requires_grad_()
+        sample_latents(pipe, jobs[:1], plan.schedule.num_steps, 1, with_grad=True)
+    return kept * settings.batch > settings.memory_bytes
+
+
+def _device(pipe: Any) -> torch.device:
+    return next(find_transformer(pipe).parameters()).device

@@ -1,0 +1,151 @@
+"""What is sampled: prompts, seeds and steps, split once for all stages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from hyca_runtime.errors import WorkloadError
+
+__all__ = ["SPLITS", "Job", "Split", "Workload", "batches", "read_prompts"]
+
+Split = Literal["fit", "select", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+SHARES = {"fit": 3, "select": 1, "test": 3}
+"""Taps are fitted on *fit*, candidates are chosen on *select*, results are reported on *test*."""
+
+BATCHED = ("prompt", "negative_prompt", "class_labels")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sample: arguments of the pipeline call, and the seed of its noise."""
+
+    index: int
+    split: Split
+    seed: int
+    call: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A reproducible set of samples.
+
+    The prompts are shuffled by `seed` and divided among the splits, so no prompt is in two of them;
+    which split a prompt belongs to does not depend on `num_samples`.
+    """
+
+    prompts: tuple[dict[str, Any], ...]
+    num_samples: int = 112
+    num_steps: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) < len(SPLITS):
+            raise WorkloadError(f"need at least {len(SPLITS)} prompts, one per split, got {len(self.prompts)}")
+        if self.num_samples < sum(SHARES.values()):
+            raise WorkloadError(f"need at least {sum(SHARES.values())} samples, got {self.num_samples}")
+        if self.num_steps < 4:
+            raise WorkloadError(f"need at least 4 steps for anything to be predicted, got {self.num_steps}")
+
+    @cached_property
+    def jobs(self) -> tuple[Job, ...]:
+        """All samples, split by split."""
+        order = list(range(len(self.prompts)))
+        random.Random(self.seed).shuffle(order)
+        pools, counts = _share(len(order)), _share(self.num_samples)
+        jobs: list[Job] = []
+        for split in SPLITS:
+            pool, order = order[: pools[split]], order[pools[split] :]
+            for i in range(counts[split]):
+                index = len(jobs)
+                seed = self.seed * 1_000_003 + 7919 * SPLITS.index(split) * 1000 + i
+                jobs.append(Job(index, split, seed, self.prompts[pool[i % len(pool)]]))
+        return tuple(jobs)
+
+    def of(self, split: Split) -> tuple[Job, ...]:
+        return tuple(job for job in self.jobs if job.split == split)
+
+    @property
+    def digest(self) -> str:
+        facts = (self.prompts, self.num_samples, self.num_steps, self.seed)
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What must be given again to draw the same samples, besides the prompts."""
+        prompts = hashlib.sha256(json.dumps(self.prompts, sort_keys=True).encode()).hexdigest()
+        return {
+            "digest": self.digest,
+            "prompts_digest": prompts,
+            "num_prompts": len(self.prompts),
+            "num_samples": self.num_samples,
+            "num_steps": self.num_steps,
+            "seed": self.seed,
+        }
+
+
+def _share(total: int) -> dict[Split, int]:
+    whole = sum(SHARES.values())
+    fit, select = max(1, total * SHARES["fit"] // whole), max(1, total * SHARES["select"] // whole)
+    return {"fit": fit, "select": select, "test": total - fit - select}
+
+
+def read_prompts(path: Path) -> tuple[dict[str, Any], ...]:
+    """Pipeline arguments, one line each: plain text is a prompt, ``*.jsonl`` holds objects.
+
+    Raises:
+        WorkloadError: unreadable, empty, or a line that is no JSON object.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkloadError(f"{path}: cannot read the prompts: {error}") from error
+    if not lines:
+        raise WorkloadError(f"{path}: no prompts in it; expected one a line")
+    if path.suffix != ".jsonl":
+        return tuple({"prompt": line} for line in lines)
+    calls = []
+    for number, line in enumerate(lines, 1):
+        try:
+            call = json.loads(line)
+        except ValueError as error:
+            raise WorkloadError(f"{path}, line {number}: not JSON: {error}") from error
+        if not isinstance(call, dict):
+            raise WorkloadError(f"{path}, line {number}: expected an object of pipeline arguments, got {line[:40]!r}")
+        calls.append(call)
+    return tuple(calls)
+
+
+def batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
+    """Runs of at most `size` jobs of one split that differ in nothing but prompt and seed."""
+    batch: list[Job] = []
+    for job in jobs:
+        if batch and (len(batch) == size or _settings(batch[0]) != _settings(job)):
+            yield batch
+            batch = []
+        batch.append(job)
+    if batch:
+        yield batch
+
+
+def _settings(job: Job) -> tuple[Any, ...]:
+    rest = {key: value for key, value in job.call.items() if key not in BATCHED}
+    return job.split, sorted(job.call), json.dumps(rest, sort_keys=True)
+
+
+def merge_calls(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Arguments of one pipeline call that draws all of `jobs`."""
+    call = dict(jobs[0].call)
+    for key in BATCHED:
+        if key in call:
+            call[key] = [job.call[key] for job in jobs]
+    call["generator"] = [torch.Generator("cpu").manual_seed(job.seed) for job in jobs]
+    return call

@@ -1,0 +1,34 @@
+"""HyCa at inference: load a plan, apply it to a diffusers pipeline, sample as usual.
+
+>>> from hyca_runtime import apply_plan, load_plan
+>>> session = apply_plan(pipe, load_plan("plan.json"))  # doctest: +SKIP
+>>> image = pipe("smiling face").images[0]  # doctest: +SKIP
+>>> print(session.report())  # doctest: +SKIP
+"""
+
+from hyca_runtime.errors import (
+    AttachError,
+    ClockError,
+    HycaError,
+    PlanError,
+    PlanMismatchError,
+    PlanMismatchWarning,
+)
+from hyca_runtime.plan import Plan, load_plan, save_plan
+from hyca_runtime.report import RunReport
+from hyca_runtime.session import Session, apply_plan
+
+__all__ = [
+    "AttachError",
+    "ClockError",
+    "HycaError",
+    "Plan",
+    "PlanError",
+    "PlanMismatchError",
+    "PlanMismatchWarning",
+    "RunReport",
+    "Session",
+    "apply_plan",
+    "load_plan",
+    "save_plan",
+]

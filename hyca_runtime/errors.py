@@ -1,0 +1,56 @@
+"""Every error HyCa raises on purpose. Each says what was got, what was expected and what to do."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AttachError",
+    "BudgetError",
+    "ClockError",
+    "HycaError",
+    "PlanError",
+    "PlanMismatchError",
+    "PlanMismatchWarning",
+    "StudyError",
+    "TraceError",
+    "WorkloadError",
+]
+
+
+class HycaError(Exception):
+    """Root of all errors of this project."""
+
+
+class PlanError(HycaError, ValueError):
+    """A plan is malformed, truncated, or contradicts itself."""
+
+
+class PlanMismatchError(PlanError):
+    """A sound plan that was made for something else than what it is applied to."""
+
+
+class PlanMismatchWarning(UserWarning):
+    """A run left its plan (other steps or times) and is computed in full."""
+
+
+class AttachError(HycaError, RuntimeError):
+    """A model cannot be wrapped, or was wrapped by something else in between."""
+
+
+class ClockError(HycaError, RuntimeError):
+    """The step of a network call cannot be told."""
+
+
+class BudgetError(HycaError, ValueError):
+    """A compute budget is malformed or cannot be met."""
+
+
+class WorkloadError(HycaError, ValueError):
+    """A model name, a prompt file or a sampling setting is unusable."""
+
+
+class TraceError(HycaError, ValueError):
+    """A trace is missing, incomplete, damaged, or does not fit the request."""
+
+
+class StudyError(HycaError, ValueError):
+    """A study folder holds something else than what was asked for."""

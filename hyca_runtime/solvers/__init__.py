@@ -1,0 +1,29 @@
+"""The solvers that ship with HyCa; importing this package registers them."""
+
+from hyca_runtime.solvers.adams_bashforth import AdamsBashforth
+from hyca_runtime.solvers.base import ClosedFormSolver, Instant, Solver, register, solver_from_spec, solvers
+from hyca_runtime.solvers.bdf import BDF2
+from hyca_runtime.solvers.fitted import Fitted
+from hyca_runtime.solvers.foca import FoCa
+from hyca_runtime.solvers.hold import Hold
+from hyca_runtime.solvers.mixture import TapTable, tap_table
+from hyca_runtime.solvers.newton import Newton
+from hyca_runtime.solvers.taylor import Taylor
+
+__all__ = [
+    "BDF2",
+    "AdamsBashforth",
+    "ClosedFormSolver",
+    "Fitted",
+    "FoCa",
+    "Hold",
+    "Instant",
+    "Newton",
+    "Solver",
+    "TapTable",
+    "Taylor",
+    "register",
+    "solver_from_spec",
+    "solvers",
+    "tap_table",
+]

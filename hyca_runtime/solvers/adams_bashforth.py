@@ -1,0 +1,62 @@
+"""Adams-Bashforth on backward slopes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from hyca_runtime.solvers.base import ClosedFormSolver, register
+
+__all__ = ["AdamsBashforth"]
+
+
+@register
+@dataclass(frozen=True)
+class AdamsBashforth(ClosedFormSolver):
+    r"""Integrates the polynomial through the newest `order` slopes.
+
+    The slope at a past step is the backward difference :math:`g_j = (F_j - F_{j+1})/(t_j - t_{j+1})`
+    (index 0 is newest), since the true derivative of a feature is never computed. Then
+
+    .. math:: \hat F(t) = F_0 + \sum_j g_j \int_{t_0}^{t} \ell_j(\tau)\, d\tau,
+
+    with :math:`\ell_j` the Lagrange basis on :math:`t_0, t_1, \dots`. At even spacing and one step
+    ahead order 2 has weights 5/2, -2, 1/2.
+
+    Note: a backward slope lags its step by half a gap, so straight lines are the highest degree
+    reproduced exactly whatever the order.
+
+    References: Zheng et al. (2025), HyCa, arXiv 2510.04188, solver pool; Hairer, Norsett and Wanner
+    (1993), Solving Ordinary Differential Equations I, III.1.
+    """
+
+    order: int = 2
+    name: ClassVar[str] = "adams_bashforth"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.order <= 4:
+            raise ValueError(f"adams_bashforth: order must be 2 to 4, got {self.order}")
+
+    @property
+    def depth(self) -> int:
+        return self.order + 1
+
+    @property
+    def exact_degree(self) -> int:
+        return 1
+
+    def weights(self, times: np.ndarray, target: float) -> np.ndarray:
+        total = np.zeros(len(times))
+        total[0] = 1.0
+        nodes = times[:-1]
+        for j in range(len(nodes)):
+            basis = np.poly1d([1.0])
+            for other in np.delete(nodes, j):
+                basis = basis * np.poly1d([1.0, -(other - times[0])]) / (nodes[j] - other)
+            area = np.polyint(basis)(target - times[0])
+            gap = times[j] - times[j + 1]
+            total[j] += area / gap
+            total[j + 1] -= area / gap
+        return total

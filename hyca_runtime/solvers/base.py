@@ -1,0 +1,109 @@
+r"""What a solver is.
+
+The network was computed at times :math:`t_0 > t_1 > \dots` (newest first, `past`) and its feature
+there is :math:`F(t_i)`. A solver forecasts the feature at a later `target` time as a weighted sum
+
+.. math:: \hat F(t) = \sum_i w_i(t; t_0, t_1, \dots)\, F(t_i),
+
+so it *is* a row of weights. Anything linear in the history is such a row: reuse, Taylor and Newton
+extrapolation, Adams-Bashforth, BDF, least-squares taps. All weights depend on the real, uneven
+times; a shift or a change of unit of time leaves them alone.
+
+Life cycle: a solver is a frozen dataclass of settings. `rows` is asked once per predicted step when
+a plan is loaded or judged, never while sampling. With fewer entries than `depth` a solver lowers its
+order by itself; with one entry every closed-form solver is reuse.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hyca_runtime.group import SolverSpec
+from hyca_runtime.registry import Registry
+
+__all__ = ["ClosedFormSolver", "Instant", "Solver", "register", "solver_from_spec", "solvers"]
+
+solvers: Registry[type[Solver]] = Registry("solver", "hyca.solvers")
+
+
+@dataclass(frozen=True)
+class Instant:
+    """A step of the sampler: its index and its time on the plan's time axis."""
+
+    step: int
+    time: float
+
+
+class Solver(ABC):
+    """Base of all solvers; subclasses are frozen dataclasses.
+
+    Attributes:
+        name: how plans call it.
+        depth: how many past features it can use.
+        exact_degree: highest degree of polynomials in time it extrapolates without error, -1 for none.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def depth(self) -> int: ...
+
+    @property
+    def exact_degree(self) -> int:
+        return 0
+
+    @abstractmethod
+    def rows(self, past: Sequence[Instant], target: Instant) -> np.ndarray:
+        """Weights of the past features, newest first.
+
+        Args:
+            past: at least one computed step; those beyond `depth` are ignored.
+            target: the step to predict.
+
+        Returns:
+            float64 with shape ``(min(len(past), depth), width)``; ``width`` is 1, or one column for
+            each channel of the group.
+        """
+
+    def spec(self) -> SolverSpec:
+        """This solver as it stands in a plan."""
+        return SolverSpec(name=self.name, configuration=asdict(self))  # type: ignore[call-overload]
+
+
+class ClosedFormSolver(Solver):
+    """A solver that is a formula in the times alone, the same for every channel."""
+
+    def rows(self, past: Sequence[Instant], target: Instant) -> np.ndarray:
+        times = np.array([instant.time for instant in past[: self.depth]], dtype=np.float64)
+        return self.weights(times, float(target.time))[:, None]
+
+    @abstractmethod
+    def weights(self, times: np.ndarray, target: float) -> np.ndarray:
+        """Weights ``(k,)`` for past `times` ``(k,)``, newest first, ``1 <= k <= depth``; they sum to 1."""
+
+
+def register(solver: type[Solver]) -> type[Solver]:
+    """Class decorator: make a solver known to plans by its name."""
+    solvers.add(solver.name, solver)
+    return solver
+
+
+def solver_from_spec(spec: SolverSpec) -> Solver:
+    """The solver a plan names.
+
+    Raises:
+        HycaError: unknown name.
+        ValueError: settings the solver does not take or refuses.
+    """
+    kind = solvers[spec.name]
+    settings: dict[str, Any] = dict(spec.configuration)
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"solver {spec.name!r} does not take {sorted(settings)}: {error}") from error

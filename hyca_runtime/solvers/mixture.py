@@ -1,0 +1,53 @@
+"""Many groups, many solvers, one table: what the runtime evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyca_runtime.schedule import Schedule
+from hyca_runtime.solvers.base import Instant, Solver
+
+__all__ = ["TapTable", "tap_table"]
+
+
+@dataclass(frozen=True)
+class TapTable:
+    """The weights of one predicted step.
+
+    Attributes:
+        history: the computed steps they weigh, newest first.
+        weights: float32 ``(len(history), channels)``.
+    """
+
+    history: tuple[int, ...]
+    weights: np.ndarray
+
+
+def tap_table(
+    schedule: Schedule,
+    times: Sequence[float],
+    groups: Sequence[tuple[np.ndarray, Solver]],
+    num_channels: int,
+) -> Mapping[int, TapTable]:
+    """Expand solvers per group into one `TapTable` for each predicted step.
+
+    Args:
+        schedule: which steps are computed.
+        times: ``(num_steps,)`` on the plan's time axis.
+        groups: channel indices and solver of each group; together every channel once.
+        num_channels: length of a feature vector.
+    """
+    depth = max(solver.depth for _, solver in groups)
+    table = {}
+    for step in schedule.predicted_steps:
+        history = schedule.history(step, depth)
+        past = [Instant(s, times[s]) for s in history]
+        weights = np.zeros((len(history), num_channels), dtype=np.float32)
+        for channels, solver in groups:
+            rows = solver.rows(past, Instant(step, times[step]))
+            weights[: len(rows), channels] = rows
+        table[step] = TapTable(history, weights)
+    return table

@@ -1,0 +1,53 @@
+"""TaylorSeer's expansion, as published."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from hyca_runtime.solvers.base import ClosedFormSolver, register
+
+__all__ = ["Taylor"]
+
+
+@register
+@dataclass(frozen=True)
+class Taylor(ClosedFormSolver):
+    r"""Taylor series whose i-th derivative is an i-times repeated backward difference.
+
+    .. math:: \Delta^{i+1}_n = \frac{\Delta^i_n - \Delta^i_{n-1}}{t_n - t_{n-1}}, \qquad
+              \hat F(t) = \sum_{i \le m} \frac{(t - t_n)^i}{i!} \Delta^i_n
+
+    Every order divides by the *last* gap only, so with uneven gaps orders 2 and 3 are not exact on
+    parabolas; `Newton` is the exact relative.
+
+    References: Liu et al. (2025), TaylorSeer, arXiv 2503.06923, Eqs. 5-7.
+    """
+
+    order: int = 1
+    name: ClassVar[str] = "taylor"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.order <= 3:
+            raise ValueError(f"taylor: order must be 1 to 3, got {self.order}")
+
+    @property
+    def depth(self) -> int:
+        return self.order + 1
+
+    @property
+    def exact_degree(self) -> int:
+        return 1
+
+    def weights(self, times: np.ndarray, target: float) -> np.ndarray:
+        # Row j of `difference` holds the i-th difference at past step j, in terms of the features.
+        difference = np.eye(len(times))
+        total = difference[0].copy()
+        for i in range(1, len(times)):
+            gaps = times[: len(difference) - 1] - times[1 : len(difference)]
+            difference = (difference[:-1] - difference[1:]) / gaps[:, None]
+            total += difference[0] * (target - times[0]) ** i / math.factorial(i)
+        return total

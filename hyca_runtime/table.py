@@ -1,0 +1,55 @@
+"""Arrays of numbers inside a plan: nested lists while small, packed float32 when large."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from typing import Any
+
+import numpy as np
+
+__all__ = ["pack_table", "unpack_table"]
+
+MAX_READABLE = 4096
+"""Largest table, in numbers, that is written as nested lists."""
+
+SIGNIFICANT_DIGITS = 9  # enough to give back every float32
+
+
+def pack_table(values: np.ndarray) -> Any:
+    """JSON form of `values`; float32 precision is kept."""
+    table = np.ascontiguousarray(values, dtype="<f4")
+    if table.size > MAX_READABLE:
+        return {"shape": list(table.shape), "float32": base64.b64encode(table.tobytes()).decode("ascii")}
+    rounded = [float(f"{x:.{SIGNIFICANT_DIGITS}g}") for x in table.ravel()]
+    return np.array(rounded).reshape(table.shape).tolist()
+
+
+def unpack_table(packed: Any) -> np.ndarray:
+    """Inverse of `pack_table`, as float64.
+
+    Raises:
+        ValueError: ragged, truncated, or not finite.
+    """
+    if isinstance(packed, dict):
+        if set(packed) != {"shape", "float32"}:
+            raise ValueError(f"table: expected the keys shape and float32, got {sorted(packed)}")
+        shape, text = packed["shape"], packed["float32"]
+        if not (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) and isinstance(text, str)):
+            raise ValueError("table: expected a list of sizes and base64 text")
+        try:
+            data = base64.b64decode(text, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"table: not base64: {error}") from error
+        if len(data) != 4 * math.prod(shape):
+            raise ValueError(f"table: shape {shape} needs {4 * math.prod(shape)} bytes, got {len(data)}")
+        values = np.frombuffer(data, dtype="<f4").reshape(shape).astype(np.float64)
+    else:
+        try:
+            values = np.asarray(packed, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"table: expected nested lists of numbers of even length: {error}") from error
+    if not np.isfinite(values).all():
+        raise ValueError("table: every number must be finite, got NaN or infinity")
+    return values
