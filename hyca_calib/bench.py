@@ -81,10 +81,8 @@ def to_markdown(rows: Sequence[Row]) -> str:
         "| method | FLOPs ratio | wall ratio | PSNR dB (worst) | SSIM | margin dB |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    measured = sorted((row for row in rows if row.result), key=lambda row: row.result.flops_ratio)  # type: ignore[union-attr]
-    for row in measured:
-        r = row.result
-        assert r is not None
+    measured = [(row, row.result) for row in rows if row.result is not None]
+    for row, r in sorted(measured, key=lambda pair: pair[1].flops_ratio):
         gain = f"{margin(r, rows)[0]:+.2f}" if row.ours else ""
         name = f"**{row.method}**" if row.ours else row.method
         lines.append(

@@ -62,9 +62,9 @@ class Budget:
             if self.steps > num_steps:
                 raise BudgetError(f"budget {self.text!r}: the trace has only {num_steps} steps")
             return self.steps
-        assert self.share is not None
+        share = 1.0 if self.share is None else self.share
         light = cost.predicted_flops(depth)
-        spare = num_steps * (self.share * cost.full_flops - light)
+        spare = num_steps * (share * cost.full_flops - light)
         computed = min(num_steps, math.floor(spare / (cost.full_flops - light) + 1e-9))
         if computed < 1:
             most = cost.flops_ratio(num_steps, 1, depth)

@@ -179,4 +179,5 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
 
 
 def main() -> None:
+    """Entry point of ``hyca``."""
     app()

@@ -56,7 +56,7 @@ def _cpu_attention() -> dict[Any, Any]:
 
     def flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
         del args, out_shape, kwargs
-        return int(sdpa_flop_count(query, key, value))
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
     return {} if operator is None else {operator: flops}
 

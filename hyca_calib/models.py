@@ -17,6 +17,7 @@ __all__ = ["default_device", "load_pipeline", "weights_digest"]
 
 
 def default_device() -> str:
+    """The GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

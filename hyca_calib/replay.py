@@ -12,6 +12,7 @@ squared gain, summed within a group beforehand (`grouped`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,7 +89,7 @@ def gaps(schedule: Schedule, depth: int) -> list[tuple[tuple[int, ...], tuple[in
     """History and predicted steps of every run of predicted steps."""
     computed = (*schedule.computed_steps, schedule.num_steps)
     found = []
-    for here, following in zip(computed, computed[1:], strict=False):
+    for here, following in itertools.pairwise(computed):
         if following > here + 1:
             found.append((schedule.history(here + 1, depth), tuple(range(here + 1, following))))
     return found

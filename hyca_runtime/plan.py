@@ -122,6 +122,9 @@ class Plan(_Part):
         """The weights of each predicted step, over the history its schedule gives it."""
         return tap_table(self.schedule, self.sampler.axis_times, self.solvers, self.model.num_channels)
 
+    def __eq__(self, other: object) -> bool:  # not the arrays that the cached properties hold
+        return isinstance(other, Plan) and self.model_dump() == other.model_dump()
+
     @property
     def depth(self) -> int:
         """How many computed features a stream must remember."""

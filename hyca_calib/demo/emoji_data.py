@@ -60,7 +60,7 @@ def load_emoji(size: int, font: Path = FONT_PATH) -> EmojiSet:
 
 def caption(short_name: str) -> str:
     """``":smiling_face_with_3_hearts:"`` -> ``"smiling face with 3 hearts"``."""
-    return " ".join(re.findall(r"[a-z0-9]+", short_name.lower().replace("’", "")))
+    return " ".join(re.findall(r"[a-z0-9]+", short_name.lower().replace("\u2019", "")))
 
 
 def _render(face: ImageFont.FreeTypeFont, char: str, size: int) -> np.ndarray | None:

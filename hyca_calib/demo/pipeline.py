@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,13 +28,13 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 @dataclass
-class EmojiPipelineOutput(BaseOutput):  # type: ignore[misc]
+class EmojiPipelineOutput(BaseOutput):
     """`images`: PIL pictures, an array ``(B, H, W, 3)``, a tensor ``(B, 3, H, W)`` in [0, 1], or tokens."""
 
     images: list[Image.Image] | np.ndarray | Tensor
 
 
-class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
+class EmojiPipeline(DiffusionPipeline):
     """Draws an emoji for a prompt by integrating a rectified flow from noise.
 
     The call follows `diffusers.FluxPipeline`: one network call a step, two with
@@ -43,7 +42,7 @@ class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
     """
 
     model_cpu_offload_seq = "text_encoder->transformer"
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(
         self,
@@ -116,7 +115,7 @@ class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
             for step, timestep in enumerate(self.scheduler.timesteps):
                 velocity = {}
                 for name, (words, pooled) in branches.items():
-                    with self._cache_context(name):
+                    with self.transformer.cache_context(name):
                         velocity[name] = self.transformer(
                             hidden_states=latents.to(dtype),
                             timestep=timestep.expand(len(prompts)).to(dtype) / 1000,
@@ -153,9 +152,6 @@ class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
         words, pooled = self.text_encoder(self.text_encoder.tokenize(prompts).to(self._execution_device))
         return words.to(self.transformer.dtype), pooled.to(self.transformer.dtype)
 
-    def _cache_context(self, name: str) -> AbstractContextManager[None]:
-        return self.transformer.cache_context(name)  # type: ignore[no-any-return]
-
 
 def pack(pixels: Tensor) -> Tensor:
     """Pictures ``(B, 3, H, W)`` to tokens ``(B, H/patch * W/patch, 3 * patch^2)``."""
@@ -165,7 +161,7 @@ def pack(pixels: Tensor) -> Tensor:
 def unpack(tokens: Tensor) -> Tensor:
     """Inverse of `pack` for square pictures."""
     side = math.isqrt(tokens.shape[1])
-    return pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (side, side)), PATCH)
+    return pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, side, side), PATCH)
 
 
 def image_ids(side: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:

@@ -25,6 +25,7 @@ class WordEncoder(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, vocabulary: list[str], dim: int = 192, max_words: int = 8) -> None:
         super().__init__()
+        del max_words  # read from the configuration
         self.index = {word: i + NUM_SPECIAL for i, word in enumerate(vocabulary)}
         self.words = nn.Embedding(len(vocabulary) + NUM_SPECIAL, dim)
 

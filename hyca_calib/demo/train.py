@@ -13,8 +13,10 @@ import copy
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
@@ -102,14 +104,15 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.lr * min(1.0, (step + 1) / recipe.warmup, left)
 
 
-def loss_at(model: nn.Module, clean: Tensor, words: Tensor, generator: torch.Generator) -> Tensor:
+def loss_at(model: Callable[..., Tensor], clean: Tensor, words: Tensor, generator: torch.Generator) -> Tensor:
     """Mean squared velocity error at a logit-normal time for each sample."""
     t = torch.sigmoid(torch.randn(len(clean), generator=generator)).to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     noisy = torch.lerp(clean, noise, t.view(-1, 1, 1))
     with torch.autocast(clean.device.type, torch.bfloat16):
         velocity = model(noisy, t, words)
-    return (velocity.float() - (noise - clean)).square().mean()
+    error: Tensor = velocity.float() - (noise - clean)
+    return error.square().mean()
 
 
 def train(recipe: Recipe, out: Path, device: str, compile_model: bool, minutes_between_saves: float = 5.0) -> None:
@@ -138,7 +141,11 @@ def train(recipe: Recipe, out: Path, device: str, compile_model: bool, minutes_b
         print(f"continuing at step {step}", flush=True)
 
     def save() -> None:
-        state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+        state: dict[str, Any] = {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
         state |= {"generator": generator.get_state(), "step": step, "seconds": seconds, "loss": running}
         partial = checkpoint.with_suffix(".partial")
         torch.save(state, partial)
@@ -157,7 +164,7 @@ def train(recipe: Recipe, out: Path, device: str, compile_model: bool, minutes_b
             group["lr"] = learning_rate(step, recipe)
         loss = loss_at(call, images[pick], words[pick].masked_fill(dropped, PAD), generator)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         decay = min(recipe.ema, (1 + step) / (10 + step))
@@ -184,6 +191,7 @@ def export(average: Flow, recipe: Recipe, facts: dict[str, object], folder: Path
 
 
 def main() -> None:
+    """Parse the options and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the finished pipeline")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimizer steps (default %(default)s)")

@@ -16,12 +16,14 @@ __all__ = ["DESCRIPTORS", "describe_channels"]
 
 Array = NDArray[np.float64]
 TINY = 1e-30
+ROUNDING = 1e-12  # of a channel's energy: below, a spectrum is rounding noise
 
 
 def difference_energy(gram: Array, order: int) -> Array:
     r"""Mean energy of the `order`-th backward difference, :math:`\|\nabla^k F_c\|^2`; ``(channel,)``."""
     rows = np.diff(np.eye(gram.shape[1]), n=order, axis=0)
-    return np.asarray(np.einsum("ks,cst,kt->c", rows, gram, rows, optimize=True) / len(rows))
+    found = np.einsum("ks,cst,kt->c", rows, gram, rows, optimize=True) / len(rows)
+    return np.asarray(np.maximum(found, 0.0))  # rounding may leave a perfectly smooth channel below zero
 
 
 def energy(gram: Array) -> Array:
@@ -42,7 +44,8 @@ def spectrum(gram: Array) -> Array:
     steps = gram.shape[1]
     k, s = np.arange(1, steps)[:, None], np.arange(steps)[None, :]
     cosine = np.cos(np.pi * k * (2 * s + 1) / (2 * steps))
-    power = np.einsum("ks,cst,kt->ck", cosine, gram, cosine, optimize=True) + TINY
+    power = np.einsum("ks,cst,kt->ck", cosine, gram, cosine, optimize=True)
+    power = np.maximum(power, ROUNDING * np.trace(gram, axis1=1, axis2=2)[:, None] + TINY)
     flatness = np.exp(np.log(power).mean(1)) / power.mean(1)
     low = power[:, : max(1, steps // 5)].sum(1) / power.sum(1)
     return np.stack([np.log(flatness), np.log1p(-np.clip(low, 0, 1 - 1e-12))], axis=1)

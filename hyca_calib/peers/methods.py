@@ -6,6 +6,7 @@ the bench compares against the best of all that spend at least as many FLOPs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def magnitude_ratios(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[flo
     attachment = Attachment(module, CachePoint(kind="trunk"))
     seen: list[Any] = []
     hook = first.register_forward_pre_hook(
-        lambda block, args, kwargs: seen.append(kwargs.get("hidden_states", args[0] if args else None)),
+        lambda _block, args, kwargs: seen.append(kwargs.get("hidden_states", args[0] if args else None)),
         with_kwargs=True,
     )
 
@@ -87,7 +88,7 @@ def magnitude_ratios(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[flo
     finally:
         attachment.remove()
         hook.remove()
-    return [1.0, *((b / a.clamp(min=1e-8)).mean().item() for a, b in zip(norms, norms[1:], strict=False))]
+    return [1.0, *((b / a.clamp(min=1e-8)).mean().item() for a, b in itertools.pairwise(norms))]
 
 
 def _cache(pipe: Any, config: Any) -> Callable[[], AbstractContextManager[None]]:

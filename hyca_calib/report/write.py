@@ -82,6 +82,7 @@ def _solver_table(plan: Plan, result: dict[str, Any]) -> list[dict[str, Any]]:
     for g, (group, chosen) in enumerate(zip(plan.groups, result["groups"], strict=False)):
         costs = {name: values[g] for name, values in result["solver_costs"].items()}
         best = min(costs.values()) or 1e-30
+        total = sum(min(column) for column in zip(*result["solver_costs"].values(), strict=True)) or 1e-30
         closed = {name: cost for name, cost in costs.items() if name != "fitted"}
         runner_up = min(closed, key=lambda name: closed[name])
         rows.append(
@@ -89,8 +90,7 @@ def _solver_table(plan: Plan, result: dict[str, Any]) -> list[dict[str, Any]]:
                 "name": group.name,
                 "size": group.indices.size,
                 "solver": chosen["solver"],
-                "share": best
-                / max(1e-30, sum(min(v[i] for v in result["solver_costs"].values()) for i in range(len(plan.groups)))),
+                "share": best / total,
                 "runner_up": runner_up,
                 "factor": closed[runner_up] / best,
             }

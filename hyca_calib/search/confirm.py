@@ -65,7 +65,7 @@ def confirm(
         The winner, and what was tried: computed steps, settings and PSNR of each rollout.
     """
     tried: list[dict[str, Any]] = json.loads(state_path.read_text()) if state_path.exists() else []
-    known = {_key(entry["settings"], entry["computed"]): entry["psnr_db"] for entry in tried}
+    known: dict[str, float] = {_key(entry["settings"], entry["computed"]): entry["psnr_db"] for entry in tried}
     begun, limit = time.monotonic(), 60 * limits.minutes
 
     def score(candidate: Candidate) -> float:

@@ -100,7 +100,7 @@ def best_schedules(table: GapTable, counts: range, start: int = 1) -> dict[int, 
         start: this many first steps are computed whatever the table says.
     """
     steps, gap = table.num_steps, table.max_gap
-    most = max(counts)
+    most = max(2, *counts)
     # value[k][a, g1, g2]: k computed steps, the newest at a; `pick` remembers the g2 it came with.
     values = [np.full((steps + 1, gap + 1, gap + 1), np.inf) for _ in range(most + 2)]
     picks = [np.zeros((steps + 1, gap + 1, gap + 1), dtype=np.int64) for _ in range(most + 2)]

@@ -29,7 +29,7 @@ class Problem:
     def gram(self, split: Split) -> Array:
         """``(channel, step, step)``, the mean over the samples of the split."""
         count = self.trace.attributes["splits"].count(split)
-        return self.trace.gram(split) / count
+        return np.asarray(self.trace.gram(split) / count)
 
     @cached_property
     def fit(self) -> Array:

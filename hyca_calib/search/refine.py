@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -72,7 +72,7 @@ class TapRollout:
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         self.taps = torch.empty(0)
 
-    def __enter__(self) -> TapRollout:
+    def __enter__(self) -> Self:
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         self._attachment.install(self._answer)

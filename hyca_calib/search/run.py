@@ -73,7 +73,8 @@ def search(
     )
     on_progress("tune", 1.0, f"{len(candidates)} schedules")
     seconds = {"tune": time.monotonic() - begun}
-    winner, tried = candidates[0], []
+    winner = candidates[0]
+    tried: list[dict[str, Any]] = []
     jobs, goal = workload.of("select"), torch.from_numpy(trace.latents_of("select"))
     all_computed = not winner.schedule.predicted_steps
     if pipe is not None and not all_computed and options.confirmation.minutes > 0:

@@ -47,7 +47,8 @@ def fit_rows(
 
 def fit_solver(gram: Array, schedule: Schedule, times: Array, depth: int, ridge: float) -> Fitted:
     """Taps of a whole schedule, one column for each of the ``(column, step, step)`` Gram matrices."""
-    steps, rows = [], []
+    steps: list[int] = []
+    rows = []
     for history, targets in gaps(schedule, depth):
         taps = fit_rows(gram, times, history, targets, ridge)
         padded = np.zeros((len(targets), depth, len(gram)))

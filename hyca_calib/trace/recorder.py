@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Recorder:
         self._sample_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._measure_gain = True
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Self:
         self._attachment.install(self._answer)
         return self
 
@@ -91,7 +91,8 @@ class Recorder:
 
     def measure_cost(self, jobs: Sequence[Job], num_branches: int) -> CostModel:
         """Count and time a full and a predicted step on the latest recorded call."""
-        assert self._sample_call is not None, "record something first"
+        if self._sample_call is None:
+            raise TraceError("nothing was recorded yet, so no step can be measured")
         (args, kwargs), samples = self._sample_call, len(jobs)
         with torch.no_grad():
             _, feature = self._attachment.compute(args, kwargs)
@@ -138,5 +139,5 @@ class Recorder:
         feature = feature.movedim(self._attachment.point.channel_axis, -1).flatten(1, -2)
         if feature.shape[0] % num_samples:
             raise TraceError(f"the network was called with a batch of {feature.shape[0]} for {num_samples} samples")
-        halves = feature.unflatten(0, (-1, num_samples)).transpose(0, 1)
-        return halves.flatten(1, 2)
+        tokens, channels = feature.shape[1:]
+        return feature.reshape(-1, num_samples, tokens, channels).transpose(0, 1).flatten(1, 2)

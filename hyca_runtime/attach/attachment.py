@@ -66,10 +66,11 @@ class Attachment:
     def install(self, handler: Handler) -> None:
         """Let `handler` answer every call of the network."""
 
-        @torch.compiler.disable(recursive=False)
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def answer(*args: Any, **kwargs: Any) -> Any:
             return handler(args, kwargs)
 
+        # Decisions are plain Python outside every graph; what they call is compiled as usual.
+        forward = torch.compiler.disable(answer, recursive=False)  # type: ignore[no-untyped-call]
         forward.__dict__.update(_hyca=True, __wrapped__=self._forward)
         self._patches = [Patch(owner, "forward", wrapper) for owner, wrapper in self._wrappers]
         self._patches += self.context.install()

@@ -45,9 +45,9 @@ class Taylor(ClosedFormSolver):
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         # Row j of `difference` holds the i-th difference at past step j, in terms of the features.
         difference = np.eye(len(times))
-        total = difference[0].copy()
+        total = difference[0]
         for i in range(1, len(times)):
             gaps = times[: len(difference) - 1] - times[1 : len(difference)]
             difference = (difference[:-1] - difference[1:]) / gaps[:, None]
-            total += difference[0] * (target - times[0]) ** i / math.factorial(i)
-        return total
+            total = total + difference[0] * (target - times[0]) ** i / math.factorial(i)
+        return np.asarray(total)

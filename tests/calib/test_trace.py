@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import zarr
+
+from hyca_calib.cost import count_flops
+from hyca_calib.trace.run import trace
+from hyca_calib.trace.store import Trace, newest_trace
+from hyca_calib.workload import Workload
+from hyca_runtime.errors import TraceError
+from hyca_runtime.point import CachePoint
+
+
+def record(path: Path, workload: Workload, **options: object) -> Trace:
+    settings = {"model_name": "tiny:pipeline", "batch": 4, "tokens": 5, **options}
+    point = settings.pop("point", CachePoint())
+    trace(tiny.pipeline(), workload, point, path, **settings)
+    return Trace(path)
+
+
+def test_what_is_stored(recorded: Trace) -> None:
+    assert recorded.num_steps == 12
+    assert recorded.num_channels == 32
+    assert recorded.array("points/trunk/values").shape == (14, 1, 12, 16, 32)
+    assert recorded.gain.shape == (1, 12, 32)
+    assert (recorded.gain > 0).all()
+    assert recorded.timesteps == pytest.approx(np.linspace(1, 1 / 12, 12))
+    assert recorded.sigmas == pytest.approx(np.linspace(1, 0, 13), abs=1e-6)
+    assert recorded.attributes["branches"] == ["cond"]
+    assert {"weights_digest", "config_digest"} <= set(recorded.attributes["model"])
+    store = zarr.open_group(recorded.path, mode="r")
+    assert store.metadata.zarr_format == 3
+    assert store["points/trunk/values"].shards is not None
+
+
+def test_gram_covers_all_tokens_whatever_is_stored(tmp_path: Path, workload: Workload, recorded: Trace) -> None:
+    sampled = record(tmp_path / "few.zarr", workload)
+    assert sampled.array("points/trunk/values").shape[3] == 5
+    tokens = sampled.array("points/trunk/tokens")
+    np.testing.assert_allclose(
+        sampled.array("points/trunk/values"), recorded.array("points/trunk/values")[:, :, :, tokens], rtol=1e-4, atol=1e-5
+    )
+    for split in ("fit", "select", "test"):
+        np.testing.assert_allclose(sampled.gram(split), recorded.gram(split), rtol=1e-6)
+
+
+def test_gain_is_the_squared_column_norm_of_the_tail(tmp_path: Path, workload: Workload) -> None:
+    """A linear tail of known weights: the estimate's mean is the column norm."""
+    pipe = tiny.pipeline()
+    module = pipe.transformer
+    module.norm_out.forward = lambda x, conditioning: x
+    trace(pipe, workload, CachePoint(), tmp_path / "t.zarr", model_name="t", batch=7, tokens=2)
+    expected = module.proj_out.weight.square().sum(0).detach().numpy()
+    np.testing.assert_allclose(Trace(tmp_path / "t.zarr").gain.mean(axis=(0, 1)), expected, rtol=0.15)
+
+
+def test_flops_are_those_of_the_network(recorded: Trace) -> None:
+    import torch
+
+    pipe = tiny.pipeline()
+    calls = []
+    inner = pipe.transformer.forward
+    pipe.transformer.forward = lambda *a, **k: calls.append((a, k)) or inner(*a, **k)
+    pipe("red cat", num_inference_steps=1)
+    with torch.no_grad():
+        expected = count_flops(lambda: inner(*calls[0][0], **calls[0][1]))
+    assert recorded.cost.full_flops == expected
+    assert 0 < recorded.cost.tail_flops < 0.2 * expected
+
+
+def test_guidance_branches_and_output_point(tmp_path: Path) -> None:
+    prompts = tuple({**p, "true_cfg_scale": 2.0} for p in tiny.prompts())
+    guided = Workload(prompts, num_samples=14, num_steps=6)
+    found = record(tmp_path / "g.zarr", guided, point=CachePoint(kind="output"))
+    assert found.branches == ["cond", "uncond"]
+    assert found.array("points/output/values").shape == (14, 2, 6, 5, 48)
+    assert (found.gain == 1).all()
+
+
+def test_an_interrupted_trace_is_not_taken_for_one(tmp_path: Path, workload: Workload) -> None:
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "t.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        record(path, workload, on_samples=stop)
+    assert not path.exists()
+    with pytest.raises(TraceError, match="an interrupted one is at"):
+        Trace(path)
+    with pytest.raises(TraceError, match="no trace in"):
+        newest_trace(tmp_path)
+    assert record(path, workload).num_steps == 12
+    assert newest_trace(tmp_path) == path
+    with pytest.raises(TraceError, match="exists"):
+        record(path, workload)
+    assert record(path, workload, overwrite=True).num_steps == 12
+    assert not path.with_name("t.zarr.partial").exists()
+
+
+@pytest.mark.parametrize("victim", ["points/trunk/gram", "latents", "times/sigma"])
+def test_damage_is_found(recorded: Trace, tmp_path: Path, victim: str) -> None:
+    copy = tmp_path / "t.zarr"
+    shutil.copytree(recorded.path, copy)
+    chunk = next(p for p in sorted((copy / victim / "c").rglob("*")) if p.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    chunk.write_bytes(data)
+    with pytest.raises(TraceError, match="damaged or truncated"):
+        Trace(copy)
+    chunk.write_bytes(data[: len(data) // 2])
+    with pytest.raises(TraceError, match="damaged or truncated"):
+        Trace(copy)
+
+
+def test_other_stores_and_newer_versions(recorded: Trace, tmp_path: Path) -> None:
+    copy = tmp_path / "t.zarr"
+    shutil.copytree(recorded.path, copy)
+    meta = json.loads((copy / "zarr.json").read_text())
+    meta["attributes"]["version"] = 99
+    (copy / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(TraceError, match="newer than this hyca"):
+        Trace(copy)
+    zarr.create_group(tmp_path / "other.zarr")
+    with pytest.raises(TraceError, match="not a HyCa trace"):
+        Trace(tmp_path / "other.zarr")
+
+
+def test_another_workload_is_refused(recorded: Trace, workload: Workload) -> None:
+    recorded.check_workload(workload)
+    with pytest.raises(TraceError, match="other prompts, samples, steps or seed"):
+        recorded.check_workload(Workload(workload.prompts, 14, 12, seed=4))

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+from hyca_calib.demo.pipeline import EmojiPipeline
+from hyca_calib.trace.run import trace
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
+from hyca_runtime.plan import Plan
+from plans import make_plan
+
+from hyca_runtime.point import CachePoint
+
+
+@pytest.fixture
+def pipe() -> EmojiPipeline:
+    return tiny.pipeline()
+
+
+@pytest.fixture
+def plan(pipe: EmojiPipeline) -> Plan:
+    return make_plan(pipe.transformer)
+
+
+@pytest.fixture(scope="session")
+def workload() -> Workload:
+    return Workload(tiny.prompts(), num_samples=14, num_steps=12, seed=3)
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory, workload: Workload) -> Trace:
+    """A trace of the tiny model that stores every token."""
+    path: Path = tmp_path_factory.mktemp("traces") / "tiny.zarr"
+    trace(
+        tiny.pipeline(), workload, CachePoint(), path, model_name="tiny:pipeline", batch=4, tokens=10_000
+    )
+    return Trace(path)

@@ -1,0 +1,44 @@
+"""Plans for tests, without a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+
+from hyca_runtime.group import DimensionGroup, encode_channels
+from hyca_runtime.plan import Cost, ModelFingerprint, Plan, Sampler
+from hyca_runtime.point import CachePoint
+from hyca_runtime.schedule import Schedule
+from hyca_runtime.session import config_digest
+from hyca_runtime.solvers import Hold, Newton, Solver
+
+STEPS = 12
+
+
+def make_plan(
+    module: nn.Module,
+    computed: Sequence[int] = (0, 1, 4, 8),
+    solvers: Sequence[Solver] = (Newton(1), Hold()),
+    steps: int = STEPS,
+    point: str = "trunk",
+) -> Plan:
+    """A plan for a FLUX module; the channels are divided evenly among `solvers`."""
+    channels = module.config["in_channels"] if point == "output" else module.inner_dim
+    parts = np.array_split(np.arange(channels), len(solvers))
+    times = tuple(float(t) for t in np.linspace(1.0, 1.0 / steps, steps, dtype=np.float32))
+    return Plan(
+        name="test",
+        model=ModelFingerprint(
+            transformer=type(module).__name__, config_digest=config_digest(module), num_channels=channels
+        ),
+        sampler=Sampler(scheduler="FlowMatchEulerDiscreteScheduler", timesteps=times, axis="sigma", axis_times=times),
+        point=CachePoint(kind=point),
+        schedule=Schedule.from_steps(steps, computed),
+        groups=tuple(
+            DimensionGroup(name=f"g{i}", channels=encode_channels(part.tolist()), solver=solver.spec())
+            for i, (part, solver) in enumerate(zip(parts, solvers, strict=True))
+        ),
+        cost=Cost(full_step_flops=1000.0, predicted_step_flops=10.0, flops_ratio=2.0),
+    )

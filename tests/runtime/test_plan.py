@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hyca_runtime import Plan, PlanError, load_plan, save_plan
+from hyca_runtime.group import decode_channels, encode_channels
+from hyca_runtime.schedule import Schedule
+
+
+def test_round_trip(plan: Plan, tmp_path: Path) -> None:
+    save_plan(plan, tmp_path / "plan.json")
+    again = load_plan(tmp_path / "plan.json")
+    assert again == plan
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+    for step, taps in plan.taps.items():
+        assert (again.taps[step].weights == taps.weights).all()
+
+
+def test_taps_follow_the_groups(plan: Plan) -> None:
+    half = plan.model.num_channels // 2
+    taps = plan.taps[5]
+    assert taps.history == (4, 1)
+    assert taps.weights[:, 0] == pytest.approx([1 + 1 / 3, -1 / 3], rel=1e-5)  # one step after a gap of three
+    assert taps.weights[:, half].tolist() == [1, 0]
+
+
+def _edit(content: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for parent in parents:
+        content = content[int(parent) if parent.isdigit() else parent]
+    content[last] = value
+
+
+def _without(key: str) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content.pop(key)
+
+
+def _with(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: _edit(content, path, value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_without("schedule"), "schedule: this field is missing"),
+        (_with("schedul", 1), 'unknown field; did you mean "schedule"'),
+        (_with("sampler.timestep", 1), 'unknown field; did you mean "timesteps"'),
+        (_with("version", 2), "newer than this hyca"),
+        (_with("version", "1"), "expected 1"),
+        (_with("format", "other"), "not a HyCa plan"),
+        (_with("groups.0.channels", "0-20"), "covered twice"),
+        (_with("groups.0.channels", "0-3"), "covered by no group"),
+        (_with("groups.0.channels", "0-99"), "names channel 99"),
+        (_with("groups.0.channels", "5-1"), "must ascend"),
+        (_with("groups.0.channels", "zero"), "expected runs"),
+        (_with("groups.0.axis", "token"), "groups.0.axis"),
+        (_with("groups.0.solver.name", "newtn"), 'did you mean "newton"'),
+        (_with("groups.0.solver.configuration", {"ordr": 1}), "does not take"),
+        (_with("groups.0.solver.configuration", {"order": 9}), "order must be"),
+        (_with("schedule.table", [1] + [0] * 11), "step 0 must be computed"),
+        (_with("schedule.table", [7] * 12), "outside the palette"),
+        (_with("schedule.table", [0] * 11), "expected 11 values"),
+        (_with("sampler.timesteps", ["a"] * 12), "sampler.timesteps.0"),
+        (_with("sampler.axis_times", [1.0] * 12), "share one time"),
+        (_with("model.num_channels", 0), "model.num_channels"),
+    ],
+)
+def test_faults_are_named(plan: Plan, tmp_path: Path, damage: Callable[[dict[str, Any]], None], reason: str) -> None:
+    content = plan.model_dump(mode="json")
+    damage(content)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(PlanError, match=reason) as caught:
+        load_plan(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_not_a_number(plan: Plan, tmp_path: Path, constant: str) -> None:
+    path = tmp_path / "plan.json"
+    save_plan(plan, path)
+    text = path.read_text()
+    path.write_text(text.replace('"flops_ratio": 2.0', f'"flops_ratio": {constant}'))
+    assert path.read_text() != text
+    with pytest.raises(PlanError, match="not a number"):
+        load_plan(path)
+
+
+def test_truncated_and_missing(plan: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    save_plan(plan, path)
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(PlanError, match="truncated"):
+        load_plan(path)
+    with pytest.raises(PlanError, match="cannot read"):
+        load_plan(tmp_path / "none.json")
+    path.write_text("[" * 100_000)
+    with pytest.raises(PlanError, match="not valid JSON"):
+        load_plan(path)
+
+
+def test_channel_codec() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        indices = sorted(rng.choice(200, rng.integers(1, 200), replace=False).tolist())
+        assert decode_channels(encode_channels(indices)) == indices
+    assert encode_channels([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
+
+
+def test_schedules() -> None:
+    assert Schedule.every(12, 4, warmup=2).computed_steps == (0, 1, 5, 9)
+    schedule = Schedule.from_steps(10, (0, 1, 4, 7))
+    assert schedule.history(6, 3) == (4, 1, 0)
+    assert schedule.history(1, 3) == (0,)
+    assert schedule.predicted_steps == (2, 3, 5, 6, 8, 9)
+    with pytest.raises(PlanError, match="must contain 0"):
+        Schedule.from_steps(10, (1, 4))

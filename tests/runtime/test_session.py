@@ -1,0 +1,246 @@
+"""The runtime on a tiny FLUX: exact where nothing is predicted, exactly the weighted sum where it is."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from plans import STEPS, make_plan
+from torch import Tensor
+
+from hyca_calib.demo.pipeline import EmojiPipeline
+from hyca_runtime import AttachError, Plan, PlanMismatchError, PlanMismatchWarning, apply_plan
+from hyca_runtime.solvers import AdamsBashforth, Hold, Newton
+
+PROMPTS = ["red heart", "blue cat"]
+
+
+def draw(pipe: EmojiPipeline, prompts: list[str] | None = None, seed: int = 1, **kwargs: Any) -> Tensor:
+    options = {"num_inference_steps": STEPS, "output_type": "latent", **kwargs}
+    generator = torch.Generator().manual_seed(seed)
+    return pipe(prompts or PROMPTS, generator=generator, return_dict=False, **options)[0]
+
+
+def count_block_calls(pipe: EmojiPipeline) -> list[int]:
+    calls = [0]
+    for block in [*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks]:
+        block.attn.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    return calls
+
+
+@pytest.mark.parametrize("point", ["trunk", "output"])
+def test_an_all_compute_plan_changes_no_bit(pipe: EmojiPipeline, point: str) -> None:
+    full = draw(pipe)
+    with apply_plan(pipe, make_plan(pipe.transformer, range(STEPS), point=point)) as session:
+        assert torch.equal(draw(pipe), full)
+        assert session.report().computed == STEPS
+
+
+@pytest.mark.parametrize("point", ["trunk", "output"])
+def test_removal_restores_everything(pipe: EmojiPipeline, point: str) -> None:
+    full = draw(pipe)
+    before = [vars(m).get("forward") for m in pipe.transformer.modules()]
+    session = apply_plan(pipe, make_plan(pipe.transformer, point=point))
+    assert not torch.equal(draw(pipe), full)
+    session.remove()
+    session.remove()
+    assert [vars(m).get("forward") for m in pipe.transformer.modules()] == before
+    assert "cache_context" not in vars(pipe.transformer)
+    assert torch.equal(draw(pipe), full)
+
+
+def test_no_block_runs_on_a_predicted_step(pipe: EmojiPipeline, plan: Plan) -> None:
+    calls = count_block_calls(pipe)
+    with apply_plan(pipe, plan) as session:
+        draw(pipe)
+        assert calls[0] == 4 * len(plan.schedule.computed_steps)
+        report = session.report()
+    assert (report.computed, report.steps) == (4, STEPS)
+    assert "4 of 12 steps computed (3.0x fewer, 2.94x by FLOPs)" in str(report)
+
+
+def test_output_point_calls_nothing(pipe: EmojiPipeline) -> None:
+    calls = [0]
+    pipe.transformer.x_embedder.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    with apply_plan(pipe, make_plan(pipe.transformer, point="output")):
+        draw(pipe)
+    assert calls[0] == 4
+
+
+def test_a_prediction_is_the_weighted_sum_of_computed_features(pipe: EmojiPipeline) -> None:
+    """Forecasts are what the final norm receives, compared with a sum written out here."""
+    plan = make_plan(pipe.transformer, solvers=(AdamsBashforth(2), Newton(2), Hold()))
+    seen: list[Tensor] = []
+    inner = pipe.transformer.norm_out.forward
+    pipe.transformer.norm_out.forward = lambda x, *rest: seen.append(x) or inner(x, *rest)
+    with apply_plan(pipe, plan):
+        draw(pipe)
+    for step, taps in plan.taps.items():
+        weights = torch.from_numpy(taps.weights)
+        expected = sum(w * seen[s] for w, s in zip(weights, taps.history, strict=True))
+        torch.testing.assert_close(seen[step], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_second_run_equals_the_first(pipe: EmojiPipeline, plan: Plan) -> None:
+    with apply_plan(pipe, plan):
+        first = draw(pipe)
+        draw(pipe, ["green star"], seed=9)
+        assert torch.equal(draw(pipe), first)
+
+
+def test_a_cancelled_run_leaves_no_trace(pipe: EmojiPipeline, plan: Plan) -> None:
+    def cancel(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if step == 5:
+            raise KeyboardInterrupt
+        return tensors
+
+    with apply_plan(pipe, plan):
+        clean = draw(pipe)
+        with pytest.raises(KeyboardInterrupt):
+            draw(pipe, ["green star"], seed=9, callback_on_step_end=cancel)
+        assert torch.equal(draw(pipe), clean)
+
+
+def test_guidance_branches_do_not_mix(pipe: EmojiPipeline) -> None:
+    """With equal conditions on both sides guidance changes nothing; a mixed history would."""
+    plan = make_plan(pipe.transformer)
+    with apply_plan(pipe, plan) as session:
+        single = draw(pipe, [""])
+        guided = draw(pipe, [""], true_cfg_scale=3.0)
+        report = session.report()
+    torch.testing.assert_close(guided, single, rtol=1e-4, atol=1e-5)
+    assert {stream[0] for stream in report.streams} == {"cond", "uncond"}
+    assert all(count.computed == 4 for count in report.streams.values())
+
+
+def test_other_steps_are_computed_in_full_and_said_once(pipe: EmojiPipeline, plan: Plan) -> None:
+    full = draw(pipe, num_inference_steps=7)
+    with apply_plan(pipe, plan) as session:
+        with pytest.warns(PlanMismatchWarning, match="computed in full") as caught:
+            assert torch.equal(draw(pipe, num_inference_steps=7), full)
+            draw(pipe, num_inference_steps=7)
+        assert len(caught) == 1
+        assert "none of the plan's 12" in session.report().off_plan
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            draw(pipe)
+        assert session.report().computed == 4
+
+
+def test_half_the_steps_share_times_with_the_plan_and_are_computed_in_full(pipe: EmojiPipeline, plan: Plan) -> None:
+    full = draw(pipe, num_inference_steps=6)
+    with apply_plan(pipe, plan), pytest.warns(PlanMismatchWarning):
+        assert torch.equal(draw(pipe, num_inference_steps=6), full)
+
+
+def test_other_steps_can_be_an_error(pipe: EmojiPipeline, plan: Plan) -> None:
+    with apply_plan(pipe, plan, on_mismatch="error"), pytest.raises(PlanMismatchError, match="for 12 steps"):
+        draw(pipe, num_inference_steps=7)
+
+
+def test_half_precision_times_are_told_apart(pipe: EmojiPipeline) -> None:
+    pipe.transformer.to(torch.bfloat16)
+    pipe.text_encoder.to(torch.bfloat16)
+    plan = make_plan(pipe.transformer, (0, 1, 20, 50, 90), steps=100)
+    with apply_plan(pipe, plan, on_mismatch="error") as session:
+        out = draw(pipe, num_inference_steps=100)
+        assert session.report().computed == 5
+    assert out.isfinite().all()
+
+
+def test_another_model_is_refused_untouched(pipe: EmojiPipeline) -> None:
+    other = tiny.pipeline(heads=4)
+    with pytest.raises(PlanMismatchError, match="another configuration"):
+        apply_plan(pipe, make_plan(other.transformer))
+    renamed = make_plan(pipe.transformer).model_copy(
+        update={"model": make_plan(pipe.transformer).model.model_copy(update={"transformer": "WanTransformer3DModel"})}
+    )
+    with pytest.raises(PlanMismatchError, match="is for a WanTransformer3DModel, got a FluxTransformer2DModel"):
+        apply_plan(pipe, renamed)
+    assert all("forward" not in vars(module) for module in pipe.transformer.modules())
+
+
+def test_a_second_plan_and_a_diffusers_cache_are_refused(pipe: EmojiPipeline, plan: Plan) -> None:
+    from diffusers import FirstBlockCacheConfig
+
+    with apply_plan(pipe, plan), pytest.raises(AttachError, match="a plan applied already"):
+        apply_plan(pipe, plan)
+    pipe.transformer.enable_cache(FirstBlockCacheConfig())
+    with pytest.raises(AttachError, match="disable_cache"):
+        apply_plan(pipe, plan)
+
+
+def test_removal_after_another_wrapper_is_refused(pipe: EmojiPipeline, plan: Plan) -> None:
+    session = apply_plan(pipe, plan)
+    ours = pipe.transformer.forward
+    pipe.transformer.forward = lambda *args, **kwargs: ours(*args, **kwargs)
+    with pytest.raises(AttachError, match="wrapped again"):
+        session.remove()
+    pipe.transformer.forward = ours
+    session.remove()
+
+
+def test_two_models_do_not_touch(pipe: EmojiPipeline, plan: Plan) -> None:
+    other = tiny.pipeline(seed=5)
+    alone = draw(other)
+    with apply_plan(pipe, plan):
+        mine = draw(pipe)
+        assert torch.equal(draw(other), alone)
+        assert torch.equal(draw(pipe), mine)
+
+
+def test_batch_size_may_change_between_runs(pipe: EmojiPipeline, plan: Plan) -> None:
+    with apply_plan(pipe, plan):
+        both = draw(pipe)
+        one = draw(pipe, PROMPTS[:1])
+        assert len(one) == 1
+        assert torch.equal(draw(pipe), both)
+
+
+def test_explicit_steps_overrule_the_timestep(pipe: EmojiPipeline) -> None:
+    plan = make_plan(pipe.transformer, (0, 1))
+    with apply_plan(pipe, plan) as session:
+        draw(pipe, num_inference_steps=1)
+        with session.at(1):
+            draw(pipe, num_inference_steps=1)
+        with session.at(2):
+            draw(pipe, num_inference_steps=1)
+        report = session.report()
+    assert (report.computed, report.steps) == (2, 3)
+
+
+def test_reset_forgets(pipe: EmojiPipeline, plan: Plan) -> None:
+    with apply_plan(pipe, plan) as session:
+        draw(pipe)
+        assert session.report().cache_bytes == 2 * 2 * 16 * 32 * 4  # history, batch, tokens, channels, bytes
+        session.reset()
+        assert session.report().cache_bytes == 0
+        assert str(session.report()) == "no step has run yet"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["trunk", "output"])
+@pytest.mark.parametrize("order", ["plan first", "compile first", "blocks"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_compiled(pipe: EmojiPipeline, point: str, order: str) -> None:
+    plan = make_plan(pipe.transformer, point=point)
+    with apply_plan(pipe, plan):
+        eager = draw(pipe)
+    calls = count_block_calls(pipe) if order == "plan first" else None
+    original = pipe.transformer
+    if order == "compile first":
+        pipe.transformer = torch.compile(original)
+    session = apply_plan(pipe, plan)
+    if order == "plan first":
+        pipe.transformer = torch.compile(original)
+    elif order == "blocks":
+        original.compile_repeated_blocks(fullgraph=True)
+    for _ in range(2):
+        torch.testing.assert_close(draw(pipe), eager, rtol=1e-3, atol=1e-4)
+    assert session.report().computed == 4
+    assert calls is None or calls[0] == 2 * 4 * 4
+    session.remove()
+    assert all("forward" not in vars(module) for module in original.modules())

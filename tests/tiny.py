@@ -1,0 +1,34 @@
+"""Small untrained models: every mechanism is the real one, only the weights are random."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+from hyca_calib.demo.pipeline import EmojiPipeline
+from hyca_calib.demo.text import WordEncoder
+
+WORDS = ["blue", "cat", "dog", "green", "heart", "red", "square", "star"]
+
+
+def pipeline(seed: int = 0, heads: int = 2) -> EmojiPipeline:
+    """A FLUX of two plus two blocks on 16 x 16 pixels; also usable as ``--model tiny:pipeline``."""
+    torch.manual_seed(seed)
+    transformer = FluxTransformer2DModel(
+        in_channels=48,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=heads,
+        joint_attention_dim=24,
+        pooled_projection_dim=24,
+        axes_dims_rope=(4, 6, 6),
+    ).eval()
+    encoder = WordEncoder(vocabulary=WORDS, dim=24)
+    pipe = EmojiPipeline(transformer, encoder, FlowMatchEulerDiscreteScheduler(), image_size=16)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def prompts() -> tuple[dict[str, str], ...]:
+    return tuple({"prompt": f"{a} {b}"} for a in WORDS[:4] for b in WORDS[4:])
