@@ -77,9 +77,7 @@ def trace_model(
     pipe = load_pipeline(model)
 
     def state_size(size: int) -> None:
-        console.print(
-            f"{path}: {len(workload.jobs)} samples, at most {human_bytes(size)}", soft_wrap=True
-        )
+        console.print(f"{path}: {len(workload.jobs)} samples, at most {human_bytes(size)}", soft_wrap=True)
 
     with counting("trace", len(workload.jobs)) as advance:
         trace(
@@ -191,8 +189,8 @@ def bench_all(
     (out / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
     head = (
         f"{len(workload.of('test'))} test prompts of `{model}`, {steps} steps, seed {seed}, batch {size}, {device} "
-        f"with {torch.get_num_threads()} threads, torch {torch.__version__}. Margin: PSNR above the best peer that spends "
-        "at least as many FLOPs.\n\n"
+        f"with {torch.get_num_threads()} threads, torch {torch.__version__}. "
+        "Margin: PSNR above the best peer that spends at least as many FLOPs.\n\n"
     )
     (out / "bench.md").write_text(head + to_markdown(rows))
     return out / "bench.md"

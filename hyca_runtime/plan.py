@@ -122,8 +122,11 @@ class Plan(_Part):
         """The weights of each predicted step, over the history its schedule gives it."""
         return tap_table(self.schedule, self.sampler.axis_times, self.solvers, self.model.num_channels)
 
-    def __eq__(self, other: object) -> bool:  # not the arrays that the cached properties hold
+    def __eq__(self, other: object) -> bool:
+        """Equal fields; the cached properties hold arrays and do not count."""
         return isinstance(other, Plan) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def depth(self) -> int:

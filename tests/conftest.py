@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import tiny
+from plans import make_plan
+
 from hyca_calib.demo.pipeline import EmojiPipeline
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime.plan import Plan
-from plans import make_plan
-
 from hyca_runtime.point import CachePoint
 
 
@@ -33,7 +33,5 @@ def workload() -> Workload:
 def recorded(tmp_path_factory: pytest.TempPathFactory, workload: Workload) -> Trace:
     """A trace of the tiny model that stores every token."""
     path: Path = tmp_path_factory.mktemp("traces") / "tiny.zarr"
-    trace(
-        tiny.pipeline(), workload, CachePoint(), path, model_name="tiny:pipeline", batch=4, tokens=10_000
-    )
+    trace(tiny.pipeline(), workload, CachePoint(), path, model_name="tiny:pipeline", batch=4, tokens=10_000)
     return Trace(path)

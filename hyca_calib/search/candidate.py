@@ -81,6 +81,8 @@ def choose_solvers(
     Returns:
         The solvers, and every solver's replayed cost per group on the select split.
     """
+    if not schedule.predicted_steps:
+        return [Hold()] * len(groups), {}
     times = problem.times(settings.axis)
     fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (problem.fit, problem.select))
     fitted = [fit_solver(gram[None], schedule, times, settings.depth, settings.ridge) for gram in fit]

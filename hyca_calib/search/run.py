@@ -102,7 +102,7 @@ def search(
         quality = Quality(split="select", num_samples=len(jobs), psnr_db=psnr)
         plan = plan.model_copy(update={"quality": quality})
     on_progress("refine", 1.0, f"{plan.quality.psnr_db:.2f} dB" if plan.quality else "")
-    study.write_result(_account(problem, winner, plan, candidates, tried, account, seconds, options))
+    study.write_result(_account(problem, winner, candidates, tried, account, seconds, options))
     save_plan(plan, study.plan)
     return plan
 
@@ -152,7 +152,6 @@ def _refined(
 def _account(
     problem: Problem,
     winner: Candidate,
-    plan: Plan,
     candidates: list[Candidate],
     tried: list[dict[str, Any]],
     refinement: dict[str, Any],
@@ -161,11 +160,7 @@ def _account(
 ) -> dict[str, Any]:
     """What reports are made of."""
     groups = partition(problem, winner.settings, options.seed)
-    chosen, costs = (
-        ([], {})
-        if not plan.schedule.predicted_steps
-        else choose_solvers(problem, winner.settings, winner.schedule, groups)
-    )
+    chosen, costs = choose_solvers(problem, winner.settings, winner.schedule, groups)
     return {
         "settings": asdict(winner.settings),
         "computed": list(winner.schedule.computed_steps),

@@ -64,9 +64,11 @@ def solve(problem: Problem, settings: Settings, budget: Budget, seed: int) -> Ca
     groups = partition(problem, settings, seed)
     fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (problem.fit, problem.select))
     times = problem.times(settings.axis)
-    max_gap = max(4, -(-2 * trace.num_steps // count))
-    table = gap_table(fit, judge, times, problem.step_weights, settings.depth, settings.ridge, min(max_gap, 16))
-    found = best_schedules(table, range(count, count + 1), min(settings.start, count))
+    start = min(settings.start, count)
+    widest = -(-(trace.num_steps - start) // (count - start + 1)) + 1  # if all gaps after the start were equal
+    max_gap = min(trace.num_steps, max(4, 2 * widest))
+    table = gap_table(fit, judge, times, problem.step_weights, settings.depth, settings.ridge, max_gap)
+    found = best_schedules(table, range(count, count + 1), start)
     if count not in found:
         raise BudgetError(f"budget {budget.text!r}: no schedule with {count} of {trace.num_steps} computed steps")
     _, costs = choose_solvers(problem, settings, found[count], groups)

@@ -9,7 +9,9 @@ from hyca_runtime.errors import BudgetError
 COST = CostModel(full_flops=1000.0, tail_flops=4.0, feature_numel=0, full_seconds=1.0, predicted_seconds=0.01)
 
 
-@pytest.mark.parametrize(("text", "steps"), [("5x", 9), ("20%", 9), ("10 steps", 10), ("1x", 50), ("2.5x", 19), ("2X", 24)])
+@pytest.mark.parametrize(
+    ("text", "steps"), [("5x", 9), ("20%", 9), ("10 steps", 10), ("1x", 50), ("2.5x", 19), ("2X", 24)]
+)
 def test_a_plan_never_exceeds_its_budget(text: str, steps: int) -> None:
     budget = Budget.parse(text)
     assert budget.computed_steps(COST, 50, 3) == steps
@@ -18,7 +20,9 @@ def test_a_plan_never_exceeds_its_budget(text: str, steps: int) -> None:
         assert steps == 50 or COST.run_flops(50, steps + 1, 3) > budget.share * 50 * COST.full_flops
 
 
-@pytest.mark.parametrize("text", ["banana", "0.5x", "5", "-5x", "0%", "120%", "0 steps", "", "x", "nanx", "1e3x", "5x5x"])
+@pytest.mark.parametrize(
+    "text", ["banana", "0.5x", "5", "-5x", "0%", "120%", "0 steps", "", "x", "nanx", "1e3x", "5x5x"]
+)
 def test_bad_budgets(text: str) -> None:
     with pytest.raises(BudgetError, match="budget"):
         Budget.parse(text)

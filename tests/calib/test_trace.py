@@ -44,7 +44,10 @@ def test_gram_covers_all_tokens_whatever_is_stored(tmp_path: Path, workload: Wor
     assert sampled.array("points/trunk/values").shape[3] == 5
     tokens = sampled.array("points/trunk/tokens")
     np.testing.assert_allclose(
-        sampled.array("points/trunk/values"), recorded.array("points/trunk/values")[:, :, :, tokens], rtol=1e-4, atol=1e-5
+        sampled.array("points/trunk/values"),
+        recorded.array("points/trunk/values")[:, :, :, tokens],
+        rtol=1e-4,
+        atol=1e-5,
     )
     for split in ("fit", "select", "test"):
         np.testing.assert_allclose(sampled.gram(split), recorded.gram(split), rtol=1e-6)

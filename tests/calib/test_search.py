@@ -1,0 +1,213 @@
+"""The stages of a search on the tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from hyca_calib.budget import Budget
+from hyca_calib.demo.pipeline import EmojiPipeline
+from hyca_calib.metrics import log_error
+from hyca_calib.rollout import sample_latents
+from hyca_calib.search.assemble import build_plan, plan_taps, with_taps
+from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.confirm import Confirmation, confirm, neighbours, rollout_psnr
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.refine import Refinement, TapRollout, refine_taps
+from hyca_calib.search.run import SearchOptions, search
+from hyca_calib.search.tune import Tuning, solve, tune
+from hyca_calib.study import Study
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
+from hyca_runtime import Plan, load_plan
+from hyca_runtime.errors import StudyError
+from hyca_runtime.schedule import Schedule
+
+BUDGET = Budget.parse("3x")
+SETTINGS = Settings(groups=3)
+
+
+@pytest.fixture(scope="module")
+def problem(recorded: Trace) -> Problem:
+    return Problem(recorded)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study.open(tmp_path / "study", {"budget": "3x"})
+
+
+def test_a_solved_schedule_keeps_the_budget(problem: Problem) -> None:
+    cost = problem.trace.cost
+    for text in ("1x", "1.5x", "3x", "5x", "2 steps", "50%"):
+        budget = Budget.parse(text)
+        schedule = solve(problem, SETTINGS, budget, seed=0).schedule
+        count = len(schedule.computed_steps)
+        assert count == budget.computed_steps(cost, 12, 3)
+        if budget.share is not None:
+            assert 1 / cost.flops_ratio(12, count, 3) <= budget.share + 1e-9
+
+
+def test_tuning_resumes_and_prefers_the_cheapest(problem: Problem, study: Study) -> None:
+    def run(trials: int) -> list[Candidate]:
+        return tune(problem, BUDGET, Tuning(trials=trials, timeout=60), study.journal, "3x", seed=0)
+
+    first = run(4)
+    lines = study.journal.read_text().count("\n")
+    assert run(4) == first
+    assert study.journal.read_text().count("\n") <= lines + 1  # nothing was tried again
+    more = run(8)
+    assert more[0].cost <= first[0].cost
+    assert [c.cost for c in more] == sorted(c.cost for c in more)
+    assert len({c.schedule for c in more}) == len(more)
+
+
+def test_neighbours_move_one_step() -> None:
+    schedule = Schedule.from_steps(12, (0, 1, 5, 11))
+    for other in neighbours(schedule, start=2):
+        assert len(other.computed_steps) == 4
+        assert {0, 1} <= set(other.computed_steps)
+        assert len(set(other.computed_steps) - set(schedule.computed_steps)) == 1
+
+
+def test_confirmation_never_gets_worse_and_repeats_nothing(
+    problem: Problem, workload: Workload, study: Study, pipe: EmojiPipeline
+) -> None:
+    start = Candidate(SETTINGS, Schedule.from_steps(12, (0, 1, 2, 3)), 1.0)
+    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
+    before = rollout_psnr(pipe, build_plan(problem, start, "x", 0), jobs, goal)
+
+    def run() -> tuple[Candidate, list[dict[str, Any]]]:
+        return confirm(pipe, problem, [start], jobs, goal, Confirmation(minutes=0.03), study.rollouts, seed=0)
+
+    best, tried = run()
+    assert max(t["psnr_db"] for t in tried) == rollout_psnr(pipe, build_plan(problem, best, "x", 0), jobs, goal)
+    assert max(t["psnr_db"] for t in tried) > before
+    assert run()[1][: len(tried)] == tried
+
+
+@pytest.fixture
+def start(problem: Problem) -> Plan:
+    return build_plan(problem, solve(problem, SETTINGS, BUDGET, 0), "x", 0)
+
+
+def gradient(
+    pipe: EmojiPipeline, plan: Plan, workload: Workload, goal: torch.Tensor, checkpointed: bool
+) -> torch.Tensor:
+    taps = torch.from_numpy(plan_taps(plan)).float().requires_grad_()
+    with TapRollout(pipe, plan, checkpointed) as rollout, torch.enable_grad():
+        rollout.taps = taps
+        log_error(sample_latents(pipe, workload.of("fit"), 12, 6, with_grad=True), goal).mean().backward()
+    assert taps.grad is not None
+    return taps.grad
+
+
+def test_checkpointed_gradients_are_the_same_and_right(
+    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: Plan
+) -> None:
+    goal = torch.from_numpy(problem.trace.latents_of("fit"))
+    plain, checked = (gradient(pipe, start, workload, goal, c) for c in (False, True))
+    torch.testing.assert_close(plain, checked, rtol=1e-3, atol=1e-3 * plain.abs().max().item())
+
+    taps, direction = plan_taps(start), plain.double().numpy()
+    direction = direction / (direction**2).sum() ** 0.5
+    losses = []
+    for sign in (-1, 1):
+        moved = with_taps(start, taps + sign * 1e-3 * direction, {})
+        losses.append(-rollout_psnr(pipe, moved, workload.of("fit"), goal) * torch.log(torch.tensor(10.0)).item() / 10)
+    assert (losses[1] - losses[0]) / 2e-3 == pytest.approx(plain.norm().item(), rel=0.05)
+    assert all(p.requires_grad for p in pipe.transformer.parameters())
+
+
+def refine(pipe: Any, problem: Problem, workload: Workload, plan: Plan, path: Path, minutes: float) -> tuple[Any, Any]:
+    splits = [(workload.of(s), torch.from_numpy(problem.trace.latents_of(s))) for s in ("fit", "select")]
+    taps = torch.from_numpy(plan_taps(plan)).float()
+    settings = Refinement(minutes=minutes, batch=6, evaluations=3)
+    return refine_taps(pipe, plan, taps, lambda x: x, splits[0], splits[1], settings, path, seed=0)
+
+
+def test_refinement_improves_unseen_prompts_and_resumes(
+    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: Plan, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.safetensors"
+    _, account = refine(pipe, problem, workload, start, path, minutes=0.08)
+    assert account["select_psnr_after_db"] > account["select_psnr_before_db"] + 0.5
+    taps, again = refine(pipe, problem, workload, start, path, minutes=0.08)
+    assert again["iterations"] <= account["iterations"] + 1
+    assert again["select_psnr_before_db"] == account["select_psnr_before_db"]
+    refined = with_taps(start, taps.double().numpy(), {})
+    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
+    assert rollout_psnr(pipe, refined, jobs, goal) == pytest.approx(again["select_psnr_after_db"], abs=0.05)
+
+
+OPTIONS = SearchOptions(Tuning(3, 60), Confirmation(0.02), Refinement(0.04, batch=6, evaluations=2))
+
+
+@pytest.mark.parametrize("taps", ["channel", "group"])
+def test_a_whole_search(recorded: Trace, workload: Workload, study: Study, pipe: EmojiPipeline, taps: str) -> None:
+    options = SearchOptions(OPTIONS.tuning, OPTIONS.confirmation, OPTIONS.refinement, taps)
+    news: list[str] = []
+    plan = search(pipe, recorded, workload, BUDGET, study, options, lambda stage, share, text: news.append(stage))
+    assert load_plan(study.plan) == plan
+    assert study.complete
+    assert plan.cost is not None
+    assert plan.cost.flops_ratio >= 3
+    assert plan.quality is not None
+    assert set(news) == {"tune", "confirm", "refine"}
+    result = study.read_result()
+    assert result["refinement"]["iterations"] > 0
+    assert plan.quality.psnr_db >= max(r["psnr_db"] for r in result["rollouts"]) - 0.3
+    widths = {group.indices.size: _width(group.solver.configuration["weights"]) for group in plan.groups}
+    if taps == "group":
+        assert set(widths.values()) == {1}
+    else:
+        assert widths == {size: size for size in widths}
+
+
+def _width(weights: Any) -> int:
+    return int(weights["shape"][2]) if isinstance(weights, dict) else len(weights[0][0])
+
+
+def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
+    recorded: Trace, workload: Workload, study: Study
+) -> None:
+    class Closed(EmojiPipeline):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            with torch.no_grad():
+                return super().__call__(*args, **kwargs)
+
+    open_pipe = tiny.pipeline()
+    closed = Closed(open_pipe.transformer, open_pipe.text_encoder, open_pipe.scheduler, 16)
+    closed.set_progress_bar_config(disable=True)
+    news: list[str] = []
+    plan = search(closed, recorded, workload, BUDGET, study, OPTIONS, lambda stage, share, text: news.append(text))
+    assert study.complete
+    assert any("taps stay unrefined" in text for text in news)
+    assert "refinement" not in plan.provenance
+
+
+def test_without_a_pipeline_only_the_statistics_speak(recorded: Trace, workload: Workload, study: Study) -> None:
+    plan = search(None, recorded, workload, BUDGET, study, OPTIONS)
+    assert plan.quality is None
+    assert study.read_result()["rollouts"] == []
+
+
+def test_a_folder_holds_one_study(tmp_path: Path) -> None:
+    Study.open(tmp_path / "a", {"budget": "3x", "seed": 0})
+    Study.open(tmp_path / "a", {"budget": "3x", "seed": 0})
+    with pytest.raises(StudyError, match="another seed"):
+        Study.open(tmp_path / "a", {"budget": "3x", "seed": 1})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(StudyError, match="not empty"):
+        Study.open(tmp_path / "b", {})
+    with pytest.raises(StudyError, match="no complete study"):
+        Study(tmp_path / "a").read_result()
+    (tmp_path / "a" / "request.json").write_text("{")
+    with pytest.raises(StudyError, match="not JSON"):
+        Study.open(tmp_path / "a", json.loads("{}"))

@@ -1,0 +1,182 @@
+"""The commands as a user types them, on the tiny model; and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hyca_calib.cli import app
+from hyca_calib.trace.store import Trace
+
+TESTS = Path(__file__).parents[1]
+QUICK = ["--trials", "2", "--confirm", "0.02", "--refine", "0.03"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    words = ["red heart", "blue cat", "green dog", "red star", "blue square", "green heart", "red cat"]
+    (tmp_path / "prompts.txt").write_text("\n".join(words))
+    return tmp_path
+
+
+@pytest.fixture
+def traced(folder: Path) -> Path:
+    done = run("trace", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--samples", 14, "--steps", 12)
+    assert done.exit_code == 0, done.output
+    return folder / done.stdout.strip()
+
+
+@pytest.fixture
+def studied(traced: Path, folder: Path) -> Path:
+    done = run("search", "--budget", "3x", "--prompts", "prompts.txt", *QUICK, "--out", "studies/s")
+    assert done.exit_code == 0, done.output
+    return folder / done.stdout.strip()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path) -> None:
+    assert Trace(traced).num_steps == 12
+    assert {p.name for p in studied.parent.iterdir()} >= {
+        "journal.log",
+        "pictures",
+        "plan.json",
+        "report.html",
+        "report.md",
+        "request.json",
+        "result.json",
+        "rollouts.json",
+    }
+    page = (studied.parent / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert "http" not in page
+    for link in ("wall", "schedule", "errors", "trajectories", "tried"):
+        assert f"pictures/{link}.png" in (studied.parent / "report.md").read_text()
+        assert (studied.parent / "pictures" / f"{link}.png").stat().st_size > 1000
+
+    done = run("evaluate", "--plan", studied, "--prompts", "prompts.txt", "--samples", 3, "--json")
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)
+    assert {"psnr_db", "ssim", "flops_ratio", "wall_ratio", "steps_total", "steps_computed", "cache_bytes"} <= set(
+        figures
+    )
+    assert figures["num_samples"] == 3
+    assert figures["steps_total"] == 12
+    assert figures["flops_ratio"] >= 3
+    assert figures["flops_ratio"] == pytest.approx(json.loads(studied.read_text())["cost"]["flops_ratio"], rel=0.02)
+
+    again = run("search", "--budget", "3x", "--prompts", "prompts.txt", *QUICK, "--out", "studies/s")
+    assert again.exit_code == 0
+    assert "complete already" in again.stderr
+    (studied.parent / "report.html").unlink()
+    assert run("report", "--study", studied.parent, "--prompts", "prompts.txt").exit_code == 0
+    assert (studied.parent / "report.html").exists()
+
+    bench = ["bench", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--samples", 14, "--steps", 12]
+    done = run(*bench, "--plan", studied, "--only", "Euler steps: 2", "--only", "N=5 O=1", "--out", "b")
+    assert done.exit_code == 0, done.output
+    rows = json.loads((folder / "b" / "bench.json").read_text())["rows"]
+    assert sum(row["ours"] for row in rows) == 1
+    assert all(row["result"] is not None for row in rows)
+    assert "HyCa plan s" in (folder / "b" / "bench.md").read_text()
+
+
+def test_several_budgets_in_one_go(traced: Path) -> None:
+    quick = ["--trials", "1", "--confirm", "0", "--refine", "0"]
+    done = run("search", "--budget", "2x,3x,1x", "--prompts", "prompts.txt", *quick, "--out", "studies/many")
+    assert done.exit_code == 0, done.output
+    ratios = [json.loads(Path(line).read_text())["cost"]["flops_ratio"] for line in done.stdout.split()]
+    assert ratios[0] >= 2
+    assert ratios[1] >= 3
+    assert ratios[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["search", "--budget", "banana"], "banana"),
+        (["search", "--budget", "0.5x"], "more than the full run"),
+        (["search", "--budget", "100x"], "cannot be met"),
+        (["search", "--budget", "3x", "--trace", "nowhere.zarr"], "no such trace"),
+        (["trace", "--model", "tiny:nothing", "--prompts", "prompts.txt"], "cannot import the factory"),
+        (["trace", "--model", "no_such_package:pipe", "--prompts", "prompts.txt"], "cannot import the factory"),
+        (["trace", "--model", "./no/such/folder", "--prompts", "prompts.txt"], "unknown model"),
+        (["trace", "--model", "tiny:prompts", "--prompts", "prompts.txt"], "expected a pipeline"),
+        (["trace", "--model", "tiny:pipeline"], "give --prompts"),
+        (["trace", "--prompts", "none.txt"], "cannot read the prompts"),
+        (["trace", "--samples", "2"], "need at least 7 samples"),
+        (["evaluate", "--plan", "none.json"], "cannot read the plan"),
+        (["report", "--study", "none"], "no complete study"),
+        (["trace", "--samples", "many"], "valid integer"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(traced: Path, arguments: list[str], reason: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "hyca_calib", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_truncated_trace_is_refused(traced: Path) -> None:
+    (traced / "points" / "trunk" / "gram" / "zarr.json").write_text("{")
+    done = run("search", "--budget", "3x", "--prompts", "prompts.txt", *QUICK)
+    assert done.exit_code == 2
+    assert "damaged or truncated" in done.stderr
+    assert list(Path("studies").glob("*")) == [] if Path("studies").exists() else True
+
+
+def test_a_killed_search_leaves_no_plan_and_is_taken_up_again(traced: Path, folder: Path) -> None:
+    arguments = ["search", "--budget", "3x", "--prompts", "prompts.txt", "--trials", "2", "--confirm", "0.02"]
+    arguments += ["--refine", "0.2", "--out", "studies/killed"]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "hyca_calib", *arguments], env=environment, stderr=subprocess.DEVNULL
+    )
+    study = folder / "studies" / "killed"
+    deadline = time.monotonic() + 120
+    while not (study / "refine.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (study / "plan.json").exists()
+    assert run("evaluate", "--plan", study / "plan.json").exit_code == 2
+    rollouts = json.loads((study / "rollouts.json").read_text())
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads((study / "rollouts.json").read_text())[: len(rollouts)] == rollouts
+    assert (study / "plan.json").exists()
+    assert run(*[*arguments, "--seed", "5"]).exit_code == 2  # another request in the same folder
+
+
+@pytest.mark.parametrize("command", ["trace", "search", "evaluate", "report", "bench", "demo"])
+def test_help_has_an_example_and_explains_every_option(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
+    assert done.exit_code == 0
+    assert f"Example: python -m hyca_calib {command}" in done.output
+    from typer.main import get_command
+
+    parameters = get_command(app).commands[command].params  # type: ignore[attr-defined]
+    assert all(getattr(p, "help", None) for p in parameters if p.name != "help")

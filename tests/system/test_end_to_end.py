@@ -1,0 +1,33 @@
+"""Trace, search, evaluate on the embedded model, on a budget of minutes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hyca_calib.cli import app
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_embedded_model_gets_five_times_cheaper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    run("trace", "--samples", "42", "--out", "t.zarr")
+    limits = ["--trials", "6", "--confirm", "0.3", "--refine", "1"]
+    plan = run("search", "--budget", "5x", "--trace", "t.zarr", *limits, "--out", "s").strip()
+    figures = json.loads(run("evaluate", "--plan", plan, "--samples", "12", "--json"))
+    assert figures["flops_ratio"] >= 5
+    assert figures["wall_ratio"] > 3
+    run("bench", "--samples", "42", "--only", "Euler steps: 10", "--only", "lite N=7 O=1", "--out", "b", "--plan", plan)
+    rows = {row["method"]: row["result"]["psnr_db"] for row in json.loads(Path("b/bench.json").read_text())["rows"]}
+    ours = rows.pop("HyCa plan s")
+    assert ours > max(rows.values()) + 4, rows
