@@ -22,6 +22,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor, nn
 
+from hyca_calib.demo.card import write_card
 from hyca_calib.demo.emoji_data import EmojiSet, load_emoji
 from hyca_calib.demo.pipeline import PATCH, EmojiPipeline, image_ids, pack
 from hyca_calib.demo.text import PAD, WordEncoder
@@ -31,7 +32,7 @@ from hyca_calib.demo.text import PAD, WordEncoder
 class Recipe:
     """Everything that decides the weights, besides the data."""
 
-    steps: int = 6_500
+    steps: int = 4_600
     batch: int = 64
     lr: float = 1e-3
     warmup: int = 200
@@ -180,6 +181,7 @@ def train(recipe: Recipe, out: Path, device: str, compile_model: bool, minutes_b
             seconds, begun = seconds + now - begun, now
             save()
             saved = time.monotonic()
+    write_card(out / "pipeline")
 
 
 def export(average: Flow, recipe: Recipe, facts: dict[str, object], folder: Path) -> None:

@@ -78,7 +78,9 @@ def _draw_wall(pipe: Any, workload: Workload, plan: Plan, path: Path) -> dict[st
 
 def _solver_table(plan: Plan, result: dict[str, Any]) -> list[dict[str, Any]]:
     """For each group its size, the solver chosen on replay, and how much worse the others were."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if not result["solver_costs"]:  # everything is computed
+        return rows
     for g, (group, chosen) in enumerate(zip(plan.groups, result["groups"], strict=False)):
         costs = {name: values[g] for name, values in result["solver_costs"].items()}
         best = min(costs.values()) or 1e-30
