@@ -81,7 +81,9 @@ def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -
     """What the search tried: replayed costs of distinct schedules, PSNR of real rollouts."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 2.4))
     left.plot(sorted(costs), "o-", color=INK, ms=3, lw=1)
-    left.set(xlabel="distinct schedules, best first", ylabel="replayed cost", yscale="log" if min(costs) > 0 else "linear")
+    left.set(
+        xlabel="distinct schedules, best first", ylabel="replayed cost", yscale="log" if min(costs) > 0 else "linear"
+    )
     if rollouts:
         right.plot(rollouts, ".", color=FAINT, ms=5)
         right.plot(np.maximum.accumulate(rollouts), color=ACCENT, lw=1.5)

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from hyca_runtime.solvers.base import ClosedFormSolver, register
+from hyca_runtime.solvers.base import OrderedSolver, register
 
 __all__ = ["AdamsBashforth"]
 
 
 @register
 @dataclass(frozen=True)
-class AdamsBashforth(ClosedFormSolver):
+class AdamsBashforth(OrderedSolver):
     r"""Integrates the polynomial through the newest `order` slopes.
 
     The slope at a past step is the backward difference :math:`g_j = (F_j - F_{j+1})/(t_j - t_{j+1})`
@@ -34,14 +34,7 @@ class AdamsBashforth(ClosedFormSolver):
 
     order: int = 2
     name: ClassVar[str] = "adams_bashforth"
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.order <= 4:
-            raise ValueError(f"adams_bashforth: order must be 2 to 4, got {self.order}")
-
-    @property
-    def depth(self) -> int:
-        return self.order + 1
+    orders: ClassVar[range] = range(2, 5)
 
     @property
     def exact_degree(self) -> int:

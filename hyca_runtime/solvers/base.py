@@ -26,7 +26,7 @@ import numpy as np
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.registry import Registry
 
-__all__ = ["ClosedFormSolver", "Instant", "Solver", "register", "solver_from_spec", "solvers"]
+__all__ = ["ClosedFormSolver", "Instant", "OrderedSolver", "Solver", "register", "solver_from_spec", "solvers"]
 
 solvers: Registry[type[Solver]] = Registry("solver", "hyca.solvers")
 
@@ -86,6 +86,22 @@ class ClosedFormSolver(Solver):
     @abstractmethod
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         """Weights ``(k,)`` for past `times` ``(k,)``, newest first, ``1 <= k <= depth``; they sum to 1."""
+
+
+@dataclass(frozen=True)
+class OrderedSolver(ClosedFormSolver):
+    """A closed form that comes in orders and uses one feature more than its order."""
+
+    order: int = 1
+    orders: ClassVar[range]
+
+    def __post_init__(self) -> None:
+        if self.order not in self.orders:
+            raise ValueError(f"{self.name}: order must be {self.orders[0]} to {self.orders[-1]}, got {self.order}")
+
+    @property
+    def depth(self) -> int:
+        return self.order + 1
 
 
 def register(solver: type[Solver]) -> type[Solver]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from hyca_runtime.solvers.base import ClosedFormSolver, register
+from hyca_runtime.solvers.base import OrderedSolver, register
 
 __all__ = ["Newton", "lagrange"]
 
@@ -29,7 +29,7 @@ def lagrange(times: np.ndarray, target: float) -> np.ndarray:
 
 @register
 @dataclass(frozen=True)
-class Newton(ClosedFormSolver):
+class Newton(OrderedSolver):
     r"""The degree-`order` polynomial through the last ``order + 1`` features, at uneven times.
 
     In Newton's form it is Taylor's series with divided differences for derivatives, which makes it
@@ -37,16 +37,8 @@ class Newton(ClosedFormSolver):
     extrapolation :math:`\hat F = F_0 + \frac{t - t_0}{t_0 - t_1}(F_0 - F_1)`.
     """
 
-    order: int = 1
     name: ClassVar[str] = "newton"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.order <= 4:
-            raise ValueError(f"newton: order must be 1 to 4, got {self.order}")
-
-    @property
-    def depth(self) -> int:
-        return self.order + 1
+    orders: ClassVar[range] = range(1, 5)
 
     @property
     def exact_degree(self) -> int:

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from hyca_runtime.solvers.base import ClosedFormSolver, register
+from hyca_runtime.solvers.base import OrderedSolver, register
 
 __all__ = ["Taylor"]
 
 
 @register
 @dataclass(frozen=True)
-class Taylor(ClosedFormSolver):
+class Taylor(OrderedSolver):
     r"""Taylor series whose i-th derivative is an i-times repeated backward difference.
 
     .. math:: \Delta^{i+1}_n = \frac{\Delta^i_n - \Delta^i_{n-1}}{t_n - t_{n-1}}, \qquad
@@ -27,16 +27,8 @@ class Taylor(ClosedFormSolver):
     References: Liu et al. (2025), TaylorSeer, arXiv 2503.06923, Eqs. 5-7.
     """
 
-    order: int = 1
     name: ClassVar[str] = "taylor"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.order <= 3:
-            raise ValueError(f"taylor: order must be 1 to 3, got {self.order}")
-
-    @property
-    def depth(self) -> int:
-        return self.order + 1
+    orders: ClassVar[range] = range(1, 4)
 
     @property
     def exact_degree(self) -> int:
