@@ -94,7 +94,7 @@ def search(
 @app.command()
 def evaluate(
     plan: Annotated[Path, typer.Option(help="plan.json of a study.")],
-    model: Annotated[str | None, typer.Option(help="As for trace. Default: the model the plan was made on.")] = None,
+    model: Model = "demo",
     prompts: Prompts = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Test samples. Default: all, 48 for demo.")] = None,
     batch: Batch = None,

@@ -104,7 +104,7 @@ def search_plans(
     recorded = Trace(path)
     for budget in wanted:  # refuse all before any work is done
         budget.computed_steps(recorded.cost, recorded.num_steps, 3)
-    workload = _workload_of(recorded.attributes, prompts)
+    workload = _workload_of(recorded.attributes, recorded.attributes["model"]["name"], prompts)
     recorded.check_workload(workload)
     folder = out or STUDIES / f"{path.stem}-{'-'.join(b.text for b in wanted)}"
     folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
@@ -129,15 +129,15 @@ def _search_one(pipe: Any, recorded: Trace, workload: Workload, budget: Budget, 
 
 
 def evaluate_file(
-    plan_path: Path, model: str | None, prompts: Path | None, samples: int | None, batch: int | None
+    plan_path: Path, model: str, prompts: Path | None, samples: int | None, batch: int | None
 ) -> Evaluation:
-    """``hyca_calib evaluate``."""
+    """``hyca_calib evaluate``; the model is the caller's choice, never the plan's."""
     plan = load_plan(plan_path)
-    name = model or _from_provenance(plan, "model")["name"]
-    workload = _workload_of(plan.provenance, prompts)
+    workload = _workload_of(plan.provenance, model, prompts)
     jobs = workload.of("test")[:samples]
+    pipe = load_pipeline(model)
     console.print(f"{len(jobs)} test samples, full run and plan ...")
-    return evaluate_plan(load_pipeline(name), plan, jobs, _batch(name, batch))[0]
+    return evaluate_plan(pipe, plan, jobs, _batch(model, batch))[0]
 
 
 def report_study(folder: Path, prompts: Path | None) -> Path:
@@ -146,7 +146,7 @@ def report_study(folder: Path, prompts: Path | None) -> Path:
     study.read_result()
     plan = load_plan(study.plan)
     recorded = Trace(Path(_from_provenance(plan, "trace")))
-    workload = _workload_of(recorded.attributes, prompts)
+    workload = _workload_of(recorded.attributes, recorded.attributes["model"]["name"], prompts)
     return write_report(load_pipeline(recorded.attributes["model"]["name"]), study, recorded, workload, plan)
 
 
@@ -207,7 +207,7 @@ def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation,
         trace_model("demo", None, 112, 0, 50, 16, "trunk", path, None, False)
     limits = Limits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
     plan_path = search_plans(budget, path, None, limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
-    result = evaluate_file(plan_path, None, None, None, None)
+    result = evaluate_file(plan_path, "demo", None, None, None)
     console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
     return result, plan_path.parent / "pictures" / "wall.png"
 
@@ -220,11 +220,11 @@ def _prompts(model: str, path: Path | None) -> tuple[dict[str, Any], ...]:
     return demo_prompts()
 
 
-def _workload_of(facts: dict[str, Any], prompts: Path | None) -> Workload:
+def _workload_of(facts: dict[str, Any], model: str, prompts: Path | None) -> Workload:
     """The workload a trace or a plan was made on, its prompts read again."""
     try:
-        made, name = facts["workload"], facts["model"]["name"]
-        workload = Workload(_prompts(name, prompts), made["num_samples"], made["num_steps"], made["seed"])
+        made = facts["workload"]
+        workload = Workload(_prompts(model, prompts), made["num_samples"], made["num_steps"], made["seed"])
     except (KeyError, TypeError) as error:
         raise PlanError(f"it does not say which workload it was made on: {error} is missing") from error
     if workload.digest != made["digest"]:

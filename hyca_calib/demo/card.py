@@ -49,7 +49,7 @@ def write_card(folder: Path) -> None:
     picker = random.Random(0)
     seen = picker.sample(facts["trained_names"], 5 * COLUMNS)
     unseen = picker.sample(facts["held_out_names"], COLUMNS)
-    pictures = pipe(seen + unseen, generator=torch.Generator().manual_seed(0)).images
+    pictures = pipe(seen + unseen, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
     _grid(pictures).save(folder / "samples.png", optimize=True)
     recipe = facts["recipe"]
     text = CARD.format(

@@ -52,7 +52,6 @@ class Recorder:
         self._noise = torch.Generator("cpu").manual_seed(seed)
         self._calls: list[tuple[str, float, Tensor, Tensor]] = []
         self._sample_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._measure_gain = True
 
     def __enter__(self) -> Self:
         self._attachment.install(self._answer)

@@ -18,6 +18,7 @@ from hyca_calib.trace.sampling import choose_tokens
 from hyca_calib.trace.statistics import GramAccumulator
 from hyca_calib.trace.store import Layout, TraceWriter, stored_bytes
 from hyca_calib.workload import Workload, batches
+from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 from hyca_runtime.session import config_digest
 
@@ -47,6 +48,8 @@ def trace(
 
     Memory: the features of one batch, and the Gram matrices; independent of the number of samples.
     """
+    if out.exists() and not overwrite:
+        raise TraceError(f"{out} exists; choose another --out, or --overwrite it")
     steps = workload.num_steps
     with Recorder(pipe, point, workload.seed) as recorder:
         first = list(workload.jobs[:1])
@@ -55,13 +58,15 @@ def trace(
         kept = choose_tokens(num_tokens, tokens, workload.seed)
         latent = tuple(probe.latents.shape[1:])
         layout = Layout(len(workload.jobs), len(probe.branches), steps, len(kept), channels, latent)
-        writer = TraceWriter(out, point, layout, overwrite)
+        writer = TraceWriter(out, point, layout)
         on_size(stored_bytes(layout))
 
         gram = GramAccumulator()
         gain = torch.zeros(layout.branches, steps, channels, dtype=torch.float64)
         for jobs in batches(workload.jobs, batch):
             recording = recorder.record(jobs, steps)
+            if recording.timesteps != probe.timesteps:
+                raise TraceError("samples have different timesteps; trace each resolution and setting on its own")
             gram.add(jobs[0].split, recording.features)
             gain += len(jobs) * torch.stack([torch.stack(s) for s in recording.gains]).double().cpu()
             picked = [torch.stack([f[:, kept] for f in s], 1).float().cpu() for s in recording.features]
@@ -79,8 +84,8 @@ def trace(
             "gram": gram.result(),
             "gain": (gain / len(workload.jobs)).numpy(),
             "tokens": kept,
-            "times/timestep": np.asarray(recording.timesteps),
-            "times/sigma": _sigmas(sigmas, steps, recording.timesteps),
+            "times/timestep": np.asarray(probe.timesteps),
+            "times/sigma": _sigmas(sigmas, steps, probe.timesteps),
         },
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -94,7 +99,7 @@ def trace(
             },
             "workload": workload.describe(),
             "splits": [job.split for job in workload.jobs],
-            "branches": recording.branches,
+            "branches": probe.branches,
             "point": point.model_dump(),
             "num_tokens": num_tokens,
             "batch": batch,

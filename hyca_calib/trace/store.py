@@ -56,9 +56,7 @@ def stored_bytes(layout: Layout) -> int:
 class TraceWriter:
     """Writes a trace sample by sample; nothing has the final name before `commit`."""
 
-    def __init__(self, path: Path, point: CachePoint, layout: Layout, overwrite: bool) -> None:
-        if path.exists() and not overwrite:
-            raise TraceError(f"{path} exists; choose another --out, or --overwrite it")
+    def __init__(self, path: Path, point: CachePoint, layout: Layout) -> None:
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
         shutil.rmtree(self._partial, ignore_errors=True)

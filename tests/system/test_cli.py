@@ -66,7 +66,9 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
         assert f"pictures/{link}.png" in (studied.parent / "report.md").read_text()
         assert (studied.parent / "pictures" / f"{link}.png").stat().st_size > 1000
 
-    done = run("evaluate", "--plan", studied, "--prompts", "prompts.txt", "--samples", 3, "--json")
+    done = run(
+        "evaluate", "--model", "tiny:pipeline", "--plan", studied, "--prompts", "prompts.txt", "--samples", 3, "--json"
+    )
     assert done.exit_code == 0, done.output
     figures = json.loads(done.stdout)
     assert {"psnr_db", "ssim", "flops_ratio", "wall_ratio", "steps_total", "steps_computed", "cache_bytes"} <= set(
