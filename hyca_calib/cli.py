@@ -70,8 +70,8 @@ def search(
     prompts: Prompts = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, per budget.")] = 40,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds after which no trial starts.")] = 45.0,
-    confirm: Annotated[float, typer.Option(min=0, help="Minutes of real rollouts; 0 trusts the statistics.")] = 1.5,
-    refine: Annotated[float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps.")] = 6.0,
+    confirm: Annotated[float, typer.Option(min=0, help="Minutes of real rollouts; 0 trusts the statistics.")] = 1.0,
+    refine: Annotated[float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps.")] = 5.0,
     groups: Annotated[int | None, typer.Option(min=1, help="Fix the number of groups.")] = None,
     taps: Annotated[
         Literal["channel", "group"], typer.Option(help="Grain of refined taps: a row per channel or per group.")

@@ -43,8 +43,8 @@ class Limits:
 
     trials: int = 40
     timeout: float = 45.0
-    confirm: float = 1.5
-    refine: float = 6.0
+    confirm: float = 1.0
+    refine: float = 5.0
     groups: int | None = None
     taps: Literal["channel", "group"] = "channel"
     seed: int = 0

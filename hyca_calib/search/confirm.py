@@ -35,7 +35,7 @@ class Confirmation:
         finalists: offline candidates that are rolled out before the best one's schedule is refined.
     """
 
-    minutes: float = 1.5
+    minutes: float = 1.0
     finalists: int = 6
 
 

@@ -51,7 +51,7 @@ class Refinement:
             checkpointed and computed twice.
     """
 
-    minutes: float = 6.0
+    minutes: float = 5.0
     batch: int = 12
     lr: float = 2e-3
     evaluations: int = 12
