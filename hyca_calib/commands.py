@@ -109,23 +109,19 @@ def search_plans(
     folder = out or STUDIES / f"{path.stem}-{'-'.join(b.text for b in wanted)}"
     folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
     studies = [Study.open(where, _request(path, b, limits)) for where, b in zip(folders, wanted, strict=True)]
-    open_studies = [pair for pair in zip(studies, wanted, strict=True) if not pair[0].complete]
-    pipe = load_pipeline(recorded.attributes["model"]["name"]) if open_studies else None
-    for study, budget in open_studies:
-        _search_one(pipe, recorded, workload, budget, study, limits)
-    for study in studies:
-        if study not in [s for s, _ in open_studies]:
+    pipe = None
+    for study, budget in zip(studies, wanted, strict=True):
+        if study.complete and study.report.exists():
             console.print(f"{study.folder}: complete already", soft_wrap=True)
+            continue
+        pipe = pipe or load_pipeline(recorded.attributes["model"]["name"])
+        if not study.complete:
+            console.print(f"budget {budget.text} -> {study.folder}", soft_wrap=True)
+            with stages(("tune", "confirm", "refine")) as tell:
+                search(pipe, recorded, workload, budget, study, limits.options(), tell)
+        write_report(pipe, study, recorded, workload, load_plan(study.plan))
+        console.print(f"report: {study.report}", soft_wrap=True)
     return [study.plan for study in studies]
-
-
-def _search_one(pipe: Any, recorded: Trace, workload: Workload, budget: Budget, study: Study, limits: Limits) -> Plan:
-    console.print(f"budget {budget.text} -> {study.folder}", soft_wrap=True)
-    with stages(("tune", "confirm", "refine")) as tell:
-        plan = search(pipe, recorded, workload, budget, study, limits.options(), tell)
-    write_report(pipe, study, recorded, workload, plan)
-    console.print(f"report: {study.folder / 'report.html'}", soft_wrap=True)
-    return plan
 
 
 def evaluate_file(

@@ -65,6 +65,10 @@ class Study:
         return self.folder / "plan.json"
 
     @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
     def complete(self) -> bool:
         return self.plan.exists() and (self.folder / "result.json").exists()
 

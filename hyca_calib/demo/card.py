@@ -37,7 +37,8 @@ Upper rows: names it was trained on. Last row: names it never saw, made of words
 | Held out | {num_held} names, for generalisation tests |
 | Reproduce | `python -m hyca_calib.demo.train --out DIR --compile` |
 
-It knows {words} words and nothing else; unknown words share one vector that was never trained. Out of scope: anything but testing.
+It knows {words} words and nothing else; unknown words share one vector that was never trained.
+Out of scope: anything but testing.
 """
 
 

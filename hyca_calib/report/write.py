@@ -49,10 +49,10 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
     )
     pictures = {path.stem: path for path in sorted(folder.glob("*.png"))}
     inline = {name: base64.b64encode(path.read_bytes()).decode() for name, path in pictures.items()}
-    page = study.folder / "report.html"
-    page.write_text(environment.get_template("report.html").render(**content, pictures=inline))
     linked = {name: path.relative_to(study.folder).as_posix() for name, path in pictures.items()}
     (study.folder / "report.md").write_text(environment.get_template("report.md").render(**content, pictures=linked))
+    page = study.report
+    page.write_text(environment.get_template("report.html").render(**content, pictures=inline))
     return page
 
 

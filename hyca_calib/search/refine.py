@@ -12,6 +12,7 @@ what the taps did before, which is where most of the gain comes from.
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections import deque
@@ -47,15 +48,15 @@ class Refinement:
         batch: fit samples of one iteration.
         lr: peak learning rate of Adam; it falls to a tenth along a cosine of the time spent.
         evaluations: how often the select split is rolled out on the way.
-        memory_bytes: activations kept for the backward pass; beyond, every network call is
-            checkpointed and computed twice.
+        memory_share: share of the free memory that activations may take; beyond, every network call
+            is checkpointed and computed twice.
     """
 
     minutes: float = 5.0
     batch: int = 12
     lr: float = 2e-3
     evaluations: int = 12
-    memory_bytes: int = 4 << 30
+    memory_share: float = 0.4
 
 
 class TapRollout:
@@ -246,7 +247,13 @@ def _needs_checkpoint(pipe: Any, plan: Plan, jobs: Sequence[Job], settings: Refi
     with TapRollout(pipe, plan, checkpointed=False) as rollout, torch.enable_grad(), hooks:
         rollout.taps = torch.from_numpy(plan_taps(plan)).float().to(_device(pipe)).requires_grad_()
         sample_latents(pipe, jobs[:1], plan.schedule.num_steps, 1, with_grad=True)
-    return kept * settings.batch > settings.memory_bytes
+    return kept * settings.batch > settings.memory_share * _free_bytes(_device(pipe))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _device(pipe: Any) -> torch.device:
