@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.compiling import outside
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.combine import weighted_sum
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
@@ -67,31 +68,45 @@ class Session:
         self._streams: dict[Stream, _StreamState] = {}
         self._weights: dict[tuple[int, int, torch.device], Tensor] = {}
         self._warned = False
+        self._decide = outside(self._decide_on)
+        self._remember = outside(self._remember_feature)
         self._attachment.install(self._answer)
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        branch = (self._attachment.context.branch, 0, 0)
-        state = self._streams.setdefault(branch, _StreamState(self.plan.depth))
+        state, step, forecast = self._decide(args, kwargs)
+        if forecast is not None:
+            return self._attachment.predict(forecast, args, kwargs)
+        output, feature = self._attachment.compute(args, kwargs)
+        self._remember(state, step, feature)
+        return output
+
+    def _decide_on(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[_StreamState, int | None, Tensor | None]:
+        """The stream of a call, its step if that is on the plan, and the feature to predict from, if any."""
+        branch = self._attachment.context.branch
+        state = self._streams.setdefault((branch, 0, 0), _StreamState(self.plan.depth))
         tick = self._clock.read(args, kwargs, state.last_step)
         state.enter(tick.step, self.plan.schedule.num_steps, tick.time)
         if state.off_plan or tick.step is None:
             self._leave_plan(state)
-            state.count.computed += 1
-            return self._attachment.compute(args, kwargs)[0]
-        moment = Moment(state.run, tick.step, self.plan.schedule.num_steps, tick.time, tick.branch)
+            return state, None, None
+        moment = Moment(state.run, tick.step, self.plan.schedule.num_steps, tick.time, branch)
         if self._policy.action(moment).kind == "predict":
             taps = self.plan.taps[moment.step]
+            features = state.history.features[: len(taps.history)]
             if state.history.steps[: len(taps.history)] == taps.history:
-                features = state.history.features[: len(taps.history)]
                 state.count.predicted += 1
                 state.count.forecast_flops += 2 * len(features) * features[0].numel()
-                forecast = weighted_sum(features, self._weights_for(moment.step, features[0]))
-                return self._attachment.predict(forecast, args, kwargs)
-        output, feature = self._attachment.compute(args, kwargs)
-        self._check_feature(feature)
-        state.history.push(moment.step, feature)
+                return state, moment.step, weighted_sum(features, self._weights_for(moment.step, features[0]))
+        return state, moment.step, None
+
+    def _remember_feature(self, state: _StreamState, step: int | None, feature: Tensor) -> None:
+        """Count a computed call; keep its feature if the run is on the plan."""
         state.count.computed += 1
-        return output
+        if step is not None:
+            self._check_feature(feature)
+            state.history.push(step, feature)
 
     def _weights_for(self, step: int, like: Tensor) -> Tensor:
         key = (step, like.ndim, like.device)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hyca_runtime.attach.block_io import pass_through
 from hyca_runtime.attach.clock import ContextTap
+from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.forwards import Patch, is_patched
 from hyca_runtime.attach.points import find_blocks, find_final_norm
 from hyca_runtime.errors import AttachError
@@ -61,16 +61,20 @@ class Attachment:
             norm = find_final_norm(module)
             self._wrappers = [(norm, self._wrap_norm(norm)), *((b, self._wrap_block(b)) for b in find_blocks(module))]
         self._patches: list[Patch] = []
+        self._open = outside(_open)
         self._rebuild: Callable[[Tensor], Any] = lambda tensor: tensor
 
     def install(self, handler: Handler) -> None:
-        """Let `handler` answer every call of the network."""
+        """Let `handler` answer every call of the network.
 
-        def answer(*args: Any, **kwargs: Any) -> Any:
+        Under `torch.compile` the frame of `handler` is not traced, what it calls is; see `compiling`.
+        """
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
             return handler(args, kwargs)
 
-        # Decisions are plain Python outside every graph; what they call is compiled as usual.
-        forward = torch.compiler.disable(answer, recursive=False)  # type: ignore[no-untyped-call]
+        for function in (forward, handler, self.compute, self.predict):
+            around(function)
         forward.__dict__.update(_hyca=True, __wrapped__=self._forward)
         self._patches = [Patch(owner, "forward", wrapper) for owner, wrapper in self._wrappers]
         self._patches += self.context.install()
@@ -92,7 +96,7 @@ class Attachment:
         """Run the network in full; returns its output and the feature at the cache point."""
         output = self._forward(*args, **kwargs)
         if self.point.kind == "output":
-            feature, self._rebuild = _open(output)
+            feature, self._rebuild = self._open(output)
             return output, feature
         captured, self._gate.captured = self._gate.captured, None
         if captured is None:
