@@ -93,17 +93,18 @@ def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -
     _finish(figure, left, path)
 
 
-def picture_wall(
-    rows: Sequence[tuple[str, Tensor]], captions: Sequence[str], path: Path, notes: Sequence[Sequence[str]] = ()
-) -> None:
+def picture_wall(rows: Sequence[tuple[str, Tensor, Sequence[float]]], captions: Sequence[str], path: Path) -> None:
     """Rows of pictures ``(sample, 3, height, width)`` in [0, 1], same prompts and seeds in each.
 
     Args:
-        notes: a short text under each picture, ``[row][sample]``.
+        rows: title, pictures, and the PSNR in dB to write under each, if any.
+        captions: one for each column.
     """
     count = len(captions)
-    figure, grid = pyplot.subplots(len(rows), count, figsize=(1.15 * count, 1.42 * len(rows)), squeeze=False)
-    for r, (title, pictures) in enumerate(rows):
+    figure, grid = pyplot.subplots(
+        len(rows), count, figsize=(1.1 * count + 0.4, 1.22 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for r, (title, pictures, psnr) in enumerate(rows):
         for c in range(count):
             axes = grid[r][c]
             axes.imshow(pictures[c].permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
@@ -112,10 +113,9 @@ def picture_wall(
                 spine.set_visible(False)
             if r == 0:
                 axes.set_title(captions[c][:18], fontsize=7)
-            if notes and notes[r]:
-                axes.set_xlabel(notes[r][c], fontsize=7, labelpad=1)
+            if psnr:
+                axes.set_xlabel(f"{psnr[c]:.1f} dB", fontsize=7, labelpad=1)
         grid[r][0].set_ylabel(title, fontsize=8)
-    figure.tight_layout(pad=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
