@@ -88,3 +88,9 @@ def test_runtime_files_stay_small(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
             assert node.end_lineno - node.lineno <= 45, f"{node.name} is long"
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    command = """python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[dev]' && .venv/bin/pytest"""
+    for name in ("README.md", ".ci/run"):
+        assert f'\n{command} -m "not gpu"\n' in (ROOT / name).read_text()
