@@ -22,7 +22,7 @@ def demo_pipeline(folder: Path = WEIGHTS) -> EmojiPipeline:
     from hyca_calib.demo.pipeline import EmojiPipeline
     from hyca_calib.demo.text import WordEncoder
 
-    options = {"torch_dtype": torch.float32, "local_files_only": True}
+    options = {"torch_dtype": torch.float32, "local_files_only": True, "low_cpu_mem_usage": False}
     return EmojiPipeline(
         transformer=FluxTransformer2DModel.from_pretrained(folder / "transformer", **options),
         text_encoder=WordEncoder.from_pretrained(folder / "text_encoder", **options),
