@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ def run_method(
 
 def full_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Run:
     """The reference: every step computed."""
-    return run_method(pipe, jobs, num_steps, batch, _nothing)[0]
+    return run_method(pipe, jobs, num_steps, batch, nullcontext)[0]
 
 
 def compare(run: Run, full: Run, steps: tuple[int, int], cache_bytes: int, batch: int) -> Evaluation:
@@ -137,8 +137,3 @@ def network_flops(pipe: Any, sample: Callable[[], Any]) -> float:
     finally:
         patch.remove()
     return total
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ def peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Peer]:
     from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
 
     found = [
-        Peer(f"fewer Euler steps: {n}", n, _nothing)
+        Peer(f"fewer Euler steps: {n}", n, nullcontext)
         for n in sorted({max(2, num_steps * part // 100) for part in (14, 18, 20, 26, 34, 38, 50)})
     ]
     for order in (1, 2):
@@ -101,8 +101,3 @@ def _cache(pipe: Any, config: Any) -> Callable[[], AbstractContextManager[None]]
             pipe.transformer.disable_cache()
 
     return applied
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
