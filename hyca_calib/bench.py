@@ -62,7 +62,11 @@ def _peer_row(pipe: Any, peer: Peer, jobs: Sequence[Any], batch: int, full: Run,
 def bench_plans(pipe: Any, plans: Sequence[tuple[str, Plan]], workload: Workload, batch: int, full: Run) -> list[Row]:
     """Plans on the same prompts against the same full run."""
     return [
-        Row(f"HyCa plan {name}", True, evaluate_plan(pipe, plan, workload.of("test"), batch, full)[0])
+        Row(
+            f"HyCa plan {name}",
+            True,
+            evaluate_plan(pipe, plan, workload.of("test"), workload.num_steps, batch, full)[0],
+        )
         for name, plan in plans
     ]
 

@@ -45,9 +45,13 @@ def trace(
     steps: Annotated[int, typer.Option(help="Sampler steps of the full run.")] = 50,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens per sample stored whole; statistics use all.")] = 16,
     point: Annotated[
-        Literal["trunk", "output"],
-        typer.Option(help="trunk: input of the final norm; output: what the network returns, any architecture."),
+        str,
+        typer.Option(
+            help="trunk: input of the final norm. output: what the network returns, any architecture. "
+            "blocks: every block's residual. span:FIRST..LAST, modules:PATTERN (perhaps with :residual): by path."
+        ),
     ] = "trunk",
+    component: Annotated[str, typer.Option(help="Which network of the pipeline; Wan 2.2 has two.")] = "transformer",
     out: Annotated[Path | None, typer.Option(help="Zarr folder. Default: traces/MODEL-POINT-STEPS.zarr.")] = None,
     batch: Batch = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a trace of that name.")] = False,
@@ -59,7 +63,9 @@ def trace(
     from hyca_calib import commands
 
     with one_line_errors():
-        path = commands.trace_model(model, prompts, samples, seed, steps, tokens, point, out, batch, overwrite)
+        path = commands.trace_model(
+            model, prompts, samples, seed, steps, tokens, point, component, out, batch, overwrite
+        )
         print(path)
 
 
@@ -98,6 +104,10 @@ def evaluate(
     prompts: Prompts = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Test samples. Default: all, 48 for demo.")] = None,
     batch: Batch = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps. Default: those of the plan.")] = None,
+    on_mismatch: Annotated[
+        Literal["compute", "adapt", "error"], typer.Option(help="What other steps than the plan's do.")
+    ] = "error",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure a plan on the test split: agreement with the full run, FLOPs, time, memory.
@@ -107,7 +117,7 @@ def evaluate(
     from hyca_calib import commands
 
     with one_line_errors():
-        result = commands.evaluate_file(plan, model, prompts, samples, batch)
+        result = commands.evaluate_file(plan, model, prompts, samples, batch, steps, on_mismatch)
         _show(result.to_json(), as_json)
 
 

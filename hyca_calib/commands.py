@@ -30,7 +30,8 @@ from hyca_calib.trace.store import Trace, newest_trace
 from hyca_calib.workload import Workload, read_prompts
 from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.errors import WorkloadError
-from hyca_runtime.point import CachePoint
+from hyca_runtime.follower import OnMismatch
+from hyca_runtime.point import parse_point
 
 __all__ = ["Limits", "bench_all", "evaluate_file", "report_study", "run_demo", "search_plans", "trace_model"]
 
@@ -66,14 +67,16 @@ def trace_model(
     seed: int,
     steps: int,
     tokens: int,
-    point: Literal["trunk", "output"],
+    point: str,
+    component: str,
     out: Path | None,
     batch: int | None,
     overwrite: bool,
 ) -> Path:
     """``hyca_calib trace``; returns the trace's path."""
     workload = Workload(_prompts(model, prompts), samples, steps, seed)
-    path = out or TRACES / f"{_short(model)}-{point}-{steps}.zarr"
+    where = parse_point(point)
+    path = out or TRACES / f"{_short(model)}-{_short(point)}{_suffix(component)}-{steps}.zarr"
     pipe = load_pipeline(model)
 
     def state_size(size: int) -> None:
@@ -83,11 +86,12 @@ def trace_model(
         trace(
             pipe,
             workload,
-            CachePoint(kind=point),
+            where,
             path,
             model_name=model,
             batch=_batch(model, batch),
             tokens=tokens,
+            component=component,
             overwrite=overwrite,
             on_size=state_size,
             on_samples=advance,
@@ -125,7 +129,13 @@ def search_plans(
 
 
 def evaluate_file(
-    plan_path: Path, model: str, prompts: Path | None, samples: int | None, batch: int | None
+    plan_path: Path,
+    model: str,
+    prompts: Path | None,
+    samples: int | None,
+    batch: int | None,
+    steps: int | None = None,
+    on_mismatch: OnMismatch = "error",
 ) -> Evaluation:
     """``hyca_calib evaluate``; the model is the caller's choice, never the plan's."""
     plan = load_plan(plan_path)
@@ -133,7 +143,7 @@ def evaluate_file(
     jobs = workload.of("test")[:samples]
     pipe = load_pipeline(model)
     console.print(f"{len(jobs)} test samples, full run and plan ...")
-    return evaluate_plan(pipe, plan, jobs, _batch(model, batch))[0]
+    return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, _batch(model, batch), None, on_mismatch)[0]
 
 
 def report_study(folder: Path, prompts: Path | None) -> Path:
@@ -200,7 +210,7 @@ def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation,
     if path.exists():
         console.print(f"{path}: traced already", soft_wrap=True)
     else:
-        trace_model("demo", None, 112, 0, 50, 16, "trunk", path, None, False)
+        trace_model("demo", None, 112, 0, 50, 16, "trunk", "transformer", path, None, False)
     limits = Limits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
     plan_path = search_plans(budget, path, None, limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
     result = evaluate_file(plan_path, "demo", None, None, None)
@@ -229,6 +239,8 @@ def _workload_of(facts: dict[str, Any], model: str, prompts: Path | None) -> Wor
 
 
 def _from_provenance(plan: Plan, key: str) -> Any:
+    if "merged" in plan.provenance:
+        raise PlanError(f"plan {plan.name!r} is merged from several; use those one by one")
     if key not in plan.provenance:
         raise PlanError(f"plan {plan.name!r} does not say its {key}; give it as an option")
     return plan.provenance[key]
@@ -244,3 +256,7 @@ def _batch(model: str, batch: int | None) -> int:
 
 def _short(model: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(model).name)
+
+
+def _suffix(component: str) -> str:
+    return "" if component == "transformer" else f"-{component}"

@@ -16,8 +16,9 @@ from hyca_calib.metrics import Agreement, compare_images
 from hyca_calib.rollout import sample_images
 from hyca_calib.workload import Job
 from hyca_runtime import Plan, Session, apply_plan
-from hyca_runtime.attach.forwards import Patch
-from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.attach.forwards import Patch, Replacement
+from hyca_runtime.attach.points import find_transformers
+from hyca_runtime.follower import OnMismatch
 
 __all__ = ["Evaluation", "Run", "evaluate_plan", "full_run", "network_flops", "run_method"]
 
@@ -110,30 +111,38 @@ def compare(run: Run, full: Run, steps: tuple[int, int], cache_bytes: int, batch
 
 
 def evaluate_plan(
-    pipe: Any, plan: Plan, jobs: Sequence[Job], batch: int, full: Run | None = None
+    pipe: Any,
+    plan: Plan,
+    jobs: Sequence[Job],
+    num_steps: int,
+    batch: int,
+    full: Run | None = None,
+    on_mismatch: OnMismatch = "error",
 ) -> tuple[Evaluation, Run, Run]:
     """Figures of `plan` on `jobs`, with the pictures of both runs."""
-    steps = plan.schedule.num_steps
-    full = full or full_run(pipe, jobs, steps, batch)
-    run, report = run_method(pipe, jobs, steps, batch, lambda: apply_plan(pipe, plan, on_mismatch="error"))
+    full = full or full_run(pipe, jobs, num_steps, batch)
+    run, report = run_method(pipe, jobs, num_steps, batch, lambda: apply_plan(pipe, plan, on_mismatch))
     return compare(run, full, (report.steps, report.computed), report.cache_bytes, batch), run, full
 
 
 def network_flops(pipe: Any, sample: Callable[[], Any]) -> float:
-    """FLOPs inside the transformer while `sample` runs; text encoder and decoder do not count."""
-    module = find_transformer(pipe)
-    inner, total = module.forward, 0.0
+    """FLOPs inside the transformers while `sample` runs; text encoder and decoder do not count."""
+    total = 0.0
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        nonlocal total
-        output: list[Any] = []
-        total += count_flops(lambda: output.append(inner(*args, **kwargs)))
-        return output[0]
+    def counted(inner: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            nonlocal total
+            output: list[Any] = []
+            total += count_flops(lambda: output.append(inner(*args, **kwargs)))
+            return output[0]
 
-    forward.__dict__["__wrapped__"] = inner
-    patch = Patch(module, "forward", forward)
+        return forward
+
+    modules = find_transformers(pipe).values()
+    patches = [Patch(m, "forward", Replacement(m, "forward", counted(m.forward))) for m in modules]
     try:
         sample()
     finally:
-        patch.remove()
+        for patch in patches:
+            patch.remove()
     return total

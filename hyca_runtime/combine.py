@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import cache
 
+import torch
 from torch import Tensor
 
-__all__ = ["weighted_sum"]
+from hyca_runtime.feature import Feature, Widths
+from hyca_runtime.history import History
+
+__all__ = ["forecast", "split_weights", "weighted_sum"]
 
 
 def weighted_sum(features: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """``sum_k weights[k] * features[k]``, accumulated in float32, in the features' own dtype.
+    """``sum_k weights[k] * features[k]``, differentiable, in float32 and then the features' own dtype.
 
     Args:
         features: tensors of one shape, newest first.
@@ -22,3 +28,42 @@ def weighted_sum(features: Sequence[Tensor], weights: Tensor) -> Tensor:
     for feature, weight in zip(features[1:], weights[1:], strict=True):
         total = total.addcmul(feature.float(), weight)
     return total.to(features[0].dtype)
+
+
+def split_weights(weights: Tensor, parts: Widths, ndims: Sequence[int], channel_axis: int) -> tuple[Tensor, ...]:
+    """Weights ``(tap, channel)`` cut into parts and made broadcastable: ``(tap, 1, ..., width, ..., 1)``."""
+    shaped = []
+    for piece, ndim in zip(torch.split(weights, list(parts), dim=1), ndims, strict=True):
+        shape = [len(piece), *([1] * ndim)]
+        shape[1 + channel_axis % ndim] = piece.shape[1]
+        shaped.append(piece.reshape(shape).contiguous())
+    return tuple(shaped)
+
+
+def forecast(history: History, weights: Sequence[Tensor]) -> Feature:
+    """The weighted sum of every part of the newest features, from the ring they lie in.
+
+    Args:
+        weights: of each part, float32 and broadcastable to it, newest tap first.
+
+    Memory: the result; on a CPU in half precision also a float32 copy of it.
+    """
+    slots = history.slots
+    return tuple(_kernel(b.device.type)(b, slots[: len(w)], w) for b, w in zip(history.buffers, weights, strict=True))
+
+
+def _vectorised(buffer: Tensor, slots: Sequence[int], weights: Tensor) -> Tensor:
+    total = buffer[slots[0]] * weights[0]  # float32: half precision is promoted
+    for slot, weight in zip(slots[1:], weights[1:], strict=True):
+        total.addcmul_(buffer[slot], weight)
+    return total.to(buffer.dtype)
+
+
+@cache
+def _kernel(device: str) -> Callable[[Tensor, Sequence[int], Tensor], Tensor]:
+    """One pass over memory where Triton is at hand, else one for each tap."""
+    if device == "cuda" and importlib.util.find_spec("triton") is not None:
+        from hyca_runtime.combine_triton import fused_sum
+
+        return fused_sum
+    return _vectorised

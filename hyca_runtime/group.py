@@ -30,6 +30,7 @@ class DimensionGroup(BaseModel):
         channels: runs of indices, ``"0-5,8"``.
         solver: how the group is predicted.
         axis: what is grouped; only channels so far.
+        fallback: closed form for times that are not the plan's own; needed where `solver` is fitted.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -38,12 +39,20 @@ class DimensionGroup(BaseModel):
     channels: str
     solver: SolverSpec
     axis: Literal["channel"] = "channel"
+    fallback: SolverSpec | None = None
 
     @field_validator("channels")
     @classmethod
     def _readable(cls, text: str) -> str:
         decode_channels(text)
         return text
+
+    @property
+    def closed_form(self) -> SolverSpec:
+        """The solver for any times; linear extrapolation if a fitted group names none."""
+        if self.fallback is None and self.solver.name == "fitted":
+            return SolverSpec(name="newton", configuration={"order": 1})
+        return self.fallback or self.solver
 
     @property
     def indices(self) -> np.ndarray:

@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
-from collections import deque
-
+import torch
 from torch import Tensor
+
+from hyca_runtime.feature import Feature
 
 __all__ = ["History"]
 
 
 class History:
-    """The last `depth` computed features, newest first, all of one shape, dtype and device."""
+    """The last `depth` computed features and their positions, newest first.
+
+    They lie in one buffer ``(depth, *shape)`` for each part, which is a ring: a feature is copied
+    in once and read in place, so a forecast allocates nothing but its result. The copy also keeps
+    a feature safe from CUDA graphs, which reuse the memory of their outputs.
+    """
 
     def __init__(self, depth: int) -> None:
-        self._entries: deque[tuple[int, Tensor]] = deque(maxlen=depth)
+        self._depth = depth
+        self._positions: list[float] = []
+        self._buffers: tuple[Tensor, ...] = ()
+        self._newest = 0
 
-    def push(self, step: int, feature: Tensor) -> None:
+    def push(self, position: float, feature: Feature) -> None:
         """Remember `feature`; a change of shape, dtype or device drops what was there."""
-        feature = feature.detach()
-        if feature.untyped_storage().nbytes() > feature.nbytes:
-            feature = feature.clone()  # a view would keep the whole text-and-image sequence alive
-        if self._entries:
-            old = self._entries[0][1]
-            if (old.shape, old.dtype, old.device) != (feature.shape, feature.dtype, feature.device):
-                self._entries.clear()
-        self._entries.appendleft((step, feature))
+        if [_like(part) for part in feature] != [_like(buffer[0]) for buffer in self._buffers]:
+            self.clear()
+            self._buffers = tuple(torch.empty((self._depth, *p.shape), dtype=p.dtype, device=p.device) for p in feature)
+        self._newest = (self._newest - 1) % self._depth
+        for part, buffer in zip(feature, self._buffers, strict=True):
+            buffer[self._newest].copy_(part.detach())
+        self._positions = [position, *self._positions[: self._depth - 1]]
 
     def clear(self) -> None:
-        self._entries.clear()
+        """Forget everything and give the memory back."""
+        self._positions, self._buffers = [], ()
 
     @property
-    def steps(self) -> tuple[int, ...]:
-        return tuple(step for step, _ in self._entries)
+    def positions(self) -> tuple[float, ...]:
+        """Where in the plan the features were computed: a step of it, or between two."""
+        return tuple(self._positions)
 
     @property
-    def features(self) -> tuple[Tensor, ...]:
-        return tuple(feature for _, feature in self._entries)
+    def buffers(self) -> tuple[Tensor, ...]:
+        """One ``(depth, *shape)`` for each part; the k-th newest feature is in slot `slots[k]`."""
+        return self._buffers
+
+    @property
+    def slots(self) -> list[int]:
+        return [(self._newest + k) % self._depth for k in range(len(self._positions))]
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Views of the features, newest first."""
+        return tuple(tuple(buffer[slot] for buffer in self._buffers) for slot in self.slots)
 
     @property
     def nbytes(self) -> int:
-        return sum(feature.nbytes for _, feature in self._entries)
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+
+def _like(tensor: Tensor) -> tuple[object, ...]:
+    return (tensor.shape, tensor.dtype, tensor.device)

@@ -16,18 +16,19 @@ class Moment:
 
     Attributes:
         run: how many runs this stream began before.
-        step: index of the sampler step, from 0.
-        num_steps: steps of the whole run.
-        time: the timestep the network was called with, in the model's own unit.
-        branch: guidance branch, the name given to diffusers' ``cache_context`` ("" without one).
+        position: the step of the plan, from 0; between two for a sampler with other steps.
+        previous: position of the call before in this run, -1 at the first.
+        num_steps: steps of the plan.
+        branch: guidance branch: the name given to diffusers' ``cache_context``, or "", "#1" ... in
+            order of appearance.
         chunk: part of a long video that is denoised on its own.
-        lane: one of several samplers that run side by side.
+        lane: one of several samplers that run side by side; each thread is one.
     """
 
     run: int
-    step: int
+    position: float
+    previous: float
     num_steps: int
-    time: float
     branch: str = ""
     chunk: int = 0
     lane: int = 0

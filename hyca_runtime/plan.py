@@ -4,134 +4,91 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hyca_runtime.errors import HycaError, PlanError
-from hyca_runtime.group import DimensionGroup, check_partition
+from hyca_runtime.group import DimensionGroup
 from hyca_runtime.point import CachePoint
 from hyca_runtime.registry import did_you_mean
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.solvers import Solver, TapTable, solver_from_spec, tap_table
+from hyca_runtime.section import Cost, ModelFingerprint, Part, Quality, Sampler, Section
 
-__all__ = ["PLAN_VERSION", "Cost", "ModelFingerprint", "Plan", "Quality", "Sampler", "load_plan", "save_plan"]
+__all__ = [
+    "PLAN_VERSION",
+    "Cost",
+    "ModelFingerprint",
+    "Plan",
+    "Quality",
+    "Sampler",
+    "Section",
+    "load_plan",
+    "merge_plans",
+    "parse_plan",
+    "save_plan",
+]
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 MAX_PLAN_BYTES = 1 << 28
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelFingerprint(_Part):
-    """What a model must look like for the plan to fit.
-
-    Attributes:
-        transformer: class name of the network.
-        config_digest: SHA-256 of its configuration.
-        num_channels: feature dimensions at the cache point.
-    """
-
-    transformer: str
-    config_digest: str
-    num_channels: int = Field(ge=1)
-
-
-class Sampler(_Part):
-    """The time grid the plan was made for.
-
-    Attributes:
-        scheduler: class name, for people.
-        timesteps: what the network is called with on each step, in its own unit.
-        axis: the time axis of the solvers: "step", "sigma" or "log_snr".
-        axis_times: position of each step on that axis.
-    """
-
-    scheduler: str
-    timesteps: tuple[float, ...]
-    axis: str
-    axis_times: tuple[float, ...]
-
-
-class Cost(_Part):
-    """Measured compute of one run of the network, without text encoder and decoder."""
-
-    full_step_flops: float = Field(gt=0)
-    predicted_step_flops: float = Field(ge=0)
-    flops_ratio: float = Field(gt=0)
-
-
-class Quality(_Part):
-    """Agreement with the full run, measured by rollouts on one split."""
-
-    split: Literal["fit", "select", "test"]
-    num_samples: int
-    psnr_db: float
-
-
-class Plan(_Part):
-    """A complete recipe: where, when and how features are predicted.
+class Plan(Part):
+    """Sections for the networks of a pipeline and the step counts it is run with.
 
     Attributes:
         format: always "hyca-plan".
         version: of this layout; newer ones are refused.
-        groups: partition of the feature dimensions, each with its solver.
+        sections: at most one for each network and time grid.
         provenance: where the plan comes from; free-form, never read by the runtime.
     """
 
     format: Literal["hyca-plan"] = "hyca-plan"
     version: int = PLAN_VERSION
     name: str
-    model: ModelFingerprint
-    sampler: Sampler
-    point: CachePoint
-    schedule: Schedule
-    groups: tuple[DimensionGroup, ...]
-    cost: Cost | None = None
-    quality: Quality | None = None
+    sections: tuple[Section, ...] = Field(min_length=1)
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Plan:
-        steps = self.schedule.num_steps
-        for label, values in (("timesteps", self.sampler.timesteps), ("axis_times", self.sampler.axis_times)):
-            if len(values) != steps:
-                raise ValueError(f"sampler.{label}: expected {steps} values, one per step, got {len(values)}")
-        if len(set(self.sampler.axis_times)) != steps:
-            raise ValueError("sampler.axis_times: two steps share one time")
-        check_partition(self.groups, self.model.num_channels)
-        try:
-            _ = self.taps  # every row must exist and fit its group
-        except HycaError as error:
-            raise ValueError(str(error)) from error
+        seen: set[tuple[str, tuple[float, ...]]] = set()
+        for section in self.sections:
+            key = (section.component, section.sampler.timesteps)
+            if key in seen:
+                raise ValueError(f"sections: two are for the {section.component} with the same timesteps")
+            seen.add(key)
+            if section.point != next(s for s in self.sections if s.component == section.component).point:
+                raise ValueError(f"sections: those of the {section.component} must share one cache point")
         return self
 
-    @cached_property
-    def solvers(self) -> tuple[tuple[np.ndarray, Solver], ...]:
-        """Channel indices and solver of each group."""
-        return tuple((group.indices, solver_from_spec(group.solver)) for group in self.groups)
-
-    @cached_property
-    def taps(self) -> Mapping[int, TapTable]:
-        """The weights of each predicted step, over the history its schedule gives it."""
-        return tap_table(self.schedule, self.sampler.axis_times, self.solvers, self.model.num_channels)
-
-    def __eq__(self, other: object) -> bool:
-        """Equal fields; the cached properties hold arrays and do not count."""
-        return isinstance(other, Plan) and self.model_dump() == other.model_dump()
-
-    __hash__ = None  # type: ignore[assignment]
-
     @property
-    def depth(self) -> int:
-        """How many computed features a stream must remember."""
-        return max((len(taps.history) for taps in self.taps.values()), default=1)
+    def section(self) -> Section:
+        """The only section.
+
+        Raises:
+            PlanError: there are several.
+        """
+        if len(self.sections) > 1:
+            raise PlanError(f"plan {self.name!r} has {len(self.sections)} sections, expected one")
+        return self.sections[0]
+
+
+def merge_plans(plans: Sequence[Plan], name: str) -> Plan:
+    """One plan with the sections of all.
+
+    Raises:
+        PlanError: two sections are for the same network and timesteps.
+    """
+    try:
+        return Plan(
+            name=name,
+            sections=tuple(section for plan in plans for section in plan.sections),
+            provenance={"merged": [{"name": plan.name, **plan.provenance} for plan in plans]},
+        )
+    except ValidationError as error:
+        raise PlanError(f"these plans cannot be merged: {_first_fault(error)}") from error
 
 
 def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
@@ -173,6 +130,8 @@ def parse_plan(content: Any, source: str) -> Plan:
             f"{source}: plan version {version} is newer than this hyca understands ({PLAN_VERSION}); "
             "upgrade: pip install -U hyca"
         )
+    if version == 1:
+        raise PlanError(f"{source}: a plan of version 1, before 0.2; search again with this hyca")
     if version != PLAN_VERSION:
         raise PlanError(f"{source}: version: expected {PLAN_VERSION}, got {version!r}")
     try:
@@ -202,7 +161,9 @@ def _first_fault(error: ValidationError | HycaError) -> str:
 
 def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
     """Names a misspelt field may have meant."""
+    named = [part for part in location if isinstance(part, str)]
     parts: dict[str, type[BaseModel]] = {
+        "sections": Section,
         "model": ModelFingerprint,
         "sampler": Sampler,
         "point": CachePoint,
@@ -211,5 +172,5 @@ def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
         "cost": Cost,
         "quality": Quality,
     }
-    owner = parts.get(str(location[0]), Plan) if len(location) > 1 else Plan
+    owner = parts.get(named[-2], Plan) if len(named) > 1 else Plan
     return list(owner.model_fields)

@@ -4,24 +4,86 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-__all__ = ["CachePoint"]
+from hyca_runtime.errors import PlanError
+
+__all__ = ["CachePoint", "Kind", "parse_point"]
+
+Kind = Literal["trunk", "output", "span", "blocks", "modules"]
 
 
 class CachePoint(BaseModel):
-    """One tensor of the network that stands for all the work before it.
+    """The tensors of the network that stand for the work before them.
 
     ``trunk`` is the input of the final norm: on a predicted step no transformer block runs, while
     the final modulation and projection are live. ``output`` is what the network returns: nothing
-    runs at all, and nothing about the architecture need be known.
+    runs at all. ``span`` is a run of neighbouring blocks, ``blocks`` every block on its own (what
+    the HyCa paper caches, as residuals), ``modules`` all modules whose path matches a pattern
+    (``transformer_blocks.*.attn``).
+
+    A point may have several tensors, its *parts*: the streams of a block, or all blocks. Their
+    channels are counted one after another.
 
     Attributes:
-        kind: which tensor.
-        channel_axis: the axis of that tensor that counts feature dimensions.
+        kind: which tensors.
+        path: of a span ``first..last``, of modules a pattern as in `fnmatch`, else empty.
+        keep: the tensor itself, or its difference to what went in.
+        channel_axis: the axis of those tensors that counts feature dimensions.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    kind: Literal["trunk", "output"] = "trunk"
+    kind: Kind = "trunk"
+    path: str = ""
+    keep: Literal["output", "residual"] = "output"
     channel_axis: int = -1
+
+    @model_validator(mode="after")
+    def _check(self) -> CachePoint:
+        if self.kind in ("span", "modules") and not self.path:
+            raise ValueError(f"path: a point of kind '{self.kind}' needs one, such as {_EXAMPLES[self.kind]!r}")
+        if self.kind not in ("span", "modules") and self.path:
+            raise ValueError(f"path: a point of kind '{self.kind}' has none, got {self.path[:60]!r}")
+        if self.kind == "span" and len(self.ends) != 2:
+            raise ValueError(f"path: expected 'first..last', got {self.path[:60]!r}")
+        if self.kind in ("trunk", "output") and self.keep == "residual":
+            raise ValueError(f"keep: a point of kind '{self.kind}' is kept as output")
+        return self
+
+    @property
+    def ends(self) -> list[str]:
+        """Paths of the first and the last module of a span."""
+        return self.path.split("..")
+
+    def __str__(self) -> str:
+        """Inverse of `parse_point`."""
+        text = f"{self.kind}:{self.path}" if self.path else self.kind
+        return f"{text}:residual" if self.keep == "residual" and self.kind != "blocks" else text
+
+
+_EXAMPLES = {"span": "transformer_blocks.2..transformer_blocks.16", "modules": "transformer_blocks.*.attn"}
+
+
+def parse_point(text: str) -> CachePoint:
+    """A point as written on a command line.
+
+    >>> parse_point("trunk").kind
+    'trunk'
+    >>> parse_point("span:blocks.2..blocks.9:residual").keep
+    'residual'
+
+    Raises:
+        PlanError: not one of ``trunk``, ``output``, ``blocks``, ``span:FIRST..LAST``,
+            ``modules:PATTERN``, the last two perhaps with ``:residual``.
+    """
+    kind, _, rest = text.partition(":")
+    path, residual = rest.removesuffix(":residual"), rest.endswith(":residual")
+    keep = "residual" if residual or kind == "blocks" else "output"
+    try:
+        return CachePoint.model_validate({"kind": kind, "path": path, "keep": keep})
+    except ValueError as error:
+        raise PlanError(
+            f"point {text[:80]!r}: expected trunk, output, blocks, span:FIRST..LAST or modules:PATTERN, "
+            "the last two perhaps with :residual"
+        ) from error

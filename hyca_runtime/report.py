@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hyca_runtime.moment import Stream
@@ -11,11 +12,12 @@ __all__ = ["RunReport", "StreamCount"]
 
 @dataclass
 class StreamCount:
-    """Calls of one stream during its current run."""
+    """Calls of one stream during its current run, and the most bytes its features took."""
 
     computed: int = 0
     predicted: int = 0
     forecast_flops: int = 0
+    cache_bytes: int = 0
 
     @property
     def steps(self) -> int:
@@ -27,14 +29,14 @@ class RunReport:
     """Account of the latest run.
 
     Attributes:
-        streams: calls per guidance branch, chunk and lane.
-        off_plan: why the run was computed in full, or "".
-        cache_bytes: bytes of features held now.
+        streams: calls per network of the pipeline ("" if it has one) and stream of it.
+        off_plan: why the run was computed in full or adapted, or "".
+        cache_bytes: bytes of features held at most during the run; they are freed at its last step.
         forecast_flops: FLOPs of the weighted sums, whole batch.
         flops_ratio: FLOPs of the plan's full run over this run's, None when the plan does not say.
     """
 
-    streams: dict[Stream, StreamCount] = field(default_factory=dict)
+    streams: dict[tuple[str, *Stream], StreamCount] = field(default_factory=dict)
     off_plan: str = ""
     cache_bytes: int = 0
     forecast_flops: int = 0
@@ -42,11 +44,18 @@ class RunReport:
 
     @property
     def computed(self) -> int:
-        return max((count.computed for count in self.streams.values()), default=0)
+        """Computed steps, of the guidance branch that has most."""
+        return self._longest(lambda count: count.computed)
 
     @property
     def steps(self) -> int:
-        return max((count.steps for count in self.streams.values()), default=0)
+        return self._longest(lambda count: count.steps)
+
+    def _longest(self, length: Callable[[StreamCount], int]) -> int:
+        longest: dict[str, int] = {}
+        for (network, *_), count in self.streams.items():
+            longest[network] = max(longest.get(network, 0), length(count))
+        return sum(longest.values())
 
     def __str__(self) -> str:
         if not self.steps:
@@ -56,7 +65,11 @@ class RunReport:
             ratio += f", {self.flops_ratio:.2f}x by FLOPs"
         lines = [f"{self.computed} of {self.steps} steps computed ({ratio}), {self.cache_bytes / 2**20:.2f} MiB held"]
         if len(self.streams) > 1:
-            lines += [f"  {s[0] or 'unnamed branch'}: {c.computed} of {c.steps}" for s, c in self.streams.items()]
+            for (network, branch, _, lane), count in self.streams.items():
+                thread = f"thread {lane}" if lane else ""
+                where = ", ".join(filter(None, [network, branch or "unnamed branch", thread]))
+                lines.append(f"  {where}: {count.computed} of {count.steps}")
         if self.off_plan:
-            lines.append(f"  computed in full: {self.off_plan}")
+            adapted = any(count.predicted for count in self.streams.values())
+            lines.append(f"  {'adapted' if adapted else 'computed in full'}: {self.off_plan}")
         return "\n".join(lines)

@@ -5,174 +5,102 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hyca_runtime.attach.attachment import Attachment
-from hyca_runtime.attach.clock import Clock
-from hyca_runtime.attach.compiling import outside
-from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.combine import weighted_sum
+from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
-from hyca_runtime.history import History
-from hyca_runtime.moment import Moment, Stream
-from hyca_runtime.plan import Plan
-from hyca_runtime.policies.scheduled import Scheduled
-from hyca_runtime.report import RunReport, StreamCount
+from hyca_runtime.follower import Follower, OnMismatch
+from hyca_runtime.plan import Plan, Section
+from hyca_runtime.report import RunReport
 
 __all__ = ["Session", "apply_plan", "config_digest"]
 
-OnMismatch = Literal["compute", "error"]
-
-
-class _StreamState:
-    """What one branch remembers of its current run."""
-
-    def __init__(self, depth: int) -> None:
-        self.history = History(depth)
-        self.count = StreamCount()
-        self.run = -1
-        self.last_step = -1
-        self.off_plan = ""
-
-    def enter(self, step: int | None, num_steps: int, time: float) -> None:
-        """Move to `step`: a run starts at step 0 and visits every step once, or it is off plan."""
-        if step == 0:
-            self.history.clear()
-            self.count, self.off_plan, self.run = StreamCount(), "", self.run + 1
-        elif step is None or step >= num_steps:
-            self.off_plan = self.off_plan or f"timestep {time:g} is none of the plan's {num_steps}"
-        elif step != self.last_step + 1:
-            self.off_plan = self.off_plan or f"step {step} came after step {self.last_step}"
-        self.last_step = self.last_step if step is None else step
-
 
 class Session:
-    """A network that follows a plan; made by `apply_plan`.
+    """A pipeline that follows a plan; made by `apply_plan`.
 
-    Use it as a context manager, or call `remove`. One session drives one network and its calls must
-    not overlap in time.
+    Use it as a context manager, or call `remove`. Threads may share it: each has runs of its own,
+    and their calls of one network take turns.
     """
 
-    def __init__(self, module: nn.Module, plan: Plan, on_mismatch: OnMismatch = "compute") -> None:
+    def __init__(
+        self, networks: Mapping[str, nn.Module], plan: Plan, on_mismatch: OnMismatch = "compute", scheduler: Any = None
+    ) -> None:
         self.plan = plan
-        self._on_mismatch = on_mismatch
-        self._policy = Scheduled(plan.schedule)
-        self._attachment = Attachment(module, plan.point)
-        self._clock = Clock(module, self._attachment.context, plan.sampler.timesteps)
-        self._streams: dict[Stream, _StreamState] = {}
-        self._weights: dict[tuple[int, int, torch.device], Tensor] = {}
         self._warned = False
-        self._decide = outside(self._decide_on)
-        self._remember = outside(self._remember_feature)
-        self._attachment.install(self._answer)
+        self._followers: dict[str, Follower] = {}
+        try:
+            for name, module in networks.items():
+                sections = [section for section in plan.sections if section.component == name]
+                if sections:
+                    follower = Follower(module, sections, plan.name, on_mismatch, scheduler, self._complain)
+                    self._followers[name] = follower
+        except BaseException:
+            self.remove()
+            raise
 
-    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        state, step, forecast = self._decide(args, kwargs)
-        if forecast is not None:
-            return self._attachment.predict(forecast, args, kwargs)
-        output, feature = self._attachment.compute(args, kwargs)
-        self._remember(state, step, feature)
-        return output
-
-    def _decide_on(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[_StreamState, int | None, Tensor | None]:
-        """The stream of a call, its step if that is on the plan, and the feature to predict from, if any."""
-        branch = self._attachment.context.branch
-        state = self._streams.setdefault((branch, 0, 0), _StreamState(self.plan.depth))
-        tick = self._clock.read(args, kwargs, state.last_step)
-        state.enter(tick.step, self.plan.schedule.num_steps, tick.time)
-        if state.off_plan or tick.step is None:
-            self._leave_plan(state)
-            return state, None, None
-        moment = Moment(state.run, tick.step, self.plan.schedule.num_steps, tick.time, branch)
-        if self._policy.action(moment).kind == "predict":
-            taps = self.plan.taps[moment.step]
-            features = state.history.features[: len(taps.history)]
-            if state.history.steps[: len(taps.history)] == taps.history:
-                state.count.predicted += 1
-                state.count.forecast_flops += 2 * len(features) * features[0].numel()
-                return state, moment.step, weighted_sum(features, self._weights_for(moment.step, features[0]))
-        return state, moment.step, None
-
-    def _remember_feature(self, state: _StreamState, step: int | None, feature: Tensor) -> None:
-        """Count a computed call; keep its feature if the run is on the plan."""
-        state.count.computed += 1
-        if step is not None:
-            self._check_feature(feature)
-            state.history.push(step, feature)
-
-    def _weights_for(self, step: int, like: Tensor) -> Tensor:
-        key = (step, like.ndim, like.device)
-        if key not in self._weights:
-            shape = [1] * like.ndim
-            shape[self.plan.point.channel_axis] = self.plan.model.num_channels
-            rows = torch.from_numpy(self.plan.taps[step].weights)
-            self._weights[key] = rows.reshape(len(rows), *shape).to(like.device)
-        return self._weights[key]
-
-    def _check_feature(self, feature: Tensor) -> None:
-        got = feature.shape[self.plan.point.channel_axis]
-        if got != self.plan.model.num_channels:
-            raise PlanMismatchError(
-                f"plan {self.plan.name!r} is for {self.plan.model.num_channels} channels at the point "
-                f"'{self.plan.point.kind}', the network has {got} there; trace and search this model again"
-            )
-
-    def _leave_plan(self, state: _StreamState) -> None:
-        state.history.clear()
-        steps = self.plan.schedule.num_steps
-        message = f"plan {self.plan.name!r} is for {steps} steps of its own sampler, but {state.off_plan}"
-        if self._on_mismatch == "error":
-            raise PlanMismatchError(f"{message}; sample as the plan says or search a plan for these steps")
+    def _complain(self, message: str) -> None:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"{message}; this run is computed in full. Sample as the plan says, or search a plan for these steps",
+                f"{message}; this run is computed in full. Sample as the plan says, search a plan for these steps, "
+                "or apply it with on_mismatch='adapt'",
                 PlanMismatchWarning,
                 stacklevel=2,
             )
 
-    def at(self, step: int) -> AbstractContextManager[None]:
-        """Say the step of the calls inside, for samplers whose timesteps are not the plan's."""
-        return self._clock.at(step)
+    @contextmanager
+    def at(self, step: int | None = None, branch: str | None = None) -> Iterator[None]:
+        """Say the step of this thread's calls inside, their guidance branch, or both.
+
+        For samplers whose timesteps are not the plan's, and pipelines that do not name their branches.
+        """
+        with ExitStack() as stack:
+            for follower in self._followers.values():
+                stack.enter_context(follower.saying(branch=branch, step=step))
+            yield
 
     def report(self) -> RunReport:
         """What the latest run did; print it."""
-        counts = {stream: state.count for stream, state in self._streams.items()}
-        ratio = None
-        if self.plan.cost is not None and counts:
-            full, light = self.plan.cost.full_step_flops, self.plan.cost.predicted_step_flops
-            spent = sum(count.computed * full + count.predicted * light for count in counts.values())
-            steps = sum(count.steps for count in counts.values())
-            ratio = steps * full / spent if spent else None
+        streams = [
+            ((name if len(self._followers) > 1 else "", *stream), follower, state)
+            for name, follower in self._followers.items()
+            for stream, state in list(follower.streams.items())
+        ]
+        spent = steps = 0.0
+        for _, _, state in streams:
+            cost = state.track.section.cost
+            if cost is None:
+                steps = 0.0
+                break
+            spent += state.count.computed * cost.full_step_flops + state.count.predicted * cost.predicted_step_flops
+            steps += state.count.steps * cost.full_step_flops
         return RunReport(
-            streams=counts,
-            off_plan=next((state.off_plan for state in self._streams.values() if state.off_plan), ""),
-            cache_bytes=sum(state.history.nbytes for state in self._streams.values()),
-            forecast_flops=sum(count.forecast_flops for count in counts.values()),
-            flops_ratio=ratio,
+            streams={key: state.count for key, _, state in streams},
+            off_plan=next((state.track.off_plan for _, _, state in streams if state.track.off_plan), ""),
+            cache_bytes=sum(state.count.cache_bytes for _, _, state in streams),
+            forecast_flops=sum(state.count.forecast_flops for _, _, state in streams),
+            flops_ratio=steps / spent if spent and steps else None,
         )
 
     def reset(self) -> None:
-        """Forget every feature and every count; the next call must be step 0 of a run."""
-        self._streams.clear()
+        """Forget every feature and every count, of all threads; the next call must be step 0 of a run."""
+        for follower in self._followers.values():
+            follower.reset()
 
     def remove(self) -> None:
-        """Restore the network exactly and release all memory. A second call does nothing.
+        """Restore the networks exactly and release all memory. A second call does nothing.
 
-        Raises:
-            AttachError: something else wrapped the network after the plan; nothing was changed then.
+        Where an offload hook was put around a network after the plan, our link in its chain stays
+        and hands every call through.
         """
-        self._attachment.remove()
-        self.reset()
-        self._weights.clear()
+        while self._followers:
+            self._followers.popitem()[1].remove()
 
     def __enter__(self) -> Self:
         return self
@@ -187,31 +115,41 @@ def apply_plan(target: object, plan: Plan, on_mismatch: OnMismatch = "compute") 
     """Make a diffusers pipeline, or a transformer, follow `plan`.
 
     Args:
-        target: a pipeline with a `transformer`, or the network itself, compiled or not.
+        target: a pipeline, or a network itself, compiled or not. Prefer the pipeline: its scheduler
+            tells the step without waiting for the GPU.
         plan: from `load_plan`.
         on_mismatch: what a run with other steps or timesteps does: "compute" every step and warn
-            once, or raise an "error".
+            once, "adapt" the schedule to the sampler's time and forecast by the plan's closed
+            forms, or raise an "error".
 
     Returns:
         The session, which `report`s and `remove`s.
 
     Raises:
-        PlanMismatchError: the plan was made for another network.
-        AttachError: the network cannot be wrapped. Nothing was changed in either case.
+        PlanMismatchError: the plan was made for other networks.
+        AttachError: a network cannot be wrapped. Nothing was changed in either case.
     """
-    module = find_transformer(target)
-    expected, kind = plan.model, type(module).__name__
-    if kind != expected.transformer:
+    networks = find_transformers(target)
+    for section in plan.sections:
+        _check_fits(plan.name, section, networks, type(target).__name__)
+    return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None))
+
+
+def _check_fits(name: str, section: Section, networks: Mapping[str, nn.Module], target: str) -> None:
+    if section.component not in networks:
         raise PlanMismatchError(
-            f"plan {plan.name!r} is for a {expected.transformer}, got a {kind}; nothing was changed"
+            f"plan {name!r} is for a {section.component!r}, {target} has only {', '.join(networks)}; "
+            "nothing was changed"
         )
-    digest = config_digest(module)
+    module, expected = networks[section.component], section.model
+    kind, digest = type(module).__name__, config_digest(module)
+    if kind != expected.transformer:
+        raise PlanMismatchError(f"plan {name!r} is for a {expected.transformer}, got a {kind}; nothing was changed")
     if digest != expected.config_digest:
         raise PlanMismatchError(
-            f"plan {plan.name!r} is for a {kind} of another configuration ({expected.config_digest[:12]}, "
+            f"plan {name!r} is for a {kind} of another configuration ({expected.config_digest[:12]}, "
             f"this one is {digest[:12]}); trace and search this model. Nothing was changed"
         )
-    return Session(module, plan, on_mismatch)
 
 
 def config_digest(module: nn.Module) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.plan import Cost, ModelFingerprint, Plan, Sampler
+from hyca_runtime.plan import Cost, ModelFingerprint, Plan, Sampler, Section
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.session import config_digest
@@ -28,12 +28,17 @@ def make_plan(
     channels = module.config["in_channels"] if point == "output" else module.inner_dim
     parts = np.array_split(np.arange(channels), len(solvers))
     times = tuple(float(t) for t in np.linspace(1.0, 1.0 / steps, steps, dtype=np.float32))
-    return Plan(
-        name="test",
+    section = Section(
         model=ModelFingerprint(
             transformer=type(module).__name__, config_digest=config_digest(module), num_channels=channels
         ),
-        sampler=Sampler(scheduler="FlowMatchEulerDiscreteScheduler", timesteps=times, axis="sigma", axis_times=times),
+        sampler=Sampler(
+            scheduler="FlowMatchEulerDiscreteScheduler",
+            timesteps=times,
+            axis="sigma",
+            axis_times=times,
+            scheduler_timesteps=tuple(1000 * t for t in times),
+        ),
         point=CachePoint(kind=point),
         schedule=Schedule.from_steps(steps, computed),
         groups=tuple(
@@ -42,3 +47,4 @@ def make_plan(
         ),
         cost=Cost(full_step_flops=1000.0, predicted_step_flops=10.0, flops_ratio=2.0),
     )
+    return Plan(name="test", sections=(section,))

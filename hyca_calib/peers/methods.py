@@ -68,7 +68,7 @@ def peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Peer]:
 def magnitude_ratios(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[float]:
     """MagCache's calibration: mean over tokens of the block stack's residual norm, step over step."""
     module = find_transformer(pipe)
-    first = find_blocks(module)[0]
+    first = find_blocks(module)[0].module
     norms: list[Any] = []
     attachment = Attachment(module, CachePoint(kind="trunk"))
     seen: list[Any] = []
@@ -79,7 +79,8 @@ def magnitude_ratios(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[flo
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output, feature = attachment.compute(args, kwargs)
-        norms.append((feature - seen.pop()).float().norm(dim=-1))
+        if feature is not None:
+            norms.append((feature[0] - seen.pop()).float().norm(dim=-1))
         return output
 
     attachment.install(answer)

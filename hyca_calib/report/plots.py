@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyca_calib.replay import forecast_error
 from hyca_calib.search.problem import Problem
-from hyca_runtime.plan import Plan
+from hyca_runtime.plan import Section
 
 matplotlib.use("Agg")
 
@@ -23,43 +23,43 @@ __all__ = ["error_map", "picture_wall", "schedule_strip", "trajectories", "trial
 INK, FAINT, ACCENT = "#1b2a41", "#d9e2ec", "#e4572e"
 
 
-def schedule_strip(plan: Plan, path: Path) -> None:
+def schedule_strip(section: Section, path: Path) -> None:
     """One cell per step: filled where the network is computed."""
-    steps = plan.schedule.num_steps
+    steps = section.schedule.num_steps
     figure, axes = pyplot.subplots(figsize=(9, 0.9))
-    computed = set(plan.schedule.computed_steps)
+    computed = set(section.schedule.computed_steps)
     axes.bar(range(steps), 1, width=0.9, color=[INK if s in computed else FAINT for s in range(steps)])
     axes.set(xlim=(-0.6, steps - 0.4), yticks=[], xlabel="sampler step (dark: computed)")
     axes.set_xticks(sorted(computed))
     _finish(figure, axes, path)
 
 
-def error_by_step_and_group(problem: Problem, plan: Plan) -> NDArray[np.float64]:
+def error_by_step_and_group(problem: Problem, section: Section) -> NDArray[np.float64]:
     """Replayed squared error of each predicted step, relative to the feature's energy, ``(group, step)``."""
-    table = np.full((len(plan.groups), plan.schedule.num_steps), np.nan)
-    for step, taps in plan.taps.items():
+    table = np.full((len(section.groups), section.schedule.num_steps), np.nan)
+    for step, taps in section.taps.items():
         error = forecast_error(problem.select, taps.weights.T.astype(np.float64), taps.history, step)
-        for g, group in enumerate(plan.groups):
+        for g, group in enumerate(section.groups):
             table[g, step] = error[group.indices].sum() / problem.select[group.indices, step, step].sum()
     return table
 
 
-def error_map(problem: Problem, plan: Plan, path: Path) -> None:
+def error_map(problem: Problem, section: Section, path: Path) -> None:
     """Heat map of `error_by_step_and_group`; computed steps stay white."""
-    table = error_by_step_and_group(problem, plan)
+    table = error_by_step_and_group(problem, section)
     figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.22 * len(table)))
     with np.errstate(divide="ignore"):
         shades = axes.imshow(np.log10(table), aspect="auto", cmap="magma", interpolation="nearest")
     figure.colorbar(shades, ax=axes, label="log10 relative error", fraction=0.03)
     axes.set(xlabel="sampler step (white: computed)", ylabel="group")
-    axes.set_yticks(range(len(table)), [str(g.indices.size) for g in plan.groups], fontsize=7)
+    axes.set_yticks(range(len(table)), [str(g.indices.size) for g in section.groups], fontsize=7)
     axes.set_ylabel("group (its size)")
     _finish(figure, axes, path)
 
 
-def trajectories(problem: Problem, plan: Plan, path: Path, most: int = 6) -> None:
+def trajectories(problem: Problem, section: Section, path: Path, most: int = 6) -> None:
     """One channel of each of the largest groups: the full run's line, the plan's forecasts as dots."""
-    groups = sorted(plan.groups, key=lambda g: -g.indices.size)[:most]
+    groups = sorted(section.groups, key=lambda g: -g.indices.size)[:most]
     sample = problem.trace.attributes["splits"].index("select")
     feature = problem.trace.array(f"points/{problem.trace.point.kind}/values")[sample, 0, :, 0]
     figure, grid = pyplot.subplots(2, 3, figsize=(9, 3.6), sharex=True)
@@ -68,7 +68,7 @@ def trajectories(problem: Problem, plan: Plan, path: Path, most: int = 6) -> Non
         channel = int(group.indices[int(np.argsort(energy)[len(energy) // 2])])
         line = feature[:, channel]
         axes.plot(line, color=INK, lw=1)
-        for step, taps in plan.taps.items():
+        for step, taps in section.taps.items():
             axes.plot(step, taps.weights[:, channel] @ line[list(taps.history)], ".", color=ACCENT, ms=4)
         axes.set_title(f"{group.name}, channel {channel}", fontsize=8)
         axes.tick_params(labelsize=7)

@@ -19,6 +19,7 @@ from hyca_calib.study import Study
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime import Plan, apply_plan
+from hyca_runtime.plan import Section
 
 __all__ = ["write_report"]
 
@@ -30,21 +31,23 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
     """Draw every picture and write both files; returns the path of the HTML page."""
     result, problem = study.read_result(), Problem(trace)
     folder = study.folder / "pictures"
-    plots.schedule_strip(plan, folder / "schedule.png")
-    if plan.schedule.predicted_steps:
-        plots.error_map(problem, plan, folder / "errors.png")
-        plots.trajectories(problem, plan, folder / "trajectories.png")
+    section = plan.section
+    plots.schedule_strip(section, folder / "schedule.png")
+    if section.schedule.predicted_steps:
+        plots.error_map(problem, section, folder / "errors.png")
+        plots.trajectories(problem, section, folder / "trajectories.png")
     plots.trials_plot(
         [c["cost"] for c in result["candidates"]], [r["psnr_db"] for r in result["rollouts"]], folder / "tried.png"
     )
     figures = _draw_wall(pipe, workload, plan, folder / "wall.png")
     content = {
         "plan": plan,
+        "section": section,
         "result": result,
         "figures": figures,
-        "solvers": _solver_table(plan, result),
-        "computed": len(plan.schedule.computed_steps),
-        "steps": plan.schedule.num_steps,
+        "solvers": _solver_table(section, result),
+        "computed": len(section.schedule.computed_steps),
+        "steps": section.schedule.num_steps,
     }
     environment = Environment(
         loader=PackageLoader("hyca_calib.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
@@ -61,11 +64,13 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
 def _draw_wall(pipe: Any, workload: Workload, plan: Plan, path: Path) -> dict[str, float]:
     """Full run, plan, and fewer steps at the plan's cost, with their errors; mean PSNR of both."""
     jobs = workload.of("select")[:WALL_SAMPLES]
-    steps, batch = plan.schedule.num_steps, len(jobs)
+    section, steps, batch = plan.section, workload.num_steps, len(jobs)
     full, full_latents = sample_images(pipe, jobs, steps, batch)
     with apply_plan(pipe, plan):
         ours, our_latents = sample_images(pipe, jobs, steps, batch)
-    ratio = plan.cost.flops_ratio if plan.cost else steps / len(plan.schedule.computed_steps)
+    ratio = (
+        section.cost.flops_ratio if section.cost else section.schedule.num_steps / len(section.schedule.computed_steps)
+    )
     fewer = math.ceil(steps / ratio)  # spends at least as many FLOPs as the plan
     cheap, cheap_latents = sample_images(pipe, jobs, fewer, batch)
     psnr_ours = compare_images(ours, full, our_latents, full_latents).psnr_db
@@ -86,12 +91,12 @@ def _difference(images: Tensor, reference: Tensor) -> Tensor:
     return 1 - (AMPLIFY * (images - reference)).abs()
 
 
-def _solver_table(plan: Plan, result: dict[str, Any]) -> list[dict[str, Any]]:
+def _solver_table(section: Section, result: dict[str, Any]) -> list[dict[str, Any]]:
     """For each group its size, the solver chosen on replay, and how much worse the others were."""
     rows: list[dict[str, Any]] = []
     if not result["solver_costs"]:  # everything is computed
         return rows
-    for g, (group, chosen) in enumerate(zip(plan.groups, result["groups"], strict=False)):
+    for g, (group, chosen) in enumerate(zip(section.groups, result["groups"], strict=False)):
         costs = {name: values[g] for name, values in result["solver_costs"].items()}
         best = min(costs.values()) or 1e-30
         total = sum(min(column) for column in zip(*result["solver_costs"].values(), strict=True)) or 1e-30

@@ -1,4 +1,4 @@
-"""From a candidate to a plan, and from a plan to tables of taps and back."""
+"""From a candidate to a section of a plan, and from that to tables of taps and back."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.provenance import versions
-from hyca_calib.search.candidate import Candidate, choose_solvers, partition
+from hyca_calib.search.candidate import Candidate, best_closed, choose_solvers, partition
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.plan import Cost, ModelFingerprint, Plan, Sampler
+from hyca_runtime.plan import Cost, ModelFingerprint, Sampler, Section
 from hyca_runtime.solvers import Fitted, Solver
 
-__all__ = ["build_plan", "channel_taps", "group_labels", "plan_taps", "with_taps"]
+__all__ = ["build_section", "channel_taps", "group_labels", "plan_taps", "provenance", "with_taps"]
 
 Array = NDArray[np.float64]
 
 
-def build_plan(problem: Problem, candidate: Candidate, name: str, seed: int) -> Plan:
-    """The plan of `candidate`, unrefined: per group the best solver on replay."""
+def build_section(problem: Problem, candidate: Candidate, seed: int) -> Section:
+    """The section of `candidate`, unrefined: per group the best solver on replay."""
     groups = partition(problem, candidate.settings, seed)
-    solvers, _ = choose_solvers(problem, candidate.settings, candidate.schedule, groups)
-    return _assemble(problem, candidate, name, list(zip(groups, solvers, strict=True)))
+    solvers, table = choose_solvers(problem, candidate.settings, candidate.schedule, groups)
+    return _assemble(problem, candidate, list(zip(groups, solvers, best_closed(table, len(groups)), strict=True)))
 
 
-def plan_taps(plan: Plan) -> Array:
-    """The plan's weights ``(predicted step, depth, channel)``, short histories padded with zeros."""
-    steps = plan.schedule.predicted_steps
-    table = np.zeros((len(steps), plan.depth, plan.model.num_channels))
+def plan_taps(section: Section) -> Array:
+    """The section's weights ``(predicted step, depth, channel)``, short histories padded with zeros."""
+    steps = section.schedule.predicted_steps
+    table = np.zeros((len(steps), section.depth, section.model.num_channels))
     for i, step in enumerate(steps):
-        table[i, : len(plan.taps[step].history)] = plan.taps[step].weights
+        table[i, : len(section.taps[step].history)] = section.taps[step].weights
     return table
 
 
-def group_labels(plan: Plan) -> NDArray[np.int64]:
+def group_labels(section: Section) -> NDArray[np.int64]:
     """The group of each channel, ``(channel,)``."""
-    labels = np.zeros(plan.model.num_channels, dtype=np.int64)
-    for i, group in enumerate(plan.groups):
+    labels = np.zeros(section.model.num_channels, dtype=np.int64)
+    for i, group in enumerate(section.groups):
         labels[group.indices] = i
     return labels
 
 
-def with_taps(plan: Plan, taps: Array, provenance: dict[str, Any]) -> Plan:
-    """`plan` with the weights ``(predicted step, depth, channel)``; a group whose channels all share
+def with_taps(section: Section, taps: Array) -> Section:
+    """`section` with the weights ``(predicted step, depth, channel)``; a group whose channels all share
     one row keeps one row."""
-    steps, groups = plan.schedule.predicted_steps, []
-    for group in plan.groups:
+    steps, groups = section.schedule.predicted_steps, []
+    for group in section.groups:
         rows = taps[:, :, group.indices]
         shared = bool((rows == rows[:, :, :1]).all())
         solver = Fitted(steps, rows[:, :, :1] if shared else rows)
         groups.append(group.model_copy(update={"solver": solver.spec()}))
-    parts = {name: getattr(plan, name) for name in Plan.model_fields}
-    return Plan(**{**parts, "groups": tuple(groups), "provenance": plan.provenance | provenance})
+    parts = {name: getattr(section, name) for name in Section.model_fields}
+    return Section(**{**parts, "groups": tuple(groups)})
 
 
-def channel_taps(problem: Problem, candidate: Candidate, plan: Plan) -> Array:
+def channel_taps(problem: Problem, candidate: Candidate, section: Section) -> Array:
     """One row for every channel, drawn by the ridge towards its group's: ``(predicted step, depth, channel)``."""
     times = problem.times(candidate.settings.axis)
-    table = plan_taps(plan)
+    table = plan_taps(section)
     for i, step in enumerate(candidate.schedule.predicted_steps):
-        history = plan.taps[step].history
+        history = section.taps[step].history
         prior = table[i, : len(history)].T[..., None]
         rows = fit_rows(problem.fit, times, history, [step], candidate.settings.ridge, prior)
         table[i, : len(history)] = rows[..., 0].T
@@ -72,14 +72,14 @@ def channel_taps(problem: Problem, candidate: Candidate, plan: Plan) -> Array:
 
 
 def _assemble(
-    problem: Problem, candidate: Candidate, name: str, groups: Sequence[tuple[NDArray[np.int64], Solver]]
-) -> Plan:
-    """A plan from groups and solvers, with the trace's fingerprints and costs."""
+    problem: Problem, candidate: Candidate, groups: Sequence[tuple[NDArray[np.int64], Solver, Solver]]
+) -> Section:
+    """A section from groups with their solvers and closed forms, with the trace's fingerprints and costs."""
     trace, schedule = problem.trace, candidate.schedule
-    facts, depth = trace.attributes, max(solver.depth for _, solver in groups)
+    facts, depth = trace.attributes, max(solver.depth for _, solver, _ in groups)
     light = trace.cost.predicted_flops(depth)
-    return Plan(
-        name=name,
+    return Section(
+        component=facts["model"].get("component", "transformer"),
         model=ModelFingerprint(
             transformer=facts["model"]["transformer"],
             config_digest=facts["model"]["config_digest"],
@@ -88,25 +88,31 @@ def _assemble(
         sampler=Sampler(
             scheduler=facts["model"]["scheduler"],
             timesteps=tuple(trace.timesteps.tolist()),
+            scheduler_timesteps=facts.get("scheduler_timesteps") and tuple(facts["scheduler_timesteps"]),
             axis=candidate.settings.axis,
             axis_times=tuple(problem.times(candidate.settings.axis).tolist()),
         ),
         point=trace.point,
         schedule=schedule,
         groups=tuple(
-            DimensionGroup(name=f"group {i}", channels=encode_channels(channels.tolist()), solver=solver.spec())
-            for i, (channels, solver) in enumerate(groups)
+            DimensionGroup(
+                name=f"group {i}",
+                channels=encode_channels(channels.tolist()),
+                solver=solver.spec(),
+                fallback=closed.spec() if isinstance(solver, Fitted) else None,
+            )
+            for i, (channels, solver, closed) in enumerate(groups)
         ),
         cost=Cost(
             full_step_flops=trace.cost.full_flops,
             predicted_step_flops=light,
             flops_ratio=trace.cost.flops_ratio(schedule.num_steps, len(schedule.computed_steps), depth),
         ),
-        provenance=_provenance(problem, candidate),
     )
 
 
-def _provenance(problem: Problem, candidate: Candidate) -> dict[str, Any]:
+def provenance(problem: Problem, candidate: Candidate) -> dict[str, Any]:
+    """Where a plan comes from."""
     facts = problem.trace.attributes
     return {
         "model": facts["model"],

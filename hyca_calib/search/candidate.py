@@ -16,7 +16,7 @@ from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import BDF2, AdamsBashforth, FoCa, Hold, Newton, Solver, Taylor
 
-__all__ = ["POOL", "Candidate", "Settings", "choose_solvers", "partition"]
+__all__ = ["POOL", "Candidate", "Settings", "best_closed", "choose_solvers", "partition"]
 
 POOL: tuple[Solver, ...] = (
     Hold(),
@@ -97,6 +97,13 @@ def choose_solvers(
         best = min(table, key=lambda name: table[name][g])
         chosen.append(fitted[g] if best == "fitted" else by_label[best])
     return chosen, table
+
+
+def best_closed(table: dict[str, list[float]], num_groups: int) -> list[Solver]:
+    """For each group the closed form that replays best, from the table of `choose_solvers`."""
+    if not table:
+        return [Hold()] * num_groups
+    return [min(POOL, key=lambda solver: table[label(solver)][g]) for g in range(num_groups)]
 
 
 def label(solver: Solver) -> str:

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from hyca_calib.metrics import log_error
 from hyca_calib.rollout import sample_latents
-from hyca_calib.search.assemble import build_plan
+from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import to_db
 from hyca_calib.workload import Job
 from hyca_runtime import apply_plan
-from hyca_runtime.plan import Plan
+from hyca_runtime.plan import Plan, Section
 from hyca_runtime.schedule import Schedule
 
 __all__ = ["Confirmation", "confirm", "rollout_psnr"]
@@ -39,10 +39,10 @@ class Confirmation:
     finalists: int = 6
 
 
-def rollout_psnr(pipe: Any, plan: Plan, jobs: Sequence[Job], reference: Tensor) -> float:
-    """PSNR in dB of the final latents of `plan`, from the mean log error over `jobs`."""
-    with apply_plan(pipe, plan, on_mismatch="error"):
-        latents = sample_latents(pipe, jobs, plan.schedule.num_steps, len(jobs))
+def rollout_psnr(pipe: Any, section: Section, jobs: Sequence[Job], reference: Tensor, num_steps: int) -> float:
+    """PSNR in dB of the final latents under `section`, from the mean log error over `jobs`."""
+    with apply_plan(pipe, Plan(name="candidate", sections=(section,)), on_mismatch="error"):
+        latents = sample_latents(pipe, jobs, num_steps, len(jobs))
     return to_db(log_error(latents, reference.to(latents.device)).mean().item())
 
 
@@ -72,8 +72,8 @@ def confirm(
         computed = list(candidate.schedule.computed_steps)
         key = _key(asdict(candidate.settings), computed)
         if key not in known:
-            plan = build_plan(problem, candidate, "candidate", seed)
-            known[key] = rollout_psnr(pipe, plan, jobs, reference)
+            section = build_section(problem, candidate, seed)
+            known[key] = rollout_psnr(pipe, section, jobs, reference, problem.inference_steps)
             tried.append({"settings": asdict(candidate.settings), "computed": computed, "psnr_db": known[key]})
             partial = state_path.with_suffix(".partial")
             partial.write_text(json.dumps(tried))

@@ -31,6 +31,11 @@ class Problem:
         count = self.trace.attributes["splits"].count(split)
         return np.asarray(self.trace.gram(split) / count)
 
+    @property
+    def inference_steps(self) -> int:
+        """What the pipeline is called with; it may run fewer (image to image)."""
+        return int(self.trace.attributes["workload"]["num_steps"])
+
     @cached_property
     def fit(self) -> Array:
         return self.gram("fit")

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hyca_calib.branches import Branches
 from hyca_calib.metrics import log_error
 from hyca_calib.rollout import sample_latents
 from hyca_calib.search.assemble import plan_taps
@@ -33,8 +34,10 @@ from hyca_calib.workload import Job
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.combine import weighted_sum
-from hyca_runtime.plan import Plan
+from hyca_runtime.combine import split_weights, weighted_sum
+from hyca_runtime.feature import Feature, widths
+from hyca_runtime.plan import Section
+from hyca_runtime.track import Track
 
 __all__ = ["Refinement", "TapRollout", "refine_taps"]
 
@@ -62,13 +65,14 @@ class Refinement:
 class TapRollout:
     """Drives a network by a plan whose taps are a differentiable tensor. A context manager."""
 
-    def __init__(self, pipe: Any, plan: Plan, checkpointed: bool) -> None:
-        module = find_transformer(pipe)
-        self._plan = plan
-        self._attachment = Attachment(module, plan.point)
-        self._clock = Clock(module, self._attachment.context, plan.sampler.timesteps)
-        self._row = {step: i for i, step in enumerate(plan.schedule.predicted_steps)}
-        self._streams: dict[str, tuple[int, deque[Tensor]]] = {}
+    def __init__(self, pipe: Any, section: Section, checkpointed: bool) -> None:
+        module = find_transformer(pipe, section.component)
+        self._section = section
+        self._attachment = Attachment(module, section.point)
+        self._clock = Clock(module, getattr(pipe, "scheduler", None))
+        self._branches = Branches()
+        self._row = {step: i for i, step in enumerate(section.schedule.predicted_steps)}
+        self._streams: dict[str, tuple[Track, deque[Feature]]] = {}
         self._checkpointed = checkpointed
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         self.taps = torch.empty(0)
@@ -86,20 +90,16 @@ class TapRollout:
         self._streams.clear()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        branch = self._attachment.context.branch
-        last, history = self._streams.get(branch, (-1, deque(maxlen=self._plan.depth)))
-        step = self._clock.read(args, kwargs, last).step
-        if step is None:
-            raise RuntimeError("the pipeline left the plan's time grid")
-        if step == 0:
+        branch = self._branches.label(self._attachment.context.branch, self._clock.prompt(args, kwargs))
+        if branch not in self._streams:
+            self._streams[branch] = (Track([self._section]), deque(maxlen=self._section.depth))
+        track, history = self._streams[branch]
+        if track.advance(self._clock, args, kwargs, None):
             history.clear()
-        self._streams[branch] = (step, history)
-        if step in self._row:
-            used = len(self._plan.taps[step].history)
-            weights = self.taps[self._row[step], :used]
-            axis = self._plan.point.channel_axis % history[0].ndim
-            shape = [used, *(-1 if i == axis else 1 for i in range(history[0].ndim))]
-            return self._attachment.predict(weighted_sum(list(history)[:used], weights.reshape(shape)), args, kwargs)
+        if track.off_plan:
+            raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_plan}")
+        if (step := int(track.position)) in self._row:
+            return self._attachment.predict(self._forecast(step, list(history)), args, kwargs)
         if self._checkpointed:
             output, feature = checkpoint(self._attachment.compute, args, kwargs, use_reentrant=False)
         else:
@@ -107,10 +107,20 @@ class TapRollout:
         history.appendleft(feature)
         return output
 
+    def _forecast(self, step: int, history: Sequence[Feature]) -> Feature:
+        used = len(self._section.taps[step].history)
+        axis = self._section.point.channel_axis
+        pieces = split_weights(
+            self.taps[self._row[step], :used], widths(history[0], axis), [part.ndim for part in history[0]], axis
+        )
+        past = zip(*history[:used], strict=True)
+        return tuple(weighted_sum(features, weights) for features, weights in zip(past, pieces, strict=True))
+
 
 def refine_taps(
     pipe: Any,
-    plan: Plan,
+    section: Section,
+    num_steps: int,
     start: Tensor,
     expand: Callable[[Tensor], Tensor],
     fit: tuple[Sequence[Job], Tensor],
@@ -123,6 +133,7 @@ def refine_taps(
     """Minimise the loss above from `start`; stops when the time is spent.
 
     Args:
+        num_steps: what the pipeline is called with.
         start: parameters.
         expand: parameters to taps ``(predicted step, depth, channel)``.
         fit, select: jobs and the final latents of their full runs.
@@ -137,22 +148,21 @@ def refine_taps(
     theta = start.to(device, torch.float32).requires_grad_()
     optimizer = torch.optim.Adam([theta], lr=settings.lr, betas=(0.9, 0.98))
     references, goal = fit[1].to(device), select[1].to(device)
-    steps = plan.schedule.num_steps
     picker = random.Random(seed)
     state = _State.load(state_path, theta, optimizer)
     begun = time.monotonic() - state.seconds
     limit = 60 * settings.minutes
-    checkpointed = _needs_checkpoint(pipe, plan, fit[0], settings)
+    checkpointed = _needs_checkpoint(pipe, section, num_steps, fit[0], settings)
 
     def share() -> float:
         return min(1.0, (time.monotonic() - begun) / limit) if limit else 1.0
 
-    with TapRollout(pipe, plan, checkpointed) as rollout:
+    with TapRollout(pipe, section, checkpointed) as rollout:
 
         def judge() -> None:
             rollout.taps = expand(theta.detach())
             with torch.no_grad():
-                error = log_error(sample_latents(pipe, select[0], steps, len(select[0])), goal).mean().item()
+                error = log_error(sample_latents(pipe, select[0], num_steps, len(select[0])), goal).mean().item()
             state.note(error, theta)
             state.seconds = time.monotonic() - begun
             state.save(state_path, theta, optimizer)
@@ -167,7 +177,7 @@ def refine_taps(
             chosen = picker.sample(range(len(fit[0])), min(settings.batch, len(fit[0])))
             rollout.taps = expand(theta)
             with torch.enable_grad():
-                latents = sample_latents(pipe, [fit[0][i] for i in chosen], steps, len(chosen), with_grad=True)
+                latents = sample_latents(pipe, [fit[0][i] for i in chosen], num_steps, len(chosen), with_grad=True)
                 loss = log_error(latents, references[chosen]).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -234,7 +244,7 @@ class _State:
         partial.replace(path)
 
 
-def _needs_checkpoint(pipe: Any, plan: Plan, jobs: Sequence[Job], settings: Refinement) -> bool:
+def _needs_checkpoint(pipe: Any, section: Section, num_steps: int, jobs: Sequence[Job], settings: Refinement) -> bool:
     """Whether one rollout's activations, measured on one sample, exceed the memory allowed."""
     kept = 0
 
@@ -244,9 +254,9 @@ def _needs_checkpoint(pipe: Any, plan: Plan, jobs: Sequence[Job], settings: Refi
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
-    with TapRollout(pipe, plan, checkpointed=False) as rollout, torch.enable_grad(), hooks:
-        rollout.taps = torch.from_numpy(plan_taps(plan)).float().to(_device(pipe)).requires_grad_()
-        sample_latents(pipe, jobs[:1], plan.schedule.num_steps, 1, with_grad=True)
+    with TapRollout(pipe, section, checkpointed=False) as rollout, torch.enable_grad(), hooks:
+        rollout.taps = torch.from_numpy(plan_taps(section)).float().to(_device(pipe)).requires_grad_()
+        sample_latents(pipe, jobs[:1], num_steps, 1, with_grad=True)
     return kept * settings.batch > settings.memory_share * _free_bytes(_device(pipe))
 
 

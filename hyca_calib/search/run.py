@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hyca_calib.budget import Budget
-from hyca_calib.search.assemble import build_plan, channel_taps, group_labels, plan_taps, with_taps
+from hyca_calib.search.assemble import build_section, channel_taps, group_labels, plan_taps, provenance, with_taps
 from hyca_calib.search.candidate import Candidate, choose_solvers, partition
 from hyca_calib.search.confirm import Confirmation, confirm, rollout_psnr
 from hyca_calib.search.problem import Problem
@@ -21,7 +21,7 @@ from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
-from hyca_runtime.plan import Plan, Quality, save_plan
+from hyca_runtime.plan import Plan, Quality, Section, save_plan
 
 __all__ = ["Progress", "SearchOptions", "search"]
 
@@ -92,16 +92,21 @@ def search(
     on_progress("confirm", 1.0, f"{len(tried)} rollouts")
     seconds["confirm"] = time.monotonic() - begun - seconds["tune"]
 
-    plan = build_plan(problem, winner, f"{trace.attributes['model']['name']}-{budget.text}", seed)
+    section = build_section(problem, winner, seed)
     account: dict[str, Any] = {}
     if pipe is not None and not all_computed and options.refinement.minutes > 0:
-        plan, account = _refined(pipe, problem, winner, plan, workload, study, options, on_progress)
+        section, account = _refined(pipe, problem, winner, section, workload, study, options, on_progress)
     seconds["refine"] = time.monotonic() - begun - seconds["tune"] - seconds["confirm"]
     if pipe is not None:
-        psnr = rollout_psnr(pipe, plan, jobs, goal)
+        psnr = rollout_psnr(pipe, section, jobs, goal, problem.inference_steps)
         quality = Quality(split="select", num_samples=len(jobs), psnr_db=psnr)
-        plan = plan.model_copy(update={"quality": quality})
-    on_progress("refine", 1.0, f"{plan.quality.psnr_db:.2f} dB" if plan.quality else "")
+        section = section.model_copy(update={"quality": quality})
+    on_progress("refine", 1.0, f"{section.quality.psnr_db:.2f} dB" if section.quality else "")
+    plan = Plan(
+        name=f"{trace.attributes['model']['name']}-{budget.text}",
+        sections=(section,),
+        provenance=provenance(problem, winner) | ({"refinement": account} if "iterations" in account else {}),
+    )
     study.write_result(_account(problem, winner, candidates, tried, account, seconds, options))
     save_plan(plan, study.plan)
     return plan
@@ -111,19 +116,19 @@ def _refined(
     pipe: Any,
     problem: Problem,
     winner: Candidate,
-    plan: Plan,
+    section: Section,
     workload: Workload,
     study: Study,
     options: SearchOptions,
     on_progress: Progress,
-) -> tuple[Plan, dict[str, Any]]:
-    """The plan with refined taps; unrefined, with the reason, if the pipeline cannot be differentiated."""
-    labels = torch.from_numpy(group_labels(plan))
+) -> tuple[Section, dict[str, Any]]:
+    """The section with refined taps; unrefined, with the reason, if the pipeline cannot be differentiated."""
+    labels = torch.from_numpy(group_labels(section))
     if options.taps == "channel":
-        start = channel_taps(problem, winner, plan)
+        start = channel_taps(problem, winner, section)
     else:
         _, first = np.unique(labels.numpy(), return_index=True)
-        start = plan_taps(plan)[:, :, first]
+        start = plan_taps(section)[:, :, first]
 
     def expand(theta: Tensor) -> Tensor:
         return theta if options.taps == "channel" else theta[:, :, labels.to(theta.device)]
@@ -132,7 +137,8 @@ def _refined(
     try:
         theta, account = refine_taps(
             pipe,
-            plan,
+            section,
+            problem.inference_steps,
             torch.from_numpy(start).float(),
             expand,
             splits[0],
@@ -145,8 +151,8 @@ def _refined(
     except (RuntimeError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:160]
         on_progress("refine", 1.0, f"taps stay unrefined, this pipeline cannot be differentiated: {reason}")
-        return plan, {"skipped": reason}
-    return with_taps(plan, expand(theta).double().numpy(), {"refinement": account | {"taps": options.taps}}), account
+        return section, {"skipped": reason}
+    return with_taps(section, expand(theta).double().numpy()), account | {"taps": options.taps}
 
 
 def _account(

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from hyca_calib.branches import Branches
 from hyca_calib.cost import CostModel, count_flops, measure_seconds
 from hyca_calib.rollout import sample_latents
 from hyca_calib.workload import Job
@@ -16,6 +17,7 @@ from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import TraceError
+from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 
 __all__ = ["Recorder", "Recording"]
@@ -28,29 +30,48 @@ class Recording:
     Attributes:
         branches: guidance branches, in the order of their first call.
         timesteps: what the network was called with, one for each step.
-        features: ``[branch][step]``, each ``(sample, token, channel)`` on the device.
+        scheduler_timesteps: the scheduler's own on those steps; empty where it does not say them.
+        features: ``[branch][step]``, one ``(sample, token, channel)`` for each part, on the device.
         gains: ``[branch][step]``, each ``(channel,)``: mean squared change of the network's output
-            per squared change of the feature.
+            per squared change of the feature, channels of all parts.
         latents: final latents ``(sample, ...)``.
     """
 
     branches: list[str] = field(default_factory=list)
     timesteps: list[float] = field(default_factory=list)
-    features: list[list[Tensor]] = field(default_factory=list)
+    scheduler_timesteps: list[float] = field(default_factory=list)
+    features: list[list[Feature]] = field(default_factory=list)
     gains: list[list[Tensor]] = field(default_factory=list)
     latents: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-class Recorder:
-    """Runs a pipeline in full and keeps what its cache point shows. A context manager."""
+@dataclass(frozen=True)
+class _Call:
+    branch: str
+    time: float
+    scheduler_time: float | None
+    feature: Feature
+    gain: Tensor
 
-    def __init__(self, pipe: Any, point: CachePoint, seed: int = 0) -> None:
+
+class Recorder:
+    """Runs a pipeline in full and keeps what its cache point shows. A context manager.
+
+    Args:
+        pipe: a diffusers pipeline.
+        point: where the feature is taken.
+        seed: of the random directions of the gain.
+        component: which of the pipeline's networks is watched.
+    """
+
+    def __init__(self, pipe: Any, point: CachePoint, seed: int = 0, component: str = "transformer") -> None:
         self._pipe = pipe
-        self.module = find_transformer(pipe)
+        self.module = find_transformer(pipe, component)
         self._attachment = Attachment(self.module, point)
-        self._clock = Clock(self.module, self._attachment.context)
+        self._clock = Clock(self.module, getattr(pipe, "scheduler", None))
         self._noise = torch.Generator("cpu").manual_seed(seed)
-        self._calls: list[tuple[str, float, Tensor, Tensor]] = []
+        self._branches = Branches()
+        self._calls: list[_Call] = []
         self._sample_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __enter__(self) -> Self:
@@ -63,30 +84,41 @@ class Recorder:
     def record(self, jobs: Sequence[Job], num_steps: int) -> Recording:
         """Sample `jobs` in one batch.
 
+        A branch that ends before the others (guidance that stops midway) is left out. Where one call
+        of the pipeline denoises several times (chunks, sections), the tokens of all are put together.
+
         Raises:
-            TraceError: guidance branches with unequal times, or a step count that is not `num_steps`.
+            TraceError: the network was not called, or not equally often in each pass.
         """
         self._calls.clear()
+        self._branches = Branches()
         latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
-        recording = Recording(latents=latents)
-        for branch, time, feature, gain in self._calls:
-            if branch not in recording.branches:
-                recording.branches.append(branch)
-                recording.features.append([])
-                recording.gains.append([])
-            at = recording.branches.index(branch)
-            if at == 0:
-                recording.timesteps.append(time)
-            recording.features[at].append(self._by_sample(feature, len(jobs)))
-            recording.gains[at].append(gain)
-        self._calls.clear()
-        lengths = {branch: len(s) for branch, s in zip(recording.branches, recording.features, strict=True)}
-        if set(lengths.values()) != {num_steps}:
+        calls, self._calls = self._calls, []
+        by_branch: dict[str, list[list[_Call]]] = {}
+        for call in calls:
+            passes = by_branch.setdefault(call.branch, [])
+            if not passes or call.time == passes[0][0].time:
+                passes.append([])
+            passes[-1].append(call)
+        longest = max((len(passes[0]) for passes in by_branch.values()), default=0)
+        whole = {branch: passes for branch, passes in by_branch.items() if len(passes[0]) == longest}
+        if not longest or {len(p) for passes in whole.values() for p in passes} != {longest}:
+            counts = {branch: [len(p) for p in passes] for branch, passes in by_branch.items()}
             raise TraceError(
-                f"expected {num_steps} calls of the network in every guidance branch, got {lengths or 'none'}; "
-                "samplers with several calls a step, and guidance that stops midway, cannot be traced yet"
+                f"expected equally many calls of the network in every guidance branch and pass, got {counts or 'none'}"
             )
-        return recording
+        first = next(iter(whole.values()))[0]
+        scheduler_times = [call.scheduler_time for call in first if call.scheduler_time is not None]
+        return Recording(
+            branches=list(whole),
+            timesteps=[call.time for call in first],
+            scheduler_timesteps=scheduler_times if len(scheduler_times) == longest else [],
+            features=[[self._joined(step, len(jobs)) for step in zip(*p, strict=True)] for p in whole.values()],
+            gains=[
+                [torch.stack([c.gain for c in step]).mean(0) for step in zip(*p, strict=True)] for p in whole.values()
+            ],
+            latents=latents,
+        )
 
     def measure_cost(self, jobs: Sequence[Job], num_branches: int) -> CostModel:
         """Count and time a full and a predicted step on the latest recorded call."""
@@ -94,7 +126,7 @@ class Recorder:
             raise TraceError("nothing was recorded yet, so no step can be measured")
         (args, kwargs), samples = self._sample_call, len(jobs)
         with torch.no_grad():
-            _, feature = self._attachment.compute(args, kwargs)
+            feature = self._attachment.compute(args, kwargs)[1] or ()
             full = count_flops(lambda: self._attachment.compute(args, kwargs))
             tail = count_flops(lambda: self._attachment.predict(feature, args, kwargs))
             full_seconds = measure_seconds(lambda: self._attachment.compute(args, kwargs))
@@ -103,40 +135,71 @@ class Recorder:
         return CostModel(
             full_flops=full * each,
             tail_flops=tail * each,
-            feature_numel=round(feature.numel() * each),
+            feature_numel=round(sum(part.numel() for part in feature) * each),
             full_seconds=full_seconds * each,
             predicted_seconds=tail_seconds * each,
         )
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output, feature = self._attachment.compute(args, kwargs)
-        tick = self._clock.read(args, kwargs, after=-1)
-        feature = feature.detach().clone()
-        self._calls.append((tick.branch, tick.time, feature, self._gain(feature, args, kwargs)))
+        if feature is None:
+            return output
+        branch = self._branches.label(self._attachment.context.branch, self._clock.prompt(args, kwargs))
+        time, _ = self._clock.timestep(args, kwargs)
+        grid = self._clock.grid()
+        at = self._clock.index() if grid is not None else 0
+        feature = tuple(part.detach().clone() for part in feature)
+        gain = self._gain(feature, args, kwargs)
+        batch = self._clock.batch(args, kwargs)
+        scheduler_time = grid.times[at] if grid is not None and at < len(grid.times) else None
+        self._calls.append(_Call(branch, time, scheduler_time, self._tokens_first(feature, batch), gain))
         self._sample_call = (args, kwargs)
         return output
 
-    def _gain(self, feature: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _gain(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Squared gain of each channel through the tail, estimated with one random output direction.
 
         For v with unit covariance, E (J^T v)_c^2 is the squared norm of column c of the Jacobian J.
         """
         axis = self._attachment.point.channel_axis
-        others = [i for i in range(feature.ndim) if i != axis % feature.ndim]
         if self._attachment.point.kind == "output":
-            return torch.ones(feature.shape[axis], device=feature.device)
+            return torch.ones(sum(part.shape[axis] for part in feature), device=feature[0].device)
         with torch.enable_grad():
-            probe = feature.clone().requires_grad_()
-            output = self._attachment.predict(probe, args, kwargs)
-            output = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-            direction = torch.randn(output.shape, generator=self._noise).to(output)
-            (gradient,) = torch.autograd.grad(output, probe, direction)
-        return gradient.float().square().mean(others)
+            probe = tuple(part.clone().requires_grad_() for part in feature)
+            outputs = tensors_of(self._attachment.predict(probe, args, kwargs))
+            directions = [torch.randn(o.shape, generator=self._noise).to(o) for o in outputs]
+            gradients = torch.autograd.grad(outputs, probe, directions, allow_unused=True, materialize_grads=True)
+        return torch.cat([g.float().square().movedim(axis, -1).flatten(0, -2).mean(0) for g in gradients])
 
-    def _by_sample(self, feature: Tensor, num_samples: int) -> Tensor:
-        """``(sample, token, channel)``; the halves of a batched guidance call become tokens."""
-        feature = feature.movedim(self._attachment.point.channel_axis, -1).flatten(1, -2)
-        if feature.shape[0] % num_samples:
-            raise TraceError(f"the network was called with a batch of {feature.shape[0]} for {num_samples} samples")
-        tokens, channels = feature.shape[1:]
-        return feature.reshape(-1, num_samples, tokens, channels).transpose(0, 1).flatten(1, 2)
+    def _tokens_first(self, feature: Feature, batch: int) -> Feature:
+        """Parts as ``(batch, token, channel)``, wherever the batch is; without one, all tokens are one sample's."""
+        found = []
+        for part in feature:
+            last = part.movedim(self._attachment.point.channel_axis, -1)
+            axis = next((i for i, size in enumerate(last.shape[:-1]) if size == batch), None)
+            first = last.movedim(axis, 0) if axis is not None else last[None]
+            found.append(first.flatten(1, -2) if first.ndim > 2 else first[:, None])
+        return tuple(found)
+
+    def _joined(self, calls: Sequence[_Call], num_samples: int) -> Feature:
+        """``(sample, token, channel)``; halves of a batched guidance call and passes become tokens."""
+        parts = []
+        for i in range(len(calls[0].feature)):
+            pieces = []
+            for call in calls:
+                part = call.feature[i]
+                if part.shape[0] % num_samples:
+                    raise TraceError(f"the network has a batch of {part.shape[0]} for {num_samples} samples")
+                tokens, channels = part.shape[1:]
+                pieces.append(part.reshape(-1, num_samples, tokens, channels).transpose(0, 1).flatten(1, 2))
+            parts.append(torch.cat(pieces, dim=1))
+        return tuple(parts)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """All tensors of a network's output that can be differentiated."""
+    if isinstance(output, Tensor):
+        return [output] if output.requires_grad else []
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    return [tensor for item in output for tensor in tensors_of(item)] if isinstance(output, tuple | list) else []

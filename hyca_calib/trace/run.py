@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hyca_calib.models import weights_digest
 from hyca_calib.provenance import versions
-from hyca_calib.trace.recorder import Recorder
+from hyca_calib.trace.recorder import Recorder, Recording
 from hyca_calib.trace.sampling import choose_tokens
 from hyca_calib.trace.statistics import GramAccumulator
 from hyca_calib.trace.store import Layout, TraceWriter, stored_bytes
 from hyca_calib.workload import Workload, batches
 from hyca_runtime.errors import TraceError
+from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 from hyca_runtime.session import config_digest
 
@@ -34,6 +36,7 @@ def trace(
     model_name: str,
     batch: int,
     tokens: int,
+    component: str = "transformer",
     overwrite: bool = False,
     on_size: Callable[[int], None] = lambda size: None,
     on_samples: Callable[[int], None] = lambda done: None,
@@ -43,6 +46,7 @@ def trace(
     Args:
         batch: samples in one pipeline call.
         tokens: tokens of each sample whose features are stored.
+        component: which of the pipeline's networks.
         on_size: told the size in bytes, before compression, before the first sample.
         on_samples: told how many samples a batch finished.
 
@@ -50,26 +54,27 @@ def trace(
     """
     if out.exists() and not overwrite:
         raise TraceError(f"{out} exists; choose another --out, or --overwrite it")
-    steps = workload.num_steps
-    with Recorder(pipe, point, workload.seed) as recorder:
+    with Recorder(pipe, point, workload.seed, component) as recorder:
         first = list(workload.jobs[:1])
-        probe = recorder.record(first, steps)
-        num_tokens, channels = probe.features[0][0].shape[1:]
-        kept = choose_tokens(num_tokens, tokens, workload.seed)
+        probe = recorder.record(first, workload.num_steps)
+        steps, parts = len(probe.timesteps), probe.features[0][0]
+        num_tokens, channels = [part.shape[1] for part in parts], sum(part.shape[2] for part in parts)
+        most = min(tokens, *num_tokens)
+        kept = [choose_tokens(count, most, workload.seed) for count in num_tokens]
         latent = tuple(probe.latents.shape[1:])
-        layout = Layout(len(workload.jobs), len(probe.branches), steps, len(kept), channels, latent)
+        layout = Layout(len(workload.jobs), len(probe.branches), steps, most, channels, latent)
         writer = TraceWriter(out, point, layout)
         on_size(stored_bytes(layout))
 
         gram = GramAccumulator()
         gain = torch.zeros(layout.branches, steps, channels, dtype=torch.float64)
         for jobs in batches(workload.jobs, batch):
-            recording = recorder.record(jobs, steps)
+            recording = recorder.record(jobs, workload.num_steps)
             if recording.timesteps != probe.timesteps:
                 raise TraceError("samples have different timesteps; trace each resolution and setting on its own")
             gram.add(jobs[0].split, recording.features)
             gain += len(jobs) * torch.stack([torch.stack(s) for s in recording.gains]).double().cpu()
-            picked = [torch.stack([f[:, kept] for f in s], 1).float().cpu() for s in recording.features]
+            picked = [torch.stack([_pick(feature, kept) for feature in s], 1) for s in recording.features]
             values = torch.stack(picked, 1).numpy()  # (sample, branch, step, token, channel)
             latents = recording.latents.cpu().numpy()
             for i, job in enumerate(jobs):
@@ -78,20 +83,20 @@ def trace(
         cost = recorder.measure_cost(jobs, layout.branches)
 
     transformer, scheduler = recorder.module, getattr(pipe, "scheduler", None)
-    sigmas = getattr(scheduler, "sigmas", None)
     writer.commit(
         {
             "gram": gram.result(),
             "gain": (gain / len(workload.jobs)).numpy(),
-            "tokens": kept,
+            "tokens": np.stack(kept),
             "times/timestep": np.asarray(probe.timesteps),
-            "times/sigma": _sigmas(sigmas, steps, probe.timesteps),
+            "times/sigma": _sigmas(scheduler, probe),
         },
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": {
                 "name": model_name,
                 "pipeline": type(pipe).__name__,
+                "component": component,
                 "transformer": type(transformer).__name__,
                 "scheduler": type(scheduler).__name__,
                 "config_digest": config_digest(transformer),
@@ -102,6 +107,7 @@ def trace(
             "branches": probe.branches,
             "point": point.model_dump(),
             "num_tokens": num_tokens,
+            "scheduler_timesteps": probe.scheduler_timesteps,
             "batch": batch,
             "cost": asdict(cost),
             "device": str(next(transformer.parameters()).device),
@@ -110,8 +116,17 @@ def trace(
     )
 
 
-def _sigmas(sigmas: Any, steps: int, timesteps: list[float]) -> np.ndarray:
+def _pick(feature: Feature, kept: Sequence[np.ndarray]) -> Tensor:
+    """``(sample, token, channel)`` of the kept tokens, channels of all parts side by side."""
+    return torch.cat([part[:, tokens] for part, tokens in zip(feature, kept, strict=True)], dim=-1).float().cpu()
+
+
+def _sigmas(scheduler: Any, probe: Recording) -> np.ndarray:
     """Noise level before each step and after the last; the timesteps themselves where there is none."""
-    if sigmas is not None and len(sigmas) == steps + 1:
-        return np.asarray(torch.as_tensor(sigmas).double().cpu())
-    return np.asarray([*timesteps, 0.0], dtype=np.float64)
+    sigmas, grid = getattr(scheduler, "sigmas", None), getattr(scheduler, "timesteps", None)
+    steps = len(probe.timesteps)
+    if sigmas is not None and grid is not None and len(sigmas) == len(grid) + 1 and probe.scheduler_timesteps:
+        first = int((torch.as_tensor(grid).double().cpu() - probe.scheduler_timesteps[0]).abs().argmin())
+        if first + steps < len(sigmas):
+            return np.asarray(torch.as_tensor(sigmas).double().cpu())[first : first + steps + 1]
+    return np.asarray([*probe.timesteps, 0.0], dtype=np.float64)

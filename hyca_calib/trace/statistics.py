@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hyca_calib.workload import SPLITS, Split
+from hyca_runtime.feature import Feature
 
 __all__ = ["GramAccumulator"]
 
@@ -28,14 +29,14 @@ class GramAccumulator:
     def __init__(self) -> None:
         self._sums: dict[Split, Tensor] = {}
 
-    def add(self, split: Split, features: Sequence[Sequence[Tensor]]) -> None:
+    def add(self, split: Split, features: Sequence[Sequence[Feature]]) -> None:
         """Add samples.
 
         Args:
             split: where the samples belong.
-            features: ``[branch][step]``, each ``(sample, token, channel)``.
+            features: ``[branch][step]``, one ``(sample, token, channel)`` for each part.
         """
-        gram = torch.stack([_gram(steps) for steps in features])
+        gram = torch.stack([torch.cat([_gram(part) for part in zip(*steps, strict=True)]) for steps in features])
         self._sums[split] = self._sums[split] + gram if split in self._sums else gram
 
     def result(self) -> np.ndarray:
@@ -44,7 +45,7 @@ class GramAccumulator:
 
 
 def _gram(steps: Sequence[Tensor]) -> Tensor:
-    """``(channel, step, step)`` of one branch."""
+    """``(channel, step, step)`` of one part of one branch."""
     dtype = torch.float32 if steps[0].device.type == "mps" else torch.float64
     rows = torch.stack([step.flatten(0, -2) for step in steps])  # (step, sample * token, channel)
     rows = rows.permute(2, 0, 1).to(dtype)

@@ -7,17 +7,20 @@ feature at the cache point, `Attachment.predict` runs only what lies behind that
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from hyca_runtime.attach.block_io import pass_through
-from hyca_runtime.attach.clock import ContextTap
 from hyca_runtime.attach.compiling import around, outside
-from hyca_runtime.attach.forwards import Patch, is_patched
-from hyca_runtime.attach.points import find_blocks, find_final_norm
+from hyca_runtime.attach.context import Context
+from hyca_runtime.attach.forwards import Patch, Replacement
+from hyca_runtime.attach.sites import OutputSite, find_site
+from hyca_runtime.attach.stand_ins import placed
 from hyca_runtime.errors import AttachError
+from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 
 __all__ = ["Attachment", "Handler"]
@@ -25,17 +28,14 @@ __all__ = ["Attachment", "Handler"]
 Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 """Answers a call of the network, given its arguments."""
 
-
-class _Gate:
-    """What the wrapped final norm and blocks look at; plain attributes, so that they compile."""
-
-    def __init__(self) -> None:
-        self.forecast: Tensor | None = None
-        self.captured: Tensor | None = None
+_attached: weakref.WeakKeyDictionary[nn.Module, Attachment] = weakref.WeakKeyDictionary()
 
 
 class Attachment:
-    """Wraps `module` so that `handler` answers its calls, until `remove`.
+    """Lets `handler` answer the calls of `module`, from `install` until `remove`.
+
+    Only the network's own `forward` and `cache_context` are replaced. Calls from several threads
+    take turns, for a stand-in is seen by all of them.
 
     Args:
         module: the network, unwrapped from `torch.compile`.
@@ -47,100 +47,65 @@ class Attachment:
     """
 
     def __init__(self, module: nn.Module, point: CachePoint) -> None:
-        if is_patched(module):
+        if module in _attached:
             raise AttachError(f"{type(module).__name__} has a plan applied already; call remove() on its session first")
         if getattr(module, "is_cache_enabled", False) is True:
             raise AttachError(f"{type(module).__name__} has a diffusers cache enabled; call disable_cache() first")
         self.module = module
         self.point = point
-        self.context = ContextTap(module)
+        self.context = Context()
         self._forward = module.forward
-        self._gate = _Gate()
-        self._wrappers: list[tuple[nn.Module, Callable[..., Any]]] = []
-        if point.kind == "trunk":
-            norm = find_final_norm(module)
-            self._wrappers = [(norm, self._wrap_norm(norm)), *((b, self._wrap_block(b)) for b in find_blocks(module))]
+        self._site = find_site(module, point)
         self._patches: list[Patch] = []
-        self._open = outside(_open)
-        self._rebuild: Callable[[Tensor], Any] = lambda tensor: tensor
+        self._handler: Handler | None = None
+        self._turn = threading.RLock()
+        self._watchers = outside(self._site.watchers)
+        self._captured = outside(self._site.captured)
+        self._actors = outside(self._site.actors)
 
     def install(self, handler: Handler) -> None:
         """Let `handler` answer every call of the network.
 
         Under `torch.compile` the frame of `handler` is not traced, what it calls is; see `compiling`.
         """
+        self._handler = handler
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return handler(args, kwargs)
+            answer = self._handler
+            return answer(args, kwargs) if answer is not None else self._forward(*args, **kwargs)
 
-        for function in (forward, handler, self.compute, self.predict):
+        for function in (Replacement.__call__, forward, handler, self.compute, self.predict):
             around(function)
-        forward.__dict__.update(_hyca=True, __wrapped__=self._forward)
-        self._patches = [Patch(owner, "forward", wrapper) for owner, wrapper in self._wrappers]
-        self._patches += self.context.install()
-        self._patches.append(Patch(self.module, "forward", forward))
+        self._patches = [
+            *self.context.listen(self.module),
+            Patch(self.module, "forward", Replacement(self.module, "forward", forward)),
+        ]
+        _attached[self.module] = self
 
     def remove(self) -> None:
-        """Restore every forward exactly as it was.
+        """Restore the network exactly.
 
-        Raises:
-            AttachError: something else wrapped one of them meanwhile; nothing was changed then.
+        Where something wrapped the network's forward after us (an offload hook), our link in that
+        chain stays and hands every call through.
         """
-        for patch in self._patches:
-            if not patch.in_place:
-                patch.remove()  # raises, before anything was touched
+        self._handler = None
         while self._patches:
             self._patches.pop().remove()
+        _attached.pop(self.module, None)
 
-    def compute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Tensor]:
-        """Run the network in full; returns its output and the feature at the cache point."""
-        output = self._forward(*args, **kwargs)
-        if self.point.kind == "output":
-            feature, self._rebuild = self._open(output)
-            return output, feature
-        captured, self._gate.captured = self._gate.captured, None
-        if captured is None:
-            raise AttachError(f"{type(self.module).__name__} ran without calling its final norm")
-        return output, captured
+    def compute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Feature | None]:
+        """Run the network in full; returns its output and the feature at the cache point.
 
-    def predict(self, feature: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        The feature is None for a call that only fills a cache of keys and values.
+        """
+        with self._turn, placed(self._watchers()):
+            output = self._forward(*args, **kwargs)
+            return output, self._captured(output)
+
+    def predict(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run only what lies behind the cache point, on `feature`."""
-        if self.point.kind == "output":
-            return self._rebuild(feature)
-        self._gate.forecast = feature
-        try:
-            return self._forward(*args, **kwargs)
-        finally:
-            self._gate.forecast = None
-
-    def _wrap_norm(self, norm: nn.Module) -> Callable[..., Any]:
-        gate, inner = self._gate, norm.forward
-
-        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if gate.forecast is not None:
-                x = gate.forecast
-            else:
-                gate.captured = x
-            return inner(x, *args, **kwargs)
-
-        return forward
-
-    def _wrap_block(self, block: nn.Module) -> Callable[..., Any]:
-        gate, inner, hand_on = self._gate, block.forward, pass_through(block)
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return inner(*args, **kwargs) if gate.forecast is None else hand_on(args, kwargs)
-
-        return forward
-
-
-def _open(output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The tensor inside a network's output, and how to wrap another one the same way."""
-    if isinstance(output, Tensor):
-        return output, lambda tensor: tensor
-    if isinstance(output, tuple) and len(output) == 1 and isinstance(output[0], Tensor):
-        return output[0], lambda tensor: (tensor,)
-    if isinstance(getattr(output, "sample", None), Tensor):
-        kind = type(output)
-        return output.sample, lambda tensor: kind(sample=tensor)
-    raise AttachError(f"the point 'output' needs a network that returns one tensor, got {type(output).__name__}")
+        with self._turn:
+            if isinstance(self._site, OutputSite):
+                return self._site.output(feature)
+            with placed(self._actors(feature)):
+                return self._forward(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""What transformer blocks take and return: the only per-model knowledge of the runtime.
+"""What transformer blocks take and return.
 
-On a predicted step every block hands its inputs on unchanged, in the form its caller unpacks. That
-form is all that must be known of a block class.
+Needed only where some blocks run and others do not (points of kind `span` and `blocks`); the points
+`trunk` and `output` know nothing of blocks.
 """
 
 from __future__ import annotations
@@ -11,16 +11,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["BLOCK_IO", "BlockIO", "pass_through"]
+from hyca_runtime.errors import AttachError
+
+__all__ = ["BLOCK_IO", "BlockIO", "block_io"]
 
 
 @dataclass(frozen=True)
 class BlockIO:
-    """Names of the arguments a block returns, in the order it returns them."""
+    """Names of the arguments whose successors a block returns, in that order."""
 
     returns: tuple[str, ...]
+
+    def inputs(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """The values of those arguments in one call."""
+        order = list(inspect.signature(forward).parameters)
+        slots = [(name, order.index(name)) for name in self.returns]
+        return tuple(args[i] if i < len(args) else kwargs.get(name) for name, i in slots)
 
 
 IMAGE = BlockIO(("hidden_states",))
@@ -43,18 +51,32 @@ BLOCK_IO: dict[str, BlockIO] = {
 """Block class name -> contract."""
 
 
-def pass_through(block: nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-    """A function of the block's arguments that returns them in the block's own output form.
+def block_io(block: nn.Module) -> BlockIO:
+    """The contract of a block: from the table, else that of a block with one stream.
 
     Raises:
-        KeyError: the class is not in `BLOCK_IO`.
+        AttachError: the class is not in the table and its forward takes no argument.
     """
-    returns = BLOCK_IO[type(block).__name__].returns
-    order = list(inspect.signature(block.forward).parameters)
-    slots = [(name, order.index(name)) for name in returns]
+    known = BLOCK_IO.get(type(block).__name__)
+    if known is not None:
+        return known
+    names = list(inspect.signature(block.forward).parameters)
+    if not names:
+        raise AttachError(f"what {type(block).__name__} takes and returns is not known; use the point 'output'")
+    return BlockIO((names[0],))
 
-    def hand_on(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        values = tuple(args[i] if i < len(args) else kwargs.get(name) for name, i in slots)
-        return values if len(values) > 1 else values[0]
 
-    return hand_on
+def streams(output: Any) -> tuple[Any, ...]:
+    """The outputs of a block, one for each stream; some may be None."""
+    return output if isinstance(output, tuple) else (output,)
+
+
+def check_streams(block: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+    """Raises AttachError if a block does not do what its contract says."""
+    shapes = [[tuple(t.shape) if isinstance(t, Tensor) else None for t in side] for side in (inputs, outputs)]
+    same = len(inputs) == len(outputs) and all(b is None or a == b for a, b in zip(*shapes, strict=True))
+    if not same:
+        raise AttachError(
+            f"{type(block).__name__} takes streams of shapes {shapes[0]} and returns {shapes[1]}; it cannot be passed "
+            "by. Use the point 'trunk' or 'output', or keep the output of modules"
+        )

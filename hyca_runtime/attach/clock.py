@@ -1,136 +1,148 @@
-"""Telling the step of a network call: never by counting calls.
+"""Reading the time of a network call.
 
-Three sources, the first that speaks wins: `Clock.at` (the caller says), the fields a pipeline gives
-to diffusers' ``cache_context``, and the timestep the network is called with, looked up in the plan's.
+Three sources: the step the caller says, the diffusers scheduler of the pipeline (its grid is read
+from the device once for each run, its index is a number on the host), and the timestep the network
+is called with. Reading that last one from a GPU waits for the GPU. Calls are never counted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyca_runtime.attach.forwards import Patch
 from hyca_runtime.errors import ClockError
 
-__all__ = ["Clock", "ContextTap", "Tick"]
+__all__ = ["Arguments", "Clock", "SchedulerGrid"]
 
-TIMESTEP_NAMES = ("timestep", "timesteps", "t")
+TIMESTEPS = ("timestep", "timesteps", "t")
+PROMPTS = (
+    "encoder_hidden_states",
+    "prompt_embeds",
+    "cap_feats",
+    "text_bth",
+    "context",
+    "encoder_hidden_states_t5",
+    "input_ids",
+    "class_labels",
+)
+"""Usual names of the conditioning that tells guidance branches apart."""
+
+KV_CACHE_READERS = frozenset({"cached", "inject"})
+"""Values of ``kv_cache_mode`` that leave the cache as it is."""
 
 
-class ContextTap:
-    """Overhears the names and steps a pipeline gives to ``module.cache_context``."""
+class Arguments:
+    """Looks arguments of a network's forward up by name."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self.branch = ""
-        self.step_index: int | None = None
+        self._names = list(inspect.signature(module.forward).parameters)
 
-    def install(self) -> list[Patch]:
-        inner = getattr(self._module, "cache_context", None)
-        if inner is None:
-            return []
+    def first_of(self, names: Sequence[str]) -> str | None:
+        return next((name for name in names if name in self._names), None)
 
-        @contextlib.contextmanager
-        def cache_context(name: str, **fields: Any) -> Iterator[None]:
-            outer = self.branch, self.step_index
-            self.branch, self.step_index = name, fields.get("step_index")
-            try:
-                with inner(name, **fields):
-                    yield
-            finally:
-                self.branch, self.step_index = outer
-
-        return [Patch(self._module, "cache_context", cache_context)]
+    def get(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        at = self._names.index(name)
+        return args[at] if at < len(args) else kwargs.get(name)
 
 
-@dataclass(frozen=True)
-class Tick:
-    """A network call as the clock sees it; `step` is None where the grid knows no such time."""
+class SchedulerGrid:
+    """A scheduler's timesteps, on the host.
 
-    step: int | None
-    time: float
-    branch: str
+    Attributes:
+        times: one for each step of the sampler.
+    """
+
+    def __init__(self, timesteps: Tensor) -> None:
+        self._timesteps = weakref.ref(timesteps)
+        self.times = [float(t) for t in timesteps.tolist()]
+
+    def is_of(self, timesteps: Any) -> bool:
+        """Whether this is the grid of those very timesteps; a scheduler makes new ones for each run."""
+        return self._timesteps() is timesteps
 
 
 class Clock:
-    """Matches calls of a network to the steps of a known time grid.
+    """Tells the time of calls of one network.
 
     Args:
         module: the network; its forward must take a timestep, by one of the usual names.
-        context: the overheard context.
-        timesteps: what the network is called with on each step; None if not known yet.
+        scheduler: of the pipeline that drives it, if known.
 
     Raises:
         ClockError: the network's forward has no timestep argument.
     """
 
-    def __init__(self, module: nn.Module, context: ContextTap, timesteps: Sequence[float] | None = None) -> None:
-        names = list(inspect.signature(module.forward).parameters)
-        found = [name for name in TIMESTEP_NAMES if name in names]
-        if not found:
+    def __init__(self, module: nn.Module, scheduler: Any = None) -> None:
+        self._kind = type(module).__name__
+        self._arguments = Arguments(module)
+        name = self._arguments.first_of(TIMESTEPS)
+        if name is None:
             raise ClockError(
-                f"{type(module).__name__}.forward takes none of {', '.join(TIMESTEP_NAMES)}; "
+                f"{self._kind}.forward takes none of {', '.join(TIMESTEPS)}; "
                 "no step can be told, so no plan can be applied"
             )
-        self._name, self._position = found[0], names.index(found[0])
-        self._context = context
-        self._timesteps = torch.tensor(timesteps, dtype=torch.float64) if timesteps is not None else None
-        self._said: int | None = None
+        self._timestep = name
+        self._prompts = [name for name in PROMPTS if self._arguments.first_of([name])]
+        self._scheduler = scheduler
+        self._grid: SchedulerGrid | None = None
 
-    @contextlib.contextmanager
-    def _saying(self, step: int) -> Iterator[None]:
-        self._said = step
-        try:
-            yield
-        finally:
-            self._said = None
+    def timestep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
+        """The timestep of a call, and the relative rounding error of its dtype.
 
-    def at(self, step: int) -> AbstractContextManager[None]:
-        """Calls inside this context are at `step`, whatever their timestep."""
-        return self._saying(step)
-
-    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], after: int) -> Tick:
-        """The moment of a call.
-
-        Args:
-            args, kwargs: what the network is called with.
-            after: the stream's last step. In half precision several steps may share one timestep;
-                the first beyond `after` is taken.
+        Where tokens have their own (clean frames of image to video are at time 0), the largest.
 
         Raises:
             ClockError: the call carries no timestep.
         """
-        value = args[self._position] if self._position < len(args) else kwargs.get(self._name)
+        value = self._arguments.get(self._timestep, args, kwargs)
         if value is None:
-            raise ClockError(f"the network was called without {self._name!r}; say the step: with session.at(step)")
-        time, tolerance = _scalar(value)
-        if self._said is not None:
-            step: int | None = self._said
-        elif self._context.step_index is not None:
-            step = self._context.step_index
-        else:
-            step = self._match(time, tolerance, after)
-        return Tick(step, time, self._context.branch)
+            raise ClockError(f"{self._kind} was called without {self._timestep!r}; say the step: session.at(step)")
+        if not isinstance(value, Tensor):
+            return float(value), 1e-6
+        rounding = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+        return float(value.amax()), max(2 * rounding, 1e-6)
 
-    def _match(self, time: float, tolerance: float, after: int) -> int | None:
-        if self._timesteps is None:
+    def prompt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """The tensor that conditions a call, by which guidance branches without a name are told apart."""
+        for name in self._prompts:
+            value = self._arguments.get(name, args, kwargs)
+            while isinstance(value, list | tuple) and value:
+                value = value[0]
+            if isinstance(value, Tensor):
+                return value
+        return None
+
+    def batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """How many samples, guidance halves counted, a call has: the length of its first argument."""
+        latents = args[0] if args else next(iter(kwargs.values()))
+        return len(latents)
+
+    def fills_cache(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call must run in full because it fills a cache of keys and values on the way."""
+        mode, flag = (
+            self._arguments.get(name, args, kwargs) if self._arguments.first_of([name]) else None
+            for name in ("kv_cache_mode", "kv_cache_flag")
+        )
+        filling = mode is not None and str(mode) not in KV_CACHE_READERS
+        return filling or (isinstance(flag, dict) and bool(flag.get("is_cache_step")))
+
+    def grid(self) -> SchedulerGrid | None:
+        """The scheduler's timesteps, None if it has no list of them or does not say where it is."""
+        timesteps = getattr(self._scheduler, "timesteps", None)
+        if not isinstance(timesteps, Tensor) or timesteps.ndim != 1 or not hasattr(self._scheduler, "step_index"):
             return None
-        near = (self._timesteps - time).abs() <= tolerance * self._timesteps.abs().clamp(min=1e-6)
-        steps: list[int] = near.nonzero().flatten().tolist()
-        return next((step for step in steps if step > after), steps[0] if steps else None)
+        if self._grid is None or not self._grid.is_of(timesteps):
+            self._grid = SchedulerGrid(timesteps)
+        return self._grid
 
-
-def _scalar(value: Any) -> tuple[float, float]:
-    """A timestep argument as a number, with the relative rounding error of its dtype."""
-    if not isinstance(value, Tensor):
-        return float(value), 1e-6
-    time = float(value.flatten()[0])
-    rounding = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
-    return time, max(2 * rounding, 1e-6)
+    def index(self) -> int:
+        """The scheduler's place in its grid."""
+        for value in (self._scheduler.step_index, getattr(self._scheduler, "begin_index", None)):
+            if isinstance(value, int):
+                return value
+        return 0

@@ -1,15 +1,33 @@
-"""Instance forwards: replaced, and put back exactly."""
+"""Instance methods: replaced, and put back exactly."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 from torch import nn
 
-from hyca_runtime.errors import AttachError
+__all__ = ["Patch", "Replacement"]
 
-__all__ = ["Patch"]
+
+class Replacement:
+    """A callable in the place of a method of `owner`.
+
+    A deep copy of the owner gets the plain method of its class back: a copied network follows no plan.
+    """
+
+    def __init__(self, owner: nn.Module, name: str, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, getattr(owner, name), updated=())
+        self._owner, self._name, self._function = owner, name, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._owner))
+        return MethodType(getattr(type(self._owner), self._name), copied) if copied is not None else self
 
 
 class Patch:
@@ -28,22 +46,10 @@ class Patch:
         return vars(self._owner).get(self._name) is self._replacement
 
     def remove(self) -> None:
-        """Put back what was there.
-
-        Raises:
-            AttachError: something wrapped the attribute after us.
-        """
+        """Put back what was there, if the attribute is still ours; else leave it to who wrapped it."""
         if not self.in_place:
-            raise AttachError(
-                f"{type(self._owner).__name__}.{self._name} was wrapped again after the plan was applied; "
-                "remove what was added last (offload, another cache), then remove the plan"
-            )
+            return
         if self._shadowed is None:
             delattr(self._owner, self._name)
         else:
             setattr(self._owner, self._name, self._shadowed)
-
-
-def is_patched(module: nn.Module) -> bool:
-    """Whether a HyCa handler drives `module` already."""
-    return getattr(vars(module).get("forward"), "_hyca", False) is True

@@ -1,59 +1,206 @@
-"""Finding block lists and final norms by structure; nothing is touched here."""
+"""Finding the places of a network by structure; nothing is touched here."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
 from torch import nn
 
-from hyca_runtime.attach.block_io import BLOCK_IO
+from hyca_runtime.attach.block_io import block_io
 from hyca_runtime.errors import AttachError
+from hyca_runtime.registry import did_you_mean
 
-__all__ = ["find_blocks", "find_final_norm", "find_transformer"]
+__all__ = [
+    "Place",
+    "find_block_lists",
+    "find_blocks",
+    "find_modules",
+    "find_span",
+    "find_tail",
+    "find_transformer",
+    "find_transformers",
+]
 
-FINAL_NORMS = ("norm_out",)
+BLOCK_LIST = re.compile(r"(?:^|_)(?:blocks|layers|refiner)$")
+"""Names of the lists whose members are transformer blocks; other lists hold projections and adapters."""
+
+TAILS = ("norm_out", "final_layer", "final_norm", "out_layer", "all_final_layer", "norm_moe_gen", "head", "proj_out")
+"""Names of the module whose first input is the last hidden feature, the first that exists."""
+
+COMPONENT = re.compile(r"^(?:unconditional_)?transformer(?:_\d+)?$")
+"""Names of the networks of a pipeline: Wan 2.2 has two."""
 
 
-def find_transformer(target: object) -> nn.Module:
-    """The network inside a diffusers pipeline, or `target` itself if it is a module.
+@dataclass(frozen=True)
+class Place:
+    """A module by its parent and its name there, looked up anew for every call: modules may be replaced."""
+
+    parent: nn.Module
+    name: str
+    path: str
+
+    @property
+    def module(self) -> nn.Module:
+        found = getattr(self.parent, self.name, None)
+        if not isinstance(found, nn.Module):
+            raise AttachError(f"{self.path} was taken out of the network after the plan was applied")
+        return found
+
+    def put(self, module: nn.Module) -> None:
+        """Let `module` be there."""
+        setattr(self.parent, self.name, module)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside `torch.compile` and data-parallel wrappers."""
+    for name in ("_orig_mod", "module"):
+        inner = getattr(module, name, None)
+        if isinstance(inner, nn.Module) and (name != "module" or "Parallel" in type(module).__name__):
+            return unwrapped(inner)
+    return module
+
+
+def find_transformers(target: object) -> Mapping[str, nn.Module]:
+    """The networks of a diffusers pipeline by component name; a module alone is ``transformer``.
 
     Raises:
         AttachError: neither.
     """
-    module = target if isinstance(target, nn.Module) else getattr(target, "transformer", None)
-    if not isinstance(module, nn.Module):
+    if isinstance(target, nn.Module):
+        return {"transformer": unwrapped(target)}
+    components = getattr(target, "components", None)
+    names = components if isinstance(components, Mapping) else getattr(target, "__dict__", {})
+    found = {n: getattr(target, n, None) for n in names if COMPONENT.match(n)}
+    networks = {name: unwrapped(module) for name, module in found.items() if isinstance(module, nn.Module)}
+    if not networks:
         raise AttachError(
             f"expected a diffusers pipeline with a `transformer`, or an nn.Module, got {type(target).__name__}"
         )
-    compiled_from = getattr(module, "_orig_mod", None)
-    return compiled_from if isinstance(compiled_from, nn.Module) else module
+    return networks
 
 
-def find_blocks(transformer: nn.Module) -> list[nn.Module]:
-    """Every block of every block list, in order of declaration.
+def find_transformer(target: object, component: str = "transformer") -> nn.Module:
+    """One network of a pipeline, or `target` itself if it is a module.
 
     Raises:
-        AttachError: no list, or blocks whose output form is unknown.
+        AttachError: no such component.
     """
-    lists = [child for child in transformer.children() if isinstance(child, nn.ModuleList)]
-    blocks = [block for items in lists for block in items]
-    unknown = sorted({type(block).__name__ for block in blocks} - set(BLOCK_IO))
-    kind = type(transformer).__name__
-    if not blocks:
-        raise AttachError(f"{kind} has no list of blocks; use the point 'output'")
-    if unknown:
-        raise AttachError(f"{kind}: what {', '.join(unknown)} returns is not known; use the point 'output'")
-    return blocks
+    networks = find_transformers(target)
+    if isinstance(target, nn.Module):
+        return networks["transformer"]
+    if component not in networks:
+        raise AttachError(f"{type(target).__name__} has no {component!r}, only {', '.join(networks)}")
+    return networks[component]
 
 
-def find_final_norm(transformer: nn.Module) -> nn.Module:
-    """The module whose first input is the last hidden feature.
+def find_block_lists(transformer: nn.Module) -> list[Place]:
+    """The lists of transformer blocks: children of the network, or of a dictionary by modality.
+
+    Raises:
+        AttachError: there is none.
+    """
+    lists = []
+    for name, child in transformer.named_children():
+        if BLOCK_LIST.search(name) and isinstance(child, nn.ModuleDict):
+            lists += [Place(child, key, f"{name}.{key}") for key, inner in child.items() if _has_members(inner)]
+        elif BLOCK_LIST.search(name) and _has_members(child):
+            lists.append(Place(transformer, name, name))
+    if not lists:
+        raise AttachError(f"{type(transformer).__name__} has no list of blocks; use the point 'output'")
+    return lists
+
+
+def _has_members(child: nn.Module) -> bool:
+    return isinstance(child, nn.ModuleList) and len(child) > 0
+
+
+def find_tail(transformer: nn.Module) -> list[list[Place]]:
+    """The modules that receive the last hidden feature, by part.
+
+    A network with a second stream (``audio_norm_out``) has two parts. A part is several places
+    where the network picks one of them at each call (a `ModuleDict` by patch size).
 
     Raises:
         AttachError: none of the known names is there.
     """
-    for name in FINAL_NORMS:
-        module = getattr(transformer, name, None)
-        if isinstance(module, nn.Module):
-            return module
-    raise AttachError(
-        f"{type(transformer).__name__} has no final norm named {' or '.join(FINAL_NORMS)}; use the point 'output'"
-    )
+    children = dict(transformer.named_children())
+    name = next((name for name in TAILS if name in children), None)
+    if name is None:
+        raise AttachError(
+            f"{type(transformer).__name__} has no final norm by one of the names {', '.join(TAILS)}; "
+            "use the point 'output', or a span"
+        )
+    parts = []
+    for tail in (name, f"audio_{name}"):
+        if tail in children:
+            child = children[tail]
+            alternatives = list(child) if isinstance(child, nn.ModuleDict) else []
+            parts.append(
+                [Place(child, key, f"{tail}.{key}") for key in alternatives] or [Place(transformer, tail, tail)]
+            )
+    return parts
+
+
+def find_blocks(transformer: nn.Module) -> list[Place]:
+    """Every block of every list, in order of declaration.
+
+    Raises:
+        AttachError: no list, or blocks whose inputs and outputs are unknown.
+    """
+    places = [
+        Place(items.module, name, f"{items.path}.{name}")
+        for items in find_block_lists(transformer)
+        for name, _ in items.module.named_children()
+    ]
+    for place in places:
+        block_io(place.module)
+    return places
+
+
+def find_span(transformer: nn.Module, first: str, last: str) -> list[Place]:
+    """Neighbouring blocks from path `first` to path `last`, of one list.
+
+    Raises:
+        AttachError: no such modules, not of one list, or blocks whose inputs and outputs are unknown.
+    """
+    ends = [_place(transformer, path) for path in (first, last)]
+    if ends[0].parent is not ends[1].parent or not isinstance(ends[0].parent, nn.ModuleList):
+        raise AttachError(f"a span runs within one list of blocks, '{first}..{last}' does not")
+    low, high = (int(end.name) for end in ends)
+    if low > high:
+        raise AttachError(f"the span '{first}..{last}' ends before it begins")
+    head = first.rpartition(".")[0]
+    span = [Place(ends[0].parent, str(i), f"{head}.{i}") for i in range(low, high + 1)]
+    for place in span:
+        block_io(place.module)
+    return span
+
+
+def find_modules(transformer: nn.Module, pattern: str) -> list[Place]:
+    """Modules whose path matches `pattern`, none inside another.
+
+    Raises:
+        AttachError: no match.
+    """
+    found: list[Place] = []
+    for path, _ in transformer.named_modules():
+        inside = any(path.startswith(f"{place.path}.") for place in found)
+        if path and not inside and fnmatchcase(path, pattern):
+            found.append(_place(transformer, path))
+    if not found:
+        raise AttachError(f"no module of {type(transformer).__name__} has a path like {pattern!r}")
+    return found
+
+
+def _place(transformer: nn.Module, path: str) -> Place:
+    head, _, name = path.rpartition(".")
+    try:
+        parent = transformer.get_submodule(head)
+        transformer.get_submodule(path)
+    except AttributeError as error:
+        hint = did_you_mean(path, [known for known, _ in transformer.named_modules()])
+        raise AttachError(f"{type(transformer).__name__} has no module {path!r}{hint}") from error
+    return Place(parent, name, path)

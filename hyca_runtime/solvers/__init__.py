@@ -6,7 +6,7 @@ from hyca_runtime.solvers.bdf import BDF2
 from hyca_runtime.solvers.fitted import Fitted
 from hyca_runtime.solvers.foca import FoCa
 from hyca_runtime.solvers.hold import Hold
-from hyca_runtime.solvers.mixture import TapTable, tap_table
+from hyca_runtime.solvers.mixture import TapTable, mixed_rows, tap_table
 from hyca_runtime.solvers.newton import Newton
 from hyca_runtime.solvers.taylor import Taylor
 
@@ -22,6 +22,7 @@ __all__ = [
     "Solver",
     "TapTable",
     "Taylor",
+    "mixed_rows",
     "register",
     "solver_from_spec",
     "solvers",

@@ -10,7 +10,7 @@ import numpy as np
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers.base import Instant, Solver
 
-__all__ = ["TapTable", "tap_table"]
+__all__ = ["TapTable", "mixed_rows", "tap_table"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,16 @@ def tap_table(
     for step in schedule.predicted_steps:
         history = schedule.history(step, depth)
         past = [Instant(s, times[s]) for s in history]
-        weights = np.zeros((len(history), num_channels), dtype=np.float32)
-        for channels, solver in groups:
-            rows = solver.rows(past, Instant(step, times[step]))
-            weights[: len(rows), channels] = rows
-        table[step] = TapTable(history, weights)
+        table[step] = TapTable(history, mixed_rows(past, Instant(step, times[step]), groups, num_channels))
     return table
+
+
+def mixed_rows(
+    past: Sequence[Instant], target: Instant, groups: Sequence[tuple[np.ndarray, Solver]], num_channels: int
+) -> np.ndarray:
+    """The rows of all groups, float32 ``(len(past), channels)``; shorter ones are padded with zeros."""
+    weights = np.zeros((len(past), num_channels), dtype=np.float32)
+    for channels, solver in groups:
+        rows = solver.rows(past, target)
+        weights[: len(rows), channels] = rows
+    return weights

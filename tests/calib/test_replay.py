@@ -10,13 +10,13 @@ from torch import Tensor
 
 from hyca_calib.replay import forecast_error, grouped, residual_gram, schedule_cost
 from hyca_calib.rollout import sample_latents
-from hyca_calib.search.assemble import build_plan, channel_taps, group_labels, plan_taps, with_taps
+from hyca_calib.search.assemble import build_section, channel_taps, group_labels, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.problem import AXES, Problem
 from hyca_calib.search.taps import fit_rows, fit_solver
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
-from hyca_runtime import apply_plan
+from hyca_runtime import Plan, apply_plan
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Fitted, Newton
 
@@ -42,9 +42,9 @@ def stored(trace: Trace, split: str) -> np.ndarray:
 @pytest.mark.parametrize("split", ["fit", "select", "test"])
 def test_gram_error_equals_the_error_on_stored_features(recorded: Trace, candidate: Candidate, split: str) -> None:
     problem = Problem(recorded)
-    plan = build_plan(problem, candidate, "x", seed=0)
+    section = build_section(problem, candidate, seed=0)
     features, gram = stored(recorded, split), recorded.gram(split)
-    for step, taps in plan.taps.items():
+    for step, taps in section.taps.items():
         weights = taps.weights.astype(np.float64)
         forecast = np.einsum("kc,nktc->ntc", weights, features[:, list(taps.history)])
         expected = ((forecast - features[:, step]) ** 2).sum(axis=(0, 1))
@@ -56,7 +56,7 @@ def test_gram_error_equals_the_error_on_stored_features(recorded: Trace, candida
 def test_replay_predicts_what_the_runtime_predicts(recorded: Trace, workload: Workload, candidate: Candidate) -> None:
     """Feed the runtime the very latents of the traced run: its forecasts must be the replayed ones."""
     problem, pipe = Problem(recorded), tiny.pipeline()
-    plan = build_plan(problem, candidate, "x", seed=0)
+    section = build_section(problem, candidate, seed=0)
     received: dict[int, Tensor] = {}
     inner = pipe.transformer.norm_out.forward
 
@@ -80,11 +80,11 @@ def test_replay_predicts_what_the_runtime_predicts(recorded: Trace, workload: Wo
     pipe(**job[0].call, generator=generator, callback_on_step_end=keep, **arguments)
     features = [received[i] for i in range(12)]
     received.clear()
-    with apply_plan(pipe, plan):
+    with apply_plan(pipe, Plan(name="x", sections=(section,))):
         generator = torch.Generator().manual_seed(job[0].seed)
         pipe(**job[0].call, generator=generator, callback_on_step_end=replace, **arguments)
     values = stored(recorded, "select")[0]
-    for step, taps in plan.taps.items():
+    for step, taps in section.taps.items():
         torch.testing.assert_close(features[step][0].double(), torch.from_numpy(values[step]), rtol=1e-4, atol=1e-5)
         replayed = np.einsum("kc,ktc->tc", taps.weights.astype(np.float64), values[list(taps.history)])
         np.testing.assert_allclose(received[step][0].numpy(), replayed, rtol=1e-4, atol=1e-5)
@@ -125,20 +125,20 @@ def test_schedule_cost_of_fitted_is_below_linear(problem: Problem) -> None:
 
 
 def test_taps_survive_the_way_through_a_plan(problem: Problem, candidate: Candidate) -> None:
-    plan = build_plan(problem, candidate, "x", seed=0)
-    shared = with_taps(plan, plan_taps(plan), {})
-    assert [g.solver.name for g in shared.groups] == ["fitted"] * len(plan.groups)
-    np.testing.assert_allclose(plan_taps(shared), plan_taps(plan), rtol=1e-6)
-    own = channel_taps(problem, candidate, plan)
-    np.testing.assert_allclose(plan_taps(with_taps(plan, own, {"note": 1})), own, rtol=1e-6, atol=1e-7)
-    labels = group_labels(plan)
-    assert all((labels[g.indices] == i).all() for i, g in enumerate(plan.groups))
+    section = build_section(problem, candidate, seed=0)
+    shared = with_taps(section, plan_taps(section))
+    assert [g.solver.name for g in shared.groups] == ["fitted"] * len(section.groups)
+    np.testing.assert_allclose(plan_taps(shared), plan_taps(section), rtol=1e-6)
+    own = channel_taps(problem, candidate, section)
+    np.testing.assert_allclose(plan_taps(with_taps(section, own)), own, rtol=1e-6, atol=1e-7)
+    labels = group_labels(section)
+    assert all((labels[g.indices] == i).all() for i, g in enumerate(section.groups))
 
 
 def test_channel_taps_err_no_more_than_their_groups_on_fit(problem: Problem, candidate: Candidate) -> None:
-    plan = build_plan(problem, candidate, "x", seed=0)
-    own = with_taps(plan, channel_taps(problem, candidate, plan), {})
-    for step, taps in plan.taps.items():
+    section = build_section(problem, candidate, seed=0)
+    own = with_taps(section, channel_taps(problem, candidate, section))
+    for step, taps in section.taps.items():
         before = forecast_error(problem.fit, taps.weights.T.astype(float), taps.history, step).sum()
         after = forecast_error(problem.fit, own.taps[step].weights.T.astype(float), taps.history, step).sum()
         assert after <= before * (1 + 1e-6)

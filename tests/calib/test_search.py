@@ -14,7 +14,7 @@ from hyca_calib.budget import Budget
 from hyca_calib.demo.pipeline import EmojiPipeline
 from hyca_calib.metrics import log_error
 from hyca_calib.rollout import sample_latents
-from hyca_calib.search.assemble import build_plan, plan_taps, with_taps
+from hyca_calib.search.assemble import build_section, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.confirm import Confirmation, confirm, neighbours, rollout_psnr
 from hyca_calib.search.problem import Problem
@@ -24,8 +24,9 @@ from hyca_calib.search.tune import Tuning, solve, tune
 from hyca_calib.study import Study
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
-from hyca_runtime import Plan, load_plan
+from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError
+from hyca_runtime.plan import Section
 from hyca_runtime.schedule import Schedule
 
 BUDGET = Budget.parse("3x")
@@ -80,27 +81,27 @@ def test_confirmation_never_gets_worse_and_repeats_nothing(
 ) -> None:
     start = Candidate(SETTINGS, Schedule.from_steps(12, (0, 1, 2, 3)), 1.0)
     jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
-    before = rollout_psnr(pipe, build_plan(problem, start, "x", 0), jobs, goal)
+    before = rollout_psnr(pipe, build_section(problem, start, 0), jobs, goal, 12)
 
     def run() -> tuple[Candidate, list[dict[str, Any]]]:
         return confirm(pipe, problem, [start], jobs, goal, Confirmation(minutes=0.03), study.rollouts, seed=0)
 
     best, tried = run()
-    assert max(t["psnr_db"] for t in tried) == rollout_psnr(pipe, build_plan(problem, best, "x", 0), jobs, goal)
+    assert max(t["psnr_db"] for t in tried) == rollout_psnr(pipe, build_section(problem, best, 0), jobs, goal, 12)
     assert max(t["psnr_db"] for t in tried) > before
     assert run()[1][: len(tried)] == tried
 
 
 @pytest.fixture
-def start(problem: Problem) -> Plan:
-    return build_plan(problem, solve(problem, SETTINGS, BUDGET, 0), "x", 0)
+def start(problem: Problem) -> Section:
+    return build_section(problem, solve(problem, SETTINGS, BUDGET, 0), 0)
 
 
 def gradient(
-    pipe: EmojiPipeline, plan: Plan, workload: Workload, goal: torch.Tensor, checkpointed: bool
+    pipe: EmojiPipeline, section: Section, workload: Workload, goal: torch.Tensor, checkpointed: bool
 ) -> torch.Tensor:
-    taps = torch.from_numpy(plan_taps(plan)).float().requires_grad_()
-    with TapRollout(pipe, plan, checkpointed) as rollout, torch.enable_grad():
+    taps = torch.from_numpy(plan_taps(section)).float().requires_grad_()
+    with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad():
         rollout.taps = taps
         log_error(sample_latents(pipe, workload.of("fit"), 12, 6, with_grad=True), goal).mean().backward()
     assert taps.grad is not None
@@ -108,7 +109,7 @@ def gradient(
 
 
 def test_checkpointed_gradients_are_the_same_and_right(
-    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: Plan
+    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: Section
 ) -> None:
     goal = torch.from_numpy(problem.trace.latents_of("fit"))
     plain, checked = (gradient(pipe, start, workload, goal, c) for c in (False, True))
@@ -118,21 +119,25 @@ def test_checkpointed_gradients_are_the_same_and_right(
     direction = direction / (direction**2).sum() ** 0.5
     losses = []
     for sign in (-1, 1):
-        moved = with_taps(start, taps + sign * 1e-3 * direction, {})
-        losses.append(-rollout_psnr(pipe, moved, workload.of("fit"), goal) * torch.log(torch.tensor(10.0)).item() / 10)
+        moved = with_taps(start, taps + sign * 1e-3 * direction)
+        losses.append(
+            -rollout_psnr(pipe, moved, workload.of("fit"), goal, 12) * torch.log(torch.tensor(10.0)).item() / 10
+        )
     assert (losses[1] - losses[0]) / 2e-3 == pytest.approx(plain.norm().item(), rel=0.05)
     assert all(p.requires_grad for p in pipe.transformer.parameters())
 
 
-def refine(pipe: Any, problem: Problem, workload: Workload, plan: Plan, path: Path, minutes: float) -> tuple[Any, Any]:
+def refine(
+    pipe: Any, problem: Problem, workload: Workload, section: Section, path: Path, minutes: float
+) -> tuple[Any, Any]:
     splits = [(workload.of(s), torch.from_numpy(problem.trace.latents_of(s))) for s in ("fit", "select")]
-    taps = torch.from_numpy(plan_taps(plan)).float()
+    taps = torch.from_numpy(plan_taps(section)).float()
     settings = Refinement(minutes=minutes, batch=6, evaluations=3)
-    return refine_taps(pipe, plan, taps, lambda x: x, splits[0], splits[1], settings, path, seed=0)
+    return refine_taps(pipe, section, 12, taps, lambda x: x, splits[0], splits[1], settings, path, seed=0)
 
 
 def test_refinement_improves_unseen_prompts_and_resumes(
-    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: Plan, tmp_path: Path
+    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: Section, tmp_path: Path
 ) -> None:
     path = tmp_path / "r.safetensors"
     _, account = refine(pipe, problem, workload, start, path, minutes=0.08)
@@ -140,9 +145,9 @@ def test_refinement_improves_unseen_prompts_and_resumes(
     taps, again = refine(pipe, problem, workload, start, path, minutes=0.08)
     assert again["iterations"] <= account["iterations"] + 1
     assert again["select_psnr_before_db"] == account["select_psnr_before_db"]
-    refined = with_taps(start, taps.double().numpy(), {})
+    refined = with_taps(start, taps.double().numpy())
     jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
-    assert rollout_psnr(pipe, refined, jobs, goal) == pytest.approx(again["select_psnr_after_db"], abs=0.05)
+    assert rollout_psnr(pipe, refined, jobs, goal, 12) == pytest.approx(again["select_psnr_after_db"], abs=0.05)
 
 
 OPTIONS = SearchOptions(Tuning(3, 60), Confirmation(0.02), Refinement(0.04, batch=6, evaluations=2))
@@ -155,14 +160,14 @@ def test_a_whole_search(recorded: Trace, workload: Workload, study: Study, pipe:
     plan = search(pipe, recorded, workload, BUDGET, study, options, lambda stage, share, text: news.append(stage))
     assert load_plan(study.plan) == plan
     assert study.complete
-    assert plan.cost is not None
-    assert plan.cost.flops_ratio >= 3
-    assert plan.quality is not None
+    assert plan.section.cost is not None
+    assert plan.section.cost.flops_ratio >= 3
+    assert plan.section.quality is not None
     assert set(news) == {"tune", "confirm", "refine"}
     result = study.read_result()
     assert result["refinement"]["iterations"] > 0
-    assert plan.quality.psnr_db >= max(r["psnr_db"] for r in result["rollouts"]) - 0.3
-    widths = {group.indices.size: _width(group.solver.configuration["weights"]) for group in plan.groups}
+    assert plan.section.quality.psnr_db >= max(r["psnr_db"] for r in result["rollouts"]) - 0.3
+    widths = {group.indices.size: _width(group.solver.configuration["weights"]) for group in plan.section.groups}
     if taps == "group":
         assert set(widths.values()) == {1}
     else:
@@ -193,7 +198,7 @@ def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
 
 def test_without_a_pipeline_only_the_statistics_speak(recorded: Trace, workload: Workload, study: Study) -> None:
     plan = search(None, recorded, workload, BUDGET, study, OPTIONS)
-    assert plan.quality is None
+    assert plan.section.quality is None
     assert study.read_result()["rollouts"] == []
 
 

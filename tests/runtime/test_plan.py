@@ -18,16 +18,19 @@ def test_round_trip(plan: Plan, tmp_path: Path) -> None:
     again = load_plan(tmp_path / "plan.json")
     assert again == plan
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
-    for step, taps in plan.taps.items():
-        assert (again.taps[step].weights == taps.weights).all()
+    for step, taps in plan.section.taps.items():
+        assert (again.section.taps[step].weights == taps.weights).all()
 
 
 def test_taps_follow_the_groups(plan: Plan) -> None:
-    half = plan.model.num_channels // 2
-    taps = plan.taps[5]
+    half = plan.section.model.num_channels // 2
+    taps = plan.section.taps[5]
     assert taps.history == (4, 1)
     assert taps.weights[:, 0] == pytest.approx([1 + 1 / 3, -1 / 3], rel=1e-5)  # one step after a gap of three
     assert taps.weights[:, half].tolist() == [1, 0]
+
+
+FITTED = {"name": "fitted", "configuration": {"steps": [1], "weights": [[[1.0]]]}}
 
 
 def _edit(content: dict[str, Any], path: str, value: Any) -> None:
@@ -37,10 +40,6 @@ def _edit(content: dict[str, Any], path: str, value: Any) -> None:
     content[last] = value
 
 
-def _without(key: str) -> Callable[[dict[str, Any]], None]:
-    return lambda content: content.pop(key)
-
-
 def _with(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return lambda content: _edit(content, path, value)
 
@@ -48,27 +47,36 @@ def _with(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (_without("schedule"), "schedule: this field is missing"),
-        (_with("schedul", 1), 'unknown field; did you mean "schedule"'),
-        (_with("sampler.timestep", 1), 'unknown field; did you mean "timesteps"'),
-        (_with("version", 2), "newer than this hyca"),
-        (_with("version", "1"), "expected 1"),
+        (_with("sections", []), "sections"),
+        (lambda content: content["sections"][0].pop("schedule"), "sections.0.schedule: this field is missing"),
+        (_with("sections.0.schedul", 1), 'unknown field; did you mean "schedule"'),
+        (_with("section", 1), 'unknown field; did you mean "sections"'),
+        (_with("sections.0.sampler.timestep", 1), 'unknown field; did you mean "timesteps"'),
+        (_with("version", 1), "search again"),
+        (_with("version", 3), "newer than this hyca"),
+        (_with("version", "1"), "expected 2"),
         (_with("format", "other"), "not a HyCa plan"),
-        (_with("groups.0.channels", "0-20"), "covered twice"),
-        (_with("groups.0.channels", "0-3"), "covered by no group"),
-        (_with("groups.0.channels", "0-99"), "names channel 99"),
-        (_with("groups.0.channels", "5-1"), "must ascend"),
-        (_with("groups.0.channels", "zero"), "expected runs"),
-        (_with("groups.0.axis", "token"), "groups.0.axis"),
-        (_with("groups.0.solver.name", "newtn"), 'did you mean "newton"'),
-        (_with("groups.0.solver.configuration", {"ordr": 1}), "does not take"),
-        (_with("groups.0.solver.configuration", {"order": 9}), "order must be"),
-        (_with("schedule.table", [1] + [0] * 11), "step 0 must be computed"),
-        (_with("schedule.table", [7] * 12), "outside the palette"),
-        (_with("schedule.table", [0] * 11), "expected 11 values"),
-        (_with("sampler.timesteps", ["a"] * 12), "sampler.timesteps.0"),
-        (_with("sampler.axis_times", [1.0] * 12), "share one time"),
-        (_with("model.num_channels", 0), "model.num_channels"),
+        (_with("sections.0.groups.0.channels", "0-20"), "covered twice"),
+        (_with("sections.0.groups.0.channels", "0-3"), "covered by no group"),
+        (_with("sections.0.groups.0.channels", "0-99"), "names channel 99"),
+        (_with("sections.0.groups.0.channels", "5-1"), "must ascend"),
+        (_with("sections.0.groups.0.channels", "zero"), "expected runs"),
+        (_with("sections.0.groups.0.axis", "token"), "sections.0.groups.0.axis"),
+        (_with("sections.0.groups.0.solver.name", "newtn"), 'did you mean "newton"'),
+        (_with("sections.0.groups.0.solver.configuration", {"ordr": 1}), "does not take"),
+        (_with("sections.0.groups.0.solver.configuration", {"order": 9}), "order must be"),
+        (_with("sections.0.schedule.table", [1] + [0] * 11), "step 0 must be computed"),
+        (_with("sections.0.schedule.table", [7] * 12), "outside the palette"),
+        (_with("sections.0.schedule.table", [0] * 11), "expected 11 values"),
+        (_with("sections.0.sampler.timesteps", ["a"] * 12), "sections.0.sampler.timesteps.0"),
+        (
+            _with("sections.0.groups.0.fallback", {"name": "fitted", "configuration": {"steps": [], "weights": []}}),
+            "fitted",
+        ),
+        (_with("sections.0.sampler.scheduler_timesteps", [1.0]), "scheduler_timesteps: expected 12"),
+        (_with("sections.0.point", {"kind": "span"}), "path: a point of kind"),
+        (_with("sections.0.sampler.axis_times", [1.0] * 12), "share one time"),
+        (_with("sections.0.model.num_channels", 0), "sections.0.model.num_channels"),
     ],
 )
 def test_faults_are_named(plan: Plan, tmp_path: Path, damage: Callable[[dict[str, Any]], None], reason: str) -> None:

@@ -77,7 +77,9 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
     assert figures["num_samples"] == 3
     assert figures["steps_total"] == 12
     assert figures["flops_ratio"] >= 3
-    assert figures["flops_ratio"] == pytest.approx(json.loads(studied.read_text())["cost"]["flops_ratio"], rel=0.02)
+    assert figures["flops_ratio"] == pytest.approx(
+        json.loads(studied.read_text())["sections"][0]["cost"]["flops_ratio"], rel=0.02
+    )
 
     again = run("search", "--budget", "3x", "--prompts", "prompts.txt", *QUICK, "--out", "studies/s")
     assert again.exit_code == 0
@@ -99,7 +101,7 @@ def test_several_budgets_in_one_go(traced: Path) -> None:
     quick = ["--trials", "1", "--confirm", "0", "--refine", "0"]
     done = run("search", "--budget", "2x,3x,1x", "--prompts", "prompts.txt", *quick, "--out", "studies/many")
     assert done.exit_code == 0, done.output
-    ratios = [json.loads(Path(line).read_text())["cost"]["flops_ratio"] for line in done.stdout.split()]
+    ratios = [json.loads(Path(line).read_text())["sections"][0]["cost"]["flops_ratio"] for line in done.stdout.split()]
     assert ratios[0] >= 2
     assert ratios[1] >= 3
     assert ratios[2] == 1

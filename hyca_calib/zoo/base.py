@@ -1,0 +1,147 @@
+"""Real architectures, small and with random weights: what compatibility is tested on."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MODELS", "PIPELINES", "Randn", "TinyModel", "TinyPipeline", "tiny_model", "tiny_pipeline"]
+
+
+class Randn(Protocol):
+    """Seeded standard normal noise of a shape."""
+
+    def __call__(self, *shape: int) -> Tensor: ...
+
+
+Inputs = Callable[[int, float, Randn], dict[str, Any]]
+"""From batch size and the share of noise (1 at the start, 0 at the end) to the keyword arguments of
+one call, the timestep in the model's own unit among them."""
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A diffusers transformer class with a configuration of a few thousand parameters.
+
+    Attributes:
+        name: of the class, in ``diffusers.models.transformers``.
+        config: its constructor's arguments; every list of blocks has two or three.
+        inputs: arguments of a call.
+    """
+
+    name: str
+    config: dict[str, Any]
+    inputs: Inputs
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The model in evaluation mode. No weight is left at zero, where it would hide mistakes."""
+        kind = find_class(self.name)
+        with quiet():
+            model: nn.Module = kind(**self.config)
+        return randomise(model.eval(), seed)
+
+    def call(self, batch: int = 1, noise: float = 1.0, seed: int = 0) -> dict[str, Any]:
+        """Keyword arguments of a call; the same seed gives the same latents and prompts."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.inputs(batch, noise, lambda *shape: torch.randn(*shape, generator=generator))
+
+
+@dataclass(frozen=True)
+class TinyPipeline:
+    """A diffusers pipeline around tiny models.
+
+    Attributes:
+        name: for people, "FLUX.1 Kontext".
+        build: the pipeline, with prompts to be given as embeddings where that spares a text encoder.
+        arguments: keyword arguments of a call, but steps, generator, output type and `return_dict`.
+        runs_steps: network steps of a call of `num_inference_steps` (fewer for image to image).
+    """
+
+    name: str
+    build: Callable[[], Any]
+    arguments: Callable[[Randn], dict[str, Any]]
+    runs_steps: Callable[[int], int] = lambda steps: steps
+
+    def call(self, pipe: Any, steps: int, seed: int = 0, **changes: Any) -> Tensor:
+        """Final latents of one sample."""
+        generator = torch.Generator().manual_seed(seed)
+        arguments = self.arguments(lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
+        options = {"num_inference_steps": steps, "output_type": "latent", "return_dict": False, **arguments, **changes}
+        with quiet():
+            result = pipe(generator=generator, **options)
+        latents: Tensor = result[0]
+        return latents
+
+
+MODELS: dict[str, TinyModel] = {}
+PIPELINES: dict[str, TinyPipeline] = {}
+
+
+def tiny_model(name: str, **config: Any) -> Callable[[Inputs], Inputs]:
+    """Decorator of an `Inputs` function: enter the class into the zoo."""
+
+    def enter(inputs: Inputs) -> Inputs:
+        MODELS[name] = TinyModel(name, config, inputs)
+        return inputs
+
+    return enter
+
+
+def tiny_pipeline(
+    name: str, build: Callable[[], Any], runs_steps: Callable[[int], int] = lambda steps: steps
+) -> Callable[[Callable[[Randn], dict[str, Any]]], Callable[[Randn], dict[str, Any]]]:
+    """Decorator of a function that makes the arguments of a call: enter the pipeline into the zoo."""
+
+    def enter(arguments: Callable[[Randn], dict[str, Any]]) -> Callable[[Randn], dict[str, Any]]:
+        PIPELINES[name] = TinyPipeline(name, build, arguments, runs_steps)
+        return arguments
+
+    return enter
+
+
+def find_class(name: str) -> type[nn.Module]:
+    """A transformer class of diffusers, exported or not."""
+    import diffusers
+    from diffusers.models import transformers
+
+    for home in (diffusers, transformers, *_submodules(transformers)):
+        found = getattr(home, name, None)
+        if inspect.isclass(found) and issubclass(found, nn.Module):
+            return found
+    raise KeyError(f"this diffusers ({diffusers.__version__}) has no {name}")
+
+
+def _submodules(package: Any) -> Iterator[Any]:
+    import importlib
+    import pkgutil
+
+    for info in pkgutil.iter_modules(package.__path__):
+        yield importlib.import_module(f"{package.__name__}.{info.name}")
+
+
+def randomise(model: nn.Module, seed: int) -> nn.Module:
+    """Fill all parameters: matrices keep the variance of their input, vectors lie in 0.1 to 0.5."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
+            else:
+                parameter.copy_(0.1 + 0.4 * torch.rand(parameter.shape, generator=generator))
+    return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """diffusers warns at import and construction about things a user can do nothing about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

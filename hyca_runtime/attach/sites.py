@@ -1,0 +1,184 @@
+"""Cache points in a network: who stands where while it is computed, and while it is predicted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from hyca_runtime.attach.block_io import BlockIO, block_io
+from hyca_runtime.attach.points import Place, find_block_lists, find_blocks, find_modules, find_span, find_tail
+from hyca_runtime.attach.stand_ins import CaptureInput, CaptureOutput, IdleList, InjectInput, PassBy, Recall
+from hyca_runtime.errors import AttachError
+from hyca_runtime.feature import Feature
+from hyca_runtime.point import CachePoint
+
+__all__ = ["Site", "find_site"]
+
+StandIns = Sequence[tuple[Place, nn.Module]]
+
+
+class Site(ABC):
+    """One cache point of one network. Calls of its methods alternate and do not overlap."""
+
+    @abstractmethod
+    def watchers(self) -> StandIns:
+        """Who takes whose place while the network is computed."""
+
+    @abstractmethod
+    def captured(self, output: Any) -> Feature | None:
+        """The feature of the call that just ended with `output`; None if it never came to the point."""
+
+    @abstractmethod
+    def actors(self, feature: Feature) -> StandIns:
+        """Who takes whose place while the network is predicted from `feature`."""
+
+
+class OutputSite(Site):
+    """What the network returns."""
+
+    def __init__(self) -> None:
+        self._form: Any = None
+
+    def watchers(self) -> StandIns:
+        return ()
+
+    def captured(self, output: Any) -> Feature:
+        parts: list[Tensor] = []
+        self._form = _take_apart(output, parts)
+        return tuple(parts)
+
+    def actors(self, feature: Feature) -> StandIns:
+        raise NotImplementedError("nothing runs when an output is predicted")
+
+    def output(self, feature: Feature) -> Any:
+        """`feature` in the form in which the network returned it last."""
+        return _put_together(self._form, iter(feature))
+
+
+class TrunkSite(Site):
+    """The input of the final norm; no block runs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._tail = find_tail(network)
+        self._lists = find_block_lists(network)
+        self._watching: list[list[CaptureInput]] = []
+
+    def watchers(self) -> StandIns:
+        self._watching = [[CaptureInput(place.module) for place in part] for part in self._tail]
+        pairs = zip(self._tail, self._watching, strict=True)
+        return [pair for part, watching in pairs for pair in zip(part, watching, strict=True)]
+
+    def captured(self, output: Any) -> Feature | None:
+        del output
+        parts = [[w.captured for w in part if w.captured is not None] for part in self._watching]
+        self._watching = []
+        if not any(parts):
+            return None
+        for part, places in zip(parts, self._tail, strict=True):
+            if len(part) != 1:
+                name = f"{type(self._network).__name__}.{places[0].path}"
+                raise AttachError(f"{name} was called {len(part)} times in one call; use the point 'output'")
+        return tuple(part[0] for part in parts)
+
+    def actors(self, feature: Feature) -> StandIns:
+        idle = [(place, _idle(place.module)) for place in self._lists]
+        tails = zip(self._tail, feature, strict=True)
+        return [*idle, *((place, InjectInput(place.module, part)) for places, part in tails for place in places)]
+
+
+class ModulesSite(Site):
+    """The outputs of modules; none of them runs, nor the blocks that stand between.
+
+    Args:
+        kept: modules whose outputs are the parts.
+        passed_by: blocks before the kept one of a span.
+        residual: whether a part is the output less the input.
+    """
+
+    def __init__(self, kept: Sequence[Place], passed_by: Sequence[Place], residual: bool) -> None:
+        self._kept, self._passed_by = kept, passed_by
+        self._ios: list[BlockIO | None] = [block_io(place.module) if residual else None for place in kept]
+        self._watching: list[CaptureOutput] = []
+        self._forms: list[tuple[bool, list[bool]]] = []
+
+    def watchers(self) -> StandIns:
+        self._watching = [CaptureOutput(p.module, io) for p, io in zip(self._kept, self._ios, strict=True)]
+        return list(zip(self._kept, self._watching, strict=True))
+
+    def captured(self, output: Any) -> Feature:
+        del output
+        parts: list[Tensor] = []
+        self._forms = []
+        for place, watcher in zip(self._kept, self._watching, strict=True):
+            if watcher.captured is None:
+                raise AttachError(f"{place.path} was not called by its network; choose another cache point")
+            parts += [value for value in watcher.captured if value is not None]
+            self._forms.append((watcher.alone, [value is not None for value in watcher.captured]))
+        self._watching = []
+        return tuple(parts)
+
+    def actors(self, feature: Feature) -> StandIns:
+        parts = iter(feature)
+        found: list[tuple[Place, nn.Module]] = [(place, PassBy(place.module)) for place in self._passed_by]
+        for place, io, (alone, there) in zip(self._kept, self._ios, self._forms, strict=True):
+            outputs = tuple(next(parts) if present else None for present in there)
+            found.append((place, Recall(place.module, outputs, alone, io)))
+        return found
+
+
+def find_site(network: nn.Module, point: CachePoint) -> Site:
+    """Where `point` lies in `network`.
+
+    Raises:
+        AttachError: nowhere.
+    """
+    if point.kind == "output":
+        return OutputSite()
+    if point.kind == "trunk":
+        return TrunkSite(network)
+    residual = point.keep == "residual"
+    if point.kind == "span":
+        span = find_span(network, *point.ends)
+        return ModulesSite(span[-1:], span[:-1], residual)
+    kept = find_blocks(network) if point.kind == "blocks" else find_modules(network, point.path)
+    return ModulesSite(kept, (), residual)
+
+
+LOOPS_MATTER = frozenset({"HiDreamBlock"})
+"""Blocks whose network sets names in its loop over them that it needs afterwards."""
+
+
+def _idle(blocks: nn.Module) -> nn.Module:
+    members = list(blocks.children())
+    if any(type(block).__name__ in LOOPS_MATTER for block in members):
+        return nn.ModuleList([PassBy(block) for block in members])
+    return IdleList(members)
+
+
+def _take_apart(output: Any, parts: list[Tensor]) -> Any:
+    """The form of `output`; its tensors are appended to `parts`."""
+    if isinstance(output, Tensor):
+        parts.append(output)
+        return Tensor
+    if isinstance(output, dict):  # diffusers' outputs are dictionaries
+        return type(output), {key: _take_apart(value, parts) for key, value in output.items()}
+    if isinstance(output, tuple | list):
+        return type(output), [_take_apart(value, parts) for value in output]
+    if output is None:
+        return None
+    raise AttachError(f"the point 'output' needs a network that returns tensors, got {type(output).__name__}")
+
+
+def _put_together(form: Any, parts: Any) -> Any:
+    if form is Tensor:
+        return next(parts)
+    if form is None:
+        return None
+    kind, inside = form
+    if isinstance(inside, dict):
+        return kind(**{key: _put_together(value, parts) for key, value in inside.items()})
+    return kind(_put_together(value, parts) for value in inside)

@@ -1,0 +1,127 @@
+"""Modules that stand in for others while the network runs.
+
+A network is never rebuilt and its submodules are never wrapped: for the time of one call a stand-in
+takes a module's place in its parent, and afterwards the module is back. So whatever is done to the
+submodules (compiled, quantised, adapted, offloaded) neither sees nor disturbs a plan, and a module
+without a stand-in costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from hyca_runtime.attach.block_io import BlockIO, block_io, check_streams, streams
+from hyca_runtime.attach.points import Place
+from hyca_runtime.errors import AttachError
+
+__all__ = ["CaptureInput", "CaptureOutput", "IdleList", "InjectInput", "PassBy", "Recall", "placed"]
+
+
+@contextmanager
+def placed(stand_ins: Sequence[tuple[Place, nn.Module]]) -> Iterator[None]:
+    """Let each module take its place until the context ends."""
+    kept = [(place, place.module) for place, _ in stand_ins]
+    try:
+        for place, module in stand_ins:
+            place.put(module)
+        yield
+    finally:
+        for place, module in kept:
+            place.put(module)
+
+
+class StandIn(nn.Module):
+    """A module in the place of `inner`, whose attributes it also shows."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+
+class CaptureInput(StandIn):
+    """Runs `inner` and keeps what it was called with."""
+
+    captured: Tensor | None = None
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.captured = x
+        return self.inner(x, *args, **kwargs)
+
+
+class InjectInput(StandIn):
+    """Runs `inner` on `feature` instead of its input."""
+
+    def __init__(self, inner: nn.Module, feature: Tensor) -> None:
+        super().__init__(inner)
+        self.feature = feature
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        del x
+        return self.inner(self.feature, *args, **kwargs)
+
+
+class CaptureOutput(StandIn):
+    """Runs `inner` and keeps its outputs, less its inputs if there is a contract `io`."""
+
+    captured: tuple[Any, ...] | None = None
+    alone = False
+
+    def __init__(self, inner: nn.Module, io: BlockIO | None) -> None:
+        super().__init__(inner)
+        self.io = io
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.inner(*args, **kwargs)
+        self.alone, outputs = not isinstance(output, tuple), streams(output)
+        if self.io is not None:
+            inputs = self.io.inputs(self.inner.forward, args, kwargs)
+            check_streams(self.inner, inputs, outputs)
+            outputs = tuple(None if b is None else b - a for a, b in zip(inputs, outputs, strict=True))
+        elif not all(value is None or isinstance(value, Tensor) for value in outputs):
+            raise AttachError(f"{type(self.inner).__name__} returns more than tensors; its output cannot be kept")
+        self.captured = outputs
+        return output
+
+
+class Recall(StandIn):
+    """Answers with kept outputs, plus its inputs if there is a contract `io`; `inner` does not run."""
+
+    def __init__(self, inner: nn.Module, outputs: tuple[Any, ...], alone: bool, io: BlockIO | None) -> None:
+        super().__init__(inner)
+        self.outputs, self.alone, self.io = outputs, alone, io
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self.outputs
+        if self.io is not None:
+            inputs = self.io.inputs(self.inner.forward, args, kwargs)
+            outputs = tuple(None if b is None else a + b for a, b in zip(inputs, outputs, strict=True))
+        return outputs[0] if self.alone else outputs
+
+
+class PassBy(StandIn):
+    """Hands its inputs on; `inner` does not run."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner)
+        self.io = block_io(inner)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        values = self.io.inputs(self.inner.forward, args, kwargs)
+        return values if len(values) > 1 else values[0]
+
+
+class IdleList(nn.ModuleList):
+    """In the place of a list of blocks: none of them runs, yet a network may look at them by index."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(())
