@@ -71,8 +71,8 @@ class TinyPipeline:
 
     def call(self, pipe: Any, steps: int, seed: int = 0, **changes: Any) -> Tensor:
         """Final latents of one sample."""
-        generator = torch.Generator().manual_seed(seed)
-        arguments = self.arguments(lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
+        prompts, generator = (torch.Generator().manual_seed(s) for s in (seed + 1000, seed))
+        arguments = self.arguments(lambda *shape: torch.randn(*shape, generator=prompts))
         options = {"num_inference_steps": steps, "output_type": "latent", "return_dict": False, **arguments, **changes}
         with quiet():
             result = pipe(generator=generator, **options)

@@ -31,24 +31,57 @@ class BlockIO:
         return tuple(args[i] if i < len(args) else kwargs.get(name) for name, i in slots)
 
 
-IMAGE = BlockIO(("hidden_states",))
-IMAGE_TEXT = BlockIO(("hidden_states", "encoder_hidden_states"))
-TEXT_IMAGE = BlockIO(("encoder_hidden_states", "hidden_states"))
+def _contracts(returns: tuple[str, ...], *classes: str) -> dict[str, BlockIO]:
+    return dict.fromkeys(classes, BlockIO(returns))
+
 
 BLOCK_IO: dict[str, BlockIO] = {
-    "BasicTransformerBlock": IMAGE,
-    "CogVideoXBlock": IMAGE_TEXT,
-    "FluxSingleTransformerBlock": TEXT_IMAGE,
-    "FluxTransformerBlock": TEXT_IMAGE,
-    "HunyuanVideoSingleTransformerBlock": IMAGE_TEXT,
-    "HunyuanVideoTransformerBlock": IMAGE_TEXT,
-    "JointTransformerBlock": TEXT_IMAGE,
-    "LTXVideoTransformerBlock": IMAGE,
-    "QwenImageTransformerBlock": TEXT_IMAGE,
-    "SanaTransformerBlock": IMAGE,
-    "WanTransformerBlock": IMAGE,
+    **_contracts(
+        ("encoder_hidden_states", "hidden_states"),
+        "AuraFlowJointTransformerBlock",
+        "BriaFiboTransformerBlock",
+        "BriaSingleTransformerBlock",
+        "BriaTransformerBlock",
+        "ChromaTransformerBlock",
+        "Flux2TransformerBlock",
+        "Flux3SingleTransformerBlock",
+        "FluxSingleTransformerBlock",
+        "FluxTransformerBlock",
+        "JointTransformerBlock",
+        "LongCatImageSingleTransformerBlock",
+        "LongCatImageTransformerBlock",
+        "OvisImageSingleTransformerBlock",
+        "OvisImageTransformerBlock",
+        "QwenImageTransformerBlock",
+    ),
+    **_contracts(
+        ("hidden_states", "encoder_hidden_states"),
+        "CogVideoXBlock",
+        "CogView3PlusTransformerBlock",
+        "CogView4TransformerBlock",
+        "ConsisIDBlock",
+        "EasyAnimateTransformerBlock",
+        "GlmImageTransformerBlock",
+        "HiDreamImageTransformerBlock",
+        "HunyuanImageSingleTransformerBlock",
+        "HunyuanImageTransformerBlock",
+        "HunyuanVideo15TransformerBlock",
+        "HunyuanVideoSingleTransformerBlock",
+        "HunyuanVideoTokenReplaceSingleTransformerBlock",
+        "HunyuanVideoTokenReplaceTransformerBlock",
+        "HunyuanVideoTransformerBlock",
+        "JoyImageEditPlusTransformerBlock",
+        "JoyImageTransformerBlock",
+        "MochiTransformerBlock",
+        "MotifVideoSingleTransformerBlock",
+        "MotifVideoTransformerBlock",
+    ),
+    **_contracts(("hidden_states", "audio_hidden_states"), "LTX2VideoTransformerBlock"),
+    **_contracts(("hidden_states", "control_hidden_states"), "WanVACETransformerBlock"),
+    **_contracts(("und_seq", "gen_seq"), "Cosmos3VLTextMoTDecoderLayer"),
+    **_contracts(("vis", "aud"), "Kandinsky6FusedTransformerDecoderBlock"),
 }
-"""Block class name -> contract."""
+"""Blocks with several streams, by class; any other is taken to have one, its first argument."""
 
 
 def block_io(block: nn.Module) -> BlockIO:
@@ -57,7 +90,8 @@ def block_io(block: nn.Module) -> BlockIO:
     Raises:
         AttachError: the class is not in the table and its forward takes no argument.
     """
-    known = BLOCK_IO.get(type(block).__name__)
+    inner = getattr(block, "block", block)  # HiDream wraps its blocks
+    known = BLOCK_IO.get(type(inner).__name__)
     if known is not None:
         return known
     names = list(inspect.signature(block.forward).parameters)

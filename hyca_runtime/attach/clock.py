@@ -19,7 +19,7 @@ from hyca_runtime.errors import ClockError
 
 __all__ = ["Arguments", "Clock", "SchedulerGrid"]
 
-TIMESTEPS = ("timestep", "timesteps", "t")
+TIMESTEPS = ("timestep", "timesteps", "t", "vision_timesteps")
 PROMPTS = (
     "encoder_hidden_states",
     "prompt_embeds",

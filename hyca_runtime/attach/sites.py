@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,6 +66,7 @@ class TrunkSite(Site):
         self._network = network
         self._tail = find_tail(network)
         self._lists = find_block_lists(network)
+        self._used = self._tail
         self._watching: list[list[CaptureInput]] = []
 
     def watchers(self) -> StandIns:
@@ -79,14 +81,15 @@ class TrunkSite(Site):
         if not any(parts):
             return None
         for part, places in zip(parts, self._tail, strict=True):
-            if len(part) != 1:
+            if len(part) > 1:
                 name = f"{type(self._network).__name__}.{places[0].path}"
                 raise AttachError(f"{name} was called {len(part)} times in one call; use the point 'output'")
-        return tuple(part[0] for part in parts)
+        self._used = [places for part, places in zip(parts, self._tail, strict=True) if part]
+        return tuple(part[0] for part in parts if part)
 
     def actors(self, feature: Feature) -> StandIns:
         idle = [(place, _idle(place.module)) for place in self._lists]
-        tails = zip(self._tail, feature, strict=True)
+        tails = zip(self._used, feature, strict=True)
         return [*idle, *((place, InjectInput(place.module, part)) for places, part in tails for place in places)]
 
 
@@ -109,22 +112,23 @@ class ModulesSite(Site):
         self._watching = [CaptureOutput(p.module, io) for p, io in zip(self._kept, self._ios, strict=True)]
         return list(zip(self._kept, self._watching, strict=True))
 
-    def captured(self, output: Any) -> Feature:
+    def captured(self, output: Any) -> Feature | None:
         del output
         parts: list[Tensor] = []
         self._forms = []
-        for place, watcher in zip(self._kept, self._watching, strict=True):
-            if watcher.captured is None:
-                raise AttachError(f"{place.path} was not called by its network; choose another cache point")
-            parts += [value for value in watcher.captured if value is not None]
-            self._forms.append((watcher.alone, [value is not None for value in watcher.captured]))
+        for watcher in self._watching:
+            kept = watcher.captured or ()  # a network need not call all its modules: Flux 3 has blocks by modality
+            parts += [value for value in kept if value is not None]
+            self._forms.append((watcher.alone, [value is not None for value in kept]))
         self._watching = []
-        return tuple(parts)
+        return tuple(parts) or None
 
     def actors(self, feature: Feature) -> StandIns:
         parts = iter(feature)
         found: list[tuple[Place, nn.Module]] = [(place, PassBy(place.module)) for place in self._passed_by]
         for place, io, (alone, there) in zip(self._kept, self._ios, self._forms, strict=True):
+            if not there:
+                continue
             outputs = tuple(next(parts) if present else None for present in there)
             found.append((place, Recall(place.module, outputs, alone, io)))
         return found
@@ -159,26 +163,31 @@ def _idle(blocks: nn.Module) -> nn.Module:
     return IdleList(members)
 
 
+@dataclass(frozen=True)
+class _Form:
+    """How a nested output is built: a container and what is in it, or a constant that holds no tensor."""
+
+    kind: Any
+    inside: Any
+
+
 def _take_apart(output: Any, parts: list[Tensor]) -> Any:
     """The form of `output`; its tensors are appended to `parts`."""
     if isinstance(output, Tensor):
         parts.append(output)
         return Tensor
-    if isinstance(output, dict):  # diffusers' outputs are dictionaries
-        return type(output), {key: _take_apart(value, parts) for key, value in output.items()}
+    if isinstance(output, dict) and type(output) is not dict:  # an output class of diffusers
+        return _Form(type(output), {key: _take_apart(value, parts) for key, value in output.items()})
     if isinstance(output, tuple | list):
-        return type(output), [_take_apart(value, parts) for value in output]
-    if output is None:
-        return None
-    raise AttachError(f"the point 'output' needs a network that returns tensors, got {type(output).__name__}")
+        return _Form(type(output), [_take_apart(value, parts) for value in output])
+    return _Form(None, output)  # a cache of keys and values, or None
 
 
-def _put_together(form: Any, parts: Any) -> Any:
+def _put_together(form: Any, parts: Iterator[Tensor]) -> Any:
     if form is Tensor:
         return next(parts)
-    if form is None:
-        return None
-    kind, inside = form
-    if isinstance(inside, dict):
-        return kind(**{key: _put_together(value, parts) for key, value in inside.items()})
-    return kind(_put_together(value, parts) for value in inside)
+    if form.kind is None:
+        return form.inside
+    if isinstance(form.inside, dict):
+        return form.kind(**{key: _put_together(value, parts) for key, value in form.inside.items()})
+    return form.kind(_put_together(value, parts) for value in form.inside)

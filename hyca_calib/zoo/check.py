@@ -1,0 +1,274 @@
+"""What the runtime does on each model of the zoo, seen by running it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyca_calib.zoo.base import TinyModel, TinyPipeline, quiet
+from hyca_runtime import HycaError, Plan, apply_plan
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.points import find_block_lists, find_transformers
+from hyca_runtime.feature import widths
+from hyca_runtime.group import DimensionGroup, encode_channels
+from hyca_runtime.plan import ModelFingerprint, Sampler, Section
+from hyca_runtime.point import CachePoint, parse_point
+from hyca_runtime.schedule import Schedule
+from hyca_runtime.session import config_digest
+from hyca_runtime.solvers import Newton
+
+__all__ = ["CHECKS", "Verdict", "check_model", "check_pipeline", "hand_plan", "hand_section"]
+
+STEPS, COMPUTED = 6, (0, 1, 3)
+CHECKS = ("attach", "identical", "no block runs", "restored", "compiled")
+
+
+@dataclass
+class Verdict:
+    """Outcome of the checks at one point: "yes", "no", or why not.
+
+    Attributes:
+        name: of the model class or the pipeline.
+        point: where it was cached.
+        results: by check.
+    """
+
+    name: str
+    point: str
+    results: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def good(self) -> bool:
+        return set(self.results.values()) <= {"yes", "not run"}
+
+
+def hand_section(
+    module: nn.Module,
+    point: CachePoint,
+    num_channels: int,
+    timesteps: Sequence[float],
+    scheduler_timesteps: Sequence[float] | None,
+    computed: Sequence[int],
+    component: str = "transformer",
+) -> Section:
+    """A section without a search: linear extrapolation of every channel, on the step axis."""
+    steps = len(timesteps)
+    return Section(
+        component=component,
+        model=ModelFingerprint(
+            transformer=type(module).__name__, config_digest=config_digest(module), num_channels=num_channels
+        ),
+        sampler=Sampler(
+            scheduler="any",
+            timesteps=tuple(timesteps),
+            scheduler_timesteps=tuple(scheduler_timesteps) if scheduler_timesteps else None,
+            axis="step",
+            axis_times=tuple(float(s) for s in range(steps)),
+        ),
+        point=point,
+        schedule=Schedule.from_steps(steps, computed),
+        groups=(
+            DimensionGroup(name="all", channels=encode_channels(range(num_channels)), solver=Newton(order=1).spec()),
+        ),
+    )
+
+
+def hand_plan(
+    pipe: Any, point: CachePoint, sample: Callable[[], Any], computed: Callable[[int], Sequence[int]]
+) -> Plan:
+    """A plan for a pipeline, from one full run of `sample`.
+
+    Args:
+        computed: from the steps of a network to those that are computed.
+    """
+    sections = []
+    for component, module in find_transformers(pipe).items():
+        seen = _Seen(module, point, getattr(pipe, "scheduler", None))
+        with seen:
+            sample()
+        if seen.times:
+            sections.append(
+                hand_section(
+                    module,
+                    point,
+                    seen.channels,
+                    seen.times,
+                    seen.scheduler_times if None not in seen.scheduler_times else None,
+                    computed(len(seen.times)),
+                    component,
+                )
+            )
+    return Plan(name="by hand", sections=tuple(sections))
+
+
+class _Seen:
+    """Notes the times of a network's first pass over its steps, and its channels."""
+
+    def __init__(self, module: nn.Module, point: CachePoint, scheduler: Any) -> None:
+        self._attachment, self._clock = Attachment(module, point), Clock(module, scheduler)
+        self.times: list[float] = []
+        self.scheduler_times: list[Any] = []
+        self.channels = 0
+
+    def __enter__(self) -> None:
+        self._attachment.install(self._answer)
+
+    def __exit__(self, *exc: object) -> None:
+        self._attachment.remove()
+
+    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output, feature = self._attachment.compute(args, kwargs)
+        time, _ = self._clock.timestep(args, kwargs)
+        if feature is not None and time not in self.times:
+            grid = self._clock.grid()
+            at = self._clock.index() if grid is not None else 0
+            self.times.append(time)
+            self.scheduler_times.append(grid.times[at] if grid is not None and at < len(grid.times) else None)
+            self.channels = sum(widths(feature, self._attachment.point.channel_axis))
+        return output
+
+
+def check_model(tiny: TinyModel, point: str, compiled: bool) -> Verdict:
+    """Drive one network, without a pipeline, over a few steps."""
+    verdict = Verdict(tiny.name, point)
+    noises = [1 - step / STEPS for step in range(STEPS)]
+
+    def sample(module: nn.Module) -> Callable[[], list[Tensor]]:
+        return lambda: [t for noise in noises for t in tensors_in(module(**tiny.call(1, noise)))]
+
+    with torch.no_grad(), quiet():
+        module = tiny.build()
+        _check(verdict, module, parse_point(point), sample(module), "not run")
+        if compiled and verdict.good:
+            torch.compiler.reset()
+            network = torch.compile(module, backend="eager")
+            verdict.results["compiled"] = _says(lambda: _compiled_agrees(module, parse_point(point), sample, network))
+    return verdict
+
+
+def check_pipeline(tiny: TinyPipeline, point: str) -> Verdict:
+    """Drive one pipeline, guidance and all."""
+    verdict = Verdict(tiny.name, point)
+    with quiet():
+        pipe = tiny.build()
+        _check(verdict, pipe, parse_point(point), lambda: tensors_in(tiny.call(pipe, STEPS)), "not run")
+    return verdict
+
+
+def _check(verdict: Verdict, target: Any, point: CachePoint, sample: Callable[[], list[Tensor]], last: str) -> None:
+    results = verdict.results
+    results.update(dict.fromkeys(CHECKS, last))
+    full = sample()
+    try:
+        plan = hand_plan(target, point, sample, lambda steps: [s for s in COMPUTED if s < steps])
+        everything = hand_plan(target, point, sample, range)
+        session = apply_plan(target, everything, on_mismatch="error")
+    except (HycaError, RuntimeError, ValueError) as error:
+        results["attach"] = _reason(error)
+        return
+    results["attach"] = "yes"
+    with session:
+        results["identical"] = _says(lambda: _equal(sample(), full))
+    results["no block runs"] = _says(lambda: _blocks_stay_idle(target, plan, point, sample, full))
+    results["restored"] = _says(
+        lambda: (
+            _equal(sample(), full)
+            and all("forward" not in vars(m) for net in find_transformers(target).values() for m in net.modules())
+        )
+    )
+
+
+def _blocks_stay_idle(
+    target: Any, plan: Plan, point: CachePoint, sample: Callable[[], list[Tensor]], full: list[Tensor]
+) -> bool:
+    """Whether predicted steps run no block, change the result, and keep it finite."""
+    with counted_blocks(target) as calls:
+        sample()
+        each, calls[:] = list(calls), [(name, 0) for name, _ in calls]
+        with apply_plan(target, plan, on_mismatch="error") as session:
+            result = sample()
+            report = session.report()
+    schedules = {section.component: section.schedule for section in plan.sections}
+    steps = sum(schedule.num_steps for schedule in schedules.values())
+    expected = sum(len(schedule.computed_steps) for schedule in schedules.values())
+    if (report.computed, report.steps) != (expected, steps):
+        raise RuntimeError(f"{report.computed} of {report.steps} steps computed, expected {expected} of {steps}")
+    shares = {name: len(s.computed_steps) / s.num_steps for name, s in schedules.items()}
+    idle = point.kind == "modules" or all(
+        now <= full_calls * shares[name] for (name, full_calls), (_, now) in zip(each, calls, strict=True)
+    )
+    changed = any(not torch.equal(a, b) for a, b in zip(result, full, strict=True))
+    return idle and changed and all(tensor.isfinite().all() for tensor in result)
+
+
+def _compiled_agrees(
+    module: nn.Module,
+    point: CachePoint,
+    sample: Callable[[nn.Module], Callable[[], list[Tensor]]],
+    network: Any,
+) -> bool:
+    plan = hand_plan(module, point, sample(module), lambda steps: [s for s in COMPUTED if s < steps])
+    with apply_plan(module, plan, on_mismatch="error"):
+        eager = sample(module)()
+        found = sample(network)()
+        again = sample(network)()
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(eager + eager, found + again, strict=True))
+
+
+@contextmanager
+def counted_blocks(target: Any) -> Iterator[list[tuple[str, int]]]:
+    """How often each block of every network is called, with the network's name."""
+    blocks = [
+        (name, block)
+        for name, module in find_transformers(target).items()
+        for place in find_block_lists(module)
+        for block in place.module.children()
+    ]
+    calls = [(name, 0) for name, _ in blocks]
+
+    def count(at: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            calls[at] = (calls[at][0], calls[at][1] + 1)
+
+        return hook
+
+    hooks = [block.register_forward_pre_hook(count(i)) for i, (_, block) in enumerate(blocks)]
+    try:
+        yield calls
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """All tensors of a nested output, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    return [t for item in output for t in tensors_in(item)] if isinstance(output, tuple | list) else []
+
+
+def _equal(found: list[Tensor], expected: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def _says(check: Callable[[], bool]) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return "yes" if check() else "no"
+    except Exception as error:  # whatever a model of the zoo raises belongs into the table
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:140] if lines else ''}"
