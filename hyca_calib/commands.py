@@ -30,8 +30,8 @@ from hyca_calib.trace.store import Trace, newest_trace
 from hyca_calib.workload import Workload, read_prompts
 from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.errors import WorkloadError
-from hyca_runtime.follower import OnMismatch
 from hyca_runtime.point import parse_point
+from hyca_runtime.recipe import OnMismatch
 
 __all__ = ["Limits", "bench_all", "evaluate_file", "report_study", "run_demo", "search_plans", "trace_model"]
 

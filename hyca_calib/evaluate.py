@@ -18,7 +18,7 @@ from hyca_calib.workload import Job
 from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import find_transformers
-from hyca_runtime.follower import OnMismatch
+from hyca_runtime.recipe import OnMismatch
 
 __all__ = ["Evaluation", "Run", "evaluate_plan", "full_run", "network_flops", "run_method"]
 

@@ -14,11 +14,19 @@ from torch import nn
 
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
-from hyca_runtime.follower import Follower, OnMismatch
-from hyca_runtime.plan import Plan, Section
+from hyca_runtime.follower import Follower
+from hyca_runtime.plan import Plan
+from hyca_runtime.recipe import OnMismatch, Recipe
 from hyca_runtime.report import RunReport
+from hyca_runtime.section import Section
 
 __all__ = ["Session", "apply_plan", "config_digest"]
+
+MAX_PLANS = 64
+"""Plans that `Session.following` keeps ready."""
+
+NO_RECIPE = "none"
+"""Said by a thread whose calls are to be computed in full."""
 
 
 class Session:
@@ -32,14 +40,16 @@ class Session:
         self, networks: Mapping[str, nn.Module], plan: Plan, on_mismatch: OnMismatch = "compute", scheduler: Any = None
     ) -> None:
         self.plan = plan
+        self._on_mismatch: OnMismatch = on_mismatch
         self._warned = False
+        self._recipes: dict[int, tuple[Plan, dict[str, Recipe]]] = {}
         self._followers: dict[str, Follower] = {}
         try:
             for name, module in networks.items():
                 sections = [section for section in plan.sections if section.component == name]
                 if sections:
-                    follower = Follower(module, sections, plan.name, on_mismatch, scheduler, self._complain)
-                    self._followers[name] = follower
+                    recipe = Recipe(plan.name, sections, on_mismatch)
+                    self._followers[name] = Follower(module, recipe, scheduler, self._complain)
         except BaseException:
             self.remove()
             raise
@@ -55,15 +65,53 @@ class Session:
             )
 
     @contextmanager
-    def at(self, step: int | None = None, branch: str | None = None) -> Iterator[None]:
-        """Say the step of this thread's calls inside, their guidance branch, or both.
+    def at(self, step: int | None = None, branch: str | None = None, pipe: Any = None) -> Iterator[None]:
+        """Say more of this thread's calls inside than the calls themselves do.
 
-        For samplers whose timesteps are not the plan's, and pipelines that do not name their branches.
+        Args:
+            step: the step of the plan, for samplers whose timesteps are not the plan's.
+            branch: the guidance branch, for pipelines that do not name theirs.
+            pipe: the pipeline that calls, where several share the network: its scheduler tells the
+                step without waiting for the GPU.
         """
+        scheduler = getattr(pipe, "scheduler", None)
         with ExitStack() as stack:
             for follower in self._followers.values():
-                stack.enter_context(follower.saying(branch=branch, step=step))
+                stack.enter_context(follower.saying(branch=branch, step=step, scheduler=scheduler))
             yield
+
+    @contextmanager
+    def following(self, plan: Plan | None) -> Iterator[None]:
+        """Let this thread's calls inside follow another plan, or none and be computed in full.
+
+        A server applies one plan and lets each request name its own.
+
+        Raises:
+            PlanMismatchError: the plan is for other networks, or cached at another point.
+        """
+        recipes = self._recipes_of(plan) if plan is not None else {}
+        with ExitStack() as stack:
+            for name, follower in self._followers.items():
+                stack.enter_context(follower.saying(recipe=recipes.get(name, NO_RECIPE)))
+            yield
+
+    def _recipes_of(self, plan: Plan) -> dict[str, Recipe]:
+        if id(plan) not in self._recipes:
+            networks = {name: follower.module for name, follower in self._followers.items()}
+            recipes = {}
+            for section in plan.sections:
+                check_fits(plan.name, section, networks, "the session")
+                if section.point != self._followers[section.component].recipe.point:
+                    raise PlanMismatchError(
+                        f"plan {plan.name!r} is cached at '{section.point}', the session at "
+                        f"'{self._followers[section.component].recipe.point}'; apply it on its own"
+                    )
+                sections = [s for s in plan.sections if s.component == section.component]
+                recipes[section.component] = Recipe(plan.name, sections, self._on_mismatch)
+            if len(self._recipes) >= MAX_PLANS:
+                self._recipes.clear()
+            self._recipes[id(plan)] = (plan, recipes)
+        return self._recipes[id(plan)][1]
 
     def report(self) -> RunReport:
         """What the latest run did; print it."""
@@ -131,11 +179,11 @@ def apply_plan(target: object, plan: Plan, on_mismatch: OnMismatch = "compute") 
     """
     networks = find_transformers(target)
     for section in plan.sections:
-        _check_fits(plan.name, section, networks, type(target).__name__)
+        check_fits(plan.name, section, networks, type(target).__name__)
     return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None))
 
 
-def _check_fits(name: str, section: Section, networks: Mapping[str, nn.Module], target: str) -> None:
+def check_fits(name: str, section: Section, networks: Mapping[str, nn.Module], target: str) -> None:
     if section.component not in networks:
         raise PlanMismatchError(
             f"plan {name!r} is for a {section.component!r}, {target} has only {', '.join(networks)}; "

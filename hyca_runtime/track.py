@@ -145,8 +145,8 @@ class Track:
     def _start(self, clock: Clock, starting: list[Section]) -> None:
         grid = clock.grid()
         offset = clock.index() if grid is not None else 0
-        if grid is not None and offset >= len(grid.times):
-            grid = None  # the scheduler of another, finished run
+        if grid is not None and not any(_stands_at_start(s, grid.times[offset:]) for s in starting):
+            grid = None  # the scheduler of another run
         fitting = [section for section in starting if grid is None or _fits(section, grid.times[offset:])]
         chosen = fitting or sorted(starting, key=lambda s: abs(s.schedule.num_steps - len(grid.times if grid else ())))
         self._begin(chosen, grid, offset)
@@ -165,6 +165,11 @@ class Track:
         self._leave(f"timestep {time:g} is none of the plan's {section.schedule.num_steps}")
         self._move(position)
         return begins
+
+
+def _stands_at_start(section: Section, times: Sequence[float]) -> bool:
+    own = section.sampler.scheduler_timesteps
+    return own is not None and len(times) > 0 and bool(np.isclose(own[0], times[0], rtol=1e-4, atol=1e-6))
 
 
 def _fits(section: Section, times: Sequence[float]) -> bool:

@@ -138,10 +138,9 @@ class _Seen:
 def check_model(tiny: TinyModel, point: str, compiled: bool) -> Verdict:
     """Drive one network, without a pipeline, over a few steps."""
     verdict = Verdict(tiny.name, point)
-    noises = [1 - step / STEPS for step in range(STEPS)]
 
     def sample(module: nn.Module) -> Callable[[], list[Tensor]]:
-        return lambda: [t for noise in noises for t in tensors_in(module(**tiny.call(1, noise)))]
+        return lambda: [t for call in run_of(tiny) for t in tensors_in(module(**call))]
 
     with torch.no_grad(), quiet():
         module = tiny.build()
@@ -151,6 +150,21 @@ def check_model(tiny: TinyModel, point: str, compiled: bool) -> Verdict:
             network = torch.compile(module, backend="eager")
             verdict.results["compiled"] = _says(lambda: _compiled_agrees(module, parse_point(point), sample, network))
     return verdict
+
+
+def run_of(tiny: TinyModel) -> list[dict[str, Any]]:
+    """The calls of one run; what does not change with time is one object, as in a pipeline."""
+    calls = [tiny.call(1, 1 - step / STEPS) for step in range(STEPS)]
+    return [calls[0], *({name: steady(calls[0][name], value) for name, value in call.items()} for call in calls[1:])]
+
+
+def steady(first: Any, value: Any) -> Any:
+    """`value`, with `first` itself in the place of every tensor that equals its counterpart there."""
+    if isinstance(value, Tensor) and isinstance(first, Tensor) and torch.equal(first, value):
+        return first
+    if isinstance(value, list | tuple) and isinstance(first, type(value)) and len(first) == len(value):
+        return type(value)(steady(a, b) for a, b in zip(first, value, strict=True))
+    return value
 
 
 def check_pipeline(tiny: TinyPipeline, point: str) -> Verdict:

@@ -8,6 +8,7 @@ is called with. Reading that last one from a GPU waits for the GPU. Calls are ne
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyca_runtime.attach.context import Context
 from hyca_runtime.errors import ClockError
 
 __all__ = ["Arguments", "Clock", "SchedulerGrid"]
@@ -72,36 +74,31 @@ class Clock:
     Args:
         module: the network; its forward must take a timestep, by one of the usual names.
         scheduler: of the pipeline that drives it, if known.
-
-    Raises:
-        ClockError: the network's forward has no timestep argument.
+        context: where a thread may say another one.
     """
 
-    def __init__(self, module: nn.Module, scheduler: Any = None) -> None:
+    def __init__(self, module: nn.Module, scheduler: Any = None, context: Context | None = None) -> None:
         self._kind = type(module).__name__
         self._arguments = Arguments(module)
-        name = self._arguments.first_of(TIMESTEPS)
-        if name is None:
-            raise ClockError(
-                f"{self._kind}.forward takes none of {', '.join(TIMESTEPS)}; "
-                "no step can be told, so no plan can be applied"
-            )
-        self._timestep = name
+        self._timestep = self._arguments.first_of(TIMESTEPS)
         self._prompts = [name for name in PROMPTS if self._arguments.first_of([name])]
-        self._scheduler = scheduler
-        self._grid: SchedulerGrid | None = None
+        self._own_scheduler, self._context = scheduler, context or Context()
+        self._kept = threading.local()
 
     def timestep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
-        """The timestep of a call, and the relative rounding error of its dtype.
+        """The timestep of a call, and the relative rounding error of its dtype. Waits for the device.
 
         Where tokens have their own (clean frames of image to video are at time 0), the largest.
 
         Raises:
             ClockError: the call carries no timestep.
         """
-        value = self._arguments.get(self._timestep, args, kwargs)
+        value = self._arguments.get(self._timestep, args, kwargs) if self._timestep else None
         if value is None:
-            raise ClockError(f"{self._kind} was called without {self._timestep!r}; say the step: session.at(step)")
+            raise ClockError(
+                f"{self._kind} was called without a timestep (an argument named {', '.join(TIMESTEPS)}); "
+                "say the step: with session.at(step)"
+            )
         if not isinstance(value, Tensor):
             return float(value), 1e-6
         rounding = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
@@ -116,6 +113,10 @@ class Clock:
             if isinstance(value, Tensor):
                 return value
         return None
+
+    @property
+    def _scheduler(self) -> Any:
+        return self._context.scheduler or self._own_scheduler
 
     def batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """How many samples, guidance halves counted, a call has: the length of its first argument."""
@@ -136,9 +137,10 @@ class Clock:
         timesteps = getattr(self._scheduler, "timesteps", None)
         if not isinstance(timesteps, Tensor) or timesteps.ndim != 1 or not hasattr(self._scheduler, "step_index"):
             return None
-        if self._grid is None or not self._grid.is_of(timesteps):
-            self._grid = SchedulerGrid(timesteps)
-        return self._grid
+        kept: SchedulerGrid | None = getattr(self._kept, "grid", None)
+        if kept is None or not kept.is_of(timesteps):
+            self._kept.grid = kept = SchedulerGrid(timesteps)
+        return kept
 
     def index(self) -> int:
         """The scheduler's place in its grid."""

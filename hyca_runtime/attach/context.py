@@ -15,27 +15,31 @@ __all__ = ["Context"]
 
 
 class Context(threading.local):
-    """What this thread has said: the guidance branch, and perhaps the step.
+    """What this thread has said about its calls of one network.
 
     Attributes:
         branch: name of the guidance branch, "" if none was said.
         step: the step, None if it was not said.
+        scheduler: of the pipeline that this thread runs, None for that the plan was applied to.
+        recipe: what its calls follow, None for the usual.
     """
 
     def __init__(self) -> None:
         self.branch = ""
         self.step: int | None = None
+        self.scheduler: Any = None
+        self.recipe: Any = None
 
     @contextmanager
-    def saying(self, branch: str | None = None, step: int | None = None) -> Iterator[None]:
-        """Let calls inside be of `branch` and at `step`; what is None stays as it was."""
-        outer = self.branch, self.step
-        self.branch = self.branch if branch is None else branch
-        self.step = self.step if step is None else step
+    def saying(self, **what: Any) -> Iterator[None]:
+        """Set attributes for the calls inside; what is None stays as it was."""
+        said = {name: value for name, value in what.items() if value is not None}
+        outer = {name: getattr(self, name) for name in said}
+        vars(self).update(said)
         try:
             yield
         finally:
-            self.branch, self.step = outer
+            vars(self).update(outer)
 
     def listen(self, module: nn.Module) -> list[Patch]:
         """Overhear the names a pipeline gives to ``module.cache_context``."""

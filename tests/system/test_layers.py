@@ -25,6 +25,7 @@ LAYERS = (
     ("hyca_runtime.plan",),
     ("hyca_runtime.attach",),
     ("hyca_runtime.report", "hyca_runtime.track"),
+    ("hyca_runtime.recipe",),
     ("hyca_runtime.follower",),
     ("hyca_runtime.session",),
     ("hyca_runtime",),

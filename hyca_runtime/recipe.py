@@ -1,0 +1,83 @@
+"""What one plan asks of one network: when to predict, and with which weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hyca_runtime.combine import split_weights
+from hyca_runtime.errors import PlanMismatchError
+from hyca_runtime.feature import Feature, widths
+from hyca_runtime.history import History
+from hyca_runtime.moment import Moment, Stream
+from hyca_runtime.policies.base import Policy
+from hyca_runtime.policies.scheduled import Scheduled
+from hyca_runtime.section import Section
+from hyca_runtime.track import Track
+
+__all__ = ["OnMismatch", "Recipe"]
+
+OnMismatch = Literal["compute", "adapt", "error"]
+
+MAX_ROWS = 4096
+"""Rows of weights kept on the device; a plan needs one for each predicted step and shape."""
+
+
+class Recipe:
+    """The sections of a plan for one network, ready for use.
+
+    Args:
+        name: of the plan, for messages.
+        sections: one for each time grid.
+        on_mismatch: what runs on other grids do.
+    """
+
+    def __init__(self, name: str, sections: Sequence[Section], on_mismatch: OnMismatch) -> None:
+        self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
+        self.adapts = on_mismatch == "adapt"
+        self.point = self.sections[0].point
+        self.depth = max(max(s.depth, s.fallback_depth if self.adapts else 1) for s in self.sections)
+        self._policies: dict[int, Policy] = {id(s): Scheduled(s.schedule) for s in self.sections}
+        self._weights: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def follows(self, track: Track) -> bool:
+        """Whether a run is on the plan, or adapted to it."""
+        return not track.off_plan or self.adapts
+
+    def predicts(self, track: Track, stream: Stream) -> bool:
+        """Whether the step a run is at is to be predicted."""
+        if track.undecided:
+            return False
+        moment = Moment(track.run, track.position, track.previous, track.section.schedule.num_steps, *stream)
+        return self._policies[id(track.section)].action(moment).kind == "predict"
+
+    def weights(self, track: Track, history: History) -> tuple[Tensor, ...] | None:
+        """Weights of a forecast for each part, on its device; None if the history is not what they take."""
+        past, buffers, section = history.positions, history.buffers, track.section
+        taps = None if track.off_plan else section.taps.get(int(track.position))
+        exact = taps is not None and past[: len(taps.history)] == taps.history
+        if not past or not (exact or self.adapts):
+            return None
+        used = taps.history if taps is not None and exact else past
+        key = (id(section), track.position, used, tuple((buffer.device, buffer.shape) for buffer in buffers))
+        if key not in self._weights:
+            rows = taps.weights if taps is not None and exact else section.weights_at(used, track.position)
+            axis = section.point.channel_axis
+            parts = tuple(buffer[0].shape[axis] for buffer in buffers)
+            pieces = split_weights(torch.from_numpy(rows), parts, [buffer.ndim - 1 for buffer in buffers], axis)
+            if len(self._weights) >= MAX_ROWS:
+                self._weights.clear()
+            self._weights[key] = tuple(piece.to(b.device) for piece, b in zip(pieces, buffers, strict=True))
+        return self._weights[key]
+
+    def check_feature(self, section: Section, feature: Feature) -> None:
+        """Raises PlanMismatchError if a feature does not have the plan's channels."""
+        got = sum(widths(feature, section.point.channel_axis))
+        if got != section.model.num_channels:
+            raise PlanMismatchError(
+                f"plan {self.name!r} is for {section.model.num_channels} channels at the point '{section.point}', "
+                f"the network has {got} there; trace and search this model again"
+            )
