@@ -159,6 +159,38 @@ def bench(
 
 
 @app.command()
+def merge(
+    plans: Annotated[list[Path], typer.Argument(help="Plans for other networks or step counts of one pipeline.")],
+    out: Annotated[Path, typer.Option(help="The plan with the sections of all.")],
+) -> None:
+    """Put plans together: the two networks of Wan 2.2, or several step counts.
+
+    Example: [b]python -m hyca_calib merge studies/wan-5x/plan.json studies/wan-t2-5x/plan.json --out wan.json[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        print(commands.merge_files(plans, out))
+
+
+@app.command()
+def models(
+    only: Annotated[list[str] | None, typer.Option(help="Keep names with this in them; repeatable.")] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Also under torch.compile; minutes.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the table here instead of showing it.")] = None,
+) -> None:
+    """Try the runtime on every transformer class of the installed diffusers, tiny and with random weights.
+
+    Example: [b]python -m hyca_calib models --only Wan[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        table = commands.check_models(only or [], compiled, out)
+        print(out or table)
+
+
+@app.command()
 def demo(
     budget: Annotated[str, typer.Option(help="As for search.")] = "5x",
     minutes: Annotated[float, typer.Option(min=0.1, help="For confirmation and refinement together.")] = 6.0,

@@ -28,12 +28,27 @@ from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_calib.workload import Workload, read_prompts
-from hyca_runtime import Plan, PlanError, load_plan
+from hyca_calib.zoo import MODELS, PIPELINES
+from hyca_calib.zoo.check import Verdict
+from hyca_calib.zoo.table import POINTS, check_all
+from hyca_calib.zoo.table import to_markdown as models_markdown
+from hyca_runtime import Plan, PlanError, load_plan, save_plan
 from hyca_runtime.errors import WorkloadError
+from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
 from hyca_runtime.recipe import OnMismatch
 
-__all__ = ["Limits", "bench_all", "evaluate_file", "report_study", "run_demo", "search_plans", "trace_model"]
+__all__ = [
+    "Limits",
+    "bench_all",
+    "check_models",
+    "evaluate_file",
+    "merge_files",
+    "report_study",
+    "run_demo",
+    "search_plans",
+    "trace_model",
+]
 
 TRACES, STUDIES = Path("traces"), Path("studies")
 
@@ -200,6 +215,32 @@ def bench_all(
     )
     (out / "bench.md").write_text(head + to_markdown(rows))
     return out / "bench.md"
+
+
+def merge_files(paths: Sequence[Path], out: Path) -> Path:
+    """``hyca_calib merge``; returns the path of the merged plan."""
+    plans = [load_plan(path) for path in paths]
+    save_plan(merge_plans(plans, "+".join(dict.fromkeys(plan.name for plan in plans))), out)
+    return out
+
+
+def check_models(only: Sequence[str], compiled: bool, out: Path | None) -> str:
+    """``hyca_calib models``; returns the table."""
+
+    def tell(verdict: Verdict) -> None:
+        if not verdict.good:
+            console.print(f"{verdict.name}, {verdict.point}: {verdict.results}", soft_wrap=True)
+        advance(1)
+
+    names = [name for name in (*MODELS, *PIPELINES) if not only or any(part in name for part in only)]
+    if not names:
+        raise WorkloadError(f"no model or pipeline has {' or '.join(only)} in its name")
+    with counting("check", len(names) * len(POINTS)) as advance:
+        table = models_markdown(*check_all(only, compiled, tell))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(table)
+    return table
 
 
 def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation, Path]:

@@ -147,7 +147,7 @@ class Follower:
         lane = self._lanes.setdefault(threading.get_ident(), len(self._lanes))
         branch, prompt = self._context.branch, self._clock.prompt(args, kwargs)
         if not branch and prompt is not None:
-            branch = self._unnamed(recipe, lane, prompt, args, kwargs)
+            branch = self._unnamed(lane, prompt)
         stream = (branch, 0, lane)
         state = self.streams.get(stream)
         if state is None or state.recipe is not recipe:
@@ -155,7 +155,7 @@ class Follower:
         state.prompt = weakref.ref(prompt) if prompt is not None else None
         return stream, state
 
-    def _unnamed(self, recipe: Recipe, lane: int, prompt: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def _unnamed(self, lane: int, prompt: Tensor) -> str:
         """The label of the unnamed branch that is conditioned on `prompt`.
 
         A branch keeps its conditioning tensor while a pipeline runs. Where a pipeline makes it anew
@@ -167,9 +167,7 @@ class Follower:
             if state.is_conditioned_on(prompt):
                 return label
         orphans = [label for label, state in known.items() if state.orphaned]
-        if orphans and self._starts(recipe, args, kwargs):
-            return orphans[0]
-        running = [label for label in orphans if not known[label].track.ends]
+        running = [label for label in orphans if known[label].track.in_step_with(self._clock)]
         if len(running) > 1:
             raise ClockError(
                 "guidance branches without a name whose conditioning changes at every step cannot be told apart; "
@@ -178,11 +176,11 @@ class Follower:
         if running:
             return running[0]
         free = next(i for i in range(len(known) + 1) if _label(i) not in known)
-        if free < MAX_UNNAMED:
+        reused = orphans[0] if orphans else next(iter(known)) if free >= MAX_UNNAMED else None
+        if reused is None:
             return _label(free)
-        oldest = next(iter(known))
-        del self.streams[(oldest, 0, lane)]
-        return oldest
+        del self.streams[(reused, 0, lane)]
+        return reused
 
     def _forget_ended(self, begun: Stream) -> None:
         """Drop the branches of earlier, finished runs of this thread."""

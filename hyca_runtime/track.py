@@ -75,7 +75,7 @@ class Track:
             if begins:
                 self._begin(list(self._sections), None, 0)
             self._go_to(said)
-        elif same_prompt and self._in_step_with(clock):
+        elif same_prompt and self.in_step_with(clock):
             self._follow_scheduler()
         else:
             begins = self._read(clock, *clock.timestep(args, kwargs), same_prompt)
@@ -100,7 +100,16 @@ class Track:
     def _leave(self, reason: str) -> None:
         self.off_plan = self.off_plan or reason
 
-    def _in_step_with(self, clock: Clock) -> bool:
+    def _is_same_run(self, clock: Clock, same_prompt: bool) -> bool:
+        """Whether a call at a later time can belong to the run so far.
+
+        A cancelled run must not be taken up by another that starts where it ended (image to image).
+        """
+        if self._grid is None or same_prompt:
+            return same_prompt and (self._grid is None or clock.grid() is self._grid)
+        return self.in_step_with(clock)
+
+    def in_step_with(self, clock: Clock) -> bool:
         """Whether the scheduler, unchanged since the run began, stands exactly one step further."""
         grid = clock.grid() if self._grid is not None else None
         return grid is not None and grid is self._grid and clock.index() == self._offset + self._calls < len(grid.times)
@@ -116,7 +125,8 @@ class Track:
 
     def _read(self, clock: Clock, time: float, rounding: float, same_prompt: bool) -> bool:
         expected = int(self.position) + 1
-        runs_on = self.position >= 0 and not self.off_plan and (self._grid is None or clock.grid() is self._grid)
+        same_run = self.position >= 0 and self._is_same_run(clock, same_prompt)
+        runs_on = same_run and not self.off_plan
         going_on = [s for s in self._candidates if runs_on and s.sampler.is_at(expected, time, rounding)]
         starting = [section for section in self._sections if section.sampler.is_at(0, time, rounding)]
         if going_on and starting and self._restarts(clock, same_prompt):
@@ -128,7 +138,7 @@ class Track:
         if starting:
             self._start(clock, starting)
             return True
-        return self._off_grid(clock, time)
+        return self._off_grid(clock, time, same_run)
 
     def _restarts(self, clock: Clock, same_prompt: bool) -> bool:
         """Whether a time that is both the first and the next is the first."""
@@ -155,10 +165,10 @@ class Track:
             own = chosen[0].schedule.num_steps
             self._leave(f"the sampler's {len(grid.times) - offset} timesteps are none of the plan's {own}")
 
-    def _off_grid(self, clock: Clock, time: float) -> bool:
+    def _off_grid(self, clock: Clock, time: float, same_run: bool) -> bool:
         section = self.section
         position = _position(section.sampler.timesteps, time)
-        begins = self.position < 0 or position <= self.position
+        begins = not same_run or position <= self.position
         if begins:
             grid = clock.grid()
             self._begin([section], grid, clock.index() if grid is not None else 0)

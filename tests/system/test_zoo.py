@@ -1,0 +1,64 @@
+"""The runtime on every transformer class of the installed diffusers."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+from diffusers.models import transformers
+from diffusers.models.modeling_utils import ModelMixin
+
+from hyca_calib.zoo import MODELS, PIPELINES
+from hyca_calib.zoo.check import check_model, check_pipeline
+from hyca_calib.zoo.table import POINTS, to_markdown
+
+NOT_DENOISERS = {
+    "DreamLiteTransformer2DModel",  # a block of a U-Net
+    "MiniMaxMusic3RVQDepthDecoder",
+    "PriorTransformer",
+    "RFD4ProteinaTransformer",  # proteins
+    "T5FilmDecoder",
+    "Transformer2DModel",  # a block of U-Nets
+    "TransformerTemporalModel",
+}
+
+
+def test_the_zoo_is_complete() -> None:
+    found = set()
+    for info in pkgutil.iter_modules(transformers.__path__):
+        module = importlib.import_module(f"{transformers.__name__}.{info.name}")
+        for name, kind in vars(module).items():
+            if inspect.isclass(kind) and issubclass(kind, ModelMixin) and kind.__module__ == module.__name__:
+                found.add(name)
+    assert found - NOT_DENOISERS <= set(MODELS), "a new class of diffusers is not in the zoo"
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_model(name: str, point: str) -> None:
+    verdict = check_model(MODELS[name], point, compiled=False)
+    assert verdict.good, verdict.results
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipeline(name: str, point: str) -> None:
+    verdict = check_pipeline(PIPELINES[name], point)
+    assert verdict.good, verdict.results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_model_compiled(name: str) -> None:
+    verdict = check_model(MODELS[name], "trunk", compiled=True)
+    assert verdict.results["compiled"] == "yes", verdict.results
+
+
+def test_failures_are_in_the_table() -> None:
+    verdict = check_model(MODELS["FluxTransformer2DModel"], "trunk", compiled=False)
+    verdict.results["identical"] = "no"
+    table = to_markdown([verdict, *(check_model(MODELS["FluxTransformer2DModel"], p, False) for p in POINTS[1:])], [])
+    assert "| FluxTransformer2DModel | ✓ | ✗ | ✓ | ✓ |  | ✓ | ✓ |" in table
+    assert "- FluxTransformer2DModel, `trunk`: identical: no" in table
