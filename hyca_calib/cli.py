@@ -138,23 +138,34 @@ def report(
 
 @app.command()
 def bench(
+    what: Annotated[
+        Literal["plans", "runtime"],
+        typer.Argument(help="plans: pictures, FLOPs and time against peers. runtime: what the runtime itself costs."),
+    ] = "plans",
     plans: Annotated[list[Path] | None, typer.Option("--plan", help="plan.json to compare; repeatable.")] = None,
     model: Model = "demo",
     prompts: Prompts = None,
     samples: Annotated[int, typer.Option(help="As for trace; 3/7 of them are tested.")] = 112,
     seed: Seed = 0,
     steps: Annotated[int, typer.Option(help="Sampler steps of the full run.")] = 50,
-    only: Annotated[list[str] | None, typer.Option(help="Keep peers with this in their name; repeatable.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Keep peers (or networks) with this in their name; repeatable.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.md.")] = STUDIES / "bench",
     batch: Batch = None,
 ) -> None:
-    """Compare plans with diffusers' caches and with fewer steps, in one run.
+    """Compare plans with diffusers' caches and with fewer steps, in one run; or time the runtime.
 
     Example: [b]python -m hyca_calib bench --plan studies/demo-trunk-50-5x/plan.json[/]
+
+    Example: [b]python -m hyca_calib bench runtime[/]
     """
     from hyca_calib import commands
 
     with one_line_errors():
+        if what == "runtime":
+            print(commands.bench_runtime(only or [], out))
+            return
         print(commands.bench_all(plans or [], model, prompts, samples, seed, steps, only or [], out, batch))
 
 

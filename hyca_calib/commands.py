@@ -17,7 +17,7 @@ from hyca_calib.budget import Budget, parse_budgets
 from hyca_calib.console import console, counting, human_bytes, stages
 from hyca_calib.demo import demo_prompts
 from hyca_calib.evaluate import Evaluation, evaluate_plan
-from hyca_calib.models import load_pipeline
+from hyca_calib.models import default_device, load_pipeline
 from hyca_calib.provenance import versions
 from hyca_calib.report.write import write_report
 from hyca_calib.search.confirm import Confirmation
@@ -41,6 +41,7 @@ from hyca_runtime.recipe import OnMismatch
 __all__ = [
     "Limits",
     "bench_all",
+    "bench_runtime",
     "check_models",
     "evaluate_file",
     "merge_files",
@@ -215,6 +216,36 @@ def bench_all(
     )
     (out / "bench.md").write_text(head + to_markdown(rows))
     return out / "bench.md"
+
+
+def bench_runtime(only: Sequence[str], out: Path) -> Path:
+    """``hyca_calib bench runtime``; returns the path of the figures."""
+    from hyca_calib import runtime_bench
+
+    device = default_device()
+    on_gpu = device.startswith("cuda")
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    names = ("flux-dev", "qwen-image", "hunyuan-video") if on_gpu else ("flux-100m",)
+    shapes = [(1, 4096, 3072), (1, 25216, 3072)] if on_gpu else [(1, 1024, 768), (1, 4096, 3072)]
+    facts: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "sum": [
+            asdict(runtime_bench.measure_sum(shape, dtype, taps, device)) for shape in shapes for taps in (2, 3, 4)
+        ],
+        "overhead": asdict(runtime_bench.measure_overhead(device)),
+        "realised": [],
+    }
+    for name in only or names:
+        console.print(f"{name}: full and planned runs in turn ...")
+        steps, computed = (50, tuple(range(0, 50, 5))) if on_gpu else (20, (0, 5, 10, 15))
+        facts["realised"].append(asdict(runtime_bench.measure_realised(name, steps, computed, device, dtype)))
+        console.print(facts["realised"][-1])
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"runtime-{'cuda' if on_gpu else 'cpu'}.json"
+    path.write_text(json.dumps(facts, indent=1) + "\n")
+    return path
 
 
 def merge_files(paths: Sequence[Path], out: Path) -> Path:

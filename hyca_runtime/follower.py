@@ -79,6 +79,12 @@ class Follower:
         """Let this thread's calls inside have another step, branch, scheduler or recipe; see `Context`."""
         return self._context.saying(**what)
 
+    def memory(self, samples: int) -> int | None:
+        """Bytes of features held at most for a batch; None where the plan does not say."""
+        numbers = self.recipe.numbers_held()
+        wide = max((p.element_size() for p in self.module.parameters() if p.is_floating_point()), default=4)
+        return None if numbers is None else numbers * wide * samples
+
     def reset(self) -> None:
         """Forget every feature and every count."""
         self.streams.clear()

@@ -43,6 +43,12 @@ class Recipe:
         self._policies: dict[int, Policy] = {id(s): Scheduled(s.schedule) for s in self.sections}
         self._weights: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
+    def numbers_held(self) -> int | None:
+        """Numbers of features held for each sample at most; None where the plan does not say."""
+        sizes = [section.cost.feature_numel for section in self.sections if section.cost is not None]
+        known = [size for size in sizes if size is not None]
+        return self.depth * max(known) if known else None
+
     def follows(self, track: Track) -> bool:
         """Whether a run is on the plan, or adapted to it."""
         return not track.off_plan or self.adapts

@@ -34,6 +34,7 @@ class RunReport:
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
         forecast_flops: FLOPs of the weighted sums, whole batch.
         flops_ratio: FLOPs of the plan's full run over this run's, None when the plan does not say.
+        bytes_ahead: what a run will hold for each sample at most, None when the plan does not say.
     """
 
     streams: dict[tuple[str, *Stream], StreamCount] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class RunReport:
     cache_bytes: int = 0
     forecast_flops: int = 0
     flops_ratio: float | None = None
+    bytes_ahead: int | None = None
 
     @property
     def computed(self) -> int:
@@ -59,7 +61,10 @@ class RunReport:
 
     def __str__(self) -> str:
         if not self.steps:
-            return "no step has run yet"
+            ahead = (
+                f"; at most {self.bytes_ahead / 2**20:.3g} MiB of features for each sample" if self.bytes_ahead else ""
+            )
+            return f"no step has run yet{ahead}"
         ratio = f"{self.steps / max(1, self.computed):.1f}x fewer"
         if self.flops_ratio is not None:
             ratio += f", {self.flops_ratio:.2f}x by FLOPs"

@@ -64,11 +64,16 @@ class Sampler(Part):
 
 
 class Cost(Part):
-    """Measured compute of one run of the network, without text encoder and decoder."""
+    """Measured compute of one run of the network, without text encoder and decoder.
+
+    Attributes:
+        feature_numel: numbers in one feature of one sample, all guidance branches together.
+    """
 
     full_step_flops: float = Field(gt=0)
     predicted_step_flops: float = Field(ge=0)
     flops_ratio: float = Field(gt=0)
+    feature_numel: int | None = Field(default=None, gt=0)
 
 
 class Quality(Part):

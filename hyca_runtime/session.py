@@ -113,6 +113,14 @@ class Session:
             self._recipes[id(plan)] = (plan, recipes)
         return self._recipes[id(plan)][1]
 
+    def memory(self, samples: int = 1) -> int | None:
+        """Bytes of features that a run of `samples` samples will hold at most, all networks together.
+
+        None where the plan does not say how large its features are.
+        """
+        sizes = [follower.memory(samples) for follower in self._followers.values()]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
     def report(self) -> RunReport:
         """What the latest run did; print it."""
         streams = [
@@ -134,6 +142,7 @@ class Session:
             cache_bytes=sum(state.count.cache_bytes for _, _, state in streams),
             forecast_flops=sum(state.count.forecast_flops for _, _, state in streams),
             flops_ratio=steps / spent if spent and steps else None,
+            bytes_ahead=self.memory(),
         )
 
     def reset(self) -> None:

@@ -21,8 +21,8 @@ ROUNDING = 1e-12  # of a channel's energy: below, a spectrum is rounding noise
 
 def difference_energy(gram: Array, order: int) -> Array:
     r"""Mean energy of the `order`-th backward difference, :math:`\|\nabla^k F_c\|^2`; ``(channel,)``."""
-    rows = np.diff(np.eye(gram.shape[1]), n=order, axis=0)
-    found = np.einsum("ks,cst,kt->c", rows, gram, rows, optimize=True) / len(rows)
+    rows = np.diff(np.eye(gram.shape[1]), n=order, axis=0)  # none where the run has too few steps
+    found = np.einsum("ks,cst,kt->c", rows, gram, rows, optimize=True) / max(1, len(rows))
     return np.asarray(np.maximum(found, 0.0))  # rounding may leave a perfectly smooth channel below zero
 
 
@@ -55,6 +55,8 @@ def taps(gram: Array) -> Array:
     """Least-squares weights of the two last steps on the next one, averaged over the run: channels
     that want the same extrapolation are alike."""
     s = np.arange(2, gram.shape[1])
+    if not s.size:
+        return np.zeros((len(gram), 2))
     a, b, d = gram[:, s - 1, s - 1], gram[:, s - 1, s - 2], gram[:, s - 2, s - 2]
     x, y = gram[:, s, s - 1], gram[:, s, s - 2]
     ridge = 1e-3 * (a + d) / 2

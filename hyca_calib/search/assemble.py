@@ -88,7 +88,7 @@ def _assemble(
         sampler=Sampler(
             scheduler=facts["model"]["scheduler"],
             timesteps=tuple(trace.timesteps.tolist()),
-            scheduler_timesteps=facts.get("scheduler_timesteps") and tuple(facts["scheduler_timesteps"]),
+            scheduler_timesteps=tuple(facts["scheduler_timesteps"]) or None,
             axis=candidate.settings.axis,
             axis_times=tuple(problem.times(candidate.settings.axis).tolist()),
         ),
@@ -107,6 +107,7 @@ def _assemble(
             full_step_flops=trace.cost.full_flops,
             predicted_step_flops=light,
             flops_ratio=trace.cost.flops_ratio(schedule.num_steps, len(schedule.computed_steps), depth),
+            feature_numel=trace.cost.feature_numel,
         ),
     )
 

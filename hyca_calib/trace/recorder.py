@@ -72,6 +72,7 @@ class Recorder:
         self._noise = torch.Generator("cpu").manual_seed(seed)
         self._branches = Branches()
         self._calls: list[_Call] = []
+        self._numel: dict[str, int] = {}
         self._sample_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __enter__(self) -> Self:
@@ -92,6 +93,7 @@ class Recorder:
         """
         self._calls.clear()
         self._branches = Branches()
+        self._numel.clear()
         latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
         by_branch: dict[str, list[list[_Call]]] = {}
@@ -135,7 +137,7 @@ class Recorder:
         return CostModel(
             full_flops=full * each,
             tail_flops=tail * each,
-            feature_numel=round(sum(part.numel() for part in feature) * each),
+            feature_numel=round(sum(self._numel.values()) / samples),
             full_seconds=full_seconds * each,
             predicted_seconds=tail_seconds * each,
         )
@@ -153,7 +155,7 @@ class Recorder:
         batch = self._clock.batch(args, kwargs)
         scheduler_time = grid.times[at] if grid is not None and at < len(grid.times) else None
         self._calls.append(_Call(branch, time, scheduler_time, self._tokens_first(feature, batch), gain))
-        self._sample_call = (args, kwargs)
+        self._sample_call, self._numel[branch] = (args, kwargs), sum(part.numel() for part in feature)
         return output
 
     def _gain(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -58,9 +58,10 @@ def trace(
         first = list(workload.jobs[:1])
         probe = recorder.record(first, workload.num_steps)
         steps, parts = len(probe.timesteps), probe.features[0][0]
-        num_tokens, channels = [part.shape[1] for part in parts], sum(part.shape[2] for part in parts)
-        most = min(tokens, *num_tokens)
-        kept = [choose_tokens(count, most, workload.seed) for count in num_tokens]
+        channels = sum(part.shape[2] for part in parts)
+        num_tokens = [[part.shape[1] for part in branch[0]] for branch in probe.features]
+        most = min(tokens, *(count for counts in num_tokens for count in counts))
+        kept = [[choose_tokens(count, most, workload.seed) for count in counts] for counts in num_tokens]
         latent = tuple(probe.latents.shape[1:])
         layout = Layout(len(workload.jobs), len(probe.branches), steps, most, channels, latent)
         writer = TraceWriter(out, point, layout)
@@ -74,7 +75,10 @@ def trace(
                 raise TraceError("samples have different timesteps; trace each resolution and setting on its own")
             gram.add(jobs[0].split, recording.features)
             gain += len(jobs) * torch.stack([torch.stack(s) for s in recording.gains]).double().cpu()
-            picked = [torch.stack([_pick(feature, kept) for feature in s], 1) for s in recording.features]
+            picked = [
+                torch.stack([_pick(feature, k) for feature in branch], 1)
+                for branch, k in zip(recording.features, kept, strict=True)
+            ]
             values = torch.stack(picked, 1).numpy()  # (sample, branch, step, token, channel)
             latents = recording.latents.cpu().numpy()
             for i, job in enumerate(jobs):
@@ -87,7 +91,7 @@ def trace(
         {
             "gram": gram.result(),
             "gain": (gain / len(workload.jobs)).numpy(),
-            "tokens": np.stack(kept),
+            "tokens": np.asarray(kept),
             "times/timestep": np.asarray(probe.timesteps),
             "times/sigma": _sigmas(scheduler, probe),
         },

@@ -5,7 +5,7 @@ Layout::
     points/<point>/values  (sample, branch, step, token, channel)  float32, a recorded subset of tokens
     points/<point>/gram    (split, branch, channel, step, step)    float64, over all tokens
     points/<point>/gain    (branch, step, channel)                 float64, squared gain to the output
-    points/<point>/tokens  (part, token)                           which tokens `values` holds
+    points/<point>/tokens  (branch, part, token)                   which tokens `values` holds
     times/timestep, times/sigma                                    (step,), (step + 1,)
     latents                (sample, ...)                           float32, final latents of the full run
 

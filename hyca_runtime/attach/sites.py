@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from hyca_runtime.attach.block_io import BlockIO, block_io
 from hyca_runtime.attach.points import Place, find_block_lists, find_blocks, find_modules, find_span, find_tail
-from hyca_runtime.attach.stand_ins import CaptureInput, CaptureOutput, IdleList, InjectInput, PassBy, Recall
+from hyca_runtime.attach.stand_ins import (
+    CaptureInput,
+    CaptureOutput,
+    CaptureStreams,
+    IdleList,
+    InjectInput,
+    PassBy,
+    Recall,
+)
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
@@ -109,8 +117,12 @@ class ModulesSite(Site):
         self._forms: list[tuple[bool, list[bool]]] = []
 
     def watchers(self) -> StandIns:
-        self._watching = [CaptureOutput(p.module, io) for p, io in zip(self._kept, self._ios, strict=True)]
-        return list(zip(self._kept, self._watching, strict=True))
+        begin: list[tuple[Place, CaptureStreams]] = []
+        if self._passed_by and self._ios[0] is not None:
+            begin = [(self._passed_by[0], CaptureStreams(self._passed_by[0].module))]
+        origin = begin[0][1] if begin else None
+        self._watching = [CaptureOutput(p.module, io, origin) for p, io in zip(self._kept, self._ios, strict=True)]
+        return [*begin, *zip(self._kept, self._watching, strict=True)]
 
     def captured(self, output: Any) -> Feature | None:
         del output

@@ -18,7 +18,7 @@ from hyca_runtime.attach.block_io import BlockIO, block_io, check_streams, strea
 from hyca_runtime.attach.points import Place
 from hyca_runtime.errors import AttachError
 
-__all__ = ["CaptureInput", "CaptureOutput", "IdleList", "InjectInput", "PassBy", "Recall", "placed"]
+__all__ = ["CaptureInput", "CaptureOutput", "CaptureStreams", "IdleList", "InjectInput", "PassBy", "Recall", "placed"]
 
 
 @contextmanager
@@ -70,23 +70,40 @@ class InjectInput(StandIn):
         return self.inner(self.feature, *args, **kwargs)
 
 
+class CaptureStreams(StandIn):
+    """Runs `inner` and keeps the streams it was called with: where a span begins."""
+
+    captured: tuple[Any, ...] | None = None
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner)
+        self.io = block_io(inner)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.captured = self.io.inputs(self.inner.forward, args, kwargs)
+        return self.inner(*args, **kwargs)
+
+
 class CaptureOutput(StandIn):
-    """Runs `inner` and keeps its outputs, less its inputs if there is a contract `io`."""
+    """Runs `inner` and keeps its outputs, less its inputs if there is a contract `io`.
+
+    With an `origin` the inputs are those of another module, the first of a span.
+    """
 
     captured: tuple[Any, ...] | None = None
     alone = False
 
-    def __init__(self, inner: nn.Module, io: BlockIO | None) -> None:
+    def __init__(self, inner: nn.Module, io: BlockIO | None, origin: CaptureStreams | None = None) -> None:
         super().__init__(inner)
-        self.io = io
+        self.io, self.origin = io, origin
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.inner(*args, **kwargs)
         self.alone, outputs = not isinstance(output, tuple), streams(output)
         if self.io is not None:
-            inputs = self.io.inputs(self.inner.forward, args, kwargs)
-            check_streams(self.inner, inputs, outputs)
-            outputs = tuple(None if b is None else b - a for a, b in zip(inputs, outputs, strict=True))
+            inputs = self.origin.captured if self.origin else self.io.inputs(self.inner.forward, args, kwargs)
+            check_streams(self.inner, inputs or (), outputs)
+            outputs = tuple(None if b is None else b - a for a, b in zip(inputs or (), outputs, strict=True))
         elif not all(value is None or isinstance(value, Tensor) for value in outputs):
             raise AttachError(f"{type(self.inner).__name__} returns more than tensors; its output cannot be kept")
         self.captured = outputs

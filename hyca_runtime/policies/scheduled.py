@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 
 from hyca_runtime.moment import Moment
 from hyca_runtime.schedule import PREDICT, Action, Schedule
@@ -14,7 +13,6 @@ LOOKAHEAD = 0.25
 """A step this much further on counts as reached, in steps of the plan."""
 
 
-@dataclass(frozen=True)
 class Scheduled:
     """Computes when the sampler reaches a computed step of the schedule, or passes one since its last call.
 
@@ -22,11 +20,9 @@ class Scheduled:
     in its own time.
     """
 
-    schedule: Schedule
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule, self._computed = schedule, schedule.computed_steps
 
     def action(self, moment: Moment) -> Action:
-        computed = self.schedule.computed_steps
-        reached, before = (bisect_right(computed, p + LOOKAHEAD) for p in (moment.position, moment.previous))
-        if reached > before:
-            return self.schedule[computed[reached - 1]]
-        return PREDICT
+        reached, before = (bisect_right(self._computed, p + LOOKAHEAD) for p in (moment.position, moment.previous))
+        return self._schedule[self._computed[reached - 1]] if reached > before else PREDICT

@@ -42,7 +42,7 @@ def test_what_is_stored(recorded: Trace) -> None:
 def test_gram_covers_all_tokens_whatever_is_stored(tmp_path: Path, workload: Workload, recorded: Trace) -> None:
     sampled = record(tmp_path / "few.zarr", workload)
     assert sampled.array("points/trunk/values").shape[3] == 5
-    (tokens,) = sampled.array("points/trunk/tokens")
+    ((tokens,),) = sampled.array("points/trunk/tokens")
     np.testing.assert_allclose(
         sampled.array("points/trunk/values"),
         recorded.array("points/trunk/values")[:, :, :, tokens],

@@ -1,0 +1,236 @@
+"""What the runtime itself costs: its sum, its wrapper, and the speed-up it realises of the ideal one."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from hyca_calib.shapes import NETWORKS, Network
+from hyca_calib.zoo.check import hand_section
+from hyca_runtime import Plan, apply_plan
+from hyca_runtime.combine import forecast, split_weights
+from hyca_runtime.history import History
+from hyca_runtime.point import CachePoint
+
+__all__ = ["Overhead", "Realised", "SumSpeed", "measure_overhead", "measure_realised", "measure_sum"]
+
+
+@dataclass(frozen=True)
+class SumSpeed:
+    """The weighted sum against a copy of the same tensor on the same device.
+
+    Attributes:
+        share: bytes a second of the sum over those of the copy.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    taps: int
+    sum_gb_per_s: float
+    copy_gb_per_s: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Milliseconds that a plan adds to a step that is computed anyway.
+
+    Attributes:
+        blocks: of the network; their width is tiny, so that Python is what is measured.
+        bare_ms, planned_ms: median time of a call without and with a plan.
+        added_ms: median of the differences of neighbouring calls.
+    """
+
+    network: str
+    blocks: int
+    bare_ms: float
+    planned_ms: float
+    added_ms: float
+
+
+@dataclass(frozen=True)
+class Realised:
+    """Wall-clock of a run under a plan.
+
+    Attributes:
+        ideal: steps over computed steps.
+        speed_up: wall time of the full run over that of the planned one, medians.
+        share: speed_up over ideal.
+        full_step_ms, predicted_step_ms: per call of the network.
+        added_bytes: peak memory of the planned run over the full one's on a GPU, features held on a CPU.
+        weight_bytes: of the network.
+    """
+
+    network: str
+    dtype: str
+    parameters: int
+    steps: int
+    computed: int
+    ideal: float
+    speed_up: float
+    share: float
+    full_step_ms: float
+    predicted_step_ms: float
+    added_bytes: int
+    weight_bytes: int
+
+
+def measure_sum(shape: Sequence[int], dtype: torch.dtype, taps: int, device: str, repeats: int = 20) -> SumSpeed:
+    """Time `forecast` at a feature of `shape`, channels last."""
+    history = History(taps)
+    for step in range(taps):
+        history.push(step, (torch.randn(*shape, device=device).to(dtype),))
+    weights = split_weights(torch.rand(taps, shape[-1]), (shape[-1],), [len(shape)], -1)
+    placed = tuple(w.to(device) for w in weights)
+    source = history.features[0][0].clone()
+    target = torch.empty_like(source)
+    summed, copied = _alternate(
+        [lambda: forecast(history, placed), lambda: target.copy_(source)], device, repeats, floor=0.02
+    )
+    moved = source.nbytes / 1e9
+    speeds = (taps + 1) * moved / statistics.median(summed), 2 * moved / statistics.median(copied)
+    return SumSpeed(tuple(shape), str(dtype).removeprefix("torch."), taps, *speeds, speeds[0] / speeds[1])
+
+
+def measure_overhead(device: str, repeats: int = 200) -> Overhead:
+    """Added time of a computed step at FLUX's 57 blocks of width 32."""
+    network = NETWORKS["flux-57-tiny"]
+    module = network.build(device, torch.float32)
+    arguments = network.inputs(module, device, torch.float32)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    latents, bare = arguments["hidden_states"], module.forward
+    pairs: list[tuple[float, float]] = []
+    plan = _plan(network, module, repeats, range(repeats))
+    with torch.no_grad(), apply_plan(SimpleNamespace(transformer=module, scheduler=scheduler), plan, "error"):
+        for _ in range(2):  # the first run warms up
+            pairs.clear()
+            scheduler.set_timesteps(repeats, device=latents.device)
+            for t in scheduler.timesteps:
+                call = {**arguments, "timestep": t.expand(1) / network.unit}
+                plain, planned = (_seconds(partial(f, **call), device) for f in (bare, module.forward))
+                pairs.append((plain, planned))
+                scheduler.step(latents, t, latents)
+    without, with_plan = zip(*pairs, strict=True)
+    differences = [planned - plain for plain, planned in pairs]
+    return Overhead(
+        network.name,
+        network.blocks(module),
+        *(1000 * statistics.median(values) for values in (without, with_plan, differences)),
+    )
+
+
+def measure_realised(
+    name: str, steps: int, computed: Sequence[int], device: str, dtype: torch.dtype, repeats: int = 3
+) -> Realised:
+    """Time full and planned runs of a network with random weights, alternately."""
+    gc.collect()  # the network measured before, perhaps tens of gigabytes
+    network = NETWORKS[name]
+    module = network.build(device, dtype)
+    arguments = network.inputs(module, device, dtype)
+    plan = _plan(network, module, steps, computed)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    pipe = SimpleNamespace(transformer=module, scheduler=scheduler)
+
+    def run() -> None:
+        _sample(network, module, arguments, scheduler, steps)
+
+    def planned() -> None:
+        with apply_plan(pipe, plan, on_mismatch="error") as session:
+            run()
+            held.append(session.report().cache_bytes)
+            seen.append(session.report().computed)
+
+    held: list[int] = []
+    seen: list[int] = []
+    with torch.no_grad():
+        peaks = [_peak(function, device) for function in (run, planned)]  # warms up, too
+        full, light = _alternate([run, planned], device, repeats)
+    if set(seen) != {len(computed)}:
+        raise RuntimeError(f"{seen} steps were computed, expected {len(computed)}")
+    fast, slow = statistics.median(light), statistics.median(full)
+    ideal = steps / len(computed)
+    each = slow / steps
+    return Realised(
+        network=name,
+        dtype=str(dtype).removeprefix("torch."),
+        parameters=sum(p.numel() for p in module.parameters()),
+        steps=steps,
+        computed=len(computed),
+        ideal=ideal,
+        speed_up=slow / fast,
+        share=slow / fast / ideal,
+        full_step_ms=1000 * each,
+        predicted_step_ms=1000 * (fast - len(computed) * each) / (steps - len(computed)),
+        added_bytes=peaks[1] - peaks[0] if device.startswith("cuda") else max(held),
+        weight_bytes=sum(p.nbytes for p in module.parameters()),
+    )
+
+
+def _plan(network: Network, module: nn.Module, steps: int, computed: Sequence[int]) -> Plan:
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(steps)
+    own = [float(t) for t in scheduler.timesteps]
+    section = hand_section(
+        module, CachePoint(), network.channels(module), [t / network.unit for t in own], own, computed
+    )
+    return Plan(name="bench", sections=(section,))
+
+
+def _sample(network: Network, module: nn.Module, arguments: dict[str, Any], scheduler: Any, steps: int) -> Tensor:
+    latents: Tensor = arguments["hidden_states"]
+    scheduler.set_timesteps(steps, device=latents.device)
+    for t in scheduler.timesteps:
+        timestep = t.expand(latents.shape[0]).to(latents.dtype) / network.unit
+        velocity = module(**{**arguments, "hidden_states": latents, "timestep": timestep})[0]
+        latents = scheduler.step(velocity.float(), t, latents.float(), return_dict=False)[0].to(latents.dtype)
+    return latents
+
+
+def _alternate(
+    functions: Sequence[Callable[[], Any]], device: str, repeats: int, floor: float = 0.0
+) -> list[list[float]]:
+    """Seconds of each function, called in turn; each is repeated until `floor` seconds are filled."""
+    times: list[list[float]] = [[] for _ in functions]
+    loops = [max(1, math.ceil(floor / max(_seconds(f, device), 1e-6))) for f in functions]
+    for _ in range(repeats):
+        for found, function, loop in zip(times, functions, loops, strict=True):
+
+            def several(function: Callable[[], Any] = function, loop: int = loop) -> None:
+                for _ in range(loop):
+                    function()
+
+            found.append(_seconds(several, device) / loop)
+    return times
+
+
+def _seconds(function: Callable[[], Any], device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    function()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def _peak(function: Callable[[], Any], device: str) -> int:
+    """Most bytes allocated on a GPU while `function` runs; 0 on a CPU."""
+    if not device.startswith("cuda"):
+        function()
+        return 0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()

@@ -1,0 +1,123 @@
+"""Tracing and searching on pipelines of other families, from trace to applied plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyca_calib.budget import Budget, parse_budgets
+from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.refine import Refinement
+from hyca_calib.search.run import SearchOptions, search
+from hyca_calib.search.tune import Tuning
+from hyca_calib.study import Study
+from hyca_calib.trace.run import trace
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
+from hyca_calib.zoo import PIPELINES
+from hyca_runtime import Plan, apply_plan
+from hyca_runtime.plan import merge_plans
+from hyca_runtime.point import parse_point
+
+STEPS = 6
+
+
+class Prompted:
+    """A pipeline of the zoo that is called with prompts: each word is a seed of embeddings."""
+
+    def __init__(self, name: str) -> None:
+        self.tiny = PIPELINES[name]
+        self.pipe = self.tiny.build()
+        self.components = self.pipe.components
+        self.scheduler = self.pipe.scheduler
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pipe, name)
+
+    def __call__(
+        self, prompt: list[str], generator: list[torch.Generator], num_inference_steps: int, **_: Any
+    ) -> tuple[Tensor]:
+        (word,), (noise,) = prompt, generator
+        seed = int(word) + 10 * int(torch.randint(1 << 30, (1,), generator=noise))
+        return (self.tiny.call(self.pipe, num_inference_steps, seed=seed),)
+
+
+def plan_for(
+    pipe: Prompted, folder: Path, point: str = "trunk", component: str = "transformer", budget: str = "1.5x"
+) -> tuple[Trace, Plan]:
+    workload = Workload(tuple({"prompt": str(i)} for i in range(7)), 7, STEPS, 0)
+    path = folder / f"{component}.zarr"
+    trace(pipe, workload, parse_point(point), path, model_name="zoo", batch=1, tokens=4, component=component)
+    recorded = Trace(path)
+    options = SearchOptions(
+        tuning=Tuning(trials=3, timeout=5.0, groups=2), confirmation=Confirmation(0.01), refinement=Refinement(0.0)
+    )
+    study = Study.open(folder / f"study-{component}", {"trace": str(path)})
+    (wanted,) = parse_budgets(budget)
+    assert isinstance(wanted, Budget)
+    return recorded, search(pipe, recorded, workload, wanted, study, options)
+
+
+@pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi's own pipeline
+@pytest.mark.parametrize(
+    ("name", "branches", "steps"),
+    [
+        ("FLUX.1", ["cond", "uncond"], 6),
+        ("FLUX.1 image to image", ["", "#1"], 4),
+        ("Qwen-Image", ["cond", "uncond"], 6),
+        ("SD3", [""], 6),
+        ("PixArt-alpha", [""], 6),
+        ("Z-Image", [""], 6),
+        ("Lumina2", ["", "#1"], 6),
+        ("Wan 2.1", ["cond", "uncond"], 6),
+        ("HunyuanVideo", ["cond", "uncond"], 6),
+        ("HunyuanVideo Framepack", ["", "#1"], 6),
+        ("LTX", ["cond_uncond"], 6),
+        ("LTX-2", ["cond_uncond", "uncond_stg", "uncond_modality"], 6),
+        ("CogVideoX", ["cond_uncond"], 6),
+        ("Mochi", ["cond_uncond"], 6),
+    ],
+)
+def test_trace_search_apply(tmp_path: Path, name: str, branches: list[str], steps: int) -> None:
+    pipe = Prompted(name)
+    recorded, plan = plan_for(pipe, tmp_path)
+    assert recorded.branches == branches
+    assert recorded.num_steps == steps
+    assert recorded.gain.min() >= 0
+    assert recorded.gain.max() > 0
+    with apply_plan(pipe.pipe, plan, "error") as session:
+        found = pipe.tiny.call(pipe.pipe, STEPS)
+        report, promised = session.report(), session.memory()
+    assert found.isfinite().all()
+    assert report.steps == steps
+    assert 0 < report.computed < steps
+    assert report.cache_bytes == promised
+
+
+@pytest.mark.parametrize("point", ["output", "blocks", "span:blocks.0..blocks.1:residual", "modules:blocks.*.attn1"])
+def test_every_kind_of_point_can_be_searched(tmp_path: Path, point: str) -> None:
+    pipe = Prompted("Wan 2.1")
+    recorded, plan = plan_for(pipe, tmp_path, point, budget="4 steps")
+    assert recorded.point == parse_point(point)
+    with apply_plan(pipe.pipe, plan, "error") as session:
+        assert pipe.tiny.call(pipe.pipe, STEPS).isfinite().all()
+        assert session.report().computed == 4
+
+
+def test_two_networks_one_plan(tmp_path: Path) -> None:
+    pipe = Prompted("Wan 2.2")
+    full = pipe.tiny.call(pipe.pipe, STEPS)
+    plans = [plan_for(pipe, tmp_path, component=c, budget="1.3x")[1] for c in ("transformer", "transformer_2")]
+    assert [plan.section.schedule.num_steps for plan in plans] == [2, 4]
+    with apply_plan(pipe.pipe, merge_plans(plans, "wan"), "error") as session:
+        found = pipe.tiny.call(pipe.pipe, STEPS)
+        report = session.report()
+    assert report.steps == STEPS
+    assert report.computed == sum(len(plan.section.schedule.computed_steps) for plan in plans) < STEPS
+    assert {key[0] for key in report.streams} == {"transformer", "transformer_2"}
+    assert not torch.equal(found, full)
+    assert torch.equal(pipe.tiny.call(pipe.pipe, STEPS), full)
