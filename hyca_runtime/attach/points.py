@@ -17,6 +17,7 @@ __all__ = [
     "Place",
     "find_block_lists",
     "find_blocks",
+    "find_embedders",
     "find_modules",
     "find_span",
     "find_tail",
@@ -29,6 +30,9 @@ BLOCK_LIST = re.compile(r"(?:^|_)(?:blocks|layers|refiner)$")
 
 TAILS = ("norm_out", "final_layer", "final_norm", "out_layer", "all_final_layer", "norm_moe_gen", "head", "proj_out")
 """Names of the module whose first input is the last hidden feature, the first that exists."""
+
+EMBEDDERS = frozenset({"context_embedder", "img_in", "proj_in", "txt_in", "x_embedder"})
+"""Names of projections of latents and prompts that only blocks, or the last hidden feature, depend on."""
 
 COMPONENT = re.compile(r"^(?:unconditional_)?transformer(?:_\d+)?$")
 """Names of the networks of a pipeline: Wan 2.2 has two."""
@@ -111,6 +115,15 @@ def find_block_lists(transformer: nn.Module) -> list[Place]:
     if not lists:
         raise AttachError(f"{type(transformer).__name__} has no list of blocks; use the point 'output'")
     return lists
+
+
+def find_embedders(transformer: nn.Module) -> list[Place]:
+    """Plain linear projections whose results only the blocks see."""
+    return [
+        Place(transformer, name, name)
+        for name, child in transformer.named_children()
+        if name in EMBEDDERS and type(child) is nn.Linear
+    ]
 
 
 def _has_members(child: nn.Module) -> bool:

@@ -10,11 +10,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from hyca_runtime.attach.block_io import BlockIO, block_io
-from hyca_runtime.attach.points import Place, find_block_lists, find_blocks, find_modules, find_span, find_tail
+from hyca_runtime.attach.points import (
+    Place,
+    find_block_lists,
+    find_blocks,
+    find_embedders,
+    find_modules,
+    find_span,
+    find_tail,
+)
 from hyca_runtime.attach.stand_ins import (
     CaptureInput,
     CaptureOutput,
     CaptureStreams,
+    IdleLinear,
     IdleList,
     InjectInput,
     PassBy,
@@ -74,6 +83,7 @@ class TrunkSite(Site):
         self._network = network
         self._tail = find_tail(network)
         self._lists = find_block_lists(network)
+        self._embedders = find_embedders(network)
         self._used = self._tail
         self._watching: list[list[CaptureInput]] = []
 
@@ -97,6 +107,8 @@ class TrunkSite(Site):
 
     def actors(self, feature: Feature) -> StandIns:
         idle = [(place, _idle(place.module)) for place in self._lists]
+        embedders = ((place, place.module) for place in self._embedders)  # perhaps adapted or quantised by now
+        idle += [(place, IdleLinear(module)) for place, module in embedders if type(module) is nn.Linear]
         tails = zip(self._used, feature, strict=True)
         return [*idle, *((place, InjectInput(place.module, part)) for places, part in tails for place in places)]
 

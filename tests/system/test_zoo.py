@@ -7,12 +7,16 @@ import inspect
 import pkgutil
 
 import pytest
+import torch
 from diffusers.models import transformers
 from diffusers.models.modeling_utils import ModelMixin
 
 from hyca_calib.zoo import MODELS, PIPELINES
-from hyca_calib.zoo.check import check_model, check_pipeline
+from hyca_calib.zoo.base import quiet
+from hyca_calib.zoo.check import check_model, check_pipeline, tensors_in
 from hyca_calib.zoo.table import POINTS, to_markdown
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.point import CachePoint
 
 NOT_DENOISERS = {
     "DreamLiteTransformer2DModel",  # a block of a U-Net
@@ -47,6 +51,23 @@ def test_model(name: str, point: str) -> None:
 def test_pipeline(name: str, point: str) -> None:
     verdict = check_pipeline(PIPELINES[name], point)
     assert verdict.good, verdict.results
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_idle_embedders_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out on a predicted step beside the blocks: the same to the last bit with it."""
+    model = MODELS[name]
+    with torch.no_grad(), quiet():
+        module, call = model.build(), model.call(1, 0.5)
+        attachment = Attachment(module, CachePoint())
+        _, feature = attachment.compute((), model.call(1, 1.0))
+        assert feature is not None
+        lean = tensors_in(attachment.predict(feature, (), call))
+        monkeypatch.setattr("hyca_runtime.attach.points.EMBEDDERS", frozenset())
+        busy = Attachment(module, CachePoint())
+        busy.compute((), call)
+        whole = tensors_in(busy.predict(feature, (), call))
+    assert all(torch.equal(a, b) for a, b in zip(lean, whole, strict=True))
 
 
 @pytest.mark.slow
