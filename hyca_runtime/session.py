@@ -153,8 +153,7 @@ class Session:
     def remove(self) -> None:
         """Restore the networks exactly and release all memory. A second call does nothing.
 
-        Where an offload hook was put around a network after the plan, our link in its chain stays
-        and hands every call through.
+        Offload hooks stay as they are, whether they were put on before the plan or after it.
         """
         while self._followers:
             self._followers.popitem()[1].remove()

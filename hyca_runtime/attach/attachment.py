@@ -16,7 +16,7 @@ from torch import nn
 
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
-from hyca_runtime.attach.forwards import Patch, Replacement
+from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
 from hyca_runtime.attach.sites import OutputSite, find_site
 from hyca_runtime.attach.stand_ins import placed
 from hyca_runtime.errors import AttachError
@@ -49,12 +49,13 @@ class Attachment:
     def __init__(self, module: nn.Module, point: CachePoint) -> None:
         if module in _attached:
             raise AttachError(f"{type(module).__name__} has a plan applied already; call remove() on its session first")
-        if getattr(module, "is_cache_enabled", False) is True:
+        if getattr(module, "is_cache_enabled", False) is True or _has_cache_hooks(module):
             raise AttachError(f"{type(module).__name__} has a diffusers cache enabled; call disable_cache() first")
         self.module = module
         self.point = point
         self.context = Context()
-        self._forward = module.forward
+        self._slot = ForwardSlot(module)
+        self._forward = self._slot.original
         self._site = find_site(module, point)
         self._patches: list[Patch] = []
         self._handler: Handler | None = None
@@ -76,22 +77,28 @@ class Attachment:
 
         for function in (Replacement.__call__, forward, handler, self.compute, self.predict):
             around(function)
-        self._patches = [
-            *self.context.listen(self.module),
-            Patch(self.module, "forward", Replacement(self.module, "forward", forward)),
-        ]
+        self._slot.put(forward)
+        self._patches = self.context.listen(self.module)
+        if hasattr(self.module, "enable_cache"):
+            self._patches.append(
+                Patch(self.module, "enable_cache", Replacement(self.module, "enable_cache", self._refuse))
+            )
         _attached[self.module] = self
 
     def remove(self) -> None:
-        """Restore the network exactly.
+        """Restore the network exactly, under whatever hooks were put on it meanwhile.
 
-        Where something wrapped the network's forward after us (an offload hook), our link in that
-        chain stays and hands every call through.
+        Where something unknown wrapped its forward, our link in that chain stays and hands every
+        call through.
         """
         self._handler = None
+        self._slot.restore()
         while self._patches:
             self._patches.pop().remove()
         _attached.pop(self.module, None)
+
+    def _refuse(self, *_: Any, **__: Any) -> None:
+        raise AttachError(f"{type(self.module).__name__} has a plan applied; call remove() on its session first")
 
     def compute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Feature | None]:
         """Run the network in full; returns its output and the feature at the cache point.
@@ -109,3 +116,10 @@ class Attachment:
                 return self._site.output(feature)
             with placed(self._actors(feature)):
                 return self._forward(*args, **kwargs)
+
+
+def _has_cache_hooks(module: nn.Module) -> bool:
+    """Whether a cache of diffusers was put on the blocks directly; offload hooks keep no state of a run."""
+    registries = (getattr(part, "_diffusers_hook", None) for part in module.modules())
+    hooks = [hook for registry in registries if registry is not None for hook in registry.hooks.values()]
+    return any(getattr(hook, "_is_stateful", False) for hook in hooks)

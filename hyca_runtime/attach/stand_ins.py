@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hyca_runtime.attach.block_io import BlockIO, block_io, check_streams, streams
@@ -148,14 +149,16 @@ class PassBy(StandIn):
 
 
 class IdleLinear(StandIn):
-    """Answers with a tensor of the right shape that takes no memory and no time; nobody will read it."""
+    """Answers with a tensor of the right shape and dtype that takes no memory and no time; its values are not read."""
 
     def __init__(self, inner: nn.Linear) -> None:
         super().__init__(inner)
-        self.width, self.dtype = inner.out_features, inner.weight.dtype
+        self.width = inner.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros((), dtype=self.dtype).expand(*x.shape[:-1], self.width)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        return x.new_zeros((), dtype=dtype).expand(*x.shape[:-1], self.width)
 
 
 class IdleList(nn.ModuleList):
