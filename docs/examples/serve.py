@@ -215,16 +215,19 @@ def main() -> int:
     except HycaError as error:
         print(error, file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as Ctrl-C does
     with Server((options.host, options.port), Handler) as server:
         server.studio = studio
+
+        def stop(number: int, _: object) -> None:
+            """End `serve_forever` between two requests; raising here could hit one that is being accepted."""
+            signal.signal(number, signal.SIG_DFL)  # the second signal kills
+            threading.Thread(target=server.shutdown).start()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
         print(f"listening on http://{options.host}:{server.server_port}", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopping", flush=True)
-        finally:
-            studio.close()
+        server.serve_forever()
+        studio.close()
     return 0
 
 

@@ -73,7 +73,7 @@ def _rows(verdicts: Sequence[Verdict], checks: Sequence[str]) -> str:
     text += "|---" * (len(checks) + len(others) + 1) + "|\n"
     for name, points in by_name.items():
         first = points[POINTS[0]].results
-        marks = [MARKS.get(first[check], "✗") for check in checks]
+        marks = [MARKS.get(first.get(check, "no"), "✗") for check in checks]
         marks += ["✓" if points[point].good else "✗" for point in others]
         text += f"| {name} | {' | '.join(marks)} |\n"
     return text
