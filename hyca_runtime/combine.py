@@ -49,7 +49,8 @@ def forecast(history: History, weights: Sequence[Tensor]) -> Feature:
     Memory: the result; on a CPU in half precision also a float32 copy of it.
     """
     slots = history.slots
-    return tuple(_kernel(b.device.type)(b, slots[: len(w)], w) for b, w in zip(history.buffers, weights, strict=True))
+    pairs = zip(history.buffers, weights, strict=True)
+    return Feature((_kernel(b.device.type)(b, slots[: len(w)], w) for b, w in pairs), history.form)
 
 
 def _vectorised(buffer: Tensor, slots: Sequence[int], weights: Tensor) -> Tensor:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 __all__ = ["Feature", "Signature", "Widths", "signature", "widths"]
 
-Feature = tuple[Tensor, ...]
+
+class Feature(tuple[Tensor, ...]):
+    """The parts, and what the cache point must know to put them back.
+
+    Attributes:
+        form: of the cache point that took the feature; opaque to everyone else.
+    """
+
+    form: Any
+
+    def __new__(cls, parts: Iterable[Tensor], form: Any = None) -> Self:
+        self = super().__new__(cls, parts)
+        self.form = form
+        return self
+
+
 Widths = tuple[int, ...]
 """Channels of each part."""
 
@@ -26,8 +41,10 @@ def signature(value: Any) -> Signature:
     """What must be equal for features of two calls to be comparable."""
     if isinstance(value, Tensor):
         return (value.shape, value.dtype, value.device)
-    if isinstance(value, torch.Size | tuple | list):
-        return tuple(signature(item) for item in value)
+    if value is None or isinstance(value, (str, bool)):
+        return (value,)
     if isinstance(value, dict):
-        return tuple((key, signature(item)) for key, item in value.items())
-    return (value,) if value is None or isinstance(value, str | bool) else ()
+        return (*value, *[signature(item) for item in value.values()])
+    if isinstance(value, (tuple, list)):
+        return tuple([signature(item) for item in value])
+    return ()

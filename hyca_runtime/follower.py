@@ -44,6 +44,17 @@ class _StreamState:
         self.history.clear()
         self.count = StreamCount()
 
+    def remember(self, feature: Feature | None) -> None:
+        """Count a computed call; keep its feature if a forecast may need it."""
+        self.count.computed += 1
+        track = self.track
+        if feature is None or track.ends or not self.recipe.follows(track):
+            self.history.clear()
+            return
+        if self.history.push(track.position, feature):
+            self.recipe.check_feature(track.section, feature)
+            self.count.cache_bytes = max(self.count.cache_bytes, self.history.nbytes)
+
     def is_conditioned_on(self, prompt: Tensor) -> bool:
         return self.prompt is not None and self.prompt() is prompt
 
@@ -70,9 +81,9 @@ class Follower:
         self._context = self._attachment.context
         self._clock = Clock(module, scheduler, self._context)
         self._lanes: dict[int, int] = {}
+        self._numbering = threading.Lock()
         self.streams: dict[Stream, _StreamState] = {}
         self._decide = outside(self._decide_on)
-        self._remember = outside(self._remember_feature)
         self._attachment.install(self._answer)
 
     def saying(self, **what: Any) -> AbstractContextManager[None]:
@@ -85,9 +96,23 @@ class Follower:
         wide = max((p.element_size() for p in self.module.parameters() if p.is_floating_point()), default=4)
         return None if numbers is None else numbers * wide * samples
 
-    def reset(self) -> None:
-        """Forget every feature and every count."""
-        self.streams.clear()
+    def lane(self) -> int:
+        """The number of the calling thread."""
+        thread = threading.get_ident()
+        if thread not in self._lanes:
+            with self._numbering:
+                self._lanes[thread] = len(self._lanes)
+        return self._lanes[thread]
+
+    def streams_of(self, own: bool) -> list[tuple[Stream, _StreamState]]:
+        """The streams of all threads, or the calling thread's."""
+        lane = self.lane()
+        return [(stream, state) for stream, state in list(self.streams.items()) if stream[2] == lane or not own]
+
+    def reset(self, own: bool = False) -> None:
+        """Forget every feature and every count, of all threads or the calling one."""
+        for stream, _ in self.streams_of(own):
+            self.streams.pop(stream, None)
 
     def remove(self) -> None:
         """Restore the network and release all memory."""
@@ -98,9 +123,7 @@ class Follower:
         state, predicted = self._decide(args, kwargs)
         if predicted is not None:
             return self._attachment.predict(predicted, args, kwargs)
-        output, feature = self._attachment.compute(args, kwargs)
-        self._remember(state, feature)
-        return output
+        return self._attachment.compute(args, kwargs, state.remember if state is not None else None)[0]
 
     def _decide_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_StreamState | None, Feature | None]:
         """The stream of a call, None if it is no step of a run; and the forecast, if it is to be predicted."""
@@ -110,9 +133,10 @@ class Follower:
         fills_cache = self._clock.fills_cache(args, kwargs)
         if fills_cache and not self._starts(recipe, args, kwargs):
             return None, None
-        stream, state = self._stream(recipe, args, kwargs)
+        prompt = self._clock.prompt(args, kwargs)
+        stream, state = self._stream(recipe, prompt)
         track = state.track
-        if track.advance(self._clock, args, kwargs, self._context.step):
+        if track.advance(self._clock, args, kwargs, prompt, self._context.step):
             state.begin()
             self._forget_ended(stream)
         shapes = signature((args, kwargs))
@@ -135,23 +159,10 @@ class Follower:
             state.history.clear()
         return feature
 
-    def _remember_feature(self, state: _StreamState | None, feature: Feature | None) -> None:
-        """Count a computed call; keep its feature if a forecast may need it."""
-        if state is None:
-            return
-        state.count.computed += 1
-        track = state.track
-        if feature is None or track.ends or not state.recipe.follows(track):
-            state.history.clear()
-            return
-        state.recipe.check_feature(track.section, feature)
-        state.history.push(track.position, feature)
-        state.count.cache_bytes = max(state.count.cache_bytes, state.history.nbytes)
-
-    def _stream(self, recipe: Recipe, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Stream, _StreamState]:
+    def _stream(self, recipe: Recipe, prompt: Tensor | None) -> tuple[Stream, _StreamState]:
         """The state a call belongs to: by the name of its guidance branch, else by its conditioning."""
-        lane = self._lanes.setdefault(threading.get_ident(), len(self._lanes))
-        branch, prompt = self._context.branch, self._clock.prompt(args, kwargs)
+        lane = self.lane()
+        branch = self._context.branch
         if not branch and prompt is not None:
             branch = self._unnamed(lane, prompt)
         stream = (branch, 0, lane)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,21 +24,31 @@ class History:
         self._depth = depth
         self._positions: list[float] = []
         self._buffers: tuple[Tensor, ...] = ()
+        self._likes: list[tuple[object, ...]] = []
         self._newest = 0
+        self.form: Any = None
 
-    def push(self, position: float, feature: Feature) -> None:
-        """Remember `feature`; a change of shape, dtype or device drops what was there."""
-        if [_like(part) for part in feature] != [_like(buffer[0]) for buffer in self._buffers]:
+    def push(self, position: float, feature: Feature) -> bool:
+        """Remember `feature`; a change of shape, dtype or device drops what was there.
+
+        Returns:
+            Whether memory was taken for it: it is the first of its kind.
+        """
+        likes = [_like(part) for part in feature]
+        if starts := likes != self._likes:
             self.clear()
+            self._likes = likes
             self._buffers = tuple(torch.empty((self._depth, *p.shape), dtype=p.dtype, device=p.device) for p in feature)
         self._newest = (self._newest - 1) % self._depth
         for part, buffer in zip(feature, self._buffers, strict=True):
-            buffer[self._newest].copy_(part.detach())
+            buffer[self._newest].copy_(part.detach() if part.requires_grad else part)
         self._positions = [position, *self._positions[: self._depth - 1]]
+        self.form = feature.form
+        return starts
 
     def clear(self) -> None:
         """Forget everything and give the memory back."""
-        self._positions, self._buffers = [], ()
+        self._positions, self._buffers, self._likes, self.form = [], (), [], None
 
     @property
     def positions(self) -> tuple[float, ...]:
@@ -55,7 +67,7 @@ class History:
     @property
     def features(self) -> tuple[Feature, ...]:
         """Views of the features, newest first."""
-        return tuple(tuple(buffer[slot] for buffer in self._buffers) for slot in self.slots)
+        return tuple(Feature((buffer[slot] for buffer in self._buffers), self.form) for slot in self.slots)
 
     @property
     def nbytes(self) -> int:

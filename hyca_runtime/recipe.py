@@ -69,15 +69,17 @@ class Recipe:
             return None
         used = taps.history if taps is not None and exact else past
         key = (id(section), track.position, used, tuple((buffer.device, buffer.shape) for buffer in buffers))
-        if key not in self._weights:
+        found = self._weights.get(key)
+        if found is None:
             rows = taps.weights if taps is not None and exact else section.weights_at(used, track.position)
             axis = section.point.channel_axis
             parts = tuple(buffer[0].shape[axis] for buffer in buffers)
             pieces = split_weights(torch.from_numpy(rows), parts, [buffer.ndim - 1 for buffer in buffers], axis)
             if len(self._weights) >= MAX_ROWS:
                 self._weights.clear()
-            self._weights[key] = tuple(piece.to(b.device) for piece, b in zip(pieces, buffers, strict=True))
-        return self._weights[key]
+            found = tuple(piece.to(b.device) for piece, b in zip(pieces, buffers, strict=True))
+            self._weights[key] = found
+        return found
 
     def check_feature(self, section: Section, feature: Feature) -> None:
         """Raises PlanMismatchError if a feature does not have the plan's channels."""

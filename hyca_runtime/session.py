@@ -96,7 +96,8 @@ class Session:
             yield
 
     def _recipes_of(self, plan: Plan) -> dict[str, Recipe]:
-        if id(plan) not in self._recipes:
+        known = self._recipes.get(id(plan))
+        if known is None:
             networks = {name: follower.module for name, follower in self._followers.items()}
             recipes = {}
             for section in plan.sections:
@@ -110,8 +111,8 @@ class Session:
                 recipes[section.component] = Recipe(plan.name, sections, self._on_mismatch)
             if len(self._recipes) >= MAX_PLANS:
                 self._recipes.clear()
-            self._recipes[id(plan)] = (plan, recipes)
-        return self._recipes[id(plan)][1]
+            self._recipes[id(plan)] = known = (plan, recipes)  # the plan is kept, so its id stays its own
+        return known[1]
 
     def memory(self, samples: int = 1) -> int | None:
         """Bytes of features that a run of `samples` samples will hold at most, all networks together.
@@ -121,12 +122,16 @@ class Session:
         sizes = [follower.memory(samples) for follower in self._followers.values()]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
-    def report(self) -> RunReport:
-        """What the latest run did; print it."""
+    def report(self, own: bool = False) -> RunReport:
+        """What the latest run did; print it.
+
+        Args:
+            own: leave out what other threads did.
+        """
         streams = [
             ((name if len(self._followers) > 1 else "", *stream), follower, state)
             for name, follower in self._followers.items()
-            for stream, state in list(follower.streams.items())
+            for stream, state in follower.streams_of(own)
         ]
         spent = steps = 0.0
         for _, _, state in streams:
@@ -145,10 +150,14 @@ class Session:
             bytes_ahead=self.memory(),
         )
 
-    def reset(self) -> None:
-        """Forget every feature and every count, of all threads; the next call must be step 0 of a run."""
+    def reset(self, own: bool = False) -> None:
+        """Forget every feature and every count; the next call must be step 0 of a run.
+
+        Args:
+            own: only of the calling thread; without it the runs of all others are cut off.
+        """
         for follower in self._followers.values():
-            follower.reset()
+            follower.reset(own)
 
     def remove(self) -> None:
         """Restore the networks exactly and release all memory. A second call does nothing.

@@ -57,16 +57,18 @@ class Track:
             return self._offset + self._calls >= len(self._grid.times)
         return self.position >= self.section.schedule.num_steps - 1
 
-    def advance(self, clock: Clock, args: tuple[Any, ...], kwargs: dict[str, Any], said: int | None) -> bool:
+    def advance(
+        self, clock: Clock, args: tuple[Any, ...], kwargs: dict[str, Any], prompt: Tensor | None, said: int | None
+    ) -> bool:
         """Move to the position of a call; returns whether a new run begins with it.
 
         Args:
+            prompt: the tensor that conditions the call, if known.
             said: the step the caller says, if any.
 
         Raises:
             ClockError: a new run cannot be told from the next step.
         """
-        prompt = clock.prompt(args, kwargs)
         same_prompt = prompt is None or (self._prompt is not None and self._prompt() is prompt)
         self._prompt = weakref.ref(prompt) if prompt is not None else None
         begins = False

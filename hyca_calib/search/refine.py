@@ -90,11 +90,12 @@ class TapRollout:
         self._streams.clear()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        branch = self._branches.label(self._attachment.context.branch, self._clock.prompt(args, kwargs))
+        prompt = self._clock.prompt(args, kwargs)
+        branch = self._branches.label(self._attachment.context.branch, prompt)
         if branch not in self._streams:
             self._streams[branch] = (Track([self._section]), deque(maxlen=self._section.depth))
         track, history = self._streams[branch]
-        if track.advance(self._clock, args, kwargs, None):
+        if track.advance(self._clock, args, kwargs, prompt, None):
             history.clear()
         if track.off_plan:
             raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_plan}")
@@ -114,7 +115,8 @@ class TapRollout:
             self.taps[self._row[step], :used], widths(history[0], axis), [part.ndim for part in history[0]], axis
         )
         past = zip(*history[:used], strict=True)
-        return tuple(weighted_sum(features, weights) for features, weights in zip(past, pieces, strict=True))
+        sums = (weighted_sum(features, weights) for features, weights in zip(past, pieces, strict=True))
+        return Feature(sums, history[0].form)
 
 
 def refine_taps(

@@ -128,7 +128,7 @@ class Recorder:
             raise TraceError("nothing was recorded yet, so no step can be measured")
         (args, kwargs), samples = self._sample_call, len(jobs)
         with torch.no_grad():
-            feature = self._attachment.compute(args, kwargs)[1] or ()
+            feature = self._attachment.compute(args, kwargs)[1] or Feature(())
             full = count_flops(lambda: self._attachment.compute(args, kwargs))
             tail = count_flops(lambda: self._attachment.predict(feature, args, kwargs))
             full_seconds = measure_seconds(lambda: self._attachment.compute(args, kwargs))
@@ -150,7 +150,7 @@ class Recorder:
         time, _ = self._clock.timestep(args, kwargs)
         grid = self._clock.grid()
         at = self._clock.index() if grid is not None else 0
-        feature = tuple(part.detach().clone() for part in feature)
+        feature = Feature((part.detach().clone() for part in feature), feature.form)
         gain = self._gain(feature, args, kwargs)
         batch = self._clock.batch(args, kwargs)
         scheduler_time = grid.times[at] if grid is not None and at < len(grid.times) else None
@@ -167,7 +167,7 @@ class Recorder:
         if self._attachment.point.kind == "output":
             return torch.ones(sum(part.shape[axis] for part in feature), device=feature[0].device)
         with torch.enable_grad():
-            probe = tuple(part.clone().requires_grad_() for part in feature)
+            probe = Feature((part.clone().requires_grad_() for part in feature), feature.form)
             outputs = tensors_of(self._attachment.predict(probe, args, kwargs))
             directions = [torch.randn(o.shape, generator=self._noise).to(o) for o in outputs]
             gradients = torch.autograd.grad(outputs, probe, directions, allow_unused=True, materialize_grads=True)
@@ -181,7 +181,7 @@ class Recorder:
             axis = next((i for i, size in enumerate(last.shape[:-1]) if size == batch), None)
             first = last.movedim(axis, 0) if axis is not None else last[None]
             found.append(first.flatten(1, -2) if first.ndim > 2 else first[:, None])
-        return tuple(found)
+        return Feature(found)
 
     def _joined(self, calls: Sequence[_Call], num_samples: int) -> Feature:
         """``(sample, token, channel)``; halves of a batched guidance call and passes become tokens."""
@@ -195,7 +195,7 @@ class Recorder:
                 tokens, channels = part.shape[1:]
                 pieces.append(part.reshape(-1, num_samples, tokens, channels).transpose(0, 1).flatten(1, 2))
             parts.append(torch.cat(pieces, dim=1))
-        return tuple(parts)
+        return Feature(parts)
 
 
 def tensors_of(output: Any) -> list[Tensor]:

@@ -28,6 +28,8 @@ __all__ = ["Attachment", "Handler"]
 Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 """Answers a call of the network, given its arguments."""
 
+Keeper = Callable[[Feature | None], None]
+
 _attached: weakref.WeakKeyDictionary[nn.Module, Attachment] = weakref.WeakKeyDictionary()
 
 
@@ -61,7 +63,7 @@ class Attachment:
         self._handler: Handler | None = None
         self._turn = threading.RLock()
         self._watchers = outside(self._site.watchers)
-        self._captured = outside(self._site.captured)
+        self._take = outside(self._hand_over)
         self._actors = outside(self._site.actors)
 
     def install(self, handler: Handler) -> None:
@@ -100,22 +102,32 @@ class Attachment:
     def _refuse(self, *_: Any, **__: Any) -> None:
         raise AttachError(f"{type(self.module).__name__} has a plan applied; call remove() on its session first")
 
-    def compute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Feature | None]:
+    def compute(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], keep: Keeper | None = None
+    ) -> tuple[Any, Feature | None]:
         """Run the network in full; returns its output and the feature at the cache point.
 
         The feature is None for a call that only fills a cache of keys and values.
+
+        Args:
+            keep: told the feature, never inside a compiled graph.
         """
         with self._turn, placed(self._watchers()):
             output = self._forward(*args, **kwargs)
-            return output, self._captured(output)
+            return output, self._take(output, keep)
+
+    def _hand_over(self, output: Any, keep: Keeper | None) -> Feature | None:
+        feature = self._site.captured(output)
+        if keep is not None:
+            keep(feature)
+        return feature
 
     def predict(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run only what lies behind the cache point, on `feature`."""
-        with self._turn:
-            if isinstance(self._site, OutputSite):
-                return self._site.output(feature)
-            with placed(self._actors(feature)):
-                return self._forward(*args, **kwargs)
+        if isinstance(self._site, OutputSite):
+            return self._site.output(feature)
+        with self._turn, placed(self._actors(feature)):
+            return self._forward(*args, **kwargs)
 
 
 def _has_cache_hooks(module: nn.Module) -> bool:

@@ -42,14 +42,16 @@ class Arguments:
     """Looks arguments of a network's forward up by name."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._names = list(inspect.signature(module.forward).parameters)
+        self._place = {name: i for i, name in enumerate(inspect.signature(module.forward).parameters)}
 
-    def first_of(self, names: Sequence[str]) -> str | None:
-        return next((name for name in names if name in self._names), None)
+    def known(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name in self._place]
 
     def get(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        at = self._names.index(name)
-        return args[at] if at < len(args) else kwargs.get(name)
+        if name in kwargs:
+            return kwargs[name]
+        at = self._place[name]
+        return args[at] if at < len(args) else None
 
 
 class SchedulerGrid:
@@ -80,8 +82,9 @@ class Clock:
     def __init__(self, module: nn.Module, scheduler: Any = None, context: Context | None = None) -> None:
         self._kind = type(module).__name__
         self._arguments = Arguments(module)
-        self._timestep = self._arguments.first_of(TIMESTEPS)
-        self._prompts = [name for name in PROMPTS if self._arguments.first_of([name])]
+        self._timestep = next(iter(self._arguments.known(TIMESTEPS)), None)
+        self._prompts = self._arguments.known(PROMPTS)
+        self._cache_modes = self._arguments.known(("kv_cache_mode", "kv_cache_flag"))
         self._own_scheduler, self._context = scheduler, context or Context()
         self._kept = threading.local()
 
@@ -125,26 +128,31 @@ class Clock:
 
     def fills_cache(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call must run in full because it fills a cache of keys and values on the way."""
-        mode, flag = (
-            self._arguments.get(name, args, kwargs) if self._arguments.first_of([name]) else None
-            for name in ("kv_cache_mode", "kv_cache_flag")
-        )
-        filling = mode is not None and str(mode) not in KV_CACHE_READERS
-        return filling or (isinstance(flag, dict) and bool(flag.get("is_cache_step")))
+        for name in self._cache_modes:
+            mode = self._arguments.get(name, args, kwargs)
+            if isinstance(mode, dict):
+                mode = "fill" if mode.get("is_cache_step") else None
+            if mode is not None and str(mode) not in KV_CACHE_READERS:
+                return True
+        return False
 
     def grid(self) -> SchedulerGrid | None:
         """The scheduler's timesteps, None if it has no list of them or does not say where it is."""
-        timesteps = getattr(self._scheduler, "timesteps", None)
-        if not isinstance(timesteps, Tensor) or timesteps.ndim != 1 or not hasattr(self._scheduler, "step_index"):
-            return None
+        scheduler = self._scheduler
+        timesteps = getattr(scheduler, "timesteps", None)
         kept: SchedulerGrid | None = getattr(self._kept, "grid", None)
-        if kept is None or not kept.is_of(timesteps):
-            self._kept.grid = kept = SchedulerGrid(timesteps)
+        if kept is not None and kept.is_of(timesteps):
+            return kept
+        if not isinstance(timesteps, Tensor) or timesteps.ndim != 1 or not hasattr(scheduler, "step_index"):
+            return None
+        self._kept.grid = kept = SchedulerGrid(timesteps)
         return kept
 
     def index(self) -> int:
         """The scheduler's place in its grid."""
-        for value in (self._scheduler.step_index, getattr(self._scheduler, "begin_index", None)):
-            if isinstance(value, int):
-                return value
-        return 0
+        scheduler = self._scheduler
+        step: int | None = scheduler.step_index
+        if step is not None:
+            return step
+        begin = getattr(scheduler, "begin_index", None)
+        return begin if isinstance(begin, int) else 0

@@ -39,7 +39,7 @@ StandIns = Sequence[tuple[Place, nn.Module]]
 
 
 class Site(ABC):
-    """One cache point of one network. Calls of its methods alternate and do not overlap."""
+    """One cache point of one network. What it must know to put a feature back goes with the feature."""
 
     @abstractmethod
     def watchers(self) -> StandIns:
@@ -57,23 +57,20 @@ class Site(ABC):
 class OutputSite(Site):
     """What the network returns."""
 
-    def __init__(self) -> None:
-        self._form: Any = None
-
     def watchers(self) -> StandIns:
         return ()
 
     def captured(self, output: Any) -> Feature:
         parts: list[Tensor] = []
-        self._form = _take_apart(output, parts)
-        return tuple(parts)
+        form = _take_apart(output, parts)
+        return Feature(parts, form)
 
     def actors(self, feature: Feature) -> StandIns:
         raise NotImplementedError("nothing runs when an output is predicted")
 
     def output(self, feature: Feature) -> Any:
-        """`feature` in the form in which the network returned it last."""
-        return _put_together(self._form, iter(feature))
+        """`feature` in the form in which the network returned it."""
+        return _put_together(feature.form, iter(feature))
 
 
 class TrunkSite(Site):
@@ -84,32 +81,36 @@ class TrunkSite(Site):
         self._tail = find_tail(network)
         self._lists = find_block_lists(network)
         self._embedders = find_embedders(network)
-        self._used = self._tail
+        self._places = [place for part in self._tail for place in part]
+        self._watched: list[nn.Module] = []
         self._watching: list[list[CaptureInput]] = []
+        self._pairs: list[tuple[Place, nn.Module]] = []
 
     def watchers(self) -> StandIns:
-        self._watching = [[CaptureInput(place.module) for place in part] for part in self._tail]
-        pairs = zip(self._tail, self._watching, strict=True)
-        return [pair for part, watching in pairs for pair in zip(part, watching, strict=True)]
+        if [place.module for place in self._places] != self._watched:  # new, or replaced since
+            self._watched = [place.module for place in self._places]
+            self._watching = [[CaptureInput(place.module) for place in part] for part in self._tail]
+            flat = [watcher for part in self._watching for watcher in part]
+            self._pairs = list(zip(self._places, flat, strict=True))
+        return self._pairs
 
     def captured(self, output: Any) -> Feature | None:
         del output
-        parts = [[w.captured for w in part if w.captured is not None] for part in self._watching]
-        self._watching = []
+        parts = [[w.take() for w in part if w.captured is not None] for part in self._watching]
         if not any(parts):
             return None
         for part, places in zip(parts, self._tail, strict=True):
             if len(part) > 1:
                 name = f"{type(self._network).__name__}.{places[0].path}"
                 raise AttachError(f"{name} was called {len(part)} times in one call; use the point 'output'")
-        self._used = [places for part, places in zip(parts, self._tail, strict=True) if part]
-        return tuple(part[0] for part in parts if part)
+        used = [places for part, places in zip(parts, self._tail, strict=True) if part]
+        return Feature((t for part in parts for t in part if t is not None), used)
 
     def actors(self, feature: Feature) -> StandIns:
         idle = [(place, _idle(place.module)) for place in self._lists]
         embedders = ((place, place.module) for place in self._embedders)  # perhaps adapted or quantised by now
         idle += [(place, IdleLinear(module)) for place, module in embedders if type(module) is nn.Linear]
-        tails = zip(self._used, feature, strict=True)
+        tails = zip(feature.form, feature, strict=True)
         return [*idle, *((place, InjectInput(place.module, part)) for places, part in tails for place in places)]
 
 
@@ -126,7 +127,6 @@ class ModulesSite(Site):
         self._kept, self._passed_by = kept, passed_by
         self._ios: list[BlockIO | None] = [block_io(place.module) if residual else None for place in kept]
         self._watching: list[CaptureOutput] = []
-        self._forms: list[tuple[bool, list[bool]]] = []
 
     def watchers(self) -> StandIns:
         begin: list[tuple[Place, CaptureStreams]] = []
@@ -139,18 +139,18 @@ class ModulesSite(Site):
     def captured(self, output: Any) -> Feature | None:
         del output
         parts: list[Tensor] = []
-        self._forms = []
+        forms = []
         for watcher in self._watching:
             kept = watcher.captured or ()  # a network need not call all its modules: Flux 3 has blocks by modality
             parts += [value for value in kept if value is not None]
-            self._forms.append((watcher.alone, [value is not None for value in kept]))
+            forms.append((watcher.alone, [value is not None for value in kept]))
         self._watching = []
-        return tuple(parts) or None
+        return Feature(parts, forms) if parts else None
 
     def actors(self, feature: Feature) -> StandIns:
         parts = iter(feature)
         found: list[tuple[Place, nn.Module]] = [(place, PassBy(place.module)) for place in self._passed_by]
-        for place, io, (alone, there) in zip(self._kept, self._ios, self._forms, strict=True):
+        for place, io, (alone, there) in zip(self._kept, self._ios, feature.form, strict=True):
             if not there:
                 continue
             outputs = tuple(next(parts) if present else None for present in there)

@@ -64,6 +64,11 @@ class CaptureInput(StandIn):
 
     captured: Tensor | None = None
 
+    def take(self) -> Tensor | None:
+        """What was captured, which is then forgotten."""
+        found, self.captured = self.captured, None
+        return found
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         self.captured = x
         return self.inner(x, *args, **kwargs)

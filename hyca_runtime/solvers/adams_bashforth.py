@@ -9,7 +9,18 @@ import numpy as np
 
 from hyca_runtime.solvers.base import OrderedSolver, register
 
-__all__ = ["AdamsBashforth"]
+__all__ = ["AdamsBashforth", "integrate_slopes"]
+
+
+def integrate_slopes(nodes: np.ndarray, start: float, end: float) -> np.ndarray:
+    r"""Weights of slopes at `nodes` in the integral of their polynomial, :math:`\int \ell_j(\tau)\, d\tau`."""
+    areas = np.zeros(len(nodes))
+    for j in range(len(nodes)):
+        basis = np.poly1d([1.0])
+        for other in np.delete(nodes, j):
+            basis = basis * np.poly1d([1.0, -(other - start)]) / (nodes[j] - other)
+        areas[j] = np.polyint(basis)(end - start)
+    return areas
 
 
 @register
@@ -43,13 +54,8 @@ class AdamsBashforth(OrderedSolver):
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         total = np.zeros(len(times))
         total[0] = 1.0
-        nodes = times[:-1]
-        for j in range(len(nodes)):
-            basis = np.poly1d([1.0])
-            for other in np.delete(nodes, j):
-                basis = basis * np.poly1d([1.0, -(other - times[0])]) / (nodes[j] - other)
-            area = np.polyint(basis)(target - times[0])
-            gap = times[j] - times[j + 1]
-            total[j] += area / gap
-            total[j + 1] -= area / gap
+        gaps = times[:-1] - times[1:]
+        areas = integrate_slopes(times[:-1], times[0], target) / gaps
+        total[:-1] += areas
+        total[1:] -= areas
         return total

@@ -10,7 +10,18 @@ import numpy as np
 
 from hyca_runtime.solvers.base import OrderedSolver, register
 
-__all__ = ["Taylor"]
+__all__ = ["Taylor", "repeated_differences"]
+
+
+def repeated_differences(times: np.ndarray) -> list[np.ndarray]:
+    """The i-th differences at the newest step as rows over the features, i from 0 to ``len(times) - 1``."""
+    difference = np.eye(len(times))  # row j: the i-th difference at past step j
+    found = [difference[0]]
+    for _ in range(1, len(times)):
+        gaps = times[: len(difference) - 1] - times[1 : len(difference)]
+        difference = (difference[:-1] - difference[1:]) / gaps[:, None]
+        found.append(difference[0])
+    return found
 
 
 @register
@@ -35,11 +46,6 @@ class Taylor(OrderedSolver):
         return 1
 
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
-        # Row j of `difference` holds the i-th difference at past step j, in terms of the features.
-        difference = np.eye(len(times))
-        total = difference[0]
-        for i in range(1, len(times)):
-            gaps = times[: len(difference) - 1] - times[1 : len(difference)]
-            difference = (difference[:-1] - difference[1:]) / gaps[:, None]
-            total = total + difference[0] * (target - times[0]) ** i / math.factorial(i)
-        return np.asarray(total)
+        differences = repeated_differences(times)
+        ahead = target - times[0]
+        return np.asarray(sum(row * ahead**i / math.factorial(i) for i, row in enumerate(differences)))

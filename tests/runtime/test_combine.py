@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hyca_runtime.combine import forecast, split_weights
+from hyca_runtime.feature import Feature
 from hyca_runtime.history import History
 
 SHAPES = [((2, 17, 48), -1), ((2, 5, 7, 9), 1), ((3, 1, 4), -1), ((6, 4), -1), ((2, 3, 1), -1)]
@@ -26,7 +27,7 @@ def test_forecast(shape: tuple[int, ...], axis: int, dtype: str, pushes: int) ->
     kept = []
     for step in range(pushes):
         kept.append(torch.randn(shape).to(getattr(torch, dtype)))
-        history.push(step, (kept[-1], kept[-1][:1]))
+        history.push(step, Feature((kept[-1], kept[-1][:1])))
     taps = min(pushes, 3)
     rows = torch.randn(taps, 2 * shape[axis])
     weights = split_weights(rows, (shape[axis],) * 2, [len(shape)] * 2, axis)
@@ -42,7 +43,7 @@ def test_forecast(shape: tuple[int, ...], axis: int, dtype: str, pushes: int) ->
 
 def test_a_kept_feature_does_not_follow_its_source() -> None:
     history, feature = History(2), torch.ones(1, 3)
-    history.push(0, (feature,))
+    history.push(0, Feature([feature]))
     feature.zero_()
     assert history.features[0][0].tolist() == [[1, 1, 1]]
 
@@ -51,6 +52,7 @@ INTERPRETED = """
 import json, torch
 from hyca_runtime.combine_triton import fused_sum
 from hyca_runtime.combine import split_weights
+from hyca_runtime.feature import Feature
 from hyca_runtime.history import History
 worst = {}
 for shape, axis in SHAPES:
@@ -58,7 +60,7 @@ for shape, axis in SHAPES:
         torch.manual_seed(0)
         history = History(4)
         for step in range(6):
-            history.push(step, (torch.randn(shape).to(getattr(torch, dtype)),))
+            history.push(step, Feature([torch.randn(shape).to(getattr(torch, dtype))]))
         (weights,) = split_weights(torch.randn(3, shape[axis]), (shape[axis],), [len(shape)], axis)
         found = fused_sum(history.buffers[0], history.slots[:3], weights)
         expected = sum(w.double() * f[0].double() for w, f in zip(weights, history.features))
@@ -86,7 +88,7 @@ def test_the_triton_kernel_in_its_interpreter() -> None:
 def test_forecast_on_gpu(shape: tuple[int, ...], axis: int, dtype: str) -> None:
     history = History(4)
     for step in range(6):
-        history.push(step, (torch.randn(shape, device="cuda").to(getattr(torch, dtype)),))
+        history.push(step, Feature([torch.randn(shape, device="cuda").to(getattr(torch, dtype))]))
     (weights,) = split_weights(torch.randn(3, shape[axis], device="cuda"), (shape[axis],), [len(shape)], axis)
     (found,) = forecast(history, (weights,))
     expected = sum(w.double() * f[0].double() for w, f in zip(weights, history.features, strict=False))

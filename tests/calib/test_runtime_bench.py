@@ -1,0 +1,36 @@
+"""The timing harness itself, on networks too small to time anything by."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hyca_calib.runtime_bench import measure_realised, measure_sum
+from hyca_calib.shapes import NETWORKS
+
+
+@pytest.mark.parametrize("name", ["flux-57-tiny", "qwen-tiny", "hunyuan-tiny"])
+def test_planned_runs_compute_what_they_should(name: str) -> None:
+    found = measure_realised(name, steps=6, computed=(0, 3), device="cpu", dtype=torch.float32, repeats=1)
+    assert found.ideal == 3
+    assert found.speed_up > 1
+    assert found.share == pytest.approx(found.speed_up / 3)
+    assert 0 < found.added_bytes < 0.01 * found.weight_bytes
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "qwen-image", "hunyuan-video", "flux-100m"])
+def test_full_sizes_are_those_of_the_released_models(name: str) -> None:
+    billions = {"flux-dev": 11.9, "qwen-image": 20.4, "hunyuan-video": 12.8, "flux-100m": 0.102}
+    network = NETWORKS[name]
+    module = network.build("meta", torch.bfloat16)
+    assert sum(p.numel() for p in module.parameters()) / 1e9 == pytest.approx(billions[name], rel=0.01)
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        arguments = network.inputs(module, "cpu", torch.bfloat16)
+    assert arguments["timestep"].dtype == torch.bfloat16
+    assert network.channels(module) == {"flux-100m": 768}.get(name, 3072)
+
+
+def test_the_sum_is_timed_against_a_copy() -> None:
+    found = measure_sum((1, 64, 32), torch.float32, 3, "cpu", repeats=2)
+    assert found.share == pytest.approx(found.sum_gb_per_s / found.copy_gb_per_s)
