@@ -1,24 +1,33 @@
 """The solvers that ship with HyCa; importing this package registers them."""
 
 from hyca_runtime.solvers.adams_bashforth import AdamsBashforth
+from hyca_runtime.solvers.adams_moulton import AdamsMoulton
 from hyca_runtime.solvers.base import ClosedFormSolver, Instant, Solver, register, solver_from_spec, solvers
-from hyca_runtime.solvers.bdf import BDF2
+from hyca_runtime.solvers.bdf import BDF2, BDF3
+from hyca_runtime.solvers.exponential import Exponential
 from hyca_runtime.solvers.fitted import Fitted
 from hyca_runtime.solvers.foca import FoCa
+from hyca_runtime.solvers.hermite import Hermite
 from hyca_runtime.solvers.hold import Hold
 from hyca_runtime.solvers.mixture import TapTable, mixed_rows, tap_table
 from hyca_runtime.solvers.newton import Newton
+from hyca_runtime.solvers.runge_kutta import RungeKutta
 from hyca_runtime.solvers.taylor import Taylor
 
 __all__ = [
     "BDF2",
+    "BDF3",
     "AdamsBashforth",
+    "AdamsMoulton",
     "ClosedFormSolver",
+    "Exponential",
     "Fitted",
     "FoCa",
+    "Hermite",
     "Hold",
     "Instant",
     "Newton",
+    "RungeKutta",
     "Solver",
     "TapTable",
     "Taylor",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,13 +12,18 @@ import pytest
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.solvers import (
     BDF2,
+    BDF3,
     AdamsBashforth,
+    AdamsMoulton,
     ClosedFormSolver,
+    Exponential,
     Fitted,
     FoCa,
+    Hermite,
     Hold,
     Instant,
     Newton,
+    RungeKutta,
     Taylor,
     solver_from_spec,
     solvers,
@@ -34,15 +41,27 @@ SOLVERS = [
     AdamsBashforth(2),
     AdamsBashforth(3),
     AdamsBashforth(4),
+    AdamsMoulton(),
     BDF2(),
+    BDF2(slope=True),
+    BDF3(),
+    BDF3(slope=True),
     FoCa(),
+    RungeKutta(),
+    Hermite(1),
+    Hermite(2),
+    Hermite(3),
+    Hermite(1, sigma=0.5**0.5),
+    Exponential(-0.5),
+    Exponential(0.3),
+    Exponential(0.0),
 ]
 UNEVEN = np.array([0.55, 0.61, 0.8, 0.84, 1.0])  # newest first: times of a sampler fall
 TARGET = 0.37
 
 
 def name(solver: ClosedFormSolver) -> str:
-    return f"{solver.name}-{getattr(solver, 'order', '')}"
+    return "-".join([solver.name, *(f"{value:.3g}" for value in asdict(solver).values())])  # type: ignore[call-overload]
 
 
 def weights(solver: ClosedFormSolver, times: np.ndarray = UNEVEN, target: float = TARGET) -> np.ndarray:
@@ -71,7 +90,7 @@ class TestSolverContract:
     def test_measured_order(self, solver: ClosedFormSolver) -> None:
         """Halving all gaps divides the error of exp by 2 to the (degree + 1)."""
         errors = []
-        for h in (2.0**-4, 2.0**-5):
+        for h in (2.0**-7, 2.0**-8):
             times = UNEVEN * h
             errors.append(abs(weights(solver, times, TARGET * h) @ np.exp(times[: solver.depth]) - np.exp(TARGET * h)))
         order = np.log2(errors[0] / errors[1])
@@ -105,8 +124,18 @@ class TestSolverContract:
         (Taylor(2), [5 / 2, -2, 1 / 2]),
         (AdamsBashforth(2), [5 / 2, -2, 1 / 2]),
         (AdamsBashforth(3), [35 / 12, -39 / 12, 21 / 12, -5 / 12]),
+        (AdamsMoulton(), [55 / 24, -38 / 24, 7 / 24]),
         (BDF2(), [4 / 3, -1 / 3]),
+        (BDF2(slope=True), [2, -1]),
+        (BDF3(), [18 / 11, -9 / 11, 2 / 11]),
+        (BDF3(slope=True), [24 / 11, -15 / 11, 2 / 11]),
         (FoCa(), [5 / 3, -2 / 3]),
+        (RungeKutta(), [3 / 2, 0, -1 / 2]),
+        (Hermite(1), [3 / 2, -1 / 2]),
+        (Hermite(1, sigma=0.5**0.5), [2, -1]),
+        (Hermite(2), [11 / 8, -1 / 4, -1 / 8]),
+        (Exponential(0.0), [2, -1]),
+        (Exponential(-np.log(2.0)), [3 / 2, -1 / 2]),
     ],
     ids=lambda value: name(value) if isinstance(value, ClosedFormSolver) else "",
 )
@@ -128,7 +157,23 @@ def test_rows_worked_by_hand_at_uneven_spacing(solver: ClosedFormSolver, expecte
     assert weights(solver, np.array([3.0, 1.0, 0.0]), 6.0) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", [Newton, Taylor, AdamsBashforth])
+def test_exponential_relaxation_is_followed_exactly() -> None:
+    times = np.array([0.6, 0.8])
+    values = 3.0 - 2.0 * np.exp(1.5 * (0.6 - times) / 0.2)
+    assert weights(Exponential(-1.5 * -1.0), times, 0.37) @ values == pytest.approx(
+        3.0 - 2.0 * np.exp(1.5 * (0.6 - 0.37) / 0.2), rel=1e-10
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), [(lambda: Hermite(1, sigma=0.0), "sigma"), (lambda: Exponential(99.0), "rate")]
+)
+def test_settings_out_of_range_are_refused(make: Callable[[], ClosedFormSolver], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        make()
+
+
+@pytest.mark.parametrize("kind", [Newton, Taylor, AdamsBashforth, Hermite])
 def test_orders_out_of_range_are_refused(kind: type[ClosedFormSolver]) -> None:
     with pytest.raises(ValueError, match="order must be"):
         kind(9)
