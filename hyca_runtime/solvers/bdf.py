@@ -41,7 +41,7 @@ def bdf_weights(times: np.ndarray, target: float, slope: bool) -> np.ndarray:
     row = -row / own
     if slope:
         row[:2] += np.array([1.0, -1.0]) / (own * (times[0] - times[1]))
-    return row
+    return np.asarray(row)
 
 
 @dataclass(frozen=True)
