@@ -185,6 +185,17 @@ def merge(
 
 
 @app.command()
+def solvers() -> None:
+    """Measure every closed-form solver: order, noise, behaviour with a short history.
+
+    Example: [b]python -m hyca_calib solvers > docs/solvers.md[/]
+    """
+    from hyca_calib.solver_table import ALL_SOLVERS, facts_of, to_markdown
+
+    print(to_markdown([facts_of(solver) for solver in ALL_SOLVERS]), end="")
+
+
+@app.command()
 def models(
     only: Annotated[list[str] | None, typer.Option(help="Keep names with this in them; repeatable.")] = None,
     compiled: Annotated[bool, typer.Option("--compiled", help="Also under torch.compile; minutes.")] = False,

@@ -131,7 +131,7 @@ def parse_plan(content: Any, source: str) -> Plan:
             "upgrade: pip install -U hyca"
         )
     if version == 1:
-        raise PlanError(f"{source}: a plan of version 1, before 0.2; search again with this hyca")
+        raise PlanError(f"{source}: a plan of version 1, from before the first release; search again with this hyca")
     if version != PLAN_VERSION:
         raise PlanError(f"{source}: version: expected {PLAN_VERSION}, got {version!r}")
     try:

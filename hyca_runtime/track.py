@@ -120,7 +120,7 @@ class Track:
         section, expected = self.section, int(self.position) + 1
         if not self.off_plan and expected < section.schedule.num_steps:
             self._move(float(expected))
-        elif self._grid is not None and section.sampler.scheduler_timesteps is not None:
+        elif self._grid is not None and section.sampler.scheduler_timesteps is not None:  # always, when in step
             self._leave(f"step {expected} is beyond the plan's {section.schedule.num_steps}")
             time = self._grid.times[self._offset + self._calls]
             self._move(_position(section.sampler.scheduler_timesteps, time))
@@ -172,7 +172,7 @@ class Track:
         position = _position(section.sampler.timesteps, time)
         begins = not same_run or position <= self.position
         if begins:
-            grid = clock.grid()
+            grid = clock.grid() if section.sampler.scheduler_timesteps is not None else None
             self._begin([section], grid, clock.index() if grid is not None else 0)
         self._leave(f"timestep {time:g} is none of the plan's {section.schedule.num_steps}")
         self._move(position)

@@ -92,6 +92,9 @@ class TrunkSite(Site):
             self._watching = [[CaptureInput(place.module) for place in part] for part in self._tail]
             flat = [watcher for part in self._watching for watcher in part]
             self._pairs = list(zip(self._places, flat, strict=True))
+        for part in self._watching:
+            for watcher in part:
+                watcher.captured = None  # of a call that an exception cut off
         return self._pairs
 
     def captured(self, output: Any) -> Feature | None:
@@ -181,10 +184,9 @@ LOOPS_MATTER = frozenset({"HiDreamBlock"})
 
 
 def _idle(blocks: nn.Module) -> nn.Module:
-    members = list(blocks.children())
-    if any(type(block).__name__ in LOOPS_MATTER for block in members):
-        return nn.ModuleList([PassBy(block) for block in members])
-    return IdleList(members)
+    if any(type(block).__name__ in LOOPS_MATTER for block in blocks.children()):
+        return nn.ModuleList([PassBy(block) for block in blocks.children()])
+    return IdleList(blocks)
 
 
 @dataclass(frozen=True)

@@ -169,5 +169,9 @@ class IdleLinear(StandIn):
 class IdleList(nn.ModuleList):
     """In the place of a list of blocks: none of them runs, yet a network may look at them by index."""
 
+    def __init__(self, blocks: nn.Module) -> None:
+        super().__init__()
+        self._modules = blocks._modules  # type: ignore[assignment]  # noqa: SLF001  # the same members, not listed anew
+
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(())

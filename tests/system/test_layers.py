@@ -40,7 +40,7 @@ LAYERS = (
     ("hyca_calib.models", "hyca_calib.rollout", "hyca_calib.branches", "hyca_calib.shapes"),
     ("hyca_calib.trace",),
     ("hyca_calib.features", "hyca_calib.clusters"),
-    ("hyca_calib.replay", "hyca_calib.budget", "hyca_calib.metrics", "hyca_calib.study"),
+    ("hyca_calib.replay", "hyca_calib.budget", "hyca_calib.metrics", "hyca_calib.study", "hyca_calib.solver_table"),
     ("hyca_calib.search",),
     ("hyca_calib.evaluate", "hyca_calib.peers", "hyca_calib.report"),
     ("hyca_calib.bench", "hyca_calib.runtime_bench"),

@@ -1,0 +1,29 @@
+"""The table of solvers says what the contract holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from hyca_calib.solver_table import ALL_SOLVERS, facts_of, to_markdown
+from hyca_runtime.solvers import Newton, solvers
+
+
+def test_every_closed_form_is_in_the_table() -> None:
+    assert {solver.name for solver in ALL_SOLVERS} == set(solvers) - {"fitted"}
+
+
+@pytest.mark.parametrize("solver", ALL_SOLVERS, ids=lambda solver: facts_of(solver).label)
+def test_measured_facts(solver: Newton) -> None:
+    facts = facts_of(solver)
+    assert facts.order == pytest.approx(solver.exact_degree + 1, abs=0.25)
+    assert facts.noise[0] >= 1
+    assert facts.cold[:1] == ((pytest.approx(1.0, abs=0.05),) if solver.depth > 1 else ())
+
+
+def test_noise_of_known_rows() -> None:
+    lines = {
+        line.split("|")[1].strip(): line for line in to_markdown([facts_of(s) for s in ALL_SOLVERS]).splitlines()[8:]
+    }
+    assert "| 3.00 | 9.00 |" in lines["newton order=1"]  # 2, -1 and 5, -4
+    assert "| 4.17 |" in lines["adams_moulton"]
+    assert "| 1.67 |" in lines["bdf2"]
