@@ -13,12 +13,26 @@ from hyca_calib.features.descriptors import describe_channels
 from hyca_calib.replay import grouped, schedule_cost
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.taps import fit_solver
+from hyca_calib.solver_table import solver_label
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.solvers import BDF2, AdamsBashforth, FoCa, Hold, Newton, Solver, Taylor
+from hyca_runtime.solvers import (
+    BDF2,
+    BDF3,
+    AdamsBashforth,
+    AdamsMoulton,
+    ClosedFormSolver,
+    Exponential,
+    FoCa,
+    Hold,
+    Newton,
+    RungeKutta,
+    Solver,
+    Taylor,
+)
 
 __all__ = ["POOL", "Candidate", "Settings", "best_closed", "choose_solvers", "partition"]
 
-POOL: tuple[Solver, ...] = (
+POOL: tuple[ClosedFormSolver, ...] = (
     Hold(),
     Newton(1),
     Newton(2),
@@ -27,10 +41,15 @@ POOL: tuple[Solver, ...] = (
     Taylor(3),
     AdamsBashforth(2),
     AdamsBashforth(3),
+    AdamsMoulton(),
     BDF2(),
+    BDF3(),
+    RungeKutta(),
     FoCa(),
+    Exponential(-0.5),
+    Exponential(-1.0),
 )
-"""Closed-form solvers a group may prefer to its fitted taps. Taylor 1 is Newton 1."""
+"""Closed-form solvers a group may prefer to its fitted taps. Taylor 1 and BDF 2 with slope are Newton 1."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +105,14 @@ def choose_solvers(
     times = problem.times(settings.axis)
     fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (problem.fit, problem.select))
     fitted = [fit_solver(gram[None], schedule, times, settings.depth, settings.ridge) for gram in fit]
-    table = {
-        label(solver): schedule_cost(judge, schedule, times, problem.step_weights, [solver] * len(groups)).tolist()
-        for solver in POOL
-    }
-    table["fitted"] = schedule_cost(judge, schedule, times, problem.step_weights, fitted).tolist()
-    by_label = {label(solver): solver for solver in POOL}
-    chosen = []
+
+    def costs(solvers: Sequence[Solver]) -> list[float]:
+        found: list[float] = schedule_cost(judge, schedule, times, problem.step_weights, solvers).tolist()
+        return found
+
+    table = {solver_label(solver): costs([solver] * len(groups)) for solver in POOL} | {"fitted": costs(fitted)}
+    by_label = {solver_label(solver): solver for solver in POOL}
+    chosen: list[Solver] = []
     for g in range(len(groups)):
         best = min(table, key=lambda name: table[name][g])
         chosen.append(fitted[g] if best == "fitted" else by_label[best])
@@ -103,9 +123,4 @@ def best_closed(table: dict[str, list[float]], num_groups: int) -> list[Solver]:
     """For each group the closed form that replays best, from the table of `choose_solvers`."""
     if not table:
         return [Hold()] * num_groups
-    return [min(POOL, key=lambda solver: table[label(solver)][g]) for g in range(num_groups)]
-
-
-def label(solver: Solver) -> str:
-    order = getattr(solver, "order", None)
-    return solver.name if order is None else f"{solver.name} {order}"
+    return [min(POOL, key=lambda solver: table[solver_label(solver)][g]) for g in range(num_groups)]
