@@ -24,6 +24,7 @@ class History:
         self._depth = depth
         self._positions: list[float] = []
         self._buffers: tuple[Tensor, ...] = ()
+        self._views: tuple[tuple[Tensor, ...], ...] = ()
         self._likes: list[tuple[object, ...]] = []
         self._newest = 0
         self.form: Any = None
@@ -39,16 +40,18 @@ class History:
             self.clear()
             self._likes = likes
             self._buffers = tuple(torch.empty((self._depth, *p.shape), dtype=p.dtype, device=p.device) for p in feature)
+            self._views = tuple(buffer.unbind() for buffer in self._buffers)
         self._newest = (self._newest - 1) % self._depth
-        for part, buffer in zip(feature, self._buffers, strict=True):
-            buffer[self._newest].copy_(part.detach() if part.requires_grad else part)
+        for part, views in zip(feature, self._views, strict=True):
+            views[self._newest].copy_(part.detach() if part.requires_grad else part)
         self._positions = [position, *self._positions[: self._depth - 1]]
         self.form = feature.form
         return starts
 
     def clear(self) -> None:
         """Forget everything and give the memory back."""
-        self._positions, self._buffers, self._likes, self.form = [], (), [], None
+        self._positions, self._likes, self.form = [], [], None
+        self._buffers = self._views = ()
 
     @property
     def positions(self) -> tuple[float, ...]:
@@ -67,7 +70,7 @@ class History:
     @property
     def features(self) -> tuple[Feature, ...]:
         """Views of the features, newest first."""
-        return tuple(Feature((buffer[slot] for buffer in self._buffers), self.form) for slot in self.slots)
+        return tuple(Feature((views[slot] for views in self._views), self.form) for slot in self.slots)
 
     @property
     def nbytes(self) -> int:

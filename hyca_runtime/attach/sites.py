@@ -94,12 +94,12 @@ class TrunkSite(Site):
             self._pairs = list(zip(self._places, flat, strict=True))
         for part in self._watching:
             for watcher in part:
-                watcher.captured = None  # of a call that an exception cut off
+                watcher.kept.clear()  # of a call that an exception cut off
         return self._pairs
 
     def captured(self, output: Any) -> Feature | None:
         del output
-        parts = [[w.take() for w in part if w.captured is not None] for part in self._watching]
+        parts = [[watcher.kept.pop() for watcher in part for _ in tuple(watcher.kept)] for part in self._watching]
         if not any(parts):
             return None
         for part, places in zip(parts, self._tail, strict=True):
@@ -107,7 +107,7 @@ class TrunkSite(Site):
                 name = f"{type(self._network).__name__}.{places[0].path}"
                 raise AttachError(f"{name} was called {len(part)} times in one call; use the point 'output'")
         used = [places for part, places in zip(parts, self._tail, strict=True) if part]
-        return Feature((t for part in parts for t in part if t is not None), used)
+        return Feature([part[0] for part in parts if part], used)
 
     def actors(self, feature: Feature) -> StandIns:
         idle = [(place, _idle(place.module)) for place in self._lists]

@@ -62,15 +62,12 @@ class StandIn(nn.Module):
 class CaptureInput(StandIn):
     """Runs `inner` and keeps what it was called with."""
 
-    captured: Tensor | None = None
-
-    def take(self) -> Tensor | None:
-        """What was captured, which is then forgotten."""
-        found, self.captured = self.captured, None
-        return found
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner)
+        self.kept: list[Tensor] = []
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.captured = x
+        self.kept.append(x)
         return self.inner(x, *args, **kwargs)
 
 
