@@ -186,7 +186,7 @@ LOOPS_MATTER = frozenset({"HiDreamBlock"})
 def _idle(blocks: nn.Module) -> nn.Module:
     if any(type(block).__name__ in LOOPS_MATTER for block in blocks.children()):
         return nn.ModuleList([PassBy(block) for block in blocks.children()])
-    return IdleList(blocks)
+    return IdleList(blocks if isinstance(blocks, nn.ModuleList) else blocks.children())
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ without a stand-in costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -164,11 +164,17 @@ class IdleLinear(StandIn):
 
 
 class IdleList(nn.ModuleList):
-    """In the place of a list of blocks: none of them runs, yet a network may look at them by index."""
+    """In the place of a list of blocks: none of them runs, yet a network may look at them by index.
 
-    def __init__(self, blocks: nn.Module) -> None:
-        super().__init__()
-        self._modules = blocks._modules  # type: ignore[assignment]  # noqa: SLF001  # the same members, not listed anew
+    A slice of it is idle, too.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        if isinstance(blocks, nn.ModuleList):
+            super().__init__()
+            self._modules = blocks._modules  # noqa: SLF001  # the same members, not listed anew
+        else:
+            super().__init__(blocks)
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(())
