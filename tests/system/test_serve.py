@@ -238,7 +238,7 @@ def test_a_wrong_command_is_told_in_one_line(files: dict[str, Path], tmp_path: P
     (tmp_path / "old.json").write_text('{"format": "hyca-plan", "version": 1}')
     command = [sys.executable, str(ROOT / "docs/examples/serve.py"), "--model", "tiny:pipeline", "--plan"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    for plan, line in ((f"a={tmp_path / 'old.json'}", "version 1, before 0.2"), ("fast", "expected NAME=PATH")):
+    for plan, line in ((f"a={tmp_path / 'old.json'}", "version 1, from before"), ("fast", "expected NAME=PATH")):
         done = subprocess.run([*command, plan], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert line in done.stderr.splitlines()[-1]
