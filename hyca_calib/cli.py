@@ -24,7 +24,7 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Option(
-        help="demo, a diffusers id or folder, or package.module:factory (a callable that returns a pipeline)."
+        help="demo, demo-class, a diffusers id or folder, or package.module:factory, which returns a pipeline."
     ),
 ]
 Prompts = Annotated[
@@ -32,7 +32,7 @@ Prompts = Annotated[
     typer.Option(help="Text file, one prompt a line, or .jsonl with pipeline arguments. Default: the demo's own."),
 ]
 Seed = Annotated[int, typer.Option(help="Source of all randomness.")]
-Batch = Annotated[int | None, typer.Option(min=1, help="Samples per pipeline call. Default: 8 for demo, else 1.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Samples per pipeline call. Default: 8 for the demos, else 1.")]
 STUDIES = Path("studies")
 
 
@@ -74,7 +74,15 @@ def search(
     budget: Annotated[str, typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x.")],
     trace: Annotated[Path | None, typer.Option(help="A trace. Default: the newest in traces/.")] = None,
     prompts: Prompts = None,
-    trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, per budget.")] = 40,
+    preset: Annotated[
+        str,
+        typer.Option(help="best searches; hyca, foca, taylorseer, hicache, hold are published recipes."),
+    ] = "best",
+    multistep: Annotated[
+        Literal["anchored", "recursive"],
+        typer.Option(help="How a preset's one-step formulas serve a long gap: over the gap, or step by step."),
+    ] = "anchored",
+    trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = 40,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds after which no trial starts.")] = 45.0,
     confirm: Annotated[float, typer.Option(min=0, help="Minutes of real rollouts; 0 trusts the statistics.")] = 1.0,
     refine: Annotated[float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps.")] = 5.0,
@@ -92,7 +100,7 @@ def search(
     from hyca_calib import commands
 
     with one_line_errors():
-        limits = commands.Limits(trials, timeout, confirm, refine, groups, taps, seed)
+        limits = commands.Limits(trials, timeout, confirm, refine, groups, taps, seed, preset, multistep)
         for plan in commands.search_plans(budget, trace, prompts, limits, out):
             print(plan)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hyca_calib.demo import DEMOS, demo_pipeline
 from hyca_runtime.errors import WorkloadError
 
 __all__ = ["default_device", "load_pipeline", "weights_digest"]
@@ -25,7 +26,7 @@ def load_pipeline(name: str, device: str | None = None) -> Any:
     """The pipeline called `name`, on `device`.
 
     Args:
-        name: ``demo``; a diffusers id or folder; or ``package.module:factory``, a callable without
+        name: one of `DEMOS`; a diffusers id or folder; or ``package.module:factory``, a callable without
             arguments that returns a ready `DiffusionPipeline` (it is left on its own device).
         device: default: the GPU if there is one.
 
@@ -34,10 +35,8 @@ def load_pipeline(name: str, device: str | None = None) -> Any:
     """
     if re.fullmatch(r"[\w.]+:[\w.]+", name):
         pipe = _from_factory(name)
-    elif name == "demo":
-        from hyca_calib.demo import demo_pipeline
-
-        pipe = demo_pipeline().to(device or default_device())
+    elif name in DEMOS:
+        pipe = demo_pipeline(name).to(device or default_device())
     else:
         pipe = _from_diffusers(name, device or default_device())
     if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
@@ -64,8 +63,8 @@ def _from_diffusers(name: str, device: str) -> Any:
     except (OSError, ValueError) as error:
         kind = "folder" if Path(name).exists() else "model"
         raise WorkloadError(
-            f"unknown {kind} {name!r}: expected 'demo', a diffusers id or folder, or 'package.module:factory' "
-            f"({str(error).splitlines()[0][:160]})"
+            f"unknown {kind} {name!r}: expected {' or '.join(DEMOS)}, a diffusers id or folder, or "
+            f"'package.module:factory' ({str(error).splitlines()[0][:160]})"
         ) from error
 
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Instant, Solver
 
-__all__ = ["forecast_error", "gap_cost", "grouped", "residual_gram", "rows_of", "schedule_cost"]
+__all__ = ["Multistep", "forecast_error", "gap_cost", "grouped", "residual_gram", "rows_of", "schedule_cost"]
 
 Array = NDArray[np.float64]
 
@@ -31,8 +32,25 @@ def grouped(gram: Array, weight: Array, groups: Sequence[NDArray[np.int64]]) -> 
     return np.stack([np.tensordot(weight[g], gram[g], axes=1) for g in groups])
 
 
-def rows_of(solver: Solver, times: Array, history: Sequence[int], targets: Sequence[int]) -> Array:
-    """Weights ``(len(history), len(targets))`` of a solver with one row per group, zero where unused."""
+Multistep = Literal["anchored", "recursive"]
+"""How a one-step formula serves a gap of many steps: from the computed features straight to each
+target, or step by step on its own forecasts."""
+
+
+def rows_of(
+    solver: Solver,
+    times: Array,
+    history: Sequence[int],
+    targets: Sequence[int],
+    multistep: Multistep = "anchored",
+) -> Array:
+    """Weights ``(len(history), len(targets))`` of a solver with one row per group, zero where unused.
+
+    Args:
+        targets: for recursive use all steps of the gap, ascending.
+    """
+    if multistep == "recursive":
+        return _recursive_rows(solver, times, history, targets)
     past = [Instant(s, times[s]) for s in history]
     out = np.zeros((len(history), len(targets)))
     for j, t in enumerate(targets):
@@ -41,18 +59,29 @@ def rows_of(solver: Solver, times: Array, history: Sequence[int], targets: Seque
     return out
 
 
-def residual_gram(gram: Array, weights: Array, history: Sequence[int], targets: Sequence[int]) -> Array:
+def _recursive_rows(solver: Solver, times: Array, history: Sequence[int], targets: Sequence[int]) -> Array:
+    """A forecast is linear in the computed features, so one that is made of forecasts is too."""
+    known = list(zip(history, np.eye(len(history)), strict=True))  # newest first: step, weights over `history`
+    for t in targets:
+        used = known[: solver.depth]
+        row = solver.rows([Instant(step, times[step]) for step, _ in used], Instant(t, times[t]))[:, 0]
+        known.insert(0, (t, sum(w * weights for w, (_, weights) in zip(row, used, strict=False))))
+    return np.stack([weights for _, weights in reversed(known[: len(targets)])], axis=1)
+
+
+def residual_gram(gram: Array, weights: Array, history: ArrayLike, targets: ArrayLike) -> Array:
     """R of the formula above.
 
     Args:
         gram: ``(..., step, step)``.
-        weights: ``(..., history, target)``.
+        weights: ``(..., *many, history, target)``.
+        history, targets: steps, ``(*many, history)`` and ``(*many, target)``.
 
     Returns:
-        ``(..., target, target)``.
+        ``(..., *many, target, target)``.
     """
     h, t = np.asarray(history), np.asarray(targets)
-    past, cross, future = gram[..., h[:, None], h], gram[..., h[:, None], t], gram[..., t[:, None], t]
+    past, cross, future = (gram[..., a[..., :, None], b[..., None, :]] for a, b in ((h, h), (h, t), (t, t)))
     transposed = np.swapaxes(weights, -1, -2)
     half = transposed @ cross
     return np.asarray(transposed @ past @ weights - half - np.swapaxes(half, -1, -2) + future)
@@ -78,10 +107,11 @@ def schedule_cost(
         solvers: one for each group, with one row per group.
     """
     total = np.zeros(len(gram))
+    different = {id(solver): solver for solver in solvers}
     for history, targets in gaps(schedule, max(solver.depth for solver in solvers)):
-        for g, solver in enumerate(solvers):
-            weights = rows_of(solver, times, history, targets)
-            total[g] += gap_cost(residual_gram(gram[g], weights, history, targets), step_weights[list(targets)])
+        rows = {key: rows_of(solver, times, history, targets) for key, solver in different.items()}
+        weights = np.stack([rows[id(solver)] for solver in solvers])
+        total += gap_cost(residual_gram(gram, weights, history, targets), step_weights[list(targets)])
     return total
 
 

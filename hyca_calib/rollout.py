@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,10 +57,15 @@ def sample_images(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) ->
 
     Returns:
         Pictures in [0, 1] with shape ``(len(jobs), 3, height, width)`` (frames of a video are put
-        after one another), and latents ``(len(jobs), ...)`` as the last step's callback shows them.
+        after one another), and latents ``(len(jobs), ...)`` as the last step's callback shows them. A
+        pipeline without ``callback_on_step_end`` (DiT, PixArt) shows none: the pictures stand for them.
+
+    Raises:
+        WorkloadError: the pipeline returned neither a tensor nor an array.
     """
     pictures, latents = [], []
     last: dict[str, Tensor] = {}
+    shows_latents = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
 
     def keep(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         del pipe, step, timestep
@@ -67,9 +74,20 @@ def sample_images(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) ->
 
     for group in batches(jobs, batch):
         arguments = {**merge_calls(group), "num_inference_steps": num_steps}
-        drawn = pipe(**arguments, output_type="pt", return_dict=False, callback_on_step_end=keep)[0]
-        if drawn.ndim == 5:  # (video, frame, 3, height, width)
-            drawn = drawn.transpose(1, 2).flatten(2, 3)
-        pictures.append(drawn.float().cpu())
-        latents.append(last["latents"].float().cpu())
+        if shows_latents:
+            arguments["callback_on_step_end"] = keep
+        drawn = pipe(**arguments, output_type="pt", return_dict=False)[0]
+        pictures.append(_pictures(drawn, type(pipe).__name__))
+        latents.append(last["latents"].float().cpu() if shows_latents else pictures[-1])
     return torch.cat(pictures), torch.cat(latents)
+
+
+def _pictures(drawn: object, drawn_by: str) -> Tensor:
+    """``(sample, 3, height, width)``, also from arrays, which pipelines that do not know "pt" return."""
+    if isinstance(drawn, np.ndarray):
+        drawn = torch.from_numpy(drawn).movedim(-1, -3)
+    if not isinstance(drawn, Tensor):
+        raise WorkloadError(f"{drawn_by} returned {type(drawn).__name__} for output_type='pt'")
+    if drawn.ndim == 5:  # (video, frame, 3, height, width)
+        drawn = drawn.transpose(1, 2).flatten(2, 3)
+    return drawn.float().cpu()

@@ -14,7 +14,8 @@ from hyca_runtime.errors import (
     PlanMismatchError,
     PlanMismatchWarning,
 )
-from hyca_runtime.plan import Plan, load_plan, save_plan
+from hyca_runtime.plan import Plan, load_plan, merge_plans, save_plan
+from hyca_runtime.plan_cache import PlanCache
 from hyca_runtime.report import RunReport
 from hyca_runtime.session import Session, apply_plan
 
@@ -23,6 +24,7 @@ __all__ = [
     "ClockError",
     "HycaError",
     "Plan",
+    "PlanCache",
     "PlanError",
     "PlanMismatchError",
     "PlanMismatchWarning",
@@ -30,5 +32,6 @@ __all__ = [
     "Session",
     "apply_plan",
     "load_plan",
+    "merge_plans",
     "save_plan",
 ]

@@ -18,6 +18,10 @@ class History:
     They lie in one buffer ``(depth, *shape)`` for each part, which is a ring: a feature is copied
     in once and read in place, so a forecast allocates nothing but its result. The copy also keeps
     a feature safe from CUDA graphs, which reuse the memory of their outputs.
+
+    Attributes:
+        form: of the newest feature.
+        learnt: what adaptive solvers found in the features that are there now.
     """
 
     def __init__(self, depth: int) -> None:
@@ -28,6 +32,7 @@ class History:
         self._likes: list[tuple[object, ...]] = []
         self._newest = 0
         self.form: Any = None
+        self.learnt: dict[object, Any] = {}
 
     def push(self, position: float, feature: Feature) -> bool:
         """Remember `feature`; a change of shape, dtype or device drops what was there.
@@ -46,12 +51,14 @@ class History:
             views[self._newest].copy_(part.detach() if part.requires_grad else part)
         self._positions = [position, *self._positions[: self._depth - 1]]
         self.form = feature.form
+        self.learnt.clear()
         return starts
 
     def clear(self) -> None:
         """Forget everything and give the memory back."""
         self._positions, self._likes, self.form = [], [], None
         self._buffers = self._views = ()
+        self.learnt.clear()
 
     @property
     def positions(self) -> tuple[float, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hyca_runtime.adaptive import adaptive_groups
 from hyca_runtime.combine import split_weights
 from hyca_runtime.errors import PlanMismatchError
 from hyca_runtime.feature import Feature, widths
@@ -41,6 +43,7 @@ class Recipe:
         self.point = self.sections[0].point
         self.depth = max(max(s.depth, s.fallback_depth if self.adapts else 1) for s in self.sections)
         self._policies: dict[int, Policy] = {id(s): Scheduled(s.schedule) for s in self.sections}
+        self._adaptive = {id(s): adaptive_groups(s.solvers, s.point.channel_axis) for s in self.sections}
         self._weights: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
     def numbers_held(self) -> int | None:
@@ -79,7 +82,15 @@ class Recipe:
                 self._weights.clear()
             found = tuple(piece.to(b.device) for piece, b in zip(pieces, buffers, strict=True))
             self._weights[key] = found
-        return found
+        return self._adapted(found, track, history) if exact and self._adaptive[id(section)] else found
+
+    def _adapted(self, weights: tuple[Tensor, ...], track: Track, history: History) -> tuple[Tensor, ...]:
+        """`weights` of a step of the plan, with the rows of groups that read the features."""
+        section = track.section
+        times = np.array([section.sampler.axis_times[int(p)] for p in history.positions[: len(weights[0])]])
+        for groups in self._adaptive[id(section)]:
+            weights = groups.adapt(weights, history, times, section.sampler.axis_times[int(track.position)])
+        return weights
 
     def check_feature(self, section: Section, feature: Feature) -> None:
         """Raises PlanMismatchError if a feature does not have the plan's channels."""

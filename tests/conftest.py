@@ -6,7 +6,7 @@ import pytest
 import tiny
 from plans import make_plan
 
-from hyca_calib.demo.pipeline import EmojiPipeline
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
-from hyca_calib.demo.pipeline import EmojiPipeline
-from hyca_calib.demo.text import WordEncoder
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.demo.emoji.text import WordEncoder
 
 WORDS = ["blue", "cat", "dog", "green", "heart", "red", "square", "star"]
 

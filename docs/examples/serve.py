@@ -27,8 +27,7 @@ from urllib.parse import parse_qsl, urlsplit
 import torch
 
 from hyca_calib.models import load_pipeline
-from hyca_runtime import HycaError, Plan, apply_plan
-from hyca_runtime.plan_cache import PlanCache
+from hyca_runtime import HycaError, Plan, PlanCache, apply_plan
 
 FULL = "none"
 MAX_PROMPT, MAX_SEED, MAX_BODY = 500, 2**63 - 1, 1 << 14

@@ -1,37 +1,25 @@
-"""The embedded model: a small FLUX that draws emoji, trained by `hyca_calib.demo.train`."""
+"""The embedded models: small diffusion transformers, trained here, that need no download.
+
+Each is a package with its data, pipeline, training script, card and weights.
+"""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import Any
 
-if TYPE_CHECKING:
-    from hyca_calib.demo.pipeline import EmojiPipeline
+__all__ = ["DEMOS", "demo_pipeline", "demo_prompts"]
 
-__all__ = ["demo_pipeline", "demo_prompts"]
-
-WEIGHTS = Path(__file__).parent / "weights"
+DEMOS = {"demo": "emoji", "demo-class": "glyphs"}
+"""Names for ``--model`` and their packages: emoji from words (FLUX), letters and digits by class (DiT)."""
 
 
-def demo_pipeline(folder: Path = WEIGHTS) -> EmojiPipeline:
-    """The trained pipeline, in float32 on the CPU; no download."""
-    import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-
-    from hyca_calib.demo.pipeline import EmojiPipeline
-    from hyca_calib.demo.text import WordEncoder
-
-    options = {"torch_dtype": torch.float32, "local_files_only": True, "low_cpu_mem_usage": False}
-    return EmojiPipeline(
-        transformer=FluxTransformer2DModel.from_pretrained(folder / "transformer", **options),
-        text_encoder=WordEncoder.from_pretrained(folder / "text_encoder", **options),
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
-        image_size=json.loads((folder / "model_index.json").read_text())["image_size"],
-    )
+def demo_pipeline(name: str = "demo") -> Any:
+    """The trained pipeline, in float32 on the CPU."""
+    return importlib.import_module(f"{__name__}.{DEMOS[name]}").load()
 
 
-def demo_prompts(folder: Path = WEIGHTS) -> tuple[dict[str, Any], ...]:
-    """Pipeline arguments for every emoji name, those held out from training included."""
-    facts = json.loads((folder / "training.json").read_text())
-    return tuple({"prompt": name} for name in sorted(facts["trained_names"] + facts["held_out_names"]))
+def demo_prompts(name: str = "demo") -> tuple[dict[str, Any], ...]:
+    """Arguments of the pipeline's call, one for every name or class it knows."""
+    calls: tuple[dict[str, Any], ...] = importlib.import_module(f"{__name__}.{DEMOS[name]}").prompts()
+    return calls

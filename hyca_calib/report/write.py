@@ -25,6 +25,7 @@ __all__ = ["write_report"]
 
 WALL_SAMPLES = 8
 AMPLIFY = 20
+TINY = 1e-30
 
 
 def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan: Plan) -> Path:
@@ -79,7 +80,7 @@ def _draw_wall(pipe: Any, workload: Workload, plan: Plan, path: Path) -> dict[st
         (f"full\n{steps} steps", full, ()),
         (f"plan\n{ratio:.1f}x", ours, psnr_ours),
         (f"its error\nx {AMPLIFY}", _difference(ours, full), ()),
-        (f"Euler\n{fewer} steps", cheap, psnr_cheap),
+        (f"fewer\n{fewer} steps", cheap, psnr_cheap),
         (f"its error\nx {AMPLIFY}", _difference(cheap, full), ()),
     ]
     plots.picture_wall(rows, [str(job.call.get("prompt", job.index)) for job in jobs], path)
@@ -92,24 +93,20 @@ def _difference(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def _solver_table(section: Section, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each group its size, the solver chosen on replay, and how much worse the others were."""
+    """For each group its size, the solver chosen on replay, and how much worse the others were.
+
+    A published recipe chose without a replay: its comparisons are empty.
+    """
     rows: list[dict[str, Any]] = []
-    if not result["solver_costs"]:  # everything is computed
-        return rows
+    costs: dict[str, list[float]] = result["solver_costs"]
+    total = sum(min(column) for column in zip(*costs.values(), strict=True)) or TINY
     for g, (group, chosen) in enumerate(zip(section.groups, result["groups"], strict=False)):
-        costs = {name: values[g] for name, values in result["solver_costs"].items()}
-        best = min(costs.values()) or 1e-30
-        total = sum(min(column) for column in zip(*result["solver_costs"].values(), strict=True)) or 1e-30
-        closed = {name: cost for name, cost in costs.items() if name != "fitted"}
-        runner_up = min(closed, key=lambda name: closed[name])
-        rows.append(
-            {
-                "name": group.name,
-                "size": group.indices.size,
-                "solver": chosen["solver"],
-                "share": best / total,
-                "runner_up": runner_up,
-                "factor": closed[runner_up] / best,
-            }
-        )
+        row = {"name": group.name, "size": group.indices.size, "solver": chosen["solver"]}
+        rows.append(row | {"share": "", "runner_up": "", "factor": ""})
+        if costs:
+            best = min(values[g] for values in costs.values()) or TINY
+            closed = {name: values[g] for name, values in costs.items() if name != "fitted"}
+            runner_up = min(closed, key=lambda name: closed[name])
+            factor = f"{closed[runner_up] / best:.2f}"
+            rows[-1] |= {"share": f"{100 * best / total:.1f}%", "runner_up": runner_up, "factor": factor}
     return rows

@@ -17,7 +17,7 @@ from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.plan import Cost, ModelFingerprint, Sampler, Section
 from hyca_runtime.solvers import Fitted, Solver
 
-__all__ = ["build_section", "channel_taps", "group_labels", "plan_taps", "provenance", "with_taps"]
+__all__ = ["assemble_section", "build_section", "channel_taps", "group_labels", "plan_taps", "provenance", "with_taps"]
 
 Array = NDArray[np.float64]
 
@@ -26,7 +26,9 @@ def build_section(problem: Problem, candidate: Candidate, seed: int) -> Section:
     """The section of `candidate`, unrefined: per group the best solver on replay."""
     groups = partition(problem, candidate.settings, seed)
     solvers, table = choose_solvers(problem, candidate.settings, candidate.schedule, groups)
-    return _assemble(problem, candidate, list(zip(groups, solvers, best_closed(table, len(groups)), strict=True)))
+    return assemble_section(
+        problem, candidate, list(zip(groups, solvers, best_closed(table, len(groups)), strict=True))
+    )
 
 
 def plan_taps(section: Section) -> Array:
@@ -61,17 +63,16 @@ def with_taps(section: Section, taps: Array) -> Section:
 
 def channel_taps(problem: Problem, candidate: Candidate, section: Section) -> Array:
     """One row for every channel, drawn by the ridge towards its group's: ``(predicted step, depth, channel)``."""
-    times = problem.times(candidate.settings.axis)
     table = plan_taps(section)
     for i, step in enumerate(candidate.schedule.predicted_steps):
         history = section.taps[step].history
         prior = table[i, : len(history)].T[..., None]
-        rows = fit_rows(problem.fit, times, history, [step], candidate.settings.ridge, prior)
+        rows = fit_rows(problem.fit, history, [step], candidate.settings.ridge, prior)
         table[i, : len(history)] = rows[..., 0].T
     return table
 
 
-def _assemble(
+def assemble_section(
     problem: Problem, candidate: Candidate, groups: Sequence[tuple[NDArray[np.int64], Solver, Solver]]
 ) -> Section:
     """A section from groups with their solvers and closed forms, with the trace's fingerprints and costs."""

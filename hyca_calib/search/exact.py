@@ -10,13 +10,15 @@ no local optimum. Gaps are limited to `max_gap`, which bounds the table at
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.replay import residual_gram
+from hyca_calib.replay import rows_of
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.schedule import Schedule
+from hyca_runtime.solvers import Newton
 
 __all__ = ["GapTable", "best_schedules", "gap_table", "table_cost"]
 
@@ -61,36 +63,58 @@ def gap_table(
         max_gap: largest distance between computed steps.
     """
     steps = fit.shape[1]
-    reach = max_gap + 1
+    ahead = np.arange(1, max_gap)
 
-    def costs(history: tuple[int, ...]) -> Array:
-        last = min(history[0] + max_gap, steps)
-        out = np.full(reach, np.inf)
-        out[1] = 0.0 if history[0] + 1 <= steps else np.inf
-        targets = list(range(history[0] + 1, last))
-        if targets:
-            used = history[:depth]
-            taps = fit_rows(fit, times, used, targets, ridge)
-            residuals = residual_gram(judge, taps, used, targets).sum(0)
-            weighted = residuals * np.outer(step_weights[targets], step_weights[targets])
-            out[2 : 2 + len(targets)] = np.diagonal(weighted.cumsum(0).cumsum(1))
-        return out
+    ends = _squared_sums(judge.sum(0) * np.outer(step_weights, step_weights), len(ahead))
 
-    first = costs((0,))
-    second = np.full((steps, reach), np.inf)
-    rest = np.full((steps, reach, reach, reach), np.inf)
-    for a in range(1, steps):
-        if a <= max_gap:
-            second[a] = costs((a, 0))
-        for g1 in range(1, min(max_gap, a) + 1):
-            seen: Array | None = None
-            for g2 in range(1, min(max_gap, a - g1) + 1):
-                if depth < 3:  # the third step back plays no part
-                    seen = costs((a, a - g1)) if seen is None else seen
-                    rest[a, g1, g2] = seen
-                else:
-                    rest[a, g1, g2] = costs((a, a - g1, a - g1 - g2))
+    @cache
+    def extrapolated(a: int, gap: int) -> Array:
+        return rows_of(Newton(1), times, (a, a - gap)[: 1 + (gap > 0)], np.minimum(a + ahead, steps - 1))
+
+    def costs(newest: NDArray[np.int64], *gaps: int) -> Array:
+        """``(len(newest), max_gap + 1)`` of histories with the same gaps, at once."""
+        history = newest[:, None] - np.cumsum([0, *gaps][:depth])
+        prior = np.zeros((len(newest), history.shape[1], len(ahead)))
+        for row, a in zip(prior, newest, strict=True):
+            linear = extrapolated(int(a), gaps[0] if history.shape[1] > 1 else 0)
+            row[: len(linear)] = linear
+        targets = newest[:, None] + ahead
+        inside = np.minimum(targets, steps - 1)
+        weights = np.where(targets < steps, step_weights[inside], 0.0)[:, None]
+        # |sum_t a_t d_t|^2 with the taps summed first: every m shares the products of the m before
+        summed = (weights * fit_rows(fit, history, inside, ridge, prior)).cumsum(-1)
+        past, cross = (judge[:, history[..., :, None], b[..., None, :]] for b in (history, inside))
+        product = past @ summed - 2 * (weights * cross).cumsum(-1)
+        out = np.full((len(newest), max_gap + 1), np.inf)
+        out[:, 1] = 0.0
+        out[:, 2:] = np.einsum("gnkm,gnkm->nm", summed, product) + ends[newest]
+        return np.where(newest[:, None] + np.arange(max_gap + 1) <= steps, out, np.inf)
+
+    start = np.zeros(1, dtype=np.int64)
+    first = costs(start)[0]
+    second = np.full((steps, max_gap + 1), np.inf)
+    rest = np.full((steps, max_gap + 1, max_gap + 1, max_gap + 1), np.inf)
+    for a in range(1, min(max_gap, steps - 1) + 1):
+        second[a] = costs(start + a, a)[0]
+    for g1 in range(1, max_gap + 1):
+        if depth < 3:  # the third step back plays no part
+            newest = np.arange(g1 + 1, steps)
+            seen = costs(newest, g1) if newest.size else None
+        for g2 in range(1, max_gap + 1):
+            newest = np.arange(g1 + g2, steps)
+            if newest.size:
+                rest[newest, g1, g2] = costs(newest, g1, g2) if depth > 2 or seen is None else seen[-len(newest) :]
     return GapTable(first, second, rest)
+
+
+def _squared_sums(gram: Array, most: int) -> Array:
+    """Sums of the blocks of m targets after each step, ``(step, m - 1)``."""
+    steps = len(gram)
+    out = np.zeros((steps, most))
+    for a in range(steps - 1):
+        block = gram[a + 1 : a + 1 + most, a + 1 : a + 1 + most].cumsum(0).cumsum(1).diagonal()
+        out[a, : len(block)] = block
+    return out
 
 
 def best_schedules(table: GapTable, counts: range, start: int = 1) -> dict[int, Schedule]:

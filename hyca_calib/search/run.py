@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -12,33 +12,34 @@ import torch
 from torch import Tensor
 
 from hyca_calib.budget import Budget
+from hyca_calib.replay import Multistep
 from hyca_calib.search.assemble import build_section, channel_taps, group_labels, plan_taps, provenance, with_taps
 from hyca_calib.search.candidate import Candidate, choose_solvers, partition
 from hyca_calib.search.confirm import Confirmation, confirm, rollout_psnr
+from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, refine_taps
-from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
-from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime.plan import Plan, Quality, Section, save_plan
+from hyca_runtime.solvers import ClosedFormSolver, Solver
 
-__all__ = ["Progress", "SearchOptions", "search"]
+__all__ = ["Progress", "SearchOptions", "search", "search_preset"]
 
-Stage = Literal["tune", "confirm", "refine"]
+Stage = Literal["confirm", "refine"]
 Progress = Callable[[Stage, float, str], None]
 """Told the stage, the share of it that is done, and a line of news."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Limits of the three stages, and the grain of the taps.
+    """Limits of the stages on the model itself, and the grain of the taps.
 
     Attributes:
         taps: "channel" refines one row for every channel, "group" one for every group.
     """
 
-    tuning: Tuning = field(default_factory=Tuning)
     confirmation: Confirmation = field(default_factory=Confirmation)
     refinement: Refinement = field(default_factory=Refinement)
     taps: Literal["channel", "group"] = "channel"
@@ -47,35 +48,24 @@ class SearchOptions:
 
 def search(
     pipe: Any,
-    trace: Trace,
+    problem: Problem,
     workload: Workload,
     budget: Budget,
+    candidates: Sequence[Candidate],
     study: Study,
     options: SearchOptions,
     on_progress: Progress = lambda stage, share, news: None,
 ) -> Plan:
-    """Find the best plan within `budget` and write it, with its account, into `study`.
+    """Find the best plan among `candidates` and their neighbours, and write it with its account into `study`.
 
     Args:
         pipe: the pipeline that was traced; None skips confirmation and refinement.
+        candidates: of `tune`, best first.
     """
-    problem, seed = Problem(trace), options.seed
     begun = time.monotonic()
-    tuning = options.tuning
-    candidates = tune(
-        problem,
-        budget,
-        tuning,
-        study.journal,
-        budget.text,
-        seed,
-        lambda number, cost: on_progress("tune", (number + 1) / tuning.trials, f"cost {cost:.4g}"),
-    )
-    on_progress("tune", 1.0, f"{len(candidates)} schedules")
-    seconds = {"tune": time.monotonic() - begun}
     winner = candidates[0]
     tried: list[dict[str, Any]] = []
-    jobs, goal = workload.of("select"), torch.from_numpy(trace.latents_of("select"))
+    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
     all_computed = not winner.schedule.predicted_steps
     if pipe is not None and not all_computed and options.confirmation.minutes > 0:
         winner, tried = confirm(
@@ -86,28 +76,76 @@ def search(
             goal,
             options.confirmation,
             study.rollouts,
-            seed,
+            options.seed,
             lambda share, psnr: on_progress("confirm", share, f"{psnr:.2f} dB"),
         )
     on_progress("confirm", 1.0, f"{len(tried)} rollouts")
-    seconds["confirm"] = time.monotonic() - begun - seconds["tune"]
-
-    section = build_section(problem, winner, seed)
-    account: dict[str, Any] = {}
+    confirmed = time.monotonic()
+    section = build_section(problem, winner, options.seed)
+    refinement: dict[str, Any] = {}
     if pipe is not None and not all_computed and options.refinement.minutes > 0:
-        section, account = _refined(pipe, problem, winner, section, workload, study, options, on_progress)
-    seconds["refine"] = time.monotonic() - begun - seconds["tune"] - seconds["confirm"]
-    if pipe is not None:
-        psnr = rollout_psnr(pipe, section, jobs, goal, problem.inference_steps)
-        quality = Quality(split="select", num_samples=len(jobs), psnr_db=psnr)
-        section = section.model_copy(update={"quality": quality})
+        section, refinement = _refined(pipe, problem, winner, section, workload, study, options, on_progress)
+    section = _judged(pipe, problem, section, workload)
     on_progress("refine", 1.0, f"{section.quality.psnr_db:.2f} dB" if section.quality else "")
+    account = _describe_choice(problem, winner, options.seed) | {
+        "candidates": [_summary(c) for c in candidates[:20]],
+        "rollouts": tried,
+        "refinement": refinement,
+        "seconds": {
+            "confirm": round(confirmed - begun, 1),
+            "refine": round(time.monotonic() - confirmed, 1),
+        },
+    }
+    return _write_plan(problem, budget.text, winner, section, refinement, study, account)
+
+
+def search_preset(
+    pipe: Any, problem: Problem, workload: Workload, budget: Budget, study: Study, preset: str, multistep: Multistep
+) -> Plan:
+    """The plan of a published recipe, written with its account into `study`."""
+    candidate, section = preset_section(problem, PRESETS[preset], budget, 0, multistep)
+    section = _judged(pipe, problem, section, workload)
+    account = {
+        "preset": preset,
+        "source": PRESETS[preset].source,
+        "multistep": multistep,
+        "settings": asdict(candidate.settings),
+        "computed": list(candidate.schedule.computed_steps),
+        "groups": [{"size": len(g), "solver": _name(closed)} for g, closed in section.fallbacks],
+        "candidates": [_summary(candidate)],
+        "solver_costs": {},
+        "rollouts": [],
+        "refinement": {},
+        "seconds": {},
+    }
+    return _write_plan(problem, f"{preset}-{budget.text}", candidate, section, {}, study, account)
+
+
+def _judged(pipe: Any, problem: Problem, section: Section, workload: Workload) -> Section:
+    """The section with its agreement on the select split; without a pipeline as it is."""
+    if pipe is None:
+        return section
+    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
+    psnr = rollout_psnr(pipe, section, jobs, goal, problem.inference_steps)
+    return section.model_copy(update={"quality": Quality(split="select", num_samples=len(jobs), psnr_db=psnr)})
+
+
+def _write_plan(
+    problem: Problem,
+    suffix: str,
+    winner: Candidate,
+    section: Section,
+    refinement: dict[str, Any],
+    study: Study,
+    account: dict[str, Any],
+) -> Plan:
+    """Write the account, then the plan: a folder with a plan is complete."""
     plan = Plan(
-        name=f"{trace.attributes['model']['name']}-{budget.text}",
+        name=f"{problem.trace.attributes['model']['name']}-{suffix}",
         sections=(section,),
-        provenance=provenance(problem, winner) | ({"refinement": account} if "iterations" in account else {}),
+        provenance=provenance(problem, winner) | ({"refinement": refinement} if "iterations" in refinement else {}),
     )
-    study.write_result(_account(problem, winner, candidates, tried, account, seconds, options))
+    study.write_result(account)
     save_plan(plan, study.plan)
     return plan
 
@@ -155,28 +193,22 @@ def _refined(
     return with_taps(section, expand(theta).double().numpy()), account | {"taps": options.taps}
 
 
-def _account(
-    problem: Problem,
-    winner: Candidate,
-    candidates: list[Candidate],
-    tried: list[dict[str, Any]],
-    refinement: dict[str, Any],
-    seconds: dict[str, float],
-    options: SearchOptions,
-) -> dict[str, Any]:
-    """What reports are made of."""
-    groups = partition(problem, winner.settings, options.seed)
+def _describe_choice(problem: Problem, winner: Candidate, seed: int) -> dict[str, Any]:
+    """Which solver each group took, and what the others would have cost, for reports."""
+    groups = partition(problem, winner.settings, seed)
     chosen, costs = choose_solvers(problem, winner.settings, winner.schedule, groups)
     return {
         "settings": asdict(winner.settings),
         "computed": list(winner.schedule.computed_steps),
-        "candidates": [
-            {"settings": asdict(c.settings), "computed": list(c.schedule.computed_steps), "cost": c.cost}
-            for c in candidates[:20]
-        ],
-        "rollouts": tried,
         "groups": [{"size": len(g), "solver": s.name} for g, s in zip(groups, chosen, strict=False)],
         "solver_costs": costs,
-        "refinement": refinement,
-        "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
     }
+
+
+def _summary(candidate: Candidate) -> dict[str, Any]:
+    computed = list(candidate.schedule.computed_steps)
+    return {"settings": asdict(candidate.settings), "computed": computed, "cost": candidate.cost}
+
+
+def _name(solver: Solver) -> str:
+    return solver_label(solver) if isinstance(solver, ClosedFormSolver) else solver.name

@@ -9,50 +9,65 @@ least squares, which overfits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from hyca_calib.replay import gaps, rows_of
+from hyca_calib.replay import Multistep, gaps, rows_of
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.solvers import Fitted, Newton
+from hyca_runtime.solvers import Fitted, Newton, Solver
 
-__all__ = ["fit_rows", "fit_solver"]
+__all__ = ["compile_rows", "fit_rows", "fit_solver"]
 
 Array = NDArray[np.float64]
 
 
 def fit_rows(
     gram: Array,
-    times: Array,
-    history: Sequence[int],
-    targets: Sequence[int],
+    history: ArrayLike,
+    targets: ArrayLike,
     ridge: float,
-    prior: Array | None = None,
+    prior: Array,
 ) -> Array:
-    """Taps ``(group, history, target)`` for Gram matrices ``(group, step, step)``.
+    """Taps ``(group, *many, history, target)`` for Gram matrices ``(group, step, step)``.
 
     Args:
-        prior: what the ridge draws towards, ``(group or 1, history, target)``; linear extrapolation
-            if not given.
+        history, targets: steps, ``(*many, history)`` and ``(*many, target)``.
+        prior: what the ridge draws towards, anything that broadcasts to the taps.
     """
     h, t = np.asarray(history), np.asarray(targets)
-    past, cross = gram[:, h[:, None], h], gram[:, h[:, None], t]
-    linear = rows_of(Newton(1), times, history, targets) if prior is None else prior
-    strength = ridge * np.trace(past, axis1=1, axis2=2) / len(h)
-    damped = past + strength[:, None, None] * np.eye(len(h))
-    return np.asarray(linear + np.linalg.solve(damped, cross - past @ linear))
+    past, cross = (gram[:, h[..., :, None], b[..., None, :]] for b in (h, t))
+    strength = ridge * np.trace(past, axis1=-2, axis2=-1) / h.shape[-1]
+    damped = past + strength[..., None, None] * np.eye(h.shape[-1])
+    return np.asarray(prior + np.linalg.solve(damped, cross - past @ prior))
 
 
 def fit_solver(gram: Array, schedule: Schedule, times: Array, depth: int, ridge: float) -> Fitted:
     """Taps of a whole schedule, one column for each of the ``(column, step, step)`` Gram matrices."""
+
+    def rows(history: Sequence[int], targets: Sequence[int]) -> Array:
+        prior = rows_of(Newton(1), times, history, targets)
+        return fit_rows(gram, history, targets, ridge, prior).transpose(1, 2, 0)
+
+    return _tabulate(schedule, depth, rows)
+
+
+def compile_rows(solver: Solver, schedule: Schedule, times: Array, multistep: Multistep) -> Fitted:
+    """The rows of a closed form on a schedule, as a table."""
+    return _tabulate(
+        schedule, solver.depth, lambda history, targets: rows_of(solver, times, history, targets, multistep)[..., None]
+    )
+
+
+def _tabulate(schedule: Schedule, depth: int, rows: Callable[[Sequence[int], Sequence[int]], Array]) -> Fitted:
+    """`rows` gives ``(history, target, width)`` for each gap."""
     steps: list[int] = []
-    rows = []
+    tables = []
     for history, targets in gaps(schedule, depth):
-        taps = fit_rows(gram, times, history, targets, ridge)
-        padded = np.zeros((len(targets), depth, len(gram)))
-        padded[:, : len(history)] = taps.transpose(2, 1, 0)
+        found = rows(history, targets)
+        padded = np.zeros((len(targets), depth, found.shape[2]))
+        padded[:, : len(history)] = found.transpose(1, 0, 2)
         steps.extend(targets)
-        rows.append(padded)
-    return Fitted(tuple(steps), np.concatenate(rows))
+        tables.append(padded)
+    return Fitted(tuple(steps), np.concatenate(tables))

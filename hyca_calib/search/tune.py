@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ DESCRIPTOR_SETS = (
 )
 CLUSTERERS = ("kmeans", "gaussian_mixture", "agglomerative")
 MAX_GROUPS = 32
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -51,47 +52,52 @@ class Tuning:
     groups: int | None = None
 
 
-def solve(problem: Problem, settings: Settings, budget: Budget, seed: int) -> Candidate:
-    """The best schedule within `budget` for given settings, judged on the select split.
+def solve(problem: Problem, settings: Settings, budgets: Sequence[Budget], seed: int) -> list[Candidate]:
+    """The best schedule within each of `budgets` for given settings, judged on the select split.
 
     Raises:
         BudgetError: no schedule fits.
     """
     trace = problem.trace
-    count = budget.computed_steps(trace.cost, trace.num_steps, settings.depth)
-    if count == trace.num_steps:
-        return Candidate(settings, Schedule.from_steps(trace.num_steps, range(trace.num_steps)), 0.0)
+    steps, gains = trace.num_steps, problem.channel_gain
+    counts = [budget.computed_steps(trace.cost, steps, settings.depth) for budget in budgets]
     groups = partition(problem, settings, seed)
-    fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (problem.fit, problem.select))
-    times = problem.times(settings.axis)
-    start = min(settings.start, count)
-    widest = -(-(trace.num_steps - start) // (count - start + 1)) + 1  # if all gaps after the start were equal
-    max_gap = min(trace.num_steps, max(4, 2 * widest))
+    fit, judge = (grouped(gram, gains, groups) for gram in (problem.fit, problem.select))
+    times, fewest = problem.times(settings.axis), min(counts)
+    start = min(settings.start, fewest)
+    widest = -(-(steps - start) // (fewest - start + 1)) + 1  # if all gaps after the start were equal
+    max_gap = min(steps, max(4, 2 * widest))
     table = gap_table(fit, judge, times, problem.step_weights, settings.depth, settings.ridge, max_gap)
-    found = best_schedules(table, range(count, count + 1), start)
-    if count not in found:
-        raise BudgetError(f"budget {budget.text!r}: no schedule with {count} of {trace.num_steps} computed steps")
-    _, costs = choose_solvers(problem, settings, found[count], groups)
-    return Candidate(settings, found[count], float(np.min(list(costs.values()), axis=0).sum()))
+    found = best_schedules(table, range(fewest, max(counts) + 1), start)
+    candidates = []
+    for budget, count in zip(budgets, counts, strict=True):
+        if count == steps:
+            candidates.append(Candidate(settings, Schedule.from_steps(steps, range(steps)), 0.0))
+        elif count not in found:
+            raise BudgetError(f"budget {budget.text!r}: no schedule with {count} of {steps} computed steps")
+        else:
+            _, costs = choose_solvers(problem, settings, found[count], groups)
+            candidates.append(Candidate(settings, found[count], float(np.min(list(costs.values()), axis=0).sum())))
+    return candidates
 
 
 def tune(
     problem: Problem,
-    budget: Budget,
+    budgets: Sequence[Budget],
     tuning: Tuning,
     journal: Path,
-    study_name: str,
     seed: int,
-    on_trial: Callable[[int, float], None] = lambda number, best: None,
-) -> list[Candidate]:
-    """Distinct candidates, best first.
+    on_trial: Callable[[int, float], None] = lambda number, cost: None,
+) -> dict[Budget, list[Candidate]]:
+    """Distinct candidates for each budget, best first; one study serves all budgets.
 
-    The journal is append-only: the same call after an interruption goes on where it stopped.
+    A trial is one choice of settings; its value is the mean log cost over the budgets. The journal is
+    append-only: the same call after an interruption goes on where it stopped.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal))),
-        study_name=study_name,
+        study_name=f"{','.join(budget.text for budget in budgets)} groups {tuning.groups or 'any'} seed {seed}",
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=12),
     )
@@ -102,17 +108,12 @@ def tune(
             study.enqueue_trial(asdict(Settings(groups=groups)))
 
     def objective(trial: Trial) -> float:
-        settings = _suggest(trial, tuning)
-        candidate = solve(problem, settings, budget, seed)
-        count, steps = len(candidate.schedule.computed_steps), problem.trace.num_steps
-        ratio = problem.trace.cost.flops_ratio(steps, count, settings.depth)
-        allowed = budget.steps / steps if budget.steps is not None else (budget.share or 1.0)
-        spent = count / steps if budget.steps is not None else 1 / ratio
-        trial.set_constraint("budget", spent - allowed)
-        trial.set_user_attr("computed", list(candidate.schedule.computed_steps))
-        trial.set_user_attr("flops_ratio", ratio)
-        on_trial(trial.number, candidate.cost)
-        return candidate.cost
+        candidates = solve(problem, _suggest(trial, tuning), budgets, seed)
+        trial.set_user_attr("computed", [list(c.schedule.computed_steps) for c in candidates])
+        trial.set_user_attr("costs", [c.cost for c in candidates])
+        value = float(np.mean([np.log(c.cost + TINY) for c in candidates]))
+        on_trial(trial.number, float(np.exp(value)))
+        return value
 
     done = len(study.get_trials(states=(TrialState.COMPLETE,)))
     deadline = time.monotonic() + tuning.timeout
@@ -122,7 +123,7 @@ def tune(
             study.optimize(objective, n_trials=1)
         done += 1
     finished = study.get_trials(states=(TrialState.COMPLETE,))
-    return _distinct(finished, problem.trace.num_steps)
+    return {budget: _distinct(finished, i, problem.trace.num_steps) for i, budget in enumerate(budgets)}
 
 
 def _suggest(trial: Trial, tuning: Tuning) -> Settings:
@@ -138,12 +139,11 @@ def _suggest(trial: Trial, tuning: Tuning) -> Settings:
     )
 
 
-def _distinct(trials: list[FrozenTrial], num_steps: int) -> list[Candidate]:
-    """The best trial of every schedule."""
+def _distinct(trials: list[FrozenTrial], budget: int, num_steps: int) -> list[Candidate]:
+    """The best trial of every schedule for one budget."""
     best: dict[tuple[int, ...], Candidate] = {}
-    for trial in sorted(trials, key=lambda t: t.value if t.value is not None else float("inf")):
-        computed = tuple(trial.user_attrs["computed"])
-        if computed not in best and trial.value is not None:
-            schedule = Schedule.from_steps(num_steps, computed)
-            best[computed] = Candidate(Settings(**trial.params), schedule, trial.value)
+    for trial in sorted(trials, key=lambda t: t.user_attrs["costs"][budget]):
+        computed = tuple(trial.user_attrs["computed"][budget])
+        schedule = Schedule.from_steps(num_steps, computed)
+        best.setdefault(computed, Candidate(Settings(**trial.params), schedule, trial.user_attrs["costs"][budget]))
     return list(best.values())

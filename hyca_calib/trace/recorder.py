@@ -148,12 +148,10 @@ class Recorder:
             return output
         branch = self._branches.label(self._attachment.context.branch, self._clock.prompt(args, kwargs))
         time, _ = self._clock.timestep(args, kwargs)
-        grid = self._clock.grid()
-        at = self._clock.index() if grid is not None else 0
+        scheduler_time = self._clock.scheduler_time()
         feature = Feature((part.detach().clone() for part in feature), feature.form)
         gain = self._gain(feature, args, kwargs)
         batch = self._clock.batch(args, kwargs)
-        scheduler_time = grid.times[at] if grid is not None and at < len(grid.times) else None
         self._calls.append(_Call(branch, time, scheduler_time, self._tokens_first(feature, batch), gain))
         self._sample_call, self._numel[branch] = (args, kwargs), sum(part.numel() for part in feature)
         return output

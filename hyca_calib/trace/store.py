@@ -161,6 +161,12 @@ class Trace:
         """``(channel, step, step)`` of one split, summed over guidance branches."""
         return np.asarray(self._gram[SPLITS.index(split)].sum(axis=0))
 
+    def sample_gram(self, index: int) -> np.ndarray:
+        """``(channel, step, step)`` of the stored tokens of one sample, summed over guidance branches."""
+        values = np.asarray(self._root[f"points/{self.point.kind}/values"][index], dtype=np.float64)  # type: ignore[index]
+        rows = values.transpose(3, 1, 0, 2).reshape(self.num_channels, self.num_steps, -1)
+        return np.asarray(rows @ rows.transpose(0, 2, 1))
+
     def latents_of(self, split: Split) -> np.ndarray:
         """Final latents of the full run, in the order of `Workload.of`."""
         chosen = [i for i, s in enumerate(self.attributes["splits"]) if s == split]

@@ -1,17 +1,10 @@
-"""Every transformer class of diffusers, tiny and with random weights, and pipelines around them."""
+"""Every transformer class of diffusers, tiny and with random weights, and pipelines around them.
 
-from hyca_calib.zoo import flux_family, image, image_pipelines, others, video, video_pipelines
+A new class of diffusers is one entry in a file of ``models``, a new pipeline one in a file of
+``pipelines``, whose networks are those of ``models``.
+"""
+
+from hyca_calib.zoo import models, pipelines
 from hyca_calib.zoo.base import MODELS, PIPELINES, TinyModel, TinyPipeline
 
-__all__ = [
-    "MODELS",
-    "PIPELINES",
-    "TinyModel",
-    "TinyPipeline",
-    "flux_family",
-    "image",
-    "image_pipelines",
-    "others",
-    "video",
-    "video_pipelines",
-]
+__all__ = ["MODELS", "PIPELINES", "TinyModel", "TinyPipeline", "models", "pipelines"]

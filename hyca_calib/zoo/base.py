@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MODELS", "PIPELINES", "Randn", "TinyModel", "TinyPipeline", "tiny_model", "tiny_pipeline"]
+__all__ = ["MODELS", "PIPELINES", "Kwargs", "Randn", "TinyModel", "TinyPipeline", "tiny_model", "tiny_pipeline"]
+
+
+Kwargs = dict[str, Any]
 
 
 class Randn(Protocol):
@@ -21,9 +24,17 @@ class Randn(Protocol):
     def __call__(self, *shape: int) -> Tensor: ...
 
 
-Inputs = Callable[[int, float, Randn], dict[str, Any]]
+Inputs = Callable[[int, float, Randn], Kwargs]
 """From batch size and the share of noise (1 at the start, 0 at the end) to the keyword arguments of
 one call, the timestep in the model's own unit among them."""
+
+SomeInputs = TypeVar("SomeInputs", bound=Inputs)
+
+Arguments = Callable[[Randn], Kwargs]
+"""The same for a call of a pipeline."""
+
+Part = Callable[[], Any]
+"""Makes a component of a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,11 @@ class TinyModel:
     Attributes:
         name: of the class, in ``diffusers.models.transformers``.
         config: its constructor's arguments; every list of blocks has two or three.
-        inputs: arguments of a call.
+        inputs: arguments of a call, but `return_dict`.
     """
 
     name: str
-    config: dict[str, Any]
+    config: Kwargs
     inputs: Inputs
 
     def build(self, seed: int = 0) -> nn.Module:
@@ -47,10 +58,11 @@ class TinyModel:
             model: nn.Module = kind(**self.config)
         return randomise(model.eval(), seed)
 
-    def call(self, batch: int = 1, noise: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    def call(self, batch: int = 1, noise: float = 1.0, seed: int = 0) -> Kwargs:
         """Keyword arguments of a call; the same seed gives the same latents and prompts."""
         generator = torch.Generator().manual_seed(seed)
-        return self.inputs(batch, noise, lambda *shape: torch.randn(*shape, generator=generator))
+        inputs = self.inputs(batch, noise, lambda *shape: torch.randn(*shape, generator=generator))
+        return inputs | {"return_dict": False}
 
 
 @dataclass(frozen=True)
@@ -59,15 +71,29 @@ class TinyPipeline:
 
     Attributes:
         name: for people, "FLUX.1 Kontext".
-        build: the pipeline, with prompts to be given as embeddings where that spares a text encoder.
+        kind: its class in diffusers.
+        parts: its components by name. Prompts are given as embeddings where that spares a text encoder.
         arguments: keyword arguments of a call, but steps, generator, output type and `return_dict`.
         runs_steps: network steps of a call of `num_inference_steps` (fewer for image to image).
     """
 
     name: str
-    build: Callable[[], Any]
-    arguments: Callable[[Randn], dict[str, Any]]
+    kind: str
+    parts: Mapping[str, Part]
+    arguments: Arguments
     runs_steps: Callable[[int], int] = lambda steps: steps
+
+    def build(self) -> Any:
+        """The pipeline, always with the same weights; what its class asks for beside `parts` is None."""
+        import diffusers
+
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            kind = getattr(diffusers, self.kind)
+            asked = [name for name, one in inspect.signature(kind).parameters.items() if one.default is one.empty]
+            pipe = kind(**dict.fromkeys(asked) | {name: make() for name, make in self.parts.items()})
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     def call(self, pipe: Any, steps: int, seed: int = 0, **changes: Any) -> Tensor:
         """Final latents of one sample."""
@@ -84,23 +110,28 @@ MODELS: dict[str, TinyModel] = {}
 PIPELINES: dict[str, TinyPipeline] = {}
 
 
-def tiny_model(name: str, **config: Any) -> Callable[[Inputs], Inputs]:
-    """Decorator of an `Inputs` function: enter the class into the zoo."""
+def tiny_model(name: str, *shared: Kwargs, **config: Any) -> Callable[[SomeInputs], SomeInputs]:
+    """Decorator of an `Inputs` function: enter the class into the zoo.
 
-    def enter(inputs: Inputs) -> Inputs:
-        MODELS[name] = TinyModel(name, config, inputs)
+    Args:
+        shared: parts of the configuration that other models have too; what comes later wins, `config` last.
+    """
+
+    def enter(inputs: SomeInputs) -> SomeInputs:
+        whole = {key: value for part in (*shared, config) for key, value in part.items()}
+        MODELS[name] = TinyModel(name, whole, inputs)
         return inputs
 
     return enter
 
 
 def tiny_pipeline(
-    name: str, build: Callable[[], Any], runs_steps: Callable[[int], int] = lambda steps: steps
-) -> Callable[[Callable[[Randn], dict[str, Any]]], Callable[[Randn], dict[str, Any]]]:
+    name: str, kind: str, runs_steps: Callable[[int], int] = lambda steps: steps, **parts: Part
+) -> Callable[[Arguments], Arguments]:
     """Decorator of a function that makes the arguments of a call: enter the pipeline into the zoo."""
 
-    def enter(arguments: Callable[[Randn], dict[str, Any]]) -> Callable[[Randn], dict[str, Any]]:
-        PIPELINES[name] = TinyPipeline(name, build, arguments, runs_steps)
+    def enter(arguments: Arguments) -> Arguments:
+        PIPELINES[name] = TinyPipeline(name, kind, parts, arguments, runs_steps)
         return arguments
 
     return enter

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyca_calib.zoo.base import TinyModel, TinyPipeline, quiet
+from hyca_calib.zoo.base import Kwargs, TinyModel, TinyPipeline, quiet
 from hyca_runtime import HycaError, Plan, apply_plan
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
@@ -127,10 +127,8 @@ class _Seen:
         output, feature = self._attachment.compute(args, kwargs)
         time, _ = self._clock.timestep(args, kwargs)
         if feature is not None and time not in self.times:
-            grid = self._clock.grid()
-            at = self._clock.index() if grid is not None else 0
             self.times.append(time)
-            self.scheduler_times.append(grid.times[at] if grid is not None and at < len(grid.times) else None)
+            self.scheduler_times.append(self._clock.scheduler_time())
             self.channels = sum(widths(feature, self._attachment.point.channel_axis))
         return output
 
@@ -156,18 +154,18 @@ def check_model(tiny: TinyModel, point: str, compiled: bool) -> Verdict:
     return verdict
 
 
-def run_of(tiny: TinyModel) -> list[dict[str, Any]]:
+def run_of(tiny: TinyModel, batch: int = 1, seed: int = 0) -> list[Kwargs]:
     """The calls of one run; what does not change with time is one object, as in a pipeline."""
-    calls = [tiny.call(1, 1 - step / STEPS) for step in range(STEPS)]
-    return [calls[0], *({name: steady(calls[0][name], value) for name, value in call.items()} for call in calls[1:])]
+    calls = [tiny.call(batch, 1 - step / STEPS, seed) for step in range(STEPS)]
+    return [calls[0], *({name: _steady(calls[0][name], value) for name, value in call.items()} for call in calls[1:])]
 
 
-def steady(first: Any, value: Any) -> Any:
+def _steady(first: Any, value: Any) -> Any:
     """`value`, with `first` itself in the place of every tensor that equals its counterpart there."""
     if isinstance(value, Tensor) and isinstance(first, Tensor) and torch.equal(first, value):
         return first
     if isinstance(value, list | tuple) and isinstance(first, type(value)) and len(first) == len(value):
-        return type(value)(steady(a, b) for a, b in zip(first, value, strict=True))
+        return type(value)(_steady(a, b) for a, b in zip(first, value, strict=True))
     return value
 
 

@@ -156,3 +156,11 @@ class Clock:
             return step
         begin = getattr(scheduler, "begin_index", None)
         return begin if isinstance(begin, int) else 0
+
+    def scheduler_time(self) -> float | None:
+        """The scheduler's own timestep now, None if it does not say it or has left its grid behind."""
+        grid = self.grid()
+        if grid is None:
+            return None
+        at = self.index()
+        return grid.times[at] if at < len(grid.times) else None

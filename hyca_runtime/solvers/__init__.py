@@ -2,8 +2,17 @@
 
 from hyca_runtime.solvers.adams_bashforth import AdamsBashforth
 from hyca_runtime.solvers.adams_moulton import AdamsMoulton
-from hyca_runtime.solvers.base import ClosedFormSolver, Instant, Solver, register, solver_from_spec, solvers
+from hyca_runtime.solvers.base import (
+    AdaptiveSolver,
+    ClosedFormSolver,
+    Instant,
+    Solver,
+    register,
+    solver_from_spec,
+    solvers,
+)
 from hyca_runtime.solvers.bdf import BDF2, BDF3
+from hyca_runtime.solvers.dynamic_mode import DynamicMode
 from hyca_runtime.solvers.exponential import Exponential
 from hyca_runtime.solvers.fitted import Fitted
 from hyca_runtime.solvers.foca import FoCa
@@ -19,7 +28,9 @@ __all__ = [
     "BDF3",
     "AdamsBashforth",
     "AdamsMoulton",
+    "AdaptiveSolver",
     "ClosedFormSolver",
+    "DynamicMode",
     "Exponential",
     "Fitted",
     "FoCa",

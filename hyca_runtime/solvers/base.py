@@ -12,6 +12,9 @@ times; a shift or a change of unit of time leaves them alone.
 Life cycle: a solver is a frozen dataclass of settings. `rows` is asked once per predicted step when
 a plan is loaded or judged, never while sampling. With fewer entries than `depth` a solver lowers its
 order by itself; with one entry every closed-form solver is reuse.
+
+An `AdaptiveSolver` also has rows that depend on the features, one for each group and sample; the
+runtime asks for those while sampling (`hyca_runtime.adaptive`), everyone else sees its closed form.
 """
 
 from __future__ import annotations
@@ -22,11 +25,21 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.registry import Registry
 
-__all__ = ["ClosedFormSolver", "Instant", "OrderedSolver", "Solver", "register", "solver_from_spec", "solvers"]
+__all__ = [
+    "AdaptiveSolver",
+    "ClosedFormSolver",
+    "Instant",
+    "OrderedSolver",
+    "Solver",
+    "register",
+    "solver_from_spec",
+    "solvers",
+]
 
 solvers: Registry[type[Solver]] = Registry("solver", "hyca.solvers")
 
@@ -86,6 +99,31 @@ class ClosedFormSolver(Solver):
     @abstractmethod
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         """Weights ``(k,)`` for past `times` ``(k,)``, newest first, ``1 <= k <= depth``; they sum to 1."""
+
+
+class AdaptiveSolver(ClosedFormSolver):
+    """A solver whose row depends on the features, by their inner products within a group.
+
+    Its `weights` are what it does without features, or with fewer than `depth` of them. Both methods
+    run on the device: they must not wait for it, nor mix samples.
+    """
+
+    @abstractmethod
+    def learn(self, gram: Tensor, times: np.ndarray) -> Tensor:
+        """What the features say, asked once after each computed step.
+
+        Args:
+            gram: ``(depth - 1, depth - 1, ...)``, inner products of the differences :math:`F_i - F_{i+1}`,
+                newest first; the axes behind count samples and groups.
+            times: ``(depth,)``, newest first.
+
+        Returns:
+            One number for each sample and group, ``(...)``.
+        """
+
+    @abstractmethod
+    def adapted(self, learnt: Tensor, times: np.ndarray, target: float) -> Tensor:
+        """Weights ``(depth, ...)``, newest first, from what was learnt; asked for each predicted step."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from hyca_calib.replay import forecast_error, grouped, residual_gram, schedule_cost
+from hyca_calib.replay import forecast_error, grouped, residual_gram, rows_of, schedule_cost
 from hyca_calib.rollout import sample_latents
 from hyca_calib.search.assemble import build_section, channel_taps, group_labels, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
@@ -103,7 +103,7 @@ def test_gap_errors_add_up_coherently() -> None:
 def test_fitted_taps_minimise_the_fit_error(problem: Problem) -> None:
     gram, times = problem.fit, problem.times("sigma")
     history, targets = (4, 1, 0), (5, 6)
-    best = fit_rows(gram, times, history, targets, ridge=1e-9)
+    best = fit_rows(gram, history, targets, 1e-9, rows_of(Newton(1), times, history, targets))
     errors = forecast_error(gram, best[..., 0], history, 5)
     for _ in range(5):
         other = best[..., 0] + np.random.default_rng(1).normal(scale=0.01, size=best.shape[:2])
@@ -112,7 +112,7 @@ def test_fitted_taps_minimise_the_fit_error(problem: Problem) -> None:
 
 def test_a_strong_ridge_gives_linear_extrapolation(problem: Problem) -> None:
     times = problem.times("sigma")
-    rows = fit_rows(problem.fit, times, (4, 1, 0), (6,), ridge=1e9)
+    rows = fit_rows(problem.fit, (4, 1, 0), (6,), 1e9, rows_of(Newton(1), times, (4, 1, 0), (6,)))
     expected = [1 + (times[6] - times[4]) / (times[4] - times[1]), -(times[6] - times[4]) / (times[4] - times[1]), 0]
     np.testing.assert_allclose(rows[..., 0], np.tile(expected, (len(rows), 1)), atol=1e-6)
 

@@ -6,21 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from hyca_calib.budget import Budget
-from hyca_calib.demo.pipeline import EmojiPipeline
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.metrics import log_error
 from hyca_calib.rollout import sample_latents
 from hyca_calib.search.assemble import build_section, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.confirm import Confirmation, confirm, neighbours, rollout_psnr
+from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, TapRollout, refine_taps
-from hyca_calib.search.run import SearchOptions, search
+from hyca_calib.search.run import SearchOptions, search, search_preset
 from hyca_calib.search.tune import Tuning, solve, tune
+from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
@@ -47,7 +50,7 @@ def test_a_solved_schedule_keeps_the_budget(problem: Problem) -> None:
     cost = problem.trace.cost
     for text in ("1x", "1.5x", "3x", "5x", "2 steps", "50%"):
         budget = Budget.parse(text)
-        schedule = solve(problem, SETTINGS, budget, seed=0).schedule
+        schedule = solve(problem, SETTINGS, (budget,), seed=0)[0].schedule
         count = len(schedule.computed_steps)
         assert count == budget.computed_steps(cost, 12, 3)
         if budget.share is not None:
@@ -56,7 +59,7 @@ def test_a_solved_schedule_keeps_the_budget(problem: Problem) -> None:
 
 def test_tuning_resumes_and_prefers_the_cheapest(problem: Problem, study: Study) -> None:
     def run(trials: int) -> list[Candidate]:
-        return tune(problem, BUDGET, Tuning(trials=trials, timeout=60), study.journal, "3x", seed=0)
+        return tune(problem, (BUDGET,), Tuning(trials=trials, timeout=60), study.journal, seed=0)[BUDGET]
 
     first = run(4)
     lines = study.journal.read_text().count("\n")
@@ -92,9 +95,14 @@ def test_confirmation_never_gets_worse_and_repeats_nothing(
     assert run()[1][: len(tried)] == tried
 
 
+@pytest.fixture(scope="module")
+def candidates(problem: Problem) -> list[Candidate]:
+    return solve(problem, SETTINGS, (BUDGET,), 0)
+
+
 @pytest.fixture
-def start(problem: Problem) -> Section:
-    return build_section(problem, solve(problem, SETTINGS, BUDGET, 0), 0)
+def start(problem: Problem, candidates: list[Candidate]) -> Section:
+    return build_section(problem, candidates[0], 0)
 
 
 def gradient(
@@ -150,20 +158,24 @@ def test_refinement_improves_unseen_prompts_and_resumes(
     assert rollout_psnr(pipe, refined, jobs, goal, 12) == pytest.approx(again["select_psnr_after_db"], abs=0.05)
 
 
-OPTIONS = SearchOptions(Tuning(3, 60), Confirmation(0.02), Refinement(0.04, batch=6, evaluations=2))
+OPTIONS = SearchOptions(Confirmation(0.02), Refinement(0.04, batch=6, evaluations=2))
 
 
 @pytest.mark.parametrize("taps", ["channel", "group"])
-def test_a_whole_search(recorded: Trace, workload: Workload, study: Study, pipe: EmojiPipeline, taps: str) -> None:
-    options = SearchOptions(OPTIONS.tuning, OPTIONS.confirmation, OPTIONS.refinement, taps)
+def test_a_whole_search(
+    problem: Problem, candidates: list[Candidate], workload: Workload, study: Study, pipe: EmojiPipeline, taps: str
+) -> None:
+    options = SearchOptions(OPTIONS.confirmation, OPTIONS.refinement, taps)
     news: list[str] = []
-    plan = search(pipe, recorded, workload, BUDGET, study, options, lambda stage, share, text: news.append(stage))
+    plan = search(
+        pipe, problem, workload, BUDGET, candidates, study, options, lambda stage, share, text: news.append(stage)
+    )
     assert load_plan(study.plan) == plan
     assert study.complete
     assert plan.section.cost is not None
     assert plan.section.cost.flops_ratio >= 3
     assert plan.section.quality is not None
-    assert set(news) == {"tune", "confirm", "refine"}
+    assert set(news) == {"confirm", "refine"}
     result = study.read_result()
     assert result["refinement"]["iterations"] > 0
     assert plan.section.quality.psnr_db >= max(r["psnr_db"] for r in result["rollouts"]) - 0.3
@@ -179,7 +191,7 @@ def _width(weights: Any) -> int:
 
 
 def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
-    recorded: Trace, workload: Workload, study: Study
+    problem: Problem, candidates: list[Candidate], workload: Workload, study: Study
 ) -> None:
     class Closed(EmojiPipeline):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -190,14 +202,18 @@ def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
     closed = Closed(open_pipe.transformer, open_pipe.text_encoder, open_pipe.scheduler, 16)
     closed.set_progress_bar_config(disable=True)
     news: list[str] = []
-    plan = search(closed, recorded, workload, BUDGET, study, OPTIONS, lambda stage, share, text: news.append(text))
+    plan = search(
+        closed, problem, workload, BUDGET, candidates, study, OPTIONS, lambda stage, share, text: news.append(text)
+    )
     assert study.complete
     assert any("taps stay unrefined" in text for text in news)
     assert "refinement" not in plan.provenance
 
 
-def test_without_a_pipeline_only_the_statistics_speak(recorded: Trace, workload: Workload, study: Study) -> None:
-    plan = search(None, recorded, workload, BUDGET, study, OPTIONS)
+def test_without_a_pipeline_only_the_statistics_speak(
+    problem: Problem, candidates: list[Candidate], workload: Workload, study: Study
+) -> None:
+    plan = search(None, problem, workload, BUDGET, candidates, study, OPTIONS)
     assert plan.section.quality is None
     assert study.read_result()["rollouts"] == []
 
@@ -216,3 +232,20 @@ def test_a_folder_holds_one_study(tmp_path: Path) -> None:
     (tmp_path / "a" / "request.json").write_text("{")
     with pytest.raises(StudyError, match="not JSON"):
         Study.open(tmp_path / "a", json.loads("{}"))
+
+
+@pytest.mark.parametrize("multistep", ["anchored", "recursive"])
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_published_recipe_becomes_a_plan(
+    problem: Problem, workload: Workload, study: Study, pipe: EmojiPipeline, preset: str, multistep: Any
+) -> None:
+    plan = search_preset(pipe, problem, workload, Budget.parse("2x"), study, preset, multistep)
+    assert load_plan(study.plan) == plan
+    assert plan.section.quality is not None
+    assert plan.section.quality.psnr_db > 10
+    computed = plan.section.schedule.computed_steps
+    assert computed[: PRESETS[preset].warmup] == tuple(range(PRESETS[preset].warmup))
+    assert len(set(np.diff(computed[PRESETS[preset].warmup - 1 :]))) == 1
+    assert {group["solver"] for group in study.read_result()["groups"]} <= {s.name for s in PRESETS[preset].pool} | {
+        solver_label(s) for s in PRESETS[preset].pool
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hyca_calib.solver_table import ALL_SOLVERS, facts_of, to_markdown
-from hyca_runtime.solvers import Newton, solvers
+from hyca_runtime.solvers import AdaptiveSolver, Newton, solvers
 
 
 def test_every_closed_form_is_in_the_table() -> None:
@@ -16,7 +16,8 @@ def test_every_closed_form_is_in_the_table() -> None:
 def test_measured_facts(solver: Newton) -> None:
     facts = facts_of(solver)
     assert facts.order == pytest.approx(solver.exact_degree + 1, abs=0.25)
-    assert facts.noise[0] >= 1
+    assert (facts.noise is None) == isinstance(solver, AdaptiveSolver)
+    assert facts.noise is None or facts.noise[0] >= 1
     assert facts.cold[:1] == ((pytest.approx(1.0, abs=0.05),) if solver.depth > 1 else ())
 
 
@@ -26,3 +27,9 @@ def test_noise_of_known_rows() -> None:
     assert "| 3.00 | 9.00 |" in lines["newton order=1"]  # 2, -1 and 5, -4
     assert "| 4.17 |" in lines["adams_moulton"]
     assert "| 1.67 |" in lines["bdf2"]
+
+
+def test_the_dynamic_mode_alone_follows_a_decay_of_unknown_rate() -> None:
+    errors = {facts.label: facts.relaxing for facts in map(facts_of, ALL_SOLVERS)}
+    assert errors["hold"] == pytest.approx(1)
+    assert errors.pop("dynamic_mode") < 1e-6 < min(errors.values())

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from hyca_calib.budget import Budget, parse_budgets
 from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
 from hyca_calib.search.run import SearchOptions, search
-from hyca_calib.search.tune import Tuning
+from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
@@ -53,13 +54,13 @@ def plan_for(
     path = folder / f"{component}.zarr"
     trace(pipe, workload, parse_point(point), path, model_name="zoo", batch=1, tokens=4, component=component)
     recorded = Trace(path)
-    options = SearchOptions(
-        tuning=Tuning(trials=3, timeout=5.0, groups=2), confirmation=Confirmation(0.01), refinement=Refinement(0.0)
-    )
+    options = SearchOptions(Confirmation(0.01), Refinement(0.0))
     study = Study.open(folder / f"study-{component}", {"trace": str(path)})
     (wanted,) = parse_budgets(budget)
     assert isinstance(wanted, Budget)
-    return recorded, search(pipe, recorded, workload, wanted, study, options)
+    problem = Problem(recorded)
+    candidates = tune(problem, (wanted,), Tuning(trials=3, timeout=5.0, groups=2), study.journal, 0)[wanted]
+    return recorded, search(pipe, problem, workload, wanted, candidates, study, options)
 
 
 @pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi's own pipeline

@@ -17,6 +17,7 @@ from hyca_runtime.solvers import (
     AdamsBashforth,
     AdamsMoulton,
     ClosedFormSolver,
+    DynamicMode,
     Exponential,
     Fitted,
     FoCa,
@@ -148,7 +149,13 @@ def test_exponential_relaxation_is_followed_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"), [(lambda: Hermite(1, sigma=0.0), "sigma"), (lambda: Exponential(99.0), "rate")]
+    ("make", "reason"),
+    [
+        (lambda: Hermite(1, sigma=0.0), "sigma"),
+        (lambda: Exponential(99.0), "rate"),
+        (lambda: DynamicMode(limit=0.0), "limit"),
+        (lambda: DynamicMode(limit=float("nan")), "limit"),
+    ],
 )
 def test_settings_out_of_range_are_refused(make: Callable[[], ClosedFormSolver], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):

@@ -61,11 +61,12 @@ for shape, axis in SHAPES:
         history = History(4)
         for step in range(6):
             history.push(step, Feature([torch.randn(shape).to(getattr(torch, dtype))]))
-        (weights,) = split_weights(torch.randn(3, shape[axis]), (shape[axis],), [len(shape)], axis)
-        found = fused_sum(history.buffers[0], history.slots[:3], weights)
-        expected = sum(w.double() * f[0].double() for w, f in zip(weights, history.features))
-        error = (found.double() - expected).abs() / (1 + expected.abs())
-        worst[dtype] = max(worst.get(dtype, 0.0), error.max().item())
+        (shared,) = split_weights(torch.randn(3, shape[axis]), (shape[axis],), [len(shape)], axis)
+        for weights in (shared, shared * torch.randn(1, shape[0], *[1] * (len(shape) - 1))):
+            found = fused_sum(history.buffers[0], history.slots[:3], weights)
+            expected = sum(w.double() * f[0].double() for w, f in zip(weights, history.features))
+            error = (found.double() - expected).abs() / (1 + expected.abs())
+            worst[dtype] = max(worst.get(dtype, 0.0), error.max().item())
 print(json.dumps(worst))
 """
 
@@ -89,7 +90,9 @@ def test_forecast_on_gpu(shape: tuple[int, ...], axis: int, dtype: str) -> None:
     history = History(4)
     for step in range(6):
         history.push(step, Feature([torch.randn(shape, device="cuda").to(getattr(torch, dtype))]))
-    (weights,) = split_weights(torch.randn(3, shape[axis], device="cuda"), (shape[axis],), [len(shape)], axis)
-    (found,) = forecast(history, (weights,))
-    expected = sum(w.double() * f[0].double() for w, f in zip(weights, history.features, strict=False))
-    torch.testing.assert_close(found.double(), expected, rtol=DTYPES[dtype], atol=DTYPES[dtype] * 8)
+    (shared,) = split_weights(torch.randn(3, shape[axis], device="cuda"), (shape[axis],), [len(shape)], axis)
+    own = shared * torch.randn(1, shape[0], *[1] * (len(shape) - 1), device="cuda")
+    for weights in (shared, own):  # of all samples, of each
+        (found,) = forecast(history, (weights,))
+        expected = sum(w.double() * f[0].double() for w, f in zip(weights, history.features, strict=False))
+        torch.testing.assert_close(found.double(), expected, rtol=DTYPES[dtype], atol=DTYPES[dtype] * 8)

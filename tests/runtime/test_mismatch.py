@@ -11,9 +11,9 @@ import torch
 from plans import STEPS, make_plan
 from torch import Tensor
 
-from hyca_calib.demo.pipeline import EmojiPipeline
-from hyca_runtime import Plan, PlanError, PlanMismatchError, PlanMismatchWarning, apply_plan
-from hyca_runtime.plan import merge_plans
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_runtime import Plan, PlanError, PlanMismatchError, PlanMismatchWarning, apply_plan, merge_plans
+from hyca_runtime.plan import Section
 from hyca_runtime.solvers import Hold, Newton
 
 
@@ -57,7 +57,7 @@ def test_fitted_groups_adapt_by_their_fallback(pipe: EmojiPipeline) -> None:
     group = plan.section.groups[0]
     taps = Fitted(tuple(range(2, STEPS)), torch.ones(STEPS - 2, 1, 1).numpy()).spec()
     fitted = group.model_copy(update={"solver": taps, "fallback": Hold().spec()})
-    section = plan.section.model_copy(update={"groups": (fitted,)})
+    section = Section(**{name: getattr(plan.section, name) for name in Section.model_fields} | {"groups": (fitted,)})
     with apply_plan(pipe, Plan(name="fitted", sections=(section,)), "adapt"):
         found = draw(pipe, 24)
     with apply_plan(pipe, plan, "adapt"):

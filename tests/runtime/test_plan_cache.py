@@ -14,8 +14,7 @@ import tiny
 from plans import make_plan
 
 import hyca_runtime.plan_cache
-from hyca_runtime import Plan, PlanError, PlanMismatchError, load_plan, save_plan
-from hyca_runtime.plan_cache import PlanCache
+from hyca_runtime import Plan, PlanCache, PlanError, PlanMismatchError, load_plan, save_plan
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from plans import STEPS, make_plan
 from torch import Tensor
 
-from hyca_calib.demo.pipeline import EmojiPipeline
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import AttachError, Plan, PlanMismatchError, PlanMismatchWarning, apply_plan
 from hyca_runtime.solvers import AdamsBashforth, Hold, Newton
 

@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from hyca_calib.cli import app
 from hyca_calib.trace.store import Trace
 
 TESTS = Path(__file__).parents[1]
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 QUICK = ["--trials", "2", "--confirm", "0.02", "--refine", "0.03"]
 
 
@@ -175,12 +177,9 @@ def test_a_killed_search_leaves_no_plan_and_is_taken_up_again(traced: Path, fold
     assert run(*[*arguments, "--seed", "5"]).exit_code == 2  # another request in the same folder
 
 
-@pytest.mark.parametrize("command", ["trace", "search", "evaluate", "report", "bench", "demo"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_and_explains_every_option(command: str) -> None:
     done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
     assert done.exit_code == 0
     assert f"Example: python -m hyca_calib {command}" in done.output
-    from typer.main import get_command
-
-    parameters = get_command(app).commands[command].params  # type: ignore[attr-defined]
-    assert all(getattr(p, "help", None) for p in parameters if p.name != "help")
+    assert all(getattr(p, "help", None) for p in COMMANDS[command].params if p.name != "help")

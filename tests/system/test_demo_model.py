@@ -10,11 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-import hyca_calib.demo
 from hyca_calib.demo import demo_pipeline, demo_prompts
-from hyca_calib.demo.pipeline import EmojiPipeline, pack, unpack
-
-WEIGHTS = Path(hyca_calib.demo.__file__).parent / "weights"
+from hyca_calib.demo.emoji import WEIGHTS, load
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline, pack, unpack
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,7 @@ def test_bad_arguments(demo: EmojiPipeline, bad: dict[str, object]) -> None:
 
 def test_save_and_load(demo: EmojiPipeline, tmp_path: Path) -> None:
     demo.save_pretrained(tmp_path / "saved")
-    again = demo_pipeline(tmp_path / "saved")
+    again = load(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
     drawn = [p("red heart", num_inference_steps=2, generator=seeded(), output_type="pt").images for p in (demo, again)]
     assert torch.equal(*drawn)

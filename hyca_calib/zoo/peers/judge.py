@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hyca_calib.zoo.base import MODELS, TinyModel, quiet
-from hyca_calib.zoo.check import STEPS, steady
+from hyca_calib.zoo.check import STEPS, run_of
 from hyca_calib.zoo.peers.applied import Applied, Call, Outputs, Way, bare_outputs
 from hyca_calib.zoo.peers.methods import PEERS
 from hyca_runtime.attach.points import find_block_lists
@@ -105,7 +105,7 @@ def _judge(tiny: TinyModel, name: str) -> PeerVerdict:
 
 
 def _try(tiny: TinyModel, way: Way) -> Outcome:
-    outcome, calls, module = Outcome(), _run(tiny), tiny.build()
+    outcome, calls, module = Outcome(), run_of(tiny), tiny.build()
     with _counted_layers(module) as count:
         marks: list[int] = []
         full = bare_outputs(module, _marked(calls, count, marks))
@@ -141,9 +141,9 @@ def _output_fault(tiny: TinyModel, way: Way, found: Outputs, full: Outputs) -> s
         return "wrong: shapes of the output"
     if not all(t.isfinite().all() for step in found for t in step):
         return "wrong: output not finite"
-    calls, module = _run(tiny)[:1] * STEPS, tiny.build()
+    calls, module = run_of(tiny)[:1] * STEPS, tiny.build()
     exact = bare_outputs(module, calls)
-    applied = way.apply(module, _run(tiny))
+    applied = way.apply(module, run_of(tiny))
     found = (applied.steady or applied.run)(calls)
     off = [
         max(((a - b).norm() / b.norm()).item() for a, b in zip(*pair, strict=True))
@@ -155,7 +155,7 @@ def _output_fault(tiny: TinyModel, way: Way, found: Outputs, full: Outputs) -> s
 
 def _state_faults(tiny: TinyModel, way: Way, full: Outputs) -> list[str]:
     """What a run leaves behind: each check on a network of its own, against one that never ran before."""
-    first, other, pair = _run(tiny), _run(tiny, seed=1), _run(tiny, batch=2, seed=1)
+    first, other, pair = run_of(tiny), run_of(tiny, seed=1), run_of(tiny, batch=2, seed=1)
 
     def fresh() -> tuple[nn.Module, Applied]:
         module = tiny.build()
@@ -224,12 +224,6 @@ def _marked(calls: Sequence[Call], count: list[int], marks: list[int]) -> Iterat
 
 def _spent(marks: list[int], count: list[int]) -> list[int]:
     return [after - before for before, after in pairwise([*marks, count[0]])]
-
-
-def _run(tiny: TinyModel, batch: int = 1, seed: int = 0) -> list[dict[str, Any]]:
-    """The calls of one run; what does not change with time is one object, as in a pipeline."""
-    calls = [tiny.call(batch, 1 - step / STEPS, seed) for step in range(STEPS)]
-    return [calls[0], *({name: steady(calls[0][name], value) for name, value in call.items()} for call in calls[1:])]
 
 
 def _line(error: Exception) -> str:

@@ -1,0 +1,25 @@
+"""What each command does, without the option parsing."""
+
+from hyca_calib.commands.main_job import (
+    Limits,
+    evaluate_file,
+    merge_files,
+    report_study,
+    run_demo,
+    search_plans,
+    trace_model,
+)
+from hyca_calib.commands.measuring import bench_all, bench_runtime, check_models
+
+__all__ = [
+    "Limits",
+    "bench_all",
+    "bench_runtime",
+    "check_models",
+    "evaluate_file",
+    "merge_files",
+    "report_study",
+    "run_demo",
+    "search_plans",
+    "trace_model",
+]

@@ -1,0 +1,234 @@
+"""Trace, search, evaluate, report: files in, files out, progress on the console."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hyca_calib.budget import Budget, parse_budgets
+from hyca_calib.commands.workloads import batch_of, prompts_of, workload_of
+from hyca_calib.console import console, counting, human_bytes, stages
+from hyca_calib.evaluate import Evaluation, evaluate_plan
+from hyca_calib.models import load_pipeline
+from hyca_calib.replay import Multistep
+from hyca_calib.report.write import write_report
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.presets import PRESETS
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.refine import Refinement
+from hyca_calib.search.run import SearchOptions, search, search_preset
+from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.study import Study
+from hyca_calib.trace.run import trace
+from hyca_calib.trace.store import Trace, newest_trace
+from hyca_calib.workload import Workload
+from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
+from hyca_runtime.errors import StudyError
+from hyca_runtime.point import parse_point
+from hyca_runtime.recipe import OnMismatch
+
+__all__ = ["Limits", "evaluate_file", "merge_files", "report_study", "run_demo", "search_plans", "trace_model"]
+
+TRACES, STUDIES = Path("traces"), Path("studies")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Options of one search; minutes for `confirm` and `refine`, seconds for `timeout`.
+
+    Attributes:
+        preset: "best" searches; any other is a published recipe, and only `multistep` matters to it.
+    """
+
+    trials: int = 40
+    timeout: float = 45.0
+    confirm: float = 1.0
+    refine: float = 5.0
+    groups: int | None = None
+    taps: Literal["channel", "group"] = "channel"
+    seed: int = 0
+    preset: str = "best"
+    multistep: Multistep = "anchored"
+
+    @property
+    def tuning(self) -> Tuning:
+        return Tuning(self.trials, self.timeout, self.groups)
+
+    @property
+    def options(self) -> SearchOptions:
+        return SearchOptions(
+            confirmation=Confirmation(self.confirm),
+            refinement=Refinement(self.refine),
+            taps=self.taps,
+            seed=self.seed,
+        )
+
+
+def trace_model(
+    model: str,
+    prompts: Path | None,
+    samples: int,
+    seed: int,
+    steps: int,
+    tokens: int,
+    point: str,
+    component: str,
+    out: Path | None,
+    batch: int | None,
+    overwrite: bool,
+) -> Path:
+    """``hyca_calib trace``; returns the trace's path."""
+    workload = Workload(prompts_of(model, prompts), samples, steps, seed)
+    where = parse_point(point)
+    path = out or TRACES / f"{_short(model)}-{_short(point)}{_suffix(component)}-{steps}.zarr"
+    pipe = load_pipeline(model)
+
+    def state_size(size: int) -> None:
+        console.print(f"{path}: {len(workload.jobs)} samples, at most {human_bytes(size)}", soft_wrap=True)
+
+    with counting("trace", len(workload.jobs)) as advance:
+        trace(
+            pipe,
+            workload,
+            where,
+            path,
+            model_name=model,
+            batch=batch_of(model, batch),
+            tokens=tokens,
+            component=component,
+            overwrite=overwrite,
+            on_size=state_size,
+            on_samples=advance,
+        )
+    return path
+
+
+def search_plans(
+    budgets: str, trace_path: Path | None, prompts: Path | None, limits: Limits, out: Path | None
+) -> list[Path]:
+    """``hyca_calib search``; returns the paths of the plans.
+
+    Raises:
+        StudyError: unknown preset, or a folder that holds another study.
+    """
+    if limits.preset not in ("best", *PRESETS):
+        raise StudyError(f"unknown preset {limits.preset!r}; choose best, {', '.join(PRESETS)}")
+    wanted = parse_budgets(budgets)
+    path = trace_path or newest_trace(TRACES)
+    recorded = Trace(path)
+    for budget in wanted:  # refuse all before any work is done
+        budget.computed_steps(recorded.cost, recorded.num_steps, 3)
+    workload = workload_of(recorded.attributes, recorded.attributes["model"]["name"], prompts)
+    recorded.check_workload(workload)
+    suffix = "" if limits.preset == "best" else f"-{limits.preset}"
+    folder = out or STUDIES / f"{path.stem}-{'-'.join(b.text for b in wanted)}{suffix}"
+    folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
+    studies = [Study.open(where, _request(path, b, limits)) for where, b in zip(folders, wanted, strict=True)]
+    if all(study.complete and study.report.exists() for study in studies):
+        console.print(f"{folder}: complete already", soft_wrap=True)
+        return [study.plan for study in studies]
+    problem, pipe = Problem(recorded), load_pipeline(recorded.attributes["model"]["name"])
+    candidates = _tuned(problem, wanted, limits, folder) if not all(study.complete for study in studies) else {}
+    for study, budget in zip(studies, wanted, strict=True):
+        if not study.complete:
+            console.print(f"budget {budget.text} -> {study.folder}", soft_wrap=True)
+            if limits.preset != "best":
+                search_preset(pipe, problem, workload, budget, study, limits.preset, limits.multistep)
+            else:
+                with stages(("confirm", "refine")) as tell:
+                    search(pipe, problem, workload, budget, candidates[budget], study, limits.options, tell)
+        if not study.report.exists():
+            write_report(pipe, study, recorded, workload, load_plan(study.plan))
+        console.print(f"report: {study.report}", soft_wrap=True)
+    return [study.plan for study in studies]
+
+
+def _tuned(problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: Path) -> dict[Budget, list[Candidate]]:
+    """Candidates for every budget, from one Optuna study in `folder`; none for a published recipe."""
+    if limits.preset != "best":
+        return {}
+    begun = time.monotonic()
+    with stages(("tune",)) as tell:
+
+        def tried(number: int, cost: float) -> None:
+            spent = (time.monotonic() - begun) / max(limits.timeout, 1e-9)
+            tell("tune", max((number + 1) / limits.trials, spent), f"cost {cost:.3e}")
+
+        found = tune(problem, budgets, limits.tuning, folder / "journal.log", limits.seed, tried)
+        tell("tune", 1.0, f"{len(found[budgets[0]])} schedules")
+    return found
+
+
+def evaluate_file(
+    plan_path: Path,
+    model: str,
+    prompts: Path | None,
+    samples: int | None,
+    batch: int | None,
+    steps: int | None = None,
+    on_mismatch: OnMismatch = "error",
+) -> Evaluation:
+    """``hyca_calib evaluate``; the model is the caller's choice, never the plan's."""
+    plan = load_plan(plan_path)
+    workload = workload_of(plan.provenance, model, prompts)
+    jobs = workload.of("test")[:samples]
+    pipe = load_pipeline(model)
+    console.print(f"{len(jobs)} test samples, full run and plan ...")
+    return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, batch_of(model, batch), None, on_mismatch)[0]
+
+
+def report_study(folder: Path, prompts: Path | None) -> Path:
+    """``hyca_calib report``."""
+    study = Study(folder)
+    study.read_result()
+    plan = load_plan(study.plan)
+    recorded = Trace(Path(_from_provenance(plan, "trace")))
+    workload = workload_of(recorded.attributes, recorded.attributes["model"]["name"], prompts)
+    return write_report(load_pipeline(recorded.attributes["model"]["name"]), study, recorded, workload, plan)
+
+
+def merge_files(paths: Sequence[Path], out: Path) -> Path:
+    """``hyca_calib merge``; returns the path of the merged plan."""
+    plans = [load_plan(path) for path in paths]
+    save_plan(merge_plans(plans, "+".join(dict.fromkeys(plan.name for plan in plans))), out)
+    return out
+
+
+def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation, Path]:
+    """``hyca_calib demo``; returns the figures and the picture."""
+    begun = time.monotonic()
+    parse_budgets(budget)
+    path = TRACES / "demo-trunk-50.zarr"
+    if path.exists():
+        console.print(f"{path}: traced already", soft_wrap=True)
+    else:
+        trace_model("demo", None, 112, 0, 50, 16, "trunk", "transformer", path, None, False)
+    limits = Limits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
+    plan_path = search_plans(budget, path, None, limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
+    result = evaluate_file(plan_path, "demo", None, None, None)
+    console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
+    return result, plan_path.parent / "pictures" / "wall.png"
+
+
+def _from_provenance(plan: Plan, key: str) -> Any:
+    if "merged" in plan.provenance:
+        raise PlanError(f"plan {plan.name!r} is merged from several; use those one by one")
+    if key not in plan.provenance:
+        raise PlanError(f"plan {plan.name!r} does not say its {key}; give it as an option")
+    return plan.provenance[key]
+
+
+def _request(trace_path: Path, budget: Budget, limits: Limits) -> dict[str, Any]:
+    return {"trace": str(trace_path), "budget": budget.text, "limits": asdict(limits)}
+
+
+def _short(model: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(model).name)
+
+
+def _suffix(component: str) -> str:
+    return "" if component == "transformer" else f"-{component}"

@@ -1,0 +1,1 @@
+"""The chapter on grouping, question by question."""

@@ -1,0 +1,32 @@
+"""What the clock reads off a scheduler."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+from hyca_runtime.attach.clock import Clock
+
+STEPS = 4
+
+
+def test_the_schedulers_time_is_that_of_its_step() -> None:
+    pipe = tiny.pipeline()
+    clock, seen = Clock(pipe.transformer, pipe.scheduler), []
+    pipe.transformer.register_forward_pre_hook(lambda *_: seen.append(clock.scheduler_time()))
+    pipe("red cat", num_inference_steps=STEPS)
+    assert seen == pytest.approx([1000, 750, 500, 250])
+    assert clock.scheduler_time() is None  # after its last step
+
+
+def test_a_scheduler_that_was_not_stepped_is_at_its_first_time() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(STEPS)
+    assert scheduler.step_index is None
+    assert Clock(tiny.pipeline().transformer, scheduler).scheduler_time() == scheduler.timesteps[0].item()
+
+
+@pytest.mark.parametrize("scheduler", [None, DDIMScheduler()], ids=["none", "without a step index"])
+def test_no_time_without_a_scheduler_that_says_where_it_is(scheduler: object) -> None:
+    assert Clock(tiny.pipeline().transformer, scheduler).scheduler_time() is None
