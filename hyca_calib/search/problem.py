@@ -51,10 +51,10 @@ class Problem:
 
     @cached_property
     def step_weights(self) -> Array:
-        """Weight of an error at each step: the sampler's step size times the tail's gain there, ``(step,)``."""
+        """Weight of an error at each step: the sampler's response times the tail's gain there, ``(step,)``."""
         known = self.channel_gain > 0
         gain = self.trace.gain.mean(axis=0)[:, known] / self.channel_gain[known]
-        return np.asarray(np.abs(np.diff(self.trace.sigmas)) * np.sqrt(gain.mean(axis=1)))
+        return np.asarray(self.trace.response * np.sqrt(gain.mean(axis=1)))
 
     def times(self, axis: str) -> Array:
         """Position of each step on `axis`, one of `AXES`."""
@@ -63,5 +63,5 @@ class Problem:
             return np.arange(self.trace.num_steps, dtype=np.float64)
         if axis == "sigma":
             return np.asarray(sigmas, dtype=np.float64)
-        scaled = np.clip(sigmas / max(1.0, sigmas.max()), 1e-3, 1 - 1e-3)
+        scaled = np.clip(sigmas / max(1.0, sigmas.max()), 1e-3, 1 - 1e-3)  # timesteps, where there are no levels
         return np.asarray(2 * np.log((1 - scaled) / scaled))

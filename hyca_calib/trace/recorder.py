@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -35,6 +36,7 @@ class Recording:
         gains: ``[branch][step]``, each ``(channel,)``: mean squared change of the network's output
             per squared change of the feature, channels of all parts.
         latents: final latents ``(sample, ...)``.
+        scheduler: a copy of the pipeline's as it was before the first step.
     """
 
     branches: list[str] = field(default_factory=list)
@@ -43,6 +45,7 @@ class Recording:
     features: list[list[Feature]] = field(default_factory=list)
     gains: list[list[Tensor]] = field(default_factory=list)
     latents: Tensor = field(default_factory=lambda: torch.empty(0))
+    scheduler: Any = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Recorder:
         self._noise = torch.Generator("cpu").manual_seed(seed)
         self._branches = Branches()
         self._calls: list[_Call] = []
+        self._scheduler: Any = None
         self._numel: dict[str, int] = {}
         self._sample_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
@@ -120,6 +124,7 @@ class Recorder:
                 [torch.stack([c.gain for c in step]).mean(0) for step in zip(*p, strict=True)] for p in whole.values()
             ],
             latents=latents,
+            scheduler=self._scheduler,
         )
 
     def measure_cost(self, jobs: Sequence[Job], num_branches: int) -> CostModel:
@@ -146,6 +151,8 @@ class Recorder:
         output, feature = self._attachment.compute(args, kwargs)
         if feature is None:
             return output
+        if not self._calls:
+            self._scheduler = copy.deepcopy(getattr(self._pipe, "scheduler", None))
         branch = self._branches.label(self._attachment.context.branch, self._clock.prompt(args, kwargs))
         time, _ = self._clock.timestep(args, kwargs)
         scheduler_time = self._clock.scheduler_time()

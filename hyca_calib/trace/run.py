@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hyca_calib.models import weights_digest
 from hyca_calib.provenance import versions
-from hyca_calib.trace.recorder import Recorder, Recording
+from hyca_calib.trace.recorder import Recorder
+from hyca_calib.trace.sampler import impulse_response, noise_levels
 from hyca_calib.trace.sampling import choose_tokens
 from hyca_calib.trace.statistics import GramAccumulator
 from hyca_calib.trace.store import Layout, TraceWriter, stored_bytes
@@ -87,13 +88,18 @@ def trace(
         cost = recorder.measure_cost(jobs, layout.branches)
 
     transformer, scheduler = recorder.module, getattr(pipe, "scheduler", None)
+    times = probe.scheduler_timesteps or probe.timesteps
+    sigmas, response = noise_levels(probe.scheduler, times), impulse_response(probe.scheduler, times)
+    if response is None:
+        response = np.diff(sigmas)
     writer.commit(
         {
             "gram": gram.result(),
             "gain": (gain / len(workload.jobs)).numpy(),
             "tokens": np.asarray(kept),
             "times/timestep": np.asarray(probe.timesteps),
-            "times/sigma": _sigmas(scheduler, probe),
+            "times/sigma": sigmas,
+            "times/response": response,
         },
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -123,14 +129,3 @@ def trace(
 def _pick(feature: Feature, kept: Sequence[np.ndarray]) -> Tensor:
     """``(sample, token, channel)`` of the kept tokens, channels of all parts side by side."""
     return torch.cat([part[:, tokens] for part, tokens in zip(feature, kept, strict=True)], dim=-1).float().cpu()
-
-
-def _sigmas(scheduler: Any, probe: Recording) -> np.ndarray:
-    """Noise level before each step and after the last; the timesteps themselves where there is none."""
-    sigmas, grid = getattr(scheduler, "sigmas", None), getattr(scheduler, "timesteps", None)
-    steps = len(probe.timesteps)
-    if sigmas is not None and grid is not None and len(sigmas) == len(grid) + 1 and probe.scheduler_timesteps:
-        first = int((torch.as_tensor(grid).double().cpu() - probe.scheduler_timesteps[0]).abs().argmin())
-        if first + steps < len(sigmas):
-            return np.asarray(torch.as_tensor(sigmas).double().cpu())[first : first + steps + 1]
-    return np.asarray([*probe.timesteps, 0.0], dtype=np.float64)

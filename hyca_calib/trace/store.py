@@ -7,6 +7,7 @@ Layout::
     points/<point>/gain    (branch, step, channel)                 float64, squared gain to the output
     points/<point>/tokens  (branch, part, token)                   which tokens `values` holds
     times/timestep, times/sigma                                    (step,), (step + 1,)
+    times/response                         (step,)  change of the final latent per change of the output
     latents                (sample, ...)                           float32, final latents of the full run
 
 A trace is written beside its final name and renamed when complete: what has the name is whole.
@@ -31,7 +32,7 @@ from hyca_runtime.point import CachePoint
 
 __all__ = ["Trace", "TraceWriter", "newest_trace", "stored_bytes"]
 
-TRACE_VERSION = 1
+TRACE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ class Trace:
                 raise TraceError(f"{path}: not a HyCa trace, or an incomplete one; trace again")
             if self.attributes["version"] > TRACE_VERSION:
                 raise TraceError(f"{path}: trace version {self.attributes['version']} is newer than this hyca; upgrade")
+            if self.attributes["version"] < TRACE_VERSION:
+                raise TraceError(f"{path}: trace version {self.attributes['version']} is of an older hyca; trace again")
             self.point = CachePoint(**self.attributes["point"])
             self.cost = CostModel(**self.attributes["cost"])
             self.branches: list[str] = self.attributes["branches"]
@@ -136,6 +139,7 @@ class Trace:
             self.gain = self.array(f"points/{self.point.kind}/gain")
             self.timesteps = self.array("times/timestep")
             self.sigmas = self.array("times/sigma")
+            self.response = self.array("times/response")
             self.latents = self.array("latents")
         except TraceError:
             raise

@@ -32,6 +32,7 @@ def test_what_is_stored(recorded: Trace) -> None:
     assert (recorded.gain > 0).all()
     assert recorded.timesteps == pytest.approx(np.linspace(1, 1 / 12, 12))
     assert recorded.sigmas == pytest.approx(np.linspace(1, 0, 13), abs=1e-6)
+    assert recorded.response == pytest.approx(np.full(12, -1 / 12), abs=1e-4)
     assert recorded.attributes["branches"] == ["cond"]
     assert {"weights_digest", "config_digest"} <= set(recorded.attributes["model"])
     store = zarr.open_group(recorded.path, mode="r")
@@ -121,14 +122,15 @@ def test_damage_is_found(recorded: Trace, tmp_path: Path, victim: str) -> None:
         Trace(copy)
 
 
-def test_other_stores_and_newer_versions(recorded: Trace, tmp_path: Path) -> None:
+def test_other_stores_and_other_versions(recorded: Trace, tmp_path: Path) -> None:
     copy = tmp_path / "t.zarr"
     shutil.copytree(recorded.path, copy)
     meta = json.loads((copy / "zarr.json").read_text())
-    meta["attributes"]["version"] = 99
-    (copy / "zarr.json").write_text(json.dumps(meta))
-    with pytest.raises(TraceError, match="newer than this hyca"):
-        Trace(copy)
+    for version, complaint in ((99, "newer than this hyca"), (1, "of an older hyca; trace again")):
+        meta["attributes"]["version"] = version
+        (copy / "zarr.json").write_text(json.dumps(meta))
+        with pytest.raises(TraceError, match=complaint):
+            Trace(copy)
     zarr.create_group(tmp_path / "other.zarr")
     with pytest.raises(TraceError, match="not a HyCa trace"):
         Trace(tmp_path / "other.zarr")
