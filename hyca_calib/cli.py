@@ -72,7 +72,10 @@ def trace(
 @app.command()
 def search(
     budget: Annotated[str, typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x.")],
-    trace: Annotated[Path | None, typer.Option(help="A trace. Default: the newest in traces/.")] = None,
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option(help="A trace; several of one model at different points let rollouts decide. Default: the newest."),
+    ] = None,
     prompts: Prompts = None,
     preset: Annotated[
         str,
@@ -101,7 +104,7 @@ def search(
 
     with one_line_errors():
         limits = commands.Limits(trials, timeout, confirm, refine, groups, taps, seed, preset, multistep)
-        for plan in commands.search_plans(budget, trace, prompts, limits, out):
+        for plan in commands.search_plans(budget, trace or [], prompts, limits, out):
             print(plan)
 
 

@@ -52,9 +52,9 @@ class Study:
     def journal(self) -> Path:
         return self.folder / "journal.log"
 
-    @property
-    def rollouts(self) -> Path:
-        return self.folder / "rollouts.json"
+    def rollouts(self, contender: int = 0) -> Path:
+        """Of each cache point its own."""
+        return self.folder / f"rollouts{f'-{contender}' if contender else ''}.json"
 
     @property
     def refinement(self) -> Path:

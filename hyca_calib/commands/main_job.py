@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hyca_calib.budget import Budget, parse_budgets
-from hyca_calib.commands.workloads import batch_of, prompts_of, workload_of
+from hyca_calib.defaults import batch_of, prompts_of, workload_of
 from hyca_calib.console import console, counting, human_bytes, stages
 from hyca_calib.evaluate import Evaluation, evaluate_plan
 from hyca_calib.models import load_pipeline
@@ -20,14 +21,14 @@ from hyca_calib.search.confirm import Confirmation
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
-from hyca_calib.search.run import SearchOptions, search, search_preset
+from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
 from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_calib.workload import Workload
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
-from hyca_runtime.errors import StudyError
+from hyca_runtime.errors import StudyError, TraceError
 from hyca_runtime.point import parse_point
 from hyca_runtime.recipe import OnMismatch
 
@@ -108,58 +109,80 @@ def trace_model(
 
 
 def search_plans(
-    budgets: str, trace_path: Path | None, prompts: Path | None, limits: Limits, out: Path | None
+    budgets: str, traces: Sequence[Path], prompts: Path | None, limits: Limits, out: Path | None
 ) -> list[Path]:
     """``hyca_calib search``; returns the paths of the plans.
 
+    Args:
+        traces: of one workload, at different cache points; empty takes the newest.
+
     Raises:
         StudyError: unknown preset, or a folder that holds another study.
+        TraceError: traces of different models or workloads.
     """
     if limits.preset not in ("best", *PRESETS):
         raise StudyError(f"unknown preset {limits.preset!r}; choose best, {', '.join(PRESETS)}")
     wanted = parse_budgets(budgets)
-    path = trace_path or newest_trace(TRACES)
-    recorded = Trace(path)
-    for budget in wanted:  # refuse all before any work is done
-        budget.computed_steps(recorded.cost, recorded.num_steps, 3)
-    workload = workload_of(recorded.attributes, recorded.attributes["model"]["name"], prompts)
-    recorded.check_workload(workload)
+    recorded = _traces(list(traces) or [newest_trace(TRACES)], limits)
+    for budget, trace_ in itertools.product(wanted, recorded):  # refuse all before any work is done
+        budget.computed_steps(trace_.cost, trace_.num_steps, 3)
+    model = recorded[0].attributes["model"]["name"]
+    workload = workload_of(recorded[0].attributes, model, prompts)
+    for trace_ in recorded:
+        trace_.check_workload(workload)
     suffix = "" if limits.preset == "best" else f"-{limits.preset}"
-    folder = out or STUDIES / f"{path.stem}-{'-'.join(b.text for b in wanted)}{suffix}"
+    folder = out or STUDIES / f"{recorded[0].path.stem}-{'-'.join(b.text for b in wanted)}{suffix}"
     folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
-    studies = [Study.open(where, _request(path, b, limits)) for where, b in zip(folders, wanted, strict=True)]
+    requests = [_request(recorded, budget, limits) for budget in wanted]
+    studies = [Study.open(where, request) for where, request in zip(folders, requests, strict=True)]
     if all(study.complete and study.report.exists() for study in studies):
         console.print(f"{folder}: complete already", soft_wrap=True)
         return [study.plan for study in studies]
-    problem, pipe = Problem(recorded), load_pipeline(recorded.attributes["model"]["name"])
-    candidates = _tuned(problem, wanted, limits, folder) if not all(study.complete for study in studies) else {}
+    problems, pipe = [Problem(trace_) for trace_ in recorded], load_pipeline(model)
+    searched = limits.preset == "best" and not all(study.complete for study in studies)
+    candidates = [_tuned(p, wanted, limits, folder, i) for i, p in enumerate(problems)] if searched else []
     for study, budget in zip(studies, wanted, strict=True):
         if not study.complete:
             console.print(f"budget {budget.text} -> {study.folder}", soft_wrap=True)
             if limits.preset != "best":
-                search_preset(pipe, problem, workload, budget, study, limits.preset, limits.multistep)
+                search_preset(pipe, problems[0], workload, budget, study, limits.preset, limits.multistep)
             else:
+                contenders = [Contender(p, found[budget]) for p, found in zip(problems, candidates, strict=True)]
                 with stages(("confirm", "refine")) as tell:
-                    search(pipe, problem, workload, budget, candidates[budget], study, limits.options, tell)
+                    search(pipe, contenders, workload, budget, study, limits.options, tell)
         if not study.report.exists():
-            write_report(pipe, study, recorded, workload, load_plan(study.plan))
+            plan = load_plan(study.plan)
+            write_report(pipe, study, Trace(Path(_from_provenance(plan, "trace"))), workload, plan)
         console.print(f"report: {study.report}", soft_wrap=True)
     return [study.plan for study in studies]
 
 
-def _tuned(problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: Path) -> dict[Budget, list[Candidate]]:
-    """Candidates for every budget, from one Optuna study in `folder`; none for a published recipe."""
-    if limits.preset != "best":
-        return {}
+def _traces(paths: list[Path], limits: Limits) -> list[Trace]:
+    """The traces, which must be of one model at different cache points."""
+    recorded = [Trace(path) for path in paths]
+    models = {trace_.attributes["model"]["weights_digest"] for trace_ in recorded}
+    points = {str(trace_.point) for trace_ in recorded}
+    if len(models) > 1 or len(points) < len(recorded):
+        raise TraceError("several traces must be of one model, each at another point; got " + ", ".join(map(str, paths)))
+    if len(recorded) > 1 and limits.preset != "best":
+        raise TraceError(f"preset {limits.preset!r} takes one trace, got {len(recorded)}")
+    return recorded
+
+
+def _tuned(
+    problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: Path, number: int
+) -> dict[Budget, list[Candidate]]:
+    """Candidates for every budget on one trace, from one Optuna study in `folder`."""
     begun = time.monotonic()
     with stages(("tune",)) as tell:
 
-        def tried(number: int, cost: float) -> None:
+        def tried(trial: int, cost: float) -> None:
             spent = (time.monotonic() - begun) / max(limits.timeout, 1e-9)
-            tell("tune", max((number + 1) / limits.trials, spent), f"cost {cost:.3e}")
+            tell("tune", max((trial + 1) / limits.trials, spent), f"{problem.trace.point}: cost {cost:.3e}")
 
-        found = tune(problem, budgets, limits.tuning, folder / "journal.log", limits.seed, tried)
-        tell("tune", 1.0, f"{len(found[budgets[0]])} schedules")
+        journal = folder / f"journal{f'-{number}' if number else ''}.log"
+        found = tune(problem, budgets, limits.tuning, journal, limits.seed, tried)
+        tell("tune", 1.0, f"{problem.trace.point}: {len(found[budgets[0]])} schedules")
     return found
 
 
@@ -208,7 +231,7 @@ def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation,
     else:
         trace_model("demo", None, 112, 0, 50, 16, "trunk", "transformer", path, None, False)
     limits = Limits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
-    plan_path = search_plans(budget, path, None, limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
+    plan_path = search_plans(budget, [path], None, limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
     result = evaluate_file(plan_path, "demo", None, None, None)
     console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
     return result, plan_path.parent / "pictures" / "wall.png"
@@ -222,8 +245,8 @@ def _from_provenance(plan: Plan, key: str) -> Any:
     return plan.provenance[key]
 
 
-def _request(trace_path: Path, budget: Budget, limits: Limits) -> dict[str, Any]:
-    return {"trace": str(trace_path), "budget": budget.text, "limits": asdict(limits)}
+def _request(traces: Sequence[Trace], budget: Budget, limits: Limits) -> dict[str, Any]:
+    return {"traces": [str(t.path) for t in traces], "budget": budget.text, "limits": asdict(limits)}
 
 
 def _short(model: str) -> str:

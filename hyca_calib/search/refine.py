@@ -39,7 +39,7 @@ from hyca_runtime.feature import Feature, widths
 from hyca_runtime.plan import Section
 from hyca_runtime.track import Track
 
-__all__ = ["Refinement", "TapRollout", "refine_taps"]
+__all__ = ["Refinement", "TapRollout", "activation_bytes", "refine_taps", "to_db"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Refinement:
 
     Attributes:
         minutes: wall time, evaluation on the select split included.
+        iterations: stop after so many, if the time is not spent before; same result on every machine.
         batch: fit samples of one iteration.
         lr: peak learning rate of Adam; it falls to a tenth along a cosine of the time spent.
         evaluations: how often the select split is rolled out on the way.
@@ -56,6 +57,7 @@ class Refinement:
     """
 
     minutes: float = 5.0
+    iterations: int | None = None
     batch: int = 12
     lr: float = 2e-3
     evaluations: int = 12
@@ -63,9 +65,20 @@ class Refinement:
 
 
 class TapRollout:
-    """Drives a network by a plan whose taps are a differentiable tensor. A context manager."""
+    """Drives a network by a plan whose taps are a differentiable tensor. A context manager.
 
-    def __init__(self, pipe: Any, section: Section, checkpointed: bool) -> None:
+    Args:
+        on_history: told the branch, the step and the history, newest first, before each forecast.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        section: Section,
+        checkpointed: bool,
+        on_history: Callable[[str, int, Sequence[Feature]], None] = lambda branch, step, history: None,
+    ) -> None:
+        self._on_history = on_history
         module = find_transformer(pipe, section.component)
         self._section = section
         self._attachment = Attachment(module, section.point)
@@ -100,6 +113,7 @@ class TapRollout:
         if track.off_plan:
             raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_plan}")
         if (step := int(track.position)) in self._row:
+            self._on_history(branch, step, history)
             return self._attachment.predict(self._forecast(step, list(history)), args, kwargs)
         if self._checkpointed:
             output, feature = checkpoint(self._attachment.compute, args, kwargs, use_reentrant=False)
@@ -131,6 +145,7 @@ def refine_taps(
     state_path: Path,
     seed: int,
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
+    objective: Callable[[list[int]], Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Minimise the loss above from `start`; stops when the time is spent.
 
@@ -142,12 +157,13 @@ def refine_taps(
         state_path: best parameters, optimizer and clock are kept here; a second call with the same
             path goes on from them.
         on_progress: told the share of the time spent and the best select PSNR so far.
+        objective: another loss; samples the fit jobs of those numbers and judges them.
 
     Returns:
         The parameters that were best on `select`, and an account of the run.
     """
     device = _device(pipe)
-    theta = start.to(device, torch.float32).requires_grad_()
+    theta = start.detach().to(device, torch.float32, copy=True).requires_grad_()
     optimizer = torch.optim.Adam([theta], lr=settings.lr, betas=(0.9, 0.98))
     references, goal = fit[1].to(device), select[1].to(device)
     picker = random.Random(seed)
@@ -157,7 +173,12 @@ def refine_taps(
     checkpointed = _needs_checkpoint(pipe, section, num_steps, fit[0], settings)
 
     def share() -> float:
-        return min(1.0, (time.monotonic() - begun) / limit) if limit else 1.0
+        spent = (time.monotonic() - begun) / limit if limit else 1.0
+        return min(1.0, max(spent, state.iteration / settings.iterations if settings.iterations else 0.0))
+
+    def final_error(chosen: list[int]) -> Tensor:
+        latents = sample_latents(pipe, [fit[0][i] for i in chosen], num_steps, len(chosen), with_grad=True)
+        return log_error(latents, references[chosen]).mean()
 
     with TapRollout(pipe, section, checkpointed) as rollout:
 
@@ -179,8 +200,7 @@ def refine_taps(
             chosen = picker.sample(range(len(fit[0])), min(settings.batch, len(fit[0])))
             rollout.taps = expand(theta)
             with torch.enable_grad():
-                latents = sample_latents(pipe, [fit[0][i] for i in chosen], num_steps, len(chosen), with_grad=True)
-                loss = log_error(latents, references[chosen]).mean()
+                loss = (objective or final_error)(chosen)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -246,8 +266,8 @@ class _State:
         partial.replace(path)
 
 
-def _needs_checkpoint(pipe: Any, section: Section, num_steps: int, jobs: Sequence[Job], settings: Refinement) -> bool:
-    """Whether one rollout's activations, measured on one sample, exceed the memory allowed."""
+def activation_bytes(pipe: Any, section: Section, num_steps: int, job: Job, checkpointed: bool = False) -> int:
+    """What autograd keeps of one sample's rollout; checkpointed, of what outlives a network call."""
     kept = 0
 
     def weigh(tensor: Tensor) -> Tensor:
@@ -256,9 +276,15 @@ def _needs_checkpoint(pipe: Any, section: Section, num_steps: int, jobs: Sequenc
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
-    with TapRollout(pipe, section, checkpointed=False) as rollout, torch.enable_grad(), hooks:
+    with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad(), hooks:
         rollout.taps = torch.from_numpy(plan_taps(section)).float().to(_device(pipe)).requires_grad_()
-        sample_latents(pipe, jobs[:1], num_steps, 1, with_grad=True)
+        sample_latents(pipe, [job], num_steps, 1, with_grad=True)
+    return kept
+
+
+def _needs_checkpoint(pipe: Any, section: Section, num_steps: int, jobs: Sequence[Job], settings: Refinement) -> bool:
+    """Whether one rollout's activations, measured on one sample, exceed the memory allowed."""
+    kept = activation_bytes(pipe, section, num_steps, jobs[0])
     return kept * settings.batch > settings.memory_share * _free_bytes(_device(pipe))
 
 

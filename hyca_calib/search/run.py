@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,11 +25,19 @@ from hyca_calib.workload import Workload
 from hyca_runtime.plan import Plan, Quality, Section, save_plan
 from hyca_runtime.solvers import ClosedFormSolver, Solver
 
-__all__ = ["Progress", "SearchOptions", "search", "search_preset"]
+__all__ = ["Contender", "Progress", "SearchOptions", "search", "search_preset"]
 
 Stage = Literal["confirm", "refine"]
 Progress = Callable[[Stage, float, str], None]
 """Told the stage, the share of it that is done, and a line of news."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A trace, and what `tune` found on it, best first."""
+
+    problem: Problem
+    candidates: Sequence[Candidate]
 
 
 @dataclass(frozen=True)
@@ -48,55 +56,74 @@ class SearchOptions:
 
 def search(
     pipe: Any,
-    problem: Problem,
+    contenders: Sequence[Contender],
     workload: Workload,
     budget: Budget,
-    candidates: Sequence[Candidate],
     study: Study,
     options: SearchOptions,
     on_progress: Progress = lambda stage, share, news: None,
 ) -> Plan:
-    """Find the best plan among `candidates` and their neighbours, and write it with its account into `study`.
+    """Find the best plan among the candidates and their neighbours, and write it with its account into `study`.
 
     Args:
         pipe: the pipeline that was traced; None skips confirmation and refinement.
-        candidates: of `tune`, best first.
+        contenders: traces of the same workload at different cache points; rollouts decide between them.
     """
     begun = time.monotonic()
-    winner = candidates[0]
-    tried: list[dict[str, Any]] = []
-    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
-    all_computed = not winner.schedule.predicted_steps
-    if pipe is not None and not all_computed and options.confirmation.minutes > 0:
-        winner, tried = confirm(
-            pipe,
-            problem,
-            candidates,
-            jobs,
-            goal,
-            options.confirmation,
-            study.rollouts,
-            options.seed,
-            lambda share, psnr: on_progress("confirm", share, f"{psnr:.2f} dB"),
-        )
-    on_progress("confirm", 1.0, f"{len(tried)} rollouts")
+    chosen, winner, confirmed_points = _confirmed(pipe, contenders, workload, study, options, on_progress)
+    problem, tried = chosen.problem, confirmed_points[str(chosen.problem.trace.point)]
+    on_progress("confirm", 1.0, f"{sum(map(len, confirmed_points.values()))} rollouts")
     confirmed = time.monotonic()
     section = build_section(problem, winner, options.seed)
     refinement: dict[str, Any] = {}
-    if pipe is not None and not all_computed and options.refinement.minutes > 0:
+    if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
         section, refinement = _refined(pipe, problem, winner, section, workload, study, options, on_progress)
     section = _judged(pipe, problem, section, workload)
     on_progress("refine", 1.0, f"{section.quality.psnr_db:.2f} dB" if section.quality else "")
     account = _describe_choice(problem, winner, options.seed) | {
-        "candidates": [_summary(c) for c in candidates[:20]],
+        "candidates": [_summary(c) for c in chosen.candidates[:20]],
         "rollouts": tried,
+        "points": {p: max((r["psnr_db"] for r in rolled), default=None) for p, rolled in confirmed_points.items()},
         "refinement": refinement,
-        "seconds": {
-            "confirm": round(confirmed - begun, 1),
-            "refine": round(time.monotonic() - confirmed, 1),
-        },
+        "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
     }
     return _write_plan(problem, budget.text, winner, section, refinement, study, account)
+
+
+def _confirmed(
+    pipe: Any,
+    contenders: Sequence[Contender],
+    workload: Workload,
+    study: Study,
+    options: SearchOptions,
+    on_progress: Progress,
+) -> tuple[Contender, Candidate, dict[str, list[dict[str, Any]]]]:
+    """The best contender, its winner, and what was rolled out at each cache point; the minutes are shared."""
+    share = replace(options.confirmation, minutes=options.confirmation.minutes / len(contenders))
+    winners: list[tuple[float, Contender, Candidate]] = []
+    tried: dict[str, list[dict[str, Any]]] = {}
+    for i, contender in enumerate(contenders):
+        problem, winner = contender.problem, contender.candidates[0]
+        point, error = str(problem.trace.point), winner.cost
+        tried[point] = []
+        if pipe is not None and winner.schedule.predicted_steps and share.minutes > 0:
+            winner, tried[point] = confirm(
+                pipe,
+                problem,
+                contender.candidates,
+                workload.of("select"),
+                torch.from_numpy(problem.trace.latents_of("select")),
+                share,
+                study.rollouts(i),
+                options.seed,
+                lambda done, psnr, i=i: on_progress(  # type: ignore[misc]
+                    "confirm", (i + done) / len(contenders), f"{psnr:.2f} dB"
+                ),
+            )
+            error = -max(entry["psnr_db"] for entry in tried[point])
+        winners.append((error, contender, winner))
+    _, chosen, winner = min(winners, key=lambda entry: entry[0])
+    return chosen, winner, tried
 
 
 def search_preset(
@@ -115,6 +142,7 @@ def search_preset(
         "candidates": [_summary(candidate)],
         "solver_costs": {},
         "rollouts": [],
+        "points": {},
         "refinement": {},
         "seconds": {},
     }

@@ -21,7 +21,7 @@ from hyca_calib.search.confirm import Confirmation, confirm, neighbours, rollout
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, TapRollout, refine_taps
-from hyca_calib.search.run import SearchOptions, search, search_preset
+from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
 from hyca_calib.search.tune import Tuning, solve, tune
 from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
@@ -87,7 +87,7 @@ def test_confirmation_never_gets_worse_and_repeats_nothing(
     before = rollout_psnr(pipe, build_section(problem, start, 0), jobs, goal, 12)
 
     def run() -> tuple[Candidate, list[dict[str, Any]]]:
-        return confirm(pipe, problem, [start], jobs, goal, Confirmation(minutes=0.03), study.rollouts, seed=0)
+        return confirm(pipe, problem, [start], jobs, goal, Confirmation(minutes=0.03), study.rollouts(), seed=0)
 
     best, tried = run()
     assert max(t["psnr_db"] for t in tried) == rollout_psnr(pipe, build_section(problem, best, 0), jobs, goal, 12)
@@ -168,7 +168,7 @@ def test_a_whole_search(
     options = SearchOptions(OPTIONS.confirmation, OPTIONS.refinement, taps)
     news: list[str] = []
     plan = search(
-        pipe, problem, workload, BUDGET, candidates, study, options, lambda stage, share, text: news.append(stage)
+        pipe, [Contender(problem, candidates)], workload, BUDGET, study, options, lambda stage, share, text: news.append(stage)
     )
     assert load_plan(study.plan) == plan
     assert study.complete
@@ -203,7 +203,7 @@ def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
     closed.set_progress_bar_config(disable=True)
     news: list[str] = []
     plan = search(
-        closed, problem, workload, BUDGET, candidates, study, OPTIONS, lambda stage, share, text: news.append(text)
+        closed, [Contender(problem, candidates)], workload, BUDGET, study, OPTIONS, lambda stage, share, text: news.append(text)
     )
     assert study.complete
     assert any("taps stay unrefined" in text for text in news)
@@ -213,7 +213,7 @@ def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
 def test_without_a_pipeline_only_the_statistics_speak(
     problem: Problem, candidates: list[Candidate], workload: Workload, study: Study
 ) -> None:
-    plan = search(None, problem, workload, BUDGET, candidates, study, OPTIONS)
+    plan = search(None, [Contender(problem, candidates)], workload, BUDGET, study, OPTIONS)
     assert plan.section.quality is None
     assert study.read_result()["rollouts"] == []
 

@@ -13,7 +13,7 @@ from hyca_calib.budget import Budget, parse_budgets
 from hyca_calib.search.confirm import Confirmation
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
-from hyca_calib.search.run import SearchOptions, search
+from hyca_calib.search.run import Contender, SearchOptions, search
 from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
@@ -60,7 +60,7 @@ def plan_for(
     assert isinstance(wanted, Budget)
     problem = Problem(recorded)
     candidates = tune(problem, (wanted,), Tuning(trials=3, timeout=5.0, groups=2), study.journal, 0)[wanted]
-    return recorded, search(pipe, problem, workload, wanted, candidates, study, options)
+    return recorded, search(pipe, [Contender(problem, candidates)], workload, wanted, study, options)
 
 
 @pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi's own pipeline

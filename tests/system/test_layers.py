@@ -43,7 +43,7 @@ LAYERS = (
         "hyca_calib.cost",
         "hyca_calib.zoo",
     ),
-    ("hyca_calib.models", "hyca_calib.rollout", "hyca_calib.branches", "hyca_calib.shapes"),
+    ("hyca_calib.models", "hyca_calib.defaults", "hyca_calib.rollout", "hyca_calib.branches", "hyca_calib.shapes"),
     ("hyca_calib.trace",),
     ("hyca_calib.features", "hyca_calib.clusters"),
     ("hyca_calib.replay", "hyca_calib.budget", "hyca_calib.metrics", "hyca_calib.study", "hyca_calib.solver_table"),

@@ -1,0 +1,1 @@
+"""Parts of the chapters that roll the model out."""

@@ -1,0 +1,92 @@
+"""What a plan does on the steps of a trace, its own or others, and what that costs there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyca_calib.replay import gap_cost, gaps, residual_gram
+from hyca_calib.search.problem import Problem
+from hyca_calib.trace.store import Trace
+from hyca_runtime.moment import Moment
+from hyca_runtime.plan import Section
+from hyca_runtime.policies.scheduled import Scheduled
+from hyca_runtime.schedule import Schedule
+
+__all__ = ["Course", "course_cost", "course_of", "is_on_grid"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a plan does in one run.
+
+    Attributes:
+        schedule: on the steps of the run.
+        weights: of each predicted step, ``(tap, channel)``, newest first.
+        adapted: whether those are not the plan's own steps.
+    """
+
+    schedule: Schedule
+    weights: dict[int, Array]
+    adapted: bool
+
+    @property
+    def depth(self) -> int:
+        """Most computed features that a forecast weighs."""
+        return max((len(rows) for rows in self.weights.values()), default=1)
+
+
+def is_on_grid(section: Section, trace: Trace) -> bool:
+    """Whether the traced runs have the section's own times."""
+    own, other = _grids(section, trace)
+    return len(own) == len(other) and np.allclose(own, other, rtol=1e-4, atol=1e-6)
+
+
+def course_of(section: Section, trace: Trace) -> Course:
+    """What the runtime does on the traced steps with ``on_mismatch="adapt"``.
+
+    Groups whose solver reads the features (`AdaptiveSolver`) are replayed by their closed form.
+    """
+    if is_on_grid(section, trace):
+        own = {step: np.asarray(taps.weights, dtype=np.float64) for step, taps in section.taps.items()}
+        return Course(section.schedule, own, False)
+    times, others = _grids(section, trace)
+    sign = 1.0 if times[0] <= times[-1] else -1.0
+    positions = np.interp(sign * others, sign * times, np.arange(len(times)))
+    policy, before = Scheduled(section.schedule), [-1.0, *positions[:-1]]
+    moments = [Moment(0, p, q, len(times)) for p, q in zip(positions.tolist(), before, strict=True)]
+    computed = [i for i, moment in enumerate(moments) if policy.action(moment).kind == "compute"]
+    schedule = Schedule.from_steps(len(others), computed)
+    weights = {
+        step: section.weights_at(positions[list(history)].tolist(), float(positions[step])).astype(np.float64)
+        for history, targets in gaps(schedule, section.fallback_depth)
+        for step in targets
+    }
+    return Course(schedule, weights, True)
+
+
+def course_cost(problem: Problem, course: Course) -> float:
+    """Cost of a course on the select split, see `hyca_calib.replay`."""
+    total = 0.0
+    for history, targets in gaps(course.schedule, course.depth):
+        rows = np.stack([_padded(course.weights[t], len(history)) for t in targets], axis=-1)
+        residuals = residual_gram(problem.select, rows.transpose(1, 0, 2), history, targets)
+        total += float(gap_cost(residuals, problem.step_weights[list(targets)]) @ problem.channel_gain)
+    return total
+
+
+def _grids(section: Section, trace: Trace) -> tuple[Array, Array]:
+    """Times of the section's steps and of the traced ones; the scheduler's own where both are known."""
+    theirs: Sequence[float] = trace.attributes["scheduler_timesteps"]
+    if section.sampler.scheduler_timesteps is not None and theirs:
+        return np.asarray(section.sampler.scheduler_timesteps), np.asarray(theirs, dtype=np.float64)
+    return np.asarray(section.sampler.timesteps), np.asarray(trace.timesteps, dtype=np.float64)
+
+
+def _padded(rows: Array, depth: int) -> Array:
+    return np.pad(rows, ((0, depth - len(rows)), (0, 0)))
