@@ -31,6 +31,7 @@ CHAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "schedules": ("schedules.schedules", ("demo",)),
     "closed-loop": ("closed_loop.closed_loop", ("demo",)),
     "refinement": ("refinement.refinement", ("demo",)),
+    "points": ("points.points", ("demo", "demo-class")),
     "transfer": ("transfer.transfer", ("demo",)),
     "results": ("results.results", ("demo", "demo-class")),
 }

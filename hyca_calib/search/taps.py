@@ -21,6 +21,7 @@ from hyca_runtime.solvers import Fitted, Newton, Solver
 __all__ = ["compile_rows", "fit_rows", "fit_solver"]
 
 Array = NDArray[np.float64]
+TINY = 1e-30
 
 
 def fit_rows(
@@ -38,7 +39,7 @@ def fit_rows(
     """
     h, t = np.asarray(history), np.asarray(targets)
     past, cross = (gram[:, h[..., :, None], b[..., None, :]] for b in (h, t))
-    strength = ridge * np.trace(past, axis1=-2, axis2=-1) / h.shape[-1]
+    strength = np.maximum(ridge * np.trace(past, axis1=-2, axis2=-1) / h.shape[-1], TINY)  # dead channels
     damped = past + strength[..., None, None] * np.eye(h.shape[-1])
     return np.asarray(prior + np.linalg.solve(damped, cross - past @ prior))
 
