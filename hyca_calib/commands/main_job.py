@@ -7,16 +7,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hyca_calib.budget import Budget, parse_budgets
-from hyca_calib.defaults import batch_of, prompts_of, workload_of
 from hyca_calib.console import console, counting, human_bytes, stages
+from hyca_calib.defaults import batch_of, prompts_of, workload_of
 from hyca_calib.evaluate import Evaluation, evaluate_plan
 from hyca_calib.models import load_pipeline
 from hyca_calib.replay import Multistep
 from hyca_calib.report.write import write_report
-from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.candidate import Candidate, Grain
 from hyca_calib.search.confirm import Confirmation
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
@@ -50,21 +50,20 @@ class Limits:
     confirm: float = 1.0
     refine: float = 5.0
     groups: int | None = None
-    taps: Literal["channel", "group"] = "channel"
+    taps: Grain = "channel"
     seed: int = 0
     preset: str = "best"
     multistep: Multistep = "anchored"
 
     @property
     def tuning(self) -> Tuning:
-        return Tuning(self.trials, self.timeout, self.groups)
+        return Tuning(self.trials, self.timeout, self.groups, self.taps)
 
     @property
     def options(self) -> SearchOptions:
         return SearchOptions(
             confirmation=Confirmation(self.confirm),
             refinement=Refinement(self.refine),
-            taps=self.taps,
             seed=self.seed,
         )
 
@@ -163,7 +162,9 @@ def _traces(paths: list[Path], limits: Limits) -> list[Trace]:
     models = {trace_.attributes["model"]["weights_digest"] for trace_ in recorded}
     points = {str(trace_.point) for trace_ in recorded}
     if len(models) > 1 or len(points) < len(recorded):
-        raise TraceError("several traces must be of one model, each at another point; got " + ", ".join(map(str, paths)))
+        raise TraceError(
+            "several traces must be of one model, each at another point; got " + ", ".join(map(str, paths))
+        )
     if len(recorded) > 1 and limits.preset != "best":
         raise TraceError(f"preset {limits.preset!r} takes one trace, got {len(recorded)}")
     return recorded

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from hyca_calib.bench import Row, bench_peers, bench_plans, to_markdown
-from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.console import console, counting
+from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.models import default_device, load_pipeline
 from hyca_calib.provenance import versions
 from hyca_calib.workload import Workload

@@ -43,8 +43,8 @@ class Course:
 
 def is_on_grid(section: Section, trace: Trace) -> bool:
     """Whether the traced runs have the section's own times."""
-    own, other = _grids(section, trace)
-    return len(own) == len(other) and np.allclose(own, other, rtol=1e-4, atol=1e-6)
+    own, theirs = _grids(section, trace)
+    return len(own) == len(theirs) and np.allclose(own, theirs, rtol=1e-4, atol=1e-6)
 
 
 def course_of(section: Section, trace: Trace) -> Course:
@@ -53,29 +53,29 @@ def course_of(section: Section, trace: Trace) -> Course:
     Groups whose solver reads the features (`AdaptiveSolver`) are replayed by their closed form.
     """
     if is_on_grid(section, trace):
-        own = {step: np.asarray(taps.weights, dtype=np.float64) for step, taps in section.taps.items()}
-        return Course(section.schedule, own, False)
-    times, others = _grids(section, trace)
-    sign = 1.0 if times[0] <= times[-1] else -1.0
-    positions = np.interp(sign * others, sign * times, np.arange(len(times)))
-    policy, before = Scheduled(section.schedule), [-1.0, *positions[:-1]]
-    moments = [Moment(0, p, q, len(times)) for p, q in zip(positions.tolist(), before, strict=True)]
-    computed = [i for i, moment in enumerate(moments) if policy.action(moment).kind == "compute"]
-    schedule = Schedule.from_steps(len(others), computed)
-    weights = {
+        rows = {step: np.asarray(taps.weights, dtype=np.float64) for step, taps in section.taps.items()}
+        return Course(section.schedule, rows, adapted=False)
+    own, theirs = _grids(section, trace)
+    sign = 1.0 if own[0] <= own[-1] else -1.0
+    positions = np.interp(sign * theirs, sign * own, np.arange(len(own)))
+    policy, moments = Scheduled(section.schedule), zip(positions.tolist(), [-1.0, *positions[:-1]], strict=True)
+    actions = [policy.action(Moment(0, now, before, len(own))).kind for now, before in moments]
+    schedule = Schedule.from_steps(len(theirs), [i for i, action in enumerate(actions) if action == "compute"])
+    rows = {
         step: section.weights_at(positions[list(history)].tolist(), float(positions[step])).astype(np.float64)
         for history, targets in gaps(schedule, section.fallback_depth)
         for step in targets
     }
-    return Course(schedule, weights, True)
+    return Course(schedule, rows, adapted=True)
 
 
 def course_cost(problem: Problem, course: Course) -> float:
     """Cost of a course on the select split, see `hyca_calib.replay`."""
     total = 0.0
     for history, targets in gaps(course.schedule, course.depth):
-        rows = np.stack([_padded(course.weights[t], len(history)) for t in targets], axis=-1)
-        residuals = residual_gram(problem.select, rows.transpose(1, 0, 2), history, targets)
+        rows = [course.weights[step] for step in targets]
+        padded = [np.pad(row, ((0, len(history) - len(row)), (0, 0))) for row in rows]
+        residuals = residual_gram(problem.select, np.stack(padded, axis=-1).swapaxes(0, 1), history, targets)
         total += float(gap_cost(residuals, problem.step_weights[list(targets)]) @ problem.channel_gain)
     return total
 
@@ -86,7 +86,3 @@ def _grids(section: Section, trace: Trace) -> tuple[Array, Array]:
     if section.sampler.scheduler_timesteps is not None and theirs:
         return np.asarray(section.sampler.scheduler_timesteps), np.asarray(theirs, dtype=np.float64)
     return np.asarray(section.sampler.timesteps), np.asarray(trace.timesteps, dtype=np.float64)
-
-
-def _padded(rows: Array, depth: int) -> Array:
-    return np.pad(rows, ((0, depth - len(rows)), (0, 0)))

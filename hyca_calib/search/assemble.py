@@ -23,12 +23,16 @@ Array = NDArray[np.float64]
 
 
 def build_section(problem: Problem, candidate: Candidate, seed: int) -> Section:
-    """The section of `candidate`, unrefined: per group the best solver on replay."""
+    """The section of `candidate`, unrefined: per group the best solver on replay, then a row for every channel
+    unless the settings say otherwise."""
     groups = partition(problem, candidate.settings, seed)
     solvers, table = choose_solvers(problem, candidate.settings, candidate.schedule, groups)
-    return assemble_section(
+    section = assemble_section(
         problem, candidate, list(zip(groups, solvers, best_closed(table, len(groups)), strict=True))
     )
+    if candidate.settings.taps == "group" or not candidate.schedule.predicted_steps:
+        return section
+    return with_taps(section, channel_taps(problem, candidate, section))
 
 
 def plan_taps(section: Section) -> Array:
@@ -56,7 +60,7 @@ def with_taps(section: Section, taps: Array) -> Section:
         rows = taps[:, :, group.indices]
         shared = bool((rows == rows[:, :, :1]).all())
         solver = Fitted(steps, rows[:, :, :1] if shared else rows)
-        groups.append(group.model_copy(update={"solver": solver.spec()}))
+        groups.append(group.model_copy(update={"solver": solver.spec(), "fallback": group.closed_form}))
     parts = {name: getattr(section, name) for name in Section.model_fields}
     return Section(**{**parts, "groups": tuple(groups)})
 

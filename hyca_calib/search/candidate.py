@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from hyca_runtime.solvers import (
     Taylor,
 )
 
-__all__ = ["POOL", "Candidate", "Settings", "best_closed", "choose_solvers", "partition"]
+__all__ = ["POOL", "Candidate", "Grain", "Settings", "best_closed", "choose_solvers", "partition"]
 
 POOL: tuple[ClosedFormSolver, ...] = (
     Hold(),
@@ -52,6 +53,9 @@ POOL: tuple[ClosedFormSolver, ...] = (
 """Closed-form solvers a group may prefer to its fitted taps. Taylor 1 and BDF 2 with slope are Newton 1."""
 
 
+Grain = Literal["channel", "group"]
+
+
 @dataclass(frozen=True)
 class Settings:
     """What Optuna tunes.
@@ -64,6 +68,7 @@ class Settings:
         ridge: pull of the taps towards linear extrapolation.
         axis: time axis of the solvers.
         start: leading steps that are always computed.
+        taps: a row of taps for every channel, drawn by the ridge towards its group's, or one for every group.
     """
 
     groups: int = 16
@@ -73,6 +78,7 @@ class Settings:
     ridge: float = 1e-3
     axis: str = "sigma"
     start: int = 1
+    taps: Grain = "channel"
 
 
 @dataclass(frozen=True)

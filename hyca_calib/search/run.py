@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyca_calib.budget import Budget
 from hyca_calib.replay import Multistep
-from hyca_calib.search.assemble import build_section, channel_taps, group_labels, plan_taps, provenance, with_taps
+from hyca_calib.search.assemble import build_section, group_labels, plan_taps, provenance, with_taps
 from hyca_calib.search.candidate import Candidate, choose_solvers, partition
 from hyca_calib.search.confirm import Confirmation, confirm, rollout_psnr
 from hyca_calib.search.presets import PRESETS, preset_section
@@ -42,15 +42,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Limits of the stages on the model itself, and the grain of the taps.
-
-    Attributes:
-        taps: "channel" refines one row for every channel, "group" one for every group.
-    """
+    """Limits of the stages on the model itself."""
 
     confirmation: Confirmation = field(default_factory=Confirmation)
     refinement: Refinement = field(default_factory=Refinement)
-    taps: Literal["channel", "group"] = "channel"
     seed: int = 0
 
 
@@ -189,15 +184,13 @@ def _refined(
     on_progress: Progress,
 ) -> tuple[Section, dict[str, Any]]:
     """The section with refined taps; unrefined, with the reason, if the pipeline cannot be differentiated."""
-    labels = torch.from_numpy(group_labels(section))
-    if options.taps == "channel":
-        start = channel_taps(problem, winner, section)
-    else:
-        _, first = np.unique(labels.numpy(), return_index=True)
-        start = plan_taps(section)[:, :, first]
+    start, labels = torch.from_numpy(plan_taps(section)).float(), torch.from_numpy(group_labels(section))
+    grouped = winner.settings.taps == "group"
+    if grouped:
+        start = start[:, :, np.unique(labels.numpy(), return_index=True)[1]]
 
     def expand(theta: Tensor) -> Tensor:
-        return theta if options.taps == "channel" else theta[:, :, labels.to(theta.device)]
+        return theta[:, :, labels.to(theta.device)] if grouped else theta
 
     splits = [(workload.of(s), torch.from_numpy(problem.trace.latents_of(s))) for s in ("fit", "select")]
     try:
@@ -205,7 +198,7 @@ def _refined(
             pipe,
             section,
             problem.inference_steps,
-            torch.from_numpy(start).float(),
+            start,
             expand,
             splits[0],
             splits[1],
@@ -218,7 +211,7 @@ def _refined(
         reason = str(error).splitlines()[0][:160]
         on_progress("refine", 1.0, f"taps stay unrefined, this pipeline cannot be differentiated: {reason}")
         return section, {"skipped": reason}
-    return with_taps(section, expand(theta).double().numpy()), account | {"taps": options.taps}
+    return with_taps(section, expand(theta).double().numpy()), account
 
 
 def _describe_choice(problem: Problem, winner: Candidate, seed: int) -> dict[str, Any]:

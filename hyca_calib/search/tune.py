@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hyca_calib.budget import Budget
 from hyca_calib.replay import grouped
-from hyca_calib.search.candidate import Candidate, Settings, choose_solvers, partition
+from hyca_calib.search.candidate import Candidate, Grain, Settings, choose_solvers, partition
 from hyca_calib.search.exact import best_schedules, gap_table
 from hyca_calib.search.problem import AXES, Problem
 from hyca_runtime.errors import BudgetError
@@ -35,6 +35,7 @@ DESCRIPTOR_SETS = (
 CLUSTERERS = ("kmeans", "gaussian_mixture", "agglomerative")
 MAX_GROUPS = 32
 TINY = 1e-30
+TUNED = ("groups", "descriptors", "clusterer", "depth", "ridge", "axis", "start")
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Tuning:
         trials: settings tried.
         timeout: seconds after which no further trial starts.
         groups: fixes the number of groups; None lets Optuna choose.
+        taps: see `Settings`.
     """
 
     trials: int = 40
     timeout: float = 45.0
     groups: int | None = None
+    taps: Grain = "channel"
 
 
 def solve(problem: Problem, settings: Settings, budgets: Sequence[Budget], seed: int) -> list[Candidate]:
@@ -105,7 +108,7 @@ def tune(
         study.tell(trial.number, state=TrialState.FAIL)  # left behind by an interrupted search
     if not study.trials:
         for groups in {tuning.groups or 16, tuning.groups or 1}:
-            study.enqueue_trial(asdict(Settings(groups=groups)))
+            study.enqueue_trial({name: getattr(Settings(groups=groups), name) for name in TUNED})
 
     def objective(trial: Trial) -> float:
         candidates = solve(problem, _suggest(trial, tuning), budgets, seed)
@@ -123,7 +126,7 @@ def tune(
             study.optimize(objective, n_trials=1)
         done += 1
     finished = study.get_trials(states=(TrialState.COMPLETE,))
-    return {budget: _distinct(finished, i, problem.trace.num_steps) for i, budget in enumerate(budgets)}
+    return {budget: _distinct(finished, i, problem.trace.num_steps, tuning.taps) for i, budget in enumerate(budgets)}
 
 
 def _suggest(trial: Trial, tuning: Tuning) -> Settings:
@@ -133,17 +136,19 @@ def _suggest(trial: Trial, tuning: Tuning) -> Settings:
         descriptors=trial.suggest_categorical("descriptors", DESCRIPTOR_SETS),
         clusterer=trial.suggest_categorical("clusterer", CLUSTERERS),
         depth=trial.suggest_int("depth", 2, 3),
-        ridge=trial.suggest_float("ridge", 1e-5, 1e-1, log=True),
+        ridge=trial.suggest_float("ridge", 1e-7, 1e-1, log=True),
         axis=trial.suggest_categorical("axis", AXES),
         start=trial.suggest_int("start", 1, 3),
+        taps=tuning.taps,
     )
 
 
-def _distinct(trials: list[FrozenTrial], budget: int, num_steps: int) -> list[Candidate]:
+def _distinct(trials: list[FrozenTrial], budget: int, num_steps: int, taps: Grain) -> list[Candidate]:
     """The best trial of every schedule for one budget."""
     best: dict[tuple[int, ...], Candidate] = {}
     for trial in sorted(trials, key=lambda t: t.user_attrs["costs"][budget]):
         computed = tuple(trial.user_attrs["computed"][budget])
         schedule = Schedule.from_steps(num_steps, computed)
-        best.setdefault(computed, Candidate(Settings(**trial.params), schedule, trial.user_attrs["costs"][budget]))
+        settings = Settings(**trial.params, taps=taps)
+        best.setdefault(computed, Candidate(settings, schedule, trial.user_attrs["costs"][budget]))
     return list(best.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hyca_calib.science.loop.losses import losses
 from hyca_calib.science.loop.on_policy import refitted
 from hyca_calib.science.loop.parameters import parameterisations
 from hyca_calib.science.refinement import refinement
-from hyca_calib.search.assemble import plan_taps
+from hyca_calib.search.assemble import build_section, plan_taps
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import TapRollout
 from hyca_calib.trace.store import Trace
@@ -35,10 +36,10 @@ def test_every_parameterisation_starts_at_fitted_taps(bed: Bed) -> None:
         assert taps.shape == bed.start.shape, name
         if "channel" in name:
             torch.testing.assert_close(taps, bed.start, msg=name)
-    grouped = parameterisations(bed)["16 groups"]
-    torch.testing.assert_close(
-        grouped[1](grouped[0]).double(), torch.from_numpy(plan_taps(bed.section)), atol=1e-5, rtol=1e-5
-    )
+    theta, expand = parameterisations(bed)["16 groups"]
+    grouped = replace(bed.candidate, settings=replace(bed.candidate.settings, groups=16, taps="group"))
+    fitted = plan_taps(build_section(bed.context.problem, grouped, bed.context.seed))
+    torch.testing.assert_close(expand(theta), torch.from_numpy(fitted).float(), atol=1e-5, rtol=1e-5)
 
 
 def test_every_loss_falls_from_no_taps_to_fitted_ones(bed: Bed) -> None:

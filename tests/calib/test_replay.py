@@ -30,7 +30,7 @@ def problem(recorded: Trace) -> Problem:
 
 @pytest.fixture(scope="module")
 def candidate() -> Candidate:
-    return Candidate(Settings(groups=3, ridge=1e-4), SCHEDULE, 0.0)
+    return Candidate(Settings(groups=3, ridge=1e-4, taps="group"), SCHEDULE, 0.0)
 
 
 def stored(trace: Trace, split: str) -> np.ndarray:

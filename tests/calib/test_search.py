@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from hyca_calib.search.run import Contender, SearchOptions, search, search_prese
 from hyca_calib.search.tune import Tuning, solve, tune
 from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
+from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError
 from hyca_runtime.plan import Section
+from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule
 
 BUDGET = Budget.parse("3x")
@@ -165,10 +168,16 @@ OPTIONS = SearchOptions(Confirmation(0.02), Refinement(0.04, batch=6, evaluation
 def test_a_whole_search(
     problem: Problem, candidates: list[Candidate], workload: Workload, study: Study, pipe: EmojiPipeline, taps: str
 ) -> None:
-    options = SearchOptions(OPTIONS.confirmation, OPTIONS.refinement, taps)
+    candidates = [replace(c, settings=replace(c.settings, taps=taps)) for c in candidates]
     news: list[str] = []
     plan = search(
-        pipe, [Contender(problem, candidates)], workload, BUDGET, study, options, lambda stage, share, text: news.append(stage)
+        pipe,
+        [Contender(problem, candidates)],
+        workload,
+        BUDGET,
+        study,
+        OPTIONS,
+        lambda stage, share, text: news.append(stage),
     )
     assert load_plan(study.plan) == plan
     assert study.complete
@@ -203,11 +212,36 @@ def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
     closed.set_progress_bar_config(disable=True)
     news: list[str] = []
     plan = search(
-        closed, [Contender(problem, candidates)], workload, BUDGET, study, OPTIONS, lambda stage, share, text: news.append(text)
+        closed,
+        [Contender(problem, candidates)],
+        workload,
+        BUDGET,
+        study,
+        OPTIONS,
+        lambda stage, share, text: news.append(text),
     )
     assert study.complete
     assert any("taps stay unrefined" in text for text in news)
     assert "refinement" not in plan.provenance
+
+
+def test_rollouts_decide_between_cache_points(
+    problem: Problem,
+    candidates: list[Candidate],
+    workload: Workload,
+    study: Study,
+    pipe: EmojiPipeline,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "output.zarr"
+    trace(tiny.pipeline(), workload, CachePoint(kind="output"), path, model_name="tiny:pipeline", batch=7, tokens=1)
+    other = Problem(Trace(path))
+    contenders = [Contender(problem, candidates), Contender(other, solve(other, SETTINGS, (BUDGET,), 0))]
+    plan = search(pipe, contenders, workload, BUDGET, study, OPTIONS)
+    found = study.read_result()["points"]
+    assert set(found) == {"trunk", "output"}
+    assert str(plan.section.point) == max(found, key=lambda point: found[point])
+    assert plan.provenance["trace"] == str((problem if plan.section.point.kind == "trunk" else other).trace.path)
 
 
 def test_without_a_pipeline_only_the_statistics_speak(

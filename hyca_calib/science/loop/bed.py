@@ -17,7 +17,7 @@ from hyca_calib.metrics import log_error
 from hyca_calib.rollout import sample_latents
 from hyca_calib.science.chapter import Context
 from hyca_calib.science.loop.contest import Samples, samples_of
-from hyca_calib.search.assemble import build_section, channel_taps, with_taps
+from hyca_calib.search.assemble import build_section, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.refine import Refinement, refine_taps, to_db
 from hyca_calib.search.tune import solve
@@ -56,8 +56,7 @@ class Bed:
     def on(self, candidate: Candidate) -> Bed:
         """The same for another schedule."""
         section = build_section(self.context.problem, candidate, self.context.seed)
-        taps = torch.from_numpy(channel_taps(self.context.problem, candidate, section)).float()
-        return replace(self, candidate=candidate, section=section, start=taps)
+        return replace(self, candidate=candidate, section=section, start=torch.from_numpy(plan_taps(section)).float())
 
     def refined(
         self,

@@ -30,7 +30,7 @@ def parameterisations(bed: Bed) -> dict[str, tuple[Tensor, Expand]]:
 
 
 def _rows_of_groups(bed: Bed, groups: int) -> tuple[Tensor, Expand]:
-    candidate = replace(bed.candidate, settings=replace(bed.candidate.settings, groups=groups))
+    candidate = replace(bed.candidate, settings=replace(bed.candidate.settings, groups=groups, taps="group"))
     section = build_section(bed.context.problem, candidate, bed.context.seed)
     labels = torch.from_numpy(group_labels(section))
     first = torch.stack([(labels == group).nonzero()[0, 0] for group in range(int(labels.max()) + 1)])

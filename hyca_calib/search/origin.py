@@ -1,0 +1,105 @@
+"""What a plan says about where it comes from, held against a trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hyca_calib.search.adapted import is_on_grid
+from hyca_calib.search.candidate import Settings
+from hyca_calib.search.problem import Problem
+from hyca_calib.trace.store import Trace
+from hyca_runtime.errors import PlanMismatchError, TraceError
+from hyca_runtime.plan import Plan, Section
+
+__all__ = ["changes_of", "misfit_of", "own_problem", "refinement_gain", "section_for", "settings_of"]
+
+
+def own_problem(plan: Plan, path: Path | None = None) -> tuple[Problem | None, str]:
+    """The trace `plan` was made on, or None and why not.
+
+    Args:
+        path: where it is now; by default where the plan says it was.
+    """
+    told = path or plan.provenance.get("trace")
+    if not told:
+        return None, "the plan does not say which trace it was made on"
+    try:
+        trace = Trace(Path(told))
+    except TraceError as error:
+        return None, str(error)
+    same = trace.attributes["workload"]["digest"] == plan.provenance.get("workload", {}).get("digest")
+    if not same or misfit_of(plan, trace) or not is_on_grid(section_for(plan, trace), trace):
+        return None, f"{told} is not the trace the plan was made on"
+    return Problem(trace), ""
+
+
+def refinement_gain(plan: Plan) -> float:
+    """What end-to-end refinement of the taps gained on the select split, dB; 0 without one."""
+    account = plan.provenance.get("refinement", {})
+    return max(0.0, float(account.get("select_psnr_after_db", 0)) - float(account.get("select_psnr_before_db", 0)))
+
+
+def section_for(plan: Plan, trace: Trace) -> Section:
+    """The section a run of the trace follows: that of its times, else of the nearest number of steps."""
+    sections = [s for s in plan.sections if s.component == trace.attributes["model"]["component"]]
+    return min(
+        sections,
+        key=lambda section: (not is_on_grid(section, trace), abs(section.schedule.num_steps - trace.num_steps)),
+    )
+
+
+def settings_of(plan: Plan, section: Section) -> Settings:
+    """How the plan was searched; the defaults where it does not say."""
+    try:
+        return Settings(**plan.provenance["settings"])
+    except (KeyError, TypeError):
+        return Settings(axis=section.sampler.axis)
+
+
+def misfit_of(plan: Plan, trace: Trace) -> str:
+    """Why the runtime would refuse the plan on the traced model, or "".
+
+    Raises:
+        PlanMismatchError: the plan has another cache point.
+    """
+    model = trace.attributes["model"]
+    section = next((s for s in plan.sections if s.component == model["component"]), None)
+    if section is None:
+        return f"the plan has nothing for the {model['component']}"
+    wanted = section.model
+    if wanted.transformer != model["transformer"]:
+        return f"the plan is for a {wanted.transformer}, the trace is of a {model['transformer']}"
+    if section.point != trace.point:
+        raise PlanMismatchError(
+            f"plan {plan.name!r} caches at '{section.point}', {trace.path} was recorded at '{trace.point}'; "
+            f"trace with --point {section.point}"
+        )
+    if wanted.num_channels != trace.num_channels:
+        return f"the plan is for {wanted.num_channels} channels, the trace has {trace.num_channels}"
+    if wanted.config_digest != model["config_digest"]:
+        return f"the plan is for a {wanted.transformer} of another configuration"
+    return ""
+
+
+def changes_of(plan: Plan, section: Section, trace: Trace, own: Trace | None) -> tuple[str, ...]:
+    """How the trace differs from what the plan was made on, as far as is known."""
+    facts, steps = trace.attributes, section.schedule.num_steps
+    found = []
+    if steps != trace.num_steps:
+        found.append(f"{steps} steps -> {trace.num_steps}")
+    elif not is_on_grid(section, trace):
+        found.append("other timesteps")
+    for part, key, said in (
+        ("model", "scheduler", "another scheduler"),
+        ("model", "weights_digest", "other weights"),
+        ("workload", "prompts_digest", "other prompts or settings"),
+        ("workload", "seed", "another seed"),
+    ):
+        made = plan.provenance.get(part, {}).get(key)
+        if made is not None and made != facts[part][key]:
+            found.append(said)
+    if own is not None:
+        for key, said in (("branches", "other guidance branches"), ("num_tokens", "another number of tokens")):
+            if own.attributes[key] != facts[key]:
+                found.append(said)
+    return tuple(found)
