@@ -1,0 +1,95 @@
+"""The class-conditional model is a proper pipeline that draws the character it is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hyca_calib.demo import demo_pipeline, demo_prompts
+from hyca_calib.demo.glyphs import WEIGHTS, load
+from hyca_calib.demo.glyphs.pipeline import CLASSES, GlyphPipeline
+
+
+@pytest.fixture(scope="module")
+def glyphs() -> GlyphPipeline:
+    pipe = demo_pipeline("demo-class")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_size_and_card() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 15e6
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".md", ".png"}
+    card = (WEIGHTS / "README.md").read_text()
+    facts = json.loads((WEIGHTS / "training.json").read_text())
+    for fact in (str(facts["step"]), str(facts["pictures"]), str(facts["fonts"]), "Licence"):
+        assert fact in card
+    assert [call["class_labels"] for call in demo_prompts("demo-class")] == list(CLASSES)
+
+
+def test_output_types(glyphs: GlyphPipeline) -> None:
+    drawn = {
+        kind: glyphs("A", num_inference_steps=4, generator=seeded(), output_type=kind).images
+        for kind in ("pil", "np", "pt", "latent")
+    }
+    assert isinstance(drawn["pil"][0], Image.Image)
+    assert drawn["np"].shape == (1, 32, 32, 3)
+    assert drawn["pt"].shape == drawn["latent"].shape == (1, 3, 32, 32)
+    np.testing.assert_allclose(drawn["np"][0], drawn["pt"][0].permute(1, 2, 0).numpy(), atol=1e-6)
+
+
+def test_labels_and_their_numbers(glyphs: GlyphPipeline) -> None:
+    one, other = (
+        glyphs(labels, num_inference_steps=3, generator=[seeded(1), seeded(2)], output_type="pt").images
+        for labels in (["B", "7"], [CLASSES.index("B"), CLASSES.index("7")])
+    )
+    assert torch.equal(one, other)
+    alone = glyphs("7", num_inference_steps=3, generator=seeded(2), output_type="pt").images
+    torch.testing.assert_close(one[1:], alone, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"class_labels": []},
+        {"class_labels": "a"},
+        {"class_labels": 36},
+        {"class_labels": "A", "output_type": "jpg"},
+        {"class_labels": "A", "num_inference_steps": 0},
+    ],
+)
+def test_bad_arguments(glyphs: GlyphPipeline, bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        glyphs(**bad)
+
+
+def test_save_and_load(glyphs: GlyphPipeline, tmp_path: Path) -> None:
+    glyphs.save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    drawn = [p("Q", num_inference_steps=2, generator=seeded(), output_type="pt").images for p in (glyphs, again)]
+    assert torch.equal(*drawn)
+
+
+def test_classes_are_told_apart(glyphs: GlyphPipeline) -> None:
+    """Drawings of a class are more alike, as shapes, than drawings of different classes."""
+    letters = "IOXT"
+    images = glyphs(list(letters) * 6, num_inference_steps=20, generator=seeded(3), output_type="pt").images
+    grey = images.mean(dim=1)
+    paper = grey[:, :2].mean(dim=(1, 2), keepdim=True)
+    ink = (grey - paper).abs().flatten(1)
+    ink = (ink - ink.mean(1, keepdim=True)) / ink.std(1, keepdim=True)
+    shapes = ink.view(6, len(letters), -1)
+    means = shapes[:3].mean(0)
+    found = (shapes[3:] @ means.T).argmax(-1)
+    assert (found == torch.arange(len(letters))).float().mean() >= 0.75
