@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hyca_runtime.errors import HycaError
 
-__all__ = ["console", "counting", "human_bytes", "one_line_errors", "stages"]
+__all__ = ["console", "counting", "growing", "human_bytes", "one_line_errors", "stages"]
 
 console = Console(stderr=True, highlight=False)
 """Progress and errors; results go to standard output."""
@@ -48,6 +48,13 @@ def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextlib.contextmanager
 def stages(names: tuple[str, ...]) -> Iterator[Callable[[str, float, str], None]]:
     """A bar for each stage; yields ``(stage, share done, news)``."""
+    with growing(names) as tell:
+        yield tell
+
+
+@contextlib.contextmanager
+def growing(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], None]]:
+    """The same, with another bar for every stage that is first heard of."""
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
@@ -59,12 +66,14 @@ def stages(names: tuple[str, ...]) -> Iterator[Callable[[str, float, str], None]
         tasks = {name: progress.add_task(name, total=1.0, news="", start=False) for name in names}
 
         def tell(stage: str, share: float, news: str) -> None:
-            task = progress.tasks[names.index(stage)]
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=1.0, news="", start=False)
+            task = next(task for task in progress.tasks if task.id == tasks[stage])
             if not task.started:
-                progress.start_task(tasks[stage])
-            progress.update(tasks[stage], completed=min(1.0, share), news=news)
+                progress.start_task(task.id)
+            progress.update(task.id, completed=min(1.0, share), news=news)
             if share >= 1:
-                progress.stop_task(tasks[stage])
+                progress.stop_task(task.id)
 
         yield tell
 

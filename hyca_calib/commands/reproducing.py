@@ -1,0 +1,18 @@
+"""The study: chapters done one after the other, with a bar for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyca_calib.console import growing
+from hyca_calib.science.study import Study
+
+__all__ = ["reproduce_study"]
+
+
+def reproduce_study(only: Sequence[str], work: Path, out: Path, seed: int, quick: bool) -> Path:
+    """``hyca_calib reproduce``; returns the path of the page."""
+    study = Study(work, out, seed, **({"samples": 14, "steps": 12} if quick else {}), quick=quick)
+    with growing() as tell:
+        return study.make(only, tell)

@@ -1,0 +1,77 @@
+"""The driver of the study: what is done is kept, and the page has what is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hyca_calib.science import study as driver
+from hyca_calib.science.chapter import Chapter, Claim, Context
+from hyca_calib.science.study import CHAPTERS, Study, chapters_of
+from hyca_runtime.errors import StudyError
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Chapters that only say who they are, on no model at all."""
+    calls: list[str] = []
+
+    def chapter(context: Context) -> Chapter:
+        calls.append(f"{context.model} {context.folder.name}")
+        (context.folder / "a.png").write_bytes(b"picture")
+        claim = Claim("Water is wet.", "holds", "it was touched.")
+        return Chapter(context.folder.name, "Title", ("Text.",), (), (("a.png", "A picture"),), (claim,), {"x": 1.5})
+
+    fields = {"pipe": None, "problem": None, "workload": None, "seed": 0, "quick": False}
+    monkeypatch.setattr(
+        Study, "_context", lambda self, model, tell: SimpleNamespace(model=model, folder=self.work / model, **fields)
+    )
+    monkeypatch.setattr(
+        driver.importlib, "import_module", lambda name: SimpleNamespace(**dict.fromkeys(NAMES, chapter))
+    )
+    return calls
+
+
+NAMES = [where.split(".")[1] for where, _ in CHAPTERS.values()]
+
+
+def test_every_chapter_exists() -> None:
+    import importlib
+
+    for where, models in CHAPTERS.values():
+        module, function = where.split(".")
+        assert callable(getattr(importlib.import_module(f"hyca_calib.science.{module}"), function))
+        assert set(models) <= {"demo", "demo-class"}
+
+
+def test_the_page_has_what_is_done_and_nothing_is_done_twice(tmp_path: Path, made: list[str]) -> None:
+    study = Study(tmp_path / "work", tmp_path / "out")
+    page = study.make(["grouping"])
+    assert made == ["demo grouping", "demo-class grouping"]
+    text = page.read_text()
+    assert "| Water is wet. | demo-class | holds |" in text
+    assert "## demo-class: Title" in text
+    assert "(science/demo-a.png)" in text
+    assert (tmp_path / "out" / "science" / "demo-a.png").read_bytes() == b"picture"
+    study.make(["grouping", "schedules"])
+    assert made[2:] == ["demo schedules"]
+    numbers = json.loads((tmp_path / "out" / "science.json").read_text())
+    assert set(numbers["chapters"]) == {"demo/grouping", "demo-class/grouping", "demo/schedules"}
+    assert numbers["chapters"]["demo/schedules"]["numbers"] == {"x": 1.5}
+    assert numbers["about"]["seed"] == 0
+
+
+def test_other_settings_need_another_folder(tmp_path: Path, made: list[str]) -> None:
+    Study(tmp_path / "work", tmp_path / "out").make(["schedules"])
+    with pytest.raises(StudyError, match="choose another --work"):
+        Study(tmp_path / "work", tmp_path / "out", seed=1).make(["schedules"])
+    assert len(made) == 1
+
+
+def test_unknown_chapters_are_refused() -> None:
+    with pytest.raises(StudyError, match="no chapter astrology; there are solvers"):
+        chapters_of(["astrology"])
+    assert chapters_of(["results"]) == [("demo", "results"), ("demo-class", "results")]
