@@ -15,6 +15,7 @@ from hyca_calib.defaults import batch_of, prompts_of, workload_of
 from hyca_calib.evaluate import Evaluation, evaluate_plan
 from hyca_calib.models import load_pipeline
 from hyca_calib.replay import Multistep
+from hyca_calib.report.front import write_front
 from hyca_calib.report.write import write_report
 from hyca_calib.search.candidate import Candidate, Grain
 from hyca_calib.search.confirm import Confirmation
@@ -153,6 +154,9 @@ def search_plans(
             plan = load_plan(study.plan)
             write_report(pipe, study, Trace(Path(_from_provenance(plan, "trace"))), workload, plan)
         console.print(f"report: {study.report}", soft_wrap=True)
+    if len(studies) > 1:
+        page = write_front([(study.plan, load_plan(study.plan)) for study in studies], folder)
+        console.print(f"front: {page}", soft_wrap=True)
     return [study.plan for study in studies]
 
 

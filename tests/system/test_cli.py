@@ -107,6 +107,23 @@ def test_several_budgets_in_one_go(traced: Path) -> None:
     assert ratios[0] >= 2
     assert ratios[1] >= 3
     assert ratios[2] == 1
+    page = Path("studies/many/front.md").read_text()
+    assert (
+        page.index("| 1.00x | 12 of 12 |") < page.index(f"| {ratios[0]:.2f}x |") < page.index(f"| {ratios[1]:.2f}x |")
+    )
+    assert Path("studies/many/front.png").stat().st_size > 1000
+
+
+def test_presets_are_plans_too(traced: Path) -> None:
+    done = run("search", "--budget", "2x", "--preset", "hyca", "--multistep", "recursive", "--prompts", "prompts.txt")
+    assert done.exit_code == 0, done.output
+    plan = Path(done.stdout.strip())
+    assert plan.parent.name.endswith("2x-hyca")
+    assert json.loads((plan.parent / "result.json").read_text())["multistep"] == "recursive"
+    assert "Recipe" in (plan.parent / "report.md").read_text()
+    refused = run("search", "--budget", "2x", "--preset", "alchemy", "--prompts", "prompts.txt")
+    assert refused.exit_code == 2
+    assert "unknown preset 'alchemy'; choose best" in refused.output
 
 
 @pytest.mark.parametrize(
