@@ -10,6 +10,7 @@ entries whatever the number of channels.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ __all__ = ["GapTable", "best_schedules", "gap_table", "table_cost"]
 
 Array = NDArray[np.float64]
 Steps = NDArray[np.int64]
+
+BLOCK = 32
+"""Groups whose gaps are costed at once: as many as keep their intermediate results in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ def gap_table(
     steps = fit.shape[1]
     ahead = np.arange(1, max_gap)
     ends = _squared_sums(judge.sum(0) * np.outer(step_weights, step_weights), len(ahead))
+    blocks = [(fit[i : i + BLOCK], judge[i : i + BLOCK]) for i in range(0, len(fit), BLOCK)]
     lines = _lines(times, ahead, max_gap if depth > 1 else 0)
 
     def costs(newest: Steps, *gaps: int) -> Array:
@@ -75,17 +80,23 @@ def gap_table(
         targets = newest[:, None] + ahead
         inside = np.minimum(targets, steps - 1)
         weights = np.where(targets < steps, step_weights[inside], 0.0)[:, None]
-        # |sum_t a_t d_t|^2 with the taps summed first: every m shares the products of the m before
-        summed = (weights * fit_rows(fit, history, inside, ridge, prior)).cumsum(-1)
-        past, cross = (judge[:, history[..., :, None], b[..., None, :]] for b in (history, inside))
-        product = past @ summed - 2 * (weights * cross).cumsum(-1)
         out = np.full((len(newest), max_gap + 1), np.inf)
         out[:, 1] = 0.0
-        out[:, 2:] = np.einsum("gnkm,gnkm->nm", summed, product) + ends[newest]
+        out[:, 2:] = ends[newest]
+        for fitted, judged in blocks:
+            # |sum_t a_t d_t|^2 with the taps summed first: every m shares the products of the m before
+            summed = (weights * fit_rows(fitted, history, inside, ridge, prior)).cumsum(-1)
+            past, cross = (judged[:, history[..., :, None], b[..., None, :]] for b in (history, inside))
+            product = past @ summed - 2 * (weights * cross).cumsum(-1)
+            out[:, 2:] += np.einsum("gnkm,gnkm->nm", summed, product)
         return np.where(newest[:, None] + np.arange(max_gap + 1) <= steps, out, np.inf)
 
+    return _tabulate(costs, steps, max_gap, max(2, depth))  # a state has at least one gap
+
+
+def _tabulate(costs: Callable[..., Array], steps: int, max_gap: int, longest: int) -> GapTable:
+    """`costs` of all histories of up to `longest` computed steps."""
     histories = []
-    longest = max(2, depth)  # a state has at least one gap
     for length in range(1, longest + 1):
         table = np.full((steps, *[max_gap + 1] * length), np.inf)
         for gaps in itertools.product(range(1, max_gap + 1), repeat=length - 1):

@@ -23,7 +23,7 @@ def smooth_gram(steps: int, groups: int, seed: int) -> tuple[np.ndarray, np.ndar
     return features.transpose(0, 2, 1) @ features, times
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("start", [1, 2, 3])
 def test_dynamic_programming_equals_brute_force(depth: int, count: int, start: int) -> None:

@@ -1,0 +1,1 @@
+"""The chapter on offline schedule search, question by question."""
