@@ -74,7 +74,9 @@ def search(
     budget: Annotated[str, typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x.")],
     trace: Annotated[
         list[Path] | None,
-        typer.Option(help="A trace; several of one model at different points let rollouts decide. Default: the newest."),
+        typer.Option(
+            help="A trace; several of one model at different points let rollouts decide. Default: the newest."
+        ),
     ] = None,
     prompts: Prompts = None,
     preset: Annotated[
@@ -130,6 +132,40 @@ def evaluate(
     with one_line_errors():
         result = commands.evaluate_file(plan, model, prompts, samples, batch, steps, on_mismatch)
         _show(result.to_json(), as_json)
+
+
+@app.command()
+def check(
+    plan: Annotated[Path, typer.Option(help="plan.json of a study.")],
+    trace: Annotated[Path, typer.Option(help="A trace of the runs it is to be used for; 14 samples do.")],
+    own_trace: Annotated[
+        Path | None, typer.Option(help="The trace it was made on. Default: where the plan says it was.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Confirm by rollouts of this model, as for trace; they decide the verdict.")
+    ] = None,
+    prompts: Prompts = None,
+    samples: Annotated[int, typer.Option(min=1, help="Test samples that are rolled out.")] = 8,
+    batch: Batch = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything found as JSON.")] = False,
+) -> None:
+    """Tell from a trace whether a plan holds on it: other steps, prompts, guidance, resolution or weights.
+
+    [b]holds[/]: making it again gains nothing to speak of. [b]refit[/]: its schedule may stay, its taps must be made
+    again. [b]redo[/]: search again. [b]other model[/]: the runtime would refuse it. The exit code is 0 for holds, 1 for
+    the others, 2 for bad input.
+
+    Example: [b]python -m hyca_calib check --plan studies/demo-5x/plan.json --trace traces/demo-trunk-28.zarr[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        result = commands.check_file(plan, trace, own_trace, model, prompts, samples, batch)
+        if as_json:
+            print(json.dumps(result.to_json(), indent=1, allow_nan=False))
+        else:
+            commands.show_check(result)
+        raise typer.Exit(0 if result.verdict == "holds" else 1)
 
 
 @app.command()
@@ -221,6 +257,32 @@ def models(
     with one_line_errors():
         table = commands.check_models(only or [], compiled, out)
         print(out or table)
+
+
+@app.command()
+def reproduce(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="solvers, grouping, schedules, closed-loop, refinement, points, transfer or results; repeatable."
+        ),
+    ] = None,
+    work: Annotated[Path, typer.Option(help="Traces, plans and finished parts; an interrupted run goes on.")] = STUDIES
+    / "science",
+    out: Annotated[Path, typer.Option(help="Folder for science.md, science.json and pictures.")] = STUDIES / "bench",
+    seed: Seed = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few samples and steps, to see that everything runs.")
+    ] = False,
+) -> None:
+    """Redo the whole study on the embedded models: every claim, with a verdict from data. Hours on two cores.
+
+    Example: [b]python -m hyca_calib reproduce --only grouping --only schedules[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        print(commands.reproduce_study(only or [], work, out, seed, quick))
 
 
 @app.command()

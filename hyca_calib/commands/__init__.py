@@ -1,5 +1,6 @@
 """What each command does, without the option parsing."""
 
+from hyca_calib.commands.checking import check_file, show_check
 from hyca_calib.commands.main_job import (
     Limits,
     evaluate_file,
@@ -10,16 +11,20 @@ from hyca_calib.commands.main_job import (
     trace_model,
 )
 from hyca_calib.commands.measuring import bench_all, bench_runtime, check_models
+from hyca_calib.commands.reproducing import reproduce_study
 
 __all__ = [
     "Limits",
     "bench_all",
     "bench_runtime",
+    "check_file",
     "check_models",
     "evaluate_file",
     "merge_files",
     "report_study",
+    "reproduce_study",
     "run_demo",
     "search_plans",
+    "show_check",
     "trace_model",
 ]

@@ -190,9 +190,7 @@ def _claims(
         Claim(
             "History per channel is nearly all that a linear forecast can use.",
             "holds" if mixing < 3 else "fails",
-            f"a full linear map of all channels would lower the squared error by {mixing:.2f} dB, at 192 times the "
-            "work of a row per channel."
-            if limits
-            else "",
+            f"a full linear map of all channels would lower the squared error by {mixing:.2f} dB, for as many "
+            "weights a channel as there are channels.",
         ),
     )

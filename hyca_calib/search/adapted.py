@@ -16,9 +16,10 @@ from hyca_runtime.plan import Section
 from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["Course", "course_cost", "course_of", "is_on_grid"]
+__all__ = ["BROKEN", "Course", "course_cost", "course_of", "is_on_grid"]
 
 Array = NDArray[np.float64]
+BROKEN = 1e30
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ def course_of(section: Section, trace: Trace) -> Course:
 
 
 def course_cost(problem: Problem, course: Course) -> float:
-    """Cost of a course on the select split, see `hyca_calib.replay`."""
+    """Cost of a course on the select split, see `hyca_calib.replay`; `BROKEN` if its weights are not finite."""
     total = 0.0
     for history, targets in gaps(course.schedule, course.depth):
         rows = [course.weights[step] for step in targets]
         padded = [np.pad(row, ((0, len(history) - len(row)), (0, 0))) for row in rows]
         residuals = residual_gram(problem.select, np.stack(padded, axis=-1).swapaxes(0, 1), history, targets)
         total += float(gap_cost(residuals, problem.step_weights[list(targets)]) @ problem.channel_gain)
-    return total
+    return total if np.isfinite(total) else BROKEN
 
 
 def _grids(section: Section, trace: Trace) -> tuple[Array, Array]:

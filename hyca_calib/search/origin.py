@@ -24,7 +24,7 @@ def own_problem(plan: Plan, path: Path | None = None) -> tuple[Problem | None, s
     if not told:
         return None, "the plan does not say which trace it was made on"
     try:
-        trace = Trace(Path(told))
+        trace = Trace(Path(str(told)))
     except TraceError as error:
         return None, str(error)
     same = trace.attributes["workload"]["digest"] == plan.provenance.get("workload", {}).get("digest")
@@ -99,7 +99,8 @@ def changes_of(plan: Plan, section: Section, trace: Trace, own: Trace | None) ->
         if made is not None and made != facts[part][key]:
             found.append(said)
     if own is not None:
-        for key, said in (("branches", "other guidance branches"), ("num_tokens", "another number of tokens")):
-            if own.attributes[key] != facts[key]:
-                found.append(said)
+        if own.attributes["branches"] != facts["branches"]:
+            found.append("other guidance branches")
+        if own.attributes["num_tokens"][0] != facts["num_tokens"][0]:
+            found.append("another number of tokens")
     return tuple(found)

@@ -94,6 +94,8 @@ class ClosedFormSolver(Solver):
 
     def rows(self, past: Sequence[Instant], target: Instant) -> np.ndarray:
         times = np.array([instant.time for instant in past[: self.depth]], dtype=np.float64)
+        if target.time == times[0]:  # an adapted run past the plan's last step; formulas may be 0/0 there
+            return np.eye(len(times), 1)
         return self.weights(times, float(target.time))[:, None]
 
     @abstractmethod

@@ -57,6 +57,10 @@ class TestSolverContract:
     def test_constants_are_kept(self, solver: ClosedFormSolver) -> None:
         assert weights(solver).sum() == pytest.approx(1.0, abs=1e-12)
 
+    def test_forecasts_of_the_newest_step_are_that_step(self, solver: ClosedFormSolver) -> None:
+        """A run with more steps than its plan stays on the plan's last step for a while."""
+        np.testing.assert_array_equal(weights(solver, target=UNEVEN[0]), np.eye(len(weights(solver)))[0])
+
     def test_uses_no_more_than_its_depth(self, solver: ClosedFormSolver) -> None:
         assert len(weights(solver)) == solver.depth
 

@@ -60,6 +60,8 @@ class EmojiPipeline(DiffusionPipeline):
     def __call__(
         self,
         prompt: str | list[str],
+        height: int | None = None,
+        width: int | None = None,
         num_inference_steps: int = 50,
         true_cfg_scale: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -73,6 +75,7 @@ class EmojiPipeline(DiffusionPipeline):
 
         Args:
             prompt: name of an emoji, or several.
+            height, width: pixels, multiples of 4; default: the size it was trained at, the only one it draws well.
             num_inference_steps: Euler steps.
             true_cfg_scale: classifier-free guidance; 1 switches it off (one network call a step).
             generator: source of the initial noise; a list gives one per prompt.
@@ -83,7 +86,7 @@ class EmojiPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: which tensors that callback receives.
 
         Raises:
-            ValueError: empty prompt, unknown output type, fewer than one step.
+            ValueError: empty prompt, a size that is no multiple of 4, unknown output type, fewer than one step.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
@@ -92,11 +95,12 @@ class EmojiPipeline(DiffusionPipeline):
             raise ValueError(f"output_type: expected one of {OUTPUT_TYPES}, got {output_type!r}")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps: expected at least 1, got {num_inference_steps}")
+        rows, columns = self._grid(height, width)
 
         device, dtype = self._execution_device, self.transformer.dtype
         if latents is None:
             latents = randn_tensor(
-                (len(prompts), self.num_tokens, self.transformer.config.in_channels),
+                (len(prompts), rows * columns, self.transformer.config.in_channels),
                 generator=generator,
                 device=device,
                 dtype=torch.float32,
@@ -105,7 +109,7 @@ class EmojiPipeline(DiffusionPipeline):
         branches = {"cond": self._condition(prompts)}
         if true_cfg_scale > 1:
             branches["uncond"] = self._condition([""] * len(prompts))
-        img_ids = image_ids(self.config.image_size // PATCH, device, dtype)
+        img_ids = image_ids(rows, device, dtype, columns)
 
         self.scheduler.set_timesteps(
             sigmas=np.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps), device=device
@@ -135,18 +139,27 @@ class EmojiPipeline(DiffusionPipeline):
                     latents = (callback_on_step_end(self, step, timestep, tensors) or {}).get("latents", latents)
                 bar.update()
 
-        images = latents if output_type == "latent" else self.decode(latents, output_type)
+        images = latents if output_type == "latent" else self.decode(latents, output_type, rows)
         self.maybe_free_model_hooks()
         return EmojiPipelineOutput(images=images) if return_dict else (images,)
 
     @property
     def num_tokens(self) -> int:
-        """Picture tokens the transformer sees."""
+        """Picture tokens the transformer sees at the size it was trained at."""
         return int((self.config.image_size // PATCH) ** 2)
 
-    def decode(self, latents: Tensor, output_type: str) -> Any:
-        """Tokens ``(B, tokens, 3 * patch^2)`` to pictures."""
-        return self.image_processor.postprocess(unpack(latents), output_type=output_type)
+    def decode(self, latents: Tensor, output_type: str, rows: int | None = None) -> Any:
+        """Tokens ``(B, tokens, 3 * patch^2)`` to pictures; square ones unless the rows of tokens are given."""
+        return self.image_processor.postprocess(unpack(latents, rows), output_type=output_type)
+
+    def _grid(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        sizes = {"height": height, "width": width}
+        pixels = {name: self.config.image_size if size is None else size for name, size in sizes.items()}
+        for name, size in pixels.items():
+            if size < PATCH or size % PATCH:
+                raise ValueError(f"{name}: expected a positive multiple of {PATCH}, got {size}")
+        return pixels["height"] // PATCH, pixels["width"] // PATCH
 
     def _condition(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         words, pooled = self.text_encoder(self.text_encoder.tokenize(prompts).to(self._execution_device))
@@ -158,14 +171,15 @@ def pack(pixels: Tensor) -> Tensor:
     return pixel_unshuffle(pixels, PATCH).flatten(2).transpose(1, 2)
 
 
-def unpack(tokens: Tensor) -> Tensor:
-    """Inverse of `pack` for square pictures."""
-    side = math.isqrt(tokens.shape[1])
-    return pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, side, side), PATCH)
+def unpack(tokens: Tensor, rows: int | None = None) -> Tensor:
+    """Inverse of `pack`, for square pictures unless the rows of tokens are given."""
+    rows = rows or math.isqrt(tokens.shape[1])
+    grid = tokens.transpose(1, 2).reshape(len(tokens), -1, rows, tokens.shape[1] // rows)
+    return pixel_shuffle(grid, PATCH)
 
 
-def image_ids(side: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:
-    """FLUX position ids ``(side * side, 3)``: (0, row, column)."""
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+def image_ids(rows: int, device: torch.device | str, dtype: torch.dtype, columns: int | None = None) -> Tensor:
+    """FLUX position ids ``(rows * columns, 3)``: (0, row, column); as many columns as rows by default."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns or rows), indexing="ij")
     ids = torch.stack([torch.zeros_like(row), row, column], dim=-1)
     return ids.reshape(-1, 3).to(device, dtype)

@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-__all__ = ["agreement_map", "cost_by_groups", "solver_shares"]
+__all__ = ["agreement_map", "cost_by_groups", "save", "solver_shares"]
 
 Array = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def agreement_map(cells: dict[tuple[str, int], dict[str, Agreement]], path: Path
     panels[0][0].set_yticks(range(len(names)), names, fontsize=8)
     if shades is not None:
         figure.colorbar(shades, ax=panels[0].tolist(), label="adjusted Rand index (bold: above 0.8)", fraction=0.03)
-    _save(figure, path)
+    save(figure, path)
 
 
 def cost_by_groups(s: Subject, numbers: dict[str, Any], path: Path) -> None:
@@ -75,7 +75,7 @@ def cost_by_groups(s: Subject, numbers: dict[str, Any], path: Path) -> None:
         axes.set_xticks(s.counts, [str(k) for k in s.counts])
         axes.set(xlabel="number of groups", ylabel="held-out cost / cost of taps per channel")
         axes.legend(fontsize=7.5, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
-    _save(figure, path)
+    save(figure, path)
 
 
 def solver_shares(s: Subject, path: Path) -> None:
@@ -100,7 +100,7 @@ def solver_shares(s: Subject, path: Path) -> None:
         axes.set_title(f"{title} schedule", fontsize=10)
     panels[0].set_ylabel("channels this closed form serves best (%)")
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _ways(axes: Any, s: Subject, fitted: dict[str, list[float]], own: float) -> None:
@@ -127,7 +127,8 @@ def _sharing(axes: Any, s: Subject, curves: dict[str, dict[str, list[float]]], o
     axes.minorticks_off()
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure, making the folder, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

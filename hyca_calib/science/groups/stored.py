@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import zarr
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Split
 
-__all__ = ["FEW_TOKENS", "Recorded", "channel_gram", "read", "reduce", "token_gram"]
+__all__ = ["FEW_TOKENS", "Recorded", "channel_gram", "read", "reduce", "samples", "token_gram"]
 
 Array = NDArray[np.float64]
 
@@ -62,17 +63,21 @@ def read(trace: Trace, gain: Array, seed: int, *, prompts: int, sets: int, most:
         sets: how many disjoint sets the fit prompts are dealt to.
         most: of each split no more samples than this.
     """
-    values = zarr.open_array(str(trace.path / "points" / trace.point.kind / "values"), mode="r")
-    fit, judged = (_samples(trace, split)[:most] for split in ("fit", "select"))
-    few = np.random.default_rng(seed).permutation(values.shape[3])[:FEW_TOKENS]
+    few = np.random.default_rng(seed).permutation(_values(trace).shape[3])[:FEW_TOKENS]
     return reduce(
-        (np.asarray(values[index], dtype=np.float64) for index in fit),
-        (np.asarray(values[index], dtype=np.float64) for index in judged),
+        samples(trace, "fit", most),
+        samples(trace, "select", most),
         gain,
         few,
         prompts=prompts,
-        sets=min(sets, len(fit)),
+        sets=min(sets, len(_indices(trace, "fit", most))),
     )
+
+
+def samples(trace: Trace, split: Split, most: int | None = None) -> Iterator[Array]:
+    """The first `most` stored samples ``(branch, step, token, channel)`` of a split, one at a time."""
+    values = _values(trace)
+    return (np.asarray(values[index], dtype=np.float64) for index in _indices(trace, split, most))
 
 
 def reduce(
@@ -105,5 +110,9 @@ def reduce(
     )
 
 
-def _samples(trace: Trace, split: Split) -> Sequence[int]:
-    return [i for i, of in enumerate(trace.attributes["splits"]) if of == split]
+def _values(trace: Trace) -> zarr.Array[Any]:
+    return zarr.open_array(str(trace.path / "points" / trace.point.kind / "values"), mode="r")
+
+
+def _indices(trace: Trace, split: Split, most: int | None) -> Sequence[int]:
+    return [i for i, of in enumerate(trace.attributes["splits"]) if of == split][:most]

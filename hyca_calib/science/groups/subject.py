@@ -29,6 +29,7 @@ __all__ = [
     "Part",
     "Subject",
     "bare",
+    "cross_validated",
     "describe",
     "members",
     "ratio",
@@ -132,7 +133,7 @@ def subject(context: Context) -> Subject:
     schedule = solve(problem, settings, [Budget.parse(BUDGET)], context.seed)[0].schedule
     rule = _rule_like(schedule)
     searched, published = (_arena(problem, plan, settings) for plan in (schedule, rule))
-    ridge = _cross_validated(searched, recorded.sets, problem.channel_gain)
+    ridge = cross_validated(searched, recorded.sets, problem.channel_gain)
     return Subject(
         recorded,
         problem.channel_gain,
@@ -195,6 +196,18 @@ def bare(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def cross_validated(arena: Arena, sets: Array, gain: Array) -> float:
+    """The ridge whose per-channel taps, fitted on all sets ``(set, channel, step, step)`` but one, err least on it."""
+    if len(sets) < 2:
+        return Settings().ridge
+    rest = [np.delete(sets, i, axis=0).mean(0) for i in range(len(sets))]
+    costs = {
+        ridge: sum(float(arena.cost(sets[i], arena.fit(rest[i], ridge)) @ gain) for i in range(len(sets)))
+        for ridge in RIDGES
+    }
+    return min(costs, key=lambda ridge: costs[ridge])
+
+
 def _arena(problem: Problem, schedule: Schedule, settings: Settings) -> Arena:
     return Arena.of(schedule, problem.times(settings.axis), problem.step_weights, settings.depth)
 
@@ -206,15 +219,3 @@ def _rule_like(schedule: Schedule) -> Schedule:
         return Schedule.every(steps, -(-steps // count))
     options = [Schedule.every(steps, interval, 3) for interval in range(2, steps)]
     return min(options, key=lambda option: abs(len(option.computed_steps) - count))
-
-
-def _cross_validated(arena: Arena, sets: Array, gain: Array) -> float:
-    """The ridge whose per-channel taps, fitted on all sets but one, err least on that one."""
-    if len(sets) < 2:
-        return Settings().ridge
-    rest = [np.delete(sets, i, axis=0).mean(0) for i in range(len(sets))]
-    costs = {
-        ridge: sum(float(arena.cost(sets[i], arena.fit(rest[i], ridge)) @ gain) for i in range(len(sets)))
-        for ridge in RIDGES
-    }
-    return min(costs, key=lambda ridge: costs[ridge])

@@ -1,0 +1,160 @@
+"""Whether a plan holds elsewhere: files in, a verdict out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hyca_calib.console import console
+from hyca_calib.defaults import batch_of, workload_of
+from hyca_calib.models import load_pipeline, weights_digest
+from hyca_calib.science.chapter import interval
+from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
+from hyca_calib.search.check_rollouts import Measured, measure
+from hyca_calib.search.origin import own_problem
+from hyca_calib.search.problem import Problem
+from hyca_calib.trace.store import Trace
+from hyca_runtime import Plan, load_plan
+from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.errors import WorkloadError
+
+__all__ = ["CheckResult", "check_file", "show_check"]
+
+COLOURS: dict[Verdict, str] = {"holds": "green", "refit": "yellow", "redo": "red", "other model": "red"}
+MEANING: dict[Verdict, str] = {
+    "holds": "making it again would gain nothing to speak of",
+    "refit": "its schedule may stay, its taps must be made again",
+    "redo": "its schedule does not suit these runs; search again",
+    "other model": "the runtime would refuse it",
+}
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A check, and what rollouts say if there were any.
+
+    Attributes:
+        own_trace: why the plan's own trace took no part, or "".
+    """
+
+    plan: Path
+    trace: Path
+    check: Check
+    own_trace: str
+    measured: Measured | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the rollouts, else of the statistics."""
+        return self.measured.verdict if self.measured else self.check.verdict
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plan": str(self.plan),
+            "trace": str(self.trace),
+            "verdict": self.verdict,
+            "own_trace": self.own_trace,
+            "check": self.check.to_json(),
+            "measured": self.measured.to_json() if self.measured else None,
+        }
+
+
+def check_file(
+    plan_path: Path,
+    trace_path: Path,
+    own_trace: Path | None,
+    model: str | None,
+    prompts: Path | None,
+    samples: int,
+    batch: int | None,
+) -> CheckResult:
+    """``hyca_calib check``.
+
+    Args:
+        own_trace: where the trace the plan was made on is now; by default where the plan says.
+        model: rolled out on the first `samples` test jobs of the trace, if given.
+    """
+    plan, problem = load_plan(plan_path), Problem(Trace(trace_path))
+    own, missing = own_problem(plan, own_trace)
+    check = check_plan(plan, problem, own)
+    measured = None
+    if model is not None and check.here is not None:
+        measured = _measured(plan, problem, model, prompts, samples, batch)
+    return CheckResult(plan_path, trace_path, check, missing, measured)
+
+
+def show_check(result: CheckResult) -> None:
+    """Print a result for people."""
+    out, check = Console(highlight=False), result.check
+    out.print(f"{result.plan} on {result.trace}", soft_wrap=True, markup=False)
+    if check.changes:
+        out.print(f"differs from what it was made on: {', '.join(check.changes)}", soft_wrap=True)
+    if result.own_trace and check.here:
+        out.print(f"taken as unrefined on its own trace: {result.own_trace}", soft_wrap=True, markup=False)
+    if check.here:
+        own, searched = (" ".join(map(str, steps)) for steps in (check.computed, check.redo_computed))
+        steps = f"computes {len(check.computed)} of {check.num_steps} steps: {own}; a schedule made here: {searched}"
+        out.print(steps, soft_wrap=True)
+        out.print(_table(check, check.here, result.measured))
+    colour = COLOURS[result.verdict]
+    out.print(f"[bold {colour}]{result.verdict}[/]: {MEANING[result.verdict]}", soft_wrap=True)
+    out.print(f"statistics: {check.verdict}, {check.reason}", soft_wrap=True)
+    if measured := result.measured:
+        out.print(
+            f"rollouts: {measured.verdict}, taps made here gain {measured.taps_db:.1f} dB (as refined as the plan's), "
+            f"a schedule made here {measured.schedule_db:+.1f} dB more",
+            soft_wrap=True,
+        )
+    if advice := _advice(result):
+        out.print(advice, soft_wrap=True, markup=False)
+
+
+def _measured(
+    plan: Plan, problem: Problem, model: str, prompts: Path | None, samples: int, batch: int | None
+) -> Measured:
+    workload = workload_of(problem.trace.attributes, model, prompts)
+    problem.trace.check_workload(workload)
+    pipe, facts = load_pipeline(model), problem.trace.attributes["model"]
+    if weights_digest(find_transformer(pipe, facts["component"])) != facts["weights_digest"]:
+        raise WorkloadError(f"model {model!r} is not the one that was traced: its weights differ; trace it first")
+    jobs = workload.of("test")[:samples]
+    console.print(f"{len(jobs)} test samples under the plan, with new taps and with a new schedule ...")
+    return measure(pipe, plan, problem, jobs, batch_of(model, batch))
+
+
+def _table(check: Check, here: Costs, measured: Measured | None) -> Table:
+    """What every way costs by the statistics, and what it draws."""
+    table = Table()
+    table.add_column("")
+    for name in ("cost here", "at home", *(["PSNR, dB (95 %)"] if measured else [])):
+        table.add_column(name, justify="right")
+    ways = {
+        "plan": "plan, closed forms" if check.adapted else "plan",
+        "refit": "new taps",
+        "redo": "new schedule and taps",
+        "closed": here.closed_form,
+        "hold": "hold",
+    }
+    for way, label in ways.items():
+        home = f"{getattr(check.home, way):.3g}" if check.home and way != "closed" else "-"
+        cells = [label, f"{getattr(here, way):.3g}", home]
+        if measured:
+            psnr = getattr(measured, f"{way}_db", None)
+            cells.append("{:.1f} ({:.1f} to {:.1f})".format(*interval(psnr)) if psnr else "-")
+        table.add_row(*cells)
+    return table
+
+
+def _advice(result: CheckResult) -> str:
+    """What to type or write next."""
+    check = result.check
+    if result.verdict == "holds":
+        return 'apply it with on_mismatch="adapt"' if check.adapted else ""
+    count = len(check.computed)
+    budget = "5x" if count == check.num_steps else f"'{count} steps'"  # also where nothing is known of any step
+    short = " --confirm 0" if result.verdict == "refit" else ""
+    return f"python -m hyca_calib search --trace {result.trace} --budget {budget}{short}"

@@ -1,0 +1,1 @@
+"""The chapter on solvers, question by question."""

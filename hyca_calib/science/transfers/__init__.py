@@ -1,0 +1,1 @@
+"""The chapter on transfer, piece by piece."""
