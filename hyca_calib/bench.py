@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from hyca_calib.evaluate import Evaluation, Run, compare, evaluate_plan, full_run, run_method
-from hyca_calib.peers.methods import Peer, peers
+from hyca_calib.evaluate import Evaluation, Run, compare, evaluate_plan, full_run, run_method, run_untimed
+from hyca_calib.peers import Peer, peers
+from hyca_calib.peers.score import reason, score_or_error, undominated
 from hyca_calib.workload import Workload
 from hyca_runtime.plan import Plan
 
-__all__ = ["Row", "bench_peers", "bench_plans", "margin", "to_markdown"]
+__all__ = ["SAME_COST", "SPARING", "Row", "bench_peers", "bench_plans", "margin", "to_markdown"]
 
 
 SAME_COST = 1.02
+"""A method whose FLOPs ratio is up to this much higher counts as spending as much."""
+SPARING = 1.5
+"""A method with a lower FLOPs ratio is no rival: a cache that never acts agrees perfectly with the full run."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +40,41 @@ def bench_peers(
     only: Sequence[str] = (),
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> tuple[list[Row], Run]:
-    """Every peer on the test split, and the full run; a peer that fails is listed with its error.
+    """Peers on the test split, and the full run; a peer that fails is listed with its error.
+
+    Of the many settings only those are measured that no other of the same method beats on the select split.
 
     Args:
-        only: parts of peer names to keep; empty keeps all.
+        only: parts of peer names; all settings with one of them are measured. Empty leaves it to the select split.
     """
     jobs, steps = workload.of("test"), workload.num_steps
+    found = peers(pipe, workload.of("fit")[:8], steps)
+    wanted = [peer for peer in found if any(part in peer.name for part in only)] if only else found
+    rows, kept = ([], wanted) if only else _screened(pipe, wanted, workload, batch)
     full = full_run(pipe, jobs, steps, batch)
-    rows = []
-    for peer in peers(pipe, workload.of("fit")[:8], steps):
-        if not only or any(part in peer.name for part in only):
-            rows.append(_peer_row(pipe, peer, jobs, batch, full, steps))
-            on_row(rows[-1])
+    for row in rows:
+        on_row(row)
+    for peer in kept:
+        rows.append(_peer_row(pipe, peer, jobs, batch, full, steps))
+        on_row(rows[-1])
     return rows, full
+
+
+def _screened(pipe: Any, found: Sequence[Peer], workload: Workload, batch: int) -> tuple[list[Row], list[Peer]]:
+    """Rows of the peers that fail, and the peers worth measuring."""
+    jobs = workload.of("select")
+    full = run_untimed(pipe, jobs, workload.num_steps, batch, nullcontext)
+    scores = [score_or_error(pipe, peer, jobs, batch, full) for peer in found]
+    best = {score.method for score in undominated(scores)}
+    rows = [Row(score.method, False, None, score.error) for score in scores if score.error]
+    return rows, [peer for peer in found if peer.name in best]
 
 
 def _peer_row(pipe: Any, peer: Peer, jobs: Sequence[Any], batch: int, full: Run, steps: int) -> Row:
     try:
         run, _ = run_method(pipe, jobs, peer.steps, batch, peer.applied)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
-        return Row(peer.name, False, None, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
+    except Exception as error:  # foreign code may raise anything
+        return Row(peer.name, False, None, reason(error))
     spent = round(steps * run.flops / full.flops)
     return Row(peer.name, False, compare(run, full, (peer.steps, spent), 0, batch))
 
@@ -74,12 +94,13 @@ def bench_plans(pipe: Any, plans: Sequence[tuple[str, Plan]], workload: Workload
 def margin(ours: Evaluation, rows: Sequence[Row]) -> tuple[float, str]:
     """PSNR above the best peer that spends at least as many FLOPs, and that peer's name.
 
-    A peer that spends up to 2% less counts too, so that equal numbers of computed steps are compared.
+    A peer that spends up to 2% less counts too, so that equal numbers of computed steps are compared;
+    one that spares next to nothing does not.
     """
     rivals = [
         (row.result.psnr_db, row.method)
         for row in rows
-        if row.result is not None and not row.ours and row.result.flops_ratio <= ours.flops_ratio * SAME_COST
+        if row.result and not row.ours and SPARING <= row.result.flops_ratio <= ours.flops_ratio * SAME_COST
     ]
     best, name = max(rivals, default=(math.nan, "none"))
     return ours.psnr_db - best, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -9,18 +10,19 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hyca_calib.cost import count_flops
 from hyca_calib.metrics import Agreement, compare_images
 from hyca_calib.rollout import sample_images
-from hyca_calib.workload import Job
+from hyca_calib.workload import Job, batches
 from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.recipe import OnMismatch
 
-__all__ = ["Evaluation", "Run", "evaluate_plan", "full_run", "network_flops", "run_method"]
+__all__ = ["Evaluation", "Run", "evaluate_plan", "full_run", "network_flops", "run_method", "run_untimed"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Run:
 
     Attributes:
         images, latents: see `sample_images`.
-        seconds: wall time of all pipeline calls.
-        flops: of the network, for the first sample.
+        seconds: wall time of all pipeline calls, NaN if nobody looked at the clock.
+        flops: of the network, for one sample.
     """
 
     images: Tensor
@@ -83,6 +85,26 @@ def run_method(
         seconds = time.perf_counter() - begun
         report = context.report() if isinstance(context, Session) else None
     return Run(images, latents, seconds, flops), report
+
+
+def run_untimed(
+    pipe: Any,
+    jobs: Sequence[Job],
+    num_steps: int,
+    batch: int,
+    method: Callable[[], AbstractContextManager[Any]],
+) -> Run:
+    """Sample `jobs` inside `method`, each once and without a clock; FLOPs per sample are those of the first batch."""
+    head = next(batches(jobs, batch))
+    parts: list[tuple[Tensor, Tensor]] = []
+    with method() as context:
+        flops = network_flops(pipe, lambda: parts.append(sample_images(pipe, head, num_steps, batch)))
+        if isinstance(context, Session):
+            flops += context.report().forecast_flops
+        if rest := jobs[len(head) :]:
+            parts.append(sample_images(pipe, rest, num_steps, batch))
+    images, latents = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Run(images, latents, math.nan, flops / len(head))
 
 
 def full_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Run:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +21,9 @@ Split = Literal["fit", "select", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHARES = {"fit": 3, "select": 1, "test": 3}
 """Taps are fitted on *fit*, candidates are chosen on *select*, results are reported on *test*."""
+
+BETWEEN_SPLITS = 7_919_000
+"""How far apart the noise seeds of two splits are."""
 
 BATCHED = ("prompt", "negative_prompt", "class_labels")
 
@@ -67,12 +70,22 @@ class Workload:
             pool, order = order[: pools[split]], order[pools[split] :]
             for i in range(counts[split]):
                 index = len(jobs)
-                seed = self.seed * 1_000_003 + 7919 * SPLITS.index(split) * 1000 + i
+                seed = self.seed * 1_000_003 + BETWEEN_SPLITS * SPLITS.index(split) + i
                 jobs.append(Job(index, split, seed, self.prompts[pool[i % len(pool)]]))
         return tuple(jobs)
 
     def of(self, split: Split) -> tuple[Job, ...]:
         return tuple(job for job in self.jobs if job.split == split)
+
+    def test_jobs(self, seeds: int) -> tuple[Job, ...]:
+        """The test split drawn with several noise seeds, seed by seed; the first is that of ``of("test")``."""
+        test = self.of("test")
+        apart = BETWEEN_SPLITS * len(SPLITS)
+        return tuple(
+            replace(job, index=job.index + draw * len(test), seed=job.seed + draw * apart)
+            for draw in range(seeds)
+            for job in test
+        )
 
     @property
     def digest(self) -> str:

@@ -37,8 +37,8 @@ def noise_levels(scheduler: Any, timesteps: list[float]) -> Array:
             return np.asarray(found / (1 + found) if levels.max() > 1 + 1e-6 else found)
     if products is not None and timesteps and max(timesteps) <= len(products) - 1:
         kept = torch.as_tensor(products).double().cpu().numpy()[np.rint(timesteps).astype(int)]
-        ratio = np.sqrt((1 - kept) / kept)
-        return np.asarray([*(ratio / (1 + ratio)), 0.0])
+        noise = np.sqrt(1 - kept)
+        return np.asarray([*(noise / (noise + np.sqrt(kept))), 0.0])
     return np.asarray([*timesteps, 0.0], dtype=np.float64)
 
 

@@ -84,6 +84,14 @@ def test_noise_of_a_stochastic_sampler_cancels() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_pure_noise_is_a_level_like_any_other() -> None:
+    scheduler = ready("DDIMScheduler", rescale_betas_zero_snr=True, **VELOCITY)
+    assert scheduler.alphas_cumprod[-1] == 0
+    levels = noise_levels(scheduler, scheduler.timesteps.tolist())
+    assert levels[0] == 1
+    assert (np.diff(levels) < 0).all()
+
+
 def test_without_a_scheduler_there_is_no_response() -> None:
     assert impulse_response(None, [3.0, 2.0, 1.0]) is None
     np.testing.assert_array_equal(noise_levels(None, [3.0, 2.0, 1.0]), [3, 2, 1, 0])

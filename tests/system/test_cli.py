@@ -91,7 +91,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
     assert (studied.parent / "report.html").exists()
 
     bench = ["bench", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--samples", 14, "--steps", 12]
-    done = run(*bench, "--plan", studied, "--only", "Euler steps: 2", "--only", "N=5 O=1", "--out", "b")
+    done = run(*bench, "--plan", studied, "--only", "fewer steps: 2", "--only", "N=5 O=1", "--out", "b")
     assert done.exit_code == 0, done.output
     rows = json.loads((folder / "b" / "bench.json").read_text())["rows"]
     assert sum(row["ours"] for row in rows) == 1

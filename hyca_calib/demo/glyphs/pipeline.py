@@ -69,7 +69,7 @@ class GlyphPipeline(DiffusionPipeline):
             num_inference_steps: steps of the sampler.
             guidance_scale: classifier-free guidance; 1 switches it off and halves the network's batch.
             generator: source of the initial noise; a list gives one per picture.
-            latents: initial noise ``(B, 3, H, W)`` instead of a generator.
+            latents: initial noise ``(B, 3, H, W)`` of variance 1 instead of a generator.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: return a `GlyphPipelineOutput` instead of a tuple.
             callback_on_step_end: called as ``(pipe, step, timestep, {"latents": ...})`` after each step.
@@ -88,14 +88,14 @@ class GlyphPipeline(DiffusionPipeline):
         if latents is None:
             shape = (len(labels), config.in_channels, config.sample_size, config.sample_size)
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        latents = latents.to(device, torch.float32)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = latents.to(device, torch.float32) * self.scheduler.init_noise_sigma  # 1 for DDIM
         guided = guidance_scale > 1
         asked = labels.to(device)
         if guided:
             asked = torch.cat([asked, torch.full_like(asked, len(self.config.classes))])
 
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        with self.progress_bar(total=num_inference_steps) as bar:
+        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 scaled = self.scheduler.scale_model_input(latents, timestep)
                 velocity = self.transformer(

@@ -1,0 +1,117 @@
+r"""Noise levels of a sampler: those of the model's own, or evenly spaced in log-SNR.
+
+With signal and noise scales :math:`\alpha, \sigma` the spacing is even in :math:`\log(\sigma / \alpha)`.
+The first level stays that of the full run (pure noise, infinitely far away in log-SNR); the others run
+from a later level of the full run to its last one, or beyond.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["OTHER_ENDS", "SPACINGS", "Spacing", "diffusion_on", "flow_on"]
+
+Array = NDArray[np.float64]
+Levels = Callable[[int], Array]
+"""Noise levels, or timesteps, for a number of steps."""
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Even in log-SNR after the first level.
+
+    Attributes:
+        start: number of the full run's level where the even part begins.
+        end: where it ends, as sigma over alpha in units of that of the full run's last level.
+    """
+
+    start: int
+    end: float = 1.0
+
+    def __str__(self) -> str:
+        return f"log-SNR from {self.start}" + (f" to {self.end:g} of the last" if self.end != 1 else "")
+
+    def flow(self, own: Sequence[float]) -> Levels:
+        """Levels sigma of a rectified flow, where alpha is 1 - sigma; `own` are those of the full run, falling."""
+        top, bottom = (sigma / (1 - sigma) for sigma in (own[min(self.start, len(own) - 2)], own[-1]))
+
+        def levels(count: int) -> Array:
+            ratio = np.geomspace(top, bottom * self.end, count - 1)
+            return np.concatenate([own[:1], ratio / (1 + ratio)])
+
+        return levels
+
+    def timesteps(self, own: Any) -> Levels:
+        """Whole timesteps of a discrete diffusion; the scheduler `own` was set to those of the full run."""
+        alphas, grid = own.alphas_cumprod.double().numpy(), own.timesteps.tolist()
+        log_ratio = np.log((1 - alphas) / alphas) / 2
+        top, bottom = log_ratio[grid[min(self.start, len(grid) - 2)]], log_ratio[grid[-1]] + np.log(self.end)
+
+        def levels(count: int) -> Array:
+            inner = np.interp(np.linspace(top, bottom, count - 1), log_ratio, np.arange(len(log_ratio)))
+            return np.concatenate([grid[:1], inner.round()])
+
+        return levels
+
+
+SPACINGS = tuple(Spacing(start) for start in (1, 2, 3, 5, 7))
+"""The fewer the calls, the later the best one starts."""
+OTHER_ENDS = (Spacing(1, 0.5), Spacing(3, 0.5), Spacing(2, 1.5))
+"""The first two come closer to the exact solution than the full run's last level allows."""
+
+
+def flow_on(own: Any, make: Callable[[], Any], levels: Levels | None = None) -> Callable[[], Any]:
+    """Makes schedulers of `make` that sample a rectified flow on `levels`, or where the scheduler `own` would.
+
+    diffusers' Heun and DPM-Solver++ place their levels themselves: those of Heun end at 0.001, whatever
+    the number of steps, and DPM-Solver++ cuts the network's time to whole thousandths.
+    """
+
+    def made() -> Any:
+        scheduler, reference = make(), copy.deepcopy(own)
+        prepare = scheduler.set_timesteps
+
+        def set_timesteps(
+            num_inference_steps: int | None = None,
+            device: Any = None,
+            sigmas: Sequence[float] | None = None,
+            mu: float | None = None,
+        ) -> None:
+            asked = {"num_inference_steps": num_inference_steps} if sigmas is None else {"sigmas": sigmas}
+            reference.set_timesteps(**asked, mu=mu)
+            chosen = reference.sigmas[:-1]
+            if levels is not None:
+                chosen = torch.from_numpy(levels(len(chosen))).float()
+            prepare(len(chosen), device=device)
+            if scheduler.order == 2:  # a step calls the network at its end, too
+                chosen = torch.cat([chosen[:1], chosen[1:].repeat_interleave(2)])
+            scheduler.timesteps = (chosen * scheduler.config.num_train_timesteps).to(device)
+            scheduler.sigmas = torch.cat([chosen, chosen.new_zeros(1)])
+
+        scheduler.set_timesteps = set_timesteps
+        return scheduler
+
+    return made
+
+
+def diffusion_on(make: Callable[[], Any], levels: Levels) -> Callable[[], Any]:
+    """Makes schedulers of `make` that sample a diffusion at chosen timesteps."""
+
+    def made() -> Any:
+        scheduler = make()
+        prepare = scheduler.set_timesteps
+
+        def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
+            prepare(timesteps=levels(num_inference_steps).astype(int).tolist(), device=device)
+
+        scheduler.set_timesteps = set_timesteps
+        return scheduler
+
+    return made

@@ -1,0 +1,149 @@
+"""Our plans: the best one that a search finds for each budget, and published recipes at the same budget."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from hyca_calib.bench import SAME_COST
+from hyca_calib.budget import Budget
+from hyca_calib.peers import Peer
+from hyca_calib.replay import Multistep
+from hyca_calib.science.chapter import Context
+from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.presets import PRESETS, preset_section, published_schedule
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.refine import Refinement
+from hyca_calib.search.run import Contender, SearchOptions, search
+from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.study import Study
+from hyca_calib.trace.run import trace
+from hyca_calib.trace.store import Trace
+from hyca_runtime import Plan, apply_plan, load_plan
+from hyca_runtime.plan import Section
+from hyca_runtime.point import parse_point
+
+__all__ = ["OURS", "PRESET", "Effort", "Entry", "best_plans", "preset_plans"]
+
+OURS, PRESET = "HyCa best", "published recipe"
+RECIPES: tuple[tuple[str, Multistep, str], ...] = (
+    ("hyca", "anchored", "trunk"),
+    ("hyca", "recursive", "trunk"),
+    ("hyca", "anchored", "blocks"),
+    ("hyca", "recursive", "blocks"),
+    ("foca", "anchored", "trunk"),
+    ("taylorseer", "anchored", "trunk"),
+    ("hicache", "anchored", "trunk"),
+    ("hold", "anchored", "trunk"),
+)
+"""Preset, use over a long gap, and cache point."""
+
+PROBE_SAMPLES = 7
+"""Samples of the trace at every block: recipes look at the first one only, no workload is smaller."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What the search of each budget may spend: trials and seconds for all budgets, then minutes for each."""
+
+    trials: int = 40
+    timeout: float = 45.0
+    confirm: float = 1.5
+    refine: float = 12.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A plan for a budget, as a method."""
+
+    budget: Budget
+    peer: Peer
+    plan: Plan
+
+    @classmethod
+    def of(cls, context: Context, budget: Budget, family: str, name: str, plan: Plan) -> Entry:
+        applied = partial(apply_plan, context.pipe, plan, "error")
+        return cls(budget, Peer(f"{name} at {budget.text}", family, context.workload.num_steps, applied), plan)
+
+    @property
+    def digest(self) -> str:
+        """Of what the plan does; where it comes from does not matter."""
+        return hashlib.sha256(self.plan.model_dump_json(include={"sections"}).encode()).hexdigest()
+
+
+def best_plans(
+    context: Context, budgets: Sequence[Budget], effort: Effort, tell: Callable[[float, str], None]
+) -> list[Entry]:
+    """A searched plan for every budget, in studies below the context's folder; complete ones are not searched again."""
+    problem, folder = context.problem, context.folder / "plans"
+    facts = problem.trace.attributes
+    request = {
+        "weights": facts["model"]["weights_digest"],
+        "workload": facts["workload"],
+        "budgets": [budget.text for budget in budgets],
+        "effort": asdict(effort),
+        "seed": context.seed,
+    }
+    studies = [Study.open(folder / budget.text, request | {"budget": budget.text}) for budget in budgets]
+    if not all(study.complete for study in studies):
+        tell(0.0, "tuning")
+        tuning = Tuning(effort.trials, effort.timeout)
+        found = tune(problem, budgets, tuning, folder / "journal.log", context.seed)
+    options = SearchOptions(Confirmation(effort.confirm), Refinement(effort.refine), seed=context.seed)
+    for i, (budget, study) in enumerate(zip(budgets, studies, strict=True)):
+        if not study.complete:
+            tell((i + 0.5) / len(budgets), f"searching {budget.text}")
+            contenders = [Contender(problem, found[budget])]
+            search(context.pipe, contenders, context.workload, budget, study, options)
+    return [
+        Entry.of(context, budget, OURS, OURS, load_plan(study.plan))
+        for budget, study in zip(budgets, studies, strict=True)
+    ]
+
+
+def preset_plans(context: Context, best: Sequence[Entry]) -> list[Entry]:
+    """Every published recipe at the budgets of our best plans.
+
+    Intervals are whole: a recipe that must therefore spend less than our plan gets the next shorter one, too.
+    """
+    problems = {"trunk": context.problem, "blocks": _at_every_block(context)}
+    found = []
+    for preset, multistep, point in RECIPES:
+        name = f"preset {preset} {multistep}" + (", every block" if point == "blocks" else "")
+        for entry in best:
+            section = _recipe(context, problems[point], preset, multistep, entry.budget)
+            found.append(Entry.of(context, entry.budget, PRESET, name, Plan(name=preset, sections=(section,))))
+            if _ratio(section) > _ratio(entry.plan.section) * SAME_COST:
+                dearer = _recipe(context, problems[point], preset, multistep, _next_interval(section, preset))
+                plan = Plan(name=preset, sections=(dearer,))
+                found.append(Entry.of(context, entry.budget, PRESET, f"{name}, shorter interval", plan))
+    return found
+
+
+def _recipe(context: Context, problem: Problem, preset: str, multistep: Multistep, budget: Budget) -> Section:
+    return preset_section(problem, PRESETS[preset], budget, context.seed, multistep)[1]
+
+
+def _next_interval(section: Section, preset: str) -> Budget:
+    """The least number of computed steps with a shorter interval."""
+    steps, computed = section.schedule.num_steps, len(section.schedule.computed_steps)
+    for count in range(computed + 1, steps):
+        if len(published_schedule(steps, count, PRESETS[preset].warmup).computed_steps) > computed:
+            return Budget.parse(f"{count} steps")
+    return Budget.parse(f"{steps} steps")
+
+
+def _ratio(section: Section) -> float:
+    return section.cost.flops_ratio if section.cost else 1.0
+
+
+def _at_every_block(context: Context) -> Problem:
+    path: Path = context.folder / "blocks.zarr"
+    if not path.exists():
+        workload = replace(context.workload, num_samples=PROBE_SAMPLES)
+        batch = context.problem.trace.attributes["batch"]
+        trace(context.pipe, workload, parse_point("blocks"), path, model_name=context.model, batch=batch, tokens=16)
+    return Problem(Trace(path))

@@ -1,0 +1,216 @@
+"""Peers act, are worth comparing with, and leave the pipeline as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel, EulerDiscreteScheduler, TaylorSeerCacheConfig
+
+from hyca_calib import bench
+from hyca_calib.bench import bench_peers
+from hyca_calib.demo import demo_pipeline, demo_prompts
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
+from hyca_calib.demo.glyphs.train import build_scheduler
+from hyca_calib.evaluate import network_flops, run_method, run_untimed
+from hyca_calib.peers import Peer, peers
+from hyca_calib.peers.caches import cached
+from hyca_calib.peers.magnitude import magnitude_ratios
+from hyca_calib.peers.noise_levels import Spacing
+from hyca_calib.peers.samplers import sampled_by, sampler_peers, samplers
+from hyca_calib.peers.score import score
+from hyca_calib.rollout import sample_images
+from hyca_calib.workload import Workload
+
+STEPS, CALLS = 12, 200
+
+
+@pytest.fixture(scope="module")
+def glyphs() -> GlyphPipeline:
+    """A DiT of three blocks on 16 x 16 pixels, with random weights."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=3,
+        num_layers=3,
+        sample_size=16,
+        patch_size=4,
+        num_embeds_ada_norm=36,
+    ).eval()
+    pipe = GlyphPipeline(transformer, build_scheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def classes() -> Workload:
+    return Workload(demo_prompts("demo-class"), num_samples=14, num_steps=STEPS)
+
+
+def db(images: torch.Tensor, reference: torch.Tensor) -> float:
+    return float(-10 * (images - reference).square().mean().log10())
+
+
+def draw(pipe: Any, workload: Workload, steps: int) -> torch.Tensor:
+    return sample_images(pipe, workload.of("select"), steps, 4)[0]
+
+
+def converged(pipe: Any, workload: Workload) -> dict[str, float]:
+    """PSNR of every sampler on its own noise levels to the pipeline's own, at 200 network calls."""
+    own = draw(pipe, workload, CALLS)
+    found = {}
+    for sampler in samplers(pipe, workload.of("fit"), STEPS):
+        if "log-SNR" not in sampler.name:
+            with sampled_by(pipe, sampler):
+                found[sampler.name] = db(draw(pipe, workload, sampler.steps(CALLS - 1)), own)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers under numpy 2
+class TestSamplers:
+    def test_they_solve_the_same_flow(self, pipe: EmojiPipeline, workload: Workload) -> None:
+        found = converged(pipe, workload)
+        assert set(found) == {"DPM-Solver++ 2M", "Heun"}
+        assert min(found.values()) > 40, found
+
+    def test_they_solve_the_same_diffusion(self, glyphs: GlyphPipeline, classes: Workload) -> None:
+        found = converged(glyphs, classes)
+        assert set(found) == {"DDIM, own levels", "DPM-Solver++ 2M, own levels", "Heun, Karras levels"}
+        assert min(found.values()) > 40, found
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("model", ["demo", "demo-class"])
+    def test_they_draw_what_the_models_draw(self, model: str) -> None:
+        pipe = demo_pipeline(model)
+        pipe.set_progress_bar_config(disable=True)
+        found = converged(pipe, Workload(demo_prompts(model), num_samples=14))
+        assert min(found.values()) > 45, found
+
+    def test_network_calls_are_as_announced(self, pipe: EmojiPipeline, workload: Workload) -> None:
+        job = workload.of("select")[:1]
+        one = network_flops(pipe, lambda: sample_images(pipe, job, 1, 1))
+        for peer in sampler_peers(pipe, job, STEPS):
+            with peer.applied():
+                spent = network_flops(pipe, lambda steps=peer.steps: sample_images(pipe, job, steps, 1)) / one
+            calls = int(peer.name.split(": ")[1].split()[0])
+            assert spent == calls, peer.name
+        assert type(pipe.scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+
+    def test_euler_in_another_guise_is_ddim(self, glyphs: GlyphPipeline, classes: Workload) -> None:
+        """Its latents are 20,000 times larger at the start: the pipeline scales them as the sampler says."""
+        own, expected = glyphs.scheduler, draw(glyphs, classes, 20)
+        glyphs.scheduler = EulerDiscreteScheduler.from_config(own.config)
+        try:
+            found = draw(glyphs, classes, 20)
+        finally:
+            glyphs.scheduler = own
+        assert db(found, expected) > 40
+
+
+class TestSpacing:
+    def test_flow_levels(self) -> None:
+        own = np.linspace(1, 0.02, 50)
+        levels = Spacing(3).flow(own.tolist())(8)
+        assert levels[0] == 1
+        np.testing.assert_allclose(levels[[1, -1]], own[[3, -1]])
+        np.testing.assert_allclose(np.diff(np.log(levels[1:] / (1 - levels[1:])), 2), 0, atol=1e-9)
+        halved = Spacing(3, 0.5).flow(own.tolist())(8)
+        np.testing.assert_allclose(halved[-1] / (1 - halved[-1]), 0.5 * own[-1] / (1 - own[-1]))
+
+    def test_timesteps(self) -> None:
+        scheduler = build_scheduler()
+        scheduler.set_timesteps(50)
+        own = scheduler.timesteps.tolist()
+        levels = Spacing(1).timesteps(scheduler)(10)
+        assert levels[[0, 1, -1]].tolist() == [own[0], own[1], own[-1]]
+        assert (np.diff(levels) < 0).all()
+        assert Spacing(1, 0.5).timesteps(scheduler)(10)[-1] < own[-1]
+
+
+CACHES = ("lite N=4 O=1", "last block N=4 O=1", "FirstBlockCache 1.20", "MagCache 4.00 K=16 R=0.02")
+
+
+class TestCaches:
+    @pytest.mark.parametrize("name", CACHES)
+    @pytest.mark.parametrize("kind", ["flux", "dit"])
+    def test_they_spare_compute_and_leave_no_trace(
+        self,
+        kind: str,
+        name: str,
+        pipe: EmojiPipeline,
+        workload: Workload,
+        glyphs: GlyphPipeline,
+        classes: Workload,
+    ) -> None:
+        target, work = (pipe, workload) if kind == "flux" else (glyphs, classes)
+        jobs, transformer = work.of("select"), type(target.transformer)
+        full = run_untimed(target, jobs, STEPS, 4, nullcontext)
+        peer = next(p for p in peers(target, work.of("fit"), STEPS) if name in p.name)
+        found = score(target, peer, jobs, 4, full)
+        assert found.flops_ratio > 1.2
+        assert found.mean_db > 8
+        assert score(target, peer, jobs, 4, full) == found
+        assert type(target.transformer) is transformer
+        assert torch.equal(draw(target, work, STEPS), full.images)
+
+    def test_lite_by_name_is_lite_mode(self, pipe: EmojiPipeline, workload: Workload) -> None:
+        peer = next(p for p in peers(pipe, workload.of("fit"), STEPS) if p.name == "TaylorSeer lite N=4 O=1")
+        with peer.applied():
+            found = draw(pipe, workload, STEPS)
+        settings = {"cache_interval": 4, "disable_cache_before_step": 3, "taylor_factors_dtype": torch.float32}
+        with cached(pipe, lambda: TaylorSeerCacheConfig(**settings, use_lite_mode=True)):
+            assert torch.equal(draw(pipe, workload, STEPS), found)
+
+    def test_magnitude_ratios(
+        self, pipe: EmojiPipeline, workload: Workload, glyphs: GlyphPipeline, classes: Workload
+    ) -> None:
+        for target, work in ((pipe, workload), (glyphs, classes)):
+            ratios = magnitude_ratios(target, work.of("fit")[:2], STEPS)
+            assert len(ratios) == STEPS
+            assert ratios[0] == 1
+            assert all(0.2 < ratio < 5 for ratio in ratios)
+            assert len(set(ratios)) > 2
+
+    def test_guidance_branches_are_not_mixed(self, pipe: EmojiPipeline) -> None:
+        jobs = Workload(({"prompt": "red cat", "true_cfg_scale": 3.0},) * 3, 7, STEPS).of("fit")[:1]
+        assert len(magnitude_ratios(pipe, jobs, STEPS)) == STEPS
+
+
+class TestBench:
+    def test_untimed_runs_are_those_of_the_bench(self, pipe: EmojiPipeline, workload: Workload) -> None:
+        jobs = workload.of("test")
+        timed, _ = run_method(pipe, jobs, STEPS, 4, nullcontext)
+        untimed = run_untimed(pipe, jobs, STEPS, 4, nullcontext)
+        assert torch.equal(timed.images, untimed.images)
+        assert timed.flops == untimed.flops
+
+    def test_beaten_settings_are_left_out_and_failures_listed(
+        self, pipe: EmojiPipeline, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @contextmanager
+        def broken() -> Iterator[None]:
+            raise AssertionError("no such block\nin detail")
+            yield
+
+        def few(*_: object) -> list[Peer]:
+            good = [Peer(f"steps {n}", "steps", n, nullcontext) for n in (3, 6, STEPS)]
+            return [*good, Peer("wasteful", "steps", 6, lambda: cached(pipe, lite)), Peer("bad", "bad", 6, broken)]
+
+        def lite() -> TaylorSeerCacheConfig:
+            return TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=5, use_lite_mode=True)
+
+        monkeypatch.setattr(bench, "peers", few)
+        told = []
+        rows, _ = bench_peers(pipe, workload, 4, on_row=lambda row: told.append(row.method))
+        found = {row.method: row for row in rows}
+        assert told == list(found)
+        assert found["bad"].error == "AssertionError: no such block"
+        assert {name for name, row in found.items() if row.result} >= {f"steps {n}" for n in (3, 6, STEPS)}
+        only, _ = bench_peers(pipe, workload, 4, only=["wasteful"])
+        assert [row.method for row in only] == ["wasteful"]
