@@ -44,6 +44,9 @@ def trace(
     seed: Seed = 0,
     steps: Annotated[int, typer.Option(help="Sampler steps of the full run.")] = 50,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens per sample stored whole; statistics use all.")] = 16,
+    gram_tokens: Annotated[
+        int, typer.Option(min=1, help="Of more tokens in one network call (video), statistics use a random subset.")
+    ] = 8192,
     point: Annotated[
         str,
         typer.Option(
@@ -52,33 +55,89 @@ def trace(
         ),
     ] = "trunk",
     component: Annotated[str, typer.Option(help="Which network of the pipeline; Wan 2.2 has two.")] = "transformer",
-    out: Annotated[Path | None, typer.Option(help="Zarr folder. Default: traces/MODEL-POINT-STEPS.zarr.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Zarr folder or URL (s3://...). Default: traces/MODEL-POINT-STEPS.zarr.")
+    ] = None,
     batch: Batch = None,
+    share: Annotated[
+        str | None,
+        typer.Option(help="Trace only part K of N (3/8), as in a job array. Default: what torchrun says, else all."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a trace of that name.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Begin even if memory or disk will not do.")] = False,
 ) -> None:
-    """Record the hidden features of a model's full runs.
+    """Record the hidden features of a model's full runs; a second call goes on where the first was interrupted.
 
     Example: [b]python -m hyca_calib trace --model my_pkg.models:make_pipe --prompts prompts.txt --steps 28[/]
+
+    Example: [b]torchrun --nproc-per-node 8 -m hyca_calib trace --model black-forest-labs/FLUX.1-dev --prompts p.txt[/]
     """
     from hyca_calib import commands
 
     with one_line_errors():
-        path = commands.trace_model(
-            model, prompts, samples, seed, steps, tokens, point, component, out, batch, overwrite
+        options = commands.TraceOptions(
+            model=model,
+            prompts=prompts,
+            samples=samples,
+            seed=seed,
+            steps=steps,
+            tokens=tokens,
+            gram_tokens=gram_tokens,
+            point=point,
+            component=component,
+            out=out,
+            batch=batch,
+            overwrite=overwrite,
+            force=force,
+            share=share,
         )
-        print(path)
+        print(commands.trace_model(options))
+
+
+@app.command()
+def verify(
+    trace: Annotated[str, typer.Argument(help="A trace's folder or URL.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Record damaged samples again, with the model the trace names.")
+    ] = False,
+) -> None:
+    """Compare every file of a trace with the digest it was written with. The exit code is 1 if something is damaged.
+
+    Example: [b]python -m hyca_calib verify traces/demo-trunk-50.zarr --repair[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        damages = commands.verify_trace(trace, repair)
+        print(f"{trace}: {f'{len(damages)} files damaged' if damages else 'sound'}")
+        raise typer.Exit(1 if damages else 0)
+
+
+@app.command()
+def gather(
+    parts: Annotated[list[str], typer.Argument(help="Traces of one model and workload, recorded with --share.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the whole trace.")],
+) -> None:
+    """Put together parts of a trace that were recorded on machines without common storage.
+
+    Example: [b]python -m hyca_calib gather part1.zarr part2.zarr --out traces/whole.zarr[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        there, wanted = commands.merge_parts(parts, out)
+        print(f"{out}: {there} of {wanted} samples{'' if there == wanted else ', incomplete'}")
 
 
 @app.command()
 def search(
     budget: Annotated[str, typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x.")],
     trace: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             help="A trace; several of one model at different points let rollouts decide. Default: the newest."
         ),
     ] = None,
-    prompts: Prompts = None,
     preset: Annotated[
         str,
         typer.Option(help="best searches; hyca, foca, taylorseer, hicache, hold are published recipes."),
@@ -106,7 +165,7 @@ def search(
 
     with one_line_errors():
         limits = commands.Limits(trials, timeout, confirm, refine, groups, taps, seed, preset, multistep)
-        for plan in commands.search_plans(budget, trace or [], prompts, limits, out):
+        for plan in commands.search_plans(budget, trace or [], limits, out):
             print(plan)
 
 
@@ -137,14 +196,13 @@ def evaluate(
 @app.command()
 def check(
     plan: Annotated[Path, typer.Option(help="plan.json of a study.")],
-    trace: Annotated[Path, typer.Option(help="A trace of the runs it is to be used for; 14 samples do.")],
+    trace: Annotated[str, typer.Option(help="A trace of the runs it is to be used for; 14 samples do.")],
     own_trace: Annotated[
-        Path | None, typer.Option(help="The trace it was made on. Default: where the plan says it was.")
+        str | None, typer.Option(help="The trace it was made on. Default: where the plan says it was.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Confirm by rollouts of this model, as for trace; they decide the verdict.")
     ] = None,
-    prompts: Prompts = None,
     samples: Annotated[int, typer.Option(min=1, help="Test samples that are rolled out.")] = 8,
     batch: Batch = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything found as JSON.")] = False,
@@ -160,7 +218,7 @@ def check(
     from hyca_calib import commands
 
     with one_line_errors():
-        result = commands.check_file(plan, trace, own_trace, model, prompts, samples, batch)
+        result = commands.check_file(plan, trace, own_trace, model, samples, batch)
         if as_json:
             print(json.dumps(result.to_json(), indent=1, allow_nan=False))
         else:
@@ -171,7 +229,6 @@ def check(
 @app.command()
 def report(
     study: Annotated[Path, typer.Option(help="A complete study folder.")],
-    prompts: Prompts = None,
 ) -> None:
     """Write report.html and report.md of a study again.
 
@@ -180,7 +237,7 @@ def report(
     from hyca_calib import commands
 
     with one_line_errors():
-        print(commands.report_study(study, prompts))
+        print(commands.report_study(study))
 
 
 @app.command()

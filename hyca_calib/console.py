@@ -31,8 +31,8 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over `total` items; yields a function that advances it."""
+def counting(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` items, if that is known; yields a function that advances it."""
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),

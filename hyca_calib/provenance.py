@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import shlex
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["versions"]
+__all__ = ["command_line", "versions"]
 
 LIBRARIES = ("hyca", "torch", "diffusers", "numpy", "scikit-learn", "optuna", "zarr")
 
@@ -19,3 +21,8 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def command_line() -> str:
+    """How this process was started."""
+    return shlex.join(sys.orig_argv)

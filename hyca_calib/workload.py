@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 
@@ -50,6 +50,8 @@ class Workload:
     num_samples: int = 112
     num_steps: int = 50
     seed: int = 0
+    excluded: frozenset[int] = frozenset()
+    """Numbers of samples that no split has, because the model's own run of them failed."""
 
     def __post_init__(self) -> None:
         if len(self.prompts) < len(SPLITS):
@@ -75,7 +77,7 @@ class Workload:
         return tuple(jobs)
 
     def of(self, split: Split) -> tuple[Job, ...]:
-        return tuple(job for job in self.jobs if job.split == split)
+        return tuple(job for job in self.jobs if job.split == split and job.index not in self.excluded)
 
     def test_jobs(self, seeds: int) -> tuple[Job, ...]:
         """The test split drawn with several noise seeds, seed by seed; the first is that of ``of("test")``."""
@@ -91,6 +93,23 @@ class Workload:
     def digest(self) -> str:
         facts = (self.prompts, self.num_samples, self.num_steps, self.seed)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, prompts included."""
+        return {
+            "prompts": list(self.prompts),
+            "num_samples": self.num_samples,
+            "num_steps": self.num_steps,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """The inverse."""
+        samples, steps, seed = (int(document[name]) for name in ("num_samples", "num_steps", "seed"))
+        if not all(isinstance(call, dict) for call in document["prompts"]):
+            raise WorkloadError("the prompts of a workload must be objects of pipeline arguments")
+        return cls(tuple(document["prompts"]), samples, steps, seed)
 
     def describe(self) -> dict[str, Any]:
         """What must be given again to draw the same samples, besides the prompts."""

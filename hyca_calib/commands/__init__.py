@@ -8,23 +8,26 @@ from hyca_calib.commands.main_job import (
     report_study,
     run_demo,
     search_plans,
-    trace_model,
 )
 from hyca_calib.commands.measuring import bench_all, bench_runtime, check_models
 from hyca_calib.commands.reproducing import reproduce_study
+from hyca_calib.commands.tracing import TraceOptions, merge_parts, trace_model, verify_trace
 
 __all__ = [
     "Limits",
+    "TraceOptions",
     "bench_all",
     "bench_runtime",
     "check_file",
     "check_models",
     "evaluate_file",
     "merge_files",
+    "merge_parts",
     "report_study",
     "reproduce_study",
     "run_demo",
     "search_plans",
     "show_check",
     "trace_model",
+    "verify_trace",
 ]

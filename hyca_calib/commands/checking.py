@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hyca_calib.console import console
-from hyca_calib.defaults import batch_of, workload_of
+from hyca_calib.defaults import batch_of
 from hyca_calib.models import load_pipeline, weights_digest
 from hyca_calib.science.chapter import interval
 from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
@@ -42,7 +42,7 @@ class CheckResult:
     """
 
     plan: Path
-    trace: Path
+    trace: str
     check: Check
     own_trace: str
     measured: Measured | None = None
@@ -55,7 +55,7 @@ class CheckResult:
     def to_json(self) -> dict[str, Any]:
         return {
             "plan": str(self.plan),
-            "trace": str(self.trace),
+            "trace": self.trace,
             "verdict": self.verdict,
             "own_trace": self.own_trace,
             "check": self.check.to_json(),
@@ -65,10 +65,9 @@ class CheckResult:
 
 def check_file(
     plan_path: Path,
-    trace_path: Path,
-    own_trace: Path | None,
+    trace_path: str,
+    own_trace: str | None,
     model: str | None,
-    prompts: Path | None,
     samples: int,
     batch: int | None,
 ) -> CheckResult:
@@ -83,7 +82,7 @@ def check_file(
     check = check_plan(plan, problem, own)
     measured = None
     if model is not None and check.here is not None:
-        measured = _measured(plan, problem, model, prompts, samples, batch)
+        measured = _measured(plan, problem, model, samples, batch)
     return CheckResult(plan_path, trace_path, check, missing, measured)
 
 
@@ -113,11 +112,8 @@ def show_check(result: CheckResult) -> None:
         out.print(advice, soft_wrap=True, markup=False)
 
 
-def _measured(
-    plan: Plan, problem: Problem, model: str, prompts: Path | None, samples: int, batch: int | None
-) -> Measured:
-    workload = workload_of(problem.trace.attributes, model, prompts)
-    problem.trace.check_workload(workload)
+def _measured(plan: Plan, problem: Problem, model: str, samples: int, batch: int | None) -> Measured:
+    workload = problem.trace.workload()
     pipe, facts = load_pipeline(model), problem.trace.attributes["model"]
     if weights_digest(find_transformer(pipe, facts["component"])) != facts["weights_digest"]:
         raise WorkloadError(f"model {model!r} is not the one that was traced: its weights differ; trace it first")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.budget import Budget, parse_budgets
-from hyca_calib.console import console, counting, human_bytes, stages
-from hyca_calib.defaults import batch_of, prompts_of, workload_of
+from hyca_calib.commands.tracing import TRACES, TraceOptions, trace_model
+from hyca_calib.console import console, stages
+from hyca_calib.defaults import batch_of, workload_of
 from hyca_calib.evaluate import Evaluation, evaluate_plan
 from hyca_calib.models import load_pipeline
 from hyca_calib.replay import Multistep
@@ -25,17 +26,14 @@ from hyca_calib.search.refine import Refinement
 from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
 from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
-from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace, newest_trace
-from hyca_calib.workload import Workload
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
 from hyca_runtime.errors import StudyError, TraceError
-from hyca_runtime.point import parse_point
 from hyca_runtime.recipe import OnMismatch
 
-__all__ = ["Limits", "evaluate_file", "merge_files", "report_study", "run_demo", "search_plans", "trace_model"]
+__all__ = ["Limits", "evaluate_file", "merge_files", "report_study", "run_demo", "search_plans"]
 
-TRACES, STUDIES = Path("traces"), Path("studies")
+STUDIES = Path("studies")
 
 
 @dataclass(frozen=True)
@@ -69,48 +67,7 @@ class Limits:
         )
 
 
-def trace_model(
-    model: str,
-    prompts: Path | None,
-    samples: int,
-    seed: int,
-    steps: int,
-    tokens: int,
-    point: str,
-    component: str,
-    out: Path | None,
-    batch: int | None,
-    overwrite: bool,
-) -> Path:
-    """``hyca_calib trace``; returns the trace's path."""
-    workload = Workload(prompts_of(model, prompts), samples, steps, seed)
-    where = parse_point(point)
-    path = out or TRACES / f"{_short(model)}-{_short(point)}{_suffix(component)}-{steps}.zarr"
-    pipe = load_pipeline(model)
-
-    def state_size(size: int) -> None:
-        console.print(f"{path}: {len(workload.jobs)} samples, at most {human_bytes(size)}", soft_wrap=True)
-
-    with counting("trace", len(workload.jobs)) as advance:
-        trace(
-            pipe,
-            workload,
-            where,
-            path,
-            model_name=model,
-            batch=batch_of(model, batch),
-            tokens=tokens,
-            component=component,
-            overwrite=overwrite,
-            on_size=state_size,
-            on_samples=advance,
-        )
-    return path
-
-
-def search_plans(
-    budgets: str, traces: Sequence[Path], prompts: Path | None, limits: Limits, out: Path | None
-) -> list[Path]:
+def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path | None) -> list[Path]:
     """``hyca_calib search``; returns the paths of the plans.
 
     Args:
@@ -123,15 +80,15 @@ def search_plans(
     if limits.preset not in ("best", *PRESETS):
         raise StudyError(f"unknown preset {limits.preset!r}; choose best, {', '.join(PRESETS)}")
     wanted = parse_budgets(budgets)
-    recorded = _traces(list(traces) or [newest_trace(TRACES)], limits)
+    recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
     for budget, trace_ in itertools.product(wanted, recorded):  # refuse all before any work is done
         budget.computed_steps(trace_.cost, trace_.num_steps, 3)
     model = recorded[0].attributes["model"]["name"]
-    workload = workload_of(recorded[0].attributes, model, prompts)
-    for trace_ in recorded:
-        trace_.check_workload(workload)
+    workload = recorded[0].workload()
+    for trace_ in recorded[1:]:
+        trace_.check_same_samples(recorded[0])
     suffix = "" if limits.preset == "best" else f"-{limits.preset}"
-    folder = out or STUDIES / f"{recorded[0].path.stem}-{'-'.join(b.text for b in wanted)}{suffix}"
+    folder = out or STUDIES / f"{Path(recorded[0].where).stem}-{'-'.join(b.text for b in wanted)}{suffix}"
     folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
     requests = [_request(recorded, budget, limits) for budget in wanted]
     studies = [Study.open(where, request) for where, request in zip(folders, requests, strict=True)]
@@ -152,7 +109,7 @@ def search_plans(
                     search(pipe, contenders, workload, budget, study, limits.options, tell)
         if not study.report.exists():
             plan = load_plan(study.plan)
-            write_report(pipe, study, Trace(Path(_from_provenance(plan, "trace"))), workload, plan)
+            write_report(pipe, study, Trace(_from_provenance(plan, "trace")), workload, plan)
         console.print(f"report: {study.report}", soft_wrap=True)
     if len(studies) > 1:
         page = write_front([(study.plan, load_plan(study.plan)) for study in studies], folder)
@@ -160,7 +117,7 @@ def search_plans(
     return [study.plan for study in studies]
 
 
-def _traces(paths: list[Path], limits: Limits) -> list[Trace]:
+def _traces(paths: list[str], limits: Limits) -> list[Trace]:
     """The traces, which must be of one model at different cache points."""
     recorded = [Trace(path) for path in paths]
     models = {trace_.attributes["model"]["weights_digest"] for trace_ in recorded}
@@ -209,14 +166,14 @@ def evaluate_file(
     return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, batch_of(model, batch), None, on_mismatch)[0]
 
 
-def report_study(folder: Path, prompts: Path | None) -> Path:
+def report_study(folder: Path) -> Path:
     """``hyca_calib report``."""
     study = Study(folder)
     study.read_result()
     plan = load_plan(study.plan)
-    recorded = Trace(Path(_from_provenance(plan, "trace")))
-    workload = workload_of(recorded.attributes, recorded.attributes["model"]["name"], prompts)
-    return write_report(load_pipeline(recorded.attributes["model"]["name"]), study, recorded, workload, plan)
+    recorded = Trace(_from_provenance(plan, "trace"))
+    pipe = load_pipeline(recorded.attributes["model"]["name"])
+    return write_report(pipe, study, recorded, recorded.workload(), plan)
 
 
 def merge_files(paths: Sequence[Path], out: Path) -> Path:
@@ -230,13 +187,9 @@ def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation,
     """``hyca_calib demo``; returns the figures and the picture."""
     begun = time.monotonic()
     parse_budgets(budget)
-    path = TRACES / "demo-trunk-50.zarr"
-    if path.exists():
-        console.print(f"{path}: traced already", soft_wrap=True)
-    else:
-        trace_model("demo", None, 112, 0, 50, 16, "trunk", "transformer", path, None, False)
+    path = trace_model(TraceOptions())
     limits = Limits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
-    plan_path = search_plans(budget, [path], None, limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
+    plan_path = search_plans(budget, [path], limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
     result = evaluate_file(plan_path, "demo", None, None, None)
     console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
     return result, plan_path.parent / "pictures" / "wall.png"
@@ -251,12 +204,4 @@ def _from_provenance(plan: Plan, key: str) -> Any:
 
 
 def _request(traces: Sequence[Trace], budget: Budget, limits: Limits) -> dict[str, Any]:
-    return {"traces": [str(t.path) for t in traces], "budget": budget.text, "limits": asdict(limits)}
-
-
-def _short(model: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(model).name)
-
-
-def _suffix(component: str) -> str:
-    return "" if component == "transformer" else f"-{component}"
+    return {"traces": [t.where for t in traces], "budget": budget.text, "limits": asdict(limits)}

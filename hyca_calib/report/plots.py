@@ -60,8 +60,7 @@ def error_map(problem: Problem, section: Section, path: Path) -> None:
 def trajectories(problem: Problem, section: Section, path: Path, most: int = 6) -> None:
     """One channel of each of the largest groups: the full run's line, the plan's forecasts as dots."""
     groups = sorted(section.groups, key=lambda g: -g.indices.size)[:most]
-    sample = problem.trace.attributes["splits"].index("select")
-    feature = problem.trace.array(f"points/{problem.trace.point.kind}/values")[sample, 0, :, 0]
+    feature = problem.trace.values("select", 1)[0, 0, :, 0]
     figure, grid = pyplot.subplots(2, 3, figsize=(9, 3.6), sharex=True)
     for axes, group in zip(grid.flat, groups, strict=False):
         energy = problem.select[group.indices].trace(axis1=1, axis2=2)

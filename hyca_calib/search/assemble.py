@@ -123,7 +123,7 @@ def provenance(problem: Problem, candidate: Candidate) -> dict[str, Any]:
     return {
         "model": facts["model"],
         "workload": facts["workload"],
-        "trace": str(problem.trace.path),
+        "trace": problem.trace.where,
         "settings": asdict(candidate.settings),
         "replayed_cost": candidate.cost,
         "versions": versions(),

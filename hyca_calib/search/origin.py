@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hyca_calib.search.adapted import is_on_grid
 from hyca_calib.search.candidate import Settings
 from hyca_calib.search.problem import Problem
+from hyca_calib.trace.folder import Where
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import PlanMismatchError, TraceError
 from hyca_runtime.plan import Plan, Section
@@ -14,7 +13,7 @@ from hyca_runtime.plan import Plan, Section
 __all__ = ["changes_of", "misfit_of", "own_problem", "refinement_gain", "section_for", "settings_of"]
 
 
-def own_problem(plan: Plan, path: Path | None = None) -> tuple[Problem | None, str]:
+def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, str]:
     """The trace `plan` was made on, or None and why not.
 
     Args:
@@ -24,7 +23,7 @@ def own_problem(plan: Plan, path: Path | None = None) -> tuple[Problem | None, s
     if not told:
         return None, "the plan does not say which trace it was made on"
     try:
-        trace = Trace(Path(str(told)))
+        trace = Trace(str(told))
     except TraceError as error:
         return None, str(error)
     same = trace.attributes["workload"]["digest"] == plan.provenance.get("workload", {}).get("digest")
@@ -71,7 +70,7 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
         return f"the plan is for a {wanted.transformer}, the trace is of a {model['transformer']}"
     if section.point != trace.point:
         raise PlanMismatchError(
-            f"plan {plan.name!r} caches at '{section.point}', {trace.path} was recorded at '{trace.point}'; "
+            f"plan {plan.name!r} caches at '{section.point}', {trace.where} was recorded at '{trace.point}'; "
             f"trace with --point {section.point}"
         )
     if wanted.num_channels != trace.num_channels:

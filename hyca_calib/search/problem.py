@@ -28,8 +28,7 @@ class Problem:
 
     def gram(self, split: Split) -> Array:
         """``(channel, step, step)``, the mean over the samples of the split."""
-        count = self.trace.attributes["splits"].count(split)
-        return np.asarray(self.trace.gram(split) / count)
+        return np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
 
     @property
     def inference_steps(self) -> int:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hyca_calib.branches import Branches
 from hyca_calib.cost import CostModel, count_flops, measure_seconds
 from hyca_calib.rollout import sample_latents
+from hyca_calib.trace.sampling import choose_tokens
 from hyca_calib.workload import Job
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
@@ -32,7 +34,10 @@ class Recording:
         branches: guidance branches, in the order of their first call.
         timesteps: what the network was called with, one for each step.
         scheduler_timesteps: the scheduler's own on those steps; empty where it does not say them.
-        features: ``[branch][step]``, one ``(sample, token, channel)`` for each part, on the device.
+        features: ``[branch][step]``, one ``(sample, token, channel)`` for each part, on the device; of very
+            many tokens a random subset.
+        tokens: ``[branch][part]``, which tokens those are.
+        num_tokens: ``[branch][part]``, how many there are.
         gains: ``[branch][step]``, each ``(channel,)``: mean squared change of the network's output
             per squared change of the feature, channels of all parts.
         latents: final latents ``(sample, ...)``.
@@ -43,6 +48,8 @@ class Recording:
     timesteps: list[float] = field(default_factory=list)
     scheduler_timesteps: list[float] = field(default_factory=list)
     features: list[list[Feature]] = field(default_factory=list)
+    tokens: list[list[np.ndarray]] = field(default_factory=list)
+    num_tokens: list[list[int]] = field(default_factory=list)
     gains: list[list[Tensor]] = field(default_factory=list)
     latents: Tensor = field(default_factory=lambda: torch.empty(0))
     scheduler: Any = None
@@ -54,6 +61,7 @@ class _Call:
     time: float
     scheduler_time: float | None
     feature: Feature
+    num_tokens: tuple[int, ...]
     gain: Tensor
 
 
@@ -63,21 +71,30 @@ class Recorder:
     Args:
         pipe: a diffusers pipeline.
         point: where the feature is taken.
-        seed: of the random directions of the gain.
+        most_tokens: of more tokens in one call a random subset is kept.
+        seed: of that subset.
         component: which of the pipeline's networks is watched.
     """
 
-    def __init__(self, pipe: Any, point: CachePoint, seed: int = 0, component: str = "transformer") -> None:
+    def __init__(
+        self, pipe: Any, point: CachePoint, most_tokens: int, seed: int = 0, component: str = "transformer"
+    ) -> None:
         self._pipe = pipe
         self.module = find_transformer(pipe, component)
         self._attachment = Attachment(self.module, point)
         self._clock = Clock(self.module, getattr(pipe, "scheduler", None))
-        self._noise = torch.Generator("cpu").manual_seed(seed)
+        self._most_tokens, self._seed = most_tokens, seed
+        self._noise = torch.Generator("cpu")
         self._branches = Branches()
         self._calls: list[_Call] = []
         self._scheduler: Any = None
         self._numel: dict[str, int] = {}
         self._sample_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        return next(self.module.parameters()).device
 
     def __enter__(self) -> Self:
         self._attachment.install(self._answer)
@@ -86,8 +103,8 @@ class Recorder:
     def __exit__(self, *exc: object) -> None:
         self._attachment.remove()
 
-    def record(self, jobs: Sequence[Job], num_steps: int) -> Recording:
-        """Sample `jobs` in one batch.
+    def record(self, jobs: Sequence[Job], num_steps: int, seed: int) -> Recording:
+        """Sample `jobs` in one batch; `seed` is that of the random directions of the gain.
 
         A branch that ends before the others (guidance that stops midway) is left out. Where one call
         of the pipeline denoises several times (chunks, sections), the tokens of all are put together.
@@ -98,6 +115,7 @@ class Recorder:
         self._calls.clear()
         self._branches = Branches()
         self._numel.clear()
+        self._noise.manual_seed(seed)
         latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
         by_branch: dict[str, list[list[_Call]]] = {}
@@ -120,6 +138,8 @@ class Recorder:
             timesteps=[call.time for call in first],
             scheduler_timesteps=scheduler_times if len(scheduler_times) == longest else [],
             features=[[self._joined(step, len(jobs)) for step in zip(*p, strict=True)] for p in whole.values()],
+            tokens=[self._tokens([p[0] for p in passes], len(jobs)) for passes in whole.values()],
+            num_tokens=[_num_tokens([p[0] for p in passes], len(jobs)) for passes in whole.values()],
             gains=[
                 [torch.stack([c.gain for c in step]).mean(0) for step in zip(*p, strict=True)] for p in whole.values()
             ],
@@ -156,10 +176,12 @@ class Recorder:
         branch = self._branches.label(self._attachment.context.branch, self._clock.prompt(args, kwargs))
         time, _ = self._clock.timestep(args, kwargs)
         scheduler_time = self._clock.scheduler_time()
-        feature = Feature((part.detach().clone() for part in feature), feature.form)
+        feature = Feature((part.detach() for part in feature), feature.form)
         gain = self._gain(feature, args, kwargs)
-        batch = self._clock.batch(args, kwargs)
-        self._calls.append(_Call(branch, time, scheduler_time, self._tokens_first(feature, batch), gain))
+        ordered = self._tokens_first(feature, self._clock.batch(args, kwargs))
+        kept = Feature(self._kept(part) for part in ordered)
+        counts = tuple(part.shape[1] for part in ordered)
+        self._calls.append(_Call(branch, time, scheduler_time, kept, counts, gain))
         self._sample_call, self._numel[branch] = (args, kwargs), sum(part.numel() for part in feature)
         return output
 
@@ -188,6 +210,26 @@ class Recorder:
             found.append(first.flatten(1, -2) if first.ndim > 2 else first[:, None])
         return Feature(found)
 
+    def _kept(self, part: Tensor) -> Tensor:
+        """A copy ``(batch, token, channel)`` of the tokens that are looked at; the network may reuse its memory."""
+        if part.shape[1] <= self._most_tokens:
+            return part.clone()
+        chosen = torch.from_numpy(choose_tokens(part.shape[1], self._most_tokens, self._seed))
+        return part.index_select(1, chosen.to(part.device))
+
+    def _tokens(self, calls: Sequence[_Call], num_samples: int) -> list[np.ndarray]:
+        """Which tokens `_joined` holds, for each part."""
+        found = []
+        for i in range(len(calls[0].feature)):
+            ids, begin = [], 0
+            for call in calls:
+                count = call.num_tokens[i]
+                for _ in range(call.feature[i].shape[0] // num_samples):
+                    ids.append(begin + choose_tokens(count, self._most_tokens, self._seed))
+                    begin += count
+            found.append(np.concatenate(ids))
+        return found
+
     def _joined(self, calls: Sequence[_Call], num_samples: int) -> Feature:
         """``(sample, token, channel)``; halves of a batched guidance call and passes become tokens."""
         parts = []
@@ -201,6 +243,14 @@ class Recorder:
                 pieces.append(part.reshape(-1, num_samples, tokens, channels).transpose(0, 1).flatten(1, 2))
             parts.append(torch.cat(pieces, dim=1))
         return Feature(parts)
+
+
+def _num_tokens(calls: Sequence[_Call], num_samples: int) -> list[int]:
+    """How many tokens one sample has in all of `calls`, for each part."""
+    return [
+        sum(call.num_tokens[i] * (call.feature[i].shape[0] // num_samples) for call in calls)
+        for i in range(len(calls[0].feature))
+    ]
 
 
 def tensors_of(output: Any) -> list[Tensor]:

@@ -1,131 +1,144 @@
-"""The whole of ``hyca_calib trace``: sample in full, reduce, store."""
+"""The whole of ``hyca_calib trace``: sample in full, reduce, store, batch by batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from hyca_calib.models import weights_digest
-from hyca_calib.provenance import versions
+from hyca_calib.trace.arrays import Arrays
+from hyca_calib.trace.claim import Share, claimed
+from hyca_calib.trace.commits import Commit, committed
+from hyca_calib.trace.documents import write_json
+from hyca_calib.trace.facts import FACTS, Facts
+from hyca_calib.trace.finish import COST, MANIFEST, finish
+from hyca_calib.trace.folder import Folder, Where, open_folder
+from hyca_calib.trace.needs import Needs
 from hyca_calib.trace.recorder import Recorder
-from hyca_calib.trace.sampler import impulse_response, noise_levels
-from hyca_calib.trace.sampling import choose_tokens
-from hyca_calib.trace.statistics import GramAccumulator
-from hyca_calib.trace.store import Layout, TraceWriter, stored_bytes
-from hyca_calib.workload import Workload, batches
+from hyca_calib.trace.reduce import reduced
+from hyca_calib.trace.request import Request
+from hyca_calib.trace.runs import on_record
+from hyca_calib.trace.staging import Staging
+from hyca_calib.trace.writer import Writer
+from hyca_calib.workload import Workload
 from hyca_runtime.errors import TraceError
-from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
-from hyca_runtime.session import config_digest
 
-__all__ = ["trace"]
+__all__ = ["GRAM_TOKENS", "trace"]
+
+GRAM_TOKENS = 8192
+PROBE_STEPS = 2
 
 
 def trace(
     pipe: Any,
     workload: Workload,
     point: CachePoint,
-    out: Path,
+    out: Where,
     *,
     model_name: str,
     batch: int,
     tokens: int,
+    gram_tokens: int = GRAM_TOKENS,
     component: str = "transformer",
     overwrite: bool = False,
-    on_size: Callable[[int], None] = lambda size: None,
+    force: bool = False,
+    share: Share | None = None,
+    on_needs: Callable[[Needs], None] = lambda needs: None,
     on_samples: Callable[[int], None] = lambda done: None,
-) -> None:
-    """Record `workload` at `point` into `out`.
+) -> bool:
+    """Record `workload` at `point` into `out`; goes on where an earlier call was interrupted.
+
+    Memory: the features of one batch and the buffers of two, independent of the number of samples.
 
     Args:
-        batch: samples in one pipeline call.
+        out: a folder or a URL.
+        batch: samples in one pipeline call, and in one unit of storage.
         tokens: tokens of each sample whose features are stored.
+        gram_tokens: of more tokens in one network call a random subset enters the statistics.
         component: which of the pipeline's networks.
-        on_size: told the size in bytes, before compression, before the first sample.
-        on_samples: told how many samples a batch finished.
+        overwrite: replace what is at `out`.
+        force: begin even if it will not fit.
+        share: the batches to take care of; default: all, or what a launcher such as torchrun gave this process.
+        on_needs: told the needs before the first sample.
+        on_samples: told how many samples were there, then how many each batch adds.
 
-    Memory: the features of one batch, and the Gram matrices; independent of the number of samples.
+    Returns:
+        Whether the trace is complete; not while other shares are missing.
+
+    Raises:
+        TraceError: `out` holds something else or is in use, the needs exceed what is free, or storage fails;
+            what is committed by then is kept.
     """
-    if out.exists() and not overwrite:
-        raise TraceError(f"{out} exists; choose another --out, or --overwrite it")
-    with Recorder(pipe, point, workload.seed, component) as recorder:
-        first = list(workload.jobs[:1])
-        probe = recorder.record(first, workload.num_steps)
-        steps, parts = len(probe.timesteps), probe.features[0][0]
-        channels = sum(part.shape[2] for part in parts)
-        num_tokens = [[part.shape[1] for part in branch[0]] for branch in probe.features]
-        most = min(tokens, *(count for counts in num_tokens for count in counts))
-        kept = [[choose_tokens(count, most, workload.seed) for count in counts] for counts in num_tokens]
-        latent = tuple(probe.latents.shape[1:])
-        layout = Layout(len(workload.jobs), len(probe.branches), steps, most, channels, latent)
-        writer = TraceWriter(out, point, layout)
-        on_size(stored_bytes(layout))
-
-        gram = GramAccumulator()
-        gain = torch.zeros(layout.branches, steps, channels, dtype=torch.float64)
-        for jobs in batches(workload.jobs, batch):
-            recording = recorder.record(jobs, workload.num_steps)
-            if recording.timesteps != probe.timesteps:
-                raise TraceError("samples have different timesteps; trace each resolution and setting on its own")
-            gram.add(jobs[0].split, recording.features)
-            gain += len(jobs) * torch.stack([torch.stack(s) for s in recording.gains]).double().cpu()
-            picked = [
-                torch.stack([_pick(feature, k) for feature in branch], 1)
-                for branch, k in zip(recording.features, kept, strict=True)
-            ]
-            values = torch.stack(picked, 1).numpy()  # (sample, branch, step, token, channel)
-            latents = recording.latents.cpu().numpy()
-            for i, job in enumerate(jobs):
-                writer.write_sample(job.index, values[i], latents[i])
-            on_samples(len(jobs))
-        cost = recorder.measure_cost(jobs, layout.branches)
-
-    transformer, scheduler = recorder.module, getattr(pipe, "scheduler", None)
-    times = probe.scheduler_timesteps or probe.timesteps
-    sigmas, response = noise_levels(probe.scheduler, times), impulse_response(probe.scheduler, times)
-    if response is None:
-        response = np.diff(sigmas)
-    writer.commit(
-        {
-            "gram": gram.result(),
-            "gain": (gain / len(workload.jobs)).numpy(),
-            "tokens": np.asarray(kept),
-            "times/timestep": np.asarray(probe.timesteps),
-            "times/sigma": sigmas,
-            "times/response": response,
-        },
-        {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": {
-                "name": model_name,
-                "pipeline": type(pipe).__name__,
-                "component": component,
-                "transformer": type(transformer).__name__,
-                "scheduler": type(scheduler).__name__,
-                "config_digest": config_digest(transformer),
-                "weights_digest": weights_digest(transformer),
-            },
-            "workload": workload.describe(),
-            "splits": [job.split for job in workload.jobs],
-            "branches": probe.branches,
-            "point": point.model_dump(),
-            "num_tokens": num_tokens,
-            "scheduler_timesteps": probe.scheduler_timesteps,
-            "batch": batch,
-            "cost": asdict(cost),
-            "device": str(next(transformer.parameters()).device),
-            "versions": versions(),
-        },
-    )
+    folder, share = open_folder(out), share or Share.of_launcher()
+    request = Request.of(pipe, workload, point, model_name, component, batch, tokens, gram_tokens)
+    if overwrite and folder.listing():
+        if share.world > 1:
+            raise TraceError(f"{folder} exists; with several processes delete it first instead of --overwrite")
+        folder.clear()
+    request.settle(folder)
+    if folder.exists(MANIFEST):
+        on_samples(request.num_samples)
+        return True
+    with claimed(folder, share):
+        mine = {n for n in range(len(request.batches)) if share.takes(n)}
+        done = committed(folder) & mine
+        on_samples(sum(len(request.batches[n]) for n in done))
+        known = folder.exists(FACTS) and folder.exists(COST)  # a repair may have taken them away
+        if todo := sorted(mine - done) or ([] if known else sorted(mine)[:1]):
+            _record(pipe, request, folder, todo, force, share, on_needs, on_samples)
+        if len(committed(folder)) < len(request.batches):
+            return False
+        finish(folder, request)
+        return True
 
 
-def _pick(feature: Feature, kept: Sequence[np.ndarray]) -> Tensor:
-    """``(sample, token, channel)`` of the kept tokens, channels of all parts side by side."""
-    return torch.cat([part[:, tokens] for part, tokens in zip(feature, kept, strict=True)], dim=-1).float().cpu()
+def _record(
+    pipe: Any,
+    request: Request,
+    folder: Folder,
+    todo: Sequence[int],
+    force: bool,
+    share: Share,
+    on_needs: Callable[[Needs], None],
+    on_samples: Callable[[int], None],
+) -> None:
+    """Sample and store the batches in `todo`."""
+    workload = request.workload
+    with Recorder(pipe, request.point, request.gram_tokens, workload.seed, request.model["component"]) as recorder:
+        probe = recorder.record(request.batches[0], PROBE_STEPS, workload.seed)
+        needs = Needs.of(probe, request, len(todo), folder)
+        on_needs(needs)
+        if not force:
+            needs.check()
+        del probe
+        about = {"device": str(recorder.device), "share": str(share), "batches": len(todo), "done": 0}
+        with on_record(folder, about) as note:
+
+            def commit(done: Commit) -> None:
+                note["done"] += 1
+                on_samples(len(done.samples))
+
+            _batches(recorder, request, folder, todo, commit)
+
+
+def _batches(
+    recorder: Recorder, request: Request, folder: Folder, todo: Sequence[int], on_commit: Callable[[Commit], None]
+) -> None:
+    """While one batch is sampled, the one before is copied to the host, and the one before that is written."""
+    staging, writer = Staging(recorder.device), None
+    with ExitStack() as stack:
+        for number in todo:
+            jobs = request.batches[number]
+            recording = recorder.record(jobs, request.workload.num_steps, request.workload.seed + number)
+            if writer is None:
+                facts = Facts.settled(folder, recording, request)
+                if not folder.exists(COST):
+                    write_json(folder, COST, asdict(recorder.measure_cost(jobs, len(facts.branches))))
+                writer = stack.enter_context(Writer(folder, Arrays.open(folder, request, facts), on_commit))
+            facts.check(recording)
+            tensors, nonfinite = reduced(recording, facts, [job.index for job in jobs])
+            del recording
+            writer.write(number, jobs, staging.stage(tensors), nonfinite)
+            del tensors

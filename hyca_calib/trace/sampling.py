@@ -1,4 +1,4 @@
-"""Which tokens are kept whole, beside the statistics over all of them."""
+"""Which tokens are looked at: for the statistics all, or a random subset of very many; few are stored whole."""
 
 from __future__ import annotations
 

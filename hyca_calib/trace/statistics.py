@@ -6,47 +6,80 @@ For channel c and steps s, t of one guidance branch
 
 The squared error of predicting step t by weights w over steps h is then
 :math:`w^T G_c[h,h] w - 2 w^T G_c[h,t] + G_c[t,t]`, whatever w, h and t: no feature is read again.
-These are differences of nearly equal numbers, so sums run in float64 where the device has it.
+These are differences of nearly equal numbers, so sums run in float64 where the device has it. The
+matrices are symmetric: on the way to the disk they are their upper triangles, row by row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_calib.workload import SPLITS, Split
 from hyca_runtime.feature import Feature
 
-__all__ = ["GramAccumulator"]
+__all__ = ["num_pairs", "packed_gram", "sampling_error", "unpacked_gram"]
+
+BLOCK_BYTES = 256 * 1024**2
+"""Working memory: channels are taken in blocks that fit."""
 
 
-class GramAccumulator:
-    """Sums Gram matrices per split on the device of the features; memory ``splits * branch * channel * step^2``."""
-
-    def __init__(self) -> None:
-        self._sums: dict[Split, Tensor] = {}
-
-    def add(self, split: Split, features: Sequence[Sequence[Feature]]) -> None:
-        """Add samples.
-
-        Args:
-            split: where the samples belong.
-            features: ``[branch][step]``, one ``(sample, token, channel)`` for each part.
-        """
-        gram = torch.stack([torch.cat([_gram(part) for part in zip(*steps, strict=True)]) for steps in features])
-        self._sums[split] = self._sums[split] + gram if split in self._sums else gram
-
-    def result(self) -> np.ndarray:
-        """float64 ``(split, branch, channel, step, step)``."""
-        return torch.stack([self._sums[split] for split in SPLITS]).double().cpu().numpy()
+def num_pairs(steps: int) -> int:
+    """Entries of an upper triangle."""
+    return steps * (steps + 1) // 2
 
 
-def _gram(steps: Sequence[Tensor]) -> Tensor:
-    """``(channel, step, step)`` of one part of one branch."""
+def packed_gram(features: Sequence[Sequence[Feature]], samples: Tensor, scale: float) -> Tensor:
+    """Gram matrices summed over samples and tokens, ``(branch, channel, pair)``.
+
+    Args:
+        features: ``[branch][step]``, one ``(sample, token, channel)`` for each part.
+        samples: indices of those that count.
+        scale: tokens there are for each one that is in `features`.
+    """
+    grams = [torch.cat([_packed(part, samples) for part in zip(*steps, strict=True)]) for steps in features]
+    return scale * torch.stack(grams)
+
+
+def unpacked_gram(packed: np.ndarray, steps: int) -> np.ndarray:
+    """``(..., pair)`` to ``(..., step, step)``."""
+    full = np.empty((*packed.shape[:-1], steps, steps), dtype=packed.dtype)
+    rows, columns = np.triu_indices(steps)
+    full[..., rows, columns] = packed
+    full[..., columns, rows] = packed
+    return full
+
+
+def sampling_error(features: Sequence[Sequence[Feature]], num_tokens: int) -> float:
+    """Standard error of a channel's energy that comes of looking at a random subset of its tokens.
+
+    The median over branches, steps and channels, relative to the energy, from the spread of the tokens that are
+    looked at (Cochran, Sampling Techniques, eq. 2.20, with the correction for finite populations).
+    """
+    found = []
+    for steps in features:
+        for feature in steps:
+            squares = torch.cat(list(feature), dim=-1).double().square().mean(0)  # (token, channel)
+            seen = len(squares)
+            if seen >= num_tokens or seen < 2:
+                return 0.0
+            relative = squares.std(0) / squares.mean(0).clamp(min=1e-300)
+            found.append(relative * math.sqrt((1 - seen / num_tokens) / seen))
+    return float(torch.stack(found).median())
+
+
+def _packed(steps: Sequence[Tensor], samples: Tensor) -> Tensor:
+    """``(channel, pair)`` of one part of one branch."""
     dtype = torch.float32 if steps[0].device.type == "mps" else torch.float64
-    rows = torch.stack([step.flatten(0, -2) for step in steps])  # (step, sample * token, channel)
-    rows = rows.permute(2, 0, 1).to(dtype)
-    return rows @ rows.transpose(1, 2)
+    rows_each = steps[0].shape[1] * len(samples)
+    block = max(1, BLOCK_BYTES // max(1, len(steps) * rows_each * dtype.itemsize))
+    upper = torch.triu_indices(len(steps), len(steps), device=steps[0].device)
+    found = []
+    for begin in range(0, steps[0].shape[2], block):
+        picked = [step[samples, :, begin : begin + block].flatten(0, 1) for step in steps]
+        rows = torch.stack(picked).permute(2, 0, 1).to(dtype)  # (channel, step, sample * token)
+        found.append((rows @ rows.transpose(1, 2))[:, upper[0], upper[1]])
+    return torch.cat(found)

@@ -219,12 +219,12 @@ class TestOwnTrace:
     def test_is_found_where_the_plan_says(self, searched: Plan, recorded: Trace) -> None:
         found, why = own_problem(searched)
         assert found is not None
-        assert found.trace.path == recorded.path
+        assert found.trace.where == recorded.where
         assert why == ""
 
     def test_must_be_the_one(self, searched: Plan, longer: Problem, tmp_path: Path) -> None:
         assert own_problem(searched, tmp_path / "gone.zarr")[1].startswith(str(tmp_path / "gone.zarr"))
-        assert "is not the trace the plan was made on" in own_problem(searched, longer.trace.path)[1]
+        assert "is not the trace the plan was made on" in own_problem(searched, longer.trace.where)[1]
         bare = searched.model_copy(update={"provenance": {}})
         assert own_problem(bare) == (None, "the plan does not say which trace it was made on")
 

@@ -35,8 +35,7 @@ def candidate() -> Candidate:
 
 def stored(trace: Trace, split: str) -> np.ndarray:
     """Features ``(sample, step, token, channel)`` of one split, as they lie on disk."""
-    chosen = [i for i, s in enumerate(trace.attributes["splits"]) if s == split]
-    return trace.array("points/trunk/values")[chosen, 0].astype(np.float64)
+    return trace.values(split)[:, 0].astype(np.float64)
 
 
 @pytest.mark.parametrize("split", ["fit", "select", "test"])

@@ -111,7 +111,7 @@ class TestInstance:
                 np.testing.assert_allclose(unseen_costs(same, [schedule]), [problem.cost(schedule)], rtol=1e-9)
 
     def test_test_prompts_are_unseen(self, problem: Instance, recorded: Trace) -> None:
-        prompts = recorded.attributes["splits"].count("test")
+        prompts = len(recorded.samples("test"))
         np.testing.assert_allclose(problem.test.shape, (min(3, prompts), *problem.judge.shape))
         assert np.abs(problem.test.mean(0) / problem.judge - 1).max() > 1e-3
 

@@ -241,7 +241,7 @@ def test_rollouts_decide_between_cache_points(
     found = study.read_result()["points"]
     assert set(found) == {"trunk", "output"}
     assert str(plan.section.point) == max(found, key=lambda point: found[point])
-    assert plan.provenance["trace"] == str((problem if plan.section.point.kind == "trunk" else other).trace.path)
+    assert plan.provenance["trace"] == (problem if plan.section.point.kind == "trunk" else other).trace.where
 
 
 def test_without_a_pipeline_only_the_statistics_speak(

@@ -35,7 +35,7 @@ def test_what_is_stored(recorded: Trace) -> None:
     assert recorded.response == pytest.approx(np.full(12, -1 / 12), abs=1e-4)
     assert recorded.attributes["branches"] == ["cond"]
     assert {"weights_digest", "config_digest"} <= set(recorded.attributes["model"])
-    store = zarr.open_group(recorded.path, mode="r")
+    store = zarr.open_group(recorded.where, mode="r")
     assert store.metadata.zarr_format == 3
     assert store["points/trunk/values"].shards is not None
 
@@ -87,44 +87,53 @@ def test_guidance_branches_and_output_point(tmp_path: Path) -> None:
     assert (found.gain == 1).all()
 
 
-def test_an_interrupted_trace_is_not_taken_for_one(tmp_path: Path, workload: Workload) -> None:
+def test_an_interrupted_trace_is_gone_on_with(tmp_path: Path, workload: Workload) -> None:
     def stop(done: int) -> None:
-        raise KeyboardInterrupt
+        if done:
+            raise KeyboardInterrupt
 
     path = tmp_path / "t.zarr"
     with pytest.raises(KeyboardInterrupt):
         record(path, workload, on_samples=stop)
-    assert not path.exists()
-    with pytest.raises(TraceError, match="an interrupted one is at"):
+    with pytest.raises(TraceError, match=r"incomplete, (4|6|8|10) of 14 samples; give the same"):
         Trace(path)
     with pytest.raises(TraceError, match="no trace in"):
         newest_trace(tmp_path)
-    assert record(path, workload).num_steps == 12
+    told: list[int] = []
+    assert record(path, workload, on_samples=told.append).num_steps == 12
+    assert told[0] >= 4
+    assert sum(told) == 14
     assert newest_trace(tmp_path) == path
-    with pytest.raises(TraceError, match="exists"):
-        record(path, workload)
-    assert record(path, workload, overwrite=True).num_steps == 12
-    assert not path.with_name("t.zarr.partial").exists()
+    told.clear()
+    record(path, workload, on_samples=told.append)
+    assert told == [14], "a complete trace is left as it is"
+    with pytest.raises(TraceError, match="holds a trace with another tokens; choose another --out"):
+        record(path, workload, tokens=6)
+    assert record(path, workload, tokens=6, overwrite=True).values("fit").shape[3] == 6
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/mine.txt").write_text("dear")
+    with pytest.raises(TraceError, match="holds no trace that could be gone on with"):
+        record(tmp_path / "letters", workload)
 
 
 @pytest.mark.parametrize("victim", ["points/trunk/gram", "latents", "times/sigma"])
 def test_damage_is_found(recorded: Trace, tmp_path: Path, victim: str) -> None:
     copy = tmp_path / "t.zarr"
-    shutil.copytree(recorded.path, copy)
+    shutil.copytree(recorded.where, copy)
     chunk = next(p for p in sorted((copy / victim / "c").rglob("*")) if p.is_file())
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 0xFF
     chunk.write_bytes(data)
-    with pytest.raises(TraceError, match="damaged or truncated"):
-        Trace(copy)
+    with pytest.raises(TraceError, match=r"damaged or truncated .* verify .* --repair"):
+        Trace(copy).latents_of("fit")
     chunk.write_bytes(data[: len(data) // 2])
     with pytest.raises(TraceError, match="damaged or truncated"):
-        Trace(copy)
+        Trace(copy).latents_of("fit")
 
 
 def test_other_stores_and_other_versions(recorded: Trace, tmp_path: Path) -> None:
     copy = tmp_path / "t.zarr"
-    shutil.copytree(recorded.path, copy)
+    shutil.copytree(recorded.where, copy)
     meta = json.loads((copy / "zarr.json").read_text())
     for version, complaint in ((99, "newer than this hyca"), (1, "of an older hyca; trace again")):
         meta["attributes"]["version"] = version
@@ -136,7 +145,11 @@ def test_other_stores_and_other_versions(recorded: Trace, tmp_path: Path) -> Non
         Trace(tmp_path / "other.zarr")
 
 
-def test_another_workload_is_refused(recorded: Trace, workload: Workload) -> None:
-    recorded.check_workload(workload)
-    with pytest.raises(TraceError, match="other prompts, samples, steps or seed"):
-        recorded.check_workload(Workload(workload.prompts, 14, 12, seed=4))
+def test_a_trace_knows_its_samples(recorded: Trace, workload: Workload, tmp_path: Path) -> None:
+    assert recorded.workload() == workload
+    assert recorded.samples("fit") == [0, 1, 2, 3, 4, 5]
+    assert recorded.values("select").shape == (2, 1, 12, 16, 32)
+    recorded.check_same_samples(recorded)
+    other = record(tmp_path / "o.zarr", Workload(workload.prompts, 14, 12, seed=4))
+    with pytest.raises(TraceError, match="other prompts, samples, steps or seeds"):
+        recorded.check_same_samples(other)

@@ -43,7 +43,7 @@ def traced(folder: Path) -> Path:
 
 @pytest.fixture
 def studied(traced: Path, folder: Path) -> Path:
-    done = run("search", "--budget", "3x", "--prompts", "prompts.txt", *QUICK, "--out", "studies/s")
+    done = run("search", "--budget", "3x", *QUICK, "--out", "studies/s")
     assert done.exit_code == 0, done.output
     return folder / done.stdout.strip()
 
@@ -83,11 +83,11 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
         json.loads(studied.read_text())["sections"][0]["cost"]["flops_ratio"], rel=0.02
     )
 
-    again = run("search", "--budget", "3x", "--prompts", "prompts.txt", *QUICK, "--out", "studies/s")
+    again = run("search", "--budget", "3x", *QUICK, "--out", "studies/s")
     assert again.exit_code == 0
     assert "complete already" in again.stderr
     (studied.parent / "report.html").unlink()
-    assert run("report", "--study", studied.parent, "--prompts", "prompts.txt").exit_code == 0
+    assert run("report", "--study", studied.parent).exit_code == 0
     assert (studied.parent / "report.html").exists()
 
     bench = ["bench", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--samples", 14, "--steps", 12]
@@ -101,7 +101,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
 
 def test_several_budgets_in_one_go(traced: Path) -> None:
     quick = ["--trials", "1", "--confirm", "0", "--refine", "0"]
-    done = run("search", "--budget", "2x,3x,1x", "--prompts", "prompts.txt", *quick, "--out", "studies/many")
+    done = run("search", "--budget", "2x,3x,1x", *quick, "--out", "studies/many")
     assert done.exit_code == 0, done.output
     ratios = [json.loads(Path(line).read_text())["sections"][0]["cost"]["flops_ratio"] for line in done.stdout.split()]
     assert ratios[0] >= 2
@@ -115,13 +115,13 @@ def test_several_budgets_in_one_go(traced: Path) -> None:
 
 
 def test_presets_are_plans_too(traced: Path) -> None:
-    done = run("search", "--budget", "2x", "--preset", "hyca", "--multistep", "recursive", "--prompts", "prompts.txt")
+    done = run("search", "--budget", "2x", "--preset", "hyca", "--multistep", "recursive")
     assert done.exit_code == 0, done.output
     plan = Path(done.stdout.strip())
     assert plan.parent.name.endswith("2x-hyca")
     assert json.loads((plan.parent / "result.json").read_text())["multistep"] == "recursive"
     assert "Recipe" in (plan.parent / "report.md").read_text()
-    refused = run("search", "--budget", "2x", "--preset", "alchemy", "--prompts", "prompts.txt")
+    refused = run("search", "--budget", "2x", "--preset", "alchemy")
     assert refused.exit_code == 2
     assert "unknown preset 'alchemy'; choose best" in refused.output
 
@@ -163,14 +163,14 @@ def test_bad_input_is_one_line_and_exit_code_2(traced: Path, arguments: list[str
 
 def test_a_truncated_trace_is_refused(traced: Path) -> None:
     (traced / "points" / "trunk" / "gram" / "zarr.json").write_text("{")
-    done = run("search", "--budget", "3x", "--prompts", "prompts.txt", *QUICK)
+    done = run("search", "--budget", "3x", *QUICK)
     assert done.exit_code == 2
     assert "damaged or truncated" in done.stderr
     assert not list(Path("studies").glob("*"))
 
 
 def test_a_killed_search_leaves_no_plan_and_is_taken_up_again(traced: Path, folder: Path) -> None:
-    arguments = ["search", "--budget", "3x", "--prompts", "prompts.txt", "--trials", "2", "--confirm", "0.02"]
+    arguments = ["search", "--budget", "3x", "--trials", "2", "--confirm", "0.02"]
     arguments += ["--refine", "0.2", "--out", "studies/killed"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     process = subprocess.Popen(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from hyca_calib.trace.store import Trace
@@ -63,21 +61,20 @@ def read(trace: Trace, gain: Array, seed: int, *, prompts: int, sets: int, most:
         sets: how many disjoint sets the fit prompts are dealt to.
         most: of each split no more samples than this.
     """
-    few = np.random.default_rng(seed).permutation(_values(trace).shape[3])[:FEW_TOKENS]
+    few = np.random.default_rng(seed).permutation(trace.values("fit", 1).shape[3])[:FEW_TOKENS]
     return reduce(
         samples(trace, "fit", most),
         samples(trace, "select", most),
         gain,
         few,
         prompts=prompts,
-        sets=min(sets, len(_indices(trace, "fit", most))),
+        sets=min(sets, len(trace.samples("fit")[:most])),
     )
 
 
 def samples(trace: Trace, split: Split, most: int | None = None) -> Iterator[Array]:
     """The first `most` stored samples ``(branch, step, token, channel)`` of a split, one at a time."""
-    values = _values(trace)
-    return (np.asarray(values[index], dtype=np.float64) for index in _indices(trace, split, most))
+    return (trace.sample_values(index).astype(np.float64) for index in trace.samples(split)[:most])
 
 
 def reduce(
@@ -108,11 +105,3 @@ def reduce(
         fit_tokens=np.stack(fit_tokens),
         judged_tokens=np.stack([tokens for _, tokens in found]),
     )
-
-
-def _values(trace: Trace) -> zarr.Array[Any]:
-    return zarr.open_array(str(trace.path / "points" / trace.point.kind / "values"), mode="r")
-
-
-def _indices(trace: Trace, split: Split, most: int | None) -> Sequence[int]:
-    return [i for i, of in enumerate(trace.attributes["splits"]) if of == split][:most]

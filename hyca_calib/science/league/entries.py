@@ -47,12 +47,12 @@ PROBE_SAMPLES = 7
 
 @dataclass(frozen=True)
 class Effort:
-    """What the search of each budget may spend: trials and seconds for all budgets, then minutes for each."""
+    """What the search may spend: trials and seconds for all budgets, then for each minutes and gradient steps."""
 
     trials: int = 40
     timeout: float = 45.0
     confirm: float = 1.5
-    refine: float = 12.0
+    refine: int = 150
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def best_plans(
         tell(0.0, "tuning")
         tuning = Tuning(effort.trials, effort.timeout)
         found = tune(problem, budgets, tuning, folder / "journal.log", context.seed)
-    options = SearchOptions(Confirmation(effort.confirm), Refinement(effort.refine), seed=context.seed)
+    options = SearchOptions(
+        Confirmation(effort.confirm), Refinement(minutes=120, iterations=effort.refine), seed=context.seed
+    )
     for i, (budget, study) in enumerate(zip(budgets, studies, strict=True)):
         if not study.complete:
             tell((i + 0.5) / len(budgets), f"searching {budget.text}")

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.science.loop.bed import Bed
+from hyca_calib.workload import Split
 
 __all__ = ["reach"]
 
@@ -23,17 +24,16 @@ def reach(bed: Bed, target: int) -> dict[str, float]:
     """
     trace, schedule = bed.context.problem.trace, bed.section.schedule
     scale = np.sqrt(bed.context.problem.channel_gain)
-    values = trace.array(f"points/{trace.point.kind}/values") * scale
-    splits = np.array(trace.attributes["splits"])
+    values: dict[Split, Array] = {split: trace.values(split) * scale for split in ("fit", "select")}
     computed = [s for s in schedule.computed_steps if s < target][::-1]
 
-    def rows(split: str, step: int) -> Array:
-        return np.asarray(values[splits == split][:, :, step], dtype=np.float64).reshape(-1, len(scale))
+    def rows(split: Split, step: int) -> Array:
+        return np.asarray(values[split][:, :, step], dtype=np.float64).reshape(-1, len(scale))
 
     def residuals(depth: int) -> tuple[Array, Array]:
         history = computed[:depth]
-        fit, judge = (np.stack([rows(split, s) for s in history]) for split in ("fit", "select"))
-        goal, held = (rows(split, target) for split in ("fit", "select"))
+        fit, judge = (np.stack([rows(split, s) for s in history]) for split in values)
+        goal, held = (rows(split, target) for split in values)
         past = np.einsum("knc,lnc->ckl", fit, fit, optimize=True)
         ridge = TAP_RIDGE * np.trace(past, axis1=1, axis2=2)[:, None, None] / depth * np.eye(len(history))
         taps = np.linalg.solve(past + ridge, np.einsum("knc,nc->ck", fit, goal, optimize=True)[..., None])[..., 0]

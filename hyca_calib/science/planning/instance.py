@@ -83,8 +83,7 @@ def instance(context: Context) -> Instance:
     problem, settings = context.problem, Settings()
     groups = partition(problem, settings, context.seed)
     fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (problem.fit, problem.select))
-    splits = problem.trace.attributes["splits"]
-    prompts = [i for i, split in enumerate(splits) if split == "test"][: 3 if context.quick else None]
+    prompts = problem.trace.samples("test")[: 3 if context.quick else None]
     test = np.stack([grouped(problem.trace.sample_gram(i), problem.channel_gain, groups) for i in prompts])
     times, weights, steps = problem.times(settings.axis), problem.step_weights, problem.trace.num_steps
     table, table_seconds = timed(

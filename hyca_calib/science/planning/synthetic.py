@@ -6,10 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from hyca_calib.cost import CostModel
-from hyca_calib.trace.store import Layout, TraceWriter
+from hyca_calib.trace.documents import write_json
+from hyca_calib.trace.facts import Facts
+from hyca_calib.trace.finish import COST, MANIFEST, manifest_of, summarise
+from hyca_calib.trace.folder import open_folder
 from hyca_calib.workload import SPLITS
 from hyca_runtime.point import CachePoint
 
@@ -38,21 +42,22 @@ def write_trace(path: Path, channels: int, steps: int, branches: int, cost: Cost
     """A trace of a rectified flow with made-up Gram matrices; each split has one sample, none is stored."""
     rng, sigmas = np.random.default_rng(seed), np.linspace(1, 0, steps + 1)
     gram = np.stack([[smooth_gram(channels, steps, rng) for _ in range(branches)] for _ in SPLITS])
-    point = CachePoint()
-    writer = TraceWriter(path, point, Layout(len(SPLITS), branches, steps, tokens=1, channels=channels, latent=(1,)))
-    writer.commit(
-        {
-            "gram": gram,
-            "gain": np.ones((branches, steps, channels)),
-            "tokens": np.zeros((branches, 1, 1), dtype=np.int64),
-            "times/timestep": sigmas[:-1],
-            "times/sigma": sigmas,
-            "times/response": np.diff(sigmas),
-        },
-        {
-            "splits": list(SPLITS),
-            "branches": [f"branch {i}" for i in range(branches)],
-            "point": point.model_dump(),
-            "cost": asdict(cost),
-        },
+    facts = Facts(
+        branches=[f"branch {i}" for i in range(branches)],
+        timesteps=sigmas[:-1].tolist(),
+        scheduler_timesteps=[],
+        sigmas=sigmas.tolist(),
+        response=np.diff(sigmas).tolist(),
+        num_tokens=[[1]] * branches,
+        stored=[[[0]]] * branches,
+        gram_share=1.0,
+        gram_error=0.0,
+        channels=channels,
+        latent=[1],
     )
+    folder, point = open_folder(path), CachePoint()
+    attributes = {"splits": list(SPLITS), "branches": facts.branches, "point": point.model_dump(), "excluded": []}
+    root = zarr.open_group(folder.store(read_only=False), mode="w")
+    summarise(root, point.kind, gram, np.ones((branches, steps, channels)), facts, attributes)
+    write_json(folder, COST, asdict(cost))
+    write_json(folder, MANIFEST, manifest_of(folder, ()))

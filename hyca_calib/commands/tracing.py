@@ -1,0 +1,120 @@
+"""Traces: record, verify, merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyca_calib.console import console, counting
+from hyca_calib.defaults import batch_of, prompts_of
+from hyca_calib.models import load_pipeline
+from hyca_calib.trace.claim import Share
+from hyca_calib.trace.folder import Where, open_folder
+from hyca_calib.trace.merge import merge_traces
+from hyca_calib.trace.needs import Needs
+from hyca_calib.trace.request import Request
+from hyca_calib.trace.run import GRAM_TOKENS, trace
+from hyca_calib.trace.verify import Damage, discard, verify
+from hyca_calib.workload import Workload
+from hyca_runtime.point import parse_point
+
+__all__ = ["TRACES", "TraceOptions", "merge_parts", "trace_model", "verify_trace"]
+
+TRACES = Path("traces")
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """Options of ``hyca_calib trace``; None stands for a default that depends on others."""
+
+    model: str = "demo"
+    prompts: Path | None = None
+    samples: int = 112
+    seed: int = 0
+    steps: int = 50
+    tokens: int = 16
+    gram_tokens: int = GRAM_TOKENS
+    point: str = "trunk"
+    component: str = "transformer"
+    out: Where | None = None
+    batch: int | None = None
+    overwrite: bool = False
+    force: bool = False
+    share: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The trace's path or URL."""
+        part = "" if self.component == "transformer" else f"-{self.component}"
+        model, point = (_short(name) for name in (self.model, self.point))
+        return str(self.out or TRACES / f"{model}-{point}{part}-{self.steps}.zarr")
+
+
+def trace_model(options: TraceOptions) -> str:
+    """``hyca_calib trace``; returns the trace's path or URL."""
+    workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
+    point, share = parse_point(options.point), Share.parse(options.share) if options.share else Share.of_launcher()
+    pipe = load_pipeline(options.model)
+
+    def state_needs(needs: Needs) -> None:
+        console.print(f"{options.where}: needs {needs}", soft_wrap=True)
+
+    with counting("trace", len(workload.jobs) if share.world == 1 else None) as advance:
+        complete = trace(
+            pipe,
+            workload,
+            point,
+            options.where,
+            model_name=options.model,
+            batch=batch_of(options.model, options.batch),
+            tokens=options.tokens,
+            gram_tokens=options.gram_tokens,
+            component=options.component,
+            overwrite=options.overwrite,
+            force=options.force,
+            share=share,
+            on_needs=state_needs,
+            on_samples=advance,
+        )
+    if not complete:
+        console.print(f"share {share} is done; the last process to finish completes the trace")
+    return options.where
+
+
+def verify_trace(where: str, repair: bool) -> list[Damage]:
+    """``hyca_calib verify``; what is damaged, or still is after the repair."""
+    with counting("verify", None) as advance:
+        damages = verify(where, lambda done, total: advance(1))
+    for damage in damages:
+        console.print(str(damage), soft_wrap=True, markup=False)
+    if not damages or not repair:
+        return damages
+    discard(where, damages)
+    request = Request.read(open_folder(where))
+    pipe = load_pipeline(request.model["name"])
+    with counting("repair", request.num_samples) as advance:
+        trace(
+            pipe,
+            request.workload,
+            request.point,
+            where,
+            model_name=request.model["name"],
+            batch=request.batch,
+            tokens=request.tokens,
+            gram_tokens=request.gram_tokens,
+            component=request.model["component"],
+            share=Share(),
+            on_samples=advance,
+        )
+    return verify(where)
+
+
+def merge_parts(parts: Sequence[str], out: str) -> tuple[int, int]:
+    """``hyca_calib gather``; how many samples the trace has now, and of how many."""
+    with counting("gather", None) as advance:
+        return merge_traces(parts, out, advance)
+
+
+def _short(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(name).name)

@@ -1,0 +1,108 @@
+"""The Zarr v3 arrays of a trace: sharded, zstd, CRC-32C.
+
+Layout::
+
+    points/<point>/values      (sample, branch, step, token, channel)  float32, a recorded subset of tokens
+    points/<point>/batch_gram  (batch, branch, channel, pair)          float64, over all tokens of a batch
+    points/<point>/batch_gain  (batch, branch, step, channel)          float64
+    latents                    (sample, ...)                           float32, final latents of the full run
+    points/<point>/gram        (split, branch, channel, step, step)    float64, sums over batches
+    points/<point>/gain        (branch, step, channel)                 float64, squared gain to the output
+    points/<point>/tokens      (branch, part, token)                   which tokens `values` holds
+    times/timestep, times/sigma                                        (step,), (step + 1,)
+    times/response             (step,)  change of the final latent per change of the network's output
+
+The first four are written batch by batch, every batch in files of its own, so writers never meet; the
+others are computed from them in the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.errors import ContainsArrayError
+
+from hyca_calib.trace.digests import Witness
+from hyca_calib.trace.facts import Facts
+from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.request import Request
+from hyca_calib.trace.statistics import num_pairs
+from hyca_runtime.errors import TraceError
+
+__all__ = ["Arrays", "write_array"]
+
+WIDTH = 64
+"""Channels of a chunk."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The arrays that batches are written to, and the store that sees what is written."""
+
+    root: Any
+    witness: Witness
+    values: Any
+    gram: Any
+    gain: Any
+    latents: Any
+
+    @classmethod
+    def open(cls, folder: Folder, request: Request, facts: Facts) -> Arrays:
+        """The arrays in `folder`, made if they are not there; several processes may do that at once."""
+        witness = Witness(folder.store(read_only=False))
+        with folder.clear_errors():
+            root = zarr.open_group(witness, mode="a", zarr_format=3)
+            at, steps = f"points/{request.point.kind}", len(facts.timesteps)
+            samples, branches, channels = request.num_samples, len(facts.branches), facts.channels
+            tokens = sum(map(len, facts.stored[0][:1]))
+            width = min(channels, WIDTH)
+            padded = -(-channels // width) * width
+            values = _at(
+                root,
+                f"{at}/values",
+                (samples, branches, steps, tokens, channels),
+                "float32",
+                (1, 1, steps, tokens, width),
+                (1, branches, steps, tokens, padded),
+            )
+            pairs = num_pairs(steps)
+            shape = (len(request.batches), branches, channels, pairs)
+            gram = _at(root, f"{at}/batch_gram", shape, "float64", (1, 1, width, pairs), (1, branches, padded, pairs))
+            each = (branches, steps, channels)
+            gain = _at(root, f"{at}/batch_gain", (len(request.batches), *each), "float64", (1, *each))
+            latents = _at(root, "latents", (samples, *facts.latent), "float32", (1, *facts.latent))
+        return cls(root, witness, values, gram, gain, latents)
+
+
+def write_array(root: Any, name: str, values: np.ndarray) -> None:
+    """A small array, or one whose channels are third, whole."""
+    chunks = (1, 1, min(values.shape[2], WIDTH), *values.shape[3:]) if values.ndim == 5 else values.shape
+    _at(root, name, values.shape, str(values.dtype), chunks)[...] = values
+
+
+def _at(
+    root: Any,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None = None,
+) -> Any:
+    try:
+        return root.create_array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=chunks,
+            shards=shards,
+            compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        )
+    except ContainsArrayError:
+        found = root[name]
+        if found.shape != shape:
+            raise TraceError(f"{name} holds {found.shape}, expected {shape}; trace into another --out") from None
+        return found

@@ -1,0 +1,126 @@
+"""What was asked of a trace: everything that decides its bytes, kept in it as ``request.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from hyca_calib.models import weights_digest
+from hyca_calib.trace.documents import Document, read_json, write_json
+from hyca_calib.trace.folder import Folder
+from hyca_calib.workload import Job, Workload, batches
+from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.errors import TraceError
+from hyca_runtime.point import CachePoint
+from hyca_runtime.session import config_digest
+
+__all__ = ["REQUEST", "Request"]
+
+REQUEST = "request.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One trace.
+
+    Attributes:
+        model: names and digests of the model.
+        batch: samples in one pipeline call; a batch is recorded and stored as a whole.
+        tokens: tokens of each sample whose features are stored.
+        gram_tokens: tokens of each network call that enter the statistics, chosen at random if there are more.
+    """
+
+    model: dict[str, str]
+    workload: Workload
+    point: CachePoint
+    batch: int
+    tokens: int
+    gram_tokens: int
+
+    @classmethod
+    def of(
+        cls,
+        pipe: Any,
+        workload: Workload,
+        point: CachePoint,
+        model_name: str,
+        component: str,
+        batch: int,
+        tokens: int,
+        gram_tokens: int,
+    ) -> Self:
+        """The request for a pipeline."""
+        transformer, scheduler = find_transformer(pipe, component), getattr(pipe, "scheduler", None)
+        model = {
+            "name": model_name,
+            "pipeline": type(pipe).__name__,
+            "component": component,
+            "transformer": type(transformer).__name__,
+            "scheduler": type(scheduler).__name__,
+            "config_digest": config_digest(transformer),
+            "weights_digest": weights_digest(transformer),
+        }
+        return cls(model, workload, point, batch, tokens, gram_tokens)
+
+    @cached_property
+    def batches(self) -> tuple[tuple[Job, ...], ...]:
+        """The samples, as they are recorded."""
+        return tuple(tuple(jobs) for jobs in batches(self.workload.jobs, self.batch))
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.workload.jobs)
+
+    def to_json(self) -> Document:
+        return {
+            "model": self.model,
+            "point": self.point.model_dump(),
+            "batch": self.batch,
+            "tokens": self.tokens,
+            "gram_tokens": self.gram_tokens,
+            "workload": self.workload.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, document: Document) -> Self:
+        return cls(
+            model={str(key): str(value) for key, value in document["model"].items()},
+            workload=Workload.from_json(document["workload"]),
+            point=CachePoint(**document["point"]),
+            batch=int(document["batch"]),
+            tokens=int(document["tokens"]),
+            gram_tokens=int(document["gram_tokens"]),
+        )
+
+    @classmethod
+    def read(cls, folder: Folder) -> Self:
+        """What `folder` was made for.
+
+        Raises:
+            TraceError: it does not say, or not clearly.
+        """
+        document = read_json(folder, REQUEST)
+        try:
+            return cls.from_json(document)
+        except (KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"{folder}: {REQUEST} is damaged ({type(error).__name__}: {error})") from error
+
+    def settle(self, folder: Folder) -> None:
+        """Write the request, or go on where the same one was begun.
+
+        Raises:
+            TraceError: the folder holds something else.
+        """
+        wanted = json.loads(json.dumps(self.to_json()))
+        if folder.exists(REQUEST):
+            found = read_json(folder, REQUEST)
+            if differs := sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key)):
+                raise TraceError(
+                    f"{folder} holds a trace with another {', '.join(differs)}; choose another --out, or --overwrite it"
+                )
+        elif any(not key.startswith(".") for key in folder.listing()):
+            raise TraceError(f"{folder} exists and holds no trace that could be gone on with; choose another --out")
+        else:
+            write_json(folder, REQUEST, wanted)

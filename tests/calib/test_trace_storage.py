@@ -1,0 +1,321 @@
+"""Nothing lost: interruptions, several writers, damage, full disks, object stores."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from traces import contents, listed, record
+
+from hyca_calib.trace.claim import Share, claimed
+from hyca_calib.trace.commits import Commit
+from hyca_calib.trace.folder import LocalFolder, open_folder
+from hyca_calib.trace.merge import merge_traces
+from hyca_calib.trace.needs import Needs
+from hyca_calib.trace.store import Trace
+from hyca_calib.trace.verify import discard, verify
+from hyca_calib.workload import Workload
+from hyca_runtime.errors import TraceError
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, workload: Workload) -> Path:
+    """An uninterrupted trace in batches of four; its splits end in smaller ones."""
+    path: Path = tmp_path_factory.mktemp("whole") / "t.zarr"
+    assert record(path, workload)
+    return path
+
+
+@pytest.mark.parametrize("committed", range(1, 5))
+def test_an_interrupted_trace_ends_with_the_same_bytes(
+    whole: Path, tmp_path: Path, workload: Workload, committed: int
+) -> None:
+    """Stopped after each batch, with half-written files of the next one lying about."""
+
+    class Enough(Exception):
+        pass
+
+    left = [committed + 1]
+
+    def stop(done: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise Enough
+
+    path = tmp_path / "t.zarr"
+    with pytest.raises(Enough):
+        record(path, workload, on_samples=stop)
+    (path / "latents/c/13").mkdir(parents=True, exist_ok=True)
+    (path / "latents/c/13/0.abc.partial").write_bytes(b"half")
+    assert record(path, workload)
+    assert contents(path) == contents(whole)
+    assert listed(path) == listed(whole)
+
+
+def test_shares_make_one_trace(whole: Path, tmp_path: Path, workload: Workload) -> None:
+    """Whatever the order, and resumed with another number of processes."""
+    path = tmp_path / "t.zarr"
+    assert not record(path, workload, share=Share(2, 3))
+    assert not record(path, workload, share=Share(0, 3))
+    assert record(path, workload)
+    assert contents(path) == contents(whole)
+    assert verify(path) == []
+
+
+def test_parts_are_gathered(whole: Path, tmp_path: Path, workload: Workload) -> None:
+    parts = [tmp_path / f"{rank}.zarr" for rank in range(2)]
+    for rank, part in enumerate(parts):
+        assert not record(part, workload, share=Share(rank, 2))
+    out = tmp_path / "out.zarr"
+    assert merge_traces(parts[:1], out) == (8, 14)
+    assert merge_traces(parts, out) == (14, 14)
+    assert contents(out) == contents(whole)
+    assert merge_traces([whole], tmp_path / "copy.zarr") == (14, 14)
+    assert contents(tmp_path / "copy.zarr") == contents(whole)
+    other = tmp_path / "other.zarr"
+    record(other, workload, tokens=4, share=Share(0, 2))
+    with pytest.raises(TraceError, match="another tokens"):
+        merge_traces([parts[0], other], tmp_path / "bad.zarr")
+
+
+def test_every_flipped_byte_is_found(whole: Path, tmp_path: Path) -> None:
+    """One byte of every file in turn."""
+    path, rng = tmp_path / "t.zarr", random.Random(5)
+    shutil.copytree(whole, path)
+    files = [key for key in contents(path) if key != "request.json"] + ["cost.json", "manifest.json"]
+    assert len(files) > 30
+    for key in sorted(files):
+        good = (path / key).read_bytes()
+        bad = bytearray(good)
+        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        (path / key).write_bytes(bad)
+        (damage,) = [d for d in verify(path) if d.key == key] or [None]
+        assert damage is not None, key
+        assert damage.kind == "changed"
+        if "/values/c/" in key or key.startswith("latents/c/"):
+            assert int(key.split("/c/")[1].split("/")[0]) in damage.samples
+        (path / key).write_bytes(good)
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "points/trunk/values/c/9/0/0/0/0",
+        "points/trunk/batch_gram/c/2/0/0/0",
+        "points/trunk/gram/c/1/0/0/0/0",
+        "points/trunk/values/zarr.json",
+        "zarr.json",
+        "commits/000001.json",
+        "facts.json",
+        "manifest.json",
+    ],
+)
+def test_repair_records_what_is_damaged(whole: Path, tmp_path: Path, workload: Workload, victim: str) -> None:
+    path = tmp_path / "t.zarr"
+    shutil.copytree(whole, path)
+    content = bytearray((path / victim).read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (path / victim).write_bytes(content)
+    (path / "latents/c/0").mkdir(exist_ok=True)
+    (path / "latents/c/0/stray").write_text("not of this trace")
+    (path / "notes.txt").write_text("mine")
+    damages = verify(path)
+    assert {d.key for d in damages} == {victim} | ({"latents/c/0/stray"} if victim != "manifest.json" else set())
+    discard(path, damages)
+    recorded: list[int] = []
+    assert record(path, workload, on_samples=recorded.append)
+    batch = {"points/trunk/values/c/9": 4, "points/trunk/batch_gram/c/2": 2, "commits/000001.json": 2, "facts": 4}
+    again = next((count for key, count in batch.items() if victim.startswith(key)), 0)
+    assert sum(recorded[1:]) == again
+    (path / "notes.txt").unlink()
+    (path / "latents/c/0/stray").unlink(missing_ok=True)
+    assert contents(path) == contents(whole)
+
+
+def test_missing_files_are_named(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "t.zarr"
+    shutil.copytree(whole, path)
+    (path / "latents/c/3/0/0").unlink()
+    (damage,) = verify(path)
+    assert str(damage) == "missing: latents/c/3/0/0 (batch 0, samples 0, 1, 2, 3)"
+    with pytest.raises(TraceError, match="no trace here"):
+        verify(tmp_path)
+
+
+def test_two_writers(tmp_path: Path, workload: Workload) -> None:
+    path = tmp_path / "t.zarr"
+    with claimed(open_folder(path), Share(1, 2)):
+        with pytest.raises(TraceError, match=r"traced by another process \(share 1-of-2\)"):
+            record(path, workload, share=Share(1, 2))
+        with pytest.raises(TraceError, match=r"share 1-of-2.*choose another --out"):
+            record(path, workload)
+        assert not record(path, workload, share=Share(0, 2))
+    assert record(path, workload, share=Share(1, 2))
+
+
+def test_two_writers_of_an_object_store(workload: Workload) -> None:
+    url = "memory://two/t.zarr"
+    folder = open_folder(url)
+    folder.write(".locks/0-of-1.json", json.dumps({"host": "elsewhere", "pid": 7, "time": 2e12}).encode())
+    with pytest.raises(TraceError, match=r"share 0-of-1, by process 7 on elsewhere"):
+        record(url, workload)
+    folder.write(".locks/0-of-1.json", json.dumps({"host": "elsewhere", "pid": 7, "time": 1.0}).encode())
+    assert record(url, workload)
+    assert not folder.exists(".locks/0-of-1.json")
+
+
+def test_an_object_store_holds_the_same(whole: Path, workload: Workload) -> None:
+    url = "memory://same/t.zarr"
+    assert record(url, workload)
+    assert contents(url) == contents(whole)
+    assert verify(url) == []
+    np.testing.assert_array_equal(Trace(url).latents_of("test"), Trace(whole).latents_of("test"))
+    open_folder(url).write("latents/c/2/0/0", b"rot")
+    assert [d.samples for d in verify(url)] == [(0, 1, 2, 3)]
+
+
+def test_unknown_kinds_of_urls() -> None:
+    with pytest.raises(TraceError, match="cannot open carrier"):
+        open_folder("carrier://pigeon")
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "a//b", "..", "a\\b", "a\x00"])
+def test_no_key_leads_out_of_a_folder(tmp_path: Path, key: str) -> None:
+    folder = open_folder(tmp_path / "in")
+    for act in (folder.read, folder.delete, lambda k: folder.write(k, b"")):
+        with pytest.raises(TraceError, match="is no key of a trace"):
+            act(key)
+
+
+def test_no_link_leads_out_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/link").symlink_to(tmp_path / "secret")
+    with pytest.raises(TraceError, match="leads out of the folder"):
+        open_folder(tmp_path / "in").read("link")
+
+
+def test_a_full_disk_loses_nothing(
+    whole: Path, tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write, count = tmp_path / "t.zarr", LocalFolder.write, [0]
+
+    def full(self: LocalFolder, key: str, content: bytes) -> None:
+        count[0] += key.startswith("commits/")
+        if count[0] >= 3:
+            with self.clear_errors():
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, key, content)
+
+    monkeypatch.setattr(LocalFolder, "write", full)
+    with pytest.raises(TraceError, match=r"t\.zarr: OSError: \[Errno 28\] No space left on device"):
+        record(path, workload)
+    monkeypatch.undo()
+    with pytest.raises(TraceError, match="incomplete, 6 of 14 samples"):
+        Trace(path)
+    assert record(path, workload)
+    assert contents(path) == contents(whole)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, workload: Workload) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TraceError, match=r"file/t\.zarr: NotADirectoryError"):
+        record(tmp_path / "file/t.zarr", workload)
+
+
+def test_needs_are_told_and_refused(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Needs] = []
+    monkeypatch.setattr(LocalFolder, "free_bytes", lambda self: 1000)
+    with pytest.raises(TraceError, match=r"the trace needs .* KiB of disk, 1000 B are free; .* --force"):
+        record(tmp_path / "t.zarr", workload, on_needs=told.append)
+    (needs,) = told
+    assert f"of {1000} B free" in str(needs)
+    record(tmp_path / "t.zarr", workload, force=True, on_needs=told.append)
+    stored = sum(p.stat().st_size for p in (tmp_path / "t.zarr").rglob("c/**/*") if p.is_file())
+    assert 0.5 * needs.disk < stored < 1.1 * needs.disk
+
+
+class Sick:
+    """A pipeline whose network returns NaN for some samples at one call."""
+
+    def __init__(self, seeds: set[int], call: int = 5) -> None:
+        self.pipe, self.seeds, self.at = tiny.pipeline(), seeds, call
+        self.transformer, self.scheduler = self.pipe.transformer, self.pipe.scheduler
+        self.count = 0
+        inner = self.pipe.transformer.norm_out.forward
+
+        def infected(hidden: Any, *args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            hidden = hidden.clone()
+            for i, seed in enumerate(self.drawn):
+                if seed in self.seeds and self.count == self.at:
+                    hidden[i, 3, 7] = float("nan")
+            return inner(hidden, *args, **kwargs)
+
+        self.pipe.transformer.norm_out.forward = infected
+
+    def __call__(self, **call: Any) -> Any:
+        self.count, self.drawn = 0, [g.initial_seed() for g in call["generator"]]
+        return self.pipe(**call)
+
+
+def test_nan_is_reported_and_kept_out(whole: Path, tmp_path: Path, workload: Workload) -> None:
+    sick = [workload.jobs[1], workload.jobs[12]]
+    pipe = Sick({job.seed for job in sick})
+    record(tmp_path / "t.zarr", workload, pipe)
+    found, healthy = Trace(tmp_path / "t.zarr"), Trace(whole)
+    assert found.attributes["excluded"] == [1, 12]
+    assert [n["sample"] for n in found.attributes["nonfinite"]] == [1, 12]
+    assert found.samples("fit") == [0, 2, 3, 4, 5]
+    assert [job.index for job in found.workload().of("test")] == [8, 9, 10, 11, 13]
+    assert np.isfinite(found.gram("fit")).all()
+    assert len(found.latents_of("test")) == 5
+    assert found.gram("select") == pytest.approx(healthy.gram("select"))
+    every = found.values("fit")
+    assert np.isfinite(every).all()
+    with pytest.raises(TraceError, match="hold NaN or infinity in other samples"):
+        found.check_same_samples(healthy)
+
+
+def test_the_place_of_nan_is_told(tmp_path: Path, workload: Workload) -> None:
+    """A feature, not only what comes of it."""
+    pipe = tiny.pipeline()
+    block = pipe.transformer.single_transformer_blocks[-1]
+    inner = block.forward
+
+    def infected(*args: Any, **kwargs: Any) -> Any:
+        text, hidden = inner(*args, **kwargs)
+        hidden = hidden.clone()
+        hidden[0, 2, 11] = float("inf")
+        return text, hidden
+
+    block.forward = infected
+    with pytest.raises(TraceError, match="every sample of fit and select and test holds NaN or infinity"):
+        record(tmp_path / "t.zarr", workload, pipe, batch=1)
+    found = Commit.read(open_folder(tmp_path / "t.zarr"), 0).nonfinite
+    assert found == [{"sample": 0, "branch": "cond", "step": 0, "channels": [11], "num_channels": 1}]
+
+
+def test_a_sample_of_tokens_stands_for_all(whole: Path, tmp_path: Path, workload: Workload) -> None:
+    """Energies are unbiased, and off by the error that is stated, not by much more or less."""
+    full, errors, ratios = Trace(whole), [], []
+    for seed in range(6):
+        other = Workload(workload.prompts, 14, 12, seed=workload.seed)
+        record(tmp_path / f"{seed}.zarr", other, gram_tokens=8 + seed % 2, tokens=3)
+        sampled = Trace(tmp_path / f"{seed}.zarr")
+        assert sampled.attributes["gram_share"] == (8 + seed % 2) / 16
+        energy, truth = (np.einsum("ctt->ct", t.gram("fit")) for t in (sampled, full))
+        ratios.append(np.median(np.abs(energy / truth - 1)))
+        errors.append(sampled.attributes["gram_error"])
+        assert set(np.ravel(sampled.array("points/trunk/tokens"))) <= set(range(16))
+    assert full.attributes["gram_error"] == 0
+    assert full.attributes["gram_share"] == 1
+    assert 0.2 < np.mean(ratios) / np.mean(errors) < 1.5
