@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hyca_calib.console import console, one_line_errors
+from hyca_calib.console import log_json, one_line_errors, say
 
 __all__ = ["app", "main"]
 
@@ -34,6 +34,17 @@ Prompts = Annotated[
 Seed = Annotated[int, typer.Option(help="Source of all randomness.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Samples per pipeline call. Default: 8 for the demos, else 1.")]
 STUDIES = Path("studies")
+
+
+@app.callback()
+def common(
+    as_json: Annotated[
+        bool, typer.Option("--log-json", help="Progress, news and errors as lines of JSON on standard error.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
+    if as_json:
+        log_json()
 
 
 @app.command()
@@ -149,22 +160,50 @@ def search(
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = 40,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds after which no trial starts.")] = 45.0,
     confirm: Annotated[float, typer.Option(min=0, help="Minutes of real rollouts; 0 trusts the statistics.")] = 1.0,
+    rollouts: Annotated[
+        int | None, typer.Option(min=1, help="At most so many: with a long --confirm the same on every machine.")
+    ] = None,
     refine: Annotated[float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps.")] = 5.0,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="At most so many: with a long --refine the same on every machine.")
+    ] = None,
     groups: Annotated[int | None, typer.Option(min=1, help="Fix the number of groups.")] = None,
     taps: Annotated[
         Literal["channel", "group"], typer.Option(help="Grain of refined taps: a row per channel or per group.")
     ] = "channel",
     seed: Seed = 0,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Where workers share trials: postgresql://..., grpc://host:port. Default: a file in --out."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes make this search at once.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Study folder. Default: studies/TRACE-BUDGET.")] = None,
 ) -> None:
     """Find the best plan within a budget; a second call goes on where the first was interrupted.
+
+    Several processes that give the same command with --workers share the work, on one machine or on many that see
+    --out; the trials of one that dies are done by the others.
 
     Example: [b]python -m hyca_calib search --budget 5x[/]
     """
     from hyca_calib import commands
 
     with one_line_errors():
-        limits = commands.Limits(trials, timeout, confirm, refine, groups, taps, seed, preset, multistep)
+        limits = commands.Limits(
+            trials=trials,
+            timeout=timeout,
+            confirm=confirm,
+            refine=refine,
+            groups=groups,
+            taps=taps,
+            seed=seed,
+            preset=preset,
+            multistep=multistep,
+            rollouts=rollouts,
+            iterations=iterations,
+            storage=storage,
+            workers=workers,
+        )
         for plan in commands.search_plans(budget, trace or [], limits, out):
             print(plan)
 
@@ -289,6 +328,42 @@ def merge(
 
 
 @app.command()
+def info(
+    path: Annotated[str, typer.Argument(help="A trace (folder or URL), a study folder, or a plan file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+) -> None:
+    """Say in one screen what a trace, a study or a plan is, how far it is, and where it comes from.
+
+    Example: [b]python -m hyca_calib info studies/demo-5x[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        facts = commands.describe(path)
+        if as_json:
+            print(json.dumps(facts, indent=1))
+            return
+        width = max(map(len, facts))
+        for name, told in facts.items():
+            print(f"{name:<{width}}  {told}")
+
+
+@app.command()
+def doctor() -> None:
+    """Examine the installation: packages, device, embedded model, runtime, storage. The exit code is 1 if one is ill.
+
+    Example: [b]python -m hyca_calib doctor[/]
+    """
+    from hyca_calib import commands
+
+    findings = commands.examine()
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        print(f"{'ok  ' if finding.sound else 'BAD '} {finding.what:<{width}}  {finding.told}")
+    raise typer.Exit(0 if all(finding.sound for finding in findings) else 1)
+
+
+@app.command()
 def solvers() -> None:
     """Measure every closed-form solver: order, noise, behaviour with a short history.
 
@@ -358,7 +433,7 @@ def demo(
     with one_line_errors():
         result, picture = commands.run_demo(budget, minutes, out)
         _show(result.to_json(), as_json)
-        console.print(f"picture: {picture}", soft_wrap=True)
+        say(f"picture: {picture}")
 
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:

@@ -1,22 +1,43 @@
-"""What a person sees while work goes on: one console, progress bars, errors of one line."""
+"""What a person sees while work goes on, and what a machine reads instead: progress, news, errors of one line."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hyca_runtime.errors import HycaError
 
-__all__ = ["console", "counting", "growing", "human_bytes", "one_line_errors", "stages"]
+__all__ = ["counting", "growing", "human_bytes", "log_json", "one_line_errors", "say", "stages"]
 
-console = Console(stderr=True, highlight=False)
+_console = Console(stderr=True, highlight=False)
 """Progress and errors; results go to standard output."""
 
 EXIT_BAD_INPUT = 2
+EVERY_S = 1.0
+"""How often progress is logged at most, of each stage."""
+
+_json = False
+
+
+def log_json() -> None:
+    """From now on every event is a line of JSON on standard error, and no bar is drawn."""
+    global _json  # noqa: PLW0603  (one process, one log)
+    _json = True
+
+
+def say(text: str, **facts: Any) -> None:
+    """News in one line; `facts` are only for machines."""
+    if _json:
+        _log("news", text=text, **facts)
+    else:
+        _console.print(text, soft_wrap=True, markup=False)
 
 
 @contextlib.contextmanager
@@ -25,14 +46,27 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except HycaError as error:
-        console.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
-        console.print(str(error), markup=False, soft_wrap=True)
+        if _json:
+            _log("error", kind=type(error).__name__, text=str(error))
+        else:
+            _console.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
+            _console.print(str(error), markup=False, soft_wrap=True)
         sys.exit(EXIT_BAD_INPUT)
 
 
 @contextlib.contextmanager
 def counting(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar over `total` items, if that is known; yields a function that advances it."""
+    if _json:
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            _log("progress", stage=title, done=done, total=total)
+
+        yield advance
+        return
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
@@ -40,7 +74,7 @@ def counting(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=_console) as progress:
         task = progress.add_task(title, total=total)
         yield lambda done: progress.advance(task, done)
 
@@ -55,6 +89,17 @@ def stages(names: tuple[str, ...]) -> Iterator[Callable[[str, float, str], None]
 @contextlib.contextmanager
 def growing(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], None]]:
     """The same, with another bar for every stage that is first heard of."""
+    if _json:
+        told: dict[str, float] = {}
+
+        def log(stage: str, share: float, news: str) -> None:
+            now = time.monotonic()
+            if share >= 1 or now - told.get(stage, -EVERY_S) >= EVERY_S:
+                told[stage] = now
+                _log("progress", stage=stage, share=round(min(1.0, share), 4), text=news)
+
+        yield log
+        return
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
@@ -62,7 +107,7 @@ def growing(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], N
         TimeElapsedColumn(),
         TextColumn("{task.fields[news]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=_console) as progress:
         tasks = {name: progress.add_task(name, total=1.0, news="", start=False) for name in names}
 
         def tell(stage: str, share: float, news: str) -> None:
@@ -85,3 +130,9 @@ def human_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def _log(event: str, **facts: Any) -> None:
+    """One line; what is no JSON is told as text."""
+    line = {"time": round(time.time(), 3), "event": event, **facts}
+    print(json.dumps(line, default=str), file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -24,5 +25,5 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """How this process was started."""
-    return shlex.join(sys.orig_argv)
+    """How this process was started, without passwords in URLs."""
+    return re.sub(r"://[^@/\s]*@", "://", shlex.join(sys.orig_argv))

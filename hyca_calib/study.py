@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from hyca_runtime.errors import StudyError
 
-__all__ = ["Study"]
+__all__ = ["JOURNAL", "Study"]
+
+JOURNAL = "journal.log"
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,13 @@ class Study:
 
     @property
     def journal(self) -> Path:
-        return self.folder / "journal.log"
+        return self.folder / JOURNAL
 
-    def rollouts(self, contender: int = 0) -> Path:
-        """Of each cache point its own."""
-        return self.folder / f"rollouts{f'-{contender}' if contender else ''}.json"
+    @contextmanager
+    def last_word(self) -> Iterator[None]:
+        """One of several workers refines and writes the plan; the others wait, and take over if it dies."""
+        with FileLock(self.folder / "plan.lock"):
+            yield
 
     @property
     def refinement(self) -> Path:

@@ -25,6 +25,8 @@ SHARES = {"fit": 3, "select": 1, "test": 3}
 BETWEEN_SPLITS = 7_919_000
 """How far apart the noise seeds of two splits are."""
 
+MAX_PROMPT_BYTES = 64 * 1024**2
+
 BATCHED = ("prompt", "negative_prompt", "class_labels")
 
 
@@ -137,6 +139,8 @@ def read_prompts(path: Path) -> tuple[dict[str, Any], ...]:
         WorkloadError: unreadable, empty, or a line that is no JSON object.
     """
     try:
+        if path.stat().st_size > MAX_PROMPT_BYTES:
+            raise WorkloadError(f"{path}: {path.stat().st_size} bytes is more than prompts can have")
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise WorkloadError(f"{path}: cannot read the prompts: {error}") from error
@@ -148,7 +152,7 @@ def read_prompts(path: Path) -> tuple[dict[str, Any], ...]:
     for number, line in enumerate(lines, 1):
         try:
             call = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WorkloadError(f"{path}, line {number}: not JSON: {error}") from error
         if not isinstance(call, dict):
             raise WorkloadError(f"{path}, line {number}: expected an object of pipeline arguments, got {line[:40]!r}")

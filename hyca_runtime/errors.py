@@ -6,6 +6,7 @@ __all__ = [
     "AttachError",
     "BudgetError",
     "ClockError",
+    "ForecastWarning",
     "HycaError",
     "PlanError",
     "PlanMismatchError",
@@ -30,6 +31,10 @@ class PlanMismatchError(PlanError):
 
 class PlanMismatchWarning(UserWarning):
     """A run left its plan (other steps or times) and is computed in full."""
+
+
+class ForecastWarning(UserWarning):
+    """A forecast held NaN or infinity, and the network was computed instead."""
 
 
 class AttachError(HycaError, RuntimeError):

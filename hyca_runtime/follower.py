@@ -15,13 +15,14 @@ from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.compiling import outside
 from hyca_runtime.combine import forecast
-from hyca_runtime.errors import ClockError, PlanMismatchError
+from hyca_runtime.errors import ClockError, ForecastWarning, PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.feature import Feature, Signature, signature
 from hyca_runtime.history import History
 from hyca_runtime.moment import Stream
 from hyca_runtime.recipe import Recipe
 from hyca_runtime.report import StreamCount
 from hyca_runtime.track import Track
+from hyca_runtime.watch import Watch
 
 __all__ = ["Follower"]
 
@@ -39,9 +40,11 @@ class _StreamState:
         self.count = StreamCount()
         self.prompt: weakref.ref[Tensor] | None = None
         self.signature: Signature = ()
+        self.watch = Watch()
 
     def begin(self) -> None:
         self.history.clear()
+        self.watch.forget()
         self.count = StreamCount()
 
     def remember(self, feature: Feature | None) -> None:
@@ -74,7 +77,9 @@ class Follower:
         complain: told why a run is not on the plan.
     """
 
-    def __init__(self, module: nn.Module, recipe: Recipe, scheduler: Any, complain: Callable[[str], None]) -> None:
+    def __init__(
+        self, module: nn.Module, recipe: Recipe, scheduler: Any, complain: Callable[[str, type[Warning]], None]
+    ) -> None:
         self.module, self.recipe = module, recipe
         self._complain = complain
         self._attachment = Attachment(module, recipe.point)
@@ -151,8 +156,15 @@ class Follower:
                 return state, self._forecast(state, weights)
         return state, None
 
-    def _forecast(self, state: _StreamState, weights: tuple[Tensor, ...]) -> Feature:
+    def _forecast(self, state: _StreamState, weights: tuple[Tensor, ...]) -> Feature | None:
+        """The feature; None if NaN or infinity came out, whereupon the step is computed."""
         feature = forecast(state.history, weights)
+        if not state.watch.is_sound(feature):
+            state.history.clear()
+            state.watch.forget()
+            found = f"plan {state.recipe.name!r} forecast NaN or infinity at step {int(state.track.position)}"
+            self._complain(f"{found}; steps are computed until it can forecast again", ForecastWarning)
+            return None
         state.count.predicted += 1
         state.count.forecast_flops += sum(2 * len(w) * part.numel() for w, part in zip(weights, feature, strict=True))
         if state.track.ends:
@@ -217,7 +229,8 @@ class Follower:
         message += f"but {track.off_plan}"
         if recipe.on_mismatch == "error":
             raise PlanMismatchError(f"{message}; sample as the plan says or search a plan for these steps")
-        self._complain(message)
+        remedy = "Sample as the plan says, search a plan for these steps, or apply it with on_mismatch='adapt'"
+        self._complain(f"{message}; this run is computed in full. {remedy}", PlanMismatchWarning)
 
 
 def _label(number: int) -> str:

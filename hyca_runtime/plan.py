@@ -33,6 +33,8 @@ __all__ = [
 
 PLAN_VERSION = 2
 MAX_PLAN_BYTES = 1 << 28
+MAX_SHOWN = 600
+"""Characters of a fault."""
 
 
 class Plan(Part):
@@ -133,11 +135,13 @@ def parse_plan(content: Any, source: str) -> Plan:
     if version == 1:
         raise PlanError(f"{source}: a plan of version 1, from before the first release; search again with this hyca")
     if version != PLAN_VERSION:
-        raise PlanError(f"{source}: version: expected {PLAN_VERSION}, got {version!r}")
+        raise PlanError(f"{source}: version: expected {PLAN_VERSION}, got {str(version)[:40]!r}")
     try:
         return Plan.model_validate_json(json.dumps(content, allow_nan=False))
     except (ValidationError, HycaError) as error:
-        raise PlanError(f"{source}: {_first_fault(error)}") from error
+        fault = _first_fault(error)
+        shown = fault if len(fault) <= MAX_SHOWN else f"{fault[:MAX_SHOWN]} ..."
+        raise PlanError(f"{source}: {shown}") from error
 
 
 def _refuse_constant(constant: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from torch import nn
 
 from hyca_runtime.attach.points import find_transformers
-from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
+from hyca_runtime.errors import PlanMismatchError
 from hyca_runtime.follower import Follower
 from hyca_runtime.plan import Plan
 from hyca_runtime.recipe import OnMismatch, Recipe
@@ -41,7 +41,7 @@ class Session:
     ) -> None:
         self.plan = plan
         self._on_mismatch: OnMismatch = on_mismatch
-        self._warned = False
+        self._warned: set[type[Warning]] = set()
         self._recipes: dict[int, tuple[Plan, dict[str, Recipe]]] = {}
         self._followers: dict[str, Follower] = {}
         try:
@@ -54,15 +54,11 @@ class Session:
             self.remove()
             raise
 
-    def _complain(self, message: str) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{message}; this run is computed in full. Sample as the plan says, search a plan for these steps, "
-                "or apply it with on_mismatch='adapt'",
-                PlanMismatchWarning,
-                stacklevel=2,
-            )
+    def _complain(self, message: str, kind: type[Warning]) -> None:
+        """Once of each kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, kind, stacklevel=2)
 
     @contextmanager
     def at(self, step: int | None = None, branch: str | None = None, pipe: Any = None) -> Iterator[None]:

@@ -1,6 +1,8 @@
 """What each command does, without the option parsing."""
 
 from hyca_calib.commands.checking import check_file, show_check
+from hyca_calib.commands.describing import describe
+from hyca_calib.commands.doctor import examine
 from hyca_calib.commands.main_job import (
     Limits,
     evaluate_file,
@@ -20,7 +22,9 @@ __all__ = [
     "bench_runtime",
     "check_file",
     "check_models",
+    "describe",
     "evaluate_file",
+    "examine",
     "merge_files",
     "merge_parts",
     "report_study",

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hyca_calib.console import console
+from hyca_calib.console import say
 from hyca_calib.defaults import batch_of
 from hyca_calib.models import load_pipeline, weights_digest
 from hyca_calib.science.chapter import interval
@@ -118,7 +118,7 @@ def _measured(plan: Plan, problem: Problem, model: str, samples: int, batch: int
     if weights_digest(find_transformer(pipe, facts["component"])) != facts["weights_digest"]:
         raise WorkloadError(f"model {model!r} is not the one that was traced: its weights differ; trace it first")
     jobs = workload.of("test")[:samples]
-    console.print(f"{len(jobs)} test samples under the plan, with new taps and with a new schedule ...")
+    say(f"{len(jobs)} test samples under the plan, with new taps and with a new schedule ...")
     return measure(pipe, plan, problem, jobs, batch_of(model, batch))
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hyca_calib.budget import Budget, parse_budgets
 from hyca_calib.commands.tracing import TRACES, TraceOptions, trace_model
-from hyca_calib.console import console, stages
+from hyca_calib.console import say, stages
 from hyca_calib.defaults import batch_of, workload_of
 from hyca_calib.evaluate import Evaluation, evaluate_plan
-from hyca_calib.models import load_pipeline
+from hyca_calib.models import default_device, load_pipeline
 from hyca_calib.replay import Multistep
 from hyca_calib.report.front import write_front
 from hyca_calib.report.write import write_report
@@ -24,9 +24,13 @@ from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
 from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
+from hyca_calib.search.storage import public
 from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.study import Study
+from hyca_calib.study import JOURNAL, Study
+from hyca_calib.trace.folder import open_folder
+from hyca_calib.trace.runs import on_record
 from hyca_calib.trace.store import Trace, newest_trace
+from hyca_calib.workload import Workload
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
 from hyca_runtime.errors import StudyError, TraceError
 from hyca_runtime.recipe import OnMismatch
@@ -41,7 +45,10 @@ class Limits:
     """Options of one search; minutes for `confirm` and `refine`, seconds for `timeout`.
 
     Attributes:
+        rollouts, iterations: ends of `confirm` and `refine` that do not depend on the machine's speed.
         preset: "best" searches; any other is a published recipe, and only `multistep` matters to it.
+        storage: where workers share trials and rollouts, see `open_study`; None for the study's own folder.
+        workers: how many processes make this search at once.
     """
 
     trials: int = 40
@@ -53,6 +60,10 @@ class Limits:
     seed: int = 0
     preset: str = "best"
     multistep: Multistep = "anchored"
+    rollouts: int | None = None
+    iterations: int | None = None
+    storage: str | None = None
+    workers: int = 1
 
     @property
     def tuning(self) -> Tuning:
@@ -61,9 +72,10 @@ class Limits:
     @property
     def options(self) -> SearchOptions:
         return SearchOptions(
-            confirmation=Confirmation(self.confirm),
-            refinement=Refinement(self.refine),
+            confirmation=Confirmation(self.confirm, rollouts=self.rollouts, workers=self.workers),
+            refinement=Refinement(self.refine, self.iterations),
             seed=self.seed,
+            storage=self.storage,
         )
 
 
@@ -83,7 +95,6 @@ def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path 
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
     for budget, trace_ in itertools.product(wanted, recorded):  # refuse all before any work is done
         budget.computed_steps(trace_.cost, trace_.num_steps, 3)
-    model = recorded[0].attributes["model"]["name"]
     workload = recorded[0].workload()
     for trace_ in recorded[1:]:
         trace_.check_same_samples(recorded[0])
@@ -93,14 +104,29 @@ def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path 
     requests = [_request(recorded, budget, limits) for budget in wanted]
     studies = [Study.open(where, request) for where, request in zip(folders, requests, strict=True)]
     if all(study.complete and study.report.exists() for study in studies):
-        console.print(f"{folder}: complete already", soft_wrap=True)
+        say(f"{folder}: complete already")
         return [study.plan for study in studies]
+    with on_record(open_folder(folder), {"device": default_device(), "storage": public(limits.storage or JOURNAL)}):
+        _search_all(recorded, workload, wanted, studies, limits, folder)
+    return [study.plan for study in studies]
+
+
+def _search_all(
+    recorded: Sequence[Trace],
+    workload: Workload,
+    wanted: Sequence[Budget],
+    studies: Sequence[Study],
+    limits: Limits,
+    folder: Path,
+) -> None:
+    """Tune all budgets together, then make each study that is not complete."""
+    model = recorded[0].attributes["model"]["name"]
     problems, pipe = [Problem(trace_) for trace_ in recorded], load_pipeline(model)
     searched = limits.preset == "best" and not all(study.complete for study in studies)
-    candidates = [_tuned(p, wanted, limits, folder, i) for i, p in enumerate(problems)] if searched else []
+    candidates = [_tuned(problem, wanted, limits, folder) for problem in problems] if searched else []
     for study, budget in zip(studies, wanted, strict=True):
         if not study.complete:
-            console.print(f"budget {budget.text} -> {study.folder}", soft_wrap=True)
+            say(f"budget {budget.text} -> {study.folder}")
             if limits.preset != "best":
                 search_preset(pipe, problems[0], workload, budget, study, limits.preset, limits.multistep)
             else:
@@ -110,11 +136,10 @@ def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path 
         if not study.report.exists():
             plan = load_plan(study.plan)
             write_report(pipe, study, Trace(_from_provenance(plan, "trace")), workload, plan)
-        console.print(f"report: {study.report}", soft_wrap=True)
+        say(f"report: {study.report}")
     if len(studies) > 1:
         page = write_front([(study.plan, load_plan(study.plan)) for study in studies], folder)
-        console.print(f"front: {page}", soft_wrap=True)
-    return [study.plan for study in studies]
+        say(f"front: {page}")
 
 
 def _traces(paths: list[str], limits: Limits) -> list[Trace]:
@@ -131,9 +156,7 @@ def _traces(paths: list[str], limits: Limits) -> list[Trace]:
     return recorded
 
 
-def _tuned(
-    problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: Path, number: int
-) -> dict[Budget, list[Candidate]]:
+def _tuned(problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: Path) -> dict[Budget, list[Candidate]]:
     """Candidates for every budget on one trace, from one Optuna study in `folder`."""
     begun = time.monotonic()
     with stages(("tune",)) as tell:
@@ -142,8 +165,8 @@ def _tuned(
             spent = (time.monotonic() - begun) / max(limits.timeout, 1e-9)
             tell("tune", max((trial + 1) / limits.trials, spent), f"{problem.trace.point}: cost {cost:.3e}")
 
-        journal = folder / f"journal{f'-{number}' if number else ''}.log"
-        found = tune(problem, budgets, limits.tuning, journal, limits.seed, tried)
+        storage = limits.storage or folder / JOURNAL
+        found = tune(problem, budgets, limits.tuning, storage, limits.seed, tried)
         tell("tune", 1.0, f"{problem.trace.point}: {len(found[budgets[0]])} schedules")
     return found
 
@@ -162,7 +185,7 @@ def evaluate_file(
     workload = workload_of(plan.provenance, model, prompts)
     jobs = workload.of("test")[:samples]
     pipe = load_pipeline(model)
-    console.print(f"{len(jobs)} test samples, full run and plan ...")
+    say(f"{len(jobs)} test samples, full run and plan ...")
     return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, batch_of(model, batch), None, on_mismatch)[0]
 
 
@@ -191,7 +214,7 @@ def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation,
     limits = Limits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
     plan_path = search_plans(budget, [path], limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
     result = evaluate_file(plan_path, "demo", None, None, None)
-    console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
+    say(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
     return result, plan_path.parent / "pictures" / "wall.png"
 
 
@@ -204,4 +227,5 @@ def _from_provenance(plan: Plan, key: str) -> Any:
 
 
 def _request(traces: Sequence[Trace], budget: Budget, limits: Limits) -> dict[str, Any]:
-    return {"traces": [t.where for t in traces], "budget": budget.text, "limits": asdict(limits)}
+    wanted = asdict(replace(limits, storage=None, workers=1))  # who works on it, and where, does not change it
+    return {"traces": [t.where for t in traces], "budget": budget.text, "limits": wanted}

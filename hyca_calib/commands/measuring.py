@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hyca_calib.bench import Row, bench_peers, bench_plans, to_markdown
-from hyca_calib.console import console, counting
+from hyca_calib.console import counting, say
 from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.models import default_device, load_pipeline
 from hyca_calib.provenance import versions
@@ -45,7 +45,7 @@ def bench_all(
 
     def tell(row: Row) -> None:
         found = f"{row.result.flops_ratio:5.2f}x {row.result.psnr_db:6.2f} dB" if row.result else row.error
-        console.print(f"{found}  {row.method}", soft_wrap=True)
+        say(f"{found}  {row.method}")
 
     rows, full = bench_peers(pipe, workload, size, only, tell)
     for row in bench_plans(pipe, plans, workload, size, full):
@@ -93,10 +93,10 @@ def bench_runtime(only: Sequence[str], out: Path) -> Path:
         "realised": [],
     }
     for name in only or names:
-        console.print(f"{name}: full and planned runs in turn ...")
+        say(f"{name}: full and planned runs in turn ...")
         steps, computed = (50, tuple(range(0, 50, 5))) if on_gpu else (20, (0, 5, 10, 15))
         facts["realised"].append(asdict(runtime_bench.measure_realised(name, steps, computed, device, dtype)))
-        console.print(facts["realised"][-1])
+        say(facts["realised"][-1])
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"runtime-{'cuda' if on_gpu else 'cpu'}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
@@ -108,7 +108,7 @@ def check_models(only: Sequence[str], compiled: bool, out: Path | None) -> str:
 
     def tell(verdict: Verdict) -> None:
         if not verdict.good:
-            console.print(f"{verdict.name}, {verdict.point}: {verdict.results}", soft_wrap=True)
+            say(f"{verdict.name}, {verdict.point}: {verdict.results}")
         advance(1)
 
     names = [name for name in (*MODELS, *PIPELINES) if not only or any(part in name for part in only)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyca_calib.console import console, counting
+from hyca_calib.console import counting, say
 from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.models import load_pipeline
 from hyca_calib.trace.claim import Share
@@ -58,7 +58,7 @@ def trace_model(options: TraceOptions) -> str:
     pipe = load_pipeline(options.model)
 
     def state_needs(needs: Needs) -> None:
-        console.print(f"{options.where}: needs {needs}", soft_wrap=True)
+        say(f"{options.where}: needs {needs}")
 
     with counting("trace", len(workload.jobs) if share.world == 1 else None) as advance:
         complete = trace(
@@ -78,7 +78,7 @@ def trace_model(options: TraceOptions) -> str:
             on_samples=advance,
         )
     if not complete:
-        console.print(f"share {share} is done; the last process to finish completes the trace")
+        say(f"share {share} is done; the last process to finish completes the trace")
     return options.where
 
 
@@ -87,7 +87,7 @@ def verify_trace(where: str, repair: bool) -> list[Damage]:
     with counting("verify", None) as advance:
         damages = verify(where, lambda done, total: advance(1))
     for damage in damages:
-        console.print(str(damage), soft_wrap=True, markup=False)
+        say(str(damage))
     if not damages or not repair:
         return damages
     discard(where, damages)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-import json
+import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from hyca_calib.metrics import log_error
 from hyca_calib.rollout import sample_latents
-from hyca_calib.search.assemble import build_section
-from hyca_calib.search.candidate import Candidate, Settings
-from hyca_calib.search.problem import Problem
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.refine import to_db
+from hyca_calib.search.scoreboard import Scoreboard
 from hyca_calib.workload import Job
 from hyca_runtime import apply_plan
 from hyca_runtime.plan import Plan, Section
@@ -36,10 +33,14 @@ class Confirmation:
     Attributes:
         minutes: wall time, 0 to trust the offline objective.
         finalists: offline candidates that are rolled out before the best one's schedule is refined.
+        rollouts: no more than so many, if the time is not spent before; same result on every machine.
+        workers: processes that search at once; so many moves are tried before the best of them is taken.
     """
 
     minutes: float = 1.0
     finalists: int = 6
+    rollouts: int | None = None
+    workers: int = 1
 
 
 def rollout_psnr(pipe: Any, section: Section, jobs: Sequence[Job], reference: Tensor, num_steps: int) -> float:
@@ -50,66 +51,60 @@ def rollout_psnr(pipe: Any, section: Section, jobs: Sequence[Job], reference: Te
 
 
 def confirm(
-    pipe: Any,
-    problem: Problem,
     candidates: Sequence[Candidate],
-    jobs: Sequence[Job],
-    reference: Tensor,
     limits: Confirmation,
-    state_path: Path,
+    board: Scoreboard,
     seed: int,
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
-) -> tuple[Candidate, list[dict[str, Any]]]:
-    """Roll out the best candidates on the select split, then other ridges, then moves of single steps.
+) -> tuple[Candidate, float]:
+    """Roll out the best candidates, then other ridges, then moves of single steps.
 
     The ridge decides how far taps trust their fit, which a replay with a clean history overrates or
     underrates by several dB.
 
-    Every rollout is kept in `state_path`; a second call with the same path repeats none of them.
+    Args:
+        candidates: best first by the offline objective.
+        board: where rollouts are done and remembered; none is repeated after an interruption.
 
     Returns:
-        The winner, and what was tried: computed steps, settings and PSNR of each rollout.
+        The winner and its PSNR in dB.
     """
-    tried: list[dict[str, Any]] = json.loads(state_path.read_text()) if state_path.exists() else []
-    known: dict[str, float] = {_key(entry["settings"], entry["computed"]): entry["psnr_db"] for entry in tried}
-    begun, limit = time.monotonic(), 60 * limits.minutes
+    begun, seconds, tried = time.monotonic(), 60 * limits.minutes, set[Candidate]()
 
-    def score(candidate: Candidate) -> float:
-        computed = list(candidate.schedule.computed_steps)
-        key = _key(asdict(candidate.settings), computed)
-        if key not in known:
-            section = build_section(problem, candidate, seed)
-            known[key] = rollout_psnr(pipe, section, jobs, reference, problem.inference_steps)
-            tried.append({"settings": asdict(candidate.settings), "computed": computed, "psnr_db": known[key]})
-            partial = state_path.with_suffix(".partial")
-            partial.write_text(json.dumps(tried))
-            partial.replace(state_path)
-        return known[key]
+    def share() -> float:
+        """Of the limits that is spent."""
+        of_time = (time.monotonic() - begun) / seconds if seconds else 1.0
+        return min(1.0, max(of_time, len(tried) / limits.rollouts if limits.rollouts else 0.0))
 
-    best, best_psnr = candidates[0], -float("inf")
+    best, best_psnr = candidates[0], -math.inf
 
-    def improves(candidate: Candidate) -> bool:
+    def improves(window: Sequence[Candidate]) -> bool:
         nonlocal best, best_psnr
-        better = (psnr := score(candidate)) > best_psnr
+        scores = board.score(window)
+        tried.update(window)
+        psnr, winner = max(zip(scores, window, strict=True), key=lambda pair: pair[0])
+        better = psnr > best_psnr
         if better:
-            best, best_psnr = candidate, psnr
-        on_progress(min(1.0, (time.monotonic() - begun) / limit) if limit else 1.0, best_psnr)
+            best, best_psnr = winner, psnr
+        on_progress(share(), best_psnr)
         return better
 
-    def in_time(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-        return itertools.takewhile(lambda _: time.monotonic() - begun < limit, candidates)
+    def in_time(moves: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
+        for begin in range(0, len(moves), limits.workers):
+            if share() >= 1:
+                return
+            yield moves[begin : begin + limits.workers]
 
-    for candidate in candidates[: limits.finalists]:
-        improves(candidate)
-    for candidate in in_time([replace(best, settings=replace(best.settings, ridge=ridge)) for ridge in RIDGES]):
-        improves(candidate)
+    improves(candidates[: limits.finalists])
+    for window in in_time([replace(best, settings=replace(best.settings, ridge=ridge)) for ridge in RIDGES]):
+        improves(window)
     shuffle = random.Random(seed)
     improved = True
     while improved:
         moves = [replace(best, schedule=schedule) for schedule in neighbours(best.schedule, best.settings.start)]
         shuffle.shuffle(moves)
-        improved = any(improves(moved) for moved in in_time(moves))
-    return best, tried
+        improved = any(improves(window) for window in in_time(moves))
+    return best, best_psnr
 
 
 def neighbours(schedule: Schedule, start: int) -> list[Schedule]:
@@ -122,7 +117,3 @@ def neighbours(schedule: Schedule, start: int) -> list[Schedule]:
             if 0 < moved < schedule.num_steps and moved not in computed:
                 found.append(Schedule.from_steps(schedule.num_steps, {*computed, moved} - {computed[i]}))
     return found
-
-
-def _key(settings: dict[str, Any], computed: Sequence[int]) -> str:
-    return json.dumps([asdict(Settings(**settings)), list(computed)], sort_keys=True)

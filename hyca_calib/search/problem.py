@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +27,12 @@ class Problem:
     """A trace seen by the search."""
 
     trace: Trace
+
+    @cached_property
+    def identity(self) -> str:
+        """Short digest of what was traced: the names of its studies on a shared storage."""
+        facts = {key: self.trace.attributes.get(key) for key in ("model", "workload", "point", "batch")}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
     def gram(self, split: Split) -> Array:
         """``(channel, step, step)``, the mean over the samples of the split."""

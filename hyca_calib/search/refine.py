@@ -166,7 +166,6 @@ def refine_taps(
     theta = start.detach().to(device, torch.float32, copy=True).requires_grad_()
     optimizer = torch.optim.Adam([theta], lr=settings.lr, betas=(0.9, 0.98))
     references, goal = fit[1].to(device), select[1].to(device)
-    picker = random.Random(seed)
     state = _State.load(state_path, theta, optimizer)
     begun = time.monotonic() - state.seconds
     limit = 60 * settings.minutes
@@ -193,10 +192,11 @@ def refine_taps(
 
         if state.iteration == 0:
             judge()
-        next_judgement = share() + 1 / settings.evaluations
+        judged = math.floor(share() * settings.evaluations)
         while share() < 1:
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share())))
+            picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
             chosen = picker.sample(range(len(fit[0])), min(settings.batch, len(fit[0])))
             rollout.taps = expand(theta)
             with torch.enable_grad():
@@ -205,9 +205,9 @@ def refine_taps(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             state.iteration += 1
-            if share() >= next_judgement:
+            if (due := math.floor(share() * settings.evaluations)) > judged:
                 judge()
-                next_judgement += 1 / settings.evaluations
+                judged = due
         if state.iteration:
             judge()
     account = {

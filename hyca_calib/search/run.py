@@ -19,10 +19,12 @@ from hyca_calib.search.confirm import Confirmation, confirm, rollout_psnr
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, refine_taps
+from hyca_calib.search.scoreboard import Scoreboard
+from hyca_calib.search.storage import Storage
 from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
 from hyca_calib.workload import Workload
-from hyca_runtime.plan import Plan, Quality, Section, save_plan
+from hyca_runtime.plan import Plan, Quality, Section, load_plan, save_plan
 from hyca_runtime.solvers import ClosedFormSolver, Solver
 
 __all__ = ["Contender", "Progress", "SearchOptions", "search", "search_preset"]
@@ -47,6 +49,8 @@ class SearchOptions:
     confirmation: Confirmation = field(default_factory=Confirmation)
     refinement: Refinement = field(default_factory=Refinement)
     seed: int = 0
+    storage: Storage | None = None
+    """Where workers share their rollouts; None for the study's own folder."""
 
 
 def search(
@@ -65,30 +69,29 @@ def search(
         contenders: traces of the same workload at different cache points; rollouts decide between them.
     """
     begun = time.monotonic()
-    chosen, winner, confirmed_points = _confirmed(pipe, contenders, workload, study, options, on_progress)
-    problem, tried = chosen.problem, confirmed_points[str(chosen.problem.trace.point)]
-    on_progress("confirm", 1.0, f"{sum(map(len, confirmed_points.values()))} rollouts")
+    chosen, winner, tried = _confirmed(pipe, contenders, workload, budget, study, options, on_progress)
+    on_progress("confirm", 1.0, f"{sum(map(len, tried.values()))} rollouts")
     confirmed = time.monotonic()
-    section = build_section(problem, winner, options.seed)
-    refinement: dict[str, Any] = {}
-    if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
-        section, refinement = _refined(pipe, problem, winner, section, workload, study, options, on_progress)
-    section = _judged(pipe, problem, section, workload)
-    on_progress("refine", 1.0, f"{section.quality.psnr_db:.2f} dB" if section.quality else "")
-    account = _describe_choice(problem, winner, options.seed) | {
-        "candidates": [_summary(c) for c in chosen.candidates[:20]],
-        "rollouts": tried,
-        "points": {p: max((r["psnr_db"] for r in rolled), default=None) for p, rolled in confirmed_points.items()},
-        "refinement": refinement,
-        "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
-    }
-    return _write_plan(problem, budget.text, winner, section, refinement, study, account)
+    with study.last_word():
+        if study.complete:  # another worker was faster
+            return load_plan(study.plan)
+        section, refinement = _refined(pipe, chosen.problem, winner, workload, study, options, on_progress)
+        on_progress("refine", 1.0, f"{section.quality.psnr_db:.2f} dB" if section.quality else "")
+        account = _describe_choice(chosen.problem, winner, options.seed) | {
+            "candidates": [_summary(c) for c in chosen.candidates[:20]],
+            "rollouts": tried[str(chosen.problem.trace.point)],
+            "points": {point: max((r["psnr_db"] for r in rolled), default=None) for point, rolled in tried.items()},
+            "refinement": refinement,
+            "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
+        }
+        return _write_plan(chosen.problem, budget.text, winner, section, refinement, study, account)
 
 
 def _confirmed(
     pipe: Any,
     contenders: Sequence[Contender],
     workload: Workload,
+    budget: Budget,
     study: Study,
     options: SearchOptions,
     on_progress: Progress,
@@ -102,23 +105,34 @@ def _confirmed(
         point, error = str(problem.trace.point), winner.cost
         tried[point] = []
         if pipe is not None and winner.schedule.predicted_steps and share.minutes > 0:
-            winner, tried[point] = confirm(
-                pipe,
-                problem,
+            board = _board(pipe, problem, workload, budget, study, options)
+            winner, psnr = confirm(
                 contender.candidates,
-                workload.of("select"),
-                torch.from_numpy(problem.trace.latents_of("select")),
                 share,
-                study.rollouts(i),
+                board,
                 options.seed,
                 lambda done, psnr, i=i: on_progress(  # type: ignore[misc]
                     "confirm", (i + done) / len(contenders), f"{psnr:.2f} dB"
                 ),
             )
-            error = -max(entry["psnr_db"] for entry in tried[point])
+            error, tried[point] = -psnr, board.history()
         winners.append((error, contender, winner))
     _, chosen, winner = min(winners, key=lambda entry: entry[0])
     return chosen, winner, tried
+
+
+def _board(
+    pipe: Any, problem: Problem, workload: Workload, budget: Budget, study: Study, options: SearchOptions
+) -> Scoreboard:
+    """Rollouts on the select split."""
+    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
+
+    def rollout(candidate: Candidate) -> float:
+        section = build_section(problem, candidate, options.seed)
+        return rollout_psnr(pipe, section, jobs, goal, problem.inference_steps)
+
+    name = f"rollouts {problem.identity} {budget.text} seed {options.seed}"
+    return Scoreboard(options.storage or study.journal, name, problem.trace.num_steps, rollout)
 
 
 def search_preset(
@@ -166,14 +180,37 @@ def _write_plan(
     plan = Plan(
         name=f"{problem.trace.attributes['model']['name']}-{suffix}",
         sections=(section,),
-        provenance=provenance(problem, winner) | ({"refinement": refinement} if "iterations" in refinement else {}),
+        provenance=provenance(problem, winner) | _lasting(refinement),
     )
     study.write_result(account)
     save_plan(plan, study.plan)
     return plan
 
 
+def _lasting(refinement: dict[str, Any]) -> dict[str, Any]:
+    """What a plan tells of its refinement; not how long it took, so that equal searches give equal plans."""
+    if "iterations" not in refinement:
+        return {}
+    return {"refinement": {key: value for key, value in refinement.items() if key != "minutes"}}
+
+
 def _refined(
+    pipe: Any,
+    problem: Problem,
+    winner: Candidate,
+    workload: Workload,
+    study: Study,
+    options: SearchOptions,
+    on_progress: Progress,
+) -> tuple[Section, dict[str, Any]]:
+    """The winner as a section with refined taps and its agreement on the select split, and an account of that."""
+    section, refinement = build_section(problem, winner, options.seed), dict[str, Any]()
+    if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
+        section, refinement = _with_refined_taps(pipe, problem, winner, section, workload, study, options, on_progress)
+    return _judged(pipe, problem, section, workload), refinement
+
+
+def _with_refined_taps(
     pipe: Any,
     problem: Problem,
     winner: Candidate,

@@ -6,12 +6,9 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hyca_calib.budget import Budget
@@ -19,6 +16,7 @@ from hyca_calib.replay import grouped
 from hyca_calib.search.candidate import Candidate, Grain, Settings, choose_solvers, partition
 from hyca_calib.search.exact import best_schedules, gap_table
 from hyca_calib.search.problem import AXES, Problem
+from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
 
@@ -88,27 +86,18 @@ def tune(
     problem: Problem,
     budgets: Sequence[Budget],
     tuning: Tuning,
-    journal: Path,
+    storage: Storage,
     seed: int,
     on_trial: Callable[[int, float], None] = lambda number, cost: None,
 ) -> dict[Budget, list[Candidate]]:
     """Distinct candidates for each budget, best first; one study serves all budgets.
 
-    A trial is one choice of settings; its value is the mean log cost over the budgets. The journal is
-    append-only: the same call after an interruption goes on where it stopped.
+    A trial is one choice of settings; its value is the mean log cost over the budgets. The same call after
+    an interruption goes on where it stopped, and ends as if nothing had been; several processes that make it at
+    once share the trials.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        study_name=f"{','.join(budget.text for budget in budgets)} groups {tuning.groups or 'any'} seed {seed}",
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=12),
-    )
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)  # left behind by an interrupted search
-    if not study.trials:
-        for groups in {tuning.groups or 16, tuning.groups or 1}:
-            study.enqueue_trial({name: getattr(Settings(groups=groups), name) for name in TUNED})
+    budget_names = ",".join(budget.text for budget in budgets)
+    study = open_study(storage, f"tune {problem.identity} {budget_names} groups {tuning.groups or 'any'} seed {seed}")
 
     def objective(trial: Trial) -> float:
         candidates = solve(problem, _suggest(trial, tuning), budgets, seed)
@@ -118,15 +107,32 @@ def tune(
         on_trial(trial.number, float(np.exp(value)))
         return value
 
-    done = len(study.get_trials(states=(TrialState.COMPLETE,)))
     deadline = time.monotonic() + tuning.timeout
-    while done < tuning.trials and time.monotonic() < deadline:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            study.optimize(objective, n_trials=1)
-        done += 1
+    while _count(study, TrialState.COMPLETE) < tuning.trials and time.monotonic() < deadline:
+        give_back(study)
+        study.sampler = _sampler(_count(study, TrialState.COMPLETE, TrialState.RUNNING), tuning, seed)
+        run_trial(study, objective)
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     return {budget: _distinct(finished, i, problem.trace.num_steps, tuning.taps) for i, budget in enumerate(budgets)}
+
+
+def _sampler(number: int, tuning: Tuning, seed: int) -> optuna.samplers.BaseSampler:
+    """Of trial `number` of those that did not fail: what it suggests does not depend on interruptions before.
+
+    The first ones are defaults.
+    """
+    sampler = optuna.samplers.TPESampler(seed=seed * 1_000_003 + number, n_startup_trials=12)
+    defaults = list(dict.fromkeys((tuning.groups or 16, tuning.groups or 1)))
+    if number >= len(defaults):
+        return sampler
+    settings = Settings(groups=defaults[number])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.PartialFixedSampler({name: getattr(settings, name) for name in TUNED}, sampler)
+
+
+def _count(study: optuna.Study, *states: TrialState) -> int:
+    return len(study.get_trials(deepcopy=False, states=states))
 
 
 def _suggest(trial: Trial, tuning: Tuning) -> Settings:

@@ -57,6 +57,10 @@ class Folder(ABC):
         """Of all files below, sorted; half-written ones are left out."""
 
     @abstractmethod
+    def stored_bytes(self, under: str) -> int:
+        """Size of all files below."""
+
+    @abstractmethod
     def clear(self) -> None:
         """Delete everything."""
 
@@ -76,11 +80,11 @@ class Folder(ABC):
         return True
 
     @contextmanager
-    def clear_errors(self) -> Iterator[None]:
-        """What storage raises becomes one line; `FileNotFoundError` and our own errors pass."""
+    def clear_errors(self, *passing: type[Exception]) -> Iterator[None]:
+        """What storage raises becomes one line; our own errors pass."""
         try:
             yield
-        except (TraceError, FileNotFoundError):
+        except (TraceError, *passing):
             raise
         except Exception as error:  # OSError here; s3fs and botocore have their own kinds
             told = " ".join(str(error).split())[:200]
@@ -99,7 +103,7 @@ class LocalFolder(Folder):
         return self._path
 
     def read(self, key: str) -> bytes:
-        with self.clear_errors():
+        with self.clear_errors(FileNotFoundError):
             path = self._path.joinpath(*_parts(key))
             if not path.resolve().is_relative_to(self._path.resolve()):
                 raise TraceError(f"{self.where}: {key!r} leads out of the folder")
@@ -131,6 +135,9 @@ class LocalFolder(Folder):
         with self.clear_errors():
             found = (p for p in self._path.joinpath(under).rglob("*") if p.is_file() and not p.name.endswith(PARTIAL))
             return sorted(p.relative_to(self._path).as_posix() for p in found)
+
+    def stored_bytes(self, under: str) -> int:
+        return sum(self._path.joinpath(*_parts(key)).stat().st_size for key in self.listing(under))
 
     def clear(self) -> None:
         with self.clear_errors():
@@ -165,7 +172,7 @@ class RemoteFolder(Folder):
         return None
 
     def read(self, key: str) -> bytes:
-        with self.clear_errors():
+        with self.clear_errors(FileNotFoundError):
             return bytes(self._fs.cat_file(self._at(key)))
 
     def exists(self, key: str) -> bool:
@@ -187,6 +194,10 @@ class RemoteFolder(Folder):
             self._fs.invalidate_cache()
             found = self._fs.find(f"{self._root}/{under}".rstrip("/"))
             return sorted(path[len(self._root) + 1 :] for path in found)
+
+    def stored_bytes(self, under: str) -> int:
+        with self.clear_errors():
+            return int(self._fs.du(f"{self._root}/{under}"))
 
     def clear(self) -> None:
         with self.clear_errors():

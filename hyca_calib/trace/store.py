@@ -16,6 +16,7 @@ from hyca_calib.trace.commits import committed
 from hyca_calib.trace.documents import read_json
 from hyca_calib.trace.finish import COST, MANIFEST, TRACE_VERSION
 from hyca_calib.trace.folder import Folder, Where, open_folder
+from hyca_calib.trace.metadata import check_array, check_group
 from hyca_calib.trace.request import REQUEST, Request
 from hyca_calib.workload import SPLITS, Split, Workload
 from hyca_runtime.errors import HycaError, TraceError
@@ -37,6 +38,7 @@ class Trace:
     def __init__(self, where: Where) -> None:
         self.folder = open_folder(where)
         _check_complete(self.folder)
+        check_group(self.folder)
         with self._readable():
             self._root = zarr.open_group(self.folder.store(read_only=True), mode="r")
             self.attributes: dict[str, Any] = json.loads(json.dumps(self._root.attrs.asdict()))
@@ -52,14 +54,34 @@ class Trace:
         self.timesteps = self.array("times/timestep")
         self.sigmas = self.array("times/sigma")
         self.response = self.array("times/response")
+        self._check_shapes()
 
     def array(self, name: str) -> np.ndarray:
         """One whole array, checksums verified."""
         with self._readable():
-            values = np.asarray(self._root[name][...])  # type: ignore[index]
+            values = np.asarray(self._array(name)[...])
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise TraceError(f"{self.folder}: {name} holds NaN or infinity; trace again")
         return values
+
+    def _check_shapes(self) -> None:
+        branches, steps, channels = len(self.branches), len(self.timesteps), self._gram.shape[2]
+        expected = {
+            "gram": (self._gram, (len(SPLITS), branches, channels, steps, steps)),
+            "gain": (self.gain, (branches, steps, channels)),
+            "sigma": (self.sigmas, (steps + 1,)),
+            "response": (self.response, (steps,)),
+        }
+        for name, (array, shape) in expected.items():
+            if array.shape != shape:
+                raise TraceError(f"{self.folder}: {name} has shape {array.shape}, expected {shape}; trace again")
+        splits = self.attributes.get("splits")
+        if not isinstance(splits, list) or not all(self.samples(split) for split in SPLITS):
+            raise TraceError(f"{self.folder}: a split has no samples; trace again")
+
+    def _array(self, name: str) -> Any:
+        check_array(self.folder, name)
+        return self._root[name]
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -104,7 +126,7 @@ class Trace:
     def sample_values(self, index: int) -> np.ndarray:
         """Features of the stored tokens of one sample, ``(branch, step, token, channel)``."""
         with self._readable():
-            return np.asarray(self._root[f"points/{self.point.kind}/values"][index])  # type: ignore[index]
+            return np.asarray(self._array(f"points/{self.point.kind}/values")[index])
 
     def sample_gram(self, index: int) -> np.ndarray:
         """``(channel, step, step)`` of the stored tokens of one sample, summed over guidance branches."""
@@ -115,7 +137,7 @@ class Trace:
     def latents_of(self, split: Split) -> np.ndarray:
         """Final latents of the full run, in the order of `Workload.of`."""
         with self._readable():
-            return np.stack([np.asarray(self._root["latents"][index]) for index in self.samples(split)])  # type: ignore[index]
+            return np.stack([np.asarray(self._array("latents")[index]) for index in self.samples(split)])
 
     def check_same_samples(self, other: Trace) -> None:
         """Raises TraceError unless both have the same samples in each split."""

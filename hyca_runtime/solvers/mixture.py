@@ -54,7 +54,12 @@ def mixed_rows(
 ) -> np.ndarray:
     """The rows of all groups, float32 ``(len(past), channels)``; shorter ones are padded with zeros."""
     weights = np.zeros((len(past), num_channels), dtype=np.float32)
-    for channels, solver in groups:
-        rows = solver.rows(past, target)
-        weights[: len(rows), channels] = rows
+    with np.errstate(all="ignore"):  # absurd times of a plan; what comes of them is refused below
+        for channels, solver in groups:
+            rows = solver.rows(past, target)
+            if rows.ndim == 2 and rows.shape[1] not in (1, len(channels)):
+                raise ValueError(f"{solver.name}: rows for {rows.shape[1]} channels in a group of {len(channels)}")
+            weights[: len(rows), channels] = rows
+    if not np.isfinite(weights).all():
+        raise ValueError(f"the rows of step {target.step} are beyond the range of float32")
     return weights

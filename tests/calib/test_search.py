@@ -23,6 +23,7 @@ from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, TapRollout, refine_taps
 from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
+from hyca_calib.search.scoreboard import Scoreboard
 from hyca_calib.search.tune import Tuning, solve, tune
 from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
@@ -60,18 +61,39 @@ def test_a_solved_schedule_keeps_the_budget(problem: Problem) -> None:
             assert 1 / cost.flops_ratio(12, count, 3) <= budget.share + 1e-9
 
 
-def test_tuning_resumes_and_prefers_the_cheapest(problem: Problem, study: Study) -> None:
-    def run(trials: int) -> list[Candidate]:
-        return tune(problem, (BUDGET,), Tuning(trials=trials, timeout=60), study.journal, seed=0)[BUDGET]
+def test_tuning_resumes_and_prefers_the_cheapest(problem: Problem, study: Study, tmp_path: Path) -> None:
+    def run(trials: int, journal: Path = study.journal) -> list[Candidate]:
+        return tune(problem, (BUDGET,), Tuning(trials=trials, timeout=60), journal, seed=0)[BUDGET]
 
     first = run(4)
     lines = study.journal.read_text().count("\n")
     assert run(4) == first
     assert study.journal.read_text().count("\n") <= lines + 1  # nothing was tried again
-    more = run(8)
+    more = run(16)
     assert more[0].cost <= first[0].cost
     assert [c.cost for c in more] == sorted(c.cost for c in more)
     assert len({c.schedule for c in more}) == len(more)
+    assert run(16, tmp_path / "uninterrupted.log") == more
+
+
+def test_a_failed_trial_is_made_again(problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if nothing had been."""
+    count = [0]
+
+    def tell(number: int, cost: float) -> None:
+        count[0] += 1
+        if count[0] == 14:
+            raise KeyboardInterrupt
+
+    def run(journal: Path) -> list[Candidate]:
+        return tune(problem, (BUDGET,), Tuning(trials=16, timeout=60), journal, 0, tell)[BUDGET]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study.journal)
+    found = run(study.journal)
+    assert count[0] == 14 + 3
+    count[0] = 100
+    assert run(study.folder / "other.log") == found
 
 
 def test_neighbours_move_one_step() -> None:
@@ -89,13 +111,23 @@ def test_confirmation_never_gets_worse_and_repeats_nothing(
     jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
     before = rollout_psnr(pipe, build_section(problem, start, 0), jobs, goal, 12)
 
-    def run() -> tuple[Candidate, list[dict[str, Any]]]:
-        return confirm(pipe, problem, [start], jobs, goal, Confirmation(minutes=0.03), study.rollouts(), seed=0)
+    rolled: list[Candidate] = []
 
-    best, tried = run()
-    assert max(t["psnr_db"] for t in tried) == rollout_psnr(pipe, build_section(problem, best, 0), jobs, goal, 12)
-    assert max(t["psnr_db"] for t in tried) > before
-    assert run()[1][: len(tried)] == tried
+    def rollout(candidate: Candidate) -> float:
+        rolled.append(candidate)
+        return rollout_psnr(pipe, build_section(problem, candidate, 0), jobs, goal, 12)
+
+    def run(rollouts: int) -> tuple[Candidate, float]:
+        board = Scoreboard(study.journal, "rollouts", 12, rollout)
+        return confirm([start], Confirmation(minutes=10, rollouts=rollouts), board, seed=0)
+
+    best, psnr = run(12)
+    assert rollout_psnr(pipe, build_section(problem, best, 0), jobs, goal, 12) == psnr > before
+    assert len(rolled) == 12
+    assert run(12) == (best, psnr)
+    assert len(rolled) == 12
+    assert run(14)[1] >= psnr
+    assert len(rolled) == 14
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from traces import contents, listed, record
 
 from hyca_calib.trace.claim import Share, claimed
 from hyca_calib.trace.commits import Commit
@@ -23,6 +22,7 @@ from hyca_calib.trace.store import Trace
 from hyca_calib.trace.verify import discard, verify
 from hyca_calib.workload import Workload
 from hyca_runtime.errors import TraceError
+from traces import contents, listed, record
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +39,15 @@ def test_an_interrupted_trace_ends_with_the_same_bytes(
 ) -> None:
     """Stopped after each batch, with half-written files of the next one lying about."""
 
-    class Enough(Exception):
-        pass
-
     left = [committed + 1]
 
     def stop(done: int) -> None:
         left[0] -= 1
         if not left[0]:
-            raise Enough
+            raise KeyboardInterrupt
 
     path = tmp_path / "t.zarr"
-    with pytest.raises(Enough):
+    with pytest.raises(KeyboardInterrupt):
         record(path, workload, on_samples=stop)
     (path / "latents/c/13").mkdir(parents=True, exist_ok=True)
     (path / "latents/c/13/0.abc.partial").write_bytes(b"half")

@@ -65,6 +65,16 @@ def _with(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_with("sections.0.groups.0.solver.name", "newtn"), 'did you mean "newton"'),
         (_with("sections.0.groups.0.solver.configuration", {"ordr": 1}), "does not take"),
         (_with("sections.0.groups.0.solver.configuration", {"order": 9}), "order must be"),
+        (
+            _with(
+                "sections.0.groups.0.solver",
+                {
+                    "name": "fitted",
+                    "configuration": {"steps": [2, 3, 5, 6, 7, 9, 10, 11], "weights": [[[1.0, 2.0]]] * 8},
+                },
+            ),
+            "rows for 2 channels in a group of 16",
+        ),
         (_with("sections.0.schedule.table", [1] + [0] * 11), "step 0 must be computed"),
         (_with("sections.0.schedule.table", [7] * 12), "outside the palette"),
         (_with("sections.0.schedule.table", [0] * 11), "expected 11 values"),

@@ -25,6 +25,7 @@ LAYERS = (
         "hyca_runtime.policies",
         "hyca_runtime.combine",
         "hyca_runtime.combine_triton",
+        "hyca_runtime.watch",
         "hyca_runtime.adaptive",
     ),
     ("hyca_runtime.section",),

@@ -1,0 +1,131 @@
+"""What lies at a path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hyca_calib.console import human_bytes
+from hyca_calib.study import Study
+from hyca_calib.trace.commits import committed
+from hyca_calib.trace.finish import MANIFEST
+from hyca_calib.trace.folder import open_folder
+from hyca_calib.trace.request import REQUEST, Request
+from hyca_calib.trace.runs import RUNS
+from hyca_calib.trace.store import Trace
+from hyca_runtime import Plan, load_plan
+from hyca_runtime.errors import StudyError
+
+__all__ = ["describe"]
+
+Facts = dict[str, str]
+
+
+def describe(where: str) -> Facts:
+    """What a trace, study or plan is, in a few lines.
+
+    Raises:
+        StudyError: nothing of that kind.
+    """
+    path = Path(where)
+    if path.is_file():
+        return _of_plan(load_plan(path))
+    if (path / "request.json").is_file() and "limits" in json.loads((path / "request.json").read_text()):
+        return _of_study(Study(path))
+    folder = open_folder(where)
+    if folder.exists(REQUEST) or folder.exists(MANIFEST):
+        return _of_trace(where)
+    raise StudyError(f"{where}: neither a trace nor a study nor a plan")
+
+
+def _of_plan(plan: Plan) -> Facts:
+    facts = {"plan": plan.name}
+    for section in plan.sections:
+        schedule, name = section.schedule, section.component
+        ratio = f", {section.cost.flops_ratio:.2f}x by FLOPs" if section.cost else ""
+        solvers: dict[str, int] = {}
+        for group in section.groups:
+            solvers[group.solver.name] = solvers.get(group.solver.name, 0) + group.indices.size
+        facts[name] = f"{section.model.transformer} ({section.model.num_channels} channels), point {section.point}"
+        facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
+        facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
+        facts[f"{name}: solvers"] = ", ".join(f"{solver} ({count} channels)" for solver, count in solvers.items())
+        facts[f"{name}: sampler"] = section.sampler.scheduler
+        if section.quality is not None:
+            judged = section.quality
+            facts[f"{name}: quality"] = f"{judged.psnr_db:.2f} dB on {judged.num_samples} {judged.split} samples"
+    for key in ("trace", "replayed_cost"):
+        if key in plan.provenance:
+            facts[key] = str(plan.provenance[key])
+    if "versions" in plan.provenance:
+        facts["made with"] = _told(plan.provenance["versions"])
+    return facts
+
+
+def _of_study(study: Study) -> Facts:
+    request = json.loads((study.folder / "request.json").read_text())
+    facts = {
+        "study": str(study.folder),
+        "state": "complete" if study.complete else "begun; give the same `search` command again",
+        "budget": request["budget"],
+        "traces": ", ".join(request["traces"]),
+        "limits": _told({key: value for key, value in request["limits"].items() if value is not None}),
+    }
+    if study.complete:
+        result = study.read_result()
+        facts["rollouts"] = str(len(result["rollouts"]))
+        facts["seconds"] = _told(result["seconds"])
+        facts |= _of_plan(load_plan(study.plan))
+    return facts
+
+
+def _of_trace(where: str) -> Facts:
+    folder = open_folder(where)
+    request = Request.read(folder)
+    done = sum(len(request.batches[n]) for n in committed(folder) if n < len(request.batches))
+    model, workload = request.model, request.workload
+    facts = {
+        "trace": where,
+        "state": "complete" if folder.exists(MANIFEST) else "begun; give the same `trace` command again",
+        "model": f"{model['name']} ({model['pipeline']}, {model['transformer']})",
+        "point": str(request.point),
+        "samples": f"{done} of {request.num_samples}, of {len(workload.prompts)} prompts, seed {workload.seed}",
+        "sampler": f"{model['scheduler']}, {workload.num_steps} steps",
+        "on disk": human_bytes(folder.stored_bytes("")),
+    }
+    if folder.exists(MANIFEST):
+        trace = Trace(where)
+        cost = trace.cost
+        facts |= {
+            "branches": ", ".join(name or "unnamed" for name in trace.branches),
+            "channels": str(trace.num_channels),
+            "tokens": f"{trace.attributes['num_tokens']} of a sample; {100 * trace.attributes['gram_share']:.3g} % of "
+            f"them in the statistics (standard error {100 * trace.attributes['gram_error']:.2g} %)",
+            "full step": f"{cost.full_flops / 1e9:.4g} GFLOPs, {cost.full_seconds:.3g} s a sample",
+            "left out": _told_samples(trace.attributes["nonfinite"]),
+        }
+    runs = sorted(key for key in folder.listing(RUNS))
+    if runs:
+        last = json.loads(folder.read(runs[-1]))
+        facts["runs"] = f"{len(runs)}; the last on {last['host']} ({last['device']}) from {last['begun']}"
+        facts["command"] = last["command"]
+        facts["made with"] = _told(last["versions"])
+    return facts
+
+
+def _told(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def _told_samples(nonfinite: list[dict[str, Any]]) -> str:
+    """Samples with NaN or infinity and where they have them."""
+    if not nonfinite:
+        return "no sample"
+    places = [
+        f"sample {n['sample']} (step {n['step']}, channels {' '.join(map(str, n['channels']))} ...)"
+        if "step" in n
+        else f"sample {n['sample']} (latents)"
+        for n in nonfinite
+    ]
+    return "NaN or infinity in " + ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")

@@ -1,0 +1,77 @@
+"""Rollouts that workers share: each is run once, by whoever is free, and all see its score."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.storage import TASK, Storage, give_back, open_study, run_trial
+from hyca_runtime.schedule import Schedule
+
+__all__ = ["Scoreboard"]
+
+POLL_S = 0.2
+
+
+class Scoreboard:
+    """Scores of candidates, kept in an Optuna study; a trial is one rollout.
+
+    Args:
+        storage: shared by the workers.
+        name: of the study.
+        num_steps: of the candidates' schedules.
+        rollout: a candidate's score; the same for all workers.
+    """
+
+    def __init__(self, storage: Storage, name: str, num_steps: int, rollout: Callable[[Candidate], float]) -> None:
+        self._study = open_study(storage, name, optuna.samplers.RandomSampler(seed=0))
+        self._num_steps, self._rollout = num_steps, rollout
+
+    def score(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Of each candidate; those that other workers are at are waited for."""
+        tasks = [_task(candidate) for candidate in candidates]
+        while not set(tasks) <= (known := self._known()).keys():
+            give_back(self._study)
+            taken = self._tasks(TrialState.WAITING, TrialState.RUNNING) | known.keys()
+            for task in dict.fromkeys(task for task in tasks if task not in taken):
+                self._study.enqueue_trial({}, user_attrs={TASK: task})
+            if self._tasks(TrialState.WAITING):
+                run_trial(self._study, self._objective)
+            else:
+                time.sleep(POLL_S)
+        return [known[task] for task in tasks]
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every rollout there was, for reports: settings, computed steps, PSNR."""
+        return [{**json.loads(task), "psnr_db": psnr} for task, psnr in self._known().items()]
+
+    def _objective(self, trial: Trial) -> float:
+        task = trial.user_attrs.get(TASK)
+        if task is None:  # another worker was faster, and Optuna made up a trial
+            raise optuna.TrialPruned
+        known = self._known()
+        return known[task] if task in known else self._rollout(self._candidate(task))
+
+    def _known(self) -> dict[str, float]:
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return {trial.user_attrs[TASK]: trial.values[0] for trial in trials}
+
+    def _tasks(self, *states: TrialState) -> set[str]:
+        return {t.user_attrs.get(TASK, "") for t in self._study.get_trials(deepcopy=False, states=states)}
+
+    def _candidate(self, task: str) -> Candidate:
+        told = json.loads(task)
+        return Candidate(Settings(**told["settings"]), Schedule.from_steps(self._num_steps, told["computed"]), 0.0)
+
+
+def _task(candidate: Candidate) -> str:
+    """What decides a rollout."""
+    told = {"settings": asdict(candidate.settings), "computed": list(candidate.schedule.computed_steps)}
+    return json.dumps(told, sort_keys=True)

@@ -1,0 +1,121 @@
+"""Optuna's storages: where workers share their trials, and what becomes of those of dead workers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+from filelock import FileLock
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from hyca_runtime.errors import StudyError
+
+__all__ = ["TASK", "Storage", "give_back", "open_study", "public", "run_trial"]
+
+Storage = str | Path
+"""A journal file; or the URL of a database (``postgresql://...``) or of Optuna's gRPC proxy (``grpc://host:port``)."""
+
+HEARTBEAT_S, GRACE_S = 10, 30
+MAX_RETRIES = 5
+WORKER, TASK = "worker", "task"
+FORGOTTEN = timedelta(minutes=15)
+"""After that a trial of another machine in a journal, which has no heartbeats, counts as dead."""
+
+
+def open_study(storage: Storage, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    """The study called `name`, made if it is not there; an expensive value is better when lower.
+
+    Raises:
+        StudyError: the storage cannot be reached.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+            return optuna.create_study(storage=_opened(storage), study_name=name, load_if_exists=True, sampler=sampler)
+    except Exception as error:  # SQLAlchemy, gRPC and drivers have their own kinds
+        told = " ".join(str(error).split())[:200]
+        raise StudyError(f"storage {public(storage)}: {type(error).__name__}: {told}") from error
+
+
+def run_trial(study: optuna.Study, objective: Callable[[Trial], float]) -> None:
+    """One trial, a waiting one first. If the objective raises, the trial has failed and the error goes on."""
+
+    def signed(trial: Trial) -> float:
+        trial.set_user_attr(WORKER, [socket.gethostname(), os.getpid()])
+        return objective(trial)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.optimize(signed, n_trials=1)
+
+
+def give_back(study: optuna.Study) -> None:
+    """Trials of dead workers fail; what they were at, if they had a task, waits for the next one."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not _is_dead(trial):
+            continue
+        with suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):  # another worker was faster
+            study.tell(trial.number, state=TrialState.FAIL)
+            if TASK in trial.user_attrs:
+                study.enqueue_trial({}, user_attrs={TASK: trial.user_attrs[TASK]})
+
+
+def _is_dead(trial: FrozenTrial) -> bool:
+    """Of a process of this machine we know; of others only that they are late. Databases have heartbeats as well."""
+    worker = trial.user_attrs.get(WORKER)
+    if worker and worker[0] == socket.gethostname():
+        return not _runs(worker[1]) or worker[1] == os.getpid()
+    return trial.datetime_start is not None and datetime.now() - trial.datetime_start > FORGOTTEN
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _opened(storage: Storage) -> BaseStorage:
+    text = str(storage)
+    scheme, found, rest = text.partition("://")
+    if not found:
+        Path(text).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(text, lock_obj=cast(Any, _Lock(text))))
+    if scheme == "grpc":
+        host, _, port = rest.partition(":")
+        return GrpcStorageProxy(host=host, port=int(port or 13000))
+    retry = RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
+    return RDBStorage(text, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, heartbeat_stale_trial_callback=retry)
+
+
+def public(storage: Storage) -> str:
+    """How a storage may be named in files and messages: without the password."""
+    scheme, found, rest = str(storage).partition("://")
+    return f"{scheme}{found}{rest.rpartition('@')[2]}"
+
+
+class _Lock:
+    """The system frees it when a process ends, however it ends; Optuna's own wait half a minute for a dead one."""
+
+    def __init__(self, path: str) -> None:
+        self._lock = FileLock(f"{path}.flock")
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()

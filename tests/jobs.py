@@ -1,0 +1,55 @@
+"""Work for processes that tests start and kill: a trace and a search of the tiny model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import tiny
+import torch
+
+from hyca_calib.budget import Budget
+from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.refine import Refinement
+from hyca_calib.search.run import Contender, SearchOptions, search
+from hyca_calib.search.storage import Storage
+from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.study import Study
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
+from traces import record
+
+__all__ = ["NAMES", "TRIALS", "trace_and_search"]
+
+TRIALS, ROLLOUTS, ITERATIONS = 8, 16, 8
+NAMES = ("t.zarr", "study")
+
+
+def workload() -> Workload:
+    return Workload(tiny.prompts(), num_samples=14, num_steps=12, seed=3)
+
+
+def trace_and_search(folder: Path, storage: Storage | None = None, workers: int = 1) -> None:
+    """Everything that is not there yet; ends by numbers, never by the clock."""
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    path, where = NAMES
+    record(path, workload(), batch=2)
+    problem, budget = Problem(Trace(path)), Budget.parse("3x")
+    study = Study.open(Path(where), {"budget": "3x"})
+    if study.complete:
+        return
+    tuning = Tuning(trials=TRIALS, timeout=3600)
+    candidates = tune(problem, (budget,), tuning, storage or study.journal, 0)[budget]
+    options = SearchOptions(
+        Confirmation(minutes=60, finalists=3, rollouts=ROLLOUTS, workers=workers),
+        Refinement(minutes=60, iterations=ITERATIONS, batch=2, evaluations=4),
+        storage=storage,
+    )
+    search(tiny.pipeline(), [Contender(problem, candidates)], workload(), budget, study, options)
+
+
+if __name__ == "__main__":
+    trace_and_search(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,1 @@
+"""kill -9 at any moment: the same command again ends with the same bytes."""
