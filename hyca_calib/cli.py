@@ -33,6 +33,10 @@ Prompts = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Source of all randomness.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Samples per pipeline call. Default: 8 for the demos, else 1.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:N; balanced over GPUs; offload, sequential: moved in as needed. Default: GPU."),
+]
 STUDIES = Path("studies")
 
 
@@ -70,6 +74,7 @@ def trace(
         str | None, typer.Option(help="Zarr folder or URL (s3://...). Default: traces/MODEL-POINT-STEPS.zarr.")
     ] = None,
     batch: Batch = None,
+    device: Device = None,
     share: Annotated[
         str | None,
         typer.Option(help="Trace only part K of N (3/8), as in a job array. Default: what torchrun says, else all."),
@@ -101,6 +106,7 @@ def trace(
             overwrite=overwrite,
             force=force,
             share=share,
+            device=device,
         )
         print(commands.trace_model(options))
 
@@ -177,6 +183,7 @@ def search(
         typer.Option(help="Where workers share trials: postgresql://..., grpc://host:port. Default: a file in --out."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many processes make this search at once.")] = 1,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Study folder. Default: studies/TRACE-BUDGET.")] = None,
 ) -> None:
     """Find the best plan within a budget; a second call goes on where the first was interrupted.
@@ -203,6 +210,7 @@ def search(
             iterations=iterations,
             storage=storage,
             workers=workers,
+            device=device,
         )
         for plan in commands.search_plans(budget, trace or [], limits, out):
             print(plan)
@@ -219,6 +227,7 @@ def evaluate(
     on_mismatch: Annotated[
         Literal["compute", "adapt", "error"], typer.Option(help="What other steps than the plan's do.")
     ] = "error",
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure a plan on the test split: agreement with the full run, FLOPs, time, memory.
@@ -228,7 +237,7 @@ def evaluate(
     from hyca_calib import commands
 
     with one_line_errors():
-        result = commands.evaluate_file(plan, model, prompts, samples, batch, steps, on_mismatch)
+        result = commands.evaluate_file(plan, model, prompts, samples, batch, steps, on_mismatch, device)
         _show(result.to_json(), as_json)
 
 

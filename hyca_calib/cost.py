@@ -61,7 +61,7 @@ def _cpu_attention() -> dict[Any, Any]:
     return {} if operator is None else {operator: flops}
 
 
-def measure_seconds(function: Callable[[], Any], repeats: int = 5) -> float:
+def measure_seconds(function: Callable[[], Any], repeats: int = 3) -> float:
     """Median wall time of `function` after one warm-up, device synchronised."""
     times = []
     for _ in range(repeats + 1):

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hyca_calib.demo import DEMOS, demo_pipeline
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["default_device", "load_pipeline", "weights_digest"]
+__all__ = ["PLACEMENTS", "default_device", "load_pipeline", "weights_digest"]
+
+
+PLACEMENTS = ("balanced", "offload", "sequential")
+"""For models larger than one GPU: spread over all GPUs; moved in network by network, or layer by layer."""
 
 
 def default_device() -> str:
-    """The GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The GPU if there is one; of several the one that torchrun or its like gave this process."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def load_pipeline(name: str, device: str | None = None) -> Any:
@@ -28,20 +33,35 @@ def load_pipeline(name: str, device: str | None = None) -> Any:
     Args:
         name: one of `DEMOS`; a diffusers id or folder; or ``package.module:factory``, a callable without
             arguments that returns a ready `DiffusionPipeline` (it is left on its own device).
-        device: default: the GPU if there is one.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or one of `PLACEMENTS`; default: the GPU if there is one.
 
     Raises:
-        WorkloadError: no such model, or not a pipeline with a transformer.
+        WorkloadError: no such model or device, or not a pipeline with a transformer.
     """
+    where = device or default_device()
     if re.fullmatch(r"[\w.]+:[\w.]+", name):
         pipe = _from_factory(name)
     elif name in DEMOS:
-        pipe = demo_pipeline(name).to(device or default_device())
+        pipe = _placed(demo_pipeline(name), where)
     else:
-        pipe = _from_diffusers(name, device or default_device())
+        pipe = _from_diffusers(name, where)
     if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
         raise WorkloadError(f"model {name!r} is a {type(pipe).__name__}; expected a pipeline with a `transformer`")
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _placed(pipe: Any, where: str) -> Any:
+    try:
+        if where == "offload":
+            pipe.enable_model_cpu_offload()
+        elif where == "sequential":
+            pipe.enable_sequential_cpu_offload()
+        elif where != "balanced":  # diffusers does that while it loads
+            pipe.to(where)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        told = str(error).splitlines()[0][:160]
+        raise WorkloadError(f"device {where!r}: {told}; expected cpu, cuda, cuda:N, {', '.join(PLACEMENTS)}") from error
     return pipe
 
 
@@ -54,18 +74,20 @@ def _from_factory(name: str) -> Any:
     return factory()
 
 
-def _from_diffusers(name: str, device: str) -> Any:
+def _from_diffusers(name: str, where: str) -> Any:
     from diffusers import DiffusionPipeline
 
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    kept = torch.float32 if where == "cpu" else torch.bfloat16
+    spread = {"device_map": "balanced"} if where == "balanced" else {}
     try:
-        return DiffusionPipeline.from_pretrained(name, torch_dtype=dtype).to(device)
+        pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=kept, **spread)
     except (OSError, ValueError) as error:
         kind = "folder" if Path(name).exists() else "model"
         raise WorkloadError(
             f"unknown {kind} {name!r}: expected {' or '.join(DEMOS)}, a diffusers id or folder, or "
             f"'package.module:factory' ({str(error).splitlines()[0][:160]})"
         ) from error
+    return _placed(pipe, where)
 
 
 def weights_digest(module: nn.Module, probes: int = 64) -> str:
@@ -73,8 +95,20 @@ def weights_digest(module: nn.Module, probes: int = 64) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(module.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        flat = parameter.detach().flatten()
+        flat = _real(module, name, parameter).detach().flatten()
         if flat.numel():
             picks = torch.linspace(0, flat.numel() - 1, min(probes, flat.numel())).long()
             digest.update(flat[picks.to(flat.device)].float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _real(module: nn.Module, name: str, parameter: Tensor) -> Tensor:
+    """The values of a weight that accelerate has moved away and brings back for every call."""
+    if not parameter.is_meta:
+        return parameter
+    owner, _, leaf = name.rpartition(".")
+    kept = getattr(getattr(module.get_submodule(owner), "_hf_hook", None), "weights_map", None)
+    if kept is None:
+        raise WorkloadError(f"weight {name} of {type(module).__name__} is on the meta device; load the model first")
+    found: Tensor = kept[leaf]
+    return found

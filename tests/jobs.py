@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tiny
 import torch
+from storage import record
 
 from hyca_calib.budget import Budget
 from hyca_calib.search.confirm import Confirmation
@@ -19,7 +20,6 @@ from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
-from traces import record
 
 __all__ = ["NAMES", "TRIALS", "trace_and_search"]
 

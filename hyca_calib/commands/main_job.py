@@ -64,6 +64,7 @@ class Limits:
     iterations: int | None = None
     storage: str | None = None
     workers: int = 1
+    device: str | None = None
 
     @property
     def tuning(self) -> Tuning:
@@ -106,7 +107,9 @@ def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path 
     if all(study.complete and study.report.exists() for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
-    with on_record(open_folder(folder), {"device": default_device(), "storage": public(limits.storage or JOURNAL)}):
+    with on_record(
+        open_folder(folder), {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
+    ):
         _search_all(recorded, workload, wanted, studies, limits, folder)
     return [study.plan for study in studies]
 
@@ -121,7 +124,7 @@ def _search_all(
 ) -> None:
     """Tune all budgets together, then make each study that is not complete."""
     model = recorded[0].attributes["model"]["name"]
-    problems, pipe = [Problem(trace_) for trace_ in recorded], load_pipeline(model)
+    problems, pipe = [Problem(trace_) for trace_ in recorded], load_pipeline(model, limits.device)
     searched = limits.preset == "best" and not all(study.complete for study in studies)
     candidates = [_tuned(problem, wanted, limits, folder) for problem in problems] if searched else []
     for study, budget in zip(studies, wanted, strict=True):
@@ -179,12 +182,13 @@ def evaluate_file(
     batch: int | None,
     steps: int | None = None,
     on_mismatch: OnMismatch = "error",
+    device: str | None = None,
 ) -> Evaluation:
     """``hyca_calib evaluate``; the model is the caller's choice, never the plan's."""
     plan = load_plan(plan_path)
     workload = workload_of(plan.provenance, model, prompts)
     jobs = workload.of("test")[:samples]
-    pipe = load_pipeline(model)
+    pipe = load_pipeline(model, device)
     say(f"{len(jobs)} test samples, full run and plan ...")
     return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, batch_of(model, batch), None, on_mismatch)[0]
 
@@ -227,5 +231,7 @@ def _from_provenance(plan: Plan, key: str) -> Any:
 
 
 def _request(traces: Sequence[Trace], budget: Budget, limits: Limits) -> dict[str, Any]:
-    wanted = asdict(replace(limits, storage=None, workers=1))  # who works on it, and where, does not change it
+    wanted = asdict(
+        replace(limits, storage=None, workers=1, device=None)
+    )  # who works on it, and where, does not change it
     return {"traces": [t.where for t in traces], "budget": budget.text, "limits": wanted}

@@ -42,6 +42,7 @@ class TraceOptions:
     overwrite: bool = False
     force: bool = False
     share: str | None = None
+    device: str | None = None
 
     @property
     def where(self) -> str:
@@ -55,7 +56,7 @@ def trace_model(options: TraceOptions) -> str:
     """``hyca_calib trace``; returns the trace's path or URL."""
     workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
     point, share = parse_point(options.point), Share.parse(options.share) if options.share else Share.of_launcher()
-    pipe = load_pipeline(options.model)
+    pipe = load_pipeline(options.model, options.device)
 
     def state_needs(needs: Needs) -> None:
         say(f"{options.where}: needs {needs}")

@@ -46,6 +46,9 @@ def finish(folder: Folder, request: Request) -> None:
     left = {split: sum(job.index not in excluded for job in request.workload.of(split)) for split in SPLITS}
     if empty := [split for split, count in left.items() if not count]:
         raise TraceError(f"{folder}: every sample of {' and '.join(empty)} holds NaN or infinity; check the model")
+    measured = sum(len(set(commits[n].samples) - commits[n].excluded) for n in request.gain_batches)
+    if not measured:
+        raise TraceError(f"{folder}: the gain was measured on no sample without NaN or infinity; check the model")
     steps = len(facts.timesteps)
     sums = np.zeros((len(SPLITS), *arrays.gram.shape[1:]))
     gain = np.zeros(arrays.gain.shape[1:])
@@ -54,7 +57,7 @@ def finish(folder: Folder, request: Request) -> None:
             sums[SPLITS.index(jobs[0].split)] += arrays.gram[number]
             gain += arrays.gain[number]
         attributes = _attributes(request, facts, commits, excluded)
-        gram, gain = unpacked_gram(sums, steps), gain / sum(left.values())
+        gram, gain = unpacked_gram(sums, steps), gain / measured
         summarise(arrays.root, request.point.kind, gram, gain, facts, attributes)
     write_json(folder, MANIFEST, manifest_of(folder, commits))
 

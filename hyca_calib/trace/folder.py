@@ -84,9 +84,9 @@ class Folder(ABC):
         """What storage raises becomes one line; our own errors pass."""
         try:
             yield
-        except (TraceError, *passing):
-            raise
         except Exception as error:  # OSError here; s3fs and botocore have their own kinds
+            if isinstance(error, (TraceError, *passing)):
+                raise
             told = " ".join(str(error).split())[:200]
             raise TraceError(f"{self.where}: {type(error).__name__}: {told}") from error
 

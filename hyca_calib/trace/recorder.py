@@ -85,6 +85,7 @@ class Recorder:
         self._clock = Clock(self.module, getattr(pipe, "scheduler", None))
         self._most_tokens, self._seed = most_tokens, seed
         self._noise = torch.Generator("cpu")
+        self._with_gain = True
         self._branches = Branches()
         self._calls: list[_Call] = []
         self._scheduler: Any = None
@@ -103,8 +104,12 @@ class Recorder:
     def __exit__(self, *exc: object) -> None:
         self._attachment.remove()
 
-    def record(self, jobs: Sequence[Job], num_steps: int, seed: int) -> Recording:
-        """Sample `jobs` in one batch; `seed` is that of the random directions of the gain.
+    def record(self, jobs: Sequence[Job], num_steps: int, seed: int, with_gain: bool = True) -> Recording:
+        """Sample `jobs` in one batch.
+
+        Args:
+            seed: of the random directions of the gain.
+            with_gain: else it is zero; measuring it costs a gradient through the tail at every step.
 
         A branch that ends before the others (guidance that stops midway) is left out. Where one call
         of the pipeline denoises several times (chunks, sections), the tokens of all are put together.
@@ -116,6 +121,7 @@ class Recorder:
         self._branches = Branches()
         self._numel.clear()
         self._noise.manual_seed(seed)
+        self._with_gain = with_gain
         latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
         by_branch: dict[str, list[list[_Call]]] = {}
@@ -191,8 +197,9 @@ class Recorder:
         For v with unit covariance, E (J^T v)_c^2 is the squared norm of column c of the Jacobian J.
         """
         axis = self._attachment.point.channel_axis
-        if self._attachment.point.kind == "output":
-            return torch.ones(sum(part.shape[axis] for part in feature), device=feature[0].device)
+        if not self._with_gain or self._attachment.point.kind == "output":
+            channels = sum(part.shape[axis] for part in feature)
+            return torch.full((channels,), float(self._with_gain), device=feature[0].device)
         with torch.enable_grad():
             probe = Feature((part.clone().requires_grad_() for part in feature), feature.form)
             outputs = tensors_of(self._attachment.predict(probe, args, kwargs))

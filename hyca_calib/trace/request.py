@@ -19,6 +19,7 @@ from hyca_runtime.session import config_digest
 __all__ = ["REQUEST", "Request"]
 
 REQUEST = "request.json"
+GAIN_EVERY = 2
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Request:
     def batches(self) -> tuple[tuple[Job, ...], ...]:
         """The samples, as they are recorded."""
         return tuple(tuple(jobs) for jobs in batches(self.workload.jobs, self.batch))
+
+    @property
+    def gain_batches(self) -> range:
+        """Those in which the gain of the network's tail is measured: the mean over half of the samples will do."""
+        return range(0, len(self.batches), GAIN_EVERY)
 
     @property
     def num_samples(self) -> int:

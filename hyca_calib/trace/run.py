@@ -127,15 +127,17 @@ def _batches(
     recorder: Recorder, request: Request, folder: Folder, todo: Sequence[int], on_commit: Callable[[Commit], None]
 ) -> None:
     """While one batch is sampled, the one before is copied to the host, and the one before that is written."""
-    staging, writer = Staging(recorder.device), None
+    writer = None
     with ExitStack() as stack:
         for number in todo:
             jobs = request.batches[number]
-            recording = recorder.record(jobs, request.workload.num_steps, request.workload.seed + number)
+            seed, with_gain = request.workload.seed + number, number in request.gain_batches
+            recording = recorder.record(jobs, request.workload.num_steps, seed, with_gain)
             if writer is None:
                 facts = Facts.settled(folder, recording, request)
                 if not folder.exists(COST):
                     write_json(folder, COST, asdict(recorder.measure_cost(jobs, len(facts.branches))))
+                staging = Staging(recording.features[0][0][0].device)  # not that of weights, which may be offloaded
                 writer = stack.enter_context(Writer(folder, Arrays.open(folder, request, facts), on_commit))
             facts.check(recording)
             tensors, nonfinite = reduced(recording, facts, [job.index for job in jobs])

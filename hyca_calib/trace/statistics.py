@@ -79,7 +79,7 @@ def _packed(steps: Sequence[Tensor], samples: Tensor) -> Tensor:
     upper = torch.triu_indices(len(steps), len(steps), device=steps[0].device)
     found = []
     for begin in range(0, steps[0].shape[2], block):
-        picked = [step[samples, :, begin : begin + block].flatten(0, 1) for step in steps]
-        rows = torch.stack(picked).permute(2, 0, 1).to(dtype)  # (channel, step, sample * token)
+        picked = [step[samples, :, begin : begin + block].flatten(0, 1).T for step in steps]
+        rows = torch.stack(picked, 1).to(dtype)  # (channel, step, sample * token)
         found.append((rows @ rows.transpose(1, 2))[:, upper[0], upper[1]])
     return torch.cat(found)

@@ -51,9 +51,9 @@ class Writer:
             to = self._arrays
             with self._folder.clear_errors():
                 to.witness.take()
-                for i, job in enumerate(jobs):
-                    to.values[job.index] = arrays["values"][i]
-                    to.latents[job.index] = arrays["latents"][i]
+                samples = slice(jobs[0].index, jobs[-1].index + 1)
+                to.values[samples] = arrays["values"]
+                to.latents[samples] = arrays["latents"]
                 to.gram[batch] = arrays["gram"]
                 to.gain[batch] = arrays["gain"]
             commit = Commit(batch, tuple(job.index for job in jobs), to.witness.take(), nonfinite)

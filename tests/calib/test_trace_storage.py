@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from storage import contents, listed, record
 
 from hyca_calib.trace.claim import Share, claimed
 from hyca_calib.trace.commits import Commit
@@ -22,7 +23,6 @@ from hyca_calib.trace.store import Trace
 from hyca_calib.trace.verify import discard, verify
 from hyca_calib.workload import Workload
 from hyca_runtime.errors import TraceError
-from traces import contents, listed, record
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import mutant, watched
 from plans import make_plan
+from storage import record
 
 from hyca_calib.trace.metadata import check_array
 from hyca_calib.trace.store import Trace
@@ -22,7 +23,6 @@ from hyca_calib.workload import Workload, read_prompts
 from hyca_runtime import HycaError, apply_plan, load_plan, save_plan
 from hyca_runtime.errors import TraceError, WorkloadError
 from hyca_runtime.solvers import Fitted, Hold
-from traces import record
 
 PLANS, METADATA = 2000, 300
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from jobs import NAMES, trace_and_search
-
-from traces import contents
+from storage import contents
 
 KILLS = 30
 CONTEXT: Any = multiprocessing.get_context("forkserver")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from storage import contents, record
 
 from hyca_calib.budget import Budget
 from hyca_calib.search.problem import Problem
@@ -20,7 +21,6 @@ from hyca_calib.trace.store import Trace
 from hyca_calib.trace.verify import discard, verify
 from hyca_calib.workload import Workload
 from hyca_runtime.errors import TraceError
-from traces import contents, record
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of boto
 

@@ -18,12 +18,12 @@ import pytest
 import tiny
 from jobs import NAMES, TRIALS, trace_and_search, workload
 from optuna.trial import TrialState
+from storage import contents, record
 
 from hyca_calib.search.storage import open_study
 from hyca_calib.trace.store import Trace
 from hyca_calib.trace.verify import verify
 from hyca_runtime import load_plan
-from traces import contents, record
 
 pytestmark = pytest.mark.filterwarnings(  # SQLAlchemy's pools live as long as the process
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"

@@ -1,0 +1,106 @@
+"""What tracing costs: time beside sampling, memory whatever the number of samples; and models that are moved about."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import accelerate
+import numpy as np
+import pytest
+import tiny
+import torch
+from storage import contents, record
+
+from hyca_calib.defaults import prompts_of
+from hyca_calib.models import load_pipeline, weights_digest
+from hyca_calib.rollout import sample_latents
+from hyca_calib.trace.run import trace
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
+from hyca_runtime.errors import WorkloadError
+from hyca_runtime.point import CachePoint
+
+OVERHEAD, MEMORY_BYTES, GROWTH = 0.10, 2 * 1024**3, 0.1
+
+
+@pytest.mark.slow
+def test_overhead_on_the_embedded_model(tmp_path: Path) -> None:
+    """Tracing against sampling the same batches, in turns; the least of each counts."""
+    pipe, workload = load_pipeline("demo", "cpu"), Workload(prompts_of("demo", None), 70, 50, seed=0)
+
+    def traced(number: int) -> None:
+        path = tmp_path / f"{number}.zarr"
+        trace(pipe, workload, CachePoint(), path, model_name="demo", batch=8, tokens=16)
+
+    def sampled(_: int) -> None:
+        sample_latents(pipe, workload.jobs, 50, 8)
+
+    seconds: dict[str, list[float]] = {"traced": [], "sampled": []}
+    for number in range(2):
+        for name, run in (("sampled", sampled), ("traced", traced)):
+            begun = time.perf_counter()
+            run(number)
+            seconds[name].append(time.perf_counter() - begun)
+    overhead = min(seconds["traced"]) / min(seconds["sampled"]) - 1
+    print(f"overhead {100 * overhead:.1f} % of sampling time")
+    assert overhead < OVERHEAD
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import tiny
+from storage import record
+from hyca_calib.workload import Workload
+samples, out = int(sys.argv[1]), Path(sys.argv[2])
+pipe = tiny.pipeline()
+pipe("red heart", num_inference_steps=2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+record(out, Workload(tiny.prompts(), samples, 12, seed=3), pipe, batch=8, tokens=16)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_the_number_of_samples(tmp_path: Path) -> None:
+    tests = Path(__file__).parents[1]
+
+    def peak(samples: int) -> int:
+        command = [sys.executable, "-W", "ignore", "-c", PEAK, str(samples), str(tmp_path / f"{samples}.zarr")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tests)})
+        return int(done.stdout.split()[-1])
+
+    peaks = {samples: peak(samples) for samples in (8, 64, 512)}
+    print(peaks)
+    assert max(peaks.values()) < MEMORY_BYTES
+    assert peaks[512] < peaks[64] * (1 + GROWTH) + 16 * 1024**2
+
+
+def test_an_offloaded_model_is_traced_alike(tmp_path: Path, workload: Workload) -> None:
+    """As diffusers' sequential offloading leaves it: no weight is there between two calls."""
+    record(tmp_path / "plain.zarr", workload)
+    pipe = tiny.pipeline()
+    digest = weights_digest(pipe.transformer)
+    accelerate.cpu_offload(pipe.transformer, execution_device=torch.device("cpu"))
+    assert next(pipe.transformer.parameters()).is_meta
+    assert weights_digest(pipe.transformer) == digest
+    record(tmp_path / "offloaded.zarr", workload, pipe)
+    assert contents(tmp_path / "offloaded.zarr") == contents(tmp_path / "plain.zarr")
+    assert np.isfinite(Trace(tmp_path / "offloaded.zarr").gain).all()
+
+
+def test_a_model_without_weights_is_refused() -> None:
+    pipe = tiny.pipeline()
+    with pytest.raises(WorkloadError, match="is on the meta device; load the model first"):
+        weights_digest(pipe.transformer.to("meta"))
+
+
+@pytest.mark.parametrize("device", ["offload", "sequential", "cuda:99", "abacus"])
+def test_devices_that_are_not_there(device: str) -> None:
+    with pytest.raises(WorkloadError, match=rf"device '{device}': .*expected cpu, cuda, cuda:N, balanced"):
+        load_pipeline("demo", device)
