@@ -166,6 +166,9 @@ def search(
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = 40,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds after which no trial starts.")] = 45.0,
     confirm: Annotated[float, typer.Option(min=0, help="Minutes of real rollouts; 0 trusts the statistics.")] = 1.0,
+    probes: Annotated[
+        int, typer.Option(min=0, help="Full runs of one sample that measure how errors heal; 0 for none.")
+    ] = 32,
     rollouts: Annotated[
         int | None, typer.Option(min=1, help="At most so many: with a long --confirm the same on every machine.")
     ] = None,
@@ -206,6 +209,7 @@ def search(
             seed=seed,
             preset=preset,
             multistep=multistep,
+            probes=probes,
             rollouts=rollouts,
             iterations=iterations,
             storage=storage,

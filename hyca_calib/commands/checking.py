@@ -15,7 +15,7 @@ from hyca_calib.models import load_pipeline, weights_digest
 from hyca_calib.science.chapter import interval
 from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
 from hyca_calib.search.check_rollouts import Measured, measure
-from hyca_calib.search.origin import own_problem
+from hyca_calib.search.origin import own_problem, with_healing_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
@@ -77,7 +77,8 @@ def check_file(
         own_trace: where the trace the plan was made on is now; by default where the plan says.
         model: rolled out on the first `samples` test jobs of the trace, if given.
     """
-    plan, problem = load_plan(plan_path), Problem(Trace(trace_path))
+    plan = load_plan(plan_path)
+    problem = with_healing_of(plan, Problem(Trace(trace_path)))
     own, missing = own_problem(plan, own_trace)
     check = check_plan(plan, problem, own)
     measured = None

@@ -20,6 +20,7 @@ from hyca_calib.report.front import write_front
 from hyca_calib.report.write import write_report
 from hyca_calib.search.candidate import Candidate, Grain
 from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.healing import PROBES, healed
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
@@ -45,6 +46,7 @@ class Limits:
     """Options of one search; minutes for `confirm` and `refine`, seconds for `timeout`.
 
     Attributes:
+        probes: full runs that measure how errors heal; 0 for none.
         rollouts, iterations: ends of `confirm` and `refine` that do not depend on the machine's speed.
         preset: "best" searches; any other is a published recipe, and only `multistep` matters to it.
         storage: where workers share trials and rollouts, see `open_study`; None for the study's own folder.
@@ -62,6 +64,7 @@ class Limits:
     multistep: Multistep = "anchored"
     rollouts: int | None = None
     iterations: int | None = None
+    probes: int = PROBES
     storage: str | None = None
     workers: int = 1
     device: str | None = None
@@ -125,8 +128,10 @@ def _search_all(
     """Tune all budgets together, then make each study that is not complete."""
     model = recorded[0].attributes["model"]["name"]
     problems, pipe = [Problem(trace_) for trace_ in recorded], load_pipeline(model, limits.device)
-    searched = limits.preset == "best" and not all(study.complete for study in studies)
-    candidates = [_tuned(problem, wanted, limits, folder) for problem in problems] if searched else []
+    candidates: list[dict[Budget, list[Candidate]]] = []
+    if limits.preset == "best" and not all(study.complete for study in studies):
+        problems = [_healed(pipe, problem, workload, limits, folder) for problem in problems]
+        candidates = [_tuned(problem, wanted, limits, folder) for problem in problems]
     for study, budget in zip(studies, wanted, strict=True):
         if not study.complete:
             say(f"budget {budget.text} -> {study.folder}")
@@ -157,6 +162,19 @@ def _traces(paths: list[str], limits: Limits) -> list[Trace]:
     if len(recorded) > 1 and limits.preset != "best":
         raise TraceError(f"preset {limits.preset!r} takes one trace, got {len(recorded)}")
     return recorded
+
+
+def _healed(pipe: Any, problem: Problem, workload: Workload, limits: Limits, folder: Path) -> Problem:
+    """The problem with its healing, from real runs."""
+    if not limits.probes:
+        return problem
+    storage = limits.storage or folder / JOURNAL
+    with stages(("probe",)) as tell:
+        found = healed(
+            pipe, problem, workload.of("fit"), storage, limits.probes, lambda share: tell("probe", share, "")
+        )
+        tell("probe", 1.0, f"{problem.trace.point}: {100 * found.healing[1]:.0f} % of an early error is left")
+    return found
 
 
 def _tuned(problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: Path) -> dict[Budget, list[Candidate]]:

@@ -14,6 +14,7 @@ from hyca_calib.budget import Budget
 from hyca_calib.science.chapter import Chapter, Claim, Context, Table, interval
 from hyca_calib.science.loop.contest import log_errors, samples_of
 from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.healing import carried_over
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, to_db
 from hyca_calib.search.run import Contender, SearchOptions, search
@@ -87,7 +88,7 @@ def _searched(context: Context, workload: Workload, name: str, point: CachePoint
     path = context.folder / f"{name}.zarr"
     if not path.exists():
         trace(context.pipe, workload, point, path, model_name=context.model, batch=8, tokens=1)
-    problem = Problem(Trace(path))
+    problem = carried_over(context.problem.healing, Problem(Trace(path)))
     steps = problem.trace.num_steps
     budgets = [budget for text in BUDGETS if _can_meet(problem, budget := Budget.parse(text))]
     if not budgets:

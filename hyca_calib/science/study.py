@@ -16,6 +16,7 @@ from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.models import load_pipeline
 from hyca_calib.provenance import versions
 from hyca_calib.science.chapter import Chapter, Context
+from hyca_calib.search.healing import PROBES, healed
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
@@ -101,7 +102,9 @@ class Study:
 
             batch = batch_of(model, None)
             trace(pipe, workload, CachePoint(), path, model_name=model, batch=batch, tokens=10**6, on_samples=count)
-        return Context(model, pipe, Problem(Trace(path)), workload, folder, self.seed, self.quick)
+        probes = 6 if self.quick else PROBES
+        problem = healed(pipe, Problem(Trace(path)), workload.of("fit"), folder / "healing.log", probes)
+        return Context(model, pipe, problem, workload, folder, self.seed, self.quick)
 
     def _claim(self) -> None:
         """Make the work folder, or go on in it if it was made with the same settings."""

@@ -126,5 +126,6 @@ def provenance(problem: Problem, candidate: Candidate) -> dict[str, Any]:
         "trace": problem.trace.where,
         "settings": asdict(candidate.settings),
         "replayed_cost": candidate.cost,
+        "healing": [round(share, 4) for share in problem.healing],
         "versions": versions(),
     }

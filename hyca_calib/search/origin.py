@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hyca_calib.search.adapted import is_on_grid
 from hyca_calib.search.candidate import Settings
+from hyca_calib.search.healing import carried_over
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.folder import Where
 from hyca_calib.trace.store import Trace
@@ -29,7 +30,15 @@ def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, 
     same = trace.attributes["workload"]["digest"] == plan.provenance.get("workload", {}).get("digest")
     if not same or misfit_of(plan, trace) or not is_on_grid(section_for(plan, trace), trace):
         return None, f"{told} is not the trace the plan was made on"
-    return Problem(trace), ""
+    return with_healing_of(plan, Problem(trace)), ""
+
+
+def with_healing_of(plan: Plan, problem: Problem) -> Problem:
+    """The problem with the healing that was measured for `plan`."""
+    told = plan.provenance.get("healing")
+    if not isinstance(told, list) or not all(isinstance(share, int | float) for share in told):
+        return problem
+    return carried_over(told, problem)
 
 
 def refinement_gain(plan: Plan) -> float:

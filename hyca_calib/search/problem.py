@@ -24,9 +24,14 @@ rectified flow, ``2 log((1 - sigma) / sigma)``."""
 
 @dataclass(frozen=True)
 class Problem:
-    """A trace seen by the search."""
+    """A trace seen by the search.
+
+    Attributes:
+        healing: share of an error at each step that is left in the end, see `measure_healing`; all of it if empty.
+    """
 
     trace: Trace
+    healing: tuple[float, ...] = ()
 
     @cached_property
     def identity(self) -> str:
@@ -58,10 +63,13 @@ class Problem:
 
     @cached_property
     def step_weights(self) -> Array:
-        """Weight of an error at each step: the sampler's response times the tail's gain there, ``(step,)``."""
+        """Weight of an error at each step: the sampler's response times the tail's gain there, ``(step,)``.
+
+        Less what heals.
+        """
         known = self.channel_gain > 0
         gain = self.trace.gain.mean(axis=0)[:, known] / self.channel_gain[known]
-        return np.asarray(self.trace.response * np.sqrt(gain.mean(axis=1)))
+        return np.asarray(self.trace.response * np.sqrt(gain.mean(axis=1)) * (self.healing or 1.0))
 
     def times(self, axis: str) -> Array:
         """Position of each step on `axis`, one of `AXES`."""

@@ -37,7 +37,7 @@ class Share:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
-            raise TraceError(f"share {self.rank + 1} of {self.world} does not exist")
+            raise TraceError(f"there is no share {self.rank + 1} of {self.world}")
 
     def __str__(self) -> str:
         return f"{self.rank}-of-{self.world}"

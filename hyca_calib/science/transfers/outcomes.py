@@ -17,6 +17,7 @@ from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.check_plan import check_plan, remake
 from hyca_calib.search.check_rollouts import judge, rollout_db
 from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.healing import carried_over
 from hyca_calib.search.origin import refinement_gain, settings_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
@@ -117,7 +118,7 @@ def _traced(context: Context, situation: Situation, pipe: Any) -> Problem:
     if not path.exists():
         batch, point = batch_of(context.model, None), context.problem.trace.point
         trace(pipe, situation.workload, point, path, model_name=context.model, batch=batch, tokens=1)
-    return Problem(Trace(path))
+    return carried_over(context.problem.healing, Problem(Trace(path)))
 
 
 def _refined(

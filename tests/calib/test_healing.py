@@ -1,0 +1,78 @@
+"""How much of an error is left in the end: measured against runs whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from hyca_calib.search.healing import carried_over, healed, measure_healing, smoothed
+from hyca_calib.search.problem import Problem
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
+
+
+@pytest.fixture(scope="module")
+def problem(recorded: Trace) -> Problem:
+    return Problem(recorded)
+
+
+def test_a_network_that_does_not_look_heals_nothing(problem: Problem, workload: Workload) -> None:
+    """Its output does not depend on the latent: what is done at a step stays done."""
+    pipe = tiny.pipeline()
+    pipe.transformer.x_embedder.weight.data.zero_()
+    found = measure_healing(pipe, problem, workload.of("fit"), probes=12)
+    assert found == pytest.approx(np.ones(12), rel=0.02)
+
+
+def test_a_network_that_pulls_back_heals(problem: Problem, workload: Workload) -> None:
+    """dx/dt = x in falling t: an error at noise level s shrinks to the power that Euler's steps make of it."""
+    pipe = tiny.pipeline()
+    inner = pipe.transformer.forward
+
+    class Pulling(torch.nn.Module):
+        """The output is the forecast of the network plus twice the latent."""
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return (inner(*args, **kwargs)[0] + 2.0 * kwargs["hidden_states"],)
+
+    pipe.transformer.x_embedder.weight.data.zero_()
+    pipe.transformer.forward = Pulling().forward
+    found = measure_healing(pipe, problem, workload.of("fit"), probes=24)
+    expected = (1 - 2.0 / 12) ** np.arange(11, -1, -1)  # every later Euler step of 1/12 takes a sixth away
+    assert found == pytest.approx(expected, rel=0.15)
+
+
+def test_what_is_measured_is_remembered(
+    problem: Problem, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, told = tiny.pipeline(), list[float]()
+    first = healed(pipe, problem, workload.of("fit"), tmp_path / "j.log", 8, told.append)
+    assert told[-1] == 1.0
+    assert len(first.healing) == 12
+    assert first.healing[-1] == pytest.approx(1.0)
+    assert np.abs(first.step_weights / problem.step_weights) == pytest.approx(np.array(first.healing))
+    monkeypatch.setattr("hyca_calib.search.healing.measure_healing", None)
+    assert healed(pipe, problem, workload.of("fit"), tmp_path / "j.log", 8) == first
+    assert healed(pipe, problem, workload.of("fit"), tmp_path / "j.log", 0) is problem
+
+
+def test_smoothing() -> None:
+    steps = np.arange(1, 49)
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.3, len(steps)))
+    truth = np.linspace(0.1, 1.0, 50)
+    found = smoothed([(int(s), truth[s] * n) for s, n in zip(steps, noise, strict=True)], 50)
+    assert found[-1] == pytest.approx(1.0)
+    assert np.abs(np.log(found / truth))[1:].max() < 0.35
+    assert smoothed([], 5).tolist() == [1.0] * 5
+    assert smoothed([(2, float("nan")), (1, 0.0)], 5).tolist() == [1.0] * 5
+
+
+def test_other_steps(problem: Problem) -> None:
+    assert carried_over([], problem) is problem
+    found = carried_over([0.0, 1.0], problem).healing
+    assert found == pytest.approx(np.linspace(0, 1, 12))
