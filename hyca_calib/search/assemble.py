@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hyca_calib.provenance import versions
 from hyca_calib.search.candidate import Candidate, best_closed, choose_solvers, partition
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.repay import repaying
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.plan import Cost, ModelFingerprint, Sampler, Section
@@ -73,7 +74,9 @@ def channel_taps(problem: Problem, candidate: Candidate, section: Section) -> Ar
         prior = table[i, : len(history)].T[..., None]
         rows = fit_rows(problem.fit, history, [step], candidate.settings.ridge, prior)
         table[i, : len(history)] = rows[..., 0].T
-    return table
+    if not candidate.settings.repay:
+        return table
+    return repaying(table, candidate.schedule, problem.fit, problem.step_weights, candidate.settings.repay)
 
 
 def assemble_section(

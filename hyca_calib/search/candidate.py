@@ -69,6 +69,7 @@ class Settings:
         axis: time axis of the solvers.
         start: leading steps that are always computed.
         taps: a row of taps for every channel, drawn by the ridge towards its group's, or one for every group.
+        repay: share of the error of earlier forecasts that rows for channels make up for, see `repaying`.
     """
 
     groups: int = 16
@@ -79,6 +80,7 @@ class Settings:
     axis: str = "sigma"
     start: int = 1
     taps: Grain = "channel"
+    repay: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from hyca_runtime.schedule import Schedule
 __all__ = ["Confirmation", "confirm", "rollout_psnr"]
 
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+REPAID = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ def confirm(
     seed: int,
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
 ) -> tuple[Candidate, float]:
-    """Roll out the best candidates, then other ridges, then moves of single steps.
+    """Roll out the best candidates, then other ridges, shares that are repaid, and moves of single steps.
 
     The ridge decides how far taps trust their fit, which a replay with a clean history overrates or
-    underrates by several dB.
+    underrates by several dB; a replay knows nothing of what the network mends by itself, either.
 
     Args:
         candidates: best first by the offline objective.
@@ -98,6 +99,9 @@ def confirm(
     improves(candidates[: limits.finalists])
     for window in in_time([replace(best, settings=replace(best.settings, ridge=ridge)) for ridge in RIDGES]):
         improves(window)
+    if best.settings.taps == "channel":
+        for window in in_time([replace(best, settings=replace(best.settings, repay=share)) for share in REPAID]):
+            improves(window)
     shuffle = random.Random(seed)
     improved = True
     while improved:

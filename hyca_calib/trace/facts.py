@@ -70,7 +70,7 @@ class Facts:
             num_tokens=recording.num_tokens,
             stored=[[t[choose_tokens(len(t), most, seed)].tolist() for t in branch] for branch in looked_at],
             gram_share=seen / of,
-            gram_error=sampling_error(recording.features, recording.num_tokens[0][0]),
+            gram_error=sampling_error(recording.features, recording.num_tokens),
             channels=sum(part.shape[2] for part in recording.features[0][0]),
             latent=list(recording.latents.shape[1:]),
         )

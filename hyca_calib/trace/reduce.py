@@ -33,15 +33,18 @@ def reduced(
         samples with NaN or infinity out.
     """
     everyone = torch.arange(len(samples), device=recording.features[0][0][0].device)
-    scale = 1 / facts.gram_share
-    gram = packed_gram(recording.features, everyone, scale)
+    scales = [
+        [count / len(seen) for count, seen in zip(counts, tokens, strict=True)]
+        for counts, tokens in zip(recording.num_tokens, recording.tokens, strict=True)
+    ]
+    gram = packed_gram(recording.features, everyone, scales)
     nonfinite: list[dict[str, Any]] = []
     good = everyone
     if not bool(gram.isfinite().all() & recording.latents.isfinite().all()):
         nonfinite = _nonfinite(recording, facts, samples)
         bad = {found["sample"] for found in nonfinite}
         good = everyone[[number not in bad for number in samples]]
-        gram = packed_gram(recording.features, good, scale)
+        gram = packed_gram(recording.features, good, scales)
     gain = torch.stack([torch.stack(steps) for steps in recording.gains]).double()
     tensors = {
         "values": _values(recording, facts),

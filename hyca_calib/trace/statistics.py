@@ -32,16 +32,20 @@ def num_pairs(steps: int) -> int:
     return steps * (steps + 1) // 2
 
 
-def packed_gram(features: Sequence[Sequence[Feature]], samples: Tensor, scale: float) -> Tensor:
+def packed_gram(features: Sequence[Sequence[Feature]], samples: Tensor, scales: Sequence[Sequence[float]]) -> Tensor:
     """Gram matrices summed over samples and tokens, ``(branch, channel, pair)``.
 
     Args:
         features: ``[branch][step]``, one ``(sample, token, channel)`` for each part.
         samples: indices of those that count.
-        scale: tokens there are for each one that is in `features`.
+        scales: ``[branch][part]``, tokens there are for each one that is in `features`.
     """
-    grams = [torch.cat([_packed(part, samples) for part in zip(*steps, strict=True)]) for steps in features]
-    return scale * torch.stack(grams)
+    return torch.stack(
+        [
+            torch.cat([s * _packed(part, samples) for s, part in zip(of, zip(*steps, strict=True), strict=True)])
+            for of, steps in zip(scales, features, strict=True)
+        ]
+    )
 
 
 def unpacked_gram(packed: np.ndarray, steps: int) -> np.ndarray:
@@ -53,22 +57,34 @@ def unpacked_gram(packed: np.ndarray, steps: int) -> np.ndarray:
     return full
 
 
-def sampling_error(features: Sequence[Sequence[Feature]], num_tokens: int) -> float:
+def sampling_error(features: Sequence[Sequence[Feature]], num_tokens: Sequence[Sequence[int]]) -> float:
     """Standard error of a channel's energy that comes of looking at a random subset of its tokens.
 
     The median over branches, steps and channels, relative to the energy, from the spread of the tokens that are
     looked at (Cochran, Sampling Techniques, eq. 2.20, with the correction for finite populations).
+
+    Args:
+        features: ``[branch][step]``, one ``(sample, token, channel)`` for each part.
+        num_tokens: ``[branch][part]``, how many there are.
     """
-    found = []
-    for steps in features:
-        for feature in steps:
-            squares = torch.cat(list(feature), dim=-1).double().square().mean(0)  # (token, channel)
-            seen = len(squares)
-            if seen >= num_tokens or seen < 2:
-                return 0.0
-            relative = squares.std(0) / squares.mean(0).clamp(min=1e-300)
-            found.append(relative * math.sqrt((1 - seen / num_tokens) / seen))
-    return float(torch.stack(found).median())
+    counted = zip(features, num_tokens, strict=True)
+    if all(part.shape[1] >= n for steps, counts in counted for part, n in zip(steps[0], counts, strict=True)):
+        return 0.0
+    found = [
+        _relative_error(part, count)
+        for steps, counts in zip(features, num_tokens, strict=True)
+        for feature in steps
+        for part, count in zip(feature, counts, strict=True)
+    ]
+    return float(torch.cat(found).median())
+
+
+def _relative_error(part: Tensor, num_tokens: int) -> Tensor:
+    """``(channel,)``."""
+    squares = part.double().square().mean(0)  # (token, channel)
+    seen = len(squares)
+    spread = squares.std(0, correction=min(1, seen - 1)) / squares.mean(0).clamp(min=1e-300)
+    return spread * math.sqrt((1 - seen / num_tokens) / seen)
 
 
 def _packed(steps: Sequence[Tensor], samples: Tensor) -> Tensor:
