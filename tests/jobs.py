@@ -12,6 +12,7 @@ from storage import record
 
 from hyca_calib.budget import Budget
 from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.healing import healed
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
 from hyca_calib.search.run import Contender, SearchOptions, search
@@ -23,7 +24,7 @@ from hyca_calib.workload import Workload
 
 __all__ = ["NAMES", "TRIALS", "trace_and_search"]
 
-TRIALS, ROLLOUTS, ITERATIONS = 8, 16, 8
+PROBES, TRIALS, ROLLOUTS, ITERATIONS = 4, 8, 16, 8
 NAMES = ("t.zarr", "study")
 
 
@@ -37,10 +38,11 @@ def trace_and_search(folder: Path, storage: Storage | None = None, workers: int 
     torch.set_num_threads(1)
     path, where = NAMES
     record(path, workload(), batch=2)
-    problem, budget = Problem(Trace(path)), Budget.parse("3x")
+    pipe, budget = tiny.pipeline(), Budget.parse("3x")
     study = Study.open(Path(where), {"budget": "3x"})
     if study.complete:
         return
+    problem = healed(pipe, Problem(Trace(path)), workload().of("fit"), storage or study.journal, PROBES)
     tuning = Tuning(trials=TRIALS, timeout=3600)
     candidates = tune(problem, (budget,), tuning, storage or study.journal, 0)[budget]
     options = SearchOptions(
@@ -48,7 +50,7 @@ def trace_and_search(folder: Path, storage: Storage | None = None, workers: int 
         Refinement(minutes=60, iterations=ITERATIONS, batch=2, evaluations=4),
         storage=storage,
     )
-    search(tiny.pipeline(), [Contender(problem, candidates)], workload(), budget, study, options)
+    search(pipe, [Contender(problem, candidates)], workload(), budget, study, options)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from hyca_calib.budget import Budget
 from hyca_calib.science.chapter import Chapter, Claim, Context, Table, interval
 from hyca_calib.science.loop.contest import Contest, Samples, Spent, samples_of
 from hyca_calib.science.loop.contestants import CONTESTANTS, offline_costs
+from hyca_calib.science.loop.objective import claims, measured, tables
 from hyca_calib.search.candidate import Settings
 from hyca_calib.search.refine import to_db
 from hyca_calib.search.tune import solve
@@ -55,16 +56,19 @@ def closed_loop(context: Context) -> Chapter:
             kept.write_text(json.dumps(done))
     _draw(done, seeds, context.folder / FIGURE)
     gains = {name: [_gain(done[f"{name}/{seed}"]) for seed in range(seeds)] for name in CONTESTANTS}
+    context.tell(1.0, "objectives")
+    objectives = measured(context, settings, samples)
     judged = _offline_and_closed(contest(), done)
     paired, unpaired = _random_numbers(done)
     return Chapter(
         name="closed-loop",
         title="Schedules by rollouts",
         text=(_opening(samples, rollouts, seeds, done),),
-        tables=(_table(gains, done, seeds),),
+        tables=(_table(gains, done, seeds), *tables(objectives, context.seed)),
         figures=((FIGURE, CAPTION),),
-        claims=_claims(gains, judged, paired, unpaired),
-        numbers={"contests": done, "gains_db": gains, "offline_rank": judged, "deviation": [paired, unpaired]},
+        claims=(*_claims(gains, judged, paired, unpaired), *claims(objectives)),
+        numbers={"contests": done, "gains_db": gains, "offline_rank": judged, "deviation": [paired, unpaired]}
+        | {"objectives": objectives},
         seconds=time.monotonic() - begun,
     )
 

@@ -29,7 +29,7 @@ def read_json(folder: Folder, key: str) -> Document:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"{folder}: {key} is not JSON: {error}") from error
+        raise TraceError(f"{folder}: {key} is damaged or truncated, it is no JSON: {error}") from error
     if not isinstance(document, dict):
         raise TraceError(f"{folder}: {key} is no JSON object")
     return document

@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = run("trace", *shared, "--steps", steps, "--out", folder / f"{steps}.zarr")
         assert done.exit_code == 0, done.output
     limits = ["--trials", 1, "--confirm", 0, "--refine", 0]
-    where = ["--trace", folder / "12.zarr", "--prompts", folder / "prompts.txt", "--out", folder / "study"]
+    where = ["--trace", folder / "12.zarr", "--out", folder / "study"]
     done = run("search", "--budget", "4 steps", *where, *limits)
     assert done.exit_code == 0, done.output
     return folder
@@ -74,7 +74,7 @@ def test_other_steps_need_other_taps(folder: Path) -> None:
 
 
 def test_rollouts_decide(folder: Path) -> None:
-    rolled = ["--model", "tiny:pipeline", "--prompts", folder / "prompts.txt", "--samples", 2]
+    rolled = ["--model", "tiny:pipeline", "--samples", 2]
     done = check(folder, 20, *rolled, "--json")
     found = as_json(done)
     assert len(found["measured"]["plan_db"]) == 2
@@ -109,7 +109,10 @@ def test_bad_input(folder: Path) -> None:
         (["--plan", folder / "no.json", *trace], "cannot read the plan"),
         (["--plan", folder / "study" / "plan.json", "--trace", folder / "no.zarr"], "no such trace"),
         (["--plan", folder / "output.json", *trace], "trace with --point output"),
-        (["--plan", folder / "study" / "plan.json", *trace, "--model", "demo"], "not the prompts it was made on"),
+        (
+            ["--plan", folder / "study" / "plan.json", *trace, "--model", "demo"],
+            "not the one that was traced: its weights differ",
+        ),
     ):
         done = run("check", *arguments)
         assert done.exit_code == 2

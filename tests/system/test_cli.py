@@ -59,7 +59,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
         "report.md",
         "request.json",
         "result.json",
-        "rollouts.json",
+        "runs",
     }
     page = (studied.parent / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5
@@ -186,10 +186,10 @@ def test_a_killed_search_leaves_no_plan_and_is_taken_up_again(traced: Path, fold
     process.wait()
     assert not (study / "plan.json").exists()
     assert run("evaluate", "--plan", study / "plan.json").exit_code == 2
-    rollouts = json.loads((study / "rollouts.json").read_text())
+    journal = (study / "journal.log").read_text()
     done = run(*arguments)
     assert done.exit_code == 0, done.output
-    assert json.loads((study / "rollouts.json").read_text())[: len(rollouts)] == rollouts
+    assert (study / "journal.log").read_text().startswith(journal)
     assert (study / "plan.json").exists()
     assert run(*[*arguments, "--seed", "5"]).exit_code == 2  # another request in the same folder
 
