@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyca_calib.metrics import log_error
-from hyca_calib.rollout import sample_latents
 from hyca_calib.search.check_plan import Verdict, decide, remake
 from hyca_calib.search.origin import refinement_gain
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import to_db
+from hyca_calib.search.rolled import log_errors
 from hyca_calib.workload import Job
-from hyca_runtime import apply_plan
 from hyca_runtime.plan import Plan, Section
 
 __all__ = ["Measured", "judge", "measure", "rollout_db"]
@@ -74,7 +71,4 @@ def rollout_db(
     Args:
         goal: final latents of the full runs ``(job, ...)``.
     """
-    with apply_plan(pipe, Plan(name="rollout", sections=(section,)), on_mismatch="adapt"):
-        latents = sample_latents(pipe, jobs, num_steps, batch)
-    found = [to_db(error) for error in log_error(latents, goal.to(latents.device)).tolist()]
-    return [value if math.isfinite(value) else 0.0 for value in found]
+    return [to_db(error) for error in log_errors(pipe, section, jobs, goal, num_steps, batch, "adapt").tolist()]

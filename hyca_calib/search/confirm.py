@@ -11,14 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from hyca_calib.metrics import log_error
-from hyca_calib.rollout import sample_latents
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.refine import to_db
+from hyca_calib.search.rolled import log_errors
 from hyca_calib.search.scoreboard import Scoreboard
 from hyca_calib.workload import Job
-from hyca_runtime import apply_plan
-from hyca_runtime.plan import Plan, Section
+from hyca_runtime.plan import Section
 from hyca_runtime.schedule import Schedule
 
 __all__ = ["Confirmation", "confirm", "rollout_psnr"]
@@ -46,9 +44,7 @@ class Confirmation:
 
 def rollout_psnr(pipe: Any, section: Section, jobs: Sequence[Job], reference: Tensor, num_steps: int) -> float:
     """PSNR in dB of the final latents under `section`, from the mean log error over `jobs`."""
-    with apply_plan(pipe, Plan(name="candidate", sections=(section,)), on_mismatch="error"):
-        latents = sample_latents(pipe, jobs, num_steps, len(jobs))
-    return to_db(log_error(latents, reference.to(latents.device)).mean().item())
+    return to_db(log_errors(pipe, section, jobs, reference, num_steps).mean().item())
 
 
 def confirm(
@@ -108,6 +104,7 @@ def confirm(
         moves = [replace(best, schedule=schedule) for schedule in neighbours(best.schedule, best.settings.start)]
         shuffle.shuffle(moves)
         improved = any(improves(window) for window in in_time(moves))
+    board.finish()
     return best, best_psnr
 
 

@@ -48,6 +48,12 @@ class Scoreboard:
                 time.sleep(POLL_S)
         return [known[task] for task in tasks]
 
+    def finish(self) -> None:
+        """Do what dead workers left undone, though nobody waits for it."""
+        give_back(self._study)
+        while self._tasks(TrialState.WAITING):
+            run_trial(self._study, self._objective)
+
     def history(self) -> list[dict[str, Any]]:
         """Every rollout there was, for reports: settings, computed steps, PSNR."""
         return [{**json.loads(task), "psnr_db": psnr} for task, psnr in self._known().items()]

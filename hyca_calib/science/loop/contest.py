@@ -10,13 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyca_calib.metrics import log_error
-from hyca_calib.rollout import sample_latents
+from hyca_calib.search import rolled
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.problem import Problem
 from hyca_calib.workload import Job, Split, Workload
-from hyca_runtime import Plan, apply_plan
 from hyca_runtime.plan import Section
 from hyca_runtime.schedule import Schedule
 
@@ -47,9 +45,7 @@ def samples_of(problem: Problem, workload: Workload, split: Split) -> Samples:
 
 def log_errors(pipe: Any, section: Section, samples: Samples, num_steps: int) -> Array:
     """Log squared error of each sample's final latent under `section`, ``(job,)``."""
-    with apply_plan(pipe, Plan(name="contest", sections=(section,)), on_mismatch="error"):
-        latents = sample_latents(pipe, samples.jobs, num_steps, len(samples.jobs))
-    return log_error(latents, samples.latents.to(latents.device)).double().cpu().numpy()
+    return rolled.log_errors(pipe, section, samples.jobs, samples.latents, num_steps).numpy()
 
 
 @dataclass
