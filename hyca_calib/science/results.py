@@ -24,7 +24,7 @@ __all__ = ["results"]
 
 BUDGETS = ("3x", "5x", "7x", "8x")
 SEEDS = 3
-QUICK = Effort(trials=3, timeout=5.0, confirm=0.01, refine=1)
+QUICK = Effort(trials=3, confirm=2, refine=1)
 PICTURE = "results.png"
 CAPTION = (
     "Agreement with the full run over compute. Full dots: test split; faint dots: all settings of the peers on the "

@@ -31,7 +31,7 @@ from hyca_runtime.solvers import (
     Taylor,
 )
 
-__all__ = ["POOL", "Candidate", "Grain", "Settings", "best_closed", "choose_solvers", "partition"]
+__all__ = ["POOL", "Candidate", "Grain", "Settings", "best_closed", "choose_solvers", "partition", "replayed"]
 
 POOL: tuple[ClosedFormSolver, ...] = (
     Hold(),
@@ -125,6 +125,15 @@ def choose_solvers(
         best = min(table, key=lambda name: table[name][g])
         chosen.append(fitted[g] if best == "fitted" else by_label[best])
     return chosen, table
+
+
+def replayed(
+    problem: Problem, settings: Settings, schedule: Schedule, groups: Sequence[NDArray[np.int64]]
+) -> Candidate:
+    """The candidate of `settings` and `schedule`, with the best solver for each of `groups`."""
+    _, costs = choose_solvers(problem, settings, schedule, groups)
+    cost = float(np.min(list(costs.values()), axis=0).sum()) if costs else 0.0
+    return Candidate(settings, schedule, cost)
 
 
 def best_closed(table: dict[str, list[float]], num_groups: int) -> list[Solver]:

@@ -23,6 +23,10 @@ __all__ = ["Confirmation", "confirm", "rollout_psnr"]
 
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 REPAID = (0.25, 0.5, 0.75, 1.0)
+GAIN_DB = 0.02
+"""A smaller improvement is none."""
+KICKS = 64
+"""Pairs of moves that are tried where no single move improves."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Confirmation:
 
     Attributes:
         minutes: wall time, 0 to trust the offline objective.
-        finalists: offline candidates that are rolled out before the best one's schedule is refined.
+        finalists: offline candidates that are rolled out whatever the time.
         rollouts: no more than so many, if the time is not spent before; same result on every machine.
         workers: processes that search at once; so many moves are tried before the best of them is taken.
     """
@@ -53,8 +57,9 @@ def confirm(
     board: Scoreboard,
     seed: int,
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
+    hedges: Sequence[Candidate] = (),
 ) -> tuple[Candidate, float]:
-    """Roll out the best candidates, then other ridges, shares that are repaid, and moves of single steps.
+    """Roll out the best candidates and hedges, then moves: other ridges, other shares repaid, steps moved.
 
     The ridge decides how far taps trust their fit, which a replay with a clean history overrates or
     underrates by several dB; a replay knows nothing of what the network mends by itself, either.
@@ -62,6 +67,7 @@ def confirm(
     Args:
         candidates: best first by the offline objective.
         board: where rollouts are done and remembered; none is repeated after an interruption.
+        hedges: candidates in case the offline objective is wrong, see `hedged`.
 
     Returns:
         The winner and its PSNR in dB.
@@ -80,7 +86,7 @@ def confirm(
         scores = board.score(window)
         tried.update(window)
         psnr, winner = max(zip(scores, window, strict=True), key=lambda pair: pair[0])
-        better = psnr > best_psnr
+        better = psnr > best_psnr + GAIN_DB
         if better:
             best, best_psnr = winner, psnr
         on_progress(share(), best_psnr)
@@ -93,19 +99,38 @@ def confirm(
             yield moves[begin : begin + limits.workers]
 
     improves(candidates[: limits.finalists])
-    for window in in_time([replace(best, settings=replace(best.settings, ridge=ridge)) for ridge in RIDGES]):
+    for window in in_time(hedges):
+        improves(window)
+    for window in in_time(_with(best, ridges=RIDGES)):
         improves(window)
     if best.settings.taps == "channel":
-        for window in in_time([replace(best, settings=replace(best.settings, repay=share)) for share in REPAID]):
+        for window in in_time(_with(best, shares=REPAID)):
             improves(window)
     shuffle = random.Random(seed)
     improved = True
     while improved:
-        moves = [replace(best, schedule=schedule) for schedule in neighbours(best.schedule, best.settings.start)]
+        moves = _moves(best)
         shuffle.shuffle(moves)
-        improved = any(improves(window) for window in in_time(moves))
+        kicks = [shuffle.choice(_moves(shuffle.choice(moves))) for _ in range(KICKS)] if moves else []
+        improved = any(improves(window) for window in in_time(moves + kicks))
     board.finish()
     return best, best_psnr
+
+
+def _with(candidate: Candidate, ridges: Sequence[float] = (), shares: Sequence[float] = ()) -> list[Candidate]:
+    """`candidate` with other settings: each of the ridges, each of the shares that are repaid."""
+    settings = [replace(candidate.settings, ridge=ridge) for ridge in ridges]
+    settings += [replace(candidate.settings, repay=share) for share in shares]
+    return [replace(candidate, settings=other) for other in settings]
+
+
+def _moves(candidate: Candidate) -> list[Candidate]:
+    """Candidates a small step away."""
+    settings = candidate.settings
+    moves = [replace(candidate, schedule=other) for other in neighbours(candidate.schedule, settings.start)]
+    shares = (settings.repay - 0.125, settings.repay + 0.125) if settings.taps == "channel" else ()
+    ridges = (settings.ridge / 3, settings.ridge * 3)
+    return moves + _with(candidate, ridges, [share for share in shares if 0 <= share <= 1])
 
 
 def neighbours(schedule: Schedule, start: int) -> list[Schedule]:

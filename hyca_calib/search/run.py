@@ -14,8 +14,9 @@ from torch import Tensor
 from hyca_calib.budget import Budget
 from hyca_calib.replay import Multistep
 from hyca_calib.search.assemble import build_section, group_labels, plan_taps, provenance, with_taps
-from hyca_calib.search.candidate import Candidate, choose_solvers, partition
+from hyca_calib.search.candidate import Candidate, choose_solvers, partition, replayed
 from hyca_calib.search.confirm import Confirmation, confirm, rollout_psnr
+from hyca_calib.search.hedge import hedged
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, refine_taps
@@ -114,7 +115,10 @@ def _confirmed(
                 lambda done, psnr, i=i: on_progress(  # type: ignore[misc]
                     "confirm", (i + done) / len(contenders), f"{psnr:.2f} dB"
                 ),
+                hedged(problem, winner.settings, budget, options.seed),
             )
+            groups = partition(problem, winner.settings, options.seed)
+            winner = replayed(problem, winner.settings, winner.schedule, groups)
             error, tried[point] = -psnr, board.history()
         winners.append((error, contender, winner))
     _, chosen, winner = min(winners, key=lambda entry: entry[0])

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hyca_calib.budget import Budget
 from hyca_calib.replay import grouped
-from hyca_calib.search.candidate import Candidate, Grain, Settings, choose_solvers, partition
+from hyca_calib.search.candidate import Candidate, Grain, Settings, partition, replayed
 from hyca_calib.search.exact import best_schedules, gap_table
 from hyca_calib.search.problem import AXES, Problem
 from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
@@ -77,8 +77,7 @@ def solve(problem: Problem, settings: Settings, budgets: Sequence[Budget], seed:
         elif count not in found:
             raise BudgetError(f"budget {budget.text!r}: no schedule with {count} of {steps} computed steps")
         else:
-            _, costs = choose_solvers(problem, settings, found[count], groups)
-            candidates.append(Candidate(settings, found[count], float(np.min(list(costs.values()), axis=0).sum())))
+            candidates.append(replayed(problem, settings, found[count], groups))
     return candidates
 
 

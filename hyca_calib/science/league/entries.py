@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -47,11 +48,13 @@ PROBE_SAMPLES = 7
 
 @dataclass(frozen=True)
 class Effort:
-    """What the search may spend: trials and seconds for all budgets, then for each minutes and gradient steps."""
+    """What the search may spend: trials for all budgets, then for each rollouts and gradient steps.
+
+    No seconds: the same plans on every machine.
+    """
 
     trials: int = 40
-    timeout: float = 45.0
-    confirm: float = 1.5
+    confirm: int = 160
     refine: int = 150
 
 
@@ -90,11 +93,10 @@ def best_plans(
     studies = [Study.open(folder / budget.text, request | {"budget": budget.text}) for budget in budgets]
     if not all(study.complete for study in studies):
         tell(0.0, "tuning")
-        tuning = Tuning(effort.trials, effort.timeout)
+        tuning = Tuning(effort.trials, timeout=math.inf)
         found = tune(problem, budgets, tuning, folder / "journal.log", context.seed)
-    options = SearchOptions(
-        Confirmation(effort.confirm), Refinement(minutes=120, iterations=effort.refine), seed=context.seed
-    )
+    confirmation = Confirmation(minutes=math.inf, rollouts=effort.confirm)
+    options = SearchOptions(confirmation, Refinement(minutes=math.inf, iterations=effort.refine), seed=context.seed)
     for i, (budget, study) in enumerate(zip(budgets, studies, strict=True)):
         if not study.complete:
             tell((i + 0.5) / len(budgets), f"searching {budget.text}")
