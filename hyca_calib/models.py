@@ -1,4 +1,9 @@
-"""``--model``: a name becomes a ready pipeline."""
+"""``--model``: a name becomes a ready pipeline.
+
+Names come from a user, or from a file that anybody may have made. A user's name may be code,
+``package.module:factory``; a file's may not. Weights are safetensors only, no code comes with them, and nothing is
+downloaded unasked.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import hashlib
 import importlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from hyca_calib.demo import DEMOS, demo_pipeline
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["PLACEMENTS", "default_device", "load_pipeline", "weights_digest"]
-
+__all__ = ["PLACEMENTS", "check_weights", "default_device", "load_pipeline", "load_traced", "weights_digest"]
 
 PLACEMENTS = ("balanced", "offload", "sequential")
 """For models larger than one GPU: spread over all GPUs; moved in network by network, or layer by layer."""
+
+FACTORY = re.compile(r"[\w.]+:[\w.]+")
 
 
 def default_device() -> str:
@@ -27,28 +35,57 @@ def default_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
-def load_pipeline(name: str, device: str | None = None) -> Any:
-    """The pipeline called `name`, on `device`.
+def load_pipeline(name: str, device: str | None = None, download: bool = False) -> Any:
+    """The pipeline that a user calls `name`, on `device`.
 
     Args:
         name: one of `DEMOS`; a diffusers id or folder; or ``package.module:factory``, a callable without
             arguments that returns a ready `DiffusionPipeline` (it is left on its own device).
         device: ``cpu``, ``cuda``, ``cuda:1``, or one of `PLACEMENTS`; default: the GPU if there is one.
+        download: whether what is not in the Hub's cache on this machine may be fetched.
 
     Raises:
         WorkloadError: no such model or device, or not a pipeline with a transformer.
     """
     where = device or default_device()
-    if re.fullmatch(r"[\w.]+:[\w.]+", name):
+    if FACTORY.fullmatch(name):
         pipe = _from_factory(name)
     elif name in DEMOS:
         pipe = _placed(demo_pipeline(name), where)
     else:
-        pipe = _from_diffusers(name, where)
+        pipe = _from_diffusers(name, where, download)
     if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
         raise WorkloadError(f"model {name!r} is a {type(pipe).__name__}; expected a pipeline with a `transformer`")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def load_traced(
+    facts: Mapping[str, Any], given: str | None = None, device: str | None = None, download: bool = False
+) -> Any:
+    """The pipeline that a trace was recorded from: `given` by the user, else the one that the trace names.
+
+    Args:
+        facts: of the model, as the trace has them.
+
+    Raises:
+        WorkloadError: the trace names code, or the weights are others than the traced ones.
+    """
+    if given is None and FACTORY.fullmatch(facts["name"]):
+        raise WorkloadError(
+            f"the trace names the model {facts['name']!r}, which is code; a file does not decide what is run: "
+            f"if you trust it, say so with --model {facts['name']}"
+        )
+    name = given or facts["name"]
+    pipe = load_pipeline(name, device, download)
+    check_weights(pipe, facts, name)
+    return pipe
+
+
+def check_weights(pipe: Any, facts: Mapping[str, Any], name: str) -> None:
+    """Raise `WorkloadError` unless the pipeline is the one that was traced."""
+    if weights_digest(find_transformer(pipe, facts["component"])) != facts["weights_digest"]:
+        raise WorkloadError(f"model {name!r} is not the one that was traced: its weights differ; trace it first")
 
 
 def _placed(pipe: Any, where: str) -> Any:
@@ -74,18 +111,20 @@ def _from_factory(name: str) -> Any:
     return factory()
 
 
-def _from_diffusers(name: str, where: str) -> Any:
+def _from_diffusers(name: str, where: str, download: bool) -> Any:
     from diffusers import DiffusionPipeline
 
     kept = torch.float32 if where == "cpu" else torch.bfloat16
     spread = {"device_map": "balanced"} if where == "balanced" else {}
+    safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": not download}
     try:
-        pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=kept, **spread)
+        pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=kept, **safe, **spread)
     except (OSError, ValueError) as error:
-        kind = "folder" if Path(name).exists() else "model"
+        local = Path(name).exists()
+        hint = "" if local or download else "; a model of the Hub is fetched only with --download"
         raise WorkloadError(
-            f"unknown {kind} {name!r}: expected {' or '.join(DEMOS)}, a diffusers id or folder, or "
-            f"'package.module:factory' ({str(error).splitlines()[0][:160]})"
+            f"unknown {'folder' if local else 'model'} {name!r}: expected {' or '.join(DEMOS)}, a diffusers id or "
+            f"folder, or 'package.module:factory'{hint} ({str(error).splitlines()[0][:160]})"
         ) from error
     return _placed(pipe, where)
 

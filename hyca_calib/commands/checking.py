@@ -11,7 +11,7 @@ from rich.table import Table
 
 from hyca_calib.console import say
 from hyca_calib.defaults import batch_of
-from hyca_calib.models import load_pipeline, weights_digest
+from hyca_calib.models import load_traced
 from hyca_calib.science.chapter import interval
 from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
 from hyca_calib.search.check_rollouts import Measured, measure
@@ -19,8 +19,6 @@ from hyca_calib.search.origin import own_problem, with_healing_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
-from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.errors import WorkloadError
 
 __all__ = ["CheckResult", "check_file", "show_check"]
 
@@ -115,9 +113,7 @@ def show_check(result: CheckResult) -> None:
 
 def _measured(plan: Plan, problem: Problem, model: str, samples: int, batch: int | None) -> Measured:
     workload = problem.trace.workload()
-    pipe, facts = load_pipeline(model), problem.trace.attributes["model"]
-    if weights_digest(find_transformer(pipe, facts["component"])) != facts["weights_digest"]:
-        raise WorkloadError(f"model {model!r} is not the one that was traced: its weights differ; trace it first")
+    pipe = load_traced(problem.trace.attributes["model"], model)
     jobs = workload.of("test")[:samples]
     say(f"{len(jobs)} test samples under the plan, with new taps and with a new schedule ...")
     return measure(pipe, plan, problem, jobs, batch_of(model, batch))

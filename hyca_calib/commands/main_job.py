@@ -1,195 +1,26 @@
-"""Trace, search, evaluate, report: files in, files out, progress on the console."""
+"""The main job on the embedded model, and what is done with a plan."""
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from hyca_calib.budget import Budget, parse_budgets
-from hyca_calib.commands.tracing import TRACES, TraceOptions, trace_model
-from hyca_calib.console import say, stages
+from hyca_calib.budget import parse_budgets
+from hyca_calib.commands.searching import STUDIES, Limits, search_plans
+from hyca_calib.commands.tracing import TraceOptions, trace_model
+from hyca_calib.console import say
 from hyca_calib.defaults import batch_of, workload_of
 from hyca_calib.evaluate import Evaluation, evaluate_plan
-from hyca_calib.models import default_device, load_pipeline
-from hyca_calib.replay import Multistep
-from hyca_calib.report.front import write_front
+from hyca_calib.models import load_pipeline, load_traced
 from hyca_calib.report.write import write_report
-from hyca_calib.search.candidate import Candidate, Grain
-from hyca_calib.search.confirm import Confirmation
-from hyca_calib.search.healing import PROBES, healed
-from hyca_calib.search.presets import PRESETS
-from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement
-from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
-from hyca_calib.search.storage import public
-from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.study import JOURNAL, Study
-from hyca_calib.trace.folder import open_folder
-from hyca_calib.trace.runs import on_record
-from hyca_calib.trace.store import Trace, newest_trace
-from hyca_calib.workload import Workload
+from hyca_calib.search.origin import trace_named_in
+from hyca_calib.study import Study
+from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
-from hyca_runtime.errors import StudyError, TraceError
 from hyca_runtime.recipe import OnMismatch
 
-__all__ = ["Limits", "evaluate_file", "merge_files", "report_study", "run_demo", "search_plans"]
-
-STUDIES = Path("studies")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Options of one search; minutes for `confirm` and `refine`, seconds for `timeout`.
-
-    Attributes:
-        probes: full runs that measure how errors heal; 0 for none.
-        rollouts, iterations: ends of `confirm` and `refine` that do not depend on the machine's speed.
-        preset: "best" searches; any other is a published recipe, and only `multistep` matters to it.
-        storage: where workers share trials and rollouts, see `open_study`; None for the study's own folder.
-        workers: how many processes make this search at once.
-    """
-
-    trials: int = 40
-    timeout: float = 45.0
-    confirm: float = 1.0
-    refine: float = 5.0
-    groups: int | None = None
-    taps: Grain = "channel"
-    seed: int = 0
-    preset: str = "best"
-    multistep: Multistep = "anchored"
-    rollouts: int | None = None
-    iterations: int | None = None
-    probes: int = PROBES
-    storage: str | None = None
-    workers: int = 1
-    device: str | None = None
-
-    @property
-    def tuning(self) -> Tuning:
-        return Tuning(self.trials, self.timeout, self.groups, self.taps)
-
-    @property
-    def options(self) -> SearchOptions:
-        return SearchOptions(
-            confirmation=Confirmation(self.confirm, rollouts=self.rollouts, workers=self.workers),
-            refinement=Refinement(self.refine, self.iterations),
-            seed=self.seed,
-            storage=self.storage,
-        )
-
-
-def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path | None) -> list[Path]:
-    """``hyca_calib search``; returns the paths of the plans.
-
-    Args:
-        traces: of one workload, at different cache points; empty takes the newest.
-
-    Raises:
-        StudyError: unknown preset, or a folder that holds another study.
-        TraceError: traces of different models or workloads.
-    """
-    if limits.preset not in ("best", *PRESETS):
-        raise StudyError(f"unknown preset {limits.preset!r}; choose best, {', '.join(PRESETS)}")
-    wanted = parse_budgets(budgets)
-    recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
-    for budget, trace_ in itertools.product(wanted, recorded):  # refuse all before any work is done
-        budget.computed_steps(trace_.cost, trace_.num_steps, 3)
-    workload = recorded[0].workload()
-    for trace_ in recorded[1:]:
-        trace_.check_same_samples(recorded[0])
-    suffix = "" if limits.preset == "best" else f"-{limits.preset}"
-    folder = out or STUDIES / f"{Path(recorded[0].where).stem}-{'-'.join(b.text for b in wanted)}{suffix}"
-    folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
-    requests = [_request(recorded, budget, limits) for budget in wanted]
-    studies = [Study.open(where, request) for where, request in zip(folders, requests, strict=True)]
-    if all(study.complete and study.report.exists() for study in studies):
-        say(f"{folder}: complete already")
-        return [study.plan for study in studies]
-    with on_record(
-        open_folder(folder), {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
-    ):
-        _search_all(recorded, workload, wanted, studies, limits, folder)
-    return [study.plan for study in studies]
-
-
-def _search_all(
-    recorded: Sequence[Trace],
-    workload: Workload,
-    wanted: Sequence[Budget],
-    studies: Sequence[Study],
-    limits: Limits,
-    folder: Path,
-) -> None:
-    """Tune all budgets together, then make each study that is not complete."""
-    model = recorded[0].attributes["model"]["name"]
-    problems, pipe = [Problem(trace_) for trace_ in recorded], load_pipeline(model, limits.device)
-    candidates: list[dict[Budget, list[Candidate]]] = []
-    if limits.preset == "best" and not all(study.complete for study in studies):
-        problems = [_healed(pipe, problem, workload, limits, folder) for problem in problems]
-        candidates = [_tuned(problem, wanted, limits, folder) for problem in problems]
-    for study, budget in zip(studies, wanted, strict=True):
-        if not study.complete:
-            say(f"budget {budget.text} -> {study.folder}")
-            if limits.preset != "best":
-                search_preset(pipe, problems[0], workload, budget, study, limits.preset, limits.multistep)
-            else:
-                contenders = [Contender(p, found[budget]) for p, found in zip(problems, candidates, strict=True)]
-                with stages(("confirm", "refine")) as tell:
-                    search(pipe, contenders, workload, budget, study, limits.options, tell)
-        if not study.report.exists():
-            plan = load_plan(study.plan)
-            write_report(pipe, study, Trace(_from_provenance(plan, "trace")), workload, plan)
-        say(f"report: {study.report}")
-    if len(studies) > 1:
-        page = write_front([(study.plan, load_plan(study.plan)) for study in studies], folder)
-        say(f"front: {page}")
-
-
-def _traces(paths: list[str], limits: Limits) -> list[Trace]:
-    """The traces, which must be of one model at different cache points."""
-    recorded = [Trace(path) for path in paths]
-    models = {trace_.attributes["model"]["weights_digest"] for trace_ in recorded}
-    points = {str(trace_.point) for trace_ in recorded}
-    if len(models) > 1 or len(points) < len(recorded):
-        raise TraceError(
-            "several traces must be of one model, each at another point; got " + ", ".join(map(str, paths))
-        )
-    if len(recorded) > 1 and limits.preset != "best":
-        raise TraceError(f"preset {limits.preset!r} takes one trace, got {len(recorded)}")
-    return recorded
-
-
-def _healed(pipe: Any, problem: Problem, workload: Workload, limits: Limits, folder: Path) -> Problem:
-    """The problem with its healing, from real runs."""
-    if not limits.probes:
-        return problem
-    storage = limits.storage or folder / JOURNAL
-    with stages(("probe",)) as tell:
-        found = healed(
-            pipe, problem, workload.of("fit"), storage, limits.probes, lambda share: tell("probe", share, "")
-        )
-        tell("probe", 1.0, f"{problem.trace.point}: {100 * found.healing[1]:.0f} % of an early error is left")
-    return found
-
-
-def _tuned(problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: Path) -> dict[Budget, list[Candidate]]:
-    """Candidates for every budget on one trace, from one Optuna study in `folder`."""
-    begun = time.monotonic()
-    with stages(("tune",)) as tell:
-
-        def tried(trial: int, cost: float) -> None:
-            spent = (time.monotonic() - begun) / max(limits.timeout, 1e-9)
-            tell("tune", max((trial + 1) / limits.trials, spent), f"{problem.trace.point}: cost {cost:.3e}")
-
-        storage = limits.storage or folder / JOURNAL
-        found = tune(problem, budgets, limits.tuning, storage, limits.seed, tried)
-        tell("tune", 1.0, f"{problem.trace.point}: {len(found[budgets[0]])} schedules")
-    return found
+__all__ = ["evaluate_file", "merge_files", "report_study", "run_demo"]
 
 
 def evaluate_file(
@@ -201,23 +32,29 @@ def evaluate_file(
     steps: int | None = None,
     on_mismatch: OnMismatch = "error",
     device: str | None = None,
+    download: bool = False,
 ) -> Evaluation:
     """``hyca_calib evaluate``; the model is the caller's choice, never the plan's."""
     plan = load_plan(plan_path)
     workload = workload_of(plan.provenance, model, prompts)
     jobs = workload.of("test")[:samples]
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, download)
     say(f"{len(jobs)} test samples, full run and plan ...")
     return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, batch_of(model, batch), None, on_mismatch)[0]
 
 
-def report_study(folder: Path) -> Path:
-    """``hyca_calib report``."""
+def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
+    """``hyca_calib report``.
+
+    Args:
+        trace: where the trace is now; by default where the plan says it was.
+        model: see `load_traced`.
+    """
     study = Study(folder)
     study.read_result()
     plan = load_plan(study.plan)
-    recorded = Trace(_from_provenance(plan, "trace"))
-    pipe = load_pipeline(recorded.attributes["model"]["name"])
+    recorded = Trace(trace or _own_trace(plan))
+    pipe = load_traced(recorded.attributes["model"], model)
     return write_report(pipe, study, recorded, recorded.workload(), plan)
 
 
@@ -240,16 +77,10 @@ def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation,
     return result, plan_path.parent / "pictures" / "wall.png"
 
 
-def _from_provenance(plan: Plan, key: str) -> Any:
+def _own_trace(plan: Plan) -> str:
     if "merged" in plan.provenance:
         raise PlanError(f"plan {plan.name!r} is merged from several; use those one by one")
-    if key not in plan.provenance:
-        raise PlanError(f"plan {plan.name!r} does not say its {key}; give it as an option")
-    return plan.provenance[key]
-
-
-def _request(traces: Sequence[Trace], budget: Budget, limits: Limits) -> dict[str, Any]:
-    wanted = asdict(
-        replace(limits, storage=None, workers=1, device=None)
-    )  # who works on it, and where, does not change it
-    return {"traces": [t.where for t in traces], "budget": budget.text, "limits": wanted}
+    where, fault = trace_named_in(plan)
+    if where is None:
+        raise PlanError(f"{fault}; give it with --trace")
+    return where

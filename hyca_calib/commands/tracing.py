@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hyca_calib.console import counting, say
 from hyca_calib.defaults import batch_of, prompts_of
-from hyca_calib.models import load_pipeline
+from hyca_calib.models import load_pipeline, load_traced
 from hyca_calib.trace.claim import Share
 from hyca_calib.trace.folder import Where, open_folder
 from hyca_calib.trace.merge import merge_traces
@@ -43,6 +43,7 @@ class TraceOptions:
     force: bool = False
     share: str | None = None
     device: str | None = None
+    download: bool = False
 
     @property
     def where(self) -> str:
@@ -56,7 +57,7 @@ def trace_model(options: TraceOptions) -> str:
     """``hyca_calib trace``; returns the trace's path or URL."""
     workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
     point, share = parse_point(options.point), Share.parse(options.share) if options.share else Share.of_launcher()
-    pipe = load_pipeline(options.model, options.device)
+    pipe = load_pipeline(options.model, options.device, options.download)
 
     def state_needs(needs: Needs) -> None:
         say(f"{options.where}: needs {needs}")
@@ -83,17 +84,17 @@ def trace_model(options: TraceOptions) -> str:
     return options.where
 
 
-def verify_trace(where: str, repair: bool) -> list[Damage]:
-    """``hyca_calib verify``; what is damaged, or still is after the repair."""
+def verify_trace(where: str, repair: bool, model: str | None = None, download: bool = False) -> list[Damage]:
+    """``hyca_calib verify``; what is damaged, or still is after the repair, for which see `load_traced`."""
     with counting("verify", None) as advance:
         damages = verify(where, lambda done, total: advance(1))
     for damage in damages:
         say(str(damage))
     if not damages or not repair:
         return damages
-    discard(where, damages)
     request = Request.read(open_folder(where))
-    pipe = load_pipeline(request.model["name"])
+    pipe = load_traced(request.model, model, download=download)
+    discard(where, damages)
     with counting("repair", request.num_samples) as advance:
         trace(
             pipe,

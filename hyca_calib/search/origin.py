@@ -11,7 +11,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import PlanMismatchError, TraceError
 from hyca_runtime.plan import Plan, Section
 
-__all__ = ["changes_of", "misfit_of", "own_problem", "refinement_gain", "section_for", "settings_of"]
+__all__ = ["changes_of", "misfit_of", "own_problem", "refinement_gain", "section_for", "settings_of", "trace_named_in"]
 
 
 def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, str]:
@@ -20,9 +20,10 @@ def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, 
     Args:
         path: where it is now; by default where the plan says it was.
     """
-    told = path or plan.provenance.get("trace")
-    if not told:
-        return None, "the plan does not say which trace it was made on"
+    named, fault = trace_named_in(plan)
+    told = path or named
+    if told is None:
+        return None, fault
     try:
         trace = Trace(str(told))
     except TraceError as error:
@@ -31,6 +32,19 @@ def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, 
     if not same or misfit_of(plan, trace) or not is_on_grid(section_for(plan, trace), trace):
         return None, f"{told} is not the trace the plan was made on"
     return with_healing_of(plan, Problem(trace)), ""
+
+
+def trace_named_in(plan: Plan) -> tuple[str | None, str]:
+    """Where the plan says its trace was, or None and why it is not looked for there.
+
+    A plan is a file of anybody: it does not make this machine ask others for anything.
+    """
+    told = plan.provenance.get("trace")
+    if not isinstance(told, str) or not told:
+        return None, "the plan does not say which trace it was made on"
+    if "://" in told or told.startswith(("//", "\\\\")):
+        return None, f"the plan names a trace on another machine, {told[:200]!r}, which is opened only if you give it"
+    return told, ""
 
 
 def with_healing_of(plan: Plan, problem: Problem) -> Problem:

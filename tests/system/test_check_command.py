@@ -8,29 +8,23 @@ from typing import Any
 
 import pytest
 import tiny
+from commands import MODEL, run, write_prompts
 from plans import make_plan
 from typer.testing import CliRunner, Result
 
 from hyca_calib.cli import app
 from hyca_runtime import load_plan, save_plan
 
-WORDS = ["red heart", "blue cat", "green dog", "red star", "blue square", "green heart", "red cat"]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prompts, traces of 12 and 20 steps, and a plan searched on the first."""
     folder: Path = tmp_path_factory.mktemp("check")
-    (folder / "prompts.txt").write_text("\n".join(WORDS))
-    shared = ["--model", "tiny:pipeline", "--prompts", folder / "prompts.txt", "--samples", 7]
+    shared = [*MODEL, "--prompts", write_prompts(folder), "--samples", 7]
     for steps in (12, 20):
         done = run("trace", *shared, "--steps", steps, "--out", folder / f"{steps}.zarr")
         assert done.exit_code == 0, done.output
-    limits = ["--trials", 1, "--confirm", 0, "--refine", 0]
+    limits = [*MODEL, "--trials", 1, "--confirm", 0, "--refine", 0]
     where = ["--trace", folder / "12.zarr", "--out", folder / "study"]
     done = run("search", "--budget", "4 steps", *where, *limits)
     assert done.exit_code == 0, done.output

@@ -11,27 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import MODEL, run
 from typer.main import get_command
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from hyca_calib.cli import app
 from hyca_calib.trace.store import Trace
 
 TESTS = Path(__file__).parents[1]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
-QUICK = ["--trials", "2", "--confirm", "0.02", "--refine", "0.03"]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    words = ["red heart", "blue cat", "green dog", "red star", "blue square", "green heart", "red cat"]
-    (tmp_path / "prompts.txt").write_text("\n".join(words))
-    return tmp_path
+QUICK = [*MODEL, "--trials", "2", "--confirm", "0.02", "--refine", "0.03"]
 
 
 @pytest.fixture
@@ -87,7 +76,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
     assert again.exit_code == 0
     assert "complete already" in again.stderr
     (studied.parent / "report.html").unlink()
-    assert run("report", "--study", studied.parent).exit_code == 0
+    assert run("report", "--study", studied.parent, *MODEL).exit_code == 0
     assert (studied.parent / "report.html").exists()
 
     bench = ["bench", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--samples", 14, "--steps", 12]
@@ -100,7 +89,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
 
 
 def test_several_budgets_in_one_go(traced: Path) -> None:
-    quick = ["--trials", "1", "--confirm", "0", "--refine", "0"]
+    quick = [*MODEL, "--trials", "1", "--confirm", "0", "--refine", "0"]
     done = run("search", "--budget", "2x,3x,1x", *quick, "--out", "studies/many")
     assert done.exit_code == 0, done.output
     ratios = [json.loads(Path(line).read_text())["sections"][0]["cost"]["flops_ratio"] for line in done.stdout.split()]
@@ -115,7 +104,7 @@ def test_several_budgets_in_one_go(traced: Path) -> None:
 
 
 def test_presets_are_plans_too(traced: Path) -> None:
-    done = run("search", "--budget", "2x", "--preset", "hyca", "--multistep", "recursive")
+    done = run("search", "--budget", "2x", "--preset", "hyca", "--multistep", "recursive", *MODEL)
     assert done.exit_code == 0, done.output
     plan = Path(done.stdout.strip())
     assert plan.parent.name.endswith("2x-hyca")
@@ -142,6 +131,9 @@ def test_presets_are_plans_too(traced: Path) -> None:
         (["trace", "--samples", "2"], "need at least 7 samples"),
         (["evaluate", "--plan", "none.json"], "cannot read the plan"),
         (["report", "--study", "none"], "no complete study"),
+        (["trace", "--model", "someone/something", "--prompts", "prompts.txt"], "fetched only with --download"),
+        (["search", "--budget", "3x"], "if you trust it, say so with --model tiny:pipeline"),
+        (["search", "--budget", "3x", "--model", "demo"], "its weights differ"),
         (["trace", "--samples", "many"], "valid integer"),
         (["nonsense"], "No such command"),
     ],
@@ -170,7 +162,7 @@ def test_a_truncated_trace_is_refused(traced: Path) -> None:
 
 
 def test_a_killed_search_leaves_no_plan_and_is_taken_up_again(traced: Path, folder: Path) -> None:
-    arguments = ["search", "--budget", "3x", "--trials", "2", "--confirm", "0.02"]
+    arguments = ["search", "--budget", "3x", *MODEL, "--trials", "2", "--confirm", "0.02"]
     arguments += ["--refine", "0.2", "--out", "studies/killed"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     process = subprocess.Popen(

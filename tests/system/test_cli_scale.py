@@ -7,25 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from commands import MODEL, run
 
 from hyca_calib import console
-from hyca_calib.cli import app
 from hyca_calib.commands import doctor
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    words = ["red heart", "blue cat", "green dog", "red star", "blue square", "green heart", "red cat"]
-    (tmp_path / "prompts.txt").write_text("\n".join(words))
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +21,7 @@ def bars_again() -> Iterator[None]:
     console._json = False
 
 
-TRACE = ["trace", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--samples", 14, "--steps", 6, "--batch", 2]
+TRACE = ["trace", *MODEL, "--prompts", "prompts.txt", "--samples", 14, "--steps", 6, "--batch", 2]
 
 
 def test_parts_are_gathered_verified_and_repaired(folder: Path) -> None:
@@ -53,7 +40,10 @@ def test_parts_are_gathered_verified_and_repaired(folder: Path) -> None:
     ill = run("verify", "whole.zarr")
     assert (ill.exit_code, ill.stdout) == (1, "whole.zarr: 1 files damaged\n")
     assert "changed: points/trunk/values/c/5/0/0/0/0 (batch 2, samples 4, 5)" in ill.stderr
-    mended = run("verify", "whole.zarr", "--repair")
+    untrusted = run("verify", "whole.zarr", "--repair")
+    assert (untrusted.exit_code, "say so with --model tiny:pipeline" in untrusted.stderr) == (2, True)
+    assert run("verify", "whole.zarr").stdout == "whole.zarr: 1 files damaged\n", "nothing was thrown away"
+    mended = run("verify", "whole.zarr", "--repair", *MODEL)
     assert (mended.exit_code, mended.stdout) == (0, "whole.zarr: sound\n")
     assert Trace("whole.zarr").values("fit").shape[0] == 6
 
@@ -75,8 +65,8 @@ def test_info_tells_all_in_one_screen(folder: Path) -> None:
     assert len(told.splitlines()) < 24
     for part in ("complete", "tiny:pipeline (EmojiPipeline", "14 of 14, of 7 prompts", "GFLOPs", "no sample", "torch"):
         assert part in told
-    limits = ["--trials", 2, "--confirm", 1, "--rollouts", 2, "--refine", 0, "--trace", "t.zarr", "--out", "s"]
-    assert run("search", "--budget", "2x", *limits).exit_code == 0
+    limits = ["--trials", 2, "--confirm", 1, "--rollouts", 2, "--refine", 0]
+    assert run("search", "--budget", "2x", *MODEL, *limits, "--trace", "t.zarr", "--out", "s").exit_code == 0
     study, plan = run("info", "s").stdout, run("info", "s/plan.json").stdout
     for part in ("study", "complete", "2x", "rollouts"):
         assert part in study

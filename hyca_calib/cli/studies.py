@@ -1,0 +1,102 @@
+"""Measurements: bench, solvers, models, reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from hyca_calib.cli.options import STUDIES, Batch, Model, Prompts, Seed
+from hyca_calib.console import one_line_errors
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+
+@app.command()
+def bench(
+    what: Annotated[
+        Literal["plans", "runtime"],
+        typer.Argument(help="plans: pictures, FLOPs and time against peers. runtime: what the runtime itself costs."),
+    ] = "plans",
+    plans: Annotated[list[Path] | None, typer.Option("--plan", help="plan.json to compare; repeatable.")] = None,
+    model: Model = "demo",
+    prompts: Prompts = None,
+    samples: Annotated[int, typer.Option(help="As for trace; 3/7 of them are tested.")] = 112,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(help="Sampler steps of the full run.")] = 50,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Keep peers (or networks) with this in their name; repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.md.")] = STUDIES / "bench",
+    batch: Batch = None,
+) -> None:
+    """Compare plans with diffusers' caches and with fewer steps, in one run; or time the runtime.
+
+    Example: [b]python -m hyca_calib bench --plan studies/demo-trunk-50-5x/plan.json[/]
+
+    Example: [b]python -m hyca_calib bench runtime[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        if what == "runtime":
+            print(commands.bench_runtime(only or [], out))
+            return
+        print(commands.bench_all(plans or [], model, prompts, samples, seed, steps, only or [], out, batch))
+
+
+@app.command()
+def solvers() -> None:
+    """Measure every closed-form solver: order, noise, behaviour with a short history.
+
+    Example: [b]python -m hyca_calib solvers > docs/solvers.md[/]
+    """
+    from hyca_calib.solver_table import ALL_SOLVERS, facts_of, to_markdown
+
+    print(to_markdown([facts_of(solver) for solver in ALL_SOLVERS]), end="")
+
+
+@app.command()
+def models(
+    only: Annotated[list[str] | None, typer.Option(help="Keep names with this in them; repeatable.")] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Also under torch.compile; minutes.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the table here instead of showing it.")] = None,
+) -> None:
+    """Try the runtime on every transformer class of the installed diffusers, tiny and with random weights.
+
+    Example: [b]python -m hyca_calib models --only Wan[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        table = commands.check_models(only or [], compiled, out)
+        print(out or table)
+
+
+@app.command()
+def reproduce(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="solvers, grouping, schedules, closed-loop, refinement, points, transfer or results; repeatable."
+        ),
+    ] = None,
+    work: Annotated[Path, typer.Option(help="Traces, plans and finished parts; an interrupted run goes on.")] = STUDIES
+    / "science",
+    out: Annotated[Path, typer.Option(help="Folder for science.md, science.json and pictures.")] = STUDIES / "bench",
+    seed: Seed = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few samples and steps, to see that everything runs.")
+    ] = False,
+) -> None:
+    """Redo the whole study on the embedded models: every claim, with a verdict from data. Hours on two cores.
+
+    Example: [b]python -m hyca_calib reproduce --only grouping --only schedules[/]
+    """
+    from hyca_calib import commands
+
+    with one_line_errors():
+        print(commands.reproduce_study(only or [], work, out, seed, quick))

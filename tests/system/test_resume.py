@@ -1,1 +1,0 @@
-"""kill -9 at any moment: the same command again ends with the same bytes."""
