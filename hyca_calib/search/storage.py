@@ -16,6 +16,7 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.pool import NullPool
 
 from hyca_runtime.errors import StudyError
 
@@ -97,8 +98,13 @@ def _opened(storage: Storage) -> BaseStorage:
     if scheme == "grpc":
         host, _, port = rest.partition(":")
         return GrpcStorageProxy(host=host, port=int(port or 13000))
-    retry = RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
-    return RDBStorage(text, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S, heartbeat_stale_trial_callback=retry)
+    return RDBStorage(
+        text,
+        engine_kwargs={"poolclass": NullPool},  # between rollouts of minutes a server would drop idle connections
+        heartbeat_interval=HEARTBEAT_S,
+        grace_period=GRACE_S,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES),
+    )
 
 
 def public(storage: Storage) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.errors import ContainsArrayError
+from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from hyca_calib.trace.digests import Witness
 from hyca_calib.trace.facts import Facts
@@ -55,7 +55,7 @@ class Arrays:
         """The arrays in `folder`, made if they are not there; several processes may do that at once."""
         witness = Witness(folder.store(read_only=False))
         with folder.clear_errors():
-            root = zarr.open_group(witness, mode="a", zarr_format=3)
+            root = _root(witness)
             at, steps = f"points/{request.point.kind}", len(facts.timesteps)
             samples, branches, channels = request.num_samples, len(facts.branches), facts.channels
             tokens = sum(map(len, facts.stored[0][:1]))
@@ -82,6 +82,13 @@ def write_array(root: Any, name: str, values: np.ndarray) -> None:
     """A small array, or one whose channels are third, whole."""
     chunks = (1, 1, min(values.shape[2], WIDTH), *values.shape[3:]) if values.ndim == 5 else values.shape
     _at(root, name, values.shape, str(values.dtype), chunks)[...] = values
+
+
+def _root(store: Any) -> Any:
+    try:
+        return zarr.open_group(store, mode="a", zarr_format=3)
+    except ContainsGroupError:  # another process made it between our look and our write
+        return zarr.open_group(store, mode="r+", zarr_format=3)
 
 
 def _at(

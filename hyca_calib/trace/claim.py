@@ -21,11 +21,13 @@ from filelock import FileLock, Timeout
 from hyca_calib.trace.folder import Folder
 from hyca_runtime.errors import TraceError
 
-__all__ = ["LOCKS", "Share", "claimed"]
+__all__ = ["LOCKS", "Share", "claimed", "nobody_else"]
 
 LOCKS = ".locks"
 HEARTBEAT_S, STALE_S = 15.0, 60.0
 """On object stores a claim is an object that is written again and again; an old one is a dead writer's."""
+PATIENCE_S = 2.0
+"""A claim waits so long for `nobody_else` to be over."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,30 @@ def _locked(path: Path, share: Share) -> Iterator[None]:
     try:
         locks.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            stack.enter_context(FileLock(locks / f"{share}.lock", timeout=0))
+            stack.enter_context(FileLock(locks / f"{share}.lock", timeout=PATIENCE_S))
             for other in locks.glob("*-of-*.lock"):
                 if not other.stem.endswith(f"-of-{share.world}"):
-                    with FileLock(other, timeout=0):
+                    with FileLock(other, timeout=PATIENCE_S):
                         pass
             yield
     except Timeout as error:
         raise _taken(str(path), Path(error.lock_file).stem) from error
     except OSError as error:
         raise TraceError(f"{path}: cannot write here: {error.strerror or error}") from error
+
+
+@contextmanager
+def nobody_else(path: Path, share: Share) -> Iterator[bool]:
+    """Whether no other process works on the trace in this folder, which stays so inside; for moments only."""
+    with ExitStack() as stack:
+        try:
+            for other in sorted((path / LOCKS).glob("*-of-*.lock")):
+                if other.stem != str(share):
+                    stack.enter_context(FileLock(other, timeout=0))
+        except Timeout:
+            yield False
+            return
+        yield True
 
 
 @contextmanager

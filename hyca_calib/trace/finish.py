@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyca_calib.trace.arrays import Arrays, write_array
-from hyca_calib.trace.claim import LOCKS
+from hyca_calib.trace.claim import LOCKS, Share, nobody_else
 from hyca_calib.trace.commits import Commit
 from hyca_calib.trace.digests import FileDigest
 from hyca_calib.trace.documents import Document, write_json
@@ -31,16 +31,18 @@ UNCOUNTED = (MANIFEST, f"{RUNS}/", f"{LOCKS}/")
 """Files that differ between equal traces."""
 
 
-def finish(folder: Folder, request: Request) -> None:
+def finish(folder: Folder, request: Request, share: Share) -> None:
     """Complete a trace of which all batches are committed; a second process that does it writes the same bytes.
+
+    Args:
+        share: what the caller has claimed.
 
     Raises:
         TraceError: NaN or infinity in every sample of a split.
     """
+    _drop_partial(folder, share)
     facts = Facts.read(folder)
     commits = [Commit.read(folder, n) for n in range(len(request.batches))]
-    if isinstance(folder, LocalFolder):
-        folder.drop_partial()
     arrays = Arrays.open(folder, request, facts)
     excluded = sorted(set().union(*(commit.excluded for commit in commits)))
     left = {split: sum(job.index not in excluded for job in request.workload.of(split)) for split in SPLITS}
@@ -60,6 +62,14 @@ def finish(folder: Folder, request: Request) -> None:
         gram, gain = unpacked_gram(sums, steps), gain / measured
         summarise(arrays.root, request.point.kind, gram, gain, facts, attributes)
     write_json(folder, MANIFEST, manifest_of(folder, commits))
+
+
+def _drop_partial(folder: Folder, share: Share) -> None:
+    """Delete what killed processes left half written, unless a living one may be writing."""
+    if isinstance(folder, LocalFolder):
+        with nobody_else(folder.local, share) as alone:
+            if alone:
+                folder.drop_partial()
 
 
 def summarise(root: Any, point: str, gram: np.ndarray, gain: np.ndarray, facts: Facts, attributes: Document) -> None:

@@ -44,7 +44,7 @@ def merge_traces(
                 done.add(batch)
                 on_samples(len(commit.samples))
         if len(done) == len(request.batches) and not target.exists(MANIFEST):
-            finish(target, request)
+            finish(target, request, Share())
     return sum(len(request.batches[n]) for n in done), request.num_samples
 
 

@@ -90,7 +90,7 @@ def trace(
             _record(pipe, request, folder, todo, force, share, on_needs, on_samples)
         if len(committed(folder)) < len(request.batches):
             return False
-        finish(folder, request)
+        finish(folder, request, share)
         return True
 
 

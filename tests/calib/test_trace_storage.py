@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import zarr
 from storage import contents, listed, record
+from zarr.errors import ContainsGroupError
 
 from hyca_calib.trace.claim import Share, claimed
 from hyca_calib.trace.commits import Commit
@@ -156,6 +158,34 @@ def test_two_writers(tmp_path: Path, workload: Workload) -> None:
             record(path, workload)
         assert not record(path, workload, share=Share(0, 2))
     assert record(path, workload, share=Share(1, 2))
+
+
+def test_a_rank_that_is_done_leaves_alone_what_others_are_writing(tmp_path: Path, workload: Workload) -> None:
+    path = tmp_path / "t.zarr"
+    assert not record(path, workload, share=Share(0, 2))
+    half = path / "runs" / "note.json.partial"
+    half.write_text("{")
+    with claimed(open_folder(path), Share(0, 2)):  # it has nothing to record, but its note is not written yet
+        assert record(path, workload, share=Share(1, 2))
+        assert half.exists()
+    (path / "manifest.json").unlink()
+    assert record(path, workload, share=Share(1, 2))
+    assert not half.exists(), "nobody was there to write it"
+
+
+def test_ranks_that_open_a_store_at_once(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zarr looks, then writes; in between another rank may have made the group."""
+    path, opened = tmp_path / "t.zarr", zarr.open_group
+
+    def overtaken(store: object, *, mode: str, zarr_format: int) -> zarr.Group:
+        made = opened(store, mode=mode, zarr_format=zarr_format)
+        if mode == "a":
+            raise ContainsGroupError("made by another")
+        return made
+
+    monkeypatch.setattr(zarr, "open_group", overtaken)
+    assert record(path, workload)
+    assert verify(path) == []
 
 
 def test_two_writers_of_an_object_store(workload: Workload) -> None:

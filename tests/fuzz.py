@@ -1,0 +1,82 @@
+"""Coverage-guided fuzzing of what is read from files: ``python tests/fuzz.py plan|trace SEEDS -runs=20000``.
+
+libFuzzer keeps inputs that reach new code of ours and goes on from them; the mutations are those of JSON that
+`mutations.py` knows, and its own of bytes. Anything but a `HycaError`, and more than two seconds, ends the run with a
+traceback and the input in a file ``crash-*`` of the working folder.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["hyca_runtime", "hyca_calib"]):
+    from hyca_calib.trace.store import Trace
+    from hyca_runtime import HycaError, load_plan
+
+from mutations import mutant
+
+BYTES = 0.3
+"""Share of mutations that know nothing of JSON."""
+MAX_SECONDS = 2.0
+
+
+def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+    rng = random.Random(seed)
+    if rng.random() > BYTES:
+        with suppress(ValueError, RecursionError, UnicodeDecodeError, TypeError, AttributeError):
+            return mutant(data.decode(), rng)[:max_size]
+    return bytes(atheris.Mutate(data, max_size))
+
+
+def read_plan(folder: Path, content: bytes) -> None:
+    path = folder / "plan.json"
+    path.write_bytes(content)
+    with suppress(HycaError):
+        load_plan(path)
+
+
+def read_trace(folder: Path, content: bytes) -> None:
+    """The first byte says which of the trace's documents the others replace."""
+    names = sorted(p for p in (folder / "t.zarr").rglob("*.json"))
+    victim = names[content[0] % len(names)] if content else names[0]
+    whole = victim.read_bytes()
+    victim.write_bytes(content[1:])
+    try:
+        with suppress(HycaError):
+            trace = Trace(folder / "t.zarr")
+            trace.gram("fit"), trace.workload()
+    finally:
+        victim.write_bytes(whole)
+
+
+def in_time(read: Callable[[Path, bytes], None], folder: Path, content: bytes) -> None:
+    """libFuzzer's own -timeout is lost on Python, which keeps the alarm signal for itself."""
+    begun = time.process_time()
+    read(folder, content)
+    if (spent := time.process_time() - begun) > MAX_SECONDS:
+        raise TimeoutError(f"{spent:.1f} s")
+
+
+def main() -> None:
+    target, seeds, *options = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if target == "trace":
+            shutil.copytree(Path(seeds).parent / "t.zarr", folder / "t.zarr")
+        read = {"plan": read_plan, "trace": read_trace}[target]
+        arguments = [sys.argv[0], seeds, "-timeout=0", *options]
+        atheris.Setup(arguments, lambda content: in_time(read, folder, content), custom_mutator=mutate)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
