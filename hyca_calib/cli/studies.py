@@ -81,7 +81,8 @@ def reproduce(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="solvers, grouping, schedules, closed-loop, refinement, points, transfer or results; repeatable."
+            help="solvers, grouping, schedules, closed-loop, refinement, points, transfer or results, or of one model: "
+            "demo-class/results; repeatable. Chapters made elsewhere stay on the page."
         ),
     ] = None,
     work: Annotated[Path, typer.Option(help="Traces, plans and finished parts; an interrupted run goes on.")] = STUDIES

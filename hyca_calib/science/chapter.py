@@ -44,6 +44,7 @@ class Chapter:
         text: paragraphs of Markdown.
         figures: file names in the study's folder, with captions.
         numbers: everything measured, for machines.
+        made: where, when and with what, see `study.circumstances`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Chapter:
     claims: tuple[Claim, ...] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    made: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

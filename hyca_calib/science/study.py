@@ -8,7 +8,8 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hyca_calib.workload import Workload
 from hyca_runtime.errors import StudyError
 from hyca_runtime.point import CachePoint
 
-__all__ = ["CHAPTERS", "Study", "chapters_of"]
+__all__ = ["CHAPTERS", "Study", "chapters_of", "circumstances"]
 
 CHAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "solvers": ("solving.solvers", ("demo",)),
@@ -60,7 +61,9 @@ class Study:
     quick: bool = False
 
     def make(self, only: Iterable[str], tell: Tell = lambda chapter, share, news: None) -> Path:
-        """Do the chapters named in `only`, all if there are none, and write the page with all that are done.
+        """Do the chapters named in `only`, all if there are none, and put each on the page when it is done.
+
+        Chapters that were on the page before stay, if they were made with the same settings.
 
         Raises:
             StudyError: no such chapter, or a work folder of other settings.
@@ -85,7 +88,8 @@ class Study:
         fields = {key: getattr(context, key) for key in ("model", "pipe", "problem", "workload", "seed", "quick")}
         chapter = work(Context(**fields, folder=folder, tell=lambda share, news: tell(label, share, news)))
         tell(label, 1.0, f"{chapter.seconds:.0f} s")
-        _write_json(self._kept(context.model, name), chapter.to_json())
+        _write_json(self._kept(context.model, name), replace(chapter, made=circumstances()).to_json())
+        self._write()
 
     def _context(self, model: str, tell: Callable[[float, str], None]) -> Context:
         """The pipeline and its trace at the trunk, every token stored; traced if it is not there."""
@@ -108,78 +112,99 @@ class Study:
 
     def _claim(self) -> None:
         """Make the work folder, or go on in it if it was made with the same settings."""
-        settings = {"seed": self.seed, "samples": self.samples, "steps": self.steps, "quick": self.quick}
         path = self.work / "settings.json"
-        if path.exists() and (found := json.loads(path.read_text())) != settings:
-            raise StudyError(f"{self.work} holds a study with {found}, asked was {settings}; choose another --work")
-        _write_json(path, settings)
+        if path.exists() and (found := json.loads(path.read_text())) != self.settings:
+            raise StudyError(
+                f"{self.work} holds a study with {found}, asked was {self.settings}; choose another --work"
+            )
+        _write_json(path, self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the chapters of one page have in common."""
+        return {"seed": self.seed, "samples": self.samples, "steps": self.steps, "quick": self.quick}
 
     def _kept(self, model: str, name: str) -> Path:
         return self.work / model / f"{name}.json"
 
     def _write(self) -> Path:
-        """The page and the numbers of all chapters that are done, pictures beside them."""
-        done = [(m, n) for m, n in chapters_of(()) if self._kept(m, n).exists()]
-        found = {(m, n): Chapter.from_json(json.loads(self._kept(m, n).read_text())) for m, n in done}
-        pictures = self.out / "science"
+        """The page and the numbers: chapters of this work folder, and those that the page had before."""
+        numbers, pictures = self._published(), self.out / "science"
         pictures.mkdir(parents=True, exist_ok=True)
-        parts = [_head(self, found)]
-        for (model, name), chapter in found.items():
-            text = chapter.to_markdown().replace("## ", f"## {model}: ", 1) if len(CHAPTERS[name][1]) > 1 else None
-            text = text or chapter.to_markdown()
-            for figure, _ in chapter.figures:
-                shutil.copyfile(self.work / model / name / figure, pictures / f"{model}-{figure}")
-                text = text.replace(f"]({figure})", f"](science/{model}-{figure})")
-            parts.append(text)
+        for model, name in chapters_of(()):
+            if (kept := self._kept(model, name)).exists():
+                numbers[f"{model}/{name}"] = json.loads(kept.read_text())
+                for figure, _ in numbers[f"{model}/{name}"]["figures"]:
+                    shutil.copyfile(self.work / model / name / figure, pictures / f"{model}-{figure}")
+        ordered = {f"{m}/{n}": numbers[f"{m}/{n}"] for m, n in chapters_of(()) if f"{m}/{n}" in numbers}
+        _write_json(self.out / "science.json", {"settings": self.settings, "chapters": ordered})
         page = self.out / "science.md"
-        page.write_text("\n".join(parts))
-        numbers = {f"{model}/{name}": chapter.to_json() for (model, name), chapter in found.items()}
-        _write_json(self.out / "science.json", {"about": _about(self), "chapters": numbers})
+        page.write_text("\n".join(_page(self, {key: Chapter.from_json(facts) for key, facts in ordered.items()})))
         return page
+
+    def _published(self) -> dict[str, dict[str, Any]]:
+        """Chapters of the same settings that are on the page, from other machines perhaps."""
+        path = self.out / "science.json"
+        facts = json.loads(path.read_text()) if path.exists() else {}
+        return dict(facts["chapters"]) if facts.get("settings") == self.settings else {}
 
 
 def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:
     """``(model, chapter)`` of the chapters in `only`, all if there are none, model by model.
 
+    Args:
+        only: ``chapter``, for all models that it is made on, or ``model/chapter``.
+
     Raises:
         StudyError: no such chapter.
     """
-    names = list(only) or list(CHAPTERS)
-    if unknown := [name for name in names if name not in CHAPTERS]:
-        raise StudyError(f"no chapter {', '.join(unknown)}; there are {', '.join(CHAPTERS)}")
     models = dict.fromkeys(model for _, models in CHAPTERS.values() for model in models)
-    return [(model, name) for model in models for name in CHAPTERS if name in names and model in CHAPTERS[name][1]]
+    there = [(model, name) for model in models for name in CHAPTERS if model in CHAPTERS[name][1]]
+    names = list(only) or list(CHAPTERS)
+    if unknown := [n for n in names if not any(n in (name, f"{model}/{name}") for model, name in there)]:
+        raise StudyError(f"no chapter {', '.join(unknown)}; there are {', '.join(CHAPTERS)}")
+    return [(model, name) for model, name in there if name in names or f"{model}/{name}" in names]
 
 
-def _head(study: Study, found: dict[tuple[str, str], Chapter]) -> str:
-    about = _about(study)
-    minutes = sum(chapter.seconds for chapter in found.values()) / 60
-    lines = [
-        "# Science: what feature caching claims, and what the data say",
-        f"Made by `python -m hyca_calib reproduce` on {about['device']}, seed {study.seed}, {study.samples} samples of "
-        f"{study.steps} steps, in {minutes:.0f} minutes of chapters. "
-        + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-        + ". Verdicts are computed by fixed rules from the numbers below; `science.json` has all of them.",
-        "| claim | model | verdict |\n|---|---|---|\n"
-        + "\n".join(
-            f"| {claim.text} | {model} | {claim.verdict} |"
-            for (model, _), chapter in found.items()
-            for claim in chapter.claims
-        ),
-    ]
-    return "\n\n".join(lines) + "\n"
-
-
-def _about(study: Study) -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
+    """Of a chapter that is made now."""
     return {
         "device": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "python": platform.python_version(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "versions": versions(),
-        "seed": study.seed,
-        "samples": study.samples,
-        "steps": study.steps,
-        "quick": study.quick,
     }
+
+
+def _page(study: Study, found: dict[str, Chapter]) -> list[str]:
+    minutes = sum(chapter.seconds for chapter in found.values()) / 60
+    parts = [
+        "# Science: what feature caching claims, and what the data say\n",
+        (
+            f"Made by `python -m hyca_calib reproduce`, seed {study.seed}, {study.samples} samples of {study.steps} "
+            f"steps, in {minutes:.0f} minutes. Verdicts are computed by fixed rules from the numbers below; "
+            "`science.json` has all of them.\n"
+        ),
+        "| claim | model | verdict |\n|---|---|---|\n"
+        + "\n".join(
+            f"| {claim.text} | {key.partition('/')[0]} | {claim.verdict} |"
+            for key, chapter in found.items()
+            for claim in chapter.claims
+        )
+        + "\n",
+    ]
+    for key, chapter in found.items():
+        model, _, name = key.partition("/")
+        text = chapter.to_markdown()
+        if len(CHAPTERS[name][1]) > 1:
+            text = text.replace("## ", f"## {model}: ", 1)
+        for figure, _ in chapter.figures:
+            text = text.replace(f"]({figure})", f"](science/{model}-{figure})")
+        parts.append(text)
+        if made := chapter.made:
+            libraries = ", ".join(f"{library} {version}" for library, version in made["versions"].items())
+            minutes = chapter.seconds / 60
+            parts.append(f"*Made in {minutes:.0f} minutes on {made['device']}, {made['date']}: {libraries}.*\n")
+    return parts
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -41,6 +41,9 @@ from hyca_runtime.track import Track
 
 __all__ = ["Refinement", "TapRollout", "activation_bytes", "refine_taps", "to_db"]
 
+STEP_PER_ERROR = 0.5
+"""Learning rate per root mean square error of the final latents."""
+
 
 @dataclass(frozen=True)
 class Refinement:
@@ -50,7 +53,7 @@ class Refinement:
         minutes: wall time, evaluation on the select split included.
         iterations: stop after so many, if the time is not spent before; same result on every machine.
         batch: fit samples of one iteration.
-        lr: peak learning rate of Adam; it falls to a tenth along a cosine of the time spent.
+        lr: largest learning rate of Adam, see `step_size`.
         evaluations: how often the select split is rolled out on the way.
         memory_share: share of the free memory that activations may take; beyond, every network call
             is checkpointed and computed twice.
@@ -195,7 +198,7 @@ def refine_taps(
         judged = math.floor(share() * settings.evaluations)
         while share() < 1:
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share())))
+                group["lr"] = step_size(settings, share(), state.best_error)
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
             chosen = picker.sample(range(len(fit[0])), min(settings.batch, len(fit[0])))
             rollout.taps = expand(theta)
@@ -218,6 +221,16 @@ def refine_taps(
         "select_psnr_after_db": round(to_db(state.best_error), 3),
     }
     return state.best.cpu(), account
+
+
+def step_size(settings: Refinement, share: float, log_error: float) -> float:
+    """Learning rate once `share` of the limits is spent and the best rollouts err by ``exp(log_error)``.
+
+    The loss is a logarithm, so Adam's steps do not shrink with the error; the distance of the taps from their
+    optimum does, in proportion to its root.
+    """
+    peak = min(settings.lr, STEP_PER_ERROR * math.exp(log_error / 2))
+    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def to_db(log_mse: float) -> float:

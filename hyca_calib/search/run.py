@@ -28,7 +28,7 @@ from hyca_calib.workload import Workload
 from hyca_runtime.plan import Plan, Quality, Section, load_plan, save_plan
 from hyca_runtime.solvers import ClosedFormSolver, Solver
 
-__all__ = ["Contender", "Progress", "SearchOptions", "search", "search_preset"]
+__all__ = ["Contender", "Progress", "SearchOptions", "Stage", "search", "search_preset"]
 
 Stage = Literal["confirm", "refine"]
 Progress = Callable[[Stage, float, str], None]

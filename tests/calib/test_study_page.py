@@ -61,7 +61,16 @@ def test_the_page_has_what_is_done_and_nothing_is_done_twice(tmp_path: Path, mad
     numbers = json.loads((tmp_path / "out" / "science.json").read_text())
     assert set(numbers["chapters"]) == {"demo/grouping", "demo-class/grouping", "demo/schedules"}
     assert numbers["chapters"]["demo/schedules"]["numbers"] == {"x": 1.5}
-    assert numbers["about"]["seed"] == 0
+    assert numbers["settings"]["seed"] == 0
+    assert "torch" in numbers["chapters"]["demo/schedules"]["made"]["versions"]
+
+
+def test_chapters_of_other_machines_stay_on_the_page(tmp_path: Path, made: list[str]) -> None:
+    Study(tmp_path / "here", tmp_path / "out").make(["demo/grouping"])
+    page = Study(tmp_path / "there", tmp_path / "out").make(["schedules"])
+    assert page.read_text().count("*Made in 0 minutes on") == 2
+    Study(tmp_path / "quick", tmp_path / "out", quick=True).make(["solvers"])
+    assert page.read_text().count("*Made in 0 minutes on") == 1, "other settings, another page"
 
 
 def test_other_settings_need_another_folder(tmp_path: Path, made: list[str]) -> None:
@@ -74,4 +83,5 @@ def test_other_settings_need_another_folder(tmp_path: Path, made: list[str]) -> 
 def test_unknown_chapters_are_refused() -> None:
     with pytest.raises(StudyError, match="no chapter astrology; there are solvers"):
         chapters_of(["astrology"])
+    assert chapters_of(["demo-class/results", "solvers"]) == [("demo", "solvers"), ("demo-class", "results")]
     assert chapters_of(["results"]) == [("demo", "results"), ("demo-class", "results")]

@@ -1,7 +1,7 @@
-"""Training data of the demo model: Noto colour emoji and their names.
+"""Training data of the demo models: Noto colour emoji and their names.
 
 The pictures are the CBDT bitmaps of Debian's ``fonts-noto-color-emoji``, the names those of the
-``emoji`` package. Neither is needed to *use* the demo model, only to train it again.
+``emoji`` package. Neither is needed to *use* a demo model, only to train it again.
 """
 
 from __future__ import annotations
@@ -39,23 +39,29 @@ class EmojiSet:
 
 
 def load_emoji(size: int, font: Path = FONT_PATH) -> EmojiSet:
-    """Render every single-code-point emoji of `CODE_RANGES` on white at ``size x size`` pixels."""
+    """Every emoji of `load_glyphs` on white at ``size x size`` pixels."""
+    pictures = {name: _on_white(glyph, size) for name, glyph in load_glyphs(font).items()}
+    names = tuple(sorted(pictures))
+    return EmojiSet(names, np.stack([pictures[name] for name in names]))
+
+
+def load_glyphs(font: Path = FONT_PATH) -> dict[str, Image.Image]:
+    """Every single-code-point emoji of `CODE_RANGES` by its caption: RGBA, cut to what is drawn."""
     import emoji
 
     if not font.exists():
         raise FileNotFoundError(f"no emoji font at {font}; install it: apt install fonts-noto-color-emoji")
     face = ImageFont.truetype(str(font), BITMAP_SIZE)
-    pictures: dict[str, np.ndarray] = {}
+    glyphs: dict[str, Image.Image] = {}
     for char, entry in sorted(emoji.EMOJI_DATA.items()):
         code = ord(char[0])
         bare = char.replace("\ufe0f", "")
         if len(bare) != 1 or not any(low <= code <= high for low, high in CODE_RANGES):
             continue
-        picture = _render(face, bare, size)
-        if picture is not None:
-            pictures.setdefault(caption(entry["en"]), picture)
-    names = tuple(sorted(pictures))
-    return EmojiSet(names, np.stack([pictures[name] for name in names]))
+        glyph = _glyph(face, bare)
+        if glyph is not None:
+            glyphs.setdefault(caption(entry["en"]), glyph)
+    return glyphs
 
 
 def caption(short_name: str) -> str:
@@ -63,13 +69,14 @@ def caption(short_name: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", short_name.lower().replace("\u2019", "")))
 
 
-def _render(face: ImageFont.FreeTypeFont, char: str, size: int) -> np.ndarray | None:
+def _glyph(face: ImageFont.FreeTypeFont, char: str) -> Image.Image | None:
     canvas = Image.new("RGBA", (160, 160), (255, 255, 255, 0))
     ImageDraw.Draw(canvas).text((80, 80), char, font=face, embedded_color=True, anchor="mm")
     box = canvas.getbbox()
-    if box is None or box[2] - box[0] < 40:
-        return None
-    glyph = canvas.crop(box)
+    return None if box is None or box[2] - box[0] < 40 else canvas.crop(box)
+
+
+def _on_white(glyph: Image.Image, size: int) -> np.ndarray:
     side = round(max(glyph.size) * 1.06)
     square = Image.new("RGBA", (side, side), (255, 255, 255, 255))
     square.alpha_composite(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))

@@ -1,9 +1,7 @@
 """Train the demo model again: ``python -m hyca_calib.demo.emoji.train --out DIR``.
 
-Rectified flow (Liu et al. 2022): ``x_t = (1 - t) x + t noise``, the network predicts
-``noise - x`` from ``x_t``; t is logit-normal (Esser et al. 2024). Checkpoints are written every
-few minutes and the same command continues from the last one. Needs the `train` extra and
-Debian's ``fonts-noto-color-emoji``.
+Rectified flow, see `hyca_calib.demo.flow`. Checkpoints are written every few minutes and the same command continues
+from the last one. Needs the `train` extra and Debian's ``fonts-noto-color-emoji``.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ from hyca_calib.demo.emoji.card import write_card
 from hyca_calib.demo.emoji.data import EmojiSet, load_emoji
 from hyca_calib.demo.emoji.pipeline import PATCH, EmojiPipeline, image_ids, pack
 from hyca_calib.demo.emoji.text import PAD, WordEncoder
+from hyca_calib.demo.flow import flow_loss
 from hyca_calib.demo.loop import Loop, parse_options, train_loop
 
 
@@ -93,17 +92,6 @@ def split_names(data: EmojiSet, holdout: float, seed: int) -> tuple[list[int], l
     return sorted(set(order) - set(held)), sorted(held)
 
 
-def loss_at(model: Callable[..., Tensor], clean: Tensor, words: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean squared velocity error at a logit-normal time for each sample."""
-    t = torch.sigmoid(torch.randn(len(clean), generator=generator)).to(clean.device)
-    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-    noisy = torch.lerp(clean, noise, t.view(-1, 1, 1))
-    with torch.autocast(clean.device.type, torch.bfloat16):
-        velocity = model(noisy, t, words)
-    error: Tensor = velocity.float() - (noise - clean)
-    return error.square().mean()
-
-
 def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
     """Train until `recipe.steps`, then write the pipeline and its card to ``out/pipeline``."""
     torch.manual_seed(recipe.seed)
@@ -117,7 +105,7 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
     def loss_of(call: Callable[..., Tensor], generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(images), (recipe.batch,), generator=generator).to(device)
         dropped = torch.rand(recipe.batch, 1, generator=generator).to(device) < recipe.drop_prompt
-        return loss_at(call, images[pick], words[pick].masked_fill(dropped, PAD), generator)
+        return flow_loss(call, images[pick], words[pick].masked_fill(dropped, PAD), generator)
 
     def export(average: Flow, facts: dict[str, Any]) -> None:
         folder = out / "pipeline"

@@ -18,7 +18,7 @@ from hyca_calib.search.confirm import Confirmation
 from hyca_calib.search.presets import PRESETS, preset_section, published_schedule
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
-from hyca_calib.search.run import Contender, SearchOptions, search
+from hyca_calib.search.run import Contender, SearchOptions, Stage, search
 from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
@@ -42,6 +42,8 @@ RECIPES: tuple[tuple[str, Multistep, str], ...] = (
 )
 """Preset, use over a long gap, and cache point."""
 
+CONFIRMS = 0.4
+"""Share of a search's time that its rollouts take, about."""
 PROBE_SAMPLES = 7
 """Samples of the trace at every block: recipes look at the first one only, no workload is smaller."""
 
@@ -55,7 +57,7 @@ class Effort:
 
     trials: int = 40
     confirm: int = 160
-    refine: int = 150
+    refine: int = 80
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,13 @@ def best_plans(
     options = SearchOptions(confirmation, Refinement(minutes=math.inf, iterations=effort.refine), seed=context.seed)
     for i, (budget, study) in enumerate(zip(budgets, studies, strict=True)):
         if not study.complete:
-            tell((i + 0.5) / len(budgets), f"searching {budget.text}")
+
+            def progress(stage: Stage, share: float, news: str, i: int = i, text: str = budget.text) -> None:
+                done = CONFIRMS * share if stage == "confirm" else CONFIRMS + (1 - CONFIRMS) * share
+                tell((i + done) / len(budgets), f"{stage} {text}: {news}")
+
             contenders = [Contender(problem, found[budget])]
-            search(context.pipe, contenders, context.workload, budget, study, options)
+            search(context.pipe, contenders, context.workload, budget, study, options, progress)
     return [
         Entry.of(context, budget, OURS, OURS, load_plan(study.plan))
         for budget, study in zip(budgets, studies, strict=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import PATCH, EmojiPipeline, image_ids
-from hyca_calib.demo.emoji.train import loss_at
+from hyca_calib.demo.flow import flow_loss
 from hyca_calib.rollout import sample_latents
 from hyca_calib.workload import Job
 
@@ -72,5 +72,5 @@ def _train(pipe: EmojiPipeline, clean: Tensor, words: Tensor, iterations: int, g
         for _ in range(iterations):
             pick = torch.randint(len(clean), (BATCH,), generator=generator)
             optimizer.zero_grad(set_to_none=True)
-            loss_at(velocity, clean[pick], words[pick], generator).backward()  # type: ignore[no-untyped-call]
+            flow_loss(velocity, clean[pick], words[pick], generator).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
