@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from hyca_runtime.errors import HycaError
 
-__all__ = ["counting", "growing", "human_bytes", "log_json", "one_line_errors", "say", "stages"]
+__all__ = ["counting", "growing", "human_bytes", "log_json", "one_line_errors", "present", "say", "stages"]
 
 _console = Console(stderr=True, highlight=False)
 """Progress and errors; results go to standard output."""
@@ -38,6 +39,12 @@ def say(text: str, **facts: Any) -> None:
         _log("news", text=text, **facts)
     else:
         _console.print(text, soft_wrap=True, markup=False)
+
+
+def present(table: Table) -> None:
+    """A table for people; machines have read its numbers elsewhere."""
+    if not _json:
+        _console.print(table)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from hyca_calib.workload import Job, batches, merge_calls
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["sample_images", "sample_latents"]
+__all__ = ["sample_clips", "sample_images", "sample_latents"]
 
 
 def sample_latents(
@@ -53,12 +53,18 @@ def sample_latents(
 
 
 def sample_images(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> tuple[Tensor, Tensor]:
+    """As `sample_clips`; the frames of a video are put below one another, ``(len(jobs), 3, height, width)``."""
+    clips, latents = sample_clips(pipe, jobs, num_steps, batch)
+    return _stacked(clips), latents
+
+
+def sample_clips(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> tuple[Tensor, Tensor]:
     """Pictures and final latents of `jobs`, from one run of each.
 
     Returns:
-        Pictures in [0, 1] with shape ``(len(jobs), 3, height, width)`` (frames of a video are put
-        after one another), and latents ``(len(jobs), ...)`` as the last step's callback shows them. A
-        pipeline without ``callback_on_step_end`` (DiT, PixArt) shows none: the pictures stand for them.
+        Pictures in [0, 1] with shape ``(len(jobs), frames, 3, height, width)``, one frame of an image;
+        and latents ``(len(jobs), ...)`` as the last step's callback shows them. A pipeline without
+        ``callback_on_step_end`` (DiT, PixArt) shows none: the pictures stand for them.
 
     Raises:
         WorkloadError: the pipeline returned neither a tensor nor an array.
@@ -78,16 +84,19 @@ def sample_images(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) ->
             arguments["callback_on_step_end"] = keep
         drawn = pipe(**arguments, output_type="pt", return_dict=False)[0]
         pictures.append(_pictures(drawn, type(pipe).__name__))
-        latents.append(last["latents"].float().cpu() if shows_latents else pictures[-1])
+        latents.append(last["latents"].float().cpu() if shows_latents else _stacked(pictures[-1]))
     return torch.cat(pictures), torch.cat(latents)
 
 
+def _stacked(clips: Tensor) -> Tensor:
+    """``(sample, 3, frames * height, width)``."""
+    return clips.transpose(1, 2).flatten(2, 3)
+
+
 def _pictures(drawn: object, drawn_by: str) -> Tensor:
-    """``(sample, 3, height, width)``, also from arrays, which pipelines that do not know "pt" return."""
+    """``(sample, frame, 3, height, width)``, also from arrays, which pipelines that do not know "pt" return."""
     if isinstance(drawn, np.ndarray):
         drawn = torch.from_numpy(drawn).movedim(-1, -3)
     if not isinstance(drawn, Tensor):
         raise WorkloadError(f"{drawn_by} returned {type(drawn).__name__} for output_type='pt'")
-    if drawn.ndim == 5:  # (video, frame, 3, height, width)
-        drawn = drawn.transpose(1, 2).flatten(2, 3)
-    return drawn.float().cpu()
+    return (drawn if drawn.ndim == 5 else drawn.unsqueeze(1)).float().cpu()

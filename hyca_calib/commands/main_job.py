@@ -9,7 +9,7 @@ from pathlib import Path
 from hyca_calib.budget import parse_budgets
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, trace_model
-from hyca_calib.console import say
+from hyca_calib.console import present, say
 from hyca_calib.defaults import batch_of, workload_of
 from hyca_calib.evaluate import Evaluation, evaluate_plan
 from hyca_calib.models import load_pipeline, load_traced
@@ -55,7 +55,9 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     plan = load_plan(study.plan)
     recorded = Trace(trace or _own_trace(plan))
     pipe = load_traced(recorded.attributes["model"], model)
-    return write_report(pipe, study, recorded, recorded.workload(), plan)
+    summary = write_report(pipe, study, recorded, recorded.workload(), plan)
+    present(summary.table())
+    return summary.page
 
 
 def merge_files(paths: Sequence[Path], out: Path) -> Path:

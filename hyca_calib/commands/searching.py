@@ -11,7 +11,7 @@ from typing import Any
 
 from hyca_calib.budget import Budget, parse_budgets
 from hyca_calib.commands.tracing import TRACES
-from hyca_calib.console import say, stages
+from hyca_calib.console import present, say, stages
 from hyca_calib.models import default_device, load_traced
 from hyca_calib.replay import Multistep
 from hyca_calib.report.front import write_front
@@ -144,7 +144,7 @@ def _search_all(
         if not study.report.exists():
             plan = load_plan(study.plan)
             chosen = next(trace_ for trace_ in recorded if trace_.point == plan.section.point)
-            write_report(pipe, study, chosen, workload, plan)
+            present(write_report(pipe, study, chosen, workload, plan).table())
         say(f"report: {study.report}")
     if len(studies) > 1:
         page = write_front([(study.plan, load_plan(study.plan)) for study in studies], folder)

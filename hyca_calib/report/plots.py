@@ -1,4 +1,7 @@
-"""Pictures of a plan: when it computes, where it errs, how channels move, what it draws."""
+"""Pictures of a plan: when it computes, where it errs, how channels move, what it draws.
+
+Each is written twice: PNG for Markdown, SVG for the page.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hyca_calib.replay import forecast_error
+from hyca_calib.report.tiles import AMPLIFY, difference
+from hyca_calib.report.wall import Wall
 from hyca_calib.search.problem import Problem
 from hyca_runtime.plan import Section
 
@@ -18,7 +22,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-__all__ = ["error_map", "picture_wall", "schedule_strip", "trajectories", "trials_plot"]
+__all__ = ["agreement_map", "error_map", "front_plot", "picture_wall", "schedule_strip", "trajectories", "trials_plot"]
 
 INK, FAINT, ACCENT = "#1b2a41", "#d9e2ec", "#e4572e"
 
@@ -92,26 +96,57 @@ def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -
     _finish(figure, left, path)
 
 
-def picture_wall(rows: Sequence[tuple[str, Tensor, Sequence[float]]], captions: Sequence[str], path: Path) -> None:
-    """Rows of pictures ``(sample, 3, height, width)`` in [0, 1], same prompts and seeds in each.
+def agreement_map(names: Sequence[str], table: NDArray[np.float64], path: Path) -> None:
+    """Adjusted Rand index of groupings found on other samples, seeds and parts of the run."""
+    figure, axes = pyplot.subplots(figsize=(4.6, 3.8))
+    axes.imshow(table, vmin=0, vmax=1, cmap="Blues")
+    for (row, column), value in np.ndenumerate(table):
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else INK)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    _finish(figure, axes, path)
+
+
+def front_plot(wall: Wall, others: Sequence[tuple[float, float]], path: Path) -> None:
+    """Agreement over compute: this plan, plans of other budgets, rivals.
 
     Args:
-        rows: title, pictures, and the PSNR in dB to write under each, if any.
-        captions: one for each column.
+        others: FLOPs ratio and PSNR in dB of the plans beside this one.
     """
-    count = len(captions)
+    figure, axes = pyplot.subplots(figsize=(6, 3.2))
+    line = sorted([*others, (wall.plan.flops_ratio, wall.plan.mean_db)])
+    axes.plot(*zip(*line, strict=True), "o-", color=ACCENT, lw=1.2, ms=4)
+    axes.plot(wall.plan.flops_ratio, wall.plan.mean_db, "o", color=ACCENT, ms=9)
+    axes.annotate("plan", (wall.plan.flops_ratio, wall.plan.mean_db), (7, -3), textcoords="offset points", color=ACCENT)
+    for tile in wall.rivals:
+        axes.plot(tile.flops_ratio, tile.mean_db, "s", color=INK, ms=5)
+        axes.annotate(tile.name, (tile.flops_ratio, tile.mean_db), (7, -3), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="times fewer FLOPs than the full run", ylabel="PSNR to it, dB")
+    axes.margins(x=0.25, y=0.15)
+    _finish(figure, axes, path)
+
+
+def picture_wall(wall: Wall, path: Path) -> None:
+    """Every way in a row, its error below it; of clips the middle frame."""
+    shown = [(f"{tile.name}\n{tile.told}", tile.clips, tile.psnr_db) for tile in wall.columns]
+    count, rows = len(wall.captions), []
+    for title, clips, psnr in shown:
+        rows.append((title, clips, psnr))
+        if psnr:
+            rows.append((f"its error\nx {AMPLIFY}", difference(clips, wall.full.clips), ()))
     figure, grid = pyplot.subplots(
         len(rows), count, figsize=(1.1 * count + 0.4, 1.22 * len(rows)), squeeze=False, layout="constrained"
     )
-    for r, (title, pictures, psnr) in enumerate(rows):
+    for r, (title, clips, psnr) in enumerate(rows):
         for c in range(count):
             axes = grid[r][c]
-            axes.imshow(pictures[c].permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            picture = clips[c][len(clips[c]) // 2]
+            axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set_visible(False)
             if r == 0:
-                axes.set_title(captions[c][:18], fontsize=7)
+                axes.set_title(wall.captions[c][:18], fontsize=7)
             if psnr:
                 axes.set_xlabel(f"{psnr[c]:.1f} dB", fontsize=7, labelpad=1)
         grid[r][0].set_ylabel(title, fontsize=8)
@@ -126,4 +161,6 @@ def _finish(figure: matplotlib.figure.Figure, axes: matplotlib.axes.Axes, path: 
     figure.tight_layout(pad=0.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     pyplot.close(figure)

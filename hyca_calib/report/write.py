@@ -3,36 +3,72 @@
 from __future__ import annotations
 
 import base64
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
-from torch import Tensor
 
-from hyca_calib.metrics import compare_images
 from hyca_calib.report import plots
-from hyca_calib.rollout import sample_images
+from hyca_calib.report.regrouping import regrouped
+from hyca_calib.report.summary import Summary
+from hyca_calib.report.tiles import AMPLIFY, difference, strip
+from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.study import Study
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
-from hyca_runtime import Plan, apply_plan
+from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.plan import Section
 
 __all__ = ["write_report"]
 
 WALL_SAMPLES = 8
-AMPLIFY = 20
 TINY = 1e-30
 
 
-def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan: Plan) -> Path:
-    """Draw every picture and write both files; returns the path of the HTML page."""
-    result, problem = study.read_result(), Problem(trace)
+def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan: Plan) -> Summary:
+    """Draw every picture and write both files; returns what they say in a few lines."""
+    result, problem, section = study.read_result(), Problem(trace), plan.section
+    wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan)
     folder = study.folder / "pictures"
-    section = plan.section
+    _draw(problem, wall, section, result, _siblings(study), folder, workload.seed)
+    content = {
+        "plan": plan,
+        "section": section,
+        "result": result,
+        "wall": wall,
+        "summary": Summary.of(plan, wall, study.report),
+        "solvers": _solver_table(section, result),
+        "amplify": AMPLIFY,
+    }
+    environment = Environment(
+        loader=PackageLoader("hyca_calib.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    linked = {path.stem: path.relative_to(study.folder).as_posix() for path in sorted(folder.glob("*.png"))}
+    inline = {path.stem: _inline(path) for path in sorted(folder.glob("*.svg"))}
+    rows = [
+        {
+            "caption": caption,
+            "pictures": strip([tile.clips[i] for tile in wall.columns]),
+            "differences": strip([wall.full.clips[i], *_differences(wall, i)]),
+            "psnr_db": [tile.psnr_db[i] if tile.psnr_db else None for tile in wall.columns],
+        }
+        for i, caption in enumerate(wall.captions)
+    ]
+    (study.folder / "report.md").write_text(environment.get_template("report.md").render(**content, pictures=linked))
+    study.report.write_text(environment.get_template("report.html").render(**content, pictures=inline, rows=rows))
+    return Summary.of(plan, wall, study.report)
+
+
+def _draw(
+    problem: Problem,
+    wall: Wall,
+    section: Section,
+    result: dict[str, Any],
+    siblings: list[tuple[float, float]],
+    folder: Path,
+    seed: int,
+) -> None:
     plots.schedule_strip(section, folder / "schedule.png")
     if section.schedule.predicted_steps:
         plots.error_map(problem, section, folder / "errors.png")
@@ -40,56 +76,33 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
     plots.trials_plot(
         [c["cost"] for c in result["candidates"]], [r["psnr_db"] for r in result["rollouts"]], folder / "tried.png"
     )
-    figures = _draw_wall(pipe, workload, plan, folder / "wall.png")
-    content = {
-        "plan": plan,
-        "section": section,
-        "result": result,
-        "figures": figures,
-        "solvers": _solver_table(section, result),
-        "computed": len(section.schedule.computed_steps),
-        "steps": section.schedule.num_steps,
-    }
-    environment = Environment(
-        loader=PackageLoader("hyca_calib.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    pictures = {path.stem: path for path in sorted(folder.glob("*.png"))}
-    inline = {name: base64.b64encode(path.read_bytes()).decode() for name, path in pictures.items()}
-    linked = {name: path.relative_to(study.folder).as_posix() for name, path in pictures.items()}
-    (study.folder / "report.md").write_text(environment.get_template("report.md").render(**content, pictures=linked))
-    page = study.report
-    page.write_text(environment.get_template("report.html").render(**content, pictures=inline))
-    return page
+    if found := regrouped(problem, result["settings"], seed):
+        plots.agreement_map(*found, folder / "agreement.png")
+    plots.front_plot(wall, siblings, folder / "front.png")
+    plots.picture_wall(wall, folder / "wall.png")
 
 
-def _draw_wall(pipe: Any, workload: Workload, plan: Plan, path: Path) -> dict[str, float]:
-    """Full run, plan, and fewer steps at the plan's cost, with their errors; mean PSNR of both."""
-    jobs = workload.of("select")[:WALL_SAMPLES]
-    section, steps, batch = plan.section, workload.num_steps, len(jobs)
-    full, full_latents = sample_images(pipe, jobs, steps, batch)
-    with apply_plan(pipe, plan):
-        ours, our_latents = sample_images(pipe, jobs, steps, batch)
-    ratio = (
-        section.cost.flops_ratio if section.cost else section.schedule.num_steps / len(section.schedule.computed_steps)
-    )
-    fewer = math.ceil(steps / ratio)  # spends at least as many FLOPs as the plan
-    cheap, cheap_latents = sample_images(pipe, jobs, fewer, batch)
-    psnr_ours = compare_images(ours, full, our_latents, full_latents).psnr_db
-    psnr_cheap = compare_images(cheap, full, cheap_latents, full_latents).psnr_db
-    rows: list[tuple[str, Tensor, tuple[float, ...]]] = [
-        (f"full\n{steps} steps", full, ()),
-        (f"plan\n{ratio:.1f}x", ours, psnr_ours),
-        (f"its error\nx {AMPLIFY}", _difference(ours, full), ()),
-        (f"fewer\n{fewer} steps", cheap, psnr_cheap),
-        (f"its error\nx {AMPLIFY}", _difference(cheap, full), ()),
-    ]
-    plots.picture_wall(rows, [str(job.call.get("prompt", job.index)) for job in jobs], path)
-    return {"plan_psnr_db": float(np.mean(psnr_ours)), "fewer_psnr_db": float(np.mean(psnr_cheap)), "fewer": fewer}
+def _siblings(study: Study) -> list[tuple[float, float]]:
+    """FLOPs ratio and select PSNR of plans for other budgets in the folder above."""
+    found = []
+    for path in sorted(study.folder.parent.glob("*/plan.json")):
+        if path == study.plan:
+            continue
+        try:
+            section = load_plan(path).section
+        except PlanError:
+            continue
+        if section.cost and section.quality:
+            found.append((section.cost.flops_ratio, section.quality.psnr_db))
+    return found
 
 
-def _difference(images: Tensor, reference: Tensor) -> Tensor:
-    """Amplified absolute error, dark on white."""
-    return 1 - (AMPLIFY * (images - reference)).abs()
+def _inline(path: Path) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _differences(wall: Wall, sample: int) -> list[Any]:
+    return [difference(tile.clips[sample], wall.full.clips[sample]) for tile in wall.columns[1:]]
 
 
 def _solver_table(section: Section, result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
         "runs",
     }
     page = (studied.parent / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/svg+xml;base64,") == 6
     assert "http" not in page
     for link in ("wall", "schedule", "errors", "trajectories", "tried"):
         assert f"pictures/{link}.png" in (studied.parent / "report.md").read_text()

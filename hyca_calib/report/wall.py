@@ -1,0 +1,148 @@
+"""The wall: the same prompts and noise drawn by the full run, by the plan, and by what else costs as much."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyca_calib.evaluate import Run, run_untimed
+from hyca_calib.metrics import compare_images
+from hyca_calib.peers.base import Peer
+from hyca_calib.peers.caches import INTERVALS, WARMUPS, cache_peers
+from hyca_calib.peers.samplers import DPM, OWN, sampled_by, samplers
+from hyca_calib.peers.score import reason
+from hyca_calib.rollout import sample_clips
+from hyca_calib.workload import Job
+from hyca_runtime import Plan, apply_plan
+from hyca_runtime.schedule import Schedule
+
+__all__ = ["Tile", "Wall", "draw_wall"]
+
+
+LEVELS = ("own levels", "2M", "log-SNR from 3", "log-SNR from 5")
+"""Names of samplers that are tried end so: few spacings of the noise levels stand for many."""
+NOTHING = torch.empty(0, 1, 3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One column of the wall.
+
+    Attributes:
+        told: what it computes.
+        flops_ratio: FLOPs of the full run over its own.
+        clips: ``(sample, frame, 3, height, width)`` in [0, 1]; no samples if it failed.
+        psnr_db: of each sample to the full run, all frames together; of the full run itself none.
+        seconds: wall time of all samples together.
+        error: why there are no pictures.
+    """
+
+    name: str
+    told: str
+    flops_ratio: float
+    clips: Tensor = NOTHING
+    psnr_db: tuple[float, ...] = ()
+    seconds: float = math.nan
+    error: str = ""
+
+    @property
+    def mean_db(self) -> float:
+        return float(np.mean(self.psnr_db)) if self.psnr_db else math.inf
+
+
+@dataclass(frozen=True)
+class Wall:
+    """Ways to draw the same samples.
+
+    Attributes:
+        captions: of the samples.
+        rivals: the best setting of each family, best first.
+        cache_bytes: features that the plan held.
+    """
+
+    captions: tuple[str, ...]
+    full: Tile
+    plan: Tile
+    rivals: tuple[Tile, ...]
+    failures: tuple[Tile, ...]
+    cache_bytes: int
+
+    @property
+    def columns(self) -> tuple[Tile, ...]:
+        return (self.full, self.plan, *self.rivals)
+
+
+def draw_wall(pipe: Any, jobs: Sequence[Job], num_steps: int, plan: Plan) -> Wall:
+    """Sample `jobs` in every way; a rival that raises is kept with its error."""
+    frames = sample_clips(pipe, jobs[:1], min(2, num_steps), 1)[0].shape[1]  # warms up, too
+    full = run_untimed(pipe, jobs, num_steps, len(jobs), nullcontext)
+    with apply_plan(pipe, plan) as session:
+        ours = run_untimed(pipe, jobs, num_steps, len(jobs), lambda: nullcontext(session))
+        report = session.report()
+    seconds = [_seconds(pipe, jobs, num_steps, method) for method in (nullcontext, partial(apply_plan, pipe, plan))]
+    schedule = plan.section.schedule
+    others = [_tried(pipe, jobs, peer, full, frames) for peer in _rivals(pipe, jobs, num_steps, schedule)]
+    return Wall(
+        captions=tuple(str(job.call.get("prompt", job.call.get("class_labels", job.index))) for job in jobs),
+        full=Tile("full run", f"{num_steps} steps", 1.0, _clips(full, frames), (), seconds[0]),
+        plan=_tile("plan", f"{report.computed} of {report.steps} steps", ours, full, frames, seconds[1]),
+        rivals=_best_of_families(tile for tile in others if not tile.error),
+        failures=tuple(tile for tile in others if tile.error),
+        cache_bytes=report.cache_bytes,
+    )
+
+
+def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, schedule: Schedule) -> list[Peer]:
+    """A few settings of what a user would do instead, for as many computed steps or a few more."""
+    computed = min(len(schedule.computed_steps) + 1, num_steps)  # forecasts cost something, too
+    found = [Peer(f"{computed} steps", "fewer steps", computed, nullcontext)]
+    for sampler in samplers(pipe, jobs, num_steps):
+        if sampler.family in (OWN, DPM) and sampler.name.endswith(LEVELS):
+            applied = partial(sampled_by, pipe, sampler)
+            found.append(Peer(f"{computed} steps, {sampler.name}", sampler.family, sampler.steps(computed), applied))
+    first = WARMUPS[0]
+    interval = max([n for n in INTERVALS if first + (num_steps - first) // n >= computed], default=INTERVALS[0])
+    caches = {f"TaylorSeer {way} N={interval} O=1" for way in ("lite", "last block")}
+    return found + [peer for peer in cache_peers(pipe, jobs, num_steps) if peer.name in caches]
+
+
+def _tried(pipe: Any, jobs: Sequence[Job], peer: Peer, full: Run, frames: int) -> Tile:
+    told = peer.name.removeprefix(f"{peer.family} ")
+    try:
+        run = run_untimed(pipe, jobs, peer.steps, len(jobs), peer.applied)
+    except Exception as error:  # foreign code may raise anything
+        return Tile(peer.family, told, 0.0, error=reason(error))
+    return _tile(peer.family, told, run, full, frames, math.nan)
+
+
+def _best_of_families(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
+    """The best setting of each, best first."""
+    best: dict[str, Tile] = {}
+    for tile in sorted(tiles, key=lambda tile: -tile.mean_db):
+        best.setdefault(tile.name, tile)
+    return tuple(best.values())
+
+
+def _tile(name: str, told: str, run: Run, full: Run, frames: int, seconds: float) -> Tile:
+    psnr = compare_images(run.images, full.images, run.latents, full.latents).psnr_db
+    return Tile(name, told, full.flops / run.flops, _clips(run, frames), psnr, seconds)
+
+
+def _clips(run: Run, frames: int) -> Tensor:
+    return run.images.unflatten(2, (frames, -1)).transpose(1, 2)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _seconds(pipe: Any, jobs: Sequence[Job], num_steps: int, method: Any) -> float:
+    with method():
+        begun = time.perf_counter()
+        sample_clips(pipe, jobs, num_steps, len(jobs))
+        return time.perf_counter() - begun

@@ -1,0 +1,146 @@
+"""The report as a person meets it: in a browser, on a phone, without a mouse, without a network."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from storage import record
+from test_motion_model import motion  # noqa: F401  (a fixture)
+
+from hyca_calib.budget import Budget
+from hyca_calib.report.summary import Summary
+from hyca_calib.report.write import write_report
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.run import search_preset
+from hyca_calib.study import Study
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
+
+ARTEFACTS = Path(__file__).parents[2] / ".artefacts"
+"""Screenshots, for people to look at after a run of the tests."""
+
+
+def reported(folder: Path, pipe: Any, workload: Workload, batch: int) -> tuple[Path, Summary]:
+    """A study of a published recipe, with its report."""
+    record(folder / "t.zarr", workload, pipe, batch=batch)
+    trace = Trace(folder / "t.zarr")
+    study = Study.open(folder / "study", {})
+    plan = search_preset(pipe, Problem(trace), workload, Budget.parse("2x"), study, "hyca", "anchored")
+    return study.report, write_report(pipe, study, trace, workload, plan)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, workload: Workload) -> tuple[Path, Summary]:
+    return reported(tmp_path_factory.mktemp("pictures"), tiny.pipeline(), workload, 4)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium as the distribution packages it."""
+    selenium = pytest.importorskip("selenium.webdriver")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("no chromium and chromedriver: apt install chromium chromium-driver")
+    from selenium.webdriver.chrome.service import Service
+
+    options = selenium.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    profile = tmp_path_factory.mktemp("profile")
+    quiet = ("background-networking", "component-update", "sync", "quic", "gpu", "dev-shm-usage")
+    for argument in ("headless=new", "no-sandbox", "no-first-run", *(f"disable-{name}" for name in quiet)):
+        options.add_argument(f"--{argument}")
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = selenium.Chrome(options, Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def opened(browser: Any, page: Path, width: int, height: int) -> Any:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    browser.get(page.as_uri())
+    return browser
+
+
+def test_one_file_without_a_network(pictures: tuple[Path, Summary]) -> None:
+    text = pictures[0].read_text()
+    assert not re.findall(r'(?:src|href|srcset)="(?!data:)', text), "everything is inside"
+    assert "<script" not in text
+    assert text.count("data:image/png") >= 2 * 2, "pictures and differences of two select samples"
+
+
+def test_it_says_what_was_gained_and_what_it_cost(pictures: tuple[Path, Summary]) -> None:
+    page, summary = pictures
+    (name, _, ratio, psnr), text = summary.rows[0], page.read_text()
+    assert name == "plan"
+    assert summary.page == page
+    assert f"{ratio:.1f} times less compute" in text
+    assert f"{psnr:.1f} dB" in text
+    assert {row[0] for row in summary.rows[1:]} <= {"fewer steps", "DPM-Solver++", "TaylorSeer"}
+    assert summary.gain_db == pytest.approx(psnr - max(row[3] for row in summary.rows[1:]))
+    assert summary.table().row_count == len(summary.rows)
+    markdown = page.with_suffix(".md").read_text()
+    for linked in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
+        assert (page.parent / linked).stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 900)], ids=["phone", "desk"])
+def test_in_a_browser(pictures: tuple[Path, Summary], browser: Any, width: int, height: int) -> None:
+    opened(browser, pictures[0], width, height)
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    broken = "return [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.alt)"
+    assert browser.execute_script(broken) == []
+    assert browser.execute_script("return [...document.images].every(i => i.alt)")
+    ARTEFACTS.mkdir(exist_ok=True)
+    browser.save_screenshot(str(ARTEFACTS / f"report-{width}.png"))
+
+
+@pytest.mark.slow
+def test_without_a_mouse(pictures: tuple[Path, Summary], browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    opened(browser, pictures[0], 1280, 900)
+    body = browser.find_element("tag name", "body")
+    body.send_keys(Keys.TAB)
+    focused = browser.switch_to.active_element
+    assert focused.get_attribute("id") == "pictures"
+    shown = "return getComputedStyle(document.querySelector('picture.differences')).display"
+    assert browser.execute_script(shown) == "none"
+    focused.send_keys(Keys.ARROW_RIGHT)
+    assert browser.switch_to.active_element.get_attribute("id") == "differences"
+    assert browser.execute_script(shown) == "block"
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.tag_name == "summary"
+
+
+@pytest.mark.slow
+def test_clips_move_in_step(tmp_path: Path, motion: Any, browser: Any) -> None:  # noqa: F811
+    prompts = tuple({"prompt": f"crab {what} on sky"} for what in ("rising", "falling", "turning"))
+    page, summary = reported(tmp_path, motion, Workload(prompts, num_samples=7, num_steps=8), 2)
+    text = page.read_text()
+    assert "the clips are those of the full run" in text
+    assert text.count("data:image/webp") == 2, "one row, as clips and as differences: all ways in one picture"
+    assert text.count("prefers-reduced-motion") == 2
+    opened(browser, page, 1280, 900)
+    assert browser.get_log("browser") == []
+    width = browser.execute_script("return document.querySelector('picture.pictures img').naturalWidth")
+    assert width == (32 + 2) * (1 + len(summary.rows)) - 2
+
+
+def test_differences_are_dark_on_white() -> None:
+    from hyca_calib.report.tiles import AMPLIFY, difference
+
+    clip = torch.full((1, 3, 2, 2), 0.5)
+    assert torch.equal(difference(clip, clip), torch.ones_like(clip))
+    torch.testing.assert_close(difference(clip + 0.01, clip), torch.full_like(clip, 1 - 0.01 * AMPLIFY))
