@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +17,14 @@ from hyca_runtime.history import History
 from hyca_runtime.moment import Moment, Stream
 from hyca_runtime.policies.base import Policy
 from hyca_runtime.policies.scheduled import Scheduled
+from hyca_runtime.schedule import Schedule
 from hyca_runtime.section import Section
 from hyca_runtime.track import Track
 
-__all__ = ["OnMismatch", "Recipe"]
+__all__ = ["MakePolicy", "OnMismatch", "Recipe"]
 
 OnMismatch = Literal["compute", "adapt", "error"]
+MakePolicy = Callable[[Schedule], Policy]
 
 MAX_ROWS = 4096
 """Rows of weights kept on the device; a plan needs one for each predicted step and shape."""
@@ -35,14 +37,17 @@ class Recipe:
         name: of the plan, for messages.
         sections: one for each time grid.
         on_mismatch: what runs on other grids do.
+        policy: makes the policy of each section.
     """
 
-    def __init__(self, name: str, sections: Sequence[Section], on_mismatch: OnMismatch) -> None:
+    def __init__(
+        self, name: str, sections: Sequence[Section], on_mismatch: OnMismatch, policy: MakePolicy = Scheduled
+    ) -> None:
         self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
         self.adapts = on_mismatch == "adapt"
         self.point = self.sections[0].point
         self.depth = max(max(s.depth, s.fallback_depth if self.adapts else 1) for s in self.sections)
-        self._policies: dict[int, Policy] = {id(s): Scheduled(s.schedule) for s in self.sections}
+        self._policies: dict[int, Policy] = {id(s): policy(s.schedule) for s in self.sections}
         self._adaptive = {id(s): adaptive_groups(s.solvers, s.point.channel_axis) for s in self.sections}
         self._weights: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from hyca_runtime.errors import PlanError
 
-__all__ = ["PREDICT", "Action", "Schedule"]
+__all__ = ["COMPUTE", "PREDICT", "Action", "Schedule"]
 
 
 class Action(BaseModel):

@@ -16,7 +16,8 @@ from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.errors import PlanMismatchError
 from hyca_runtime.follower import Follower
 from hyca_runtime.plan import Plan
-from hyca_runtime.recipe import OnMismatch, Recipe
+from hyca_runtime.policies.scheduled import Scheduled
+from hyca_runtime.recipe import MakePolicy, OnMismatch, Recipe
 from hyca_runtime.report import RunReport
 from hyca_runtime.section import Section
 
@@ -37,10 +38,16 @@ class Session:
     """
 
     def __init__(
-        self, networks: Mapping[str, nn.Module], plan: Plan, on_mismatch: OnMismatch = "compute", scheduler: Any = None
+        self,
+        networks: Mapping[str, nn.Module],
+        plan: Plan,
+        on_mismatch: OnMismatch = "compute",
+        scheduler: Any = None,
+        policy: MakePolicy = Scheduled,
     ) -> None:
         self.plan = plan
         self._on_mismatch: OnMismatch = on_mismatch
+        self._policy = policy
         self._warned: set[type[Warning]] = set()
         self._recipes: dict[int, tuple[Plan, dict[str, Recipe]]] = {}
         self._followers: dict[str, Follower] = {}
@@ -48,7 +55,7 @@ class Session:
             for name, module in networks.items():
                 sections = [section for section in plan.sections if section.component == name]
                 if sections:
-                    recipe = Recipe(plan.name, sections, on_mismatch)
+                    recipe = Recipe(plan.name, sections, on_mismatch, policy)
                     self._followers[name] = Follower(module, recipe, scheduler, self._complain)
         except BaseException:
             self.remove()
@@ -104,7 +111,7 @@ class Session:
                         f"'{self._followers[section.component].recipe.point}'; apply it on its own"
                     )
                 sections = [s for s in plan.sections if s.component == section.component]
-                recipes[section.component] = Recipe(plan.name, sections, self._on_mismatch)
+                recipes[section.component] = Recipe(plan.name, sections, self._on_mismatch, self._policy)
             if len(self._recipes) >= MAX_PLANS:
                 self._recipes.clear()
             self._recipes[id(plan)] = known = (plan, recipes)  # the plan is kept, so its id stays its own
@@ -172,7 +179,9 @@ class Session:
         self.remove()
 
 
-def apply_plan(target: object, plan: Plan, on_mismatch: OnMismatch = "compute") -> Session:
+def apply_plan(
+    target: object, plan: Plan, on_mismatch: OnMismatch = "compute", policy: MakePolicy = Scheduled
+) -> Session:
     """Make a diffusers pipeline, or a transformer, follow `plan`.
 
     Args:
@@ -182,6 +191,9 @@ def apply_plan(target: object, plan: Plan, on_mismatch: OnMismatch = "compute") 
         on_mismatch: what a run with other steps or timesteps does: "compute" every step and warn
             once, "adapt" the schedule to the sampler's time and forecast by the plan's closed
             forms, or raise an "error".
+        policy: given the plan's schedule, what decides when to compute; by default the schedule. Where another
+            one departs from it, steps are forecast by the plan's closed forms if `on_mismatch` is "adapt",
+            else computed.
 
     Returns:
         The session, which `report`s and `remove`s.
@@ -193,7 +205,7 @@ def apply_plan(target: object, plan: Plan, on_mismatch: OnMismatch = "compute") 
     networks = find_transformers(target)
     for section in plan.sections:
         check_fits(plan.name, section, networks, type(target).__name__)
-    return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None))
+    return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None), policy)
 
 
 def check_fits(name: str, section: Section, networks: Mapping[str, nn.Module], target: str) -> None:

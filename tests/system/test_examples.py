@@ -1,0 +1,130 @@
+"""The worked examples of docs/extend.md do what it says, and keep the contracts of what ships."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from plans import make_plan
+
+from hyca_calib.clusters import cluster, clusterers
+from hyca_runtime import Plan, apply_plan, load_plan, save_plan
+from hyca_runtime.solvers import Instant, Newton, solvers
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def example() -> Iterator[Callable[[str], ModuleType]]:
+    """Runs a file of docs/examples; what it registers is forgotten afterwards."""
+    kept = [(registry, dict(registry._entries)) for registry in (solvers, clusterers)]
+
+    def run(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "examples" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    yield run
+    for registry, entries in kept:
+        registry._entries = entries
+
+
+def test_solver(example: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    from contracts.test_solver_contract import TestSolverContract
+
+    damped = example("my_solver").Damped()
+    contract = TestSolverContract()
+    for check in [name for name in dir(contract) if name.startswith("test_")]:
+        getattr(contract, check)(damped)
+    past = [Instant(1, 0.8), Instant(0, 1.0)]
+    near, far = (damped.rows(past, Instant(2, t))[:, 0] for t in (0.799, 0.0))
+    np.testing.assert_allclose(near, Newton(1).rows(past, Instant(2, 0.799))[:, 0], atol=1e-4)
+    assert far[0] < Newton(1).rows(past, Instant(2, 0.0))[0, 0]
+    pipe = tiny.pipeline()
+    save_plan(make_plan(pipe.transformer, solvers=(damped,)), tmp_path / "plan.json")
+    with apply_plan(pipe, load_plan(tmp_path / "plan.json")) as session:
+        pipe("red cat", num_inference_steps=12)
+        assert session.report().computed == 4
+
+
+def test_clusterer(example: Callable[[str], ModuleType]) -> None:
+    example("my_clusterer")
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    groups = cluster("quantiles", values, 4, seed=0)
+    assert sorted(len(group) for group in groups) == [10] * 4
+    assert sorted(np.concatenate(groups).tolist()) == list(range(40))
+    tops = sorted(values[group, 0].max() for group in groups)
+    assert sum(values[:, 0] <= tops[0]) == 10, "groups are intervals"
+
+
+@pytest.mark.parametrize(("on_mismatch", "predicted"), [("adapt", (2, 3, 5, 6, 7)), ("compute", (2, 3, 5, 6, 7))])
+def test_policy(example: Callable[[str], ModuleType], on_mismatch: Any, predicted: tuple[int, ...]) -> None:
+    pipe, policy = tiny.pipeline(), example("my_policy").CarefulEnd
+    plan = make_plan(pipe.transformer, computed=(0, 1, 4, 8))
+    calls: list[str] = []
+    handle = pipe.transformer.transformer_blocks[0].register_forward_hook(lambda *a: calls.append("block"))
+    with apply_plan(pipe, plan, on_mismatch, policy) as session:
+        drawn = pipe("red cat", num_inference_steps=12, generator=torch.Generator().manual_seed(0), output_type="pt")
+        report = session.report()
+    handle.remove()
+    assert drawn.images.isfinite().all()
+    assert (report.steps, report.computed) == (12, 7), "0, 1, 4, 8 of the plan, and the last three"
+    assert len(calls) == 12 - len(predicted)
+
+
+def test_a_policy_that_computes_earlier_needs_closed_forms() -> None:
+    """Step 3 is computed besides, so the plan's rows for 5 to 7 meet another history."""
+    from hyca_runtime.moment import Moment
+    from hyca_runtime.policies import Scheduled
+    from hyca_runtime.schedule import COMPUTE, Action, Schedule
+
+    class Eager:
+        def __init__(self, schedule: Schedule) -> None:
+            self.plan = Scheduled(schedule)
+
+        def action(self, moment: Moment) -> Action:
+            return COMPUTE if moment.position == 5 else self.plan.action(moment)
+
+    pipe = tiny.pipeline()
+    plan = make_plan(pipe.transformer, computed=(0, 1, 4, 8))
+    counts = {}
+    for on_mismatch in ("adapt", "compute"):
+        with apply_plan(pipe, plan, on_mismatch, Eager) as session:
+            pipe("red cat", num_inference_steps=12)
+            counts[on_mismatch] = session.report().computed
+    assert counts == {"adapt": 5, "compute": 5 + 2 + 3}, "6, 7 and 9 to 11 have no rows for such a history"
+
+
+def test_the_guide_names_files_that_exist() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        for link in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_schema_is_of_this_version() -> None:
+    """Made by the command in docs/plan.md."""
+    assert json.loads((ROOT / "docs" / "plan.schema.json").read_text()) == Plan.model_json_schema()
+
+
+@pytest.mark.slow
+def test_api_pages_are_built(tmp_path: Path) -> None:
+    pytest.importorskip("pdoc")
+    command = [sys.executable, "-W", "ignore", "-m", "pdoc", "hyca_runtime", "-o", str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (tmp_path / "hyca_runtime.html").read_text()
+    assert "apply_plan" in page
+    assert "Make a diffusers pipeline, or a transformer, follow" in page
