@@ -22,7 +22,7 @@ def cacheable(transformer: Any) -> Iterator[Any]:
     if isinstance(transformer, CacheMixin):
         yield transformer
         return
-    plain = type(transformer)
+    plain, own = type(transformer), vars(transformer).get("forward")
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with self.cache_context("all"):
@@ -33,3 +33,5 @@ def cacheable(transformer: Any) -> Iterator[Any]:
         yield transformer
     finally:
         transformer.__class__ = plain
+        if own is None:  # hooks on the network itself put back a bound method of the class for the while
+            vars(transformer).pop("forward", None)

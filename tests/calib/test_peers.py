@@ -23,7 +23,7 @@ from hyca_calib.peers.caches import cached
 from hyca_calib.peers.magnitude import magnitude_ratios
 from hyca_calib.peers.noise_levels import Spacing
 from hyca_calib.peers.samplers import sampled_by, sampler_peers, samplers
-from hyca_calib.peers.score import score
+from hyca_calib.peers.score import score, score_or_error
 from hyca_calib.rollout import sample_images
 from hyca_calib.workload import Workload
 
@@ -157,6 +157,31 @@ class TestCaches:
         assert found.mean_db > 8
         assert score(target, peer, jobs, 4, full) == found
         assert type(target.transformer) is transformer
+        assert torch.equal(draw(target, work, STEPS), full.images)
+
+    @pytest.mark.parametrize("name", ["PyramidAttentionBroadcast 3", "FasterCache 3 late", "DBCache + FoCa mask fast"])
+    @pytest.mark.parametrize("kind", ["flux", "dit"])
+    def test_those_that_spare_little_leave_no_trace_either(
+        self,
+        kind: str,
+        name: str,
+        pipe: EmojiPipeline,
+        workload: Workload,
+        glyphs: GlyphPipeline,
+        classes: Workload,
+    ) -> None:
+        if name.startswith("DBCache"):
+            pytest.importorskip("cache_dit")
+        target, work = (pipe, workload) if kind == "flux" else (glyphs, classes)
+        jobs = work.of("select")
+        full = run_untimed(target, jobs, STEPS, 4, nullcontext)
+        peer = next(p for p in peers(target, work.of("fit"), STEPS) if p.name == name)
+        found = score_or_error(target, peer, jobs, 4, full)
+        if kind == "dit" and name.startswith("DBCache"):
+            assert "has no attribute 'norm1'" in found.error, "a DiT looks into its first block, which is replaced"
+        else:
+            assert 1.05 < found.flops_ratio < 2, found.error
+            assert found.mean_db > 8
         assert torch.equal(draw(target, work, STEPS), full.images)
 
     def test_lite_by_name_is_lite_mode(self, pipe: EmojiPipeline, workload: Workload) -> None:

@@ -19,10 +19,10 @@ from hyca_calib.zoo.peers.applied import Applied, Call, Way, named_context, pipe
 from hyca_runtime.attach.block_io import block_io
 from hyca_runtime.attach.points import Place, find_block_lists
 
-__all__ = ["dual_block", "dual_block_taylor"]
+__all__ = ["adapter_by_hand", "carriers", "dual_block", "dual_block_taylor", "package"]
 
 
-def _cache_dit() -> Any:
+def package() -> Any:
     """The package, whose import and use print nothing then."""
     level = os.environ.get("CACHE_DIT_LOG_LEVEL")
     os.environ["CACHE_DIT_LOG_LEVEL"] = "critical"
@@ -41,7 +41,7 @@ def dual_block(module: nn.Module) -> list[Way]:
     """DBCache, by itself and with its adapter written by hand."""
     return [
         _dual_block_way(_itself, {}),
-        *(_dual_block_way(partial(_by_hand, lists), {}, _told(lists)) for lists in _candidates(module)),
+        *(_dual_block_way(partial(adapter_by_hand, lists), {}, _told(lists)) for lists in carriers(module)),
     ]
 
 
@@ -52,12 +52,12 @@ def dual_block_taylor(module: nn.Module) -> list[Way]:
     return [
         _dual_block_way(_itself, forecast),
         _dual_block_way(_itself, no_text, "enable_encoder_calibrator=False"),
-        *(_dual_block_way(partial(_by_hand, lists), forecast, _told(lists)) for lists in _candidates(module)),
+        *(_dual_block_way(partial(adapter_by_hand, lists), forecast, _told(lists)) for lists in carriers(module)),
     ]
 
 
 def _dual_block_way(target_of: Callable[[Any], Any], forecast: Mapping[str, Any], *notes: str) -> Way:
-    cache_dit = _cache_dit()
+    cache_dit = package()
 
     def apply(module: nn.Module, _: Sequence[Call]) -> Applied:
         pipe = pipeline_around(module, lambda _: named_context(module))
@@ -80,9 +80,9 @@ def _itself(pipe: Any) -> Any:
     return pipe
 
 
-def _by_hand(lists: Sequence[Place], pipe: Any) -> Any:
+def adapter_by_hand(lists: Sequence[Place], pipe: Any) -> Any:
     """The adapter that a user writes for a network that cache-dit does not know."""
-    cache_dit, network = _cache_dit(), pipe.transformer
+    cache_dit, network = package(), pipe.transformer
     return cache_dit.BlockAdapter(
         pipe=pipe,
         transformer=network,
@@ -96,7 +96,7 @@ def _told(lists: Sequence[Place]) -> str:
     return "BlockAdapter by hand: " + " and ".join(f"{place.path} {_pattern(place)}" for place in lists)
 
 
-def _candidates(module: nn.Module) -> list[list[Place]]:
+def carriers(module: nn.Module) -> list[list[Place]]:
     """The lists of blocks that carry the latents: all together, then the last alone."""
     lists = [p for p in find_block_lists(module) if p.parent is module and not re.search("refiner|text|vace", p.name)]
     return [part for part in (lists, lists[-1:] if len(lists) > 1 else []) if part]
