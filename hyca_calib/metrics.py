@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-__all__ = ["Agreement", "compare_images", "log_error"]
+__all__ = ["Agreement", "compare_images", "interval", "log_error"]
 
 
 def log_error(latents: Tensor, reference: Tensor) -> Tensor:
@@ -39,3 +41,11 @@ def compare_images(images: Tensor, reference: Tensor, latents: Tensor, reference
     error = (latents - reference_latents).square().flatten(1).sum(1)
     relative = error / reference_latents.square().flatten(1).sum(1)
     return Agreement(tuple(psnr), tuple(float(torch.as_tensor(s)) for s in ssim), tuple(relative.tolist()))
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """Mean and 95 % bootstrap interval of the mean."""
+    sample = np.asarray(values, dtype=np.float64)
+    draws = np.random.default_rng(seed).choice(sample, (2000, len(sample))).mean(axis=1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return float(sample.mean()), float(low), float(high)

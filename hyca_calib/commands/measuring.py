@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hyca_calib.bench import Row, bench_peers, bench_plans, to_markdown
+from hyca_calib.bench import Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
 from hyca_calib.console import counting, say
 from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.models import default_device, load_pipeline
@@ -64,10 +64,13 @@ def bench_all(
         "rows": [asdict(row) for row in rows],
     }
     (out / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (out / "bench.csv").write_text(to_csv(rows))
+    draw_front(rows, out / "bench.png")
     head = (
         f"{len(workload.of('test'))} test prompts of `{model}`, {steps} steps, seed {seed}, batch {size}, {device} "
         f"with {torch.get_num_threads()} threads, torch {torch.__version__}. "
-        "Margin: PSNR above the best peer that spends at least as many FLOPs.\n\n"
+        "Margin: PSNR above the best peer that spends at least as many FLOPs, by sample, and its 95 % interval.\n\n"
+        "![agreement over compute](bench.png)\n\n"
     )
     (out / "bench.md").write_text(head + to_markdown(rows))
     return out / "bench.md"

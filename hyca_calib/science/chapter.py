@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from hyca_calib.metrics import interval
 from hyca_calib.search.problem import Problem
 from hyca_calib.workload import Workload
 
@@ -102,14 +101,6 @@ class Context:
     seed: int = 0
     quick: bool = False
     tell: Callable[[float, str], None] = lambda share, news: None
-
-
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval of the mean."""
-    sample = np.asarray(values, dtype=np.float64)
-    draws = np.random.default_rng(seed).choice(sample, (2000, len(sample))).mean(axis=1)
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return float(sample.mean()), float(low), float(high)
 
 
 def _table(table: Table) -> str:

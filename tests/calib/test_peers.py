@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,13 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel, EulerDiscreteScheduler, TaylorSeerCacheConfig
 
-from hyca_calib import bench
-from hyca_calib.bench import bench_peers
+from hyca_calib.bench import Row, bench_peers, draw_front, margin, to_csv, to_markdown
+from hyca_calib.bench import run as bench_run
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 from hyca_calib.demo.glyphs.train import build_scheduler
-from hyca_calib.evaluate import network_flops, run_method, run_untimed
+from hyca_calib.evaluate import Evaluation, network_flops, run_method, run_untimed
 from hyca_calib.peers import Peer, peers
 from hyca_calib.peers.caches import cached
 from hyca_calib.peers.magnitude import magnitude_ratios
@@ -230,7 +233,7 @@ class TestBench:
         def lite() -> TaylorSeerCacheConfig:
             return TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=5, use_lite_mode=True)
 
-        monkeypatch.setattr(bench, "peers", few)
+        monkeypatch.setattr(bench_run, "peers", few)
         told = []
         rows, _ = bench_peers(pipe, workload, 4, on_row=lambda row: told.append(row.method))
         found = {row.method: row for row in rows}
@@ -239,3 +242,31 @@ class TestBench:
         assert {name for name, row in found.items() if row.result} >= {f"steps {n}" for n in (3, 6, STEPS)}
         only, _ = bench_peers(pipe, workload, 4, only=["wasteful"])
         assert [row.method for row in only] == ["wasteful"]
+
+    def test_what_is_written(self, pipe: EmojiPipeline, workload: Workload, tmp_path: Path) -> None:
+        def row(name: str, ratio: float, psnr: tuple[float, ...], ours: bool = False) -> Row:
+            facts = {"psnr_db": sum(psnr) / len(psnr), "psnr_db_each": psnr, "flops_ratio": ratio}
+            facts |= dict.fromkeys(("psnr_db_worst", "ssim", "ssim_worst", "latent_error", "wall_ratio"), 1.0)
+            facts |= dict.fromkeys(("steps_total", "steps_computed", "cache_bytes", "batch"), 1)
+            return Row(name, name.split()[0], ours, Evaluation(**facts, num_samples=len(psnr)))
+
+        rows = [
+            row("steps 20", 2.5, (40.0, 42.0, 44.0)),
+            row("steps 10", 5.05, (30.0, 32.0, 34.0)),
+            row("lazy", 1.1, (90.0, 90.0, 90.0)),
+            Row("broken", "broken", False, None, "ValueError: no"),
+            row("5x", 5.0, (50.0, 53.0, 53.0), ours=True),
+        ]
+        found = margin(rows[-1].result, rows)
+        assert (found.mean, found.rival) == (10.0, "steps 20"), "dearer peers count, those that spare nothing do not"
+        assert found.low <= 9.0 + 1e-9
+        assert found.high >= 10.5
+        assert margin(row("1x", 1.2, (60.0,), ours=True).result, rows) is None
+        table = list(csv.DictReader(io.StringIO(to_csv(rows))))
+        assert [line["method"] for line in table] == [r.method for r in rows]
+        assert float(table[0]["psnr_db"]) == 42.0
+        assert table[3]["error"] == "ValueError: no"
+        assert "| **5x** | 5.00 | 1.00 | 52.00 (1.0) | 1.0000 | +10.00 (" in to_markdown(rows)
+        assert "| broken | failed | | ValueError: no | | |" in to_markdown(rows)
+        draw_front(rows, tmp_path / "front.png")
+        assert (tmp_path / "front.png").stat().st_size > 10_000

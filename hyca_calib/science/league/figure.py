@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ COLORS = {
     "FirstBlockCache": "#9467bd",
     "MagCache": "#8c564b",
 }
+OTHERS = ("#bcbd22", "#e377c2", "#aec7e8", "#c5b0d5", "#c49c94", "#98df8a", "#9edae5")
+"""Of families without a colour of their own, in turn."""
 ACCENT, RECIPE = "#e4572e", "#f2a541"
 
 
@@ -32,7 +35,10 @@ def pareto(
 ) -> None:
     """PSNR to the full run over the FLOPs ratio: measured methods, and faint all settings on the select split."""
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
-    for family, color in COLORS.items():
+    families = dict.fromkeys([*COLORS, *(score.family for score in (*peers, *screened) if not score.error)])
+    spare = itertools.cycle(OTHERS)
+    for family in families:
+        color = COLORS.get(family) or next(spare)
         faint = [s for s in screened if s.family == family and s.flops_ratio >= SPARING]
         axes.scatter(*_points(faint), s=9, color=color, alpha=0.35, linewidths=0)
         if measured := [s for s in peers if s.family == family and s.flops_ratio >= SPARING]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,13 +13,7 @@ from hyca_calib.peers.score import reason, score_or_error, undominated
 from hyca_calib.workload import Workload
 from hyca_runtime.plan import Plan
 
-__all__ = ["SAME_COST", "SPARING", "Row", "bench_peers", "bench_plans", "margin", "to_markdown"]
-
-
-SAME_COST = 1.02
-"""A method whose FLOPs ratio is up to this much higher counts as spending as much."""
-SPARING = 1.5
-"""A method with a lower FLOPs ratio is no rival: a cache that never acts agrees perfectly with the full run."""
+__all__ = ["Row", "bench_peers", "bench_plans"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +21,7 @@ class Row:
     """One line of the table."""
 
     method: str
+    family: str
     ours: bool
     result: Evaluation | None
     error: str = ""
@@ -66,7 +60,7 @@ def _screened(pipe: Any, found: Sequence[Peer], workload: Workload, batch: int) 
     full = run_untimed(pipe, jobs, workload.num_steps, batch, nullcontext)
     scores = [score_or_error(pipe, peer, jobs, batch, full) for peer in found]
     best = {score.method for score in undominated(scores)}
-    rows = [Row(score.method, False, None, score.error) for score in scores if score.error]
+    rows = [Row(score.method, score.family, False, None, score.error) for score in scores if score.error]
     return rows, [peer for peer in found if peer.name in best]
 
 
@@ -74,9 +68,9 @@ def _peer_row(pipe: Any, peer: Peer, jobs: Sequence[Any], batch: int, full: Run,
     try:
         run, _ = run_method(pipe, jobs, peer.steps, batch, peer.applied)
     except Exception as error:  # foreign code may raise anything
-        return Row(peer.name, False, None, reason(error))
+        return Row(peer.name, peer.family, False, None, reason(error))
     spent = round(steps * run.flops / full.flops)
-    return Row(peer.name, False, compare(run, full, (peer.steps, spent), 0, batch))
+    return Row(peer.name, peer.family, False, compare(run, full, (peer.steps, spent), 0, batch))
 
 
 def bench_plans(pipe: Any, plans: Sequence[tuple[str, Plan]], workload: Workload, batch: int, full: Run) -> list[Row]:
@@ -84,41 +78,9 @@ def bench_plans(pipe: Any, plans: Sequence[tuple[str, Plan]], workload: Workload
     return [
         Row(
             f"HyCa plan {name}",
+            "HyCa",
             True,
             evaluate_plan(pipe, plan, workload.of("test"), workload.num_steps, batch, full)[0],
         )
         for name, plan in plans
     ]
-
-
-def margin(ours: Evaluation, rows: Sequence[Row]) -> tuple[float, str]:
-    """PSNR above the best peer that spends at least as many FLOPs, and that peer's name.
-
-    A peer that spends up to 2% less counts too, so that equal numbers of computed steps are compared;
-    one that spares next to nothing does not.
-    """
-    rivals = [
-        (row.result.psnr_db, row.method)
-        for row in rows
-        if row.result and not row.ours and SPARING <= row.result.flops_ratio <= ours.flops_ratio * SAME_COST
-    ]
-    best, name = max(rivals, default=(math.nan, "none"))
-    return ours.psnr_db - best, name
-
-
-def to_markdown(rows: Sequence[Row]) -> str:
-    """The table, cheapest last."""
-    lines = [
-        "| method | FLOPs ratio | wall ratio | PSNR dB (worst) | SSIM | margin dB |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    measured = [(row, row.result) for row in rows if row.result is not None]
-    for row, r in sorted(measured, key=lambda pair: pair[1].flops_ratio):
-        gain = f"{margin(r, rows)[0]:+.2f}" if row.ours else ""
-        name = f"**{row.method}**" if row.ours else row.method
-        lines.append(
-            f"| {name} | {r.flops_ratio:.2f} | {r.wall_ratio:.2f} | {r.psnr_db:.2f} ({r.psnr_db_worst:.1f}) "
-            f"| {r.ssim:.4f} | {gain} |"
-        )
-    lines += [f"| {row.method} | failed | | {row.error} | | |" for row in rows if row.result is None]
-    return "\n".join(lines) + "\n"
