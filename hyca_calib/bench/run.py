@@ -33,6 +33,7 @@ def bench_peers(
     batch: int,
     only: Sequence[str] = (),
     on_row: Callable[[Row], None] = lambda row: None,
+    most: int | None = None,
 ) -> tuple[list[Row], Run]:
     """Peers on the test split, and the full run; a peer that fails is listed with its error.
 
@@ -40,9 +41,10 @@ def bench_peers(
 
     Args:
         only: parts of peer names; all settings with one of them are measured. Empty leaves it to the select split.
+        most: settings of each family that are tried, evenly from its sweep; all by default.
     """
     jobs, steps = workload.of("test"), workload.num_steps
-    found = peers(pipe, workload.of("fit")[:8], steps)
+    found = _thinned(peers(pipe, workload.of("fit")[:8], steps), most)
     wanted = [peer for peer in found if any(part in peer.name for part in only)] if only else found
     rows, kept = ([], wanted) if only else _screened(pipe, wanted, workload, batch)
     full = full_run(pipe, jobs, steps, batch)
@@ -52,6 +54,17 @@ def bench_peers(
         rows.append(_peer_row(pipe, peer, jobs, batch, full, steps))
         on_row(rows[-1])
     return rows, full
+
+
+def _thinned(found: Sequence[Peer], most: int | None) -> list[Peer]:
+    """The first, the last, and some between of each family."""
+    kept: list[Peer] = []
+    for family in dict.fromkeys(peer.family for peer in found):
+        settings = [peer for peer in found if peer.family == family]
+        if most is not None and len(settings) > most:
+            settings = [settings[round(i * (len(settings) - 1) / max(1, most - 1))] for i in range(most)]
+        kept += settings
+    return kept
 
 
 def _screened(pipe: Any, found: Sequence[Peer], workload: Workload, batch: int) -> tuple[list[Row], list[Peer]]:

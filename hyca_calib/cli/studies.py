@@ -22,20 +22,28 @@ def bench(
         typer.Argument(help="plans: pictures, FLOPs and time against peers. runtime: what the runtime itself costs."),
     ] = "plans",
     plans: Annotated[list[Path] | None, typer.Option("--plan", help="plan.json to compare; repeatable.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Search plans for these budgets first, in --out: 1.5x,2x,3x,5x,8x,10x.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="14 samples of 20 steps, 2x,3x,5x, few settings of each peer: minutes.")
+    ] = False,
     model: Model = "demo",
     prompts: Prompts = None,
-    samples: Annotated[int, typer.Option(help="As for trace; 3/7 of them are tested.")] = 112,
+    samples: Annotated[int | None, typer.Option(help="As for trace; 3/7 of them are tested. Default: 112.")] = None,
     seed: Seed = 0,
-    steps: Annotated[int, typer.Option(help="Sampler steps of the full run.")] = 50,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps of the full run. Default: 50.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Keep peers (or networks) with this in their name; repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.md.")] = STUDIES / "bench",
+    out: Annotated[Path, typer.Option(help="Folder for bench.json, .csv, .md and .png.")] = STUDIES / "bench",
     batch: Batch = None,
 ) -> None:
-    """Compare plans with diffusers' caches and with fewer steps, in one run; or time the runtime.
+    """Compare plans with better samplers, diffusers' caches and cache-dit, in one run; or time the runtime.
 
     Example: [b]python -m hyca_calib bench --plan studies/demo-trunk-50-5x/plan.json[/]
+
+    Example: [b]python -m hyca_calib bench --model demo-class --budget 2x,3x,5x,8x --out studies/bench-class[/]
 
     Example: [b]python -m hyca_calib bench runtime[/]
     """
@@ -45,7 +53,20 @@ def bench(
         if what == "runtime":
             print(commands.bench_runtime(only or [], out))
             return
-        print(commands.bench_all(plans or [], model, prompts, samples, seed, steps, only or [], out, batch))
+        options = commands.BenchOptions(
+            plans=plans or (),
+            budgets=budget or ("2x,3x,5x" if quick else None),
+            model=model,
+            prompts=prompts,
+            samples=samples or (14 if quick else 112),
+            seed=seed,
+            steps=steps or (20 if quick else 50),
+            only=only or (),
+            out=out,
+            batch=batch,
+            quick=quick,
+        )
+        print(commands.bench_all(options))
 
 
 @app.command()

@@ -11,69 +11,16 @@ from typing import Any
 
 import torch
 
-from hyca_calib.bench import Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
 from hyca_calib.console import counting, say
-from hyca_calib.defaults import batch_of, prompts_of
-from hyca_calib.models import default_device, load_pipeline
+from hyca_calib.models import default_device
 from hyca_calib.provenance import versions
-from hyca_calib.workload import Workload
 from hyca_calib.zoo import MODELS, PIPELINES
 from hyca_calib.zoo.check import Verdict
 from hyca_calib.zoo.table import POINTS, check_all
 from hyca_calib.zoo.table import to_markdown as models_markdown
-from hyca_runtime import load_plan
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["bench_all", "bench_runtime", "check_models"]
-
-
-def bench_all(
-    plan_paths: Sequence[Path],
-    model: str,
-    prompts: Path | None,
-    samples: int,
-    seed: int,
-    steps: int,
-    only: Sequence[str],
-    out: Path,
-    batch: int | None,
-) -> Path:
-    """``hyca_calib bench``; returns the path of the table."""
-    plans = [(f"{path.parent.name}", load_plan(path)) for path in plan_paths]
-    workload = Workload(prompts_of(model, prompts), samples, steps, seed)
-    pipe, size = load_pipeline(model), batch_of(model, batch)
-
-    def tell(row: Row) -> None:
-        found = f"{row.result.flops_ratio:5.2f}x {row.result.psnr_db:6.2f} dB" if row.result else row.error
-        say(f"{found}  {row.method}")
-
-    rows, full = bench_peers(pipe, workload, size, only, tell)
-    for row in bench_plans(pipe, plans, workload, size, full):
-        rows.append(row)
-        tell(row)
-    out.mkdir(parents=True, exist_ok=True)
-    device = str(next(pipe.transformer.parameters()).device)
-    facts = {
-        "model": model,
-        "device": device,
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "workload": workload.describe(),
-        "batch": size,
-        "versions": versions(),
-        "rows": [asdict(row) for row in rows],
-    }
-    (out / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (out / "bench.csv").write_text(to_csv(rows))
-    draw_front(rows, out / "bench.png")
-    head = (
-        f"{len(workload.of('test'))} test prompts of `{model}`, {steps} steps, seed {seed}, batch {size}, {device} "
-        f"with {torch.get_num_threads()} threads, torch {torch.__version__}. "
-        "Margin: PSNR above the best peer that spends at least as many FLOPs, by sample, and its 95 % interval.\n\n"
-        "![agreement over compute](bench.png)\n\n"
-    )
-    (out / "bench.md").write_text(head + to_markdown(rows))
-    return out / "bench.md"
+__all__ = ["bench_runtime", "check_models"]
 
 
 def bench_runtime(only: Sequence[str], out: Path) -> Path:

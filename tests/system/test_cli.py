@@ -88,6 +88,24 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
     assert "HyCa plan s" in (folder / "b" / "bench.md").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
+    bench = ["bench", "--quick", *MODEL, "--prompts", "prompts.txt", "--budget", "2x,3x", "--steps", 12, "--out", "b"]
+    done = run(*bench)
+    assert done.exit_code == 0, done.output
+    rows = json.loads((folder / "b" / "bench.json").read_text())["rows"]
+    families = {row["family"] for row in rows}
+    assert families >= {"HyCa", "fewer steps", "DPM-Solver++", "TaylorSeer", "MagCache", "PyramidAttentionBroadcast"}
+    assert [row["method"] for row in rows if row["ours"]] == ["HyCa plan 2x", "HyCa plan 3x"]
+    assert (folder / "b" / "bench.csv").read_text().count("\n") == len(rows) + 1
+    assert (folder / "b" / "bench.png").stat().st_size > 10_000
+    again = run(
+        "bench", "--quick", *MODEL, "--prompts", "prompts.txt", "--budget", "2x,3x", "--steps", 12, "--out", "b"
+    )
+    assert "complete already" in again.stderr
+
+
 def test_several_budgets_in_one_go(traced: Path) -> None:
     quick = [*MODEL, "--trials", "1", "--confirm", "0", "--refine", "0"]
     done = run("search", "--budget", "2x,3x,1x", *quick, "--out", "studies/many")

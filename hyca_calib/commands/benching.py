@@ -1,0 +1,113 @@
+"""The bench: plans that are given or made, and every peer, in one run; tables and a picture."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from hyca_calib.bench import Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
+from hyca_calib.commands.searching import Limits, search_plans
+from hyca_calib.commands.tracing import TraceOptions, trace_model
+from hyca_calib.console import say
+from hyca_calib.defaults import batch_of, prompts_of
+from hyca_calib.models import load_pipeline
+from hyca_calib.provenance import versions
+from hyca_calib.workload import Workload
+from hyca_runtime import Plan, load_plan
+
+__all__ = ["BenchOptions", "bench_all"]
+
+QUICK_LIMITS = Limits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
+QUICK_SETTINGS = 3
+"""Of each family of peers."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Options of ``hyca_calib bench``.
+
+    Attributes:
+        plans: to compare.
+        budgets: plans for these are searched first, on a trace of the same workload; as for search.
+        only: parts of peer names.
+        quick: a small search, and few settings of each peer.
+    """
+
+    plans: Sequence[Path] = ()
+    budgets: str | None = None
+    model: str = "demo"
+    prompts: Path | None = None
+    samples: int = 112
+    seed: int = 0
+    steps: int = 50
+    only: Sequence[str] = ()
+    out: Path = Path("studies/bench")
+    batch: int | None = None
+    quick: bool = False
+
+
+def bench_all(options: BenchOptions) -> Path:
+    """``hyca_calib bench``; returns the path of the table."""
+    workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
+    plans = [(path.parent.name, load_plan(path)) for path in options.plans]
+    plans += _searched(options)
+    pipe, size = load_pipeline(options.model), batch_of(options.model, options.batch)
+
+    def tell(row: Row) -> None:
+        found = f"{row.result.flops_ratio:5.2f}x {row.result.psnr_db:6.2f} dB" if row.result else row.error
+        say(f"{found}  {row.method}")
+
+    most = QUICK_SETTINGS if options.quick else None
+    rows, full = bench_peers(pipe, workload, size, options.only, tell, most)
+    for row in bench_plans(pipe, plans, workload, size, full):
+        rows.append(row)
+        tell(row)
+    device = str(next(pipe.transformer.parameters()).device)
+    facts = {
+        "model": options.model,
+        "device": device,
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "workload": workload.describe(),
+        "batch": size,
+        "versions": versions(),
+        "rows": [asdict(row) for row in rows],
+    }
+    head = (
+        f"{len(workload.of('test'))} test prompts of `{options.model}`, {options.steps} steps, seed {options.seed}, "
+        f"batch {size}, {device} with {torch.get_num_threads()} threads, torch {torch.__version__}. "
+        "Margin: PSNR above the best peer that spends at least as many FLOPs, by sample, and its 95 % interval.\n\n"
+        "![agreement over compute](bench.png)\n\n"
+    )
+    out = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (out / "bench.csv").write_text(to_csv(rows))
+    draw_front(rows, out / "bench.png")
+    (out / "bench.md").write_text(head + to_markdown(rows))
+    return out / "bench.md"
+
+
+def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
+    """Plans for the budgets, made in the bench's folder; what is there is not made again."""
+    if not options.budgets:
+        return []
+    wanted = TraceOptions(
+        model=options.model,
+        prompts=options.prompts,
+        samples=options.samples,
+        seed=options.seed,
+        steps=options.steps,
+        batch=options.batch,
+        out=options.out / "trace.zarr",
+    )
+    trace = trace_model(wanted)
+    limits = replace(QUICK_LIMITS if options.quick else Limits(), model=options.model, seed=options.seed)
+    paths = search_plans(options.budgets, [trace], limits, options.out / "plans")
+    texts = options.budgets.split(",")
+    return [(text.strip(), load_plan(path)) for text, path in zip(texts, paths, strict=True)]
