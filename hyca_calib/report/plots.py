@@ -5,6 +5,7 @@ Each is written twice: PNG for Markdown, SVG for the page.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def front_plot(wall: Wall, others: Sequence[tuple[float, float]], path: Path) ->
 
 def picture_wall(wall: Wall, path: Path) -> None:
     """Every way in a row, its error below it; of clips the middle frame."""
-    shown = [(f"{tile.name}\n{tile.told}", tile.clips, tile.psnr_db) for tile in wall.columns]
+    shown = [(f"{tile.name}\n{textwrap.fill(tile.told, 20)}", tile.clips, tile.psnr_db) for tile in wall.columns]
     count, rows = len(wall.captions), []
     for title, clips, psnr in shown:
         rows.append((title, clips, psnr))
@@ -149,7 +150,7 @@ def picture_wall(wall: Wall, path: Path) -> None:
                 axes.set_title(wall.captions[c][:18], fontsize=7)
             if psnr:
                 axes.set_xlabel(f"{psnr[c]:.1f} dB", fontsize=7, labelpad=1)
-        grid[r][0].set_ylabel(title, fontsize=8)
+        grid[r][0].set_ylabel(title, fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

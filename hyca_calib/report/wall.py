@@ -108,7 +108,8 @@ def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, schedule: Schedule) 
     for sampler in samplers(pipe, jobs, num_steps):
         if sampler.family in (OWN, DPM) and sampler.name.endswith(LEVELS):
             applied = partial(sampled_by, pipe, sampler)
-            found.append(Peer(f"{computed} steps, {sampler.name}", sampler.family, sampler.steps(computed), applied))
+            levels = sampler.name.rpartition(", ")[2]
+            found.append(Peer(f"{computed} steps, {levels}", sampler.family, sampler.steps(computed), applied))
     first = WARMUPS[0]
     interval = max([n for n in INTERVALS if first + (num_steps - first) // n >= computed], default=INTERVALS[0])
     caches = {f"TaylorSeer {way} N={interval} O=1" for way in ("lite", "last block")}
