@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+
+# MKL else rounds by where memory begins: weights that offloading brought back would be others than before.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
 from pathlib import Path
 
 import pytest
