@@ -36,7 +36,10 @@ def bench(
     only: Annotated[
         list[str] | None, typer.Option(help="Keep peers (or networks) with this in their name; repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for bench.json, .csv, .md and .png.")] = STUDIES / "bench",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of what is written. Default: studies/bench; studies/bench-MODEL if it searches."),
+    ] = None,
     batch: Batch = None,
 ) -> None:
     """Compare plans with better samplers, diffusers' caches and cache-dit, in one run; or time the runtime.
@@ -51,7 +54,7 @@ def bench(
 
     with one_line_errors():
         if what == "runtime":
-            print(commands.bench_runtime(only or [], out))
+            print(commands.bench_runtime(only or [], out or STUDIES / "bench"))
             return
         options = commands.BenchOptions(
             plans=plans or (),

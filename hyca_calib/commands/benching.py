@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from hyca_calib.bench import Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
-from hyca_calib.commands.searching import Limits, search_plans
-from hyca_calib.commands.tracing import TraceOptions, trace_model
+from hyca_calib.commands.searching import STUDIES, Limits, search_plans
+from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
 from hyca_calib.console import say
 from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.models import load_pipeline
@@ -46,9 +46,15 @@ class BenchOptions:
     seed: int = 0
     steps: int = 50
     only: Sequence[str] = ()
-    out: Path = Path("studies/bench")
+    out: Path | None = None
     batch: int | None = None
     quick: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes; a search of its own stays out of the published results."""
+        own = f"bench-{short_name(self.model)}" if self.budgets else "bench"
+        return self.out or STUDIES / own
 
 
 def bench_all(options: BenchOptions) -> Path:
@@ -84,7 +90,7 @@ def bench_all(options: BenchOptions) -> Path:
         "Margin: PSNR above the best peer that spends at least as many FLOPs, by sample, and its 95 % interval.\n\n"
         "![agreement over compute](bench.png)\n\n"
     )
-    out = options.out
+    out = options.folder
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
     (out / "bench.csv").write_text(to_csv(rows))
@@ -104,10 +110,10 @@ def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
         seed=options.seed,
         steps=options.steps,
         batch=options.batch,
-        out=options.out / "trace.zarr",
+        out=options.folder / "trace.zarr",
     )
     trace = trace_model(wanted)
     limits = replace(QUICK_LIMITS if options.quick else Limits(), model=options.model, seed=options.seed)
-    paths = search_plans(options.budgets, [trace], limits, options.out / "plans")
+    paths = search_plans(options.budgets, [trace], limits, options.folder / "plans")
     texts = options.budgets.split(",")
     return [(text.strip(), load_plan(path)) for text, path in zip(texts, paths, strict=True)]

@@ -19,7 +19,7 @@ from hyca_calib.trace.verify import Damage, discard, verify
 from hyca_calib.workload import Workload
 from hyca_runtime.point import parse_point
 
-__all__ = ["TRACES", "TraceOptions", "merge_parts", "trace_model", "verify_trace"]
+__all__ = ["TRACES", "TraceOptions", "merge_parts", "short_name", "trace_model", "verify_trace"]
 
 TRACES = Path("traces")
 
@@ -49,7 +49,7 @@ class TraceOptions:
     def where(self) -> str:
         """The trace's path or URL."""
         part = "" if self.component == "transformer" else f"-{self.component}"
-        model, point = (_short(name) for name in (self.model, self.point))
+        model, point = (short_name(name) for name in (self.model, self.point))
         return str(self.out or TRACES / f"{model}-{point}{part}-{self.steps}.zarr")
 
 
@@ -118,5 +118,6 @@ def merge_parts(parts: Sequence[str], out: str) -> tuple[int, int]:
         return merge_traces(parts, out, advance)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """Of a model or point, as part of a file's name."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(name).name)

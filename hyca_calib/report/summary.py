@@ -44,7 +44,8 @@ class Summary:
 
     def table(self) -> Table:
         """For people at a terminal."""
-        found = Table("", "computes", "FLOPs", "PSNR to the full run", title=self.plan, title_justify="left")
+        told = f"{self.wall_ratio:.1f}x faster here, {self.cache_bytes / 2**20:.3g} MiB of features held"
+        found = Table("", "computes", "FLOPs", "PSNR to the full run", title=self.plan, caption=told)
         for i, (name, told, ratio, psnr) in enumerate(self.rows):
             style = "bold" if i == 0 else ""
             found.add_row(name, told, f"1/{ratio:.2f}", f"{psnr:.1f} dB", style=style)

@@ -20,7 +20,7 @@ from hyca_calib.workload import Workload
 from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.plan import Section
 
-__all__ = ["write_report"]
+__all__ = ["siblings", "write_report"]
 
 WALL_SAMPLES = 8
 TINY = 1e-30
@@ -31,13 +31,12 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
     result, problem, section = study.read_result(), Problem(trace), plan.section
     wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan)
     folder = study.folder / "pictures"
-    _draw(problem, wall, section, result, _siblings(study), folder, workload.seed)
+    _draw(problem, wall, section, result, siblings(study, section), folder, workload.seed)
     content = {
         "plan": plan,
         "section": section,
         "result": result,
         "wall": wall,
-        "summary": Summary.of(plan, wall, study.report),
         "solvers": _solver_table(section, result),
         "amplify": AMPLIFY,
     }
@@ -82,8 +81,8 @@ def _draw(
     plots.picture_wall(wall, folder / "wall.png")
 
 
-def _siblings(study: Study) -> list[tuple[float, float]]:
-    """FLOPs ratio and select PSNR of plans for other budgets in the folder above."""
+def siblings(study: Study, own: Section) -> list[tuple[float, float]]:
+    """FLOPs ratio and select PSNR of the same model's plans for other budgets, in the folder above."""
     found = []
     for path in sorted(study.folder.parent.glob("*/plan.json")):
         if path == study.plan:
@@ -92,7 +91,7 @@ def _siblings(study: Study) -> list[tuple[float, float]]:
             section = load_plan(path).section
         except PlanError:
             continue
-        if section.cost and section.quality:
+        if section.cost and section.quality and (section.model, section.sampler) == (own.model, own.sampler):
             found.append((section.cost.flops_ratio, section.quality.psnr_db))
     return found
 

@@ -15,31 +15,22 @@ import math
 import os
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from hyca_calib.branches import Branches
 from hyca_calib.metrics import log_error
 from hyca_calib.rollout import sample_latents
-from hyca_calib.search.assemble import plan_taps
+from hyca_calib.search.tap_rollout import TapRollout, activation_bytes, device_of
 from hyca_calib.workload import Job
-from hyca_runtime.attach.attachment import Attachment
-from hyca_runtime.attach.clock import Clock
-from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.combine import split_weights, weighted_sum
-from hyca_runtime.feature import Feature, widths
 from hyca_runtime.plan import Section
-from hyca_runtime.track import Track
 
-__all__ = ["Refinement", "TapRollout", "activation_bytes", "refine_taps", "to_db"]
+__all__ = ["Refinement", "refine_taps", "step_size", "to_db"]
 
 STEP_PER_ERROR = 0.5
 """Learning rate per root mean square error of the final latents."""
@@ -65,75 +56,6 @@ class Refinement:
     lr: float = 2e-3
     evaluations: int = 12
     memory_share: float = 0.4
-
-
-class TapRollout:
-    """Drives a network by a plan whose taps are a differentiable tensor. A context manager.
-
-    Args:
-        on_history: told the branch, the step and the history, newest first, before each forecast.
-    """
-
-    def __init__(
-        self,
-        pipe: Any,
-        section: Section,
-        checkpointed: bool,
-        on_history: Callable[[str, int, Sequence[Feature]], None] = lambda branch, step, history: None,
-    ) -> None:
-        self._on_history = on_history
-        module = find_transformer(pipe, section.component)
-        self._section = section
-        self._attachment = Attachment(module, section.point)
-        self._clock = Clock(module, getattr(pipe, "scheduler", None))
-        self._branches = Branches()
-        self._row = {step: i for i, step in enumerate(section.schedule.predicted_steps)}
-        self._streams: dict[str, tuple[Track, deque[Feature]]] = {}
-        self._checkpointed = checkpointed
-        self._frozen = [p for p in module.parameters() if p.requires_grad]
-        self.taps = torch.empty(0)
-
-    def __enter__(self) -> Self:
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
-        self._attachment.install(self._answer)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._attachment.remove()
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
-        self._streams.clear()
-
-    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        prompt = self._clock.prompt(args, kwargs)
-        branch = self._branches.label(self._attachment.context.branch, prompt)
-        if branch not in self._streams:
-            self._streams[branch] = (Track([self._section]), deque(maxlen=self._section.depth))
-        track, history = self._streams[branch]
-        if track.advance(self._clock, args, kwargs, prompt, None):
-            history.clear()
-        if track.off_plan:
-            raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_plan}")
-        if (step := int(track.position)) in self._row:
-            self._on_history(branch, step, history)
-            return self._attachment.predict(self._forecast(step, list(history)), args, kwargs)
-        if self._checkpointed:
-            output, feature = checkpoint(self._attachment.compute, args, kwargs, use_reentrant=False)
-        else:
-            output, feature = self._attachment.compute(args, kwargs)
-        history.appendleft(feature)
-        return output
-
-    def _forecast(self, step: int, history: Sequence[Feature]) -> Feature:
-        used = len(self._section.taps[step].history)
-        axis = self._section.point.channel_axis
-        pieces = split_weights(
-            self.taps[self._row[step], :used], widths(history[0], axis), [part.ndim for part in history[0]], axis
-        )
-        past = zip(*history[:used], strict=True)
-        sums = (weighted_sum(features, weights) for features, weights in zip(past, pieces, strict=True))
-        return Feature(sums, history[0].form)
 
 
 def refine_taps(
@@ -165,7 +87,7 @@ def refine_taps(
     Returns:
         The parameters that were best on `select`, and an account of the run.
     """
-    device = _device(pipe)
+    device = device_of(pipe)
     theta = start.detach().to(device, torch.float32, copy=True).requires_grad_()
     optimizer = torch.optim.Adam([theta], lr=settings.lr, betas=(0.9, 0.98))
     references, goal = fit[1].to(device), select[1].to(device)
@@ -279,33 +201,13 @@ class _State:
         partial.replace(path)
 
 
-def activation_bytes(pipe: Any, section: Section, num_steps: int, job: Job, checkpointed: bool = False) -> int:
-    """What autograd keeps of one sample's rollout; checkpointed, of what outlives a network call."""
-    kept = 0
-
-    def weigh(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.nbytes
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
-    with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad(), hooks:
-        rollout.taps = torch.from_numpy(plan_taps(section)).float().to(_device(pipe)).requires_grad_()
-        sample_latents(pipe, [job], num_steps, 1, with_grad=True)
-    return kept
-
-
 def _needs_checkpoint(pipe: Any, section: Section, num_steps: int, jobs: Sequence[Job], settings: Refinement) -> bool:
     """Whether one rollout's activations, measured on one sample, exceed the memory allowed."""
     kept = activation_bytes(pipe, section, num_steps, jobs[0])
-    return kept * settings.batch > settings.memory_share * _free_bytes(_device(pipe))
+    return kept * settings.batch > settings.memory_share * _free_bytes(device_of(pipe))
 
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
-def _device(pipe: Any) -> torch.device:
-    return next(find_transformer(pipe).parameters()).device

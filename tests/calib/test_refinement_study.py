@@ -20,7 +20,7 @@ from hyca_calib.science.loop.parameters import parameterisations
 from hyca_calib.science.refinement import refinement
 from hyca_calib.search.assemble import build_section, plan_taps
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import TapRollout
+from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.confirm import Confirmation, confirm, neighbours, rollout_psnr
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement, TapRollout, refine_taps
+from hyca_calib.search.refine import Refinement, refine_taps, step_size
 from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
 from hyca_calib.search.scoreboard import Scoreboard
+from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.search.tune import Tuning, solve, tune
 from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
@@ -315,3 +317,11 @@ def test_a_published_recipe_becomes_a_plan(
     assert {group["solver"] for group in study.read_result()["groups"]} <= {s.name for s in PRESETS[preset].pool} | {
         solver_label(s) for s in PRESETS[preset].pool
     }
+
+
+def test_refinement_steps_shrink_with_the_error() -> None:
+    settings = Refinement(lr=2e-3)
+    begin = [step_size(settings, 0.0, 2 * math.log(rms)) for rms in (1.0, 1e-3, 1e-4)]
+    assert begin[0] == pytest.approx(2e-3), "never above the largest"
+    assert begin[1] / begin[2] == pytest.approx(10)
+    assert step_size(settings, 1.0, 0.0) == pytest.approx(2e-4)

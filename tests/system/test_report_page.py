@@ -16,12 +16,14 @@ from test_motion_model import motion  # noqa: F401  (a fixture)
 
 from hyca_calib.budget import Budget
 from hyca_calib.report.summary import Summary
-from hyca_calib.report.write import write_report
+from hyca_calib.report.write import siblings, write_report
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search_preset
 from hyca_calib.study import Study
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
+from hyca_runtime import load_plan, save_plan
+from hyca_runtime.plan import Quality
 
 ARTEFACTS = Path(__file__).parents[2] / ".artefacts"
 """Screenshots, for people to look at after a run of the tests."""
@@ -136,6 +138,21 @@ def test_clips_move_in_step(tmp_path: Path, motion: Any, browser: Any) -> None: 
     assert browser.get_log("browser") == []
     width = browser.execute_script("return document.querySelector('picture.pictures img').naturalWidth")
     assert width == (32 + 2) * (1 + len(summary.rows)) - 2
+
+
+def test_only_plans_of_the_same_model_are_beside_it(pictures: tuple[Path, Summary], tmp_path: Path) -> None:
+    plan = load_plan(pictures[0].parent / "plan.json")
+    quality = Quality(split="select", num_samples=2, psnr_db=33.0)
+    for name, changed in (
+        ("own", {}),
+        ("sibling", {"quality": quality}),
+        ("stranger", {"quality": quality, "model": plan.section.model.model_copy(update={"config_digest": "0" * 64})}),
+    ):
+        (tmp_path / name).mkdir()
+        section = plan.section.model_copy(update=changed)
+        save_plan(plan.model_copy(update={"sections": (section,)}), tmp_path / name / "plan.json")
+    found = siblings(Study(tmp_path / "own"), plan.section)
+    assert found == [(plan.section.cost.flops_ratio, 33.0)]
 
 
 def test_differences_are_dark_on_white() -> None:

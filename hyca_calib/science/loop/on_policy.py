@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyca_calib.rollout import sample_latents
 from hyca_calib.science.loop.bed import Bed
-from hyca_calib.search.refine import TapRollout
+from hyca_calib.search.tap_rollout import TapRollout
 from hyca_runtime.feature import Feature
 
 __all__ = ["refitted"]

@@ -11,7 +11,7 @@ import torch
 from hyca_calib.metrics import log_error
 from hyca_calib.rollout import sample_latents
 from hyca_calib.science.loop.bed import Bed
-from hyca_calib.search.refine import TapRollout, activation_bytes
+from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
 from hyca_runtime.attach.points import find_blocks, find_transformer
 
 __all__ = ["FLUX", "price"]
