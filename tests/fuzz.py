@@ -1,13 +1,14 @@
 """Coverage-guided fuzzing of what is read from files: ``python tests/fuzz.py plan|trace SEEDS -runs=20000``.
 
 libFuzzer keeps inputs that reach new code of ours and goes on from them; the mutations are those of JSON that
-`mutations.py` knows, and its own of bytes. Anything but a `HycaError`, and more than two seconds, ends the run with a
-traceback and the input in a file ``crash-*`` of the working folder.
+`mutations.py` knows, and its own of bytes. Anything but a `HycaError`, more than two seconds, and more than a GiB of
+memory end the run with a traceback and the input in a file ``crash-*`` of the working folder.
 """
 
 from __future__ import annotations
 
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from mutations import mutant
 BYTES = 0.3
 """Share of mutations that know nothing of JSON."""
 MAX_SECONDS = 2.0
+MAX_BYTES = 2**30
+"""Above what the interpreter and its modules have."""
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
@@ -59,11 +62,21 @@ def read_trace(folder: Path, content: bytes) -> None:
 
 
 def in_time(read: Callable[[Path, bytes], None], folder: Path, content: bytes) -> None:
-    """libFuzzer's own -timeout is lost on Python, which keeps the alarm signal for itself."""
+    """libFuzzer's own -timeout is in wall-clock seconds, which a busy machine stretches; it is left for what hangs."""
     begun = time.process_time()
     read(folder, content)
     if (spent := time.process_time() - begun) > MAX_SECONDS:
         raise TimeoutError(f"{spent:.1f} s")
+
+
+def bound_memory() -> None:
+    """More than `MAX_BYTES` become a MemoryError.
+
+    libFuzzer's own -rss_limit_mb is of no use: it reads ``ru_maxrss``, which starts at the peak of whoever started us.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + MAX_BYTES, most))
 
 
 def main() -> None:
@@ -73,8 +86,9 @@ def main() -> None:
         if target == "trace":
             shutil.copytree(Path(seeds).parent / "t.zarr", folder / "t.zarr")
         read = {"plan": read_plan, "trace": read_trace}[target]
-        arguments = [sys.argv[0], seeds, "-timeout=0", *options]
+        arguments = [sys.argv[0], seeds, "-timeout=60", "-rss_limit_mb=0", *options]
         atheris.Setup(arguments, lambda content: in_time(read, folder, content), custom_mutator=mutate)
+        bound_memory()
         atheris.Fuzz()
 
 
