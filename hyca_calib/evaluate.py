@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hyca_calib.cost import count_flops
+from hyca_calib.memory import peak_memory
 from hyca_calib.metrics import Agreement, compare_images
 from hyca_calib.rollout import sample_images
 from hyca_calib.workload import Job, batches
@@ -33,17 +34,23 @@ class Run:
         images, latents: see `sample_images`.
         seconds: wall time of all pipeline calls, NaN if nobody looked at the clock.
         flops: of the network, for one sample.
+        peak_bytes: most memory at once beyond what was held before, see `peak_memory`; None if nobody looked.
     """
 
     images: Tensor
     latents: Tensor
     seconds: float
     flops: float
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one method; ratios are full run over method, so above 1 is cheaper."""
+    """Figures of one method; ratios are full run over method, so above 1 is cheaper.
+
+    Attributes:
+        peak_bytes: see `Run`.
+    """
 
     psnr_db: float
     psnr_db_worst: float
@@ -58,6 +65,7 @@ class Evaluation:
     num_samples: int
     batch: int
     psnr_db_each: tuple[float, ...]
+    peak_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,11 +88,12 @@ def run_method(
         if isinstance(context, Session):
             flops += context.report().forecast_flops
         sample_images(pipe, jobs[:batch], num_steps, batch)
-        begun = time.perf_counter()
-        images, latents = sample_images(pipe, jobs, num_steps, batch)
-        seconds = time.perf_counter() - begun
+        with peak_memory(_device(pipe)) as peak:
+            begun = time.perf_counter()
+            images, latents = sample_images(pipe, jobs, num_steps, batch)
+            seconds = time.perf_counter() - begun
         report = context.report() if isinstance(context, Session) else None
-    return Run(images, latents, seconds, flops), report
+    return Run(images, latents, seconds, flops, peak.bytes), report
 
 
 def run_untimed(
@@ -105,6 +114,10 @@ def run_untimed(
             parts.append(sample_images(pipe, rest, num_steps, batch))
     images, latents = (torch.cat(column) for column in zip(*parts, strict=True))
     return Run(images, latents, math.nan, flops / len(head))
+
+
+def _device(pipe: Any) -> torch.device:
+    return next(next(iter(find_transformers(pipe).values())).parameters()).device
 
 
 def full_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Run:
@@ -129,6 +142,7 @@ def compare(run: Run, full: Run, steps: tuple[int, int], cache_bytes: int, batch
         num_samples=len(agreement.psnr_db),
         batch=batch,
         psnr_db_each=agreement.psnr_db,
+        peak_bytes=run.peak_bytes,
     )
 
 

@@ -1,13 +1,14 @@
 """Plans and peers side by side, in one run, on one set of prompts."""
 
 from hyca_calib.bench.figure import draw_front
-from hyca_calib.bench.run import Row, bench_peers, bench_plans
+from hyca_calib.bench.run import Reference, Row, bench_peers, bench_plans
 from hyca_calib.bench.table import SAME_COST, SPARING, Margin, margin, to_csv, to_markdown
 
 __all__ = [
     "SAME_COST",
     "SPARING",
     "Margin",
+    "Reference",
     "Row",
     "bench_peers",
     "bench_plans",

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from hyca_calib.bench.quality import Quality, Verdict, judged, quality
+from hyca_calib.demo.judge.network import Judge
 from hyca_calib.evaluate import Evaluation, Run, compare, evaluate_plan, full_run, run_method, run_untimed
 from hyca_calib.peers import Peer, peers
 from hyca_calib.peers.score import reason, score_or_error, undominated
-from hyca_calib.workload import Workload
+from hyca_calib.workload import Job, Workload
 from hyca_runtime.plan import Plan
 
-__all__ = ["Row", "bench_peers", "bench_plans"]
+__all__ = ["Reference", "Row", "bench_peers", "bench_plans"]
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,57 @@ class Row:
     ours: bool
     result: Evaluation | None
     error: str = ""
+    quality: Quality | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The full run that all others are compared with.
+
+    Attributes:
+        judge: looks at pictures on their own, where there is one for the model.
+    """
+
+    pipe: Any
+    jobs: Sequence[Job]
+    steps: int
+    batch: int
+    full: Run
+    judge: Judge | None = None
+
+    @classmethod
+    def of(cls, pipe: Any, workload: Workload, batch: int, judge: Judge | None = None) -> Reference:
+        """On the test split."""
+        jobs, steps = workload.of("test"), workload.num_steps
+        return cls(pipe, jobs, steps, batch, full_run(pipe, jobs, steps, batch), judge)
+
+    @cached_property
+    def _verdict(self) -> Verdict:
+        assert self.judge is not None  # noqa: S101
+        return judged(self.judge, self.full.images, self.jobs)
+
+    def row(self, method: str, family: str, run: Run, found: Evaluation, ours: bool = False) -> Row:
+        """The line of a run."""
+        seen = None
+        if self.judge is not None:
+            seen = quality(self.judge, judged(self.judge, run.images, self.jobs), self._verdict)
+        return Row(method, family, ours, found, quality=seen)
+
+    @property
+    def own_row(self) -> Row:
+        """The full run's own line."""
+        same = compare(self.full, self.full, (self.steps, self.steps), 0, self.batch)
+        return self.row("full run", "full run", self.full, same)
 
 
 def bench_peers(
-    pipe: Any,
+    reference: Reference,
     workload: Workload,
-    batch: int,
     only: Sequence[str] = (),
     on_row: Callable[[Row], None] = lambda row: None,
     most: int | None = None,
-) -> tuple[list[Row], Run]:
-    """Peers on the test split, and the full run; a peer that fails is listed with its error.
+) -> list[Row]:
+    """Peers against the full run; one that fails is listed with its error.
 
     Of the many settings only those are measured that no other of the same method beats on the select split.
 
@@ -43,17 +86,16 @@ def bench_peers(
         only: parts of peer names; all settings with one of them are measured. Empty leaves it to the select split.
         most: settings of each family that are tried, evenly from its sweep; all by default.
     """
-    jobs, steps = workload.of("test"), workload.num_steps
-    found = _thinned(peers(pipe, workload.of("fit")[:8], steps), most)
+    pipe, batch = reference.pipe, reference.batch
+    found = _thinned(peers(pipe, workload.of("fit")[:8], workload.num_steps), most)
     wanted = [peer for peer in found if any(part in peer.name for part in only)] if only else found
     rows, kept = ([], wanted) if only else _screened(pipe, wanted, workload, batch)
-    full = full_run(pipe, jobs, steps, batch)
     for row in rows:
         on_row(row)
     for peer in kept:
-        rows.append(_peer_row(pipe, peer, jobs, batch, full, steps))
+        rows.append(_peer_row(reference, peer))
         on_row(rows[-1])
-    return rows, full
+    return rows
 
 
 def _thinned(found: Sequence[Peer], most: int | None) -> list[Peer]:
@@ -77,23 +119,22 @@ def _screened(pipe: Any, found: Sequence[Peer], workload: Workload, batch: int) 
     return rows, [peer for peer in found if peer.name in best]
 
 
-def _peer_row(pipe: Any, peer: Peer, jobs: Sequence[Any], batch: int, full: Run, steps: int) -> Row:
+def _peer_row(reference: Reference, peer: Peer) -> Row:
+    full, batch = reference.full, reference.batch
     try:
-        run, _ = run_method(pipe, jobs, peer.steps, batch, peer.applied)
+        run, _ = run_method(reference.pipe, reference.jobs, peer.steps, batch, peer.applied)
     except Exception as error:  # foreign code may raise anything
         return Row(peer.name, peer.family, False, None, reason(error))
-    spent = round(steps * run.flops / full.flops)
-    return Row(peer.name, peer.family, False, compare(run, full, (peer.steps, spent), 0, batch))
+    spent = round(reference.steps * run.flops / full.flops)
+    return reference.row(peer.name, peer.family, run, compare(run, full, (peer.steps, spent), 0, batch))
 
 
-def bench_plans(pipe: Any, plans: Sequence[tuple[str, Plan]], workload: Workload, batch: int, full: Run) -> list[Row]:
-    """Plans on the same prompts against the same full run."""
-    return [
-        Row(
-            f"HyCa plan {name}",
-            "HyCa",
-            True,
-            evaluate_plan(pipe, plan, workload.of("test"), workload.num_steps, batch, full)[0],
+def bench_plans(reference: Reference, plans: Sequence[tuple[str, Plan]]) -> list[Row]:
+    """Plans against the same full run."""
+    rows = []
+    for name, plan in plans:
+        found, run, _ = evaluate_plan(
+            reference.pipe, plan, reference.jobs, reference.steps, reference.batch, reference.full
         )
-        for name, plan in plans
-    ]
+        rows.append(reference.row(f"HyCa plan {name}", "HyCa", run, found, ours=True))
+    return rows

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hyca_calib.bench.quality import Quality
 from hyca_calib.bench.run import Row
 from hyca_calib.evaluate import Evaluation
 from hyca_calib.metrics import interval
@@ -30,9 +31,11 @@ COLUMNS = (
     "steps_total",
     "steps_computed",
     "cache_bytes",
+    "peak_bytes",
     "num_samples",
     "batch",
 )
+JUDGED = ("frechet", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -68,28 +71,46 @@ def margin(ours: Evaluation, rows: Sequence[Row], seed: int = 0) -> Margin | Non
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """The table, cheapest last."""
-    lines = [
-        "| method | FLOPs ratio | wall ratio | PSNR dB (worst) | SSIM | margin dB |",
-        "|---|---:|---:|---:|---:|---|",
-    ]
     measured = [(row, row.result) for row in rows if row.result is not None]
+    seen = any(row.quality for row in rows)
+    head = ["method", "FLOPs ratio", "wall ratio", "peak MiB", "PSNR dB (worst)", "SSIM", "margin dB"]
+    head += ["Fréchet, over the full run's", "recognised"] if seen else []
+    lines = [_line(head), _line(["---"] + ["---:"] * 5 + ["---"] + ["---:"] * (2 * seen))]
     for row, r in sorted(measured, key=lambda pair: pair[1].flops_ratio):
         gain = margin(r, rows) if row.ours else None
-        name = f"**{row.method}**" if row.ours else row.method
-        lines.append(
-            f"| {name} | {r.flops_ratio:.2f} | {r.wall_ratio:.2f} | {r.psnr_db:.2f} ({r.psnr_db_worst:.1f}) "
-            f"| {r.ssim:.4f} | {gain or ''} |"
-        )
-    lines += [f"| {row.method} | failed | | {row.error} | | |" for row in rows if row.result is None]
-    return "\n".join(lines) + "\n"
+        cells = [
+            f"**{row.method}**" if row.ours else row.method,
+            f"{r.flops_ratio:.2f}",
+            f"{r.wall_ratio:.2f}",
+            "" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.0f}",
+            f"{r.psnr_db:.2f} ({r.psnr_db_worst:.1f})",
+            f"{r.ssim:.4f}",
+            str(gain or ""),
+        ]
+        lines.append(_line(cells + (_judged(row.quality) if seen else [])))
+    failed = [_line([row.method, "failed", row.error, *[""] * (len(head) - 3)]) for row in rows if row.result is None]
+    return "\n".join(lines + failed) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _judged(found: Quality | None) -> list[str]:
+    if found is None:
+        return ["", ""]
+    excess, low, high = found.frechet_excess
+    worse = " worse" if found.behind else ""
+    return [f"{found.frechet:.2f}, {excess:+.2f} ({low:+.2f} to {high:+.2f}){worse}", f"{100 * found.accuracy:.1f} %"]
 
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Every row, unrounded; failures have an error and no figures."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "family", *COLUMNS, "error"])
+    writer.writerow(["method", "family", *COLUMNS, *JUDGED, "error"])
     for row in rows:
         figures = [getattr(row.result, name) if row.result else "" for name in COLUMNS]
+        figures += [getattr(row.quality, name) if row.quality else "" for name in JUDGED]
         writer.writerow([row.method, row.family, *figures, row.error])
     return text.getvalue()

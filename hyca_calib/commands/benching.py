@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from hyca_calib.bench import Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
+from hyca_calib.bench import Reference, Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
 from hyca_calib.console import say
 from hyca_calib.defaults import batch_of, prompts_of
+from hyca_calib.demo.judge import load_judge
 from hyca_calib.models import load_pipeline
 from hyca_calib.provenance import versions
 from hyca_calib.workload import Workload
@@ -69,8 +70,9 @@ def bench_all(options: BenchOptions) -> Path:
         say(f"{found}  {row.method}")
 
     most = QUICK_SETTINGS if options.quick else None
-    rows, full = bench_peers(pipe, workload, size, options.only, tell, most)
-    for row in bench_plans(pipe, plans, workload, size, full):
+    reference = Reference.of(pipe, workload, size, load_judge(options.model))
+    rows = [reference.own_row, *bench_peers(reference, workload, options.only, tell, most)]
+    for row in bench_plans(reference, plans):
         rows.append(row)
         tell(row)
     device = str(next(pipe.transformer.parameters()).device)
@@ -87,7 +89,10 @@ def bench_all(options: BenchOptions) -> Path:
     head = (
         f"{len(workload.of('test'))} test prompts of `{options.model}`, {options.steps} steps, seed {options.seed}, "
         f"batch {size}, {device} with {torch.get_num_threads()} threads, torch {torch.__version__}. "
-        "Margin: PSNR above the best peer that spends at least as many FLOPs, by sample, and its 95 % interval.\n\n"
+        "Margin: PSNR above the best peer that spends at least as many FLOPs, by sample, and its 95 % interval. "
+        "Peak: memory of the run beyond what the process held before. Fréchet: distance to real pictures in the "
+        "features of a small classifier (`hyca_calib/demo/judge`), less is better; recognised: share of the words or "
+        "classes asked for that it finds; neither looks at the full run.\n\n"
         "![agreement over compute](bench.png)\n\n"
     )
     out = options.folder

@@ -65,6 +65,8 @@ SPACINGS = tuple(Spacing(start) for start in (1, 2, 3, 5, 7))
 """The fewer the calls, the later the best one starts."""
 OTHER_ENDS = (Spacing(1, 0.5), Spacing(3, 0.5), Spacing(2, 1.5))
 """The first two come closer to the exact solution than the full run's last level allows."""
+ALMOST_NOISE = 1 - 1e-6
+"""UniPC divides by the log-SNR of the first level, which pure noise has none of; diffusers steps back as far."""
 
 
 def flow_on(own: Any, make: Callable[[], Any], levels: Levels | None = None) -> Callable[[], Any]:
@@ -93,7 +95,7 @@ def flow_on(own: Any, make: Callable[[], Any], levels: Levels | None = None) -> 
             if scheduler.order == 2:  # a step calls the network at its end, too
                 chosen = torch.cat([chosen[:1], chosen[1:].repeat_interleave(2)])
             scheduler.timesteps = (chosen * scheduler.config.num_train_timesteps).to(device)
-            scheduler.sigmas = torch.cat([chosen, chosen.new_zeros(1)])
+            scheduler.sigmas = torch.cat([chosen.clamp(max=ALMOST_NOISE), chosen.new_zeros(1)])
 
         scheduler.set_timesteps = set_timesteps
         return scheduler
@@ -109,7 +111,12 @@ def diffusion_on(make: Callable[[], Any], levels: Levels) -> Callable[[], Any]:
         prepare = scheduler.set_timesteps
 
         def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
-            prepare(timesteps=levels(num_inference_steps).astype(int).tolist(), device=device)
+            prepare(num_inference_steps, device=device)
+            times = torch.from_numpy(levels(num_inference_steps).astype(int))
+            kept = scheduler.alphas_cumprod.cpu()[times]
+            sigmas = ((1 - kept) / kept).sqrt()
+            scheduler.timesteps = times.to(device)
+            scheduler.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
 
         scheduler.set_timesteps = set_timesteps
         return scheduler

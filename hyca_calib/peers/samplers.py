@@ -22,7 +22,8 @@ __all__ = ["Sampler", "sampled_by", "sampler_peers", "samplers"]
 SHARES = (10, 12, 14, 16, 18, 20, 22, 24, 26, 32, 34, 40, 50)
 """Network calls of a peer, in percent of the full run's."""
 
-OWN, DPM, HEUN = "fewer steps", "DPM-Solver++", "Heun"
+OWN, DPM, UNIPC, HEUN = "fewer steps", "DPM-Solver++", "UniPC", "Heun"
+FAST = (DPM, UNIPC)
 
 
 @dataclass(frozen=True)
@@ -81,42 +82,43 @@ def sampled_by(pipe: Any, sampler: Sampler) -> Iterator[None]:
 
 
 def _flow_samplers(own: Any) -> list[Sampler]:
-    from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+    from diffusers import (
+        DPMSolverMultistepScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        FlowMatchHeunDiscreteScheduler,
+        UniPCMultistepScheduler,
+    )
 
     scale = own.config.num_train_timesteps
-
-    def dpm() -> Any:
-        return DPMSolverMultistepScheduler(scale, prediction_type="flow_prediction", use_flow_sigmas=True)
-
+    flow = {"num_train_timesteps": scale, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
     kinds: list[tuple[str, str, Callable[[], Any], int]] = [
         ("Euler", OWN, lambda: FlowMatchEulerDiscreteScheduler(scale), 1),
-        ("DPM-Solver++ 2M", DPM, dpm, 1),
+        ("DPM-Solver++ 2M", DPM, partial(DPMSolverMultistepScheduler, **flow), 1),
+        ("UniPC", UNIPC, partial(UniPCMultistepScheduler, **flow), 1),
         ("Heun", HEUN, lambda: FlowMatchHeunDiscreteScheduler(scale), 2),
     ]
     found = []
     for name, family, make, calls in kinds:
         if family != OWN:
             found.append(Sampler(name, family, flow_on(own, make), calls))
-        for spacing in (*SPACINGS, *(OTHER_ENDS if family == DPM else ())):
+        for spacing in (*SPACINGS, *(OTHER_ENDS if family in FAST else ())):
             levels = spacing.flow(own.sigmas[:-1].tolist())
             found.append(Sampler(f"{name}, {spacing}", family, flow_on(own, make, levels), calls))
     return found
 
 
 def _diffusion_samplers(own: Any) -> list[Sampler]:
-    from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler
+    from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler
 
-    def dpm(order: int) -> Callable[[], Any]:
-        return lambda: DPMSolverMultistepScheduler.from_config(own.config, solver_order=order)
-
-    # of order 1 it is DDIM, and takes any timesteps
-    kinds = [("DDIM", OWN, 1), ("DPM-Solver++ 2M", DPM, 2)]
-    found = []
-    for name, family, order in kinds:
-        found.append(Sampler(f"{name}, own levels", family, dpm(order)))
-        for spacing in (*SPACINGS, *(OTHER_ENDS if family == DPM else ())):
-            levels = spacing.timesteps(own)
-            found.append(Sampler(f"{name}, {spacing}", family, diffusion_on(dpm(order), levels)))
+    kinds = [  # DPM-Solver++ of order 1 is DDIM, and takes any timesteps
+        ("DDIM", OWN, partial(DPMSolverMultistepScheduler.from_config, own.config, solver_order=1)),
+        ("DPM-Solver++ 2M", DPM, partial(DPMSolverMultistepScheduler.from_config, own.config, solver_order=2)),
+        ("UniPC", UNIPC, partial(UniPCMultistepScheduler.from_config, own.config, solver_order=2)),
+    ]
+    found = [Sampler(f"{name}, own levels", family, make) for name, family, make in kinds]
+    for name, family, make in kinds:
+        spacings = (*SPACINGS, *(OTHER_ENDS if family in FAST else ()))
+        found += [Sampler(f"{name}, {s}", family, diffusion_on(make, s.timesteps(own))) for s in spacings]
     # on own levels Heun's first step spans sigmas from 20,000 to 60, where its average of slopes is useless
     karras = partial(HeunDiscreteScheduler.from_config, own.config, use_karras_sigmas=True)
     return [*found, Sampler("Heun, Karras levels", HEUN, karras, 2)]

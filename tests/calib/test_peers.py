@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel, EulerDiscreteScheduler, TaylorSeerCacheConfig
 
-from hyca_calib.bench import Row, bench_peers, draw_front, margin, to_csv, to_markdown
+from hyca_calib.bench import Reference, Row, bench_peers, draw_front, margin, to_csv, to_markdown
 from hyca_calib.bench import run as bench_run
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
@@ -23,6 +23,7 @@ from hyca_calib.demo.glyphs.train import build_scheduler
 from hyca_calib.evaluate import Evaluation, network_flops, run_method, run_untimed
 from hyca_calib.peers import Peer, peers
 from hyca_calib.peers.caches import cached
+from hyca_calib.peers.layer_reuse import layer_changes, reused, smooth_schedule
 from hyca_calib.peers.magnitude import magnitude_ratios
 from hyca_calib.peers.noise_levels import Spacing
 from hyca_calib.peers.samplers import sampled_by, sampler_peers, samplers
@@ -79,12 +80,13 @@ def converged(pipe: Any, workload: Workload) -> dict[str, float]:
 class TestSamplers:
     def test_they_solve_the_same_flow(self, pipe: EmojiPipeline, workload: Workload) -> None:
         found = converged(pipe, workload)
-        assert set(found) == {"DPM-Solver++ 2M", "Heun"}
+        assert set(found) == {"DPM-Solver++ 2M", "UniPC", "Heun"}
         assert min(found.values()) > 40, found
 
     def test_they_solve_the_same_diffusion(self, glyphs: GlyphPipeline, classes: Workload) -> None:
         found = converged(glyphs, classes)
-        assert set(found) == {"DDIM, own levels", "DPM-Solver++ 2M, own levels", "Heun, Karras levels"}
+        of_diffusion = {"DDIM, own levels", "DPM-Solver++ 2M, own levels", "UniPC, own levels", "Heun, Karras levels"}
+        assert set(found) == of_diffusion
         assert min(found.values()) > 40, found
 
     @pytest.mark.slow
@@ -136,7 +138,14 @@ class TestSpacing:
         assert Spacing(1, 0.5).timesteps(scheduler)(10)[-1] < own[-1]
 
 
-CACHES = ("lite N=4 O=1", "last block N=4 O=1", "FirstBlockCache 1.20", "MagCache 4.00 K=16 R=0.02")
+CACHES = (
+    "lite N=4 O=1",
+    "last block N=4 O=1",
+    "FirstBlockCache 1.20",
+    "MagCache 4.00 K=16 R=0.02",
+    "FORA N=3",
+    "SmoothCache 1 J=3",
+)
 
 
 class TestCaches:
@@ -187,6 +196,37 @@ class TestCaches:
             assert found.mean_db > 8
         assert torch.equal(draw(target, work, STEPS), full.images)
 
+    def test_fora_on_every_step_is_the_full_run(self, pipe: EmojiPipeline, workload: Workload) -> None:
+        full = draw(pipe, workload, STEPS)
+        with reused(pipe, lambda kind: [True] * STEPS):
+            assert torch.equal(draw(pipe, workload, STEPS), full)
+
+    def test_changes_of_layers(self, glyphs: GlyphPipeline, classes: Workload) -> None:
+        """Against the definition, on results of a full run; DiT has one attention and one feed-forward a block."""
+        jobs, blocks = classes.of("fit")[:2], glyphs.transformer.transformer_blocks
+        kept: list[list[torch.Tensor]] = [[] for _ in blocks]
+        hooks = [
+            block.ff.register_forward_hook(lambda module, args, output, to=to: to.append(output))
+            for block, to in zip(blocks, kept, strict=True)
+        ]
+        sample_images(glyphs, jobs, STEPS, 2)
+        for hook in hooks:
+            hook.remove()
+        found = layer_changes(glyphs, jobs, STEPS, 3)
+        assert set(found) == {"attn1", "ff"}
+        expected = sum((of[4] - of[6]).abs().sum() / of[4].abs().sum() for of in kept) / len(kept)
+        assert found["ff"][4, 1].item() == pytest.approx(float(expected), rel=1e-4)
+        assert found["ff"][STEPS - 2].isinf().tolist() == [False, True, True]
+
+    def test_smooth_schedule(self) -> None:
+        """The largest skip whose far end is near enough; the change in between is not looked at."""
+        far, near = 1.0, 0.1
+        changes = torch.tensor(
+            [[far, near], [far, far], [near, near], [near, far], [far, far], [near, far], [far, far]]
+        )
+        assert smooth_schedule(changes, 0.5) == [True, False, False, True, False, True, True]
+        assert smooth_schedule(changes, 0.0) == [True] * 7
+
     def test_lite_by_name_is_lite_mode(self, pipe: EmojiPipeline, workload: Workload) -> None:
         peer = next(p for p in peers(pipe, workload.of("fit"), STEPS) if p.name == "TaylorSeer lite N=4 O=1")
         with peer.applied():
@@ -235,12 +275,13 @@ class TestBench:
 
         monkeypatch.setattr(bench_run, "peers", few)
         told = []
-        rows, _ = bench_peers(pipe, workload, 4, on_row=lambda row: told.append(row.method))
+        reference = Reference.of(pipe, workload, 4)
+        rows = bench_peers(reference, workload, on_row=lambda row: told.append(row.method))
         found = {row.method: row for row in rows}
         assert told == list(found)
         assert found["bad"].error == "AssertionError: no such block"
         assert {name for name, row in found.items() if row.result} >= {f"steps {n}" for n in (3, 6, STEPS)}
-        only, _ = bench_peers(pipe, workload, 4, only=["wasteful"])
+        only = bench_peers(reference, workload, only=["wasteful"])
         assert [row.method for row in only] == ["wasteful"]
 
     def test_what_is_written(self, pipe: EmojiPipeline, workload: Workload, tmp_path: Path) -> None:
@@ -248,7 +289,7 @@ class TestBench:
             facts = {"psnr_db": sum(psnr) / len(psnr), "psnr_db_each": psnr, "flops_ratio": ratio}
             facts |= dict.fromkeys(("psnr_db_worst", "ssim", "ssim_worst", "latent_error", "wall_ratio"), 1.0)
             facts |= dict.fromkeys(("steps_total", "steps_computed", "cache_bytes", "batch"), 1)
-            return Row(name, name.split()[0], ours, Evaluation(**facts, num_samples=len(psnr)))
+            return Row(name, name.split()[0], ours, Evaluation(**facts, num_samples=len(psnr), peak_bytes=3 * 2**20))
 
         rows = [
             row("steps 20", 2.5, (40.0, 42.0, 44.0)),
@@ -266,7 +307,7 @@ class TestBench:
         assert [line["method"] for line in table] == [r.method for r in rows]
         assert float(table[0]["psnr_db"]) == 42.0
         assert table[3]["error"] == "ValueError: no"
-        assert "| **5x** | 5.00 | 1.00 | 52.00 (1.0) | 1.0000 | +10.00 (" in to_markdown(rows)
-        assert "| broken | failed | | ValueError: no | | |" in to_markdown(rows)
+        assert "| **5x** | 5.00 | 1.00 | 3 | 52.00 (1.0) | 1.0000 | +10.00 (" in to_markdown(rows)
+        assert "| broken | failed | ValueError: no |" in to_markdown(rows)
         draw_front(rows, tmp_path / "front.png")
         assert (tmp_path / "front.png").stat().st_size > 10_000

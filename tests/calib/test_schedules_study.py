@@ -15,12 +15,12 @@ import pytest
 
 from hyca_calib.budget import parse_budgets
 from hyca_calib.cost import CostModel
+from hyca_calib.memory import peak_bytes
 from hyca_calib.science.chapter import Chapter, Context
 from hyca_calib.science.planning.contest import ANNEALING, EXACT, unseen_costs
 from hyca_calib.science.planning.full_size import search
 from hyca_calib.science.planning.growth import HISTORY, Cost, _slopes
 from hyca_calib.science.planning.instance import Instance, instance
-from hyca_calib.science.planning.memory import peak_bytes
 from hyca_calib.science.planning.rivals import anneal, draw, enumerate_all, even_schedule, random_search
 from hyca_calib.science.planning.synthetic import smooth_gram, write_trace
 from hyca_calib.science.planning.throughput import TARGET

@@ -42,6 +42,7 @@ LAYERS = (
         "hyca_calib.workload",
         "hyca_calib.demo",
         "hyca_calib.cost",
+        "hyca_calib.memory",
         "hyca_calib.zoo",
     ),
     ("hyca_calib.models", "hyca_calib.defaults", "hyca_calib.rollout", "hyca_calib.branches", "hyca_calib.shapes"),

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from hyca_calib.budget import Budget, parse_budgets
+from hyca_calib.memory import peak_bytes
 from hyca_calib.science.chapter import Claim, Table
 from hyca_calib.science.groups.subject import CLUSTERERS, Part, row, verdict
 from hyca_calib.science.planning.instance import Instance, timed
-from hyca_calib.science.planning.memory import peak_bytes
 from hyca_calib.science.planning.synthetic import write_trace
 from hyca_calib.search.candidate import Settings, partition
 from hyca_calib.search.problem import Problem

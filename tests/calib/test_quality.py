@@ -1,0 +1,83 @@
+"""The reference-free score: what it measures, and that the embedded judges know their pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+
+from hyca_calib.bench.quality import Verdict, frechet_distance, judged, quality
+from hyca_calib.demo import demo_pipeline, demo_prompts
+from hyca_calib.demo.judge import load_judge
+from hyca_calib.demo.judge.network import FEATURES, SIZE, Judge, labels_of
+from hyca_calib.memory import peak_memory
+from hyca_calib.rollout import sample_images
+from hyca_calib.workload import Job, Workload
+
+
+def test_frechet_distance_is_the_published_formula() -> None:
+    rng = np.random.default_rng(0)
+    features, other = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 5)), rng.normal(size=(400, 5))
+    mean, covariance, own = other.mean(axis=0), np.cov(other, rowvar=False), np.cov(features, rowvar=False)
+    common = sqrtm(own @ covariance).real
+    expected = np.square(features.mean(axis=0) - mean).sum() + np.trace(own + covariance - 2 * common)
+    assert frechet_distance(features, mean, covariance) == pytest.approx(expected)
+    assert frechet_distance(other, mean, covariance) == pytest.approx(0, abs=1e-9)
+
+
+def test_what_a_call_asks_for() -> None:
+    assert labels_of({"prompt": "Red heart, rising"}) == ("red", "heart", "rising")
+    assert labels_of({"class_labels": "Q"}) == ("Q",)
+    assert labels_of({}) == ()
+
+
+def test_recall_is_accuracy_for_one_label() -> None:
+    judge = Judge(("blue", "heart", "red"), 1)
+    logits = torch.tensor([[0.1, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 1.0, 2.0]])
+    assert judge.recalled(logits, [("red", "heart"), ("red", "heart"), ("red",)]) == [1.0, 0.5, 1.0]
+    assert np.isnan(judge.recalled(logits[:1], [("unheard",)])[0])
+
+
+def test_a_worse_method_is_behind() -> None:
+    rng = np.random.default_rng(0)
+    judge = Judge(("a", "b"), 1)
+    good = Verdict(rng.normal(size=(48, FEATURES)), (1.0,) * 48)
+    bad = Verdict(good.features + 2, (1.0,) * 24 + (0.0,) * 24)
+    assert quality(judge, bad, good).behind
+    assert not quality(judge, good, good).behind
+    assert quality(judge, good, good).frechet_excess == (0.0, 0.0, 0.0)
+    assert quality(judge, bad, good).accuracy_gain[0] == -0.5
+
+
+def test_a_clip_is_its_frames_below_one_another() -> None:
+    """As `sample_images` puts them."""
+    judge, clips = Judge(("a",), 8).eval(), torch.rand(2, 3, 8, SIZE, SIZE)
+    features, _ = judge.judge(clips.flatten(2, 3))
+    torch.testing.assert_close(features, judge(clips)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["demo", "demo-class"])
+def test_judges_tell_pictures_from_noise(model: str) -> None:
+    """Of what the full run draws they recognise most, of blurred pictures less; real pictures are nearer than both."""
+    judge, pipe = load_judge(model), demo_pipeline(model)
+    assert judge is not None
+    pipe.set_progress_bar_config(disable=True)
+    jobs: tuple[Job, ...] = Workload(demo_prompts(model), num_samples=112).of("test")[:32]
+    images, _ = sample_images(pipe, jobs, 20, 8)
+    blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(images, 4), scale_factor=4)
+    full, worse = judged(judge, images, jobs), judged(judge, blurred, jobs)
+    assert np.mean(full.recalled) > 0.7
+    found = quality(judge, worse, full)
+    assert found.behind
+    assert found.frechet_excess[1] > 0
+
+
+def test_peak_memory() -> None:
+    with peak_memory(torch.device("cpu")) as peak:
+        torch.ones(2**24).add_(1)
+    assert peak.bytes is None or 0.9 * 2**26 < peak.bytes < 2**27
+    with peak_memory(torch.device("cpu")) as after:
+        pass
+    assert after.bytes is None or after.bytes < 2**23
