@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
+from hyca_calib.bench.notebook import Notebook
 from hyca_calib.bench.quality import Quality, Verdict, judged, quality
 from hyca_calib.demo.judge.network import Judge
 from hyca_calib.evaluate import Evaluation, Run, compare, evaluate_plan, full_run, run_method, run_untimed
+from hyca_calib.models import weights_digest
 from hyca_calib.peers import Peer, peers
-from hyca_calib.peers.score import reason, score_or_error, undominated
+from hyca_calib.peers.score import Score, reason, score_or_error, undominated
+from hyca_calib.provenance import versions
 from hyca_calib.workload import Job, Workload
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.plan import Plan
 
 __all__ = ["Reference", "Row", "bench_peers", "bench_plans"]
@@ -37,6 +42,7 @@ class Reference:
 
     Attributes:
         judge: looks at pictures on their own, where there is one for the model.
+        notebook: keeps what was measured.
     """
 
     pipe: Any
@@ -45,12 +51,22 @@ class Reference:
     batch: int
     full: Run
     judge: Judge | None = None
+    notebook: Notebook = field(default_factory=Notebook)
 
     @classmethod
-    def of(cls, pipe: Any, workload: Workload, batch: int, judge: Judge | None = None) -> Reference:
-        """On the test split."""
+    def of(
+        cls, pipe: Any, workload: Workload, batch: int, judge: Judge | None = None, folder: Path | None = None
+    ) -> Reference:
+        """On the test split; measurements are kept in `folder`, if there is one."""
         jobs, steps = workload.of("test"), workload.num_steps
-        return cls(pipe, jobs, steps, batch, full_run(pipe, jobs, steps, batch), judge)
+        facts = {
+            "workload": workload.describe(),
+            "batch": batch,
+            "judged": judge is not None,
+            "weights": weights_digest(find_transformer(pipe)) if folder else "",
+            "versions": versions(),
+        }
+        return cls(pipe, jobs, steps, batch, full_run(pipe, jobs, steps, batch), judge, Notebook(folder, facts))
 
     @cached_property
     def _verdict(self) -> Verdict:
@@ -77,6 +93,7 @@ def bench_peers(
     only: Sequence[str] = (),
     on_row: Callable[[Row], None] = lambda row: None,
     most: int | None = None,
+    tell: Callable[[float, str], None] = lambda share, news: None,
 ) -> list[Row]:
     """Peers against the full run; one that fails is listed with its error.
 
@@ -85,15 +102,15 @@ def bench_peers(
     Args:
         only: parts of peer names; all settings with one of them are measured. Empty leaves it to the select split.
         most: settings of each family that are tried, evenly from its sweep; all by default.
+        on_row, tell: told every row, and the progress of the choice on the select split.
     """
-    pipe, batch = reference.pipe, reference.batch
-    found = _thinned(peers(pipe, workload.of("fit")[:8], workload.num_steps), most)
+    found = _thinned(peers(reference.pipe, workload.of("fit")[:8], workload.num_steps), most)
     wanted = [peer for peer in found if any(part in peer.name for part in only)] if only else found
-    rows, kept = ([], wanted) if only else _screened(pipe, wanted, workload, batch)
+    rows, kept = ([], wanted) if only else _screened(reference, wanted, workload, tell)
     for row in rows:
         on_row(row)
     for peer in kept:
-        rows.append(_peer_row(reference, peer))
+        rows.append(reference.notebook.recall(Row, peer.name, partial(_peer_row, reference, peer)))
         on_row(rows[-1])
     return rows
 
@@ -109,11 +126,17 @@ def _thinned(found: Sequence[Peer], most: int | None) -> list[Peer]:
     return kept
 
 
-def _screened(pipe: Any, found: Sequence[Peer], workload: Workload, batch: int) -> tuple[list[Row], list[Peer]]:
+def _screened(
+    reference: Reference, found: Sequence[Peer], workload: Workload, tell: Callable[[float, str], None]
+) -> tuple[list[Row], list[Peer]]:
     """Rows of the peers that fail, and the peers worth measuring."""
-    jobs = workload.of("select")
+    pipe, batch, jobs = reference.pipe, reference.batch, workload.of("select")
     full = run_untimed(pipe, jobs, workload.num_steps, batch, nullcontext)
-    scores = [score_or_error(pipe, peer, jobs, batch, full) for peer in found]
+    scores = []
+    for i, peer in enumerate(found):
+        tell(i / len(found), peer.name)
+        make = partial(score_or_error, pipe, peer, jobs, batch, full)
+        scores.append(reference.notebook.recall(Score, peer.name, make))
     best = {score.method for score in undominated(scores)}
     rows = [Row(score.method, score.family, False, None, score.error) for score in scores if score.error]
     return rows, [peer for peer in found if peer.name in best]
@@ -131,10 +154,15 @@ def _peer_row(reference: Reference, peer: Peer) -> Row:
 
 def bench_plans(reference: Reference, plans: Sequence[tuple[str, Plan]]) -> list[Row]:
     """Plans against the same full run."""
-    rows = []
-    for name, plan in plans:
+
+    def made(name: str, plan: Plan) -> Row:
         found, run, _ = evaluate_plan(
             reference.pipe, plan, reference.jobs, reference.steps, reference.batch, reference.full
         )
-        rows.append(reference.row(f"HyCa plan {name}", "HyCa", run, found, ours=True))
-    return rows
+        return reference.row(name, "HyCa", run, found, ours=True)
+
+    named = [(f"HyCa plan {name}", plan) for name, plan in plans]
+    return [
+        reference.notebook.recall(Row, name, partial(made, name, plan), plan=plan.model_dump_json(include={"sections"}))
+        for name, plan in named
+    ]

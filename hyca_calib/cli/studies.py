@@ -44,6 +44,8 @@ def bench(
 ) -> None:
     """Compare plans with better samplers, diffusers' caches and cache-dit, in one run; or time the runtime.
 
+    An interrupted comparison goes on where it stopped.
+
     Example: [b]python -m hyca_calib bench --plan studies/demo-trunk-50-5x/plan.json[/]
 
     Example: [b]python -m hyca_calib bench --model demo-class --budget 2x,3x,5x,8x --out studies/bench-class[/]

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from hyca_calib.bench import Reference, Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
-from hyca_calib.console import say
+from hyca_calib.console import growing, say
 from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.demo.judge import load_judge
 from hyca_calib.models import load_pipeline
@@ -70,8 +71,13 @@ def bench_all(options: BenchOptions) -> Path:
         say(f"{found}  {row.method}")
 
     most = QUICK_SETTINGS if options.quick else None
-    reference = Reference.of(pipe, workload, size, load_judge(options.model))
-    rows = [reference.own_row, *bench_peers(reference, workload, options.only, tell, most)]
+    work = options.folder / "measured"
+    reference = Reference.of(pipe, workload, size, load_judge(options.model), work)
+    rows = [reference.own_row]
+    tell(rows[0])
+    with growing() as progress:
+        news = partial(progress, "choosing settings of peers")
+        rows += bench_peers(reference, workload, options.only, tell, most, news)
     for row in bench_plans(reference, plans):
         rows.append(row)
         tell(row)

@@ -284,6 +284,32 @@ class TestBench:
         only = bench_peers(reference, workload, only=["wasteful"])
         assert [row.method for row in only] == ["wasteful"]
 
+    def test_interrupted_it_goes_on(
+        self, pipe: EmojiPipeline, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done: list[str] = []
+
+        @contextmanager
+        def counted(name: str) -> Iterator[None]:
+            done.append(name)
+            yield
+
+        def few(pipe: Any, jobs: Any, num_steps: int) -> list[Peer]:
+            return [Peer(f"steps {n}", "steps", n, lambda n=n: counted(f"steps {n}")) for n in (3, 6)]
+
+        monkeypatch.setattr(bench_run, "peers", few)
+        first = bench_peers(Reference.of(pipe, workload, 4, folder=tmp_path), workload)
+        assert {"steps 3", "steps 6"} == set(done)
+        done.clear()
+        broken = next(tmp_path.glob("steps_6*.json"))
+        broken.write_text(broken.read_text()[:40])
+        again = bench_peers(Reference.of(pipe, workload, 4, folder=tmp_path), workload)
+        assert set(done) == {"steps 6"}, "what was cut off is measured again, nothing else"
+        assert [(r.method, r.result.psnr_db) for r in again] == [(r.method, r.result.psnr_db) for r in first]
+        done.clear()
+        bench_peers(Reference.of(pipe, workload, 2, folder=tmp_path), workload)
+        assert set(done) == {"steps 3", "steps 6"}, "another batch is another measurement"
+
     def test_what_is_written(self, pipe: EmojiPipeline, workload: Workload, tmp_path: Path) -> None:
         def row(name: str, ratio: float, psnr: tuple[float, ...], ours: bool = False) -> Row:
             facts = {"psnr_db": sum(psnr) / len(psnr), "psnr_db_each": psnr, "flops_ratio": ratio}
