@@ -1,12 +1,13 @@
 """Plans and peers side by side, in one run, on one set of prompts."""
 
-from hyca_calib.bench.figure import draw_front
+from hyca_calib.bench.figure import Dot, draw_front
 from hyca_calib.bench.run import Reference, Row, bench_peers, bench_plans
 from hyca_calib.bench.table import SAME_COST, SPARING, Margin, margin, to_csv, to_markdown
 
 __all__ = [
     "SAME_COST",
     "SPARING",
+    "Dot",
     "Margin",
     "Reference",
     "Row",

@@ -2,40 +2,73 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 
-from hyca_calib.bench.run import Row
 from hyca_calib.bench.table import SPARING
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-__all__ = ["draw_front"]
+__all__ = ["Dot", "draw_front"]
 
-ACCENT = "#e4572e"
+COLORS = {
+    "fewer steps": "#7f7f7f",
+    "DPM-Solver++": "#1f77b4",
+    "UniPC": "#9edae5",
+    "Heun": "#17becf",
+    "TaylorSeer": "#2ca02c",
+    "FirstBlockCache": "#9467bd",
+    "MagCache": "#8c564b",
+    "SmoothCache": "#bcbd22",
+    "FORA": "#e377c2",
+}
+OTHERS = ("#aec7e8", "#c5b0d5", "#c49c94", "#98df8a", "#f7b6d2", "#dbdb8d")
+"""Of families without a colour of their own, in turn."""
+ACCENT, RECIPE = "#e4572e", "#f2a541"
+TICKS = (SPARING, 2, 3, 4, 5, 6, 7, 8, 10)
 
 
-def draw_front(rows: Sequence[Row], path: Path) -> None:
-    """PSNR to the full run over the FLOPs ratio: plans as a line, every family of peers in a colour."""
+@dataclass(frozen=True)
+class Dot:
+    """One setting of one method."""
+
+    family: str
+    flops_ratio: float
+    psnr_db: float
+
+
+def draw_front(
+    plans: Sequence[Dot], peers: Sequence[Dot], path: Path, recipes: Sequence[Dot] = (), screened: Sequence[Dot] = ()
+) -> None:
+    """PSNR to the full run over the FLOPs ratio: plans as a line, every family of peers in a colour.
+
+    Args:
+        recipes: published ones, as plans.
+        screened: settings of peers that were only tried, which are faint.
+    """
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
-    colours = iter(pyplot.get_cmap("tab20").colors[2:])  # type: ignore[attr-defined]
-    for family in dict.fromkeys(row.family for row in rows if not row.ours):
-        points = _points([row for row in rows if row.family == family])
-        if points:
-            across, up = zip(*points, strict=True)
-            axes.scatter(across, up, s=26, color=next(colours), label=family, zorder=3)
-    if plans := _points([row for row in rows if row.ours]):
-        across, up = zip(*plans, strict=True)
-        axes.plot(across, up, "o-", color=ACCENT, ms=8, lw=2, label="HyCa", zorder=4)
+    spare = itertools.cycle(OTHERS)
+    for family in dict.fromkeys([*COLORS, *(dot.family for dot in (*peers, *screened))]):
+        color = COLORS.get(family) or next(spare)
+        axes.scatter(*_points(screened, family), s=9, color=color, alpha=0.35, linewidths=0)
+        if (measured := _points(peers, family))[0]:
+            axes.scatter(*measured, s=26, color=color, label=family, zorder=3)
+    if recipes:
+        axes.scatter(*_points(recipes), s=26, marker="D", color=RECIPE, label="published recipes", zorder=3)
+    if plans:
+        axes.plot(*_points(plans), "o-", color=ACCENT, ms=8, lw=2, label="HyCa, searched", zorder=4)
     axes.set_xscale("log")
-    ticks = (SPARING, 2, 3, 4, 5, 6, 7, 8, 10)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.minorticks_off()
-    axes.set(xlabel="FLOPs of the full run over the method's", ylabel="PSNR to the full run, dB")
+    axes.set(xlabel="FLOPs of the full run over the method's", ylabel="PSNR to the full run, dB", xlim=(1.4, 12))
+    if shown := _points([*plans, *recipes, *peers])[1]:
+        axes.set_ylim(bottom=min(shown) - 2)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +76,8 @@ def draw_front(rows: Sequence[Row], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _points(rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """FLOPs ratio and PSNR of those that were measured and spare something, cheapest last."""
-    found = [(row.result.flops_ratio, row.result.psnr_db) for row in rows if row.result]
-    return sorted(point for point in found if point[0] >= SPARING)
+def _points(dots: Sequence[Dot], family: str | None = None) -> tuple[list[float], list[float]]:
+    """FLOPs ratio and PSNR of those that spare something, cheapest last."""
+    wanted = [dot for dot in dots if dot.flops_ratio >= SPARING and family in (None, dot.family)]
+    ranked = sorted(wanted, key=lambda dot: dot.flops_ratio)
+    return [dot.flops_ratio for dot in ranked], [dot.psnr_db for dot in ranked]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from hyca_calib.bench import Reference, Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
+from hyca_calib.bench import Dot, Reference, Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
 from hyca_calib.console import growing, say
@@ -105,7 +105,8 @@ def bench_all(options: BenchOptions) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
     (out / "bench.csv").write_text(to_csv(rows))
-    draw_front(rows, out / "bench.png")
+    dots = [(row.ours, Dot(row.family, row.result.flops_ratio, row.result.psnr_db)) for row in rows if row.result]
+    draw_front([dot for ours, dot in dots if ours], [dot for ours, dot in dots if not ours], out / "bench.png")
     (out / "bench.md").write_text(head + to_markdown(rows))
     return out / "bench.md"
 

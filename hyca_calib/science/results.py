@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hyca_calib.bench import SPARING
+from hyca_calib.bench import SPARING, Dot, draw_front
 from hyca_calib.budget import Budget
 from hyca_calib.peers import Peer
 from hyca_calib.peers.score import Score, score_or_error
 from hyca_calib.science.chapter import Chapter, Context, Table, interval
 from hyca_calib.science.league.claims import claims
 from hyca_calib.science.league.entries import OURS, Effort, Entry, best_plans, preset_plans
-from hyca_calib.science.league.figure import pareto
 from hyca_calib.science.league.ground import FINER, Ground
 from hyca_calib.science.league.rivals import MORE, chosen, screened
 from hyca_calib.science.league.standings import Standing, table, told
@@ -50,7 +49,8 @@ def results(context: Context, effort: Effort | None = None) -> Chapter:
     peers = _measured(rivals, lambda peer: test.score(peer, measure=score_or_error), _part(context, 0.8, 1.0))
     standings = [_standing(context, budget, entries, plans, peers) for budget in budgets]
     presets = [score for score in plans if score.family != OURS]
-    pareto(ours, presets, peers, [score for _, score in found], context.folder / PICTURE)
+    screened_dots = _dots([score for _, score in found])
+    draw_front(_dots(ours), _dots(peers), context.folder / PICTURE, _dots(presets), screened_dots)
     return Chapter(
         name="results",
         title="Results",
@@ -118,6 +118,10 @@ def _text(context: Context, select: Ground, test: Ground, found: Sequence[tuple[
         f"{len(test.exact)} samples."
     )
     return terms, rivals, recipes, exact
+
+
+def _dots(scores: Sequence[Score]) -> list[Dot]:
+    return [Dot(score.family, score.flops_ratio, score.mean_db) for score in scores if not score.error]
 
 
 def _failures(found: Sequence[tuple[Peer, Score]]) -> tuple[Table, ...]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel, EulerDiscreteScheduler, TaylorSeerCacheConfig
 
-from hyca_calib.bench import Reference, Row, bench_peers, draw_front, margin, to_csv, to_markdown
+from hyca_calib.bench import Dot, Reference, Row, bench_peers, draw_front, margin, to_csv, to_markdown
 from hyca_calib.bench import run as bench_run
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
@@ -335,5 +335,6 @@ class TestBench:
         assert table[3]["error"] == "ValueError: no"
         assert "| **5x** | 5.00 | 1.00 | 3 | 52.00 (1.0) | 1.0000 | +10.00 (" in to_markdown(rows)
         assert "| broken | failed | ValueError: no |" in to_markdown(rows)
-        draw_front(rows, tmp_path / "front.png")
+        dots = [Dot(r.family, r.result.flops_ratio, r.result.psnr_db) for r in rows if r.result]
+        draw_front(dots[-1:], dots[:-1], tmp_path / "front.png")
         assert (tmp_path / "front.png").stat().st_size > 10_000
