@@ -7,7 +7,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
@@ -16,15 +17,19 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
+from hyca_calib.peers.at_steps import peers_at_steps
+from hyca_calib.peers.score import reason
 from hyca_calib.shapes import NETWORKS, Network
 from hyca_calib.zoo.check import hand_section
+from hyca_calib.zoo.peers.applied import named_context, pipeline_around
 from hyca_runtime import Plan, apply_plan
+from hyca_runtime.attach.points import find_blocks
 from hyca_runtime.combine import forecast, split_weights
 from hyca_runtime.feature import Feature
 from hyca_runtime.history import History
 from hyca_runtime.point import CachePoint
 
-__all__ = ["Overhead", "Realised", "SumSpeed", "measure_overhead", "measure_realised", "measure_sum"]
+__all__ = ["Overhead", "Realised", "Rival", "SumSpeed", "measure_overhead", "measure_realised", "measure_sum"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,22 @@ class Overhead:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """Another cache on the same network, timed in turn with it.
+
+    Attributes:
+        computed: steps on which the last layer of the last block ran.
+        speed_up: wall time of the full run over that with the cache, medians.
+        error: why there are no figures.
+    """
+
+    name: str
+    computed: int = 0
+    speed_up: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Realised:
     """Wall-clock of a run under a plan.
 
@@ -70,6 +91,7 @@ class Realised:
         full_step_ms, predicted_step_ms: per call of the network.
         added_bytes: peak memory of the planned run over the full one's on a GPU, features held on a CPU.
         weight_bytes: of the network.
+        rivals: other caches that compute as many steps.
     """
 
     network: str
@@ -84,6 +106,7 @@ class Realised:
     predicted_step_ms: float
     added_bytes: int
     weight_bytes: int
+    rivals: tuple[Rival, ...] = ()
 
 
 def measure_sum(shape: Sequence[int], dtype: torch.dtype, taps: int, device: str, repeats: int = 20) -> SumSpeed:
@@ -135,7 +158,7 @@ def measure_overhead(device: str, repeats: int = 200) -> Overhead:
 def measure_realised(
     name: str, steps: int, computed: Sequence[int], device: str, dtype: torch.dtype, repeats: int = 3
 ) -> Realised:
-    """Time full and planned runs of a network with random weights, alternately."""
+    """Time full and planned runs of a network with random weights, and other caches at as many steps, in turn."""
     gc.collect()  # the network measured before, perhaps tens of gigabytes
     network = NETWORKS[name]
     module = network.build(device, dtype)
@@ -157,7 +180,8 @@ def measure_realised(
     seen: list[int] = []
     with torch.no_grad():
         peaks = [_peak(function, device) for function in (run, planned)]  # warms up, too
-        full, light = _alternate([run, planned], device, repeats)
+        rivals, others = _rivals(network, module, arguments, steps, computed)
+        full, light, *theirs = _alternate([run, planned, *others], device, repeats)
     if set(seen) != {len(computed)}:
         raise RuntimeError(f"{seen} steps were computed, expected {len(computed)}")
     fast, slow = statistics.median(light), statistics.median(full)
@@ -176,7 +200,43 @@ def measure_realised(
         predicted_step_ms=1000 * (fast - len(computed) * each) / (steps - len(computed)),
         added_bytes=peaks[1] - peaks[0] if device.startswith("cuda") else max(held),
         weight_bytes=sum(p.nbytes for p in module.parameters()),
+        rivals=tuple(
+            rival if rival.error else replace(rival, speed_up=slow / statistics.median(theirs.pop(0)))
+            for rival in rivals
+        ),
     )
+
+
+def _rivals(
+    network: Network, module: nn.Module, arguments: dict[str, Any], steps: int, computed: Sequence[int]
+) -> tuple[list[Rival], list[Callable[[], None]]]:
+    """Other caches, each tried once, and the runs of those that work."""
+    pipe = pipeline_around(module, lambda _: named_context(module))
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(steps)
+    noise: Tensor = arguments["hidden_states"]
+    times = [(t.expand(noise.shape[0]) / network.unit).to(noise.device, noise.dtype) for t in scheduler.timesteps]
+
+    def run(applied: Callable[[], AbstractContextManager[Any]]) -> None:
+        with applied():
+            pipe({**arguments, "timestep": time} for time in times)
+
+    rivals: list[Rival] = []
+    runs: list[Callable[[], None]] = []
+    *_, last = (part for part in find_blocks(module)[-1].module.modules() if isinstance(part, nn.Linear))
+    for peer in peers_at_steps(pipe, steps, computed):
+        ran: list[None] = []
+        counting = last.register_forward_pre_hook(lambda *_, ran=ran: ran.append(None))
+        try:
+            run(peer.applied)
+        except Exception as error:  # foreign code may raise anything
+            rivals.append(Rival(peer.name, error=reason(error)))
+        else:
+            rivals.append(Rival(peer.name, len(ran)))
+            runs.append(partial(run, peer.applied))
+        finally:
+            counting.remove()
+    return rivals, runs
 
 
 def _plan(network: Network, module: nn.Module, steps: int, computed: Sequence[int]) -> Plan:

@@ -15,7 +15,7 @@ from hyca_calib.peers.magnitude import magnitude_ratios
 from hyca_calib.workload import Job
 from hyca_runtime.attach.points import find_blocks, find_transformer
 
-__all__ = ["cache_peers", "cached"]
+__all__ = ["cache_peers", "cached", "taylorseer_peers"]
 
 INTERVALS, WARMUPS, ORDERS = range(2, 10), (3, 1, 2), (1, 2)
 FIRST_BLOCK = (0.03, 0.05, 0.08, 0.10, 0.12, 0.15, 0.20, 0.25, 0.30, 0.35, 0.45, 0.60, 0.80, 1.2)
@@ -27,15 +27,17 @@ PROJECTION = r"proj_out(_2)?"
 
 def cache_peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Peer]:
     """Every setting of TaylorSeer, FirstBlockCache and MagCache; the last is calibrated on `jobs` when first used."""
-    return [
+    others = (("FirstBlockCache", _first_block()), ("MagCache", _magnitude(pipe, jobs, num_steps)))
+    return taylorseer_peers(pipe, num_steps) + [
         Peer(name, family, num_steps, partial(cached, pipe, config))
-        for family, settings in (
-            ("TaylorSeer", _taylorseer(pipe)),
-            ("FirstBlockCache", _first_block()),
-            ("MagCache", _magnitude(pipe, jobs, num_steps)),
-        )
+        for family, settings in others
         for name, config in settings
     ]
+
+
+def taylorseer_peers(pipe: Any, num_steps: int) -> list[Peer]:
+    """Every setting of TaylorSeer."""
+    return [Peer(name, "TaylorSeer", num_steps, partial(cached, pipe, config)) for name, config in _taylorseer(pipe)]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from hyca_calib.rollout import sample_latents
 from hyca_calib.workload import Job
 from hyca_calib.zoo.peers.cache_dit import adapter_by_hand, carriers, package
 
-__all__ = ["dual_block_peers"]
+__all__ = ["dual_block_peers", "masked"]
 
 THRESHOLDS = (0.08, 0.12, 0.2, 0.3, 0.5, 0.8, 1.2)
 WARMUP = 4
@@ -45,13 +45,18 @@ def dual_block_peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Pee
     return found
 
 
+def masked(pipe: Any, num_steps: int, name: str, mask: Sequence[int]) -> AbstractContextManager[None]:
+    """DBCache with the calibrator `name` on a network with one call a step, which computes the steps that are 1."""
+    return _enabled(pipe, num_steps, lambda: False, name, {"steps_computation_mask": list(mask)})
+
+
 @contextmanager
 def _enabled(
     pipe: Any, num_steps: int, separate: Callable[[], bool], name: str, options: dict[str, Any]
 ) -> Iterator[None]:
     dit = package()
-    if isinstance(mask := options.get("steps_computation_mask"), str):
-        table = dit.steps_mask(total_steps=num_steps, mask_policy=mask)
+    if mask := options.get("steps_computation_mask"):
+        table = dit.steps_mask(total_steps=num_steps, mask_policy=mask) if isinstance(mask, str) else mask
         options = {"steps_computation_mask": table, "steps_computation_policy": "static"}
     config = dit.DBCacheConfig(
         Fn_compute_blocks=1,
