@@ -107,7 +107,7 @@ def refine_taps(
     with TapRollout(pipe, section, checkpointed) as rollout:
 
         def judge() -> None:
-            rollout.taps = expand(theta.detach())
+            rollout.follow(expand(theta.detach()))
             with torch.no_grad():
                 error = log_error(sample_latents(pipe, select[0], num_steps, len(select[0])), goal).mean().item()
             state.note(error, theta)
@@ -123,7 +123,7 @@ def refine_taps(
                 group["lr"] = step_size(settings, share(), state.best_error)
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
             chosen = picker.sample(range(len(fit[0])), min(settings.batch, len(fit[0])))
-            rollout.taps = expand(theta)
+            rollout.follow(expand(theta))
             with torch.enable_grad():
                 loss = (objective or final_error)(chosen)
             optimizer.zero_grad()

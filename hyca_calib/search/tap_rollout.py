@@ -49,7 +49,7 @@ class TapRollout:
         self._streams: dict[str, tuple[Track, deque[Feature]]] = {}
         self._checkpointed = checkpointed
         self._frozen = [p for p in module.parameters() if p.requires_grad]
-        self.taps = torch.empty(0)
+        self._taps = torch.empty(0)
 
     def __enter__(self) -> Self:
         for parameter in self._frozen:
@@ -62,6 +62,15 @@ class TapRollout:
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         self._streams.clear()
+
+    def follow(self, taps: Tensor) -> None:
+        """Forecast with these taps ``(predicted step, depth, channel)`` in the runs to come; earlier ones are forgotten.
+
+        Where guidance branches have no names, every run brings its own: kept, their features would pin the heap.
+        """
+        self._taps = taps
+        self._streams.clear()
+        self._branches = Branches()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         prompt = self._clock.prompt(args, kwargs)
@@ -87,7 +96,7 @@ class TapRollout:
         used = len(self._section.taps[step].history)
         axis = self._section.point.channel_axis
         pieces = split_weights(
-            self.taps[self._row[step], :used], widths(history[0], axis), [part.ndim for part in history[0]], axis
+            self._taps[self._row[step], :used], widths(history[0], axis), [part.ndim for part in history[0]], axis
         )
         past = zip(*history[:used], strict=True)
         sums = (weighted_sum(features, weights) for features, weights in zip(past, pieces, strict=True))
@@ -105,7 +114,7 @@ def activation_bytes(pipe: Any, section: Section, num_steps: int, job: Job, chec
 
     hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
     with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad(), hooks:
-        rollout.taps = torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)).requires_grad_()
+        rollout.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)).requires_grad_())
         sample_latents(pipe, [job], num_steps, 1, with_grad=True)
     return kept
 

@@ -49,7 +49,7 @@ def test_every_loss_falls_from_no_taps_to_fitted_ones(bed: Bed) -> None:
         objective, values = make(), []
         for taps in (torch.zeros_like(bed.start), bed.start):
             with TapRollout(bed.context.pipe, bed.section, checkpointed=False) as rollout, torch.no_grad():
-                rollout.taps = taps
+                rollout.follow(taps)
                 values.append(objective([0, 1]).item())
         assert values[1] < values[0], name
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError
+from hyca_runtime.feature import Feature
 from hyca_runtime.plan import Section
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule
@@ -147,7 +151,7 @@ def gradient(
 ) -> torch.Tensor:
     taps = torch.from_numpy(plan_taps(section)).float().requires_grad_()
     with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad():
-        rollout.taps = taps
+        rollout.follow(taps)
         log_error(sample_latents(pipe, workload.of("fit"), 12, 6, with_grad=True), goal).mean().backward()
     assert taps.grad is not None
     return taps.grad
@@ -170,6 +174,23 @@ def test_checkpointed_gradients_are_the_same_and_right(
         )
     assert (losses[1] - losses[0]) / 2e-3 == pytest.approx(plain.norm().item(), rel=0.05)
     assert all(p.requires_grad for p in pipe.transformer.parameters())
+
+
+def test_a_rollout_leaves_nothing_behind(pipe: EmojiPipeline, workload: Workload, start: Section) -> None:
+    """Features that stay from run to run pin the heap, which then grows by gigabytes."""
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def note(branch: str, step: int, history: Sequence[Feature]) -> None:
+        kept.extend(weakref.ref(part) for feature in history for part in feature)
+
+    taps = torch.from_numpy(plan_taps(start)).float().requires_grad_()
+    with TapRollout(pipe, start, False, note) as rollout, torch.enable_grad():
+        rollout.follow(taps)
+        sample_latents(pipe, workload.of("fit")[:2], 12, 2, with_grad=True).sum().backward()
+        assert any(found() is not None for found in kept)
+        rollout.follow(taps)
+        gc.collect()
+        assert not any(found() is not None for found in kept)
 
 
 def refine(

@@ -47,7 +47,7 @@ def refitted(bed: Bed, taps: Tensor) -> Tensor:
         cross[row[step], :, :used] += np.einsum("ksnc,snc->ck", seen, target, optimize=True)
 
     with TapRollout(bed.context.pipe, section, checkpointed=False, on_history=note) as rollout, torch.no_grad():
-        rollout.taps = taps
+        rollout.follow(taps)
         for begin in range(0, len(bed.fit.jobs), 8):
             jobs = bed.fit.jobs[begin : begin + 8]
             offset, size = jobs[0].index, len(jobs)

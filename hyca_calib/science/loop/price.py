@@ -28,12 +28,12 @@ def price(bed: Bed) -> dict[str, Any]:
 
     def iterate(checkpointed: bool) -> None:
         with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad():
-            rollout.taps = bed.start.clone().requires_grad_()
+            rollout.follow(bed.start.clone().requires_grad_())
             log_error(sample_latents(pipe, jobs, steps, 2, with_grad=True), goal).mean().backward()  # type: ignore[no-untyped-call]
 
     def sample() -> None:
         with TapRollout(pipe, section, checkpointed=False) as rollout, torch.no_grad():
-            rollout.taps = bed.start
+            rollout.follow(bed.start)
             sample_latents(pipe, jobs, steps, 2)
 
     seconds = {
