@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -86,9 +87,16 @@ class Study:
         folder = context.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         fields = {key: getattr(context, key) for key in ("model", "pipe", "problem", "workload", "seed", "quick")}
-        chapter = work(Context(**fields, folder=folder, tell=lambda share, news: tell(label, share, news)))
-        tell(label, 1.0, f"{chapter.seconds:.0f} s")
-        _write_json(self._kept(context.model, name), replace(chapter, made=circumstances()).to_json())
+        watch = Stopwatch(folder / "seconds.json")
+
+        def note(share: float, news: str) -> None:
+            watch.note()
+            tell(label, share, news)
+
+        chapter = work(Context(**fields, folder=folder, tell=note))
+        made = replace(chapter, seconds=watch.note(), made=circumstances())
+        tell(label, 1.0, f"{made.seconds:.0f} s")
+        _write_json(self._kept(context.model, name), made.to_json())
         self._write()
 
     def _context(self, model: str, tell: Callable[[float, str], None]) -> Context:
@@ -147,6 +155,20 @@ class Study:
         path = self.out / "science.json"
         facts = json.loads(path.read_text()) if path.exists() else {}
         return dict(facts["chapters"]) if facts.get("settings") == self.settings else {}
+
+
+class Stopwatch:
+    """Seconds of work on one thing, over interruptions; up to the last note of each attempt."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._begun = path, time.monotonic()
+        self._before: float = json.loads(path.read_text()) if path.exists() else 0.0
+
+    def note(self) -> float:
+        """The seconds so far, written down."""
+        seconds = self._before + time.monotonic() - self._begun
+        _write_json(self._path, round(seconds, 1))
+        return seconds
 
 
 def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:

@@ -64,7 +64,7 @@ class TapRollout:
         self._streams.clear()
 
     def follow(self, taps: Tensor) -> None:
-        """Forecast with these taps ``(predicted step, depth, channel)`` in the runs to come; earlier ones are forgotten.
+        """Forecast with these taps ``(predicted step, depth, channel)`` in the runs to come; forget earlier runs.
 
         Where guidance branches have no names, every run brings its own: kept, their features would pin the heap.
         """

@@ -47,6 +47,18 @@ def test_every_chapter_exists() -> None:
         assert set(models) <= {"demo", "demo-class"}
 
 
+def test_seconds_count_over_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(driver.time, "monotonic", lambda: now)
+    first = driver.Stopwatch(tmp_path / "seconds.json")
+    now = 130.0
+    first.note()
+    now = 500.0  # killed meanwhile
+    second = driver.Stopwatch(tmp_path / "seconds.json")
+    now = 512.5
+    assert second.note() == 42.5
+
+
 def test_the_page_has_what_is_done_and_nothing_is_done_twice(tmp_path: Path, made: list[str]) -> None:
     study = Study(tmp_path / "work", tmp_path / "out")
     page = study.make(["grouping"])
