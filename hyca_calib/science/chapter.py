@@ -43,6 +43,7 @@ class Chapter:
         text: paragraphs of Markdown.
         figures: file names in the study's folder, with captions.
         numbers: everything measured, for machines.
+        seconds: of work, interrupted attempts included; the driver says them.
         made: where, when and with what, see `study.circumstances`.
     """
 

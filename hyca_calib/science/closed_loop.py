@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ EARNED_DB = 0.1
 
 def closed_loop(context: Context) -> Chapter:
     """The chapter. Every contest is kept in the folder: an interrupted run goes on where it stopped."""
-    begun = time.monotonic()
     settings = Settings(start=1)
     start = solve(context.problem, settings, (Budget.parse(BUDGET),), context.seed)[0].schedule
     samples = samples_of(context.problem, context.workload, "select").first(2 if context.quick else SAMPLES)
@@ -69,7 +67,6 @@ def closed_loop(context: Context) -> Chapter:
         claims=(*_claims(gains, judged, paired, unpaired), *claims(objectives)),
         numbers={"contests": done, "gains_db": gains, "offline_rank": judged, "deviation": [paired, unpaired]}
         | {"objectives": objectives},
-        seconds=time.monotonic() - begun,
     )
 
 

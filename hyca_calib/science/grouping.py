@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from hyca_calib.science.chapter import Chapter, Context
 from hyca_calib.science.groups.choice import choice
 from hyca_calib.science.groups.controls import controls
@@ -35,7 +33,6 @@ CAPTIONS = {
 
 def grouping(context: Context) -> Chapter:
     """The chapter; every random choice follows from the context's seed."""
-    started = time.monotonic()
     context.tell(0.0, "reading trajectories")
     s = subject(context)
     parts: dict[str, Part] = {}
@@ -53,7 +50,6 @@ def grouping(context: Context) -> Chapter:
         figures=tuple(CAPTIONS.items()),
         claims=tuple(claim for part in parts.values() for claim in part.claims),
         numbers=numbers,
-        seconds=time.monotonic() - started,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +42,6 @@ OPENING = (
 
 def points(context: Context) -> Chapter:
     """The chapter. Traces and searches are kept in the folder: an interrupted run goes on where it stopped."""
-    begun = time.monotonic()
     fewer = 14 if context.quick else min(SAMPLES, context.workload.num_samples)
     workload = replace(context.workload, num_samples=fewer)
     kinds = _kinds(context)
@@ -61,7 +59,6 @@ def points(context: Context) -> Chapter:
         tables=tuple(_table(budget, _at(found, budget)) for budget in BUDGETS),
         claims=tuple(claim for budget in BUDGETS for claim in _claims(budget, _at(found, budget))),
         numbers={"points": found},
-        seconds=time.monotonic() - begun,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ HEAD = ("PSNR of latents on test, dB", "95 %", "gain over fitted taps, dB", "95 
 
 def refinement(context: Context) -> Chapter:
     """The chapter. Every refinement is kept in the folder: an interrupted run goes on where it stopped."""
-    begun = time.monotonic()
     bed = bed_of(context)
     before = bed.judge(bed.start, bed.test)
     parts: dict[str, Callable[[], dict[str, dict[str, Any]]]] = {
@@ -64,7 +62,6 @@ def refinement(context: Context) -> Chapter:
         ),
         claims=_claims(found, before, limits),
         numbers={**found, "before": before, "reach_db": limits, "price": costs},
-        seconds=time.monotonic() - begun,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -34,7 +33,6 @@ Tell = Callable[[float, str], None]
 
 def results(context: Context, effort: Effort | None = None) -> Chapter:
     """The chapter. Plans and measurements are kept in the folder: an interrupted run goes on where it stopped."""
-    begun = time.monotonic()
     effort = effort or (QUICK if context.quick else Effort())
     budgets = [Budget.parse(text) for text in (BUDGETS[:2] if context.quick else BUDGETS)]
     entries = best_plans(context, budgets, effort, _part(context, 0.0, 0.5))
@@ -59,7 +57,6 @@ def results(context: Context, effort: Effort | None = None) -> Chapter:
         figures=((PICTURE, CAPTION),),
         claims=claims(standings),
         numbers=_numbers(context, test, entries, [*plans, *peers], found) | {"effort": asdict(effort)},
-        seconds=time.monotonic() - begun,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from hyca_calib.science.chapter import Chapter, Context
 from hyca_calib.science.formulas.figures import anchored_and_recursive, cost_map
 from hyca_calib.science.formulas.fitting import fitting
@@ -26,7 +24,6 @@ CAPTIONS = {
 
 def solvers(context: Context) -> Chapter:
     """The chapter; every random choice follows from the context's seed."""
-    started = time.monotonic()
     context.tell(0.0, "reading trajectories")
     s = ground(context)
     parts: dict[str, Part] = {}
@@ -47,5 +44,4 @@ def solvers(context: Context) -> Chapter:
         figures=tuple(CAPTIONS.items()),
         claims=tuple(claim for part in parts.values() for claim in part.claims),
         numbers=numbers,
-        seconds=time.monotonic() - started,
     )

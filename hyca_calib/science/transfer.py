@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,6 @@ CAPTION = "One plan in many situations, against what could be made there; 95 % i
 
 def transfer(context: Context) -> Chapter:
     """The chapter. Traces, plans and outcomes are kept in the folder: an interrupted run goes on where it stopped."""
-    begun = time.monotonic()
     todo = situations(context)
     context.tell(0.0, "searching the plan")
     plan = home_plan(context)
@@ -44,7 +42,6 @@ def transfer(context: Context) -> Chapter:
         figures=((FIGURE, CAPTION),),
         claims=claims(rows),
         numbers={"plan": _facts(plan), "situations": {row["name"]: row for row in rows}},
-        seconds=time.monotonic() - begun,
     )
 
 
