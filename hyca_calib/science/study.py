@@ -104,16 +104,14 @@ class Study:
         folder = self.work / model
         workload = Workload(prompts_of(model, None), self.samples, self.steps, self.seed)
         pipe, path = load_pipeline(model), folder / "trunk.zarr"
-        if not path.exists():
-            done = 0
+        done, batch = 0, batch_of(model, None)
 
-            def count(more: int) -> None:
-                nonlocal done
-                done += more
-                tell(done / len(workload.jobs), f"{model}: {done} of {len(workload.jobs)} samples")
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            tell(done / len(workload.jobs), f"{model}: {done} of {len(workload.jobs)} samples")
 
-            batch = batch_of(model, None)
-            trace(pipe, workload, CachePoint(), path, model_name=model, batch=batch, tokens=10**6, on_samples=count)
+        trace(pipe, workload, CachePoint(), path, model_name=model, batch=batch, tokens=10**6, on_samples=count)
         probes = 6 if self.quick else PROBES
         problem = healed(pipe, Problem(Trace(path)), workload.of("fit"), folder / "healing.log", probes)
         return Context(model, pipe, problem, workload, folder, self.seed, self.quick)

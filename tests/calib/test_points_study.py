@@ -21,7 +21,7 @@ def test_every_point_meets_the_budget(recorded: Trace, workload: Workload, pipe:
     chapter = points(context)
     assert Chapter.from_json(json.loads(json.dumps(chapter.to_json()))).to_markdown() == chapter.to_markdown()
     found = chapter.numbers["points"]
-    spans = [name for name in found if "live" in name]
+    spans = [name for name in found if "live of" in name]
     assert {"trunk", "output", "every block"} < set(found)
     for rows in found.values():
         for budget, row in rows.items():

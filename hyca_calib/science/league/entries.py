@@ -152,8 +152,7 @@ def _ratio(section: Section) -> float:
 
 def _at_every_block(context: Context) -> Problem:
     path: Path = context.folder / "blocks.zarr"
-    if not path.exists():
-        workload = replace(context.workload, num_samples=PROBE_SAMPLES)
-        batch = context.problem.trace.attributes["batch"]
-        trace(context.pipe, workload, parse_point("blocks"), path, model_name=context.model, batch=batch, tokens=16)
+    workload = replace(context.workload, num_samples=PROBE_SAMPLES)
+    batch = context.problem.trace.attributes["batch"]
+    trace(context.pipe, workload, parse_point("blocks"), path, model_name=context.model, batch=batch, tokens=16)
     return Problem(Trace(path))

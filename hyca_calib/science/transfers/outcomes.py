@@ -115,9 +115,8 @@ def _rolled_out(
 
 def _traced(context: Context, situation: Situation, pipe: Any) -> Problem:
     path = context.folder / "traces" / f"{situation.slug}.zarr"
-    if not path.exists():
-        batch, point = batch_of(context.model, None), context.problem.trace.point
-        trace(pipe, situation.workload, point, path, model_name=context.model, batch=batch, tokens=1)
+    batch, point = batch_of(context.model, None), context.problem.trace.point
+    trace(pipe, situation.workload, point, path, model_name=context.model, batch=batch, tokens=1)
     return carried_over(context.problem.healing, Problem(Trace(path)))
 
 
