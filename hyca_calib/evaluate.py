@@ -17,6 +17,7 @@ from hyca_calib.cost import count_flops
 from hyca_calib.memory import peak_memory
 from hyca_calib.metrics import Agreement, compare_images
 from hyca_calib.rollout import sample_images
+from hyca_calib.search.tap_rollout import device_of
 from hyca_calib.workload import Job, batches
 from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.attach.forwards import Patch, Replacement
@@ -88,7 +89,7 @@ def run_method(
         if isinstance(context, Session):
             flops += context.report().forecast_flops
         sample_images(pipe, jobs[:batch], num_steps, batch)
-        with peak_memory(_device(pipe)) as peak:
+        with peak_memory(device_of(pipe)) as peak:
             begun = time.perf_counter()
             images, latents = sample_images(pipe, jobs, num_steps, batch)
             seconds = time.perf_counter() - begun
@@ -114,10 +115,6 @@ def run_untimed(
             parts.append(sample_images(pipe, rest, num_steps, batch))
     images, latents = (torch.cat(column) for column in zip(*parts, strict=True))
     return Run(images, latents, math.nan, flops / len(head))
-
-
-def _device(pipe: Any) -> torch.device:
-    return next(next(iter(find_transformers(pipe).values())).parameters()).device
 
 
 def full_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Run:

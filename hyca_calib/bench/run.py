@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hyca_calib.bench.notebook import Notebook
 from hyca_calib.bench.quality import Quality, Verdict, judged, quality
 from hyca_calib.demo.judge.network import Judge
@@ -17,6 +19,7 @@ from hyca_calib.models import weights_digest
 from hyca_calib.peers import Peer, peers
 from hyca_calib.peers.score import Score, reason, score_or_error, undominated
 from hyca_calib.provenance import versions
+from hyca_calib.search.tap_rollout import device_of
 from hyca_calib.workload import Job, Workload
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.plan import Plan
@@ -62,6 +65,8 @@ class Reference:
         facts = {
             "workload": workload.describe(),
             "batch": batch,
+            "device": str(device_of(pipe)),
+            "threads": torch.get_num_threads(),
             "judged": judge is not None,
             "weights": weights_digest(find_transformer(pipe)) if folder else "",
             "versions": versions(),

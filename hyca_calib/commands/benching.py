@@ -28,6 +28,11 @@ QUICK_LIMITS = Limits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
 QUICK_SETTINGS = 3
 """Of each family of peers."""
 
+JUDGED = (
+    " Fréchet: distance to real pictures in the features of a small classifier (`hyca_calib/demo/judge`), less is "
+    "better; recognised: share of the words or classes asked for that it finds; neither looks at the full run."
+)
+
 
 @dataclass(frozen=True)
 class BenchOptions:
@@ -96,9 +101,7 @@ def bench_all(options: BenchOptions) -> Path:
         f"{len(workload.of('test'))} test prompts of `{options.model}`, {options.steps} steps, seed {options.seed}, "
         f"batch {size}, {device} with {torch.get_num_threads()} threads, torch {torch.__version__}. "
         "Margin: PSNR above the best peer that spends at least as many FLOPs, by sample, and its 95 % interval. "
-        "Peak: memory of the run beyond what the process held before. Fréchet: distance to real pictures in the "
-        "features of a small classifier (`hyca_calib/demo/judge`), less is better; recognised: share of the words or "
-        "classes asked for that it finds; neither looks at the full run.\n\n"
+        f"Peak: memory of the run beyond what the process held before.{JUDGED if reference.judge else ''}\n\n"
         "![agreement over compute](bench.png)\n\n"
     )
     out = options.folder

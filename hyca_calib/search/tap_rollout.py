@@ -26,7 +26,7 @@ __all__ = ["TapRollout", "activation_bytes", "device_of"]
 
 
 class TapRollout:
-    """Drives a network by a plan whose taps are a differentiable tensor. A context manager.
+    """Drives a network by a plan whose taps are a differentiable tensor, see `follow`. A context manager.
 
     Args:
         on_history: told the branch, the step and the history, newest first, before each forecast.
