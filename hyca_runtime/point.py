@@ -17,7 +17,8 @@ class CachePoint(BaseModel):
     """The tensors of the network that stand for the work before them.
 
     ``trunk`` is the input of the final norm: on a predicted step no transformer block runs, while
-    the final modulation and projection are live. ``output`` is what the network returns: nothing
+    the final modulation and projection are live. Kept as residual it is what all blocks together
+    add to the embedding of the latent, which is live, too. ``output`` is what the network returns: nothing
     runs at all. ``span`` is a run of neighbouring blocks, ``blocks`` every block on its own (what
     the HyCa paper caches, as residuals), ``modules`` all modules whose path matches a pattern
     (``transformer_blocks.*.attn``).
@@ -47,8 +48,8 @@ class CachePoint(BaseModel):
             raise ValueError(f"path: a point of kind '{self.kind}' has none, got {self.path[:60]!r}")
         if self.kind == "span" and len(self.ends) != 2:
             raise ValueError(f"path: expected 'first..last', got {self.path[:60]!r}")
-        if self.kind in ("trunk", "output") and self.keep == "residual":
-            raise ValueError(f"keep: a point of kind '{self.kind}' is kept as output")
+        if self.kind == "output" and self.keep == "residual":
+            raise ValueError("keep: a point of kind 'output' is kept as output")
         return self
 
     @property
@@ -75,15 +76,14 @@ def parse_point(text: str) -> CachePoint:
 
     Raises:
         PlanError: not one of ``trunk``, ``output``, ``blocks``, ``span:FIRST..LAST``,
-            ``modules:PATTERN``, the last two perhaps with ``:residual``.
+            ``modules:PATTERN``; trunk and the last two perhaps with ``:residual``.
     """
-    kind, _, rest = text.partition(":")
-    path, residual = rest.removesuffix(":residual"), rest.endswith(":residual")
-    keep = "residual" if residual or kind == "blocks" else "output"
+    kind, _, path = text.removesuffix(":residual").partition(":")
+    keep = "residual" if text.endswith(":residual") or kind == "blocks" else "output"
     try:
         return CachePoint.model_validate({"kind": kind, "path": path, "keep": keep})
     except ValueError as error:
         raise PlanError(
             f"point {text[:80]!r}: expected trunk, output, blocks, span:FIRST..LAST or modules:PATTERN, "
-            "the last two perhaps with :residual"
+            "trunk and the last two perhaps with :residual"
         ) from error

@@ -9,7 +9,7 @@ from torch import nn
 
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.plan import Cost, ModelFingerprint, Plan, Sampler, Section
-from hyca_runtime.point import CachePoint
+from hyca_runtime.point import parse_point
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.session import config_digest
 from hyca_runtime.solvers import Hold, Newton, Solver
@@ -39,7 +39,7 @@ def make_plan(
             axis_times=times,
             scheduler_timesteps=tuple(1000 * t for t in times),
         ),
-        point=CachePoint(kind=point),
+        point=parse_point(point),
         schedule=Schedule.from_steps(steps, computed),
         groups=tuple(
             DimensionGroup(name=f"g{i}", channels=encode_channels(part.tolist()), solver=solver.spec())

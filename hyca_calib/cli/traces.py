@@ -28,8 +28,9 @@ def trace(
     point: Annotated[
         str,
         typer.Option(
-            help="trunk: input of the final norm. output: what the network returns, any architecture. "
-            "blocks: every block's residual. span:FIRST..LAST, modules:PATTERN (perhaps with :residual): by path."
+            help="trunk: input of the final norm. trunk:residual: what the blocks add to a live embedding. "
+            "output: what the network returns, any architecture. blocks: every block's residual. "
+            "span:FIRST..LAST, modules:PATTERN (perhaps with :residual): by path."
         ),
     ] = "trunk",
     component: Annotated[str, typer.Option(help="Which network of the pipeline; Wan 2.2 has two.")] = "transformer",

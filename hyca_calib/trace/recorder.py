@@ -25,6 +25,9 @@ from hyca_runtime.point import CachePoint
 
 __all__ = ["Recorder", "Recording"]
 
+RECALL = {True: 1e-3, False: 0.05}
+"""Relative error of a step predicted from its own feature, in float32 and in fewer bits: rounding, no more."""
+
 
 @dataclass
 class Recording:
@@ -183,7 +186,7 @@ class Recorder:
         time, _ = self._clock.timestep(args, kwargs)
         scheduler_time = self._clock.scheduler_time()
         feature = Feature((part.detach() for part in feature), feature.form)
-        gain = self._gain(feature, args, kwargs)
+        gain = self._gain(feature, output, args, kwargs)
         ordered = self._tokens_first(feature, self._clock.batch(args, kwargs))
         kept = Feature(self._kept(part) for part in ordered)
         counts = tuple(part.shape[1] for part in ordered)
@@ -191,8 +194,8 @@ class Recorder:
         self._sample_call, self._numel[branch] = (args, kwargs), sum(part.numel() for part in feature)
         return output
 
-    def _gain(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Squared gain of each channel through the tail, estimated with one random output direction.
+    def _gain(self, feature: Feature, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Squared gain of each channel through the tail to `output`, estimated with one random output direction.
 
         For v with unit covariance, E (J^T v)_c^2 is the squared norm of column c of the Jacobian J.
         """
@@ -202,10 +205,23 @@ class Recorder:
             return torch.full((channels,), float(self._with_gain), device=feature[0].device)
         with torch.enable_grad():
             probe = Feature((part.clone().requires_grad_() for part in feature), feature.form)
-            outputs = tensors_of(self._attachment.predict(probe, args, kwargs))
+            again = tensors_of(self._attachment.predict(probe, args, kwargs))
+            if not self._calls:
+                self._check_recall(again, tensors_of(output))
+            outputs = [tensor for tensor in again if tensor.requires_grad]
             directions = [torch.randn(o.shape, generator=self._noise).to(o) for o in outputs]
             gradients = torch.autograd.grad(outputs, probe, directions, allow_unused=True, materialize_grads=True)
         return torch.cat([g.float().square().movedim(axis, -1).flatten(0, -2).mean(0) for g in gradients])
+
+    def _check_recall(self, again: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """A step that is predicted from its own feature must be that step."""
+        pairs = [(a.detach().float(), b.detach().float()) for a, b in zip(again, outputs, strict=True)]
+        error = max((float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in pairs), default=0.0)
+        if error > RECALL[outputs[0].dtype == torch.float32]:
+            raise TraceError(
+                f"{type(self.module).__name__} at '{self._attachment.point}': expected a step predicted from its own "
+                f"feature to be that step, got a relative error of {error:.2g}; use the point 'trunk' or 'output'"
+            )
 
     def _tokens_first(self, feature: Feature, batch: int) -> Feature:
         """Parts as ``(batch, token, channel)``, wherever the batch is; without one, all tokens are one sample's."""
@@ -261,9 +277,9 @@ def _num_tokens(calls: Sequence[_Call], num_samples: int) -> list[int]:
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """All tensors of a network's output that can be differentiated."""
+    """All tensors of a network's output."""
     if isinstance(output, Tensor):
-        return [output] if output.requires_grad else []
+        return [output]
     if isinstance(output, dict):
         output = tuple(output.values())
     return [tensor for item in output for tensor in tensors_of(item)] if isinstance(output, tuple | list) else []

@@ -23,6 +23,7 @@ __all__ = [
     "find_tail",
     "find_transformer",
     "find_transformers",
+    "first_block",
 ]
 
 BLOCK_LIST = re.compile(r"(?:^|_)(?:blocks|layers|refiner)$")
@@ -171,6 +172,12 @@ def find_blocks(transformer: nn.Module) -> list[Place]:
     for place in places:
         block_io(place.module)
     return places
+
+
+def first_block(blocks: Place) -> Place:
+    """Of a list of blocks."""
+    name = next(iter(blocks.module._modules))  # noqa: SLF001
+    return Place(blocks.module, name, f"{blocks.path}.{name}")
 
 
 def find_span(transformer: nn.Module, first: str, last: str) -> list[Place]:

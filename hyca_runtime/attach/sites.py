@@ -18,8 +18,10 @@ from hyca_runtime.attach.points import (
     find_modules,
     find_span,
     find_tail,
+    first_block,
 )
 from hyca_runtime.attach.stand_ins import (
+    AddToInput,
     CaptureInput,
     CaptureOutput,
     CaptureStreams,
@@ -74,16 +76,21 @@ class OutputSite(Site):
 
 
 class TrunkSite(Site):
-    """The input of the final norm; no block runs."""
+    """The input of the final norm; no block runs.
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    Args:
+        residual: what the blocks add to the first one's input, which is what the final norm would see without them.
+    """
+
+    def __init__(self, network: nn.Module, residual: bool) -> None:
+        self._network, self._residual = network, residual
         self._tail = find_tail(network)
         self._lists = find_block_lists(network)
         self._embedders = find_embedders(network)
         self._places = [place for part in self._tail for place in part]
         self._watched: list[nn.Module] = []
         self._watching: list[list[CaptureInput]] = []
+        self._origins: list[CaptureStreams] = []
         self._pairs: list[tuple[Place, nn.Module]] = []
 
     def watchers(self) -> StandIns:
@@ -95,7 +102,11 @@ class TrunkSite(Site):
         for part in self._watching:
             for watcher in part:
                 watcher.kept.clear()  # of a call that an exception cut off
-        return self._pairs
+        if not self._residual:
+            return self._pairs
+        begins = [first_block(blocks) for blocks in self._lists]
+        self._origins = [CaptureStreams(place.module) for place in begins]
+        return [*zip(begins, self._origins, strict=True), *self._pairs]
 
     def captured(self, output: Any) -> Feature | None:
         del output
@@ -107,14 +118,29 @@ class TrunkSite(Site):
                 name = f"{type(self._network).__name__}.{places[0].path}"
                 raise AttachError(f"{name} was called {len(part)} times in one call; use the point 'output'")
         used = [places for part, places in zip(parts, self._tail, strict=True) if part]
-        return Feature([part[0] for part in parts if part], used)
+        found = [part[0] for part in parts if part]
+        return Feature([value - self._origin(value) for value in found] if self._residual else found, used)
+
+    def _origin(self, value: Tensor) -> Tensor:
+        """What the blocks made `value` from."""
+        for entry in self._origins:
+            streams = zip(entry.io.returns, entry.captured or (), strict=False)
+            for _, stream in sorted(streams, key=lambda named: named[0] != "hidden_states"):
+                if isinstance(stream, Tensor) and stream.shape == value.shape:
+                    return stream
+        raise AttachError(
+            f"no block of {type(self._network).__name__} takes what its final norm does, {tuple(value.shape)}; "
+            "use the point 'trunk'"
+        )
 
     def actors(self, feature: Feature) -> StandIns:
         idle = [(place, _idle(place.module)) for place in self._lists]
+        tails = [(place, part) for places, part in zip(feature.form, feature, strict=True) for place in places]
+        if self._residual:
+            return [*idle, *((place, AddToInput(place.module, part)) for place, part in tails)]
         embedders = ((place, place.module) for place in self._embedders)  # perhaps adapted or quantised by now
         idle += [(place, IdleLinear(module)) for place, module in embedders if type(module) is nn.Linear]
-        tails = zip(feature.form, feature, strict=True)
-        return [*idle, *((place, InjectInput(place.module, part)) for places, part in tails for place in places)]
+        return [*idle, *((place, InjectInput(place.module, part)) for place, part in tails)]
 
 
 class ModulesSite(Site):
@@ -169,9 +195,9 @@ def find_site(network: nn.Module, point: CachePoint) -> Site:
     """
     if point.kind == "output":
         return OutputSite()
-    if point.kind == "trunk":
-        return TrunkSite(network)
     residual = point.keep == "residual"
+    if point.kind == "trunk":
+        return TrunkSite(network, residual)
     if point.kind == "span":
         span = find_span(network, *point.ends)
         return ModulesSite(span[-1:], span[:-1], residual)

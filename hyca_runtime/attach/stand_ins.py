@@ -20,6 +20,7 @@ from hyca_runtime.attach.points import Place
 from hyca_runtime.errors import AttachError
 
 __all__ = [
+    "AddToInput",
     "CaptureInput",
     "CaptureOutput",
     "CaptureStreams",
@@ -81,6 +82,13 @@ class InjectInput(StandIn):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         del x
         return self.inner(self.feature, *args, **kwargs)
+
+
+class AddToInput(InjectInput):
+    """Runs `inner` on the sum of `feature` and its input."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(x + self.feature, *args, **kwargs)
 
 
 class CaptureStreams(StandIn):

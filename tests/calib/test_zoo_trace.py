@@ -21,6 +21,7 @@ from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_calib.zoo import PIPELINES
 from hyca_runtime import Plan, apply_plan
+from hyca_runtime.errors import TraceError
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
 
@@ -99,7 +100,15 @@ def test_trace_search_apply(tmp_path: Path, name: str, branches: list[str], step
     assert report.cache_bytes == promised
 
 
-@pytest.mark.parametrize("point", ["output", "blocks", "span:blocks.0..blocks.1:residual", "modules:blocks.*.attn1"])
+def test_a_point_that_does_not_give_the_step_back_is_refused(tmp_path: Path) -> None:
+    """CogVideoX has a norm between its last block and the final one, so the embedding is not what is added to."""
+    with pytest.raises(TraceError, match="predicted from its own feature to be that step, got a relative error"):
+        plan_for(Prompted("CogVideoX"), tmp_path, "trunk:residual")
+
+
+@pytest.mark.parametrize(
+    "point", ["output", "trunk:residual", "blocks", "span:blocks.0..blocks.1:residual", "modules:blocks.*.attn1"]
+)
 def test_every_kind_of_point_can_be_searched(tmp_path: Path, point: str) -> None:
     pipe = Prompted("Wan 2.1")
     recorded, plan = plan_for(pipe, tmp_path, point, budget="4 steps")

@@ -42,12 +42,13 @@ def count(modules: list[nn.Module]) -> list[int]:
         ("modules:*transformer_blocks.*.ff", 2),
         ("modules:single_transformer_blocks.*:residual", 2),
         ("blocks", 4),
+        ("trunk:residual", 4),
     ],
 )
 def test_only_what_the_point_names_is_skipped(pipe: EmojiPipeline, text: str, num_skipped: int) -> None:
     point, network = parse_point(text), pipe.transformer
     assert str(point) == text
-    if point.kind == "blocks":
+    if point.kind in ("blocks", "trunk"):
         skipped = [*network.transformer_blocks, *network.single_transformer_blocks]
     elif point.kind == "span":
         head, first = point.ends[0].rsplit(".", 1)
@@ -77,13 +78,31 @@ def test_a_residual_is_output_less_input(pipe: EmojiPipeline) -> None:
     arguments: dict[str, Any] = {}
     network.register_forward_pre_hook(lambda _, args, kwargs: arguments.update(kwargs), with_kwargs=True)
     draw(pipe)
-    for text in ("blocks", "span:transformer_blocks.0..transformer_blocks.1:residual", "modules:*.attn"):
+    span = "span:transformer_blocks.0..transformer_blocks.1:residual"
+    for text in ("trunk:residual", "blocks", span, "modules:*.attn"):
         attachment = Attachment(network, parse_point(text))
         with torch.no_grad():
             output, feature = attachment.compute((), arguments)
             assert feature is not None
             again = attachment.predict(feature, (), arguments)
         torch.testing.assert_close(again[0], output[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_residual_of_the_trunk_sees_the_latent(pipe: EmojiPipeline) -> None:
+    """On a predicted step the embedding is that of the call, the rest is the feature."""
+    network, calls = pipe.transformer, list[dict[str, Any]]()
+    hook = network.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    draw(pipe)
+    hook.remove()
+    attachment = Attachment(network, parse_point("trunk:residual"))
+    seen: list[Tensor] = []
+    network.norm_out.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        _, feature = attachment.compute((), calls[0])
+        assert feature is not None
+        torch.testing.assert_close(feature[0], seen[0] - network.x_embedder(calls[0]["hidden_states"]))
+        attachment.predict(feature, (), calls[-1])
+        torch.testing.assert_close(seen[1], feature[0] + network.x_embedder(calls[-1]["hidden_states"]))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +120,7 @@ def test_places_that_are_not_there(pipe: EmojiPipeline, text: str, reason: str) 
         Attachment(pipe.transformer, parse_point(text))
 
 
-@pytest.mark.parametrize("text", ["stem", "span", "span:a", "modules", "trunk:residual", "output:x", "span:a..b..c"])
+@pytest.mark.parametrize("text", ["stem", "span", "span:a", "modules", "output:residual", "output:x", "span:a..b..c"])
 def test_points_that_are_none(text: str) -> None:
     with pytest.raises(PlanError, match="expected trunk, output, blocks, span"):
         parse_point(text)

@@ -233,6 +233,7 @@ def test_reset_forgets(pipe: EmojiPipeline, plan: Plan) -> None:
         ("trunk", "plan first", "inductor"),
         ("trunk", "compile first", "aot_eager"),
         ("trunk", "blocks", "aot_eager"),
+        ("trunk:residual", "compile first", "aot_eager"),
         ("output", "plan first", "aot_eager"),
     ],
 )

@@ -15,6 +15,7 @@ from hyca_calib.zoo import MODELS, PIPELINES
 from hyca_calib.zoo.base import quiet
 from hyca_calib.zoo.check import check_model, check_pipeline, tensors_in
 from hyca_calib.zoo.table import POINTS, to_markdown
+from hyca_runtime import AttachError
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.point import CachePoint
 
@@ -44,6 +45,33 @@ def test_the_zoo_is_complete() -> None:
 def test_model(name: str, point: str) -> None:
     verdict = check_model(MODELS[name], point, compiled=False)
     assert verdict.good, verdict.results
+
+
+NO_TRUNK_RESIDUAL = {
+    "CogVideoXTransformer3DModel": "another norm before the final one",
+    "ConsisIDTransformer3DModel": "another norm before the final one",
+    "EasyAnimateTransformer3DModel": "another norm before the final one",
+    "LongCatAudioDiTTransformer": "more than the blocks between embedding and final norm",
+    "Lumina2Transformer2DModel": "refined embeddings",
+    "ZImageTransformer2DModel": "refined embeddings",
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trunk_as_residual(name: str) -> None:
+    """A step predicted from its own feature is that step, or the point is refused, or tracing finds it out."""
+    with torch.no_grad(), quiet():
+        module, call = MODELS[name].build(), MODELS[name].call(1, 0.5)
+        attachment = Attachment(module, CachePoint(keep="residual"))
+        try:
+            output, feature = attachment.compute((), call)
+        except AttachError as error:
+            assert "use the point 'trunk'" in str(error)
+            return
+        assert feature is not None
+        pairs = zip(tensors_in(attachment.predict(feature, (), call)), tensors_in(output), strict=True)
+        exact = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+    assert exact != (name in NO_TRUNK_RESIDUAL)
 
 
 @pytest.mark.parametrize("point", POINTS)
