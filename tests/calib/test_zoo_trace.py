@@ -106,9 +106,10 @@ def test_a_point_that_does_not_give_the_step_back_is_refused(tmp_path: Path) -> 
         plan_for(Prompted("CogVideoX"), tmp_path, "trunk:residual")
 
 
-@pytest.mark.parametrize(
-    "point", ["output", "trunk:residual", "blocks", "span:blocks.0..blocks.1:residual", "modules:blocks.*.attn1"]
-)
+POINTS = ("output", "trunk:residual", "blocks", "span:blocks.0..blocks.1:residual", "modules:blocks.*.attn1")
+
+
+@pytest.mark.parametrize("point", POINTS)
 def test_every_kind_of_point_can_be_searched(tmp_path: Path, point: str) -> None:
     pipe = Prompted("Wan 2.1")
     recorded, plan = plan_for(pipe, tmp_path, point, budget="4 steps")
