@@ -81,15 +81,16 @@ def run_method(
 ) -> tuple[Run, Any]:
     """Sample `jobs` inside `method`; returns the run and what the context gave.
 
-    One uncounted batch warms up, FLOPs are counted on one sample of its own.
+    FLOPs are counted on one sample of its own, which warms up a CPU; a GPU, which tunes itself to shapes, by a batch.
     """
+    device = device_of(pipe)
     with method() as context:
-        sample_images(pipe, jobs[:1], num_steps, 1)
         flops = network_flops(pipe, lambda: sample_images(pipe, jobs[:1], num_steps, 1))
         if isinstance(context, Session):
             flops += context.report().forecast_flops
-        sample_images(pipe, jobs[:batch], num_steps, batch)
-        with peak_memory(device_of(pipe)) as peak:
+        if device.type != "cpu":
+            sample_images(pipe, jobs[:batch], num_steps, batch)
+        with peak_memory(device) as peak:
             begun = time.perf_counter()
             images, latents = sample_images(pipe, jobs, num_steps, batch)
             seconds = time.perf_counter() - begun

@@ -17,7 +17,7 @@ from hyca_calib.demo.judge.network import Judge
 from hyca_calib.evaluate import Evaluation, Run, compare, evaluate_plan, full_run, run_method, run_untimed
 from hyca_calib.models import weights_digest
 from hyca_calib.peers import Peer, peers
-from hyca_calib.peers.score import Score, reason, score_or_error, undominated
+from hyca_calib.peers.score import Score, joined, reason, score_or_error, undominated
 from hyca_calib.provenance import versions
 from hyca_calib.search.tap_rollout import device_of
 from hyca_calib.workload import Job, Workload
@@ -25,6 +25,9 @@ from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.plan import Plan
 
 __all__ = ["Reference", "Row", "bench_peers", "bench_plans"]
+
+
+FEW, CLOSE_DB = 4, 1.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def bench_peers(
 ) -> list[Row]:
     """Peers against the full run; one that fails is listed with its error.
 
-    Of the many settings only those are measured that no other of the same method beats on the select split.
+    Of the many settings only those are measured that no other of the same method beats on the select split; those
+    that another beats there by `CLOSE_DB` on the first `FEW` samples do not see the rest of it.
 
     Args:
         only: parts of peer names; all settings with one of them are measured. Empty leaves it to the select split.
@@ -134,17 +138,24 @@ def _thinned(found: Sequence[Peer], most: int | None) -> list[Peer]:
 def _screened(
     reference: Reference, found: Sequence[Peer], workload: Workload, tell: Callable[[float, str], None]
 ) -> tuple[list[Row], list[Peer]]:
-    """Rows of the peers that fail, and the peers worth measuring."""
+    """Rows of the peers that fail, and the peers worth measuring; those far behind on a few samples see no others."""
     pipe, batch, jobs = reference.pipe, reference.batch, workload.of("select")
-    full = run_untimed(pipe, jobs, workload.num_steps, batch, nullcontext)
-    scores = []
-    for i, peer in enumerate(found):
-        tell(i / len(found), peer.name)
-        make = partial(score_or_error, pipe, peer, jobs, batch, full)
-        scores.append(reference.notebook.recall(Score, peer.name, make))
-    best = {score.method for score in undominated(scores)}
-    rows = [Row(score.method, score.family, False, None, score.error) for score in scores if score.error]
-    return rows, [peer for peer in found if peer.name in best]
+    scores: dict[str, Score] = {}
+    left = list(found)
+    for name, part in (("few", jobs[:FEW]), ("more", jobs[FEW:])):
+        if not part:
+            break
+        full = run_untimed(pipe, part, workload.num_steps, batch, nullcontext)
+        for i, peer in enumerate(left):
+            tell(i / len(left), f"{name} samples, {peer.name}")
+            make = partial(score_or_error, pipe, peer, part, batch, full)
+            new = reference.notebook.recall(Score, f"{peer.name}, {name} samples", make)
+            scores[peer.name] = joined(scores[peer.name], new) if peer.name in scores else new
+        close = {score.method for score in undominated([scores[peer.name] for peer in left], CLOSE_DB)}
+        left = [peer for peer in left if peer.name in close]
+    best = {score.method for score in undominated([scores[peer.name] for peer in left])}
+    rows = [Row(score.method, score.family, False, None, score.error) for score in scores.values() if score.error]
+    return rows, [peer for peer in left if peer.name in best]
 
 
 def _peer_row(reference: Reference, peer: Peer) -> Row:

@@ -25,8 +25,15 @@ def bench(
     budget: Annotated[
         str | None, typer.Option(help="Search plans for these budgets first, in --out: 1.5x,2x,3x,5x,8x,10x.")
     ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(help="Where that search looks, as for trace; repeatable. Default: trunk and trunk:residual."),
+    ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="14 samples of 20 steps, 2x,3x,5x, few settings of each peer: minutes.")
+        bool,
+        typer.Option(
+            "--quick", help="14 samples of 20 steps, 2x,3x,5x, trunk only, few settings of each peer: minutes."
+        ),
     ] = False,
     model: Model = "demo",
     prompts: Prompts = None,
@@ -61,6 +68,7 @@ def bench(
         options = commands.BenchOptions(
             plans=plans or (),
             budgets=budget or ("2x,3x,5x" if quick else None),
+            points=point or (),
             model=model,
             prompts=prompts,
             samples=samples or (14 if quick else 112),

@@ -20,11 +20,12 @@ from hyca_calib.demo.judge import load_judge
 from hyca_calib.models import load_pipeline
 from hyca_calib.provenance import versions
 from hyca_calib.workload import Workload
-from hyca_runtime import Plan, load_plan
+from hyca_runtime import AttachError, Plan, load_plan
 
 __all__ = ["BenchOptions", "bench_all"]
 
 QUICK_LIMITS = Limits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
+POINTS = ("trunk", "trunk:residual")
 QUICK_SETTINGS = 3
 """Of each family of peers."""
 
@@ -40,13 +41,15 @@ class BenchOptions:
 
     Attributes:
         plans: to compare.
-        budgets: plans for these are searched first, on a trace of the same workload; as for search.
+        budgets: plans for these are searched first, on traces of the same workload; as for search.
+        points: where those look, `POINTS` if empty; rollouts decide.
         only: parts of peer names.
         quick: a small search, and few settings of each peer.
     """
 
     plans: Sequence[Path] = ()
     budgets: str | None = None
+    points: Sequence[str] = ()
     model: str = "demo"
     prompts: Path | None = None
     samples: int = 112
@@ -56,6 +59,11 @@ class BenchOptions:
     out: Path | None = None
     batch: int | None = None
     quick: bool = False
+
+    @property
+    def looked_at(self) -> Sequence[str]:
+        """Points of a search."""
+        return self.points or POINTS[: 1 if self.quick else None]
 
     @property
     def folder(self) -> Path:
@@ -118,17 +126,29 @@ def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
     """Plans for the budgets, made in the bench's folder; what is there is not made again."""
     if not options.budgets:
         return []
+    traces = [path for point in options.looked_at if (path := _traced(options, point))]
+    limits = replace(QUICK_LIMITS if options.quick else Limits(), model=options.model, seed=options.seed)
+    paths = search_plans(options.budgets, traces, limits, options.folder / "plans")
+    texts = options.budgets.split(",")
+    return [(text.strip(), load_plan(path)) for text, path in zip(texts, paths, strict=True)]
+
+
+def _traced(options: BenchOptions, point: str) -> str | None:
+    """The path of a trace at `point`; None if the network has no such point, unless it is the only one."""
     wanted = TraceOptions(
         model=options.model,
+        point=point,
         prompts=options.prompts,
         samples=options.samples,
         seed=options.seed,
         steps=options.steps,
         batch=options.batch,
-        out=options.folder / "trace.zarr",
+        out=options.folder / f"{short_name(point)}.zarr",
     )
-    trace = trace_model(wanted)
-    limits = replace(QUICK_LIMITS if options.quick else Limits(), model=options.model, seed=options.seed)
-    paths = search_plans(options.budgets, [trace], limits, options.folder / "plans")
-    texts = options.budgets.split(",")
-    return [(text.strip(), load_plan(path)) for text, path in zip(texts, paths, strict=True)]
+    try:
+        return trace_model(wanted)
+    except AttachError as error:
+        if len(options.looked_at) == 1:
+            raise
+        say(f"passed over: {error}")
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from hyca_calib.metrics import compare_images
 from hyca_calib.peers.base import Peer
 from hyca_calib.workload import Job
 
-__all__ = ["Score", "exact_psnr", "reason", "score", "score_or_error", "undominated"]
+__all__ = ["Score", "exact_psnr", "joined", "reason", "score", "score_or_error", "undominated"]
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,26 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:120]}"
 
 
-def undominated(scores: Sequence[Score]) -> list[Score]:
-    """Those that worked, without settings that spend as much as a better one of their family."""
+def joined(one: Score, other: Score) -> Score:
+    """The same method on the samples of both."""
+    return replace(
+        one,
+        psnr_db=one.psnr_db + other.psnr_db,
+        ssim=one.ssim + other.ssim,
+        exact_db=one.exact_db + other.exact_db,
+        error=one.error or other.error,
+    )
+
+
+def undominated(scores: Sequence[Score], margin_db: float = 0.0) -> list[Score]:
+    """Those that worked, without settings that spend as much as one of their family that is better by the margin."""
     worked = [s for s in scores if not s.error]
 
     def beaten(one: Score) -> bool:
         return any(
-            other.family == one.family and other.flops_ratio >= one.flops_ratio and other.mean_db > one.mean_db
+            other.family == one.family
+            and other.flops_ratio >= one.flops_ratio
+            and other.mean_db > one.mean_db + margin_db
             for other in worked
         )
 

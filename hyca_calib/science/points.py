@@ -72,12 +72,16 @@ def _kinds(context: Context) -> dict[str, CachePoint]:
     """The points by name."""
     blocks = find_blocks(find_transformer(context.pipe))
     last = [block.path for block in blocks if block.parent is blocks[-1].parent]
-    before = len(blocks) - len(last)
-    found = {"trunk": CachePoint(), "output": CachePoint(kind="output"), "every block": CachePoint(kind="blocks")}
+    before = len(blocks) - len(last)  # in other lists
+    found = {
+        "trunk": CachePoint(),
+        LIVE_EMBEDDING: CachePoint(keep="residual"),
+        "output": CachePoint(kind="output"),
+        "every block": CachePoint(kind="blocks"),
+    }
     for live in LIVE:
-        if live < len(last):
-            ran = before + live
-            name = f"after {ran} live of {len(blocks)} blocks" if ran else LIVE_EMBEDDING
+        if live < len(last) and before + live:
+            name = f"after {before + live} live of {len(blocks)} blocks"
             found[name] = CachePoint(kind="span", path=f"{last[live]}..{last[-1]}", keep="residual")
     return found
 

@@ -19,7 +19,7 @@ from hyca_calib.workload import Job
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.errors import TraceError
+from hyca_runtime.errors import AttachError, TraceError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 
@@ -218,7 +218,7 @@ class Recorder:
         pairs = [(a.detach().float(), b.detach().float()) for a, b in zip(again, outputs, strict=True)]
         error = max((float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in pairs), default=0.0)
         if error > RECALL[outputs[0].dtype == torch.float32]:
-            raise TraceError(
+            raise AttachError(
                 f"{type(self.module).__name__} at '{self._attachment.point}': expected a step predicted from its own "
                 f"feature to be that step, got a relative error of {error:.2g}; use the point 'trunk' or 'output'"
             )

@@ -20,14 +20,14 @@ from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 from hyca_calib.demo.glyphs.train import build_scheduler
-from hyca_calib.evaluate import Evaluation, network_flops, run_method, run_untimed
+from hyca_calib.evaluate import Evaluation, Run, network_flops, run_method, run_untimed
 from hyca_calib.peers import Peer, peers
 from hyca_calib.peers.caches import cached
 from hyca_calib.peers.layer_reuse import layer_changes, reused, smooth_schedule
 from hyca_calib.peers.magnitude import magnitude_ratios
 from hyca_calib.peers.noise_levels import Spacing
 from hyca_calib.peers.samplers import sampled_by, sampler_peers, samplers
-from hyca_calib.peers.score import score, score_or_error
+from hyca_calib.peers.score import Score, score, score_or_error
 from hyca_calib.rollout import sample_images
 from hyca_calib.workload import Workload
 
@@ -283,6 +283,25 @@ class TestBench:
         assert {name for name, row in found.items() if row.result} >= {f"steps {n}" for n in (3, 6, STEPS)}
         only = bench_peers(reference, workload, only=["wasteful"])
         assert [row.method for row in only] == ["wasteful"]
+
+    def test_settings_far_behind_see_few_samples(
+        self, pipe: EmojiPipeline, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = {"close": (39.5, 41.5), "far": (20.0, 99.0), "best": (40.0, 40.0)}  # on the first sample, on the others
+        seen = dict.fromkeys(told, 0)
+
+        def noted(pipe: Any, peer: Peer, jobs: Any, batch: int, full: Run) -> Score:
+            psnr = told[peer.name][seen[peer.name] > 0]
+            seen[peer.name] += len(jobs)
+            return Score(peer.name, "a", 2.0, (psnr,) * len(jobs), (1.0,) * len(jobs))
+
+        monkeypatch.setattr(bench_run, "FEW", 1)
+        monkeypatch.setattr(bench_run, "score_or_error", noted)
+        monkeypatch.setattr(bench_run, "peers", lambda *_: [Peer(name, "a", 6, nullcontext) for name in told])
+        rows = bench_peers(Reference.of(pipe, workload, 4), workload)
+        select = len(workload.of("select"))
+        assert seen == {"close": select, "far": 1, "best": select}
+        assert [row.method for row in rows] == ["close"], "ahead on all samples, though not on the first"
 
     def test_interrupted_it_goes_on(
         self, pipe: EmojiPipeline, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

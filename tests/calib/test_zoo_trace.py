@@ -21,7 +21,7 @@ from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_calib.zoo import PIPELINES
 from hyca_runtime import Plan, apply_plan
-from hyca_runtime.errors import TraceError
+from hyca_runtime.errors import AttachError
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
 
@@ -102,7 +102,7 @@ def test_trace_search_apply(tmp_path: Path, name: str, branches: list[str], step
 
 def test_a_point_that_does_not_give_the_step_back_is_refused(tmp_path: Path) -> None:
     """CogVideoX has a norm between its last block and the final one, so the embedding is not what is added to."""
-    with pytest.raises(TraceError, match="predicted from its own feature to be that step, got a relative error"):
+    with pytest.raises(AttachError, match="predicted from its own feature to be that step, got a relative error"):
         plan_for(Prompted("CogVideoX"), tmp_path, "trunk:residual")
 
 

@@ -92,6 +92,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
     bench = ["bench", "--quick", *MODEL, "--prompts", "prompts.txt", "--budget", "2x,3x", "--steps", 12, "--out", "b"]
+    bench += ["--point", "trunk", "--point", "trunk:residual"]
     done = run(*bench)
     assert done.exit_code == 0, done.output
     rows = json.loads((folder / "b" / "bench.json").read_text())["rows"]
@@ -100,10 +101,8 @@ def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
     assert [row["method"] for row in rows if row["ours"]] == ["HyCa plan 2x", "HyCa plan 3x"]
     assert (folder / "b" / "bench.csv").read_text().count("\n") == len(rows) + 1
     assert (folder / "b" / "bench.png").stat().st_size > 10_000
-    again = run(
-        "bench", "--quick", *MODEL, "--prompts", "prompts.txt", "--budget", "2x,3x", "--steps", 12, "--out", "b"
-    )
-    assert "complete already" in again.stderr
+    assert set(json.loads((folder / "b/plans/2x/result.json").read_text())["points"]) == {"trunk", "trunk:residual"}
+    assert "complete already" in run(*bench).stderr
 
 
 def test_several_budgets_in_one_go(traced: Path) -> None:
