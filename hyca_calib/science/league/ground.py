@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hyca_calib.bench.notebook import Notebook
 from hyca_calib.evaluate import Run, run_untimed
 from hyca_calib.models import weights_digest
 from hyca_calib.peers import Peer
@@ -39,8 +41,7 @@ class Ground:
         batch: samples in one pipeline call.
         full: every step computed.
         exact: pictures of the first jobs from `FINER` times the steps.
-        folder: a file for every method.
-        facts: what all measurements depend on; a file with others is made again.
+        notes: what was measured.
     """
 
     pipe: Any
@@ -48,8 +49,7 @@ class Ground:
     batch: int
     full: Run
     exact: Tensor
-    folder: Path
-    facts: dict[str, Any]
+    notes: Notebook
 
     @classmethod
     def of(cls, context: Context, jobs: Sequence[Job], folder: Path, num_exact: int) -> Ground:
@@ -72,11 +72,13 @@ class Ground:
             flops = torch.tensor(full.flops, dtype=torch.float64)
             tensors = {"images": full.images, "latents": full.latents, "exact": exact, "flops": flops}
             whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-            _replace(path, lambda partial: save_file(whole, partial, {"facts": asked}))
+            cut = path.with_name(f"{path.name}.partial")
+            save_file(whole, cut, {"facts": asked})
+            cut.replace(path)
         with safe_open(path, "pt") as kept:
             found = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118  (no mapping)
         full = Run(found["images"], found["latents"], float("nan"), found["flops"].item())
-        return cls(pipe, tuple(jobs), batch, full, found["exact"], folder, facts)
+        return cls(pipe, tuple(jobs), batch, full, found["exact"], Notebook(folder, facts))
 
     @property
     def full_exact_db(self) -> tuple[float, ...]:
@@ -90,14 +92,8 @@ class Ground:
             settings: what the peer's name does not say, such as a digest of a plan.
             measure: `score`, or `score_or_error` for methods that may fail.
         """
-        path = self.folder / f"{''.join(c if c.isalnum() or c in '.-=' else '_' for c in peer.name)}.json"
-        asked = {**self.facts, "method": peer.name, "called_with": peer.steps, "settings": settings}
-        if path.exists() and (kept := json.loads(path.read_text()))["asked"] == asked:
-            lists = {name: tuple(kept["score"][name]) for name in ("psnr_db", "ssim", "exact_db")}
-            return Score(**{**kept["score"], **lists})
-        found = measure(self.pipe, peer, self.jobs, self.batch, self.full, self.exact)
-        _replace(path, lambda partial: partial.write_text(json.dumps({"asked": asked, "score": asdict(found)}) + "\n"))
-        return found
+        make = partial(measure, self.pipe, peer, self.jobs, self.batch, self.full, self.exact)
+        return self.notes.recall(Score, peer.name, make, called_with=peer.steps, settings=settings)
 
 
 def _made_for(path: Path, facts: str) -> bool:
@@ -105,10 +101,3 @@ def _made_for(path: Path, facts: str) -> bool:
         return False
     with safe_open(path, "pt") as kept:
         return bool((kept.metadata() or {}).get("facts") == facts)
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """A file that is there is whole."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    partial.replace(path)
