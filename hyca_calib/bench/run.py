@@ -27,7 +27,7 @@ from hyca_runtime.plan import Plan
 __all__ = ["Reference", "Row", "bench_peers", "bench_plans"]
 
 
-FEW, CLOSE_DB = 4, 1.0
+FEW, CLOSE_DB = 2, 1.5
 
 
 @dataclass(frozen=True)

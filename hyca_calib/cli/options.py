@@ -13,7 +13,7 @@ __all__ = ["STUDIES", "Batch", "Device", "Download", "Json", "Model", "Prompts",
 Model = Annotated[
     str,
     typer.Option(
-        help="demo, demo-class, a diffusers id or folder, or package.module:factory, which returns a pipeline."
+        help="demo, demo-class, demo-video, a diffusers id or folder, or package.module:factory giving a pipeline."
     ),
 ]
 Prompts = Annotated[

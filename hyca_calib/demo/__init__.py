@@ -10,8 +10,9 @@ from typing import Any
 
 __all__ = ["DEMOS", "demo_pipeline", "demo_prompts"]
 
-DEMOS = {"demo": "emoji", "demo-class": "glyphs"}
-"""Names for ``--model`` and their packages: emoji from words (FLUX), letters and digits by class (DiT)."""
+DEMOS = {"demo": "emoji", "demo-class": "glyphs", "demo-video": "motion"}
+"""Names for ``--model`` and their packages: emoji from words (FLUX), letters and digits by class (DiT), moving emoji
+(Wan)."""
 
 
 def demo_pipeline(name: str = "demo") -> Any:

@@ -352,8 +352,10 @@ class TestBench:
         assert [line["method"] for line in table] == [r.method for r in rows]
         assert float(table[0]["psnr_db"]) == 42.0
         assert table[3]["error"] == "ValueError: no"
-        assert "| **5x** | 5.00 | 1.00 | 3 | 52.00 (1.0) | 1.0000 | +10.00 (" in to_markdown(rows)
-        assert "| broken | failed | ValueError: no |" in to_markdown(rows)
+        text = to_markdown(rows)
+        assert "| 5x | 5.00 | 1.00 | **52.00** | steps 20 (2.50x) | 42.00 | +10.00 (" in text
+        assert "| **5x** | 5.00 | 1.00 | 3 | 52.00 (1.0) | 1.0000 |" in text
+        assert "| broken | failed | ValueError: no |" in text
         dots = [Dot(r.family, r.result.flops_ratio, r.result.psnr_db) for r in rows if r.result]
         draw_front(dots[-1:], dots[:-1], tmp_path / "front.png")
         assert (tmp_path / "front.png").stat().st_size > 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from PIL import Image
 from storage import record
 
 from hyca_calib.budget import Budget
-from hyca_calib.demo.motion import load
+from hyca_calib.demo import demo_pipeline, demo_prompts
+from hyca_calib.demo.motion import WEIGHTS, load
 from hyca_calib.demo.motion.clips import BACKGROUNDS, FRAMES, MOTIONS, OBJECTS, SIZE, Scene, render, scenes
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
@@ -37,6 +39,30 @@ def motion() -> MotionPipeline:
     pipe = MotionPipeline(flow.transformer.eval(), flow.text_encoder, BlockCodec(latent_channels=8), scheduler)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def test_size_and_card() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 20e6
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".md", ".png"}
+    card = (WEIGHTS / "README.md").read_text()
+    facts = json.loads((WEIGHTS / "training.json").read_text())
+    for fact in (f"{facts['step']} steps", f"{facts['clips']} clips", str(facts["loss"]), "Licence"):
+        assert fact in card
+    assert {call["prompt"] for call in demo_prompts("demo-video")} == {scene.caption for scene in scenes()}
+
+
+@pytest.mark.slow
+def test_trained_clips_show_where_objects_go() -> None:
+    """To the left and to the right, of the same noise."""
+    pipe = demo_pipeline("demo-video")
+    pipe.set_progress_bar_config(disable=True)
+    captions = [f"crab moving {way} on night" for way in ("left", "right")]
+    frames = pipe(captions, num_inference_steps=20, generator=[seeded(3), seeded(3)], output_type="np").frames
+    left, right = (
+        centre(255 * clip[-1], 255 * clip.min(0)) - centre(255 * clip[0], 255 * clip.min(0)) for clip in frames
+    )
+    assert right[1] - left[1] > 8, "pixels from the first frame to the last"
 
 
 def seeded(seed: int = 0) -> torch.Generator:

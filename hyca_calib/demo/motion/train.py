@@ -34,7 +34,7 @@ from hyca_calib.demo.motion.pipeline import MotionPipeline
 class Recipe:
     """Everything that decides the weights, besides the font."""
 
-    steps: int = 3_000
+    steps: int = 2_400
     batch: int = 32
     drop_prompt: float = 0.1
     holdout: float = 0.05
