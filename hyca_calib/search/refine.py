@@ -30,10 +30,14 @@ from hyca_calib.search.tap_rollout import TapRollout, activation_bytes, device_o
 from hyca_calib.workload import Job
 from hyca_runtime.plan import Section
 
-__all__ = ["Refinement", "refine_taps", "step_size", "to_db"]
+__all__ = ["Refinement", "affordable_batch", "refine_taps", "step_size", "to_db"]
 
 STEP_PER_ERROR = 0.5
 """Learning rate per root mean square error of the final latents."""
+LEAST = 20
+"""Iterations that limited minutes should be enough for; slow models get smaller batches."""
+WITH_BACKWARD = 3
+"""Cost of a rollout and its gradient, over that of the rollout."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Refinement:
     Attributes:
         minutes: wall time, evaluation on the select split included.
         iterations: stop after so many, if the time is not spent before; same result on every machine.
-        batch: fit samples of one iteration.
+        batch: most fit samples of one iteration, see `affordable_batch`.
         lr: largest learning rate of Adam, see `step_size`.
         evaluations: how often the select split is rolled out on the way.
         memory_share: share of the free memory that activations may take; beyond, every network call
@@ -94,7 +98,7 @@ def refine_taps(
     state = _State.load(state_path, theta, optimizer)
     begun = time.monotonic() - state.seconds
     limit = 60 * settings.minutes
-    checkpointed = _needs_checkpoint(pipe, section, num_steps, fit[0], settings)
+    checkpointed, batch = _probed(pipe, section, num_steps, fit[0], settings)
 
     def share() -> float:
         spent = (time.monotonic() - begun) / limit if limit else 1.0
@@ -122,7 +126,7 @@ def refine_taps(
             for group in optimizer.param_groups:
                 group["lr"] = step_size(settings, share(), state.best_error)
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
-            chosen = picker.sample(range(len(fit[0])), min(settings.batch, len(fit[0])))
+            chosen = picker.sample(range(len(fit[0])), batch)
             rollout.follow(expand(theta))
             with torch.enable_grad():
                 loss = (objective or final_error)(chosen)
@@ -138,6 +142,7 @@ def refine_taps(
     account = {
         "iterations": state.iteration,
         "minutes": round(state.seconds / 60, 2),
+        "batch": batch,
         "checkpointed": checkpointed,
         "select_psnr_before_db": round(to_db(state.first_error), 3),
         "select_psnr_after_db": round(to_db(state.best_error), 3),
@@ -201,10 +206,19 @@ class _State:
         partial.replace(path)
 
 
-def _needs_checkpoint(pipe: Any, section: Section, num_steps: int, jobs: Sequence[Job], settings: Refinement) -> bool:
-    """Whether one rollout's activations, measured on one sample, exceed the memory allowed."""
+def affordable_batch(settings: Refinement, seconds: float) -> int:
+    """Samples of one iteration, if a rollout of one takes `seconds`; without a clock, those of the settings."""
+    if settings.iterations is not None:
+        return settings.batch
+    return max(1, min(settings.batch, int(60 * settings.minutes / (LEAST * WITH_BACKWARD * seconds))))
+
+
+def _probed(pipe: Any, section: Section, num_steps: int, jobs: Sequence[Job], settings: Refinement) -> tuple[bool, int]:
+    """Whether the activations of an iteration exceed the memory allowed, and its samples; from a rollout of one."""
+    begun = time.monotonic()
     kept = activation_bytes(pipe, section, num_steps, jobs[0])
-    return kept * settings.batch > settings.memory_share * _free_bytes(device_of(pipe))
+    batch = min(len(jobs), affordable_batch(settings, time.monotonic() - begun))
+    return kept * batch > settings.memory_share * _free_bytes(device_of(pipe)), batch
 
 
 def _free_bytes(device: torch.device) -> int:
