@@ -22,7 +22,9 @@ from hyca_runtime.schedule import Schedule
 __all__ = ["Confirmation", "confirm", "rollout_psnr"]
 
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-REPAID = (0.25, 0.5, 0.75, 1.0)
+REPAID = (0.5, 0.25, 0.75, 1.0)
+OTHERS = 4
+"""Offline candidates that are rolled out after the finalists."""
 GAIN_DB = 0.02
 """A smaller improvement is none."""
 KICKS = 64
@@ -41,7 +43,7 @@ class Confirmation:
     """
 
     minutes: float = 1.0
-    finalists: int = 6
+    finalists: int = 2
     rollouts: int | None = None
     workers: int = 1
 
@@ -59,7 +61,8 @@ def confirm(
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
     hedges: Sequence[Candidate] = (),
 ) -> tuple[Candidate, float]:
-    """Roll out the best candidates and hedges, then moves: other ridges, other shares repaid, steps moved.
+    """Roll out the best candidates, then what gains most first: other shares repaid, other ridges, more candidates
+    and hedges, steps moved.
 
     The ridge decides how far taps trust their fit, which a replay with a clean history overrates or
     underrates by several dB; a replay knows nothing of what the network mends by itself, either.
@@ -99,13 +102,16 @@ def confirm(
             yield moves[begin : begin + limits.workers]
 
     improves(candidates[: limits.finalists])
-    for window in in_time(hedges):
-        improves(window)
-    for window in in_time(_with(best, ridges=RIDGES)):
-        improves(window)
     if best.settings.taps == "channel":
-        for window in in_time(_with(best, shares=REPAID)):
+        for window in in_time([_having(best, repay=repay) for repay in REPAID]):
             improves(window)
+    for window in in_time([_having(best, ridge=ridge) for ridge in RIDGES]):
+        improves(window)
+    repay, ridge = best.settings.repay, best.settings.ridge
+    others = [_having(c, repay=repay) for c in candidates[limits.finalists :][:OTHERS]]
+    others += [_having(hedge, repay=repay, ridge=ridge) for hedge in hedges]
+    for window in in_time(others):
+        improves(window)
     shuffle = random.Random(seed)
     improved = True
     while improved:
@@ -117,20 +123,18 @@ def confirm(
     return best, best_psnr
 
 
-def _with(candidate: Candidate, ridges: Sequence[float] = (), shares: Sequence[float] = ()) -> list[Candidate]:
-    """`candidate` with other settings: each of the ridges, each of the shares that are repaid."""
-    settings = [replace(candidate.settings, ridge=ridge) for ridge in ridges]
-    settings += [replace(candidate.settings, repay=share) for share in shares]
-    return [replace(candidate, settings=other) for other in settings]
+def _having(candidate: Candidate, **settings: Any) -> Candidate:
+    """`candidate` with other settings."""
+    return replace(candidate, settings=replace(candidate.settings, **settings))
 
 
 def _moves(candidate: Candidate) -> list[Candidate]:
     """Candidates a small step away."""
     settings = candidate.settings
     moves = [replace(candidate, schedule=other) for other in neighbours(candidate.schedule, settings.start)]
+    moves += [_having(candidate, ridge=ridge) for ridge in (settings.ridge / 3, settings.ridge * 3)]
     shares = (settings.repay - 0.125, settings.repay + 0.125) if settings.taps == "channel" else ()
-    ridges = (settings.ridge / 3, settings.ridge * 3)
-    return moves + _with(candidate, ridges, [share for share in shares if 0 <= share <= 1])
+    return moves + [_having(candidate, repay=share) for share in shares if 0 <= share <= 1]
 
 
 def neighbours(schedule: Schedule, start: int) -> list[Schedule]:

@@ -16,7 +16,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,16 @@ from hyca_calib.search.tap_rollout import TapRollout, activation_bytes, device_o
 from hyca_calib.workload import Job
 from hyca_runtime.plan import Section
 
-__all__ = ["Refinement", "affordable_batch", "refine_taps", "step_size", "to_db"]
+__all__ = ["Refinement", "affordable", "refine_taps", "step_size", "to_db"]
 
 STEP_PER_ERROR = 0.5
 """Learning rate per root mean square error of the final latents."""
 LEAST = 20
 """Iterations that limited minutes should be enough for; slow models get smaller batches."""
+SMALLEST = 4
+"""Samples of an iteration; the gradient of fewer is noise."""
+FEWEST, JUDGING = 3, 0.2
+"""Evaluations, and the share of the minutes they may take beyond those."""
 WITH_BACKWARD = 3
 """Cost of a rollout and its gradient, over that of the rollout."""
 
@@ -47,9 +51,9 @@ class Refinement:
     Attributes:
         minutes: wall time, evaluation on the select split included.
         iterations: stop after so many, if the time is not spent before; same result on every machine.
-        batch: most fit samples of one iteration, see `affordable_batch`.
+        batch: fit samples of one iteration; fewer of a slow model, see `affordable`.
         lr: largest learning rate of Adam, see `step_size`.
-        evaluations: how often the select split is rolled out on the way.
+        evaluations: how often the select split is rolled out on the way; of a slow model less often.
         memory_share: share of the free memory that activations may take; beyond, every network call
             is checkpointed and computed twice.
     """
@@ -98,7 +102,7 @@ def refine_taps(
     state = _State.load(state_path, theta, optimizer)
     begun = time.monotonic() - state.seconds
     limit = 60 * settings.minutes
-    checkpointed, batch = _probed(pipe, section, num_steps, fit[0], settings)
+    settings, checkpointed = _probed(pipe, section, num_steps, fit[0], len(select[0]), settings)
 
     def share() -> float:
         spent = (time.monotonic() - begun) / limit if limit else 1.0
@@ -126,7 +130,7 @@ def refine_taps(
             for group in optimizer.param_groups:
                 group["lr"] = step_size(settings, share(), state.best_error)
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
-            chosen = picker.sample(range(len(fit[0])), batch)
+            chosen = picker.sample(range(len(fit[0])), min(settings.batch, len(fit[0])))
             rollout.follow(expand(theta))
             with torch.enable_grad():
                 loss = (objective or final_error)(chosen)
@@ -142,7 +146,7 @@ def refine_taps(
     account = {
         "iterations": state.iteration,
         "minutes": round(state.seconds / 60, 2),
-        "batch": batch,
+        "batch": min(settings.batch, len(fit[0])),
         "checkpointed": checkpointed,
         "select_psnr_before_db": round(to_db(state.first_error), 3),
         "select_psnr_after_db": round(to_db(state.best_error), 3),
@@ -206,19 +210,28 @@ class _State:
         partial.replace(path)
 
 
-def affordable_batch(settings: Refinement, seconds: float) -> int:
-    """Samples of one iteration, if a rollout of one takes `seconds`; without a clock, those of the settings."""
+def affordable(settings: Refinement, seconds: float, judged: int) -> Refinement:
+    """What the minutes are enough for, if a rollout of one sample takes `seconds`; without a clock, the settings.
+
+    Args:
+        judged: samples of the select split.
+    """
     if settings.iterations is not None:
-        return settings.batch
-    return max(1, min(settings.batch, int(60 * settings.minutes / (LEAST * WITH_BACKWARD * seconds))))
+        return settings
+    limit = 60 * settings.minutes
+    batch = max(SMALLEST, int(limit / (LEAST * WITH_BACKWARD * seconds)))
+    evaluations = max(FEWEST, int(JUDGING * limit / (judged * seconds)))
+    return replace(settings, batch=min(settings.batch, batch), evaluations=min(settings.evaluations, evaluations))
 
 
-def _probed(pipe: Any, section: Section, num_steps: int, jobs: Sequence[Job], settings: Refinement) -> tuple[bool, int]:
-    """Whether the activations of an iteration exceed the memory allowed, and its samples; from a rollout of one."""
+def _probed(
+    pipe: Any, section: Section, num_steps: int, jobs: Sequence[Job], judged: int, settings: Refinement
+) -> tuple[Refinement, bool]:
+    """The settings that can be afforded, and whether their activations exceed the memory allowed."""
     begun = time.monotonic()
     kept = activation_bytes(pipe, section, num_steps, jobs[0])
-    batch = min(len(jobs), affordable_batch(settings, time.monotonic() - begun))
-    return kept * batch > settings.memory_share * _free_bytes(device_of(pipe)), batch
+    settings = affordable(settings, time.monotonic() - begun, judged)
+    return settings, kept * settings.batch > settings.memory_share * _free_bytes(device_of(pipe))
 
 
 def _free_bytes(device: torch.device) -> int:

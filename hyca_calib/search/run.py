@@ -97,32 +97,41 @@ def _confirmed(
     options: SearchOptions,
     on_progress: Progress,
 ) -> tuple[Contender, Candidate, dict[str, list[dict[str, Any]]]]:
-    """The best contender, its winner, and what was rolled out at each cache point; the minutes are shared."""
-    share = replace(options.confirmation, minutes=options.confirmation.minutes / len(contenders))
-    winners: list[tuple[float, Contender, Candidate]] = []
+    """The best contender, its winner, and what was rolled out at each cache point.
+
+    Of several contenders each gets a share of half of the limits, the one that is ahead then the other half.
+    """
+    limits, num = options.confirmation, len(contenders)
     tried: dict[str, list[dict[str, Any]]] = {}
-    for i, contender in enumerate(contenders):
+
+    def run(contender: Contender, limits: Confirmation, begin: float, end: float) -> tuple[float, Candidate]:
         problem, winner = contender.problem, contender.candidates[0]
-        point, error = str(problem.trace.point), winner.cost
-        tried[point] = []
-        if pipe is not None and winner.schedule.predicted_steps and share.minutes > 0:
-            board = _board(pipe, problem, workload, budget, study, options)
-            winner, psnr = confirm(
-                contender.candidates,
-                share,
-                board,
-                options.seed,
-                lambda done, psnr, i=i: on_progress(  # type: ignore[misc]
-                    "confirm", (i + done) / len(contenders), f"{psnr:.2f} dB"
-                ),
-                hedged(problem, winner.settings, budget, options.seed),
-            )
-            groups = partition(problem, winner.settings, options.seed)
-            winner = replayed(problem, winner.settings, winner.schedule, groups)
-            error, tried[point] = -psnr, board.history()
-        winners.append((error, contender, winner))
-    _, chosen, winner = min(winners, key=lambda entry: entry[0])
-    return chosen, winner, tried
+        tried[str(problem.trace.point)] = []
+        if pipe is None or not winner.schedule.predicted_steps or not limits.minutes:
+            return winner.cost, winner
+        board = _board(pipe, problem, workload, budget, study, options)
+
+        def tell(done: float, psnr: float) -> None:
+            on_progress("confirm", begin + (end - begin) * done, f"{psnr:.2f} dB")
+
+        hedges = hedged(problem, winner.settings, budget, options.seed)
+        winner, psnr = confirm(contender.candidates, limits, board, options.seed, tell, hedges)
+        tried[str(problem.trace.point)] = board.history()
+        return -psnr, winner
+
+    chosen, begin = contenders[0], 0.0
+    if num > 1:
+        heat = replace(limits, minutes=limits.minutes / 2 / num, rollouts=_split(limits.rollouts, 2 * num))
+        heats = [run(c, heat, i / 2 / num, (i + 1) / 2 / num) for i, c in enumerate(contenders)]
+        chosen = contenders[min(range(num), key=lambda i: heats[i][0])]
+        limits, begin = replace(limits, minutes=limits.minutes / 2), 0.5
+    _, winner = run(chosen, limits, begin, 1.0)
+    groups = partition(chosen.problem, winner.settings, options.seed)
+    return chosen, replayed(chosen.problem, winner.settings, winner.schedule, groups), tried
+
+
+def _split(rollouts: int | None, parts: int) -> int | None:
+    return None if rollouts is None else max(1, rollouts // parts)
 
 
 def _board(

@@ -25,7 +25,7 @@ from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.confirm import Confirmation, confirm, neighbours, rollout_psnr
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement, affordable_batch, refine_taps, step_size
+from hyca_calib.search.refine import Refinement, affordable, refine_taps, step_size
 from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
 from hyca_calib.search.scoreboard import Scoreboard
 from hyca_calib.search.tap_rollout import TapRollout
@@ -341,11 +341,14 @@ def test_a_published_recipe_becomes_a_plan(
 
 
 def test_slow_models_are_refined_in_smaller_batches() -> None:
-    settings = Refinement(minutes=5, batch=12)
-    assert affordable_batch(settings, 0.1) == 12
-    assert affordable_batch(settings, 1.0) == 5, "20 iterations, each three times as long as its rollouts"
-    assert affordable_batch(settings, 100.0) == 1
-    assert affordable_batch(Refinement(iterations=4), 100.0) == 12, "the same on every machine"
+    settings = Refinement(minutes=5, batch=12, evaluations=12)
+    assert affordable(settings, 0.1, 8) == settings
+    slow = affordable(settings, 1.0, 8)
+    assert slow.batch == 5, "20 iterations, each three times as long as its rollouts"
+    assert slow.evaluations == 7, "a fifth of the time"
+    slowest = affordable(settings, 100.0, 8)
+    assert (slowest.batch, slowest.evaluations) == (4, 3)
+    assert affordable(Refinement(iterations=4), 100.0, 8) == Refinement(iterations=4), "the same on every machine"
 
 
 def test_refinement_steps_shrink_with_the_error() -> None:
