@@ -24,6 +24,7 @@ from hyca_runtime import AttachError, Plan, load_plan
 
 __all__ = ["BenchOptions", "bench_all"]
 
+LIMITS = Limits(confirm=2.0)
 QUICK_LIMITS = Limits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
 POINTS = ("trunk", "trunk:residual")
 QUICK_SETTINGS = 3
@@ -127,7 +128,7 @@ def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
     if not options.budgets:
         return []
     traces = [path for point in options.looked_at if (path := _traced(options, point))]
-    limits = replace(QUICK_LIMITS if options.quick else Limits(), model=options.model, seed=options.seed)
+    limits = replace(QUICK_LIMITS if options.quick else LIMITS, model=options.model, seed=options.seed)
     paths = search_plans(options.budgets, traces, limits, options.folder / "plans")
     texts = options.budgets.split(",")
     return [(text.strip(), load_plan(path)) for text, path in zip(texts, paths, strict=True)]
