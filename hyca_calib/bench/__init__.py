@@ -2,9 +2,10 @@
 
 from hyca_calib.bench.figure import Dot, draw_front
 from hyca_calib.bench.run import Reference, Row, bench_peers, bench_plans
-from hyca_calib.bench.table import SAME_COST, SPARING, Margin, margin, to_csv, to_markdown
+from hyca_calib.bench.table import MORE, SAME_COST, SPARING, Margin, margin, to_csv, to_markdown
 
 __all__ = [
+    "MORE",
     "SAME_COST",
     "SPARING",
     "Dot",

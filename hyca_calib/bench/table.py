@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,14 @@ from hyca_calib.bench.run import Row
 from hyca_calib.evaluate import Evaluation
 from hyca_calib.metrics import interval
 
-__all__ = ["SAME_COST", "SPARING", "Margin", "margin", "to_csv", "to_markdown"]
+__all__ = ["MORE", "SAME_COST", "SPARING", "Margin", "margin", "to_csv", "to_markdown"]
 
 SAME_COST = 1.02
 """A method whose FLOPs ratio is up to this much higher counts as spending as much."""
 SPARING = 1.5
 """A method with a lower FLOPs ratio is no rival: a cache that never acts agrees perfectly with the full run."""
+MORE = 1.15
+"""A peer that spends up to so much times our FLOPs costs about the same."""
 COLUMNS = (
     "flops_ratio",
     "wall_ratio",
@@ -50,16 +53,20 @@ class Margin:
     rival_db: float
 
 
-def margin(ours: Evaluation, rows: Sequence[Row], seed: int = 0) -> Margin | None:
+def margin(ours: Evaluation, rows: Sequence[Row], most: float = math.inf, seed: int = 0) -> Margin | None:
     """How far a plan is above the best peer that spends at least as many FLOPs; None without one.
 
     A peer that spends up to 2% less counts too, so that equal numbers of computed steps are compared;
     one that spares next to nothing does not.
+
+    Args:
+        most: FLOPs of a rival, over the plan's.
     """
+    least = max(SPARING, ours.flops_ratio / most)
     rivals = [
         (row.result, row.method)
         for row in rows
-        if row.result and not row.ours and SPARING <= row.result.flops_ratio <= ours.flops_ratio * SAME_COST
+        if row.result and not row.ours and least <= row.result.flops_ratio <= ours.flops_ratio * SAME_COST
     ]
     if not rivals:
         return None
@@ -75,20 +82,26 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def _gains(rows: Sequence[Row], seen: bool) -> str:
-    head = ["plan", "FLOPs ratio", "wall ratio", "PSNR dB", "best other way that spends as much", "its PSNR dB"]
-    head += ["ahead by, dB (95 %)"] + ["on their own, the pictures are"] * seen
-    lines = [_line(head), _line(["---", "---:", "---:", "---:", "---", "---:", "---:"] + ["---"] * seen)]
+    head = ["plan", "FLOPs ratio", "wall ratio", "PSNR dB"]
+    head += [f"best other way at up to {100 * MORE - 100:.0f} % more", "ahead by, dB (95 %)"]
+    head += ["best of all that cost more", "ahead by, dB (95 %)"]
+    head += ["on their own, the pictures are"] * seen
+    lines = [_line(head), _line(["---"] + ["---:"] * 3 + ["---", "---:"] * 2 + ["---"] * seen)]
     ours = [(row, row.result) for row in rows if row.ours and row.result]
     for row, r in sorted(ours, key=lambda pair: pair[1].flops_ratio):
         cells = [row.method, f"{r.flops_ratio:.2f}", f"{r.wall_ratio:.2f}", f"**{r.psnr_db:.2f}**"]
-        if found := margin(r, rows):
-            cells += [f"{found.rival} ({found.rival_ratio:.2f}x)", f"{found.rival_db:.2f}"]
-            cells += [f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"]
-        else:
-            cells += ["none", "", ""]
+        for most in (MORE, math.inf):
+            cells += _against(margin(r, rows, most))
         worse = "worse than the full run's" if row.quality and row.quality.behind else "no worse than the full run's"
         lines.append(_line(cells + [worse if row.quality else ""] * seen))
     return "\n".join(lines) + "\n"
+
+
+def _against(found: Margin | None) -> list[str]:
+    if found is None:
+        return ["none", ""]
+    rival = f"{found.rival_db:.2f}, {found.rival} ({found.rival_ratio:.2f}x)"
+    return [rival, f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"]
 
 
 def _everything(rows: Sequence[Row], seen: bool) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hyca_calib.bench import SPARING, Dot, draw_front
+from hyca_calib.bench import MORE, SPARING, Dot, draw_front
 from hyca_calib.budget import Budget
 from hyca_calib.peers import Peer
 from hyca_calib.peers.score import Score, score_or_error
@@ -15,7 +15,7 @@ from hyca_calib.science.chapter import Chapter, Context, Table, interval
 from hyca_calib.science.league.claims import claims
 from hyca_calib.science.league.entries import OURS, Effort, Entry, best_plans, preset_plans
 from hyca_calib.science.league.ground import FINER, Ground
-from hyca_calib.science.league.rivals import MORE, chosen, screened
+from hyca_calib.science.league.rivals import chosen, screened
 from hyca_calib.science.league.standings import Standing, table, told
 
 __all__ = ["results"]

@@ -353,7 +353,8 @@ class TestBench:
         assert float(table[0]["psnr_db"]) == 42.0
         assert table[3]["error"] == "ValueError: no"
         text = to_markdown(rows)
-        assert "| 5x | 5.00 | 1.00 | **52.00** | steps 20 (2.50x) | 42.00 | +10.00 (" in text
+        assert "| 5x | 5.00 | 1.00 | **52.00** | 32.00, steps 10 (5.05x) | +20.00 (" in text
+        assert ") | 42.00, steps 20 (2.50x) | +10.00 (" in text
         assert "| **5x** | 5.00 | 1.00 | 3 | 52.00 (1.0) | 1.0000 |" in text
         assert "| broken | failed | ValueError: no |" in text
         dots = [Dot(r.family, r.result.flops_ratio, r.result.psnr_db) for r in rows if r.result]

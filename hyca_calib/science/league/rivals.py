@@ -6,16 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from hyca_calib.bench import SAME_COST, SPARING
+from hyca_calib.bench import MORE, SAME_COST, SPARING
 from hyca_calib.peers import Peer, peers
 from hyca_calib.peers.score import Score, score_or_error
 from hyca_calib.science.chapter import Context
 from hyca_calib.science.league.ground import Ground
 
-__all__ = ["FIVEFOLD", "MORE", "Window", "best_of", "chosen", "dearer", "equal", "screened"]
+__all__ = ["FIVEFOLD", "Window", "best_of", "chosen", "dearer", "equal", "screened"]
 
-MORE = 1.15
-"""A peer that spends up to so much times our FLOPs costs about the same."""
 PER_FAMILY = 2
 THINNED = 40
 """Of so many settings a quick chapter keeps one."""
