@@ -55,9 +55,12 @@ def draw_front(
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     spare = itertools.cycle(OTHERS)
     for family in dict.fromkeys([*COLORS, *(dot.family for dot in (*peers, *screened))]):
+        faint, measured = _points(screened, family), _points(peers, family)
+        if not faint[0] + measured[0]:
+            continue
         color = COLORS.get(family) or next(spare)
-        axes.scatter(*_points(screened, family), s=9, color=color, alpha=0.35, linewidths=0)
-        if (measured := _points(peers, family))[0]:
+        axes.scatter(*faint, s=9, color=color, alpha=0.35, linewidths=0)
+        if measured[0]:
             axes.scatter(*measured, s=26, color=color, label=family, zorder=3)
     if recipes:
         axes.scatter(*_points(recipes), s=26, marker="D", color=RECIPE, label="published recipes", zorder=3)
