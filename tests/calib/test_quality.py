@@ -58,15 +58,18 @@ def test_a_clip_is_its_frames_below_one_another() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "samples"), [("demo", 112), ("demo-class", 112), ("demo-video", 28)])
-def test_judges_tell_pictures_from_noise(model: str, samples: int) -> None:
+@pytest.mark.parametrize(
+    ("model", "samples", "block"),
+    [("demo", 112, 4), ("demo-class", 112, 4), ("demo-video", 28, 8)],  # clips are made of blocks of 4 pixels
+)
+def test_judges_tell_good_pictures_from_bad(model: str, samples: int, block: int) -> None:
     """Of what the full run draws they recognise most; blurred pictures are behind it, and farther from real ones."""
     judge, pipe = load_judge(model), demo_pipeline(model)
     assert judge is not None
     pipe.set_progress_bar_config(disable=True)
     jobs: tuple[Job, ...] = Workload(demo_prompts(model), num_samples=samples).of("test")
     images, _ = sample_images(pipe, jobs, 20, 8)
-    blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(images, 4), scale_factor=4)
+    blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(images, block), scale_factor=block)
     full, worse = judged(judge, images, jobs), judged(judge, blurred, jobs)
     assert np.mean(full.recalled) > 0.7
     found = quality(judge, worse, full)
