@@ -119,7 +119,10 @@ class TrunkSite(Site):
                 raise AttachError(f"{name} was called {len(part)} times in one call; use the point 'output'")
         used = [places for part, places in zip(parts, self._tail, strict=True) if part]
         found = [part[0] for part in parts if part]
-        return Feature([value - self._origin(value) for value in found] if self._residual else found, used)
+        if self._residual:
+            found = [value - self._origin(value) for value in found]
+            self._origins = []
+        return Feature(found, used)
 
     def _origin(self, value: Tensor) -> Tensor:
         """What the blocks made `value` from."""
