@@ -26,8 +26,8 @@ from hyca_runtime.plan import Plan
 
 __all__ = ["Reference", "Row", "bench_peers", "bench_plans"]
 
-
 FEW, CLOSE_DB = 2, 1.5
+"""On so many samples first, a setting must be so close to a better one of its method to see more."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ __all__ = ["BenchOptions", "bench_all"]
 
 LIMITS = Limits(confirm=2.0)
 QUICK_LIMITS = Limits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
+"""Of the search for plans."""
 POINTS = ("trunk", "trunk:residual")
+"""Where it looks unless told; a quick one at the first."""
 QUICK_SETTINGS = 3
 """Of each family of peers."""
 
@@ -127,29 +129,34 @@ def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
     """Plans for the budgets, made in the bench's folder; what is there is not made again."""
     if not options.budgets:
         return []
-    traces = [path for point in options.looked_at if (path := _traced(options, point))]
     limits = replace(QUICK_LIMITS if options.quick else LIMITS, model=options.model, seed=options.seed)
-    paths = search_plans(options.budgets, traces, limits, options.folder / "plans")
+    paths = search_plans(options.budgets, _traced(options), limits, options.folder / "plans")
     texts = options.budgets.split(",")
     return [(text.strip(), load_plan(path)) for text, path in zip(texts, paths, strict=True)]
 
 
-def _traced(options: BenchOptions, point: str) -> str | None:
-    """The path of a trace at `point`; None if the network has no such point, unless it is the only one."""
+def _traced(options: BenchOptions) -> list[str]:
+    """Paths of traces at those points that the network has.
+
+    Raises:
+        AttachError: it has none of them.
+    """
     wanted = TraceOptions(
         model=options.model,
-        point=point,
         prompts=options.prompts,
         samples=options.samples,
         seed=options.seed,
         steps=options.steps,
         batch=options.batch,
-        out=options.folder / f"{short_name(point)}.zarr",
     )
-    try:
-        return trace_model(wanted)
-    except AttachError as error:
-        if len(options.looked_at) == 1:
-            raise
-        say(f"passed over: {error}")
-        return None
+    found, refused = list[str](), list[AttachError]()
+    for point in options.looked_at:
+        try:
+            found.append(trace_model(replace(wanted, point=point, out=options.folder / f"{short_name(point)}.zarr")))
+        except AttachError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    for reason in refused:
+        say(f"passed over: {reason}")
+    return found

@@ -16,6 +16,9 @@ from diffusers import DiTTransformer2DModel, EulerDiscreteScheduler, TaylorSeerC
 
 from hyca_calib.bench import Dot, Reference, Row, bench_peers, draw_front, margin, to_csv, to_markdown
 from hyca_calib.bench import run as bench_run
+from hyca_calib.commands import benching
+from hyca_calib.commands.benching import BenchOptions
+from hyca_calib.commands.tracing import TraceOptions
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
@@ -30,6 +33,7 @@ from hyca_calib.peers.samplers import sampled_by, sampler_peers, samplers
 from hyca_calib.peers.score import Score, score, score_or_error
 from hyca_calib.rollout import sample_images
 from hyca_calib.workload import Workload
+from hyca_runtime import AttachError
 
 STEPS, CALLS = 12, 200
 
@@ -302,6 +306,17 @@ class TestBench:
         select = len(workload.of("select"))
         assert seen == {"close": select, "far": 1, "best": select}
         assert [row.method for row in rows] == ["close"], "ahead on all samples, though not on the first"
+
+    def test_points_that_a_network_does_not_have_are_passed_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def traced(wanted: TraceOptions) -> str:
+            if wanted.point != "trunk":
+                raise AttachError(f"no {wanted.point}; use the point 'output'")
+            return wanted.where
+
+        monkeypatch.setattr(benching, "trace_model", traced)
+        assert benching._traced(BenchOptions(out=Path("b"))) == ["b/trunk.zarr"]
+        with pytest.raises(AttachError, match="no blocks"):
+            benching._traced(BenchOptions(points=("blocks", "trunk:residual")))
 
     def test_interrupted_it_goes_on(
         self, pipe: EmojiPipeline, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
