@@ -32,8 +32,7 @@ def refinement(context: Context) -> Chapter:
     before = bed.judge(bed.start, bed.test)
     parts: dict[str, Callable[[], dict[str, dict[str, Any]]]] = {
         "parameters": lambda: {
-            name: bed.refined(f"parameters {name}", start, expand)
-            for name, (start, expand) in parameterisations(bed).items()
+            name: bed.refined(f"parameters {name}", parameters) for name, parameters in parameterisations(bed).items()
         },
         "losses": lambda: {name: bed.refined(f"loss {name}", objective=make) for name, make in losses(bed).items()},
         "prompts": lambda: {

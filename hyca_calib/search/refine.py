@@ -32,8 +32,6 @@ from hyca_runtime.plan import Section
 
 __all__ = ["Refinement", "affordable", "refine_taps", "step_size", "to_db"]
 
-STEP_PER_ERROR = 0.5
-"""Learning rate per root mean square error of the final latents."""
 LEAST = 20
 """Iterations that limited minutes should be enough for; slow models get smaller batches."""
 SMALLEST = 4
@@ -52,7 +50,7 @@ class Refinement:
         minutes: wall time, evaluation on the select split included.
         iterations: stop after so many, if the time is not spent before; same result on every machine.
         batch: fit samples of one iteration; fewer of a slow model, see `affordable`.
-        lr: largest learning rate of Adam, see `step_size`.
+        lr: learning rate of Adam in the beginning, in `whitened` coordinates; see `step_size`.
         evaluations: how often the select split is rolled out on the way; of a slow model less often.
         memory_share: share of the free memory that activations may take; beyond, every network call
             is checkpointed and computed twice.
@@ -61,7 +59,7 @@ class Refinement:
     minutes: float = 5.0
     iterations: int | None = None
     batch: int = 12
-    lr: float = 2e-3
+    lr: float = 0.03
     evaluations: int = 12
     memory_share: float = 0.4
 
@@ -84,7 +82,7 @@ def refine_taps(
 
     Args:
         num_steps: what the pipeline is called with.
-        start: parameters.
+        start: parameters; of `whitened` coordinates, zeros.
         expand: parameters to taps ``(predicted step, depth, channel)``.
         fit, select: jobs and the final latents of their full runs.
         state_path: best parameters, optimizer and clock are kept here; a second call with the same
@@ -128,7 +126,7 @@ def refine_taps(
         judged = math.floor(share() * settings.evaluations)
         while share() < 1:
             for group in optimizer.param_groups:
-                group["lr"] = step_size(settings, share(), state.best_error)
+                group["lr"] = step_size(settings, share())
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
             chosen = picker.sample(range(len(fit[0])), min(settings.batch, len(fit[0])))
             rollout.follow(expand(theta))
@@ -154,14 +152,9 @@ def refine_taps(
     return state.best.cpu(), account
 
 
-def step_size(settings: Refinement, share: float, log_error: float) -> float:
-    """Learning rate once `share` of the limits is spent and the best rollouts err by ``exp(log_error)``.
-
-    The loss is a logarithm, so Adam's steps do not shrink with the error; the distance of the taps from their
-    optimum does, in proportion to its root.
-    """
-    peak = min(settings.lr, STEP_PER_ERROR * math.exp(log_error / 2))
-    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
+def step_size(settings: Refinement, share: float) -> float:
+    """Learning rate once `share` of the limits is spent: half a cosine, down to a tenth."""
+    return settings.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def to_db(log_mse: float) -> float:
@@ -190,10 +183,10 @@ class _State:
         if not path.exists():
             return fresh
         kept = load_file(path, device=str(theta.device))
-        if kept["theta"].shape != theta.shape:
+        if "parameters" not in kept or kept["parameters"].shape != theta.shape:  # of an older version
             return fresh
         with torch.no_grad():
-            theta.copy_(kept["theta"])
+            theta.copy_(kept["parameters"])
         if "mean" in kept:
             moments = {"step": kept["step"], "exp_avg": kept["mean"], "exp_avg_sq": kept["square"]}
             optimizer.state[theta] = moments
@@ -202,7 +195,11 @@ class _State:
 
     def save(self, path: Path, theta: Tensor, optimizer: torch.optim.Optimizer) -> None:
         numbers = [self.best_error, self.first_error, float(self.iteration), self.seconds]
-        tensors = {"theta": theta.detach(), "best": self.best, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+        tensors = {
+            "parameters": theta.detach(),
+            "best": self.best,
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+        }
         if moments := optimizer.state.get(theta):
             tensors |= {"step": moments["step"], "mean": moments["exp_avg"], "square": moments["exp_avg_sq"]}
         partial = path.with_suffix(".partial")

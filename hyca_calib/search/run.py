@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from hyca_calib.budget import Budget
 from hyca_calib.replay import Multistep
-from hyca_calib.search.assemble import build_section, group_labels, plan_taps, provenance, with_taps
+from hyca_calib.search.assemble import build_section, provenance, with_taps
 from hyca_calib.search.candidate import Candidate, choose_solvers, partition, replayed
 from hyca_calib.search.confirm import Confirmation, confirm, rollout_psnr
 from hyca_calib.search.hedge import hedged
@@ -22,6 +20,7 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, refine_taps
 from hyca_calib.search.scoreboard import Scoreboard
 from hyca_calib.search.storage import Storage
+from hyca_calib.search.whitening import coordinates
 from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
 from hyca_calib.workload import Workload
@@ -234,14 +233,7 @@ def _with_refined_taps(
     on_progress: Progress,
 ) -> tuple[Section, dict[str, Any]]:
     """The section with refined taps; unrefined, with the reason, if the pipeline cannot be differentiated."""
-    start, labels = torch.from_numpy(plan_taps(section)).float(), torch.from_numpy(group_labels(section))
-    grouped = winner.settings.taps == "group"
-    if grouped:
-        start = start[:, :, np.unique(labels.numpy(), return_index=True)[1]]
-
-    def expand(theta: Tensor) -> Tensor:
-        return theta[:, :, labels.to(theta.device)] if grouped else theta
-
+    start, expand = coordinates(problem, section, winner.settings.taps)
     splits = [(workload.of(s), torch.from_numpy(problem.trace.latents_of(s))) for s in ("fit", "select")]
     try:
         theta, account = refine_taps(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ import torch
 from hyca_calib.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.metrics import log_error
+from hyca_calib.replay import forecast_error
 from hyca_calib.rollout import sample_latents
 from hyca_calib.search.assemble import build_section, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
@@ -30,6 +30,7 @@ from hyca_calib.search.run import Contender, SearchOptions, search, search_prese
 from hyca_calib.search.scoreboard import Scoreboard
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.search.tune import Tuning, solve, tune
+from hyca_calib.search.whitening import coordinates
 from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
@@ -197,9 +198,10 @@ def refine(
     pipe: Any, problem: Problem, workload: Workload, section: Section, path: Path, minutes: float
 ) -> tuple[Any, Any]:
     splits = [(workload.of(s), torch.from_numpy(problem.trace.latents_of(s))) for s in ("fit", "select")]
-    taps = torch.from_numpy(plan_taps(section)).float()
+    begin, expand = coordinates(problem, section, "channel")
     settings = Refinement(minutes=minutes, batch=6, evaluations=3)
-    return refine_taps(pipe, section, 12, taps, lambda x: x, splits[0], splits[1], settings, path, seed=0)
+    u, account = refine_taps(pipe, section, 12, begin, expand, splits[0], splits[1], settings, path, seed=0)
+    return expand(u), account
 
 
 def test_refinement_improves_unseen_prompts_and_resumes(
@@ -351,9 +353,33 @@ def test_slow_models_are_refined_in_smaller_batches() -> None:
     assert affordable(Refinement(iterations=4), 100.0, 8) == Refinement(iterations=4), "the same on every machine"
 
 
-def test_refinement_steps_shrink_with_the_error() -> None:
-    settings = Refinement(lr=2e-3)
-    begin = [step_size(settings, 0.0, 2 * math.log(rms)) for rms in (1.0, 1e-3, 1e-4)]
-    assert begin[0] == pytest.approx(2e-3), "never above the largest"
-    assert begin[1] / begin[2] == pytest.approx(10)
-    assert step_size(settings, 1.0, 0.0) == pytest.approx(2e-4)
+def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, start: Section) -> None:
+    begin, expand = coordinates(problem, start, "channel")
+    taps, gram = plan_taps(start), problem.fit
+    np.testing.assert_allclose(expand(begin).double().numpy(), taps, atol=1e-5)
+    u = torch.randn(begin.shape, generator=torch.Generator().manual_seed(0))
+    moved = expand(u).double().numpy() - taps
+    for i, step in enumerate(start.schedule.predicted_steps):
+        history = list(start.taps[step].history)
+        rows, past = moved[i, : len(history)].T, gram[:, history][:, :, history]
+        change = np.einsum("ck,ckl,cl->c", rows, past, rows)
+        missed = forecast_error(gram, taps[i, : len(history)].T, history, step)
+        length = np.square(u[i, : len(history)].numpy()).sum(axis=0)
+        assert not moved[i, len(history) :].any(), "padding stays zero"
+        assert np.median(change / (missed * length)) == pytest.approx(1.0, abs=0.05)
+        assert (change < 1.01 * missed * length + 1e-9).all(), "never more: the ridge only holds back"
+
+
+def test_groups_move_as_one(problem: Problem, start: Section) -> None:
+    grouped = with_taps(start, np.repeat(plan_taps(start)[:, :, :1], start.model.num_channels, axis=2))
+    begin, expand = coordinates(problem, grouped, "group")
+    assert begin.shape[2] == len(start.groups)
+    taps = expand(begin + 0.1)
+    for group in start.groups:
+        rows = taps[:, :, group.indices]
+        assert torch.equal(rows, rows[:, :, :1].expand_as(rows))
+
+
+def test_refinement_begins_boldly_and_ends_carefully() -> None:
+    settings = Refinement(lr=0.03)
+    assert [step_size(settings, share) for share in (0.0, 0.5, 1.0)] == pytest.approx([0.03, 0.0165, 0.003])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyca_calib.budget import Budget
@@ -21,13 +22,15 @@ from hyca_calib.search.assemble import build_section, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.refine import Refinement, refine_taps, to_db
 from hyca_calib.search.tune import solve
+from hyca_calib.search.whitening import whitened
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.plan import Section
 
-__all__ = ["Bed", "Expand", "bed_of"]
+__all__ = ["Bed", "Parameters", "bed_of"]
 
 BUDGET = "5x"
-Expand = Callable[[Tensor], Tensor]
+Parameters = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""Where a refinement starts, and the way from there to taps ``(predicted step, depth, channel)``."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,16 @@ class Bed:
     def refined(
         self,
         name: str,
-        start: Tensor | None = None,
-        expand: Expand = lambda theta: theta,
+        parameters: Parameters | None = None,
         objective: Callable[[], Callable[[list[int]], Tensor]] | None = None,
         prompts: int | None = None,
         iterations: int | None = None,
     ) -> dict[str, Any]:
-        """Refine from `start` and judge on the test split; a result on disk is read instead.
+        """Refine the taps and judge on the test split; a result on disk is read instead.
 
         Args:
-            start, expand, objective: as for `refine_taps`; `objective` makes one.
+            parameters: where to start, and the way to taps; `own_coordinates` by default.
+            objective: makes one for `refine_taps`.
             prompts: refine on that many of the fit samples.
         """
         kept = self.folder / f"{name}.json"
@@ -78,12 +81,13 @@ class Bed:
             self.folder.mkdir(parents=True, exist_ok=True)
             fit = self.fit.first(prompts or len(self.fit.jobs))
             settings = replace(self.settings, iterations=iterations or self.settings.iterations)
+            begin, expand = parameters or self.own_coordinates
             begun = time.monotonic()
             best, account = refine_taps(
                 self.context.pipe,
                 self.section,
                 self.context.problem.inference_steps,
-                self.start if start is None else start,
+                begin,
                 expand,
                 (fit.jobs, fit.latents),
                 (self.select.jobs, self.select.latents),
@@ -93,11 +97,26 @@ class Bed:
                 objective=objective() if objective else None,
             )
             seconds = time.monotonic() - begun
+            taps = expand(best)
+            save_file({"taps": taps.contiguous()}, self._taps(name))
             result = {"name": name, "numbers": best.numel(), "seconds": seconds, **account}
-            result |= {"fit_db": self.judge(expand(best), fit.first(len(self.test.jobs)))["latent_db"]}
-            kept.write_text(json.dumps(result | self.judge(expand(best), self.test)))
+            result |= {"fit_db": self.judge(taps, fit.first(len(self.test.jobs)))["latent_db"]}
+            kept.write_text(json.dumps(result | self.judge(taps, self.test)))
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
+
+    @property
+    def own_coordinates(self) -> Parameters:
+        """Zeros, and the way from `whitened` coordinates around `start` to taps."""
+        start = self.start.double().numpy()
+        return torch.zeros_like(self.start), whitened(start, self.section.schedule, self.context.problem.fit)
+
+    def taps_of(self, name: str) -> Tensor:
+        """What a refinement that is on disk found."""
+        return load_file(self._taps(name))["taps"]
+
+    def _taps(self, name: str) -> Path:
+        return self.folder / f"{name}.taps.safetensors"
 
     def judge(self, taps: Tensor, samples: Samples) -> dict[str, list[float]]:
         """PSNR of each sample: of the final latent, and of the picture, its values clipped to [-1, 1]."""

@@ -8,7 +8,6 @@ import random
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hyca_calib.science.loop.bed import Bed
@@ -43,7 +42,8 @@ def joint(bed: Bed, way: str) -> dict[str, Any]:
     ]
     first = max(range(len(runners)), key=lambda i: heats[i]["select_psnr_after_db"])
     left = max(1, iterations - len(runners) * (iterations // 8))
-    return runners[first].refined(name, start=_best_of(bed, f"{name}, heat {first}"), iterations=left)
+    ahead = replace(runners[first], start=bed.taps_of(f"{name}, heat {first}"))
+    return ahead.refined(name, iterations=left)
 
 
 def _in_turns(bed: Bed, name: str, iterations: int) -> dict[str, Any]:
@@ -52,8 +52,9 @@ def _in_turns(bed: Bed, name: str, iterations: int) -> dict[str, Any]:
         moved = bed.on(_moved(bed, bed.candidate.schedule, ROLLOUTS // 3, turn)[0])
         start = _carried(bed, moved) if turn else moved.start
         turn_name = name if turn == 2 else f"{name}, turn {turn}"
-        found = moved.refined(turn_name, start=start, iterations=max(1, iterations // 3))
-        bed = replace(moved, start=_best_of(moved, turn_name))
+        bed = replace(moved, start=start)
+        found = bed.refined(turn_name, iterations=max(1, iterations // 3))
+        bed = replace(bed, start=bed.taps_of(turn_name))
     return found
 
 
@@ -91,11 +92,3 @@ def _carried(old: Bed, new: Bed) -> Tensor:
         if step in before and new.section.taps[step].history == old.section.taps[step].history:
             taps[i] = old.start[before[step]]
     return taps
-
-
-def _best_of(bed: Bed, name: str) -> Tensor:
-    """Parameters that a kept refinement found best on the select split."""
-    from safetensors.torch import load_file
-
-    best: Tensor = load_file(bed.folder / f"{name}.safetensors")["best"]
-    return torch.as_tensor(best)

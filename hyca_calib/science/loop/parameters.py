@@ -5,51 +5,53 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from hyca_calib.science.loop.bed import Bed, Expand
-from hyca_calib.search.assemble import build_section, group_labels, plan_taps
+from hyca_calib.science.loop.bed import Bed, Parameters
+from hyca_calib.search.assemble import build_section, group_labels
+from hyca_calib.search.whitening import coordinates
 
 __all__ = ["parameterisations"]
 
+PLAIN = 2e-3 / 0.03
+"""A step of the taps themselves over one of whitened coordinates."""
 SHRINK = 0.3
 """How far a channel's own offset moves when its group's row moves by one: Adam's steps are equal for all."""
 RANKS = (2, 8)
 
 
-def parameterisations(bed: Bed) -> dict[str, tuple[Tensor, Expand]]:
+def parameterisations(bed: Bed) -> dict[str, Parameters]:
     """Name, start and the way to taps ``(predicted step, depth, channel)`` of each."""
-    found: dict[str, tuple[Tensor, Expand]] = {}
+    found: dict[str, Parameters] = {}
     for groups in (1, 16):
         found[f"{groups} group{'s' * (groups > 1)}"] = _rows_of_groups(bed, groups)
-    found["channel"] = (bed.start, lambda theta: theta)
+    found["channel"] = bed.own_coordinates
+    found["channel, plain taps"] = torch.zeros_like(bed.start), lambda theta: bed.start + PLAIN * theta
     found["channel, shrunk to 16 groups"] = _shrunk(bed)
     for rank in RANKS:
         found[f"channel, offsets of rank {rank}"] = _low_rank(bed, rank)
     return found
 
 
-def _rows_of_groups(bed: Bed, groups: int) -> tuple[Tensor, Expand]:
+def _rows_of_groups(bed: Bed, groups: int) -> Parameters:
     candidate = replace(bed.candidate, settings=replace(bed.candidate.settings, groups=groups, taps="group"))
-    section = build_section(bed.context.problem, candidate, bed.context.seed)
-    labels = torch.from_numpy(group_labels(section))
-    first = torch.stack([(labels == group).nonzero()[0, 0] for group in range(int(labels.max()) + 1)])
-    return torch.from_numpy(plan_taps(section)).float()[:, :, first], lambda theta: theta[:, :, labels]
+    problem = bed.context.problem
+    return coordinates(problem, build_section(problem, candidate, bed.context.seed), "group")
 
 
-def _shrunk(bed: Bed) -> tuple[Tensor, Expand]:
+def _shrunk(bed: Bed) -> Parameters:
     """A row of moves for every group, and smaller ones for every channel."""
     labels = torch.from_numpy(group_labels(bed.section))
-    groups, start = int(labels.max()) + 1, bed.start
-    zeros = start.new_zeros(*start.shape[:2], groups + start.shape[2])
-    return zeros, lambda theta: start + theta[:, :, labels] + SHRINK * theta[:, :, groups:]
+    groups = int(labels.max()) + 1
+    zeros, expand = bed.own_coordinates
+    start = zeros.new_zeros(*zeros.shape[:2], groups + zeros.shape[2])
+    return start, lambda theta: expand(theta[:, :, labels] + SHRINK * theta[:, :, groups:])
 
 
-def _low_rank(bed: Bed, rank: int) -> tuple[Tensor, Expand]:
+def _low_rank(bed: Bed, rank: int) -> Parameters:
     """Offsets ``A B``: `rank` patterns over steps and history, weighed by every channel."""
-    start = bed.start
-    rows = start.shape[0] * start.shape[1]
+    zeros, expand = bed.own_coordinates
+    rows = zeros.shape[0] * zeros.shape[1]
     generator = torch.Generator().manual_seed(bed.context.seed)
     patterns = torch.randn(rows, rank, generator=generator) / rank**0.5
-    theta = torch.cat([patterns, start.new_zeros(start.shape[2], rank)])
-    return theta, lambda t: start + 0.1 * (t[:rows] @ t[rows:].T).view(start.shape)
+    theta = torch.cat([patterns, zeros.new_zeros(zeros.shape[2], rank)])
+    return theta, lambda t: expand((t[:rows] @ t[rows:].T).view(zeros.shape))
