@@ -110,7 +110,7 @@ def bench_all(options: BenchOptions) -> Path:
     }
     head = (
         f"{len(workload.of('test'))} test prompts of `{options.model}`, {options.steps} steps, seed {options.seed}, "
-        f"batch {size}, {device} with {torch.get_num_threads()} threads, torch {torch.__version__}. "
+        f"batch {size}, {device}, threads: {torch.get_num_threads()}, torch {torch.__version__}. "
         "PSNR and SSIM are to the full run. Other ways spend at least as many FLOPs as the plan, or 2 % less; their "
         "settings were chosen on the select split. Peak: memory of the run beyond what the process held before."
         f"{JUDGED if reference.judge else ''}\n\n![agreement over compute](bench.png)\n\n"

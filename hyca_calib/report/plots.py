@@ -35,8 +35,17 @@ def schedule_strip(section: Section, path: Path) -> None:
     computed = set(section.schedule.computed_steps)
     axes.bar(range(steps), 1, width=0.9, color=[INK if s in computed else FAINT for s in range(steps)])
     axes.set(xlim=(-0.6, steps - 0.4), yticks=[], xlabel="sampler step (dark: computed)")
-    axes.set_xticks(sorted(computed))
+    axes.set_xticks(_spread(sorted(computed), steps / 40))
     _finish(figure, axes, path)
+
+
+def _spread(places: Sequence[int], apart: float) -> list[int]:
+    """Those whose labels do not touch, from the left."""
+    kept: list[int] = []
+    for place in places:
+        if not kept or place - kept[-1] > apart:
+            kept.append(place)
+    return kept
 
 
 def error_by_step_and_group(problem: Problem, section: Section) -> NDArray[np.float64]:
