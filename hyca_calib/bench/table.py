@@ -19,7 +19,7 @@ __all__ = ["MORE", "SAME_COST", "SPARING", "Margin", "margin", "to_csv", "to_mar
 
 SAME_COST = 1.02
 """A method whose FLOPs ratio is up to this much higher counts as spending as much."""
-SPARING = 1.5
+SPARING = 1.1
 """A method with a lower FLOPs ratio is no rival: a cache that never acts agrees perfectly with the full run."""
 MORE = 1.15
 """A peer that spends up to so much times our FLOPs costs about the same."""
