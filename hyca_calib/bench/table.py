@@ -19,8 +19,9 @@ __all__ = ["MORE", "SAME_COST", "SPARING", "Margin", "margin", "to_csv", "to_mar
 
 SAME_COST = 1.02
 """A method whose FLOPs ratio is up to this much higher counts as spending as much."""
-SPARING = 1.1
-"""A method with a lower FLOPs ratio is no rival: a cache that never acts agrees perfectly with the full run."""
+SPARING = 1.5
+"""A method with a lower FLOPs ratio is no rival, unless it costs about the same: a cache that never acts agrees
+perfectly with the full run."""
 MORE = 1.15
 """A peer that spends up to so much times our FLOPs costs about the same."""
 COLUMNS = (
@@ -62,7 +63,8 @@ def margin(ours: Evaluation, rows: Sequence[Row], most: float = math.inf, seed: 
     Args:
         most: FLOPs of a rival, over the plan's.
     """
-    least = max(SPARING, ours.flops_ratio / most)
+    about = ours.flops_ratio / MORE
+    least = max(min(SPARING, about), ours.flops_ratio / most)
     rivals = [
         (row.result, row.method)
         for row in rows

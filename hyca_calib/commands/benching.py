@@ -11,7 +11,18 @@ from pathlib import Path
 
 import torch
 
-from hyca_calib.bench import SPARING, Dot, Reference, Row, bench_peers, bench_plans, draw_front, to_csv, to_markdown
+from hyca_calib.bench import (
+    MORE,
+    SPARING,
+    Dot,
+    Reference,
+    Row,
+    bench_peers,
+    bench_plans,
+    draw_front,
+    to_csv,
+    to_markdown,
+)
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
 from hyca_calib.console import growing, say
@@ -111,9 +122,9 @@ def bench_all(options: BenchOptions) -> Path:
     head = (
         f"{len(workload.of('test'))} test prompts of `{options.model}`, {options.steps} steps, seed {options.seed}, "
         f"batch {size}, {device}, threads: {torch.get_num_threads()}, torch {torch.__version__}. "
-        "PSNR and SSIM are to the full run. Other ways spend at least as many FLOPs as the plan, or 2 % less, but not "
-        f"those of the full run (FLOPs ratio from {SPARING}); their settings were chosen on the select split. Peak: "
-        "memory of the run beyond what the process held before."
+        "PSNR and SSIM are to the full run. Other ways spend at least as many FLOPs as the plan, or 2 % less; "
+        f"their FLOPs ratio is {SPARING} or more, or within {100 * MORE - 100:.0f} % of the plan's. Settings were "
+        "chosen on the select split. Peak: memory of the run beyond what the process held before."
         f"{JUDGED if reference.judge else ''}\n\n![agreement over compute](bench.png)\n\n"
     )
     out = options.folder

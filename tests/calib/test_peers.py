@@ -354,7 +354,7 @@ class TestBench:
         rows = [
             row("steps 20", 2.5, (40.0, 42.0, 44.0)),
             row("steps 10", 5.05, (30.0, 32.0, 34.0)),
-            row("lazy", 1.05, (90.0, 90.0, 90.0)),
+            row("lazy", 1.2, (90.0, 90.0, 90.0)),
             Row("broken", "broken", False, None, "ValueError: no"),
             row("5x", 5.0, (50.0, 53.0, 53.0), ours=True),
         ]
@@ -362,7 +362,9 @@ class TestBench:
         assert (found.mean, found.rival) == (10.0, "steps 20"), "dearer peers count, those that spare nothing do not"
         assert found.low <= 9.0 + 1e-9
         assert found.high >= 10.5
-        assert margin(row("1x", 1.2, (60.0,), ours=True).result, rows) is None
+        assert margin(row("1x", 1.1, (60.0,), ours=True).result, rows) is None
+        near = margin(row("1.3x", 1.3, (91.0, 91.0, 91.0), ours=True).result, rows)
+        assert (near.mean, near.rival) == (1.0, "lazy"), "what costs about the same does"
         table = list(csv.DictReader(io.StringIO(to_csv(rows))))
         assert [line["method"] for line in table] == [r.method for r in rows]
         assert float(table[0]["psnr_db"]) == 42.0

@@ -34,7 +34,7 @@ FIVEFOLD = Window(4.9, math.inf)
 
 
 def dearer(ours: Score) -> Window:
-    """Everything that spends at least as much as our plan, and spares a tenth of the full run."""
+    """Everything that spends at least as much as our plan, and spares a third of the full run."""
     return Window(SPARING, ours.flops_ratio * SAME_COST)
 
 
