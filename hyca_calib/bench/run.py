@@ -24,8 +24,9 @@ from hyca_calib.workload import Job, Workload
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.plan import Plan
 
-__all__ = ["Reference", "Row", "bench_peers", "bench_plans"]
+__all__ = ["OURS", "Reference", "Row", "bench_peers", "bench_plans"]
 
+OURS = "HyCa"
 FEW, CLOSE_DB = 2, 1.5
 """On so many samples first, a setting must be so close to a better one of its method to see more."""
 
@@ -168,17 +169,16 @@ def _peer_row(reference: Reference, peer: Peer) -> Row:
     return reference.row(peer.name, peer.family, run, compare(run, full, (peer.steps, spent), 0, batch))
 
 
-def bench_plans(reference: Reference, plans: Sequence[tuple[str, Plan]]) -> list[Row]:
-    """Plans against the same full run."""
+def bench_plans(reference: Reference, plans: Sequence[tuple[str, Plan]], family: str = OURS) -> list[Row]:
+    """Plans against the same full run; of a family other than `OURS` they are rivals."""
 
     def made(name: str, plan: Plan) -> Row:
         found, run, _ = evaluate_plan(
             reference.pipe, plan, reference.jobs, reference.steps, reference.batch, reference.full
         )
-        return reference.row(name, "HyCa", run, found, ours=True)
+        return reference.row(name, family, run, found, ours=family == OURS)
 
-    named = [(f"HyCa plan {name}", plan) for name, plan in plans]
     return [
         reference.notebook.recall(Row, name, partial(made, name, plan), plan=plan.model_dump_json(include={"sections"}))
-        for name, plan in named
+        for name, plan in plans
     ]

@@ -13,6 +13,8 @@ import torch
 
 from hyca_calib.bench import (
     MORE,
+    OURS,
+    PUBLISHED,
     SPARING,
     Dot,
     Reference,
@@ -20,9 +22,11 @@ from hyca_calib.bench import (
     bench_peers,
     bench_plans,
     draw_front,
+    published_plans,
     to_csv,
     to_markdown,
 )
+from hyca_calib.budget import parse_budgets
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
 from hyca_calib.console import growing, say
@@ -30,6 +34,8 @@ from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.demo.judge import load_judge
 from hyca_calib.models import load_pipeline
 from hyca_calib.provenance import versions
+from hyca_calib.search.problem import Problem
+from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime import AttachError, Plan, load_plan
 
@@ -89,8 +95,9 @@ class BenchOptions:
 def bench_all(options: BenchOptions) -> Path:
     """``hyca_calib bench``; returns the path of the table."""
     workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
-    plans = [(path.parent.name, load_plan(path)) for path in options.plans]
-    plans += _searched(options)
+    traces = _traced(options) if options.budgets else []
+    plans = [(f"HyCa plan {path.parent.name}", load_plan(path)) for path in options.plans]
+    plans += _searched(options, traces)
     pipe, size = load_pipeline(options.model), batch_of(options.model, options.batch)
 
     def tell(row: Row) -> None:
@@ -105,9 +112,10 @@ def bench_all(options: BenchOptions) -> Path:
     with growing() as progress:
         news = partial(progress, "choosing settings of peers")
         rows += bench_peers(reference, workload, options.only, tell, most, news)
-    for row in bench_plans(reference, plans):
-        rows.append(row)
-        tell(row)
+    for family, named in ((PUBLISHED, _published(options, traces)), (OURS, plans)):
+        for row in bench_plans(reference, named, family):
+            rows.append(row)
+            tell(row)
     device = str(next(pipe.transformer.parameters()).device)
     facts = {
         "model": options.model,
@@ -131,20 +139,29 @@ def bench_all(options: BenchOptions) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
     (out / "bench.csv").write_text(to_csv(rows))
-    dots = [(row.ours, Dot(row.family, row.result.flops_ratio, row.result.psnr_db)) for row in rows if row.result]
-    draw_front([dot for ours, dot in dots if ours], [dot for ours, dot in dots if not ours], out / "bench.png")
+    dots = [Dot(row.family, row.result.flops_ratio, row.result.psnr_db) for row in rows if row.result]
+    ours, recipes = ([dot for dot in dots if dot.family == family] for family in (OURS, PUBLISHED))
+    others = [dot for dot in dots if dot.family not in (OURS, PUBLISHED)]
+    draw_front(ours, others, out / "bench.png", recipes)
     (out / "bench.md").write_text(head + to_markdown(rows))
     return out / "bench.md"
 
 
-def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
+def _published(options: BenchOptions, traces: Sequence[str]) -> list[tuple[str, Plan]]:
+    """The paper's recipe at the same budgets, on the first trace."""
+    if not options.budgets:
+        return []
+    return published_plans(Problem(Trace(traces[0])), parse_budgets(options.budgets), options.seed)
+
+
+def _searched(options: BenchOptions, traces: Sequence[str]) -> list[tuple[str, Plan]]:
     """Plans for the budgets, made in the bench's folder; what is there is not made again."""
     if not options.budgets:
         return []
     limits = replace(QUICK_LIMITS if options.quick else LIMITS, model=options.model, seed=options.seed)
-    paths = search_plans(options.budgets, _traced(options), limits, options.folder / "plans")
-    texts = options.budgets.split(",")
-    return [(text.strip(), load_plan(path)) for text, path in zip(texts, paths, strict=True)]
+    paths = search_plans(options.budgets, traces, limits, options.folder / "plans")
+    budgets = parse_budgets(options.budgets)
+    return [(f"HyCa plan {budget.text}", load_plan(path)) for budget, path in zip(budgets, paths, strict=True)]
 
 
 def _traced(options: BenchOptions) -> list[str]:

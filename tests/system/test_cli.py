@@ -98,6 +98,8 @@ def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
     rows = json.loads((folder / "b" / "bench.json").read_text())["rows"]
     families = {row["family"] for row in rows}
     assert families >= {"HyCa", "fewer steps", "DPM-Solver++", "TaylorSeer", "MagCache", "PyramidAttentionBroadcast"}
+    published = [row["method"] for row in rows if row["family"] == "HyCa as published"]
+    assert {"HyCa as published, anchored 2x", "HyCa as published, recursive 2x"} <= set(published)
     assert [row["method"] for row in rows if row["ours"]] == ["HyCa plan 2x", "HyCa plan 3x"]
     assert (folder / "b" / "bench.csv").read_text().count("\n") == len(rows) + 1
     assert (folder / "b" / "bench.png").stat().st_size > 10_000
