@@ -52,7 +52,7 @@ def draw_front(
         recipes: published ones, as plans.
         screened: settings of peers that were only tried, which are faint.
     """
-    figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10, 5.5), layout="constrained")
     spare = itertools.cycle(OTHERS)
     for family in dict.fromkeys([*COLORS, *(dot.family for dot in (*peers, *screened))]):
         faint, measured = _points(screened, family), _points(peers, family)
@@ -73,7 +73,7 @@ def draw_front(
     if shown := _points([*plans, *recipes, *peers])[1]:
         axes.set_ylim(bottom=min(shown) - 2)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
