@@ -1,7 +1,7 @@
 r"""Coordinates in which every move of a row of taps matters equally.
 
-Computed features resemble each other: a move of all taps one way changes a forecast a thousand times more than one
-that bends it, and Adam steps equally far in each tap. With :math:`G = L L^T` the Gram matrix of the history and
+Computed features resemble each other: a move of all taps one way changes a forecast far more than one that bends it,
+and Adam steps equally far in each tap. With :math:`G = L L^T` the Gram matrix of the history and
 :math:`r` the root mean square of what the row :math:`w_0` misses, both on the fit split,
 
 .. math:: w(u) = w_0 + r L^{-T} u \quad\Rightarrow\quad \| \textstyle\sum_k (w - w_0)_k F_k \| = r \| u \|,

@@ -54,7 +54,7 @@ class Bed:
 
     @property
     def folder(self) -> Path:
-        return self.context.folder / "refinements"
+        return self.context.folder / "whitened"  # results in plain taps lie in another folder
 
     def on(self, candidate: Candidate) -> Bed:
         """The same for another schedule."""

@@ -8,11 +8,12 @@ import torch
 
 from hyca_calib.science.loop.bed import Bed, Parameters
 from hyca_calib.search.assemble import build_section, group_labels
+from hyca_calib.search.refine import Refinement
 from hyca_calib.search.whitening import coordinates
 
 __all__ = ["parameterisations"]
 
-PLAIN = 2e-3 / 0.03
+PLAIN = 2e-3 / Refinement.lr
 """A step of the taps themselves over one of whitened coordinates."""
 SHRINK = 0.3
 """How far a channel's own offset moves when its group's row moves by one: Adam's steps are equal for all."""
