@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import optuna
 from filelock import FileLock
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.pool import NullPool
@@ -26,10 +26,11 @@ Storage = str | Path
 """A journal file; or the URL of a database (``postgresql://...``) or of Optuna's gRPC proxy (``grpc://host:port``)."""
 
 HEARTBEAT_S, GRACE_S = 10, 30
-MAX_RETRIES = 5
 WORKER, TASK = "worker", "task"
 FORGOTTEN = timedelta(minutes=15)
 """After that a trial of another machine in a journal, which has no heartbeats, counts as dead."""
+UNSIGNED = timedelta(minutes=1)
+"""After that a trial that names no worker counts as dead: its worker was killed before it could sign."""
 
 
 def open_study(storage: Storage, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
@@ -67,16 +68,24 @@ def give_back(study: optuna.Study) -> None:
             continue
         with suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):  # another worker was faster
             study.tell(trial.number, state=TrialState.FAIL)
-            if TASK in trial.user_attrs:
-                study.enqueue_trial({}, user_attrs={TASK: trial.user_attrs[TASK]})
+            _queue_again(study, trial)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)  # of other machines, where there are heartbeats
+
+
+def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    if TASK in trial.user_attrs:
+        study.enqueue_trial({}, user_attrs={TASK: trial.user_attrs[TASK]})
 
 
 def _is_dead(trial: FrozenTrial) -> bool:
-    """Of a process of this machine we know; of others only that they are late. Databases have heartbeats as well."""
+    """Of a process of this machine we know; of others only that they are late."""
     worker = trial.user_attrs.get(WORKER)
     if worker and worker[0] == socket.gethostname():
         return not _runs(worker[1]) or worker[1] == os.getpid()
-    return trial.datetime_start is not None and datetime.now() - trial.datetime_start > FORGOTTEN
+    patience = FORGOTTEN if worker else UNSIGNED
+    return trial.datetime_start is not None and datetime.now() - trial.datetime_start > patience
 
 
 def _runs(pid: int) -> bool:
@@ -103,7 +112,7 @@ def _opened(storage: Storage) -> BaseStorage:
         engine_kwargs={"poolclass": NullPool},  # between rollouts of minutes a server would drop idle connections
         heartbeat_interval=HEARTBEAT_S,
         grace_period=GRACE_S,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES),
+        heartbeat_stale_trial_callback=_queue_again,
     )
 
 
