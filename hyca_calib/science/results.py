@@ -52,7 +52,7 @@ def results(context: Context, effort: Effort | None = None) -> Chapter:
     return Chapter(
         name="results",
         title="Results",
-        text=_text(context, select, test, found),
+        text=_text(context, select, test, entries, found),
         tables=tuple(table(standing) for standing in standings) + _failures(found),
         figures=((PICTURE, CAPTION),),
         claims=claims(standings),
@@ -88,7 +88,9 @@ def _standing(
     return Standing(budget, ours, tuple(score for score in mine if score is not ours), tuple(peers), context.seed)
 
 
-def _text(context: Context, select: Ground, test: Ground, found: Sequence[tuple[Peer, Score]]) -> tuple[str, ...]:
+def _text(
+    context: Context, select: Ground, test: Ground, entries: Sequence[Entry], found: Sequence[tuple[Peer, Score]]
+) -> tuple[str, ...]:
     full = interval(test.full_exact_db, context.seed)
     steps, settings = context.workload.num_steps, Counter(score.family for _, score in found)
     families = ", ".join(f"{family} {count}" for family, count in settings.items())
@@ -96,6 +98,11 @@ def _text(context: Context, select: Ground, test: Ground, found: Sequence[tuple[
         f"Every method draws the same {len(test.jobs)} samples of the test split (its prompts, several noise seeds) in "
         f"batches of {test.batch} and is compared with the model's own run of {steps} steps. Plans were fitted, "
         "searched and refined on the other splits. FLOPs are counted inside the network, in the first batch."
+    )
+    looked_at = ", ".join(f"{e.budget.text} `{e.plan.section.point}`" for e in entries if e.peer.family == OURS)
+    ours = (
+        "Our plans were searched at two cache points, the trunk and what all blocks add to a live embedding; rollouts "
+        f"on the select split decided: {looked_at}."
     )
     rivals = (
         f"Peers bring {len(found)} settings ({families}); the {len(select.jobs)} samples of the select split decide "
@@ -114,7 +121,7 @@ def _text(context: Context, select: Ground, test: Ground, found: Sequence[tuple[
         f"better samplers aim at the exact solution. The last column is PSNR to the exact run, for the first "
         f"{len(test.exact)} samples."
     )
-    return terms, rivals, recipes, exact
+    return terms, ours, rivals, recipes, exact
 
 
 def _dots(scores: Sequence[Score]) -> list[Dot]:

@@ -7,14 +7,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from hyca_calib.bench import SAME_COST
 from hyca_calib.budget import Budget
 from hyca_calib.peers import Peer
 from hyca_calib.replay import Multistep
 from hyca_calib.science.chapter import Context
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.healing import carried_over
 from hyca_calib.search.presets import PRESETS, preset_section, published_schedule
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
@@ -23,9 +24,10 @@ from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
 from hyca_runtime import Plan, apply_plan, load_plan
 from hyca_runtime.plan import Section
-from hyca_runtime.point import parse_point
+from hyca_runtime.point import CachePoint
 
 __all__ = ["OURS", "PRESET", "Effort", "Entry", "best_plans", "preset_plans"]
 
@@ -41,8 +43,8 @@ RECIPES: tuple[tuple[str, Multistep, str], ...] = (
     ("hold", "anchored", "trunk"),
 )
 """Preset, use over a long gap, and cache point."""
-
-CONFIRMS = 0.4
+OVER_EMBEDDING = CachePoint(keep="residual")
+CONFIRMS = 0.7
 """Share of a search's time that its rollouts take, about."""
 PROBE_SAMPLES = 7
 """Samples of the trace at every block: recipes look at the first one only, no workload is smaller."""
@@ -50,14 +52,14 @@ PROBE_SAMPLES = 7
 
 @dataclass(frozen=True)
 class Effort:
-    """What the search may spend: trials for all budgets, then for each rollouts and gradient steps.
+    """What the search may spend: trials at each point, for all budgets, then rollouts and gradient steps for each.
 
     No seconds: the same plans on every machine.
     """
 
     trials: int = 40
-    confirm: int = 160
-    refine: int = 80
+    confirm: int = 200
+    refine: int = 40
 
 
 @dataclass(frozen=True)
@@ -83,20 +85,17 @@ def best_plans(
     context: Context, budgets: Sequence[Budget], effort: Effort, tell: Callable[[float, str], None]
 ) -> list[Entry]:
     """A searched plan for every budget, in studies below the context's folder; complete ones are not searched again."""
-    problem, folder = context.problem, context.folder / "plans"
-    facts = problem.trace.attributes
+    folder, facts = context.folder / "plans", context.problem.trace.attributes
     request = {
         "weights": facts["model"]["weights_digest"],
         "workload": facts["workload"],
+        "points": [str(context.problem.trace.point), str(OVER_EMBEDDING)],
         "budgets": [budget.text for budget in budgets],
         "effort": asdict(effort),
         "seed": context.seed,
     }
     studies = [Study.open(folder / budget.text, request | {"budget": budget.text}) for budget in budgets]
-    if not all(study.complete for study in studies):
-        tell(0.0, "tuning")
-        tuning = Tuning(effort.trials, timeout=math.inf)
-        found = tune(problem, budgets, tuning, folder / "journal.log", context.seed)
+    tuned = [] if all(study.complete for study in studies) else _tuned(context, budgets, effort, tell)
     confirmation = Confirmation(minutes=math.inf, rollouts=effort.confirm)
     options = SearchOptions(confirmation, Refinement(minutes=math.inf, iterations=effort.refine), seed=context.seed)
     for i, (budget, study) in enumerate(zip(budgets, studies, strict=True)):
@@ -106,7 +105,7 @@ def best_plans(
                 done = CONFIRMS * share if stage == "confirm" else CONFIRMS + (1 - CONFIRMS) * share
                 tell((i + done) / len(budgets), f"{stage} {text}: {news}")
 
-            contenders = [Contender(problem, found[budget])]
+            contenders = [Contender(problem, found[budget]) for problem, found in tuned]
             search(context.pipe, contenders, context.workload, budget, study, options, progress)
     return [
         Entry.of(context, budget, OURS, OURS, load_plan(study.plan))
@@ -114,12 +113,27 @@ def best_plans(
     ]
 
 
+def _tuned(
+    context: Context, budgets: Sequence[Budget], effort: Effort, tell: Callable[[float, str], None]
+) -> list[tuple[Problem, dict[Budget, list[Candidate]]]]:
+    """At the trunk and over a live embedding: rollouts decide between them."""
+    tell(0.0, "tracing over the embedding")
+    over = carried_over(context.problem.healing, _traced(context, context.workload, OVER_EMBEDDING, "over-embedding"))
+    found = []
+    for problem in (context.problem, over):
+        tell(0.0, f"tuning at {problem.trace.point}")
+        journal, tuning = context.folder / "plans/journal.log", Tuning(effort.trials, timeout=math.inf)
+        found.append((problem, tune(problem, budgets, tuning, journal, context.seed)))
+    return found
+
+
 def preset_plans(context: Context, best: Sequence[Entry]) -> list[Entry]:
     """Every published recipe at the budgets of our best plans.
 
     Intervals are whole: a recipe that must therefore spend less than our plan gets the next shorter one, too.
     """
-    problems = {"trunk": context.problem, "blocks": _at_every_block(context)}
+    few = replace(context.workload, num_samples=PROBE_SAMPLES)
+    problems = {"trunk": context.problem, "blocks": _traced(context, few, CachePoint(kind="blocks"), "blocks")}
     found = []
     for preset, multistep, point in RECIPES:
         name = f"preset {preset} {multistep}" + (", every block" if point == "blocks" else "")
@@ -150,9 +164,7 @@ def _ratio(section: Section) -> float:
     return section.cost.flops_ratio if section.cost else 1.0
 
 
-def _at_every_block(context: Context) -> Problem:
-    path: Path = context.folder / "blocks.zarr"
-    workload = replace(context.workload, num_samples=PROBE_SAMPLES)
-    batch = context.problem.trace.attributes["batch"]
-    trace(context.pipe, workload, parse_point("blocks"), path, model_name=context.model, batch=batch, tokens=16)
+def _traced(context: Context, workload: Workload, point: CachePoint, name: str) -> Problem:
+    path, batch = context.folder / f"{name}.zarr", context.problem.trace.attributes["batch"]
+    trace(context.pipe, workload, point, path, model_name=context.model, batch=batch, tokens=16)
     return Problem(Trace(path))
