@@ -7,11 +7,14 @@ and Adam steps equally far in each tap. With :math:`G = L L^T` the Gram matrix o
 .. math:: w(u) = w_0 + r L^{-T} u \quad\Rightarrow\quad \| \textstyle\sum_k (w - w_0)_k F_k \| = r \| u \|,
 
 so a step of a tenth changes any forecast by a tenth of its error, whatever the direction, the channel or the step.
+
+A channel moves with its group, and a little on its own: what its group needs is known from many gradients, and
+Adam steps equally far in both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,22 +28,41 @@ from hyca_calib.search.problem import Problem
 from hyca_runtime.plan import Section
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["coordinates", "whitened"]
+__all__ = ["coordinates", "drawn_to_groups", "whitened"]
 
 Array = NDArray[np.float64]
 
 RIDGE, TINY = 1e-5, 1e-30
+OWN = 0.3
+"""Of a channel's own step, over its group's."""
 
 
 def coordinates(problem: Problem, section: Section, grain: Grain) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Where refinement of the section's taps begins, zeros, and the way from there to a row for every channel."""
-    taps, schedule = plan_taps(section), section.schedule
+    taps, schedule, labels = plan_taps(section), section.schedule, torch.from_numpy(group_labels(section))
     if grain == "channel":
-        return torch.zeros(taps.shape), whitened(taps, schedule, problem.fit)
-    labels, groups = group_labels(section), [group.indices for group in section.groups]
+        return drawn_to_groups(whitened(taps, schedule, problem.fit), labels, taps.shape)
+    groups = [group.indices for group in section.groups]
     first = [int(channels[0]) for channels in groups]
     expand = whitened(taps[:, :, first], schedule, grouped(problem.fit, problem.channel_gain, groups))
-    return torch.zeros(*taps.shape[:2], len(groups)), lambda u: expand(u)[:, :, torch.from_numpy(labels).to(u.device)]
+    return torch.zeros(*taps.shape[:2], len(groups)), lambda u: expand(u)[:, :, labels.to(u.device)]
+
+
+def drawn_to_groups(
+    expand: Callable[[Tensor], Tensor], labels: Tensor, shape: Sequence[int]
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Zeros and the way to taps: a row of moves for every group, and smaller ones for every channel.
+
+    Args:
+        expand: from coordinates of the taps' own `shape`, ``(predicted step, depth, channel)``.
+        labels: the group of each channel.
+    """
+    groups = int(labels.max()) + 1
+
+    def moved(u: Tensor) -> Tensor:
+        return expand(u[:, :, labels.to(u.device)] + OWN * u[:, :, groups:])
+
+    return torch.zeros(*shape[:2], groups + shape[2]), moved
 
 
 def whitened(taps: Array, schedule: Schedule, gram: Array) -> Callable[[Tensor], Tensor]:

@@ -9,14 +9,12 @@ import torch
 from hyca_calib.science.loop.bed import Bed, Parameters
 from hyca_calib.search.assemble import build_section, group_labels
 from hyca_calib.search.refine import Refinement
-from hyca_calib.search.whitening import coordinates
+from hyca_calib.search.whitening import coordinates, drawn_to_groups
 
 __all__ = ["parameterisations"]
 
 PLAIN = 2e-3 / Refinement.lr
 """A step of the taps themselves over one of whitened coordinates."""
-SHRINK = 0.3
-"""How far a channel's own offset moves when its group's row moves by one: Adam's steps are equal for all."""
 RANKS = (2, 8)
 
 
@@ -40,12 +38,8 @@ def _rows_of_groups(bed: Bed, groups: int) -> Parameters:
 
 
 def _shrunk(bed: Bed) -> Parameters:
-    """A row of moves for every group, and smaller ones for every channel."""
-    labels = torch.from_numpy(group_labels(bed.section))
-    groups = int(labels.max()) + 1
     zeros, expand = bed.own_coordinates
-    start = zeros.new_zeros(*zeros.shape[:2], groups + zeros.shape[2])
-    return start, lambda theta: expand(theta[:, :, labels] + SHRINK * theta[:, :, groups:])
+    return drawn_to_groups(expand, torch.from_numpy(group_labels(bed.section)), zeros.shape)
 
 
 def _low_rank(bed: Bed, rank: int) -> Parameters:
