@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -29,7 +29,7 @@ class CachePoint(BaseModel):
     Attributes:
         kind: which tensors.
         path: of a span ``first..last``, of modules a pattern as in `fnmatch`, else empty.
-        keep: the tensor itself, or its difference to what went in.
+        keep: the tensor itself, or its difference to what went in; of ``blocks`` always the difference.
         channel_axis: the axis of those tensors that counts feature dimensions.
     """
 
@@ -39,6 +39,13 @@ class CachePoint(BaseModel):
     path: str = ""
     keep: Literal["output", "residual"] = "output"
     channel_axis: int = -1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("kind") == "blocks":
+            return {"keep": "residual", **content}
+        return content
 
     @model_validator(mode="after")
     def _check(self) -> CachePoint:
@@ -50,6 +57,8 @@ class CachePoint(BaseModel):
             raise ValueError(f"path: expected 'first..last', got {self.path[:60]!r}")
         if self.kind == "output" and self.keep == "residual":
             raise ValueError("keep: a point of kind 'output' is kept as output")
+        if self.kind == "blocks" and self.keep == "output":
+            raise ValueError("keep: a point of kind 'blocks' is kept as residual; the last block's output is the trunk")
         return self
 
     @property
@@ -79,9 +88,9 @@ def parse_point(text: str) -> CachePoint:
             ``modules:PATTERN``; trunk and the last two perhaps with ``:residual``.
     """
     kind, _, path = text.removesuffix(":residual").partition(":")
-    keep = "residual" if text.endswith(":residual") or kind == "blocks" else "output"
+    keep = {"keep": "residual"} if text.endswith(":residual") else {}
     try:
-        return CachePoint.model_validate({"kind": kind, "path": path, "keep": keep})
+        return CachePoint.model_validate({"kind": kind, "path": path, **keep})
     except ValueError as error:
         raise PlanError(
             f"point {text[:80]!r}: expected trunk, output, blocks, span:FIRST..LAST or modules:PATTERN, "

@@ -72,6 +72,14 @@ def test_only_what_the_point_names_is_skipped(pipe: EmojiPipeline, text: str, nu
     assert torch.equal(draw(pipe), full)
 
 
+def test_every_block_is_kept_as_residual() -> None:
+    """Whole outputs of all blocks would be forecasts of the trunk that cost more."""
+    assert CachePoint(kind="blocks") == parse_point("blocks") == parse_point("blocks:residual")
+    assert CachePoint(kind="blocks").keep == "residual"
+    with pytest.raises(ValueError, match="keep: a point of kind 'blocks' is kept as residual"):
+        CachePoint(kind="blocks", keep="output")
+
+
 def test_a_residual_is_output_less_input(pipe: EmojiPipeline) -> None:
     """Caching all blocks' residuals, a step predicted from its own feature is that step."""
     network = pipe.transformer

@@ -27,7 +27,7 @@ from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime import Plan, apply_plan, load_plan
 from hyca_runtime.plan import Section
-from hyca_runtime.point import CachePoint
+from hyca_runtime.point import CachePoint, parse_point
 
 __all__ = ["OURS", "PRESET", "Effort", "Entry", "best_plans", "preset_plans"]
 
@@ -43,7 +43,7 @@ RECIPES: tuple[tuple[str, Multistep, str], ...] = (
     ("hold", "anchored", "trunk"),
 )
 """Preset, use over a long gap, and cache point."""
-OVER_EMBEDDING = CachePoint(keep="residual")
+OVER_EMBEDDING = parse_point("trunk:residual")
 CONFIRMS = 0.7
 """Share of a search's time that its rollouts take, about."""
 PROBE_SAMPLES = 7
@@ -133,7 +133,7 @@ def preset_plans(context: Context, best: Sequence[Entry]) -> list[Entry]:
     Intervals are whole: a recipe that must therefore spend less than our plan gets the next shorter one, too.
     """
     few = replace(context.workload, num_samples=PROBE_SAMPLES)
-    problems = {"trunk": context.problem, "blocks": _traced(context, few, CachePoint(kind="blocks"), "blocks")}
+    problems = {"trunk": context.problem, "blocks": _traced(context, few, parse_point("blocks"), "blocks")}
     found = []
     for preset, multistep, point in RECIPES:
         name = f"preset {preset} {multistep}" + (", every block" if point == "blocks" else "")
