@@ -58,7 +58,7 @@ class CachePoint(BaseModel):
         if self.kind == "output" and self.keep == "residual":
             raise ValueError("keep: a point of kind 'output' is kept as output")
         if self.kind == "blocks" and self.keep == "output":
-            raise ValueError("keep: a point of kind 'blocks' is kept as residual; the last block's output is the trunk")
+            raise ValueError("keep: a point of kind 'blocks' is kept as residual; for what they put out choose 'trunk'")
         return self
 
     @property

@@ -38,6 +38,7 @@ def _rows_of_groups(bed: Bed, groups: int) -> Parameters:
 
 
 def _shrunk(bed: Bed) -> Parameters:
+    """What the search refines."""
     zeros, expand = bed.own_coordinates
     return drawn_to_groups(expand, torch.from_numpy(group_labels(bed.section)), zeros.shape)
 
