@@ -1,13 +1,62 @@
-"""What a peer is."""
+"""What a rival is: a family of settings, of which the bench tries more until the best ones lie inside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Peer"]
+from hyca_calib.search.problem import Problem
+from hyca_calib.workload import Job
+
+__all__ = ["Axis", "Family", "Peer", "Recall", "Settings", "Setup", "Value", "ladder"]
+
+Value = int | float | str
+Settings = Mapping[str, Value]
+"""One value for every axis."""
+
+Recall = Callable[[str, Callable[[], Any]], Any]
+"""What was learnt under a name, by the function unless it is known; JSON."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing to set.
+
+    Attributes:
+        ladder: every value that may be tried, in order.
+        first: those that are tried at once; all if empty.
+        closed: whether nothing lies beyond the ladder's ends (a cache interval of 2 is the least). An open ladder
+            must reach beyond what is worth trying; the bench reports an optimum at its end.
+        ordered: whether neighbours on the ladder are alike. Of an axis of names all values are tried at once.
+    """
+
+    name: str
+    ladder: tuple[Value, ...]
+    first: tuple[Value, ...] = ()
+    closed: bool = False
+    ordered: bool = True
+
+    def neighbours(self, value: Value) -> list[Value]:
+        """Values next to `value` on the ladder; none where there is no order."""
+        if not self.ordered:
+            return []
+        at = self.ladder.index(value)
+        return [self.ladder[i] for i in (at - 1, at + 1) if 0 <= i < len(self.ladder)]
+
+    def at_edge(self, value: Value) -> bool:
+        """Whether a better value may lie beyond the ladder."""
+        return self.ordered and not self.closed and value in (self.ladder[0], self.ladder[-1])
+
+
+def ladder(low: float, high: float, factor: float = 1.25) -> tuple[float, ...]:
+    """Values from `low` to at least `high`, each `factor` times the one before, to two digits."""
+    values = [low]
+    while values[-1] < high:
+        values.append(float(f"{values[-1] * factor:.2g}"))
+    return tuple(values)
 
 
 @dataclass(frozen=True)
@@ -17,10 +66,81 @@ class Peer:
     Attributes:
         family: the method; its settings compete among themselves first.
         steps: what the pipeline is called with.
-        applied: wraps the sampling.
+        applied: wraps the sampling of the pipeline it is given.
+        settings: what made it.
     """
 
     name: str
     family: str
     steps: int
-    applied: Callable[[], AbstractContextManager[Any]]
+    applied: Callable[[Any], AbstractContextManager[Any]]
+    settings: Settings = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A method with all its settings.
+
+    Attributes:
+        source: paper, and whose code runs.
+        apply: puts the method, so set, on a pipeline for the while.
+        num_steps: what the pipeline is called with.
+        steps: the same where it depends on the settings.
+        allows: whether settings go together.
+        refused: why this network cannot have it, with the line of the upstream project; it has no settings then.
+    """
+
+    name: str
+    source: str
+    axes: tuple[Axis, ...]
+    apply: Callable[[Any, Settings], AbstractContextManager[Any]]
+    num_steps: int
+    steps: Callable[[Settings], int] | None = None
+    allows: Callable[[Settings], bool] = lambda settings: True
+    refused: str = ""
+
+    def peer(self, settings: Settings) -> Peer:
+        """The method so set."""
+        told = " ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
+        )
+        steps = self.steps(settings) if self.steps else self.num_steps
+        return Peer(f"{self.name} {told}", self.name, steps, lambda pipe: self.apply(pipe, settings), dict(settings))
+
+    def first(self) -> Iterator[Settings]:
+        """Settings that are tried at once."""
+        if self.refused:
+            return
+        for values in itertools.product(*(axis.first or axis.ladder for axis in self.axes)):
+            settings = dict(zip((axis.name for axis in self.axes), values, strict=True))
+            if self.allows(settings):
+                yield settings
+
+    def neighbours(self, settings: Settings) -> Iterator[Settings]:
+        """Settings one rung away on one axis."""
+        for axis in self.axes:
+            for value in axis.neighbours(settings[axis.name]):
+                near = {**settings, axis.name: value}
+                if self.allows(near):
+                    yield near
+
+    def edges(self, settings: Settings) -> list[str]:
+        """Axes on which a better setting may lie beyond the ladder."""
+        return [axis.name for axis in self.axes if axis.at_edge(settings[axis.name])]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every method may know beforehand.
+
+    Attributes:
+        jobs: samples of the fit split, for calibration.
+        num_steps: of the full run.
+        recall: keeps what a calibration found, under a name that says everything it depends on.
+        problem: statistics of a trace at the trunk.
+    """
+
+    jobs: Sequence[Job]
+    num_steps: int
+    recall: Recall
+    problem: Callable[[], Problem]
