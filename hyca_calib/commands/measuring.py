@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from hyca_calib.console import counting, say
 from hyca_calib.models import default_device
-from hyca_calib.provenance import versions
+from hyca_calib.provenance import provenance
 from hyca_calib.zoo import MODELS, PIPELINES
 from hyca_calib.zoo.check import Verdict
 from hyca_calib.zoo.table import POINTS, check_all
@@ -32,10 +31,10 @@ def bench_runtime(only: Sequence[str], out: Path) -> Path:
     dtype = torch.bfloat16 if on_gpu else torch.float32
     names = ("flux-dev", "qwen-image", "hunyuan-video") if on_gpu else ("flux-100m",)
     shapes = [(1, 4096, 3072), (1, 25216, 3072)] if on_gpu else [(1, 1024, 768), (1, 4096, 3072)]
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"runtime-{'cuda' if on_gpu else 'cpu'}.json"
     facts: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
+        **provenance(device),
         "sum": [
             asdict(runtime_bench.measure_sum(shape, dtype, taps, device)) for shape in shapes for taps in (2, 3, 4)
         ],
@@ -47,9 +46,7 @@ def bench_runtime(only: Sequence[str], out: Path) -> Path:
         steps, computed = (50, tuple(range(0, 50, 5))) if on_gpu else (20, (0, 5, 10, 15))
         facts["realised"].append(asdict(runtime_bench.measure_realised(name, steps, computed, device, dtype)))
         say(facts["realised"][-1])
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"runtime-{'cuda' if on_gpu else 'cpu'}.json"
-    path.write_text(json.dumps(facts, indent=1) + "\n")
+        path.write_text(json.dumps(facts, indent=1) + "\n")  # networks take minutes: what is measured is kept
     return path
 
 
