@@ -16,8 +16,7 @@ from torch import Tensor
 from hyca_calib.cost import count_flops
 from hyca_calib.memory import peak_memory
 from hyca_calib.metrics import Agreement, compare_images
-from hyca_calib.rollout import sample_images
-from hyca_calib.search.tap_rollout import device_of
+from hyca_calib.rollout import device_of, sample_images
 from hyca_calib.workload import Job, batches
 from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.attach.forwards import Patch, Replacement
@@ -105,17 +104,19 @@ def run_untimed(
     batch: int,
     method: Callable[[], AbstractContextManager[Any]],
 ) -> Run:
-    """Sample `jobs` inside `method`, each once and without a clock; FLOPs per sample are those of the first batch."""
-    head = next(batches(jobs, batch))
+    """Sample `jobs` inside `method`, each once and without a clock; FLOPs are the mean over all samples.
+
+    A cache that decides while it runs costs more on some samples than on others.
+    """
+    flops = 0.0
     parts: list[tuple[Tensor, Tensor]] = []
     with method() as context:
-        flops = network_flops(pipe, lambda: parts.append(sample_images(pipe, head, num_steps, batch)))
-        if isinstance(context, Session):
-            flops += context.report().forecast_flops
-        if rest := jobs[len(head) :]:
-            parts.append(sample_images(pipe, rest, num_steps, batch))
+        for group in batches(jobs, batch):
+            flops += network_flops(pipe, lambda group=group: parts.append(sample_images(pipe, group, num_steps, batch)))  # type: ignore[misc]
+            if isinstance(context, Session):
+                flops += context.report().forecast_flops
     images, latents = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Run(images, latents, math.nan, flops / len(head))
+    return Run(images, latents, math.nan, flops / len(jobs))
 
 
 def full_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Run:

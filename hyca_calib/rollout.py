@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 
 from hyca_calib.workload import Job, batches, merge_calls
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["sample_clips", "sample_images", "sample_latents"]
+__all__ = ["device_of", "sample_clips", "sample_images", "sample_latents"]
+
+
+def device_of(pipe: Any) -> torch.device:
+    """The device of the network's weights."""
+    return next(find_transformer(pipe).parameters()).device
 
 
 def sample_latents(

@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hyca_calib.search.problem import Problem
 from hyca_calib.workload import Job
+
+if TYPE_CHECKING:
+    from hyca_calib.search.problem import Problem
 
 __all__ = ["Axis", "Family", "Peer", "Recall", "Settings", "Setup", "Value", "ladder"]
 
@@ -39,12 +41,12 @@ class Axis:
     closed: bool = False
     ordered: bool = True
 
-    def neighbours(self, value: Value) -> list[Value]:
-        """Values next to `value` on the ladder; none where there is no order."""
+    def ways(self, value: Value) -> list[tuple[Value, ...]]:
+        """The rungs below `value`, nearest first, and those above it; nothing where there is no order."""
         if not self.ordered:
             return []
         at = self.ladder.index(value)
-        return [self.ladder[i] for i in (at - 1, at + 1) if 0 <= i < len(self.ladder)]
+        return [way for way in (self.ladder[:at][::-1], self.ladder[at + 1 :]) if way]
 
     def at_edge(self, value: Value) -> bool:
         """Whether a better value may lie beyond the ladder."""
@@ -116,13 +118,12 @@ class Family:
             if self.allows(settings):
                 yield settings
 
-    def neighbours(self, settings: Settings) -> Iterator[Settings]:
-        """Settings one rung away on one axis."""
+    def ways(self, settings: Settings) -> Iterator[list[Settings]]:
+        """On every axis in both directions: what lies there, nearest first."""
         for axis in self.axes:
-            for value in axis.neighbours(settings[axis.name]):
-                near = {**settings, axis.name: value}
-                if self.allows(near):
-                    yield near
+            for way in axis.ways(settings[axis.name]):
+                moved = ({**settings, axis.name: value} for value in way)
+                yield [near for near in moved if self.allows(near)]
 
     def edges(self, settings: Settings) -> list[str]:
         """Axes on which a better setting may lie beyond the ladder."""

@@ -1,20 +1,19 @@
-"""How well a method does, and which settings of it deserve a closer look."""
+"""How well a setting does on a few samples, and which settings of a method deserve a closer look."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-from torch import Tensor
 
 from hyca_calib.evaluate import Run, run_untimed
 from hyca_calib.metrics import compare_images
-from hyca_calib.peers.base import Peer
+from hyca_calib.peers.base import Peer, Settings
 from hyca_calib.workload import Job
 
-__all__ = ["Score", "exact_psnr", "joined", "reason", "score", "score_or_error", "undominated"]
+__all__ = ["Score", "joined", "reason", "score", "score_or_error", "undominated"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,8 @@ class Score:
     """One setting of one method, sample by sample.
 
     Attributes:
-        flops_ratio: FLOPs of the full run over its own; 0 if it failed.
-        psnr_db, ssim: agreement with the full run.
-        exact_db: PSNR to a run of many more steps, for the samples that have one.
+        flops_ratio: FLOPs of the full run over its own, mean over the samples; 0 if it failed.
+        psnr_db: agreement with the full run.
         error: why there are no figures.
     """
 
@@ -32,51 +30,44 @@ class Score:
     family: str
     flops_ratio: float
     psnr_db: tuple[float, ...]
-    ssim: tuple[float, ...]
-    exact_db: tuple[float, ...] = ()
+    settings: Settings = field(default_factory=dict)
     error: str = ""
 
     @property
     def mean_db(self) -> float:
         return statistics.fmean(self.psnr_db)
 
-    @property
-    def mean_exact_db(self) -> float:
-        return statistics.fmean(self.exact_db)
+    def same_as(self, other: Score) -> bool:
+        """Whether both do the very same on these samples."""
+        return (self.flops_ratio, self.psnr_db) == (other.flops_ratio, other.psnr_db)
 
 
-def score(pipe: Any, peer: Peer, jobs: Sequence[Job], batch: int, full: Run, exact: Tensor | None = None) -> Score:
+def score(pipe: Any, peer: Peer, jobs: Sequence[Job], batch: int, full: Run) -> Score:
     """Sample `jobs` with `peer`, once.
 
     Args:
         full: the full run of `jobs`.
-        exact: pictures of the first of `jobs`, from a run of many more steps.
 
     Raises:
         ValueError: pictures that are no numbers.
     """
-    run = run_untimed(pipe, jobs, peer.steps, batch, peer.applied)
+
+    def applied() -> AbstractContextManager[Any]:
+        return peer.applied(pipe)
+
+    run = run_untimed(pipe, jobs, peer.steps, batch, applied)
     if not run.images.isfinite().all():
         raise ValueError("the pictures hold NaN or infinity")
     near = compare_images(run.images, full.images, run.latents, full.latents)
-    exact_db = () if exact is None else exact_psnr(run.images, exact)
-    return Score(peer.name, peer.family, full.flops / run.flops, near.psnr_db, near.ssim, exact_db)
+    return Score(peer.name, peer.family, full.flops / run.flops, near.psnr_db, peer.settings)
 
 
-def exact_psnr(images: Tensor, exact: Tensor) -> tuple[float, ...]:
-    """PSNR in dB of the first of `images` to their exact pictures, which are fewer or as many."""
-    first = images[: len(exact)]
-    return compare_images(first, exact, first, exact).psnr_db
-
-
-def score_or_error(
-    pipe: Any, peer: Peer, jobs: Sequence[Job], batch: int, full: Run, exact: Tensor | None = None
-) -> Score:
+def score_or_error(pipe: Any, peer: Peer, jobs: Sequence[Job], batch: int, full: Run) -> Score:
     """As `score`; of a peer that raises, the error."""
     try:
-        return score(pipe, peer, jobs, batch, full, exact)
+        return score(pipe, peer, jobs, batch, full)
     except Exception as error:  # foreign code may raise anything
-        return Score(peer.name, peer.family, 0.0, (), (), error=reason(error))
+        return Score(peer.name, peer.family, 0.0, (), peer.settings, reason(error))
 
 
 def reason(error: Exception) -> str:
@@ -85,26 +76,27 @@ def reason(error: Exception) -> str:
 
 
 def joined(one: Score, other: Score) -> Score:
-    """The same method on the samples of both."""
-    return replace(
-        one,
-        psnr_db=one.psnr_db + other.psnr_db,
-        ssim=one.ssim + other.ssim,
-        exact_db=one.exact_db + other.exact_db,
-        error=one.error or other.error,
-    )
+    """The same method on the samples of both, which may cost differently."""
+    if one.error or other.error:
+        return replace(one, flops_ratio=0.0, psnr_db=(), error=one.error or other.error)
+    counts = len(one.psnr_db), len(other.psnr_db)
+    cost = counts[0] / one.flops_ratio + counts[1] / other.flops_ratio
+    return replace(one, flops_ratio=sum(counts) / cost, psnr_db=one.psnr_db + other.psnr_db)
 
 
 def undominated(scores: Sequence[Score], margin_db: float = 0.0) -> list[Score]:
-    """Those that worked, without settings that spend as much as one of their family that is better by the margin."""
+    """Those that worked, without settings that spend as much as one of their family that is better by the margin.
+
+    Of settings that do the very same the first stays.
+    """
     worked = [s for s in scores if not s.error]
 
-    def beaten(one: Score) -> bool:
+    def beaten(place: int, one: Score) -> bool:
         return any(
             other.family == one.family
             and other.flops_ratio >= one.flops_ratio
-            and other.mean_db > one.mean_db + margin_db
-            for other in worked
+            and (other.mean_db > one.mean_db + margin_db or (earlier < place and one.same_as(other)))
+            for earlier, other in enumerate(worked)
         )
 
-    return [one for one in worked if not beaten(one)]
+    return [one for place, one in enumerate(worked) if not beaten(place, one)]

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyca_calib.metrics import log_error
-from hyca_calib.rollout import sample_latents
-from hyca_calib.search.tap_rollout import TapRollout, activation_bytes, device_of
+from hyca_calib.rollout import device_of, sample_latents
+from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
 from hyca_calib.workload import Job
 from hyca_runtime.plan import Section
 

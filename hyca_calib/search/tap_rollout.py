@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hyca_calib.branches import Branches
-from hyca_calib.rollout import sample_latents
+from hyca_calib.rollout import device_of, sample_latents
 from hyca_calib.search.assemble import plan_taps
 from hyca_calib.workload import Job
 from hyca_runtime.attach.attachment import Attachment
@@ -22,7 +22,7 @@ from hyca_runtime.feature import Feature, widths
 from hyca_runtime.plan import Section
 from hyca_runtime.track import Track
 
-__all__ = ["TapRollout", "activation_bytes", "device_of"]
+__all__ = ["TapRollout", "activation_bytes"]
 
 
 class TapRollout:
@@ -117,8 +117,3 @@ def activation_bytes(pipe: Any, section: Section, num_steps: int, job: Job, chec
         rollout.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)).requires_grad_())
         sample_latents(pipe, [job], num_steps, 1, with_grad=True)
     return kept
-
-
-def device_of(pipe: Any) -> torch.device:
-    """Of the network's weights."""
-    return next(find_transformer(pipe).parameters()).device

@@ -1,0 +1,112 @@
+"""Every method runs on a network that is proven untouched: what one leaves behind must not judge the next."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from hyca_calib.rollout import sample_latents
+from hyca_calib.workload import Job
+from hyca_runtime.attach.points import find_transformers
+
+__all__ = ["CleanPipeline", "Fingerprint", "fingerprint"]
+
+PROBE_STEPS = 4
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs")
+OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", *HOOKS)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What must not change.
+
+    Attributes:
+        tree: digest of every module's name, order, class, forward, hooks and attributes, and of the pipeline's parts.
+        output: digest of the final latents of a short full run, bit by bit.
+    """
+
+    tree: str
+    output: str
+
+    def differs(self, other: Fingerprint) -> str:
+        """What is another, in words; "" if nothing is."""
+        parts = {"module tree": self.tree != other.tree, "full run": self.output != other.output}
+        return " and ".join(name for name, changed in parts.items() if changed)
+
+
+def fingerprint(pipe: Any, job: Job) -> Fingerprint:
+    """Of a pipeline now, by a full run of `PROBE_STEPS` steps of one sample."""
+    latents = sample_latents(pipe, [job], PROBE_STEPS, 1)
+    output = hashlib.sha256(latents.cpu().numpy().tobytes()).hexdigest()
+    tree = hashlib.sha256(json.dumps(list(_tree(pipe))).encode()).hexdigest()
+    return Fingerprint(tree, output)
+
+
+def _tree(pipe: Any) -> Iterator[list[str]]:
+    yield ["pipeline", _code(type(pipe), "__call__"), type(pipe.scheduler).__qualname__]
+    yield ["pipeline", *sorted(name for name in vars(pipe) if not name.startswith("__"))]
+    for component, network in find_transformers(pipe).items():
+        for name, module in network.named_modules(remove_duplicate=False):
+            yield [component, name, *_facts(module)]
+
+
+def _facts(module: nn.Module) -> Iterator[str]:
+    kind = type(module)
+    yield f"{kind.__module__}.{kind.__qualname__}"
+    yield _code(kind, "forward")
+    yield from (f"{name}: {len(getattr(module, name))}" for name in HOOKS)
+    for name, value in sorted(vars(module).items()):
+        if name == "_diffusers_hook":  # the registry may stay, what it holds may not
+            if value.hooks:
+                yield f"{name}: {', '.join(value.hooks)}"
+        elif name not in OWN:
+            yield f"{name}: {getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
+def _code(kind: type, method: str) -> str:
+    """Whose code answers a call; a patch of the class shows here."""
+    function = getattr(kind, method)
+    inner = getattr(function, "__wrapped__", function)
+    return f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', '')}"
+
+
+class CleanPipeline:
+    """A pipeline that is made anew when a method has changed it.
+
+    Args:
+        make: a fresh pipeline, always the same.
+        job: a sample to prove it with.
+    """
+
+    def __init__(self, make: Callable[[], Any], job: Job) -> None:
+        self._make, self._job = make, job
+        self.pipe = make()
+
+    @cached_property
+    def _clean(self) -> Fingerprint:
+        first, again = fingerprint(self.pipe, self._job), fingerprint(self.pipe, self._job)
+        if what := first.differs(again):
+            raise RuntimeError(f"two full runs of the untouched model differ in their {what}: nothing can be proven")
+        return first
+
+    def prove(self) -> str:
+        """Whether the pipeline is as it was made: "" if so, else what differs; it is made anew then.
+
+        Raises:
+            RuntimeError: a new one differs, too: something outside the pipeline was changed.
+        """
+        if not (what := self._clean.differs(fingerprint(self.pipe, self._job))):
+            return ""
+        self.pipe = self._make()
+        if still := self._clean.differs(fingerprint(self.pipe, self._job)):
+            raise RuntimeError(
+                f"a newly made pipeline differs in its {still}: a method changed a class; start the process again, "
+                "what was measured is kept"
+            )
+        return what

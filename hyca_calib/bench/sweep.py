@@ -1,0 +1,80 @@
+"""Trying settings of one method until the best ones at every cost lie inside what was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hyca_calib.peers import Family, Peer
+from hyca_calib.peers.score import Score, undominated
+
+__all__ = ["LARGEST", "SMALLEST", "Sweep", "frontier", "open_ends", "sweep", "untried"]
+
+SMALLEST, LARGEST = 1.25, 13.0
+"""FLOPs ratios that matter."""
+MOST = 160
+"""Settings of a family; a sweep that is cut there says so."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What was tried of a family.
+
+    Attributes:
+        refused: why nothing could be.
+        tried: every setting, with its score on the same few samples.
+        open_ends: best settings of which a neighbour was not tried, or which lie at an open end of an axis.
+    """
+
+    family: str
+    source: str
+    refused: str
+    tried: tuple[Score, ...]
+    open_ends: tuple[str, ...]
+
+
+def sweep(
+    family: Family,
+    measure: Callable[[Peer], Score],
+    most: int = MOST,
+    tell: Callable[[int, str], None] = lambda number, name: None,
+) -> Sweep:
+    """Try `family.first()`, then the neighbours of all best settings, until none is left.
+
+    Args:
+        tell: told how many were tried, and the next one's name.
+    """
+    tried: dict[str, Score] = {}
+    wanted = [family.peer(settings) for settings in family.first()]
+    while wanted and len(tried) < most:
+        for peer in wanted[: most - len(tried)]:
+            tell(len(tried), peer.name)
+            tried[peer.name] = measure(peer)
+        wanted = untried(family, list(tried.values()))
+    scores = tuple(tried.values())
+    return Sweep(family.name, family.source, family.refused, scores, tuple(open_ends(family, scores)))
+
+
+def frontier(scores: Sequence[Score]) -> list[Score]:
+    """Settings within the costs that matter that no other of their family beats."""
+    return undominated([s for s in scores if not s.error and SMALLEST <= s.flops_ratio <= LARGEST])
+
+
+def untried(family: Family, scores: Sequence[Score]) -> list[Peer]:
+    """Neighbours of the best settings that have no score yet; what does the very same is passed over."""
+    known = {score.method: score for score in scores}
+    found: dict[str, Peer] = {}
+    for best in frontier(scores):
+        for way in family.ways(best.settings):
+            for peer in map(family.peer, way):
+                if peer.name not in known:
+                    found[peer.name] = peer
+                if peer.name not in known or not known[peer.name].same_as(best):
+                    break
+    return list(found.values())
+
+
+def open_ends(family: Family, scores: Sequence[Score]) -> list[str]:
+    """Where a better setting may lie beyond what was tried."""
+    ends = [f"{best.method}: {', '.join(axes)}" for best in frontier(scores) if (axes := family.edges(best.settings))]
+    return ends + [f"{peer.name}: not tried" for peer in untried(family, scores)]
