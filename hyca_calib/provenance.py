@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import platform
@@ -20,7 +21,10 @@ import torch
 import hyca_calib
 import hyca_runtime
 
-__all__ = ["code_digest", "command_line", "commit", "processor", "provenance", "versions"]
+PACKAGES = (hyca_runtime, hyca_calib)
+ROOT = Path(__file__).parents[1]
+
+__all__ = ["code_digest", "code_of", "command_line", "commit", "processor", "provenance", "versions"]
 
 LIBRARIES = ("hyca", "torch", "diffusers", "cache-dit", "numpy", "scikit-learn", "optuna", "zarr")
 
@@ -61,10 +65,9 @@ def provenance(device: str) -> dict[str, Any]:
 @cache
 def commit() -> str:
     """The commit of the source tree, marked where files differ from it; where there is no git, HYCA_COMMIT."""
-    root = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)  # noqa: S603, S607
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True)  # noqa: S603, S607
         return done.stdout.strip()
 
     try:
@@ -77,13 +80,54 @@ def commit() -> str:
 @cache
 def code_digest() -> str:
     """Short digest of every source file of both packages: equal code, equal digest."""
+    return _digest([path for package in PACKAGES for path in Path(package.__path__[0]).rglob("*.py")])
+
+
+@cache
+def code_of(*modules: str) -> str:
+    """Short digest of the files of ours that these modules consist of, with all that they import of ours.
+
+    Args:
+        modules: full names; of other packages they count for nothing, for `versions` tells those.
+    """
+    found: set[Path] = set()
+    wanted = list(modules)
+    while wanted:
+        path = _file(wanted.pop())
+        if path is not None and path not in found:
+            found.add(path)
+            wanted += _imports(path)
+    return _digest(list(found))
+
+
+def _digest(paths: list[Path]) -> str:
     digest = hashlib.sha256()
-    for package in (hyca_runtime, hyca_calib):
-        root = Path(package.__path__[0])
-        for path in sorted(root.rglob("*.py")):
-            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()}".encode() + b"\0")
-            digest.update(path.read_bytes())
+    for path in sorted(paths):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _file(module: str) -> Path | None:
+    if not module.startswith(tuple(package.__name__ for package in PACKAGES)):
+        return None
+    place = ROOT.joinpath(*module.split("."))
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.exists()), None)
+
+
+def _imports(path: Path) -> list[str]:
+    """Names that may be modules; what is imported for type checkers alone is not."""
+    found: list[str] = []
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        nodes += ast.iter_child_nodes(node)
+    return found
 
 
 def processor() -> str:

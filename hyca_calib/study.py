@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from hyca_calib.atomic import write_text
 from hyca_runtime.errors import StudyError
 
 __all__ = ["JOURNAL", "Study"]
@@ -94,7 +95,6 @@ class Study:
         _write(self.folder / "result.json", result)
 
 
+
 def _write(path: Path, content: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=1) + "\n")

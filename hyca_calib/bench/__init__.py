@@ -1,25 +1,28 @@
-"""Plans and peers side by side, in one run, on one set of prompts."""
+"""Plans and rivals side by side, in one run, on one set of prompts."""
 
+from hyca_calib.bench.choice import MORE, SAME_COST, SPARING, windows
 from hyca_calib.bench.figure import Dot, draw_front
-from hyca_calib.bench.published import PUBLISHED, published_plans
-from hyca_calib.bench.run import OURS, Reference, Row, bench_peers, bench_plans
-from hyca_calib.bench.table import MORE, SAME_COST, SPARING, Margin, margin, to_csv, to_markdown
+from hyca_calib.bench.isolation import CleanPipeline
+from hyca_calib.bench.rows import OURS, Bench, Figures, Row, read_bench
+from hyca_calib.bench.run import Comparison
+from hyca_calib.bench.table import Margin, margin, to_csv, to_markdown
 
 __all__ = [
     "MORE",
     "OURS",
-    "PUBLISHED",
     "SAME_COST",
     "SPARING",
+    "Bench",
+    "CleanPipeline",
+    "Comparison",
     "Dot",
+    "Figures",
     "Margin",
-    "Reference",
     "Row",
-    "bench_peers",
-    "bench_plans",
     "draw_front",
     "margin",
-    "published_plans",
+    "read_bench",
     "to_csv",
     "to_markdown",
+    "windows",
 ]

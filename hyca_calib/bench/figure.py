@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 
-from hyca_calib.bench.table import MORE, SPARING
+from hyca_calib.bench.choice import MORE, SPARING
 
 matplotlib.use("Agg")
 

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from pydantic import TypeAdapter
+from torch import Tensor
+
+from hyca_calib.atomic import write_text
+from hyca_calib.provenance import code_of
 
 __all__ = ["Notebook"]
 
@@ -18,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Notebook:
-    """A file for every measurement; one that was made under other facts is made again.
+    """A file for every measurement; one that was made under other facts, or by other code, is made again.
 
     Attributes:
         folder: None keeps nothing.
@@ -27,20 +33,25 @@ class Notebook:
 
     folder: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    _held: dict[str, Tensor] = field(default_factory=dict)
 
-    def recall(self, kind: type[T], name: str, make: Callable[[], T], **settings: Any) -> T:
+    def recall(
+        self, kind: type[T], name: str, make: Callable[[], T], modules: tuple[str, ...] = (), **settings: Any
+    ) -> T:
         """The measurement of that name, by `make` unless it is known.
 
         Args:
-            kind: a dataclass.
-            settings: what decides this one besides its name.
+            kind: what pydantic can read back.
+            modules: whose code, with all that it imports of ours, decides the result.
+            settings: what else decides this one besides its name.
         """
         if self.folder is None:
             return make()
-        asked = json.loads(json.dumps({**self.facts, "kind": kind.__name__, "name": name, **settings}))
-        digest = hashlib.sha256(json.dumps([kind.__name__, name]).encode()).hexdigest()[:8]
-        path = self.folder / f"{''.join(c if c.isalnum() or c in '.-=' else '_' for c in name)}-{digest}.json"
         adapter = TypeAdapter(kind)
+        named = getattr(kind, "__name__", str(kind))
+        what = {**self.facts, "kind": named, "name": name, "code": code_of(*modules), **settings}
+        asked = json.loads(json.dumps(what))
+        path = self.folder / _file(named, name, "json")
         if path.exists():
             try:
                 kept = json.loads(path.read_text())
@@ -49,8 +60,26 @@ class Notebook:
             except (ValueError, KeyError, TypeError):
                 pass  # cut off, or of an older version
         found = make()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(json.dumps({"asked": asked, "found": adapter.dump_python(found)}) + "\n")
-        partial.replace(path)
+        write_text(path, json.dumps({"asked": asked, "found": adapter.dump_python(found, mode="json")}) + "\n")
         return found
+
+    def keep_pictures(self, name: str, images: Tensor) -> None:
+        """Keep the pictures of a measurement, ``(sample, 3, height, width)`` in [0, 1], to half precision."""
+        if self.folder is None:
+            self._held[name] = images
+            return
+        path = self.folder / _file("pictures", name, "npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, images.half().numpy())
+
+    def pictures(self, name: str) -> Tensor:
+        """What was kept of that name."""
+        if self.folder is None:
+            return self._held[name]
+        return torch.from_numpy(np.load(self.folder / _file("pictures", name, "npy"))).float()
+
+
+def _file(kind: str, name: str, ending: str) -> str:
+    digest = hashlib.sha256(json.dumps([kind, name]).encode()).hexdigest()[:8]
+    short = "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)[:100]
+    return f"{short}-{digest}.{ending}"

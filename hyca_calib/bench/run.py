@@ -1,184 +1,213 @@
-"""Plans and peers side by side, in one run, on one set of prompts."""
+"""Plans and rivals side by side, in one run, on one set of prompts."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from typing import Any
 
-import torch
-
+from hyca_calib.bench.choice import Window, candidates, chosen
+from hyca_calib.bench.isolation import CleanPipeline
+from hyca_calib.bench.judging import Judging
 from hyca_calib.bench.notebook import Notebook
-from hyca_calib.bench.quality import Quality, Verdict, judged, quality
+from hyca_calib.bench.rows import OURS, Figures, Row, Timing
+from hyca_calib.bench.stage import FULL, Stage, figures_of, timed
+from hyca_calib.bench.sweep import MOST, Sweep, sweep
 from hyca_calib.demo.judge.network import Judge
-from hyca_calib.evaluate import Evaluation, Run, compare, evaluate_plan, full_run, run_method, run_untimed
-from hyca_calib.models import weights_digest
-from hyca_calib.peers import Peer, peers
-from hyca_calib.peers.score import Score, joined, reason, score_or_error, undominated
-from hyca_calib.provenance import versions
-from hyca_calib.search.tap_rollout import device_of
-from hyca_calib.workload import Job, Workload
-from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.plan import Plan
+from hyca_calib.peers import Family, Peer, Settings
+from hyca_calib.peers.score import Score, joined, reason
+from hyca_calib.workload import Workload
+from hyca_runtime import Plan, apply_plan
 
-__all__ = ["OURS", "Reference", "Row", "bench_peers", "bench_plans"]
+__all__ = ["Comparison", "Learnt", "Tell", "plan_peer"]
 
-OURS = "HyCa"
-FEW, CLOSE_DB = 2, 1.5
-"""On so many samples first, a setting must be so close to a better one of its method to see more."""
+FEW = 2
+"""Samples of the select split on which settings are swept."""
+HARNESS = ("hyca_calib.bench.stage", "hyca_calib.peers.score")
+
+Tell = Callable[[str, float, str], None]
+"""Told a stage, the share of it that is done, and news."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table."""
+class _Measured:
+    """What is kept of a row: all that costs time."""
 
-    method: str
-    family: str
-    ours: bool
-    result: Evaluation | None
+    result: Figures | None
     error: str = ""
-    quality: Quality | None = None
+    note: str = ""
+
+
+@dataclass
+class Learnt:
+    """Calibrations of rivals, which are kept like measurements and published with them."""
+
+    notebook: Notebook
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def recall(self, name: str, make: Callable[[], Any]) -> Any:
+        """See `Setup.recall`."""
+        if name not in self.known:
+            self.known[name] = self.notebook.recall(Any, f"{name}, learnt", make, (module_of(make),))
+        return self.known[name]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The full run that all others are compared with.
+class Comparison:
+    """One model, its samples, and everything that was measured on them.
 
     Attributes:
-        judge: looks at pictures on their own, where there is one for the model.
+        few, rest: the first `FEW` samples of the select split, and the others of it, if any.
+        test: what is published.
+        families: of rivals.
+        judging: looks at pictures on their own, where there is a judge for the model.
         notebook: keeps what was measured.
     """
 
-    pipe: Any
-    jobs: Sequence[Job]
-    steps: int
-    batch: int
-    full: Run
-    judge: Judge | None = None
+    few: Callable[[], Stage]
+    rest: Callable[[], Stage | None]
+    test: Callable[[], Stage]
+    families: Sequence[Family]
+    judging: Judging | None = None
     notebook: Notebook = field(default_factory=Notebook)
 
     @classmethod
     def of(
-        cls, pipe: Any, workload: Workload, batch: int, judge: Judge | None = None, folder: Path | None = None
-    ) -> Reference:
-        """On the test split; measurements are kept in `folder`, if there is one."""
-        jobs, steps = workload.of("test"), workload.num_steps
-        facts = {
-            "workload": workload.describe(),
-            "batch": batch,
-            "device": str(device_of(pipe)),
-            "threads": torch.get_num_threads(),
-            "judged": judge is not None,
-            "weights": weights_digest(find_transformer(pipe)) if folder else "",
-            "versions": versions(),
-        }
-        return cls(pipe, jobs, steps, batch, full_run(pipe, jobs, steps, batch), judge, Notebook(folder, facts))
+        cls,
+        clean: CleanPipeline,
+        workload: Workload,
+        batch: int,
+        families: Sequence[Family],
+        judge: Judge | None = None,
+        notebook: Notebook | None = None,
+    ) -> Comparison:
+        """On the splits of `workload`; the full runs are made when they are first needed."""
+        select, steps = workload.of("select"), workload.num_steps
+        few = cache(lambda: Stage.of(clean, select[:FEW], steps, batch))
+        rest = cache(lambda: Stage.of(clean, select[FEW:], steps, batch) if select[FEW:] else None)
+        test = cache(lambda: Stage.of(clean, workload.of("test"), steps, batch, exact=True))
+        judging = None
+        if judge is not None:
+            judging = Judging(judge, workload.of("test"), lambda: test().full.images)
+        return cls(few, rest, test, families, judging, notebook or Notebook())
 
     @cached_property
-    def _verdict(self) -> Verdict:
-        assert self.judge is not None  # noqa: S101
-        return judged(self.judge, self.full.images, self.jobs)
+    def _by_name(self) -> dict[str, Family]:
+        return {family.name: family for family in self.families}
 
-    def row(self, method: str, family: str, run: Run, found: Evaluation, ours: bool = False) -> Row:
-        """The line of a run."""
-        seen = None
-        if self.judge is not None:
-            seen = quality(self.judge, judged(self.judge, run.images, self.jobs), self._verdict)
-        return Row(method, family, ours, found, quality=seen)
+    def sweeps(self, most: int = MOST, tell: Tell = lambda stage, share, news: None) -> list[Sweep]:
+        """Every family's settings, until the best ones lie inside what was tried."""
+        found = []
+        for number, family in enumerate(self.families):
 
-    @property
-    def own_row(self) -> Row:
+            def told(tried: int, name: str, number: int = number) -> None:
+                tell("sweeps", number / len(self.families), f"{tried} tried, {name}")
+
+            found.append(sweep(family, partial(self._scored, self.few, "few", family), most, told))
+        tell("sweeps", 1.0, f"{sum(len(one.tried) for one in found)} settings tried")
+        return found
+
+    def chosen(
+        self, sweeps: Sequence[Sweep], places: Sequence[Window], tell: Tell = lambda stage, share, news: None
+    ) -> list[Peer]:
+        """Of each family and window the setting that is best on the whole select split."""
+        close = candidates([score for one in sweeps for score in one.tried], places)
+        seen: list[Score] = []
+        for number, score in enumerate(close):
+            tell("choice", number / len(close), score.method)
+            family = self._by_name[score.family]
+            more = self._scored(self.rest, "rest", family, family.peer(score.settings)) if self.rest() else None
+            seen.append(score if more is None else joined(score, more))
+        tell("choice", 1.0, f"{len(close)} settings on the whole select split")
+        return [self._by_name[score.family].peer(score.settings) for score in chosen(seen, places)]
+
+    def _scored(self, stage: Callable[[], Stage | None], samples: str, family: Family, peer: Peer) -> Score:
+        def make() -> Score:
+            here = stage()
+            assert here is not None  # noqa: S101  (asked before)
+            return here.score(peer)[0]
+
+        return self.notebook.recall(Score, f"{peer.name}, {samples}", make, _modules(family), settings=peer.settings)
+
+    def rivals(self, peers: Sequence[Peer], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
+        """These settings on the test split; one that fails has its error."""
+        rows = []
+        for peer in peers:
+            rows.append(self._row(peer, _modules(self._by_name[peer.family])))
+            on_row(rows[-1])
+        return rows
+
+    def plans(
+        self, plans: Sequence[tuple[str, str, Plan]], on_row: Callable[[Row], None] = lambda row: None
+    ) -> list[Row]:
+        """Plans on the test split: name, file beside the table, plan."""
+        rows = []
+        for name, file, plan in plans:
+            peer = plan_peer(name, plan, self.test().num_steps, {"plan": file})
+            rows.append(self._row(peer, ("hyca_runtime", *HARNESS), plan.model_dump_json(include={"sections"})))
+            on_row(rows[-1])
+        return rows
+
+    def full(self) -> Row:
         """The full run's own line."""
-        same = compare(self.full, self.full, (self.steps, self.steps), 0, self.batch)
-        return self.row("full run", "full run", self.full, same)
+        stage = self.test()
+        quality = self.judging.quality(stage.full.images) if self.judging else None
+        return Row(FULL, FULL, False, figures_of(stage.full, stage.full, stage.exact), {}, stage.num_steps, quality)
 
+    def timed(self, rows: Sequence[Row], plans: Sequence[tuple[str, str, Plan]]) -> list[Row]:
+        """Rows with their wall time and memory, in turn with the full run; of failures none."""
+        of_plans = {name: plan_peer(name, plan, self.test().num_steps, {}) for name, _, plan in plans}
 
-def bench_peers(
-    reference: Reference,
-    workload: Workload,
-    only: Sequence[str] = (),
-    on_row: Callable[[Row], None] = lambda row: None,
-    most: int | None = None,
-    tell: Callable[[float, str], None] = lambda share, news: None,
-) -> list[Row]:
-    """Peers against the full run; one that fails is listed with its error.
+        def measured(row: Row) -> Row:
+            peer = of_plans.get(row.method) or self._by_name[row.family].peer(row.settings)
+            modules = HARNESS if row.ours else _modules(self._by_name[row.family])
+            make = partial(timed, self.test(), peer)
+            return replace(row, timing=self.notebook.recall(Timing, f"{row.method}, timed", make, modules))
 
-    Of the many settings only those are measured that no other of the same method beats on the select split; those
-    that another beats there by `CLOSE_DB` on the first `FEW` samples do not see the rest of it.
+        return [measured(row) if row.result and row.family != FULL else row for row in rows]
 
-    Args:
-        only: parts of peer names; all settings with one of them are measured. Empty leaves it to the select split.
-        most: settings of each family that are tried, evenly from its sweep; all by default.
-        on_row, tell: told every row, and the progress of the choice on the select split.
-    """
-    found = _thinned(peers(reference.pipe, workload.of("fit")[:8], workload.num_steps), most)
-    wanted = [peer for peer in found if any(part in peer.name for part in only)] if only else found
-    rows, kept = ([], wanted) if only else _screened(reference, wanted, workload, tell)
-    for row in rows:
-        on_row(row)
-    for peer in kept:
-        rows.append(reference.notebook.recall(Row, peer.name, partial(_peer_row, reference, peer)))
-        on_row(rows[-1])
-    return rows
+    def _row(self, peer: Peer, modules: tuple[str, ...], content: str = "") -> Row:
+        def make() -> _Measured:
+            stage = self.test()
+            try:
+                run, note = stage.run(peer)
+            except Exception as error:  # foreign code may raise anything
+                return _Measured(None, reason(error), stage.clean.prove())
+            if self.judging:
+                self.notebook.keep_pictures(peer.name, run.images)
+            return _Measured(figures_of(run, stage.full, stage.exact), note=note)
 
-
-def _thinned(found: Sequence[Peer], most: int | None) -> list[Peer]:
-    """The first, the last, and some between of each family."""
-    kept: list[Peer] = []
-    for family in dict.fromkeys(peer.family for peer in found):
-        settings = [peer for peer in found if peer.family == family]
-        if most is not None and len(settings) > most:
-            settings = [settings[round(i * (len(settings) - 1) / max(1, most - 1))] for i in range(most)]
-        kept += settings
-    return kept
-
-
-def _screened(
-    reference: Reference, found: Sequence[Peer], workload: Workload, tell: Callable[[float, str], None]
-) -> tuple[list[Row], list[Peer]]:
-    """Rows of the peers that fail, and the peers worth measuring; those far behind on a few samples see no others."""
-    pipe, batch, jobs = reference.pipe, reference.batch, workload.of("select")
-    scores: dict[str, Score] = {}
-    left = list(found)
-    for name, part in (("few", jobs[:FEW]), ("more", jobs[FEW:])):
-        if not part:
-            break
-        full = run_untimed(pipe, part, workload.num_steps, batch, nullcontext)
-        for i, peer in enumerate(left):
-            tell(i / len(left), f"{name} samples, {peer.name}")
-            make = partial(score_or_error, pipe, peer, part, batch, full)
-            new = reference.notebook.recall(Score, f"{peer.name}, {name} samples", make)
-            scores[peer.name] = joined(scores[peer.name], new) if peer.name in scores else new
-        close = {score.method for score in undominated([scores[peer.name] for peer in left], CLOSE_DB)}
-        left = [peer for peer in left if peer.name in close]
-    best = {score.method for score in undominated([scores[peer.name] for peer in left])}
-    rows = [Row(score.method, score.family, False, None, score.error) for score in scores.values() if score.error]
-    return rows, [peer for peer in left if peer.name in best]
-
-
-def _peer_row(reference: Reference, peer: Peer) -> Row:
-    full, batch = reference.full, reference.batch
-    try:
-        run, _ = run_method(reference.pipe, reference.jobs, peer.steps, batch, peer.applied)
-    except Exception as error:  # foreign code may raise anything
-        return Row(peer.name, peer.family, False, None, reason(error))
-    spent = round(reference.steps * run.flops / full.flops)
-    return reference.row(peer.name, peer.family, run, compare(run, full, (peer.steps, spent), 0, batch))
-
-
-def bench_plans(reference: Reference, plans: Sequence[tuple[str, Plan]], family: str = OURS) -> list[Row]:
-    """Plans against the same full run; of a family other than `OURS` they are rivals."""
-
-    def made(name: str, plan: Plan) -> Row:
-        found, run, _ = evaluate_plan(
-            reference.pipe, plan, reference.jobs, reference.steps, reference.batch, reference.full
+        found = self.notebook.recall(_Measured, peer.name, make, modules, settings=peer.settings, plan=content)
+        quality = None
+        if self.judging and found.result:
+            quality = self.judging.quality(self.notebook.pictures(peer.name))
+        mine = peer.family == OURS
+        return Row(
+            peer.name,
+            peer.family,
+            mine,
+            found.result,
+            peer.settings,
+            peer.steps,
+            quality,
+            None,
+            found.error,
+            found.note,
         )
-        return reference.row(name, family, run, found, ours=family == OURS)
 
-    return [
-        reference.notebook.recall(Row, name, partial(made, name, plan), plan=plan.model_dump_json(include={"sections"}))
-        for name, plan in plans
-    ]
+
+def plan_peer(name: str, plan: Plan, num_steps: int, settings: Settings) -> Peer:
+    """A plan as a method."""
+    return Peer(name, OURS, num_steps, lambda pipe: apply_plan(pipe, plan, "error"), settings)
+
+
+def _modules(family: Family) -> tuple[str, ...]:
+    return (module_of(family.apply), *HARNESS)
+
+
+def module_of(function: Any) -> str:
+    """The module that a function, or what a partial calls, was written in."""
+    inner = inspect.unwrap(getattr(function, "func", function))
+    return str(inner.__module__)

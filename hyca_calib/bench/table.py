@@ -10,41 +10,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hyca_calib.bench.choice import MORE, SAME_COST, SPARING
 from hyca_calib.bench.quality import Quality
-from hyca_calib.bench.run import Row
-from hyca_calib.evaluate import Evaluation
+from hyca_calib.bench.rows import Bench, Figures, Row
+from hyca_calib.bench.sweep import Sweep, frontier
 from hyca_calib.metrics import interval
 
-__all__ = ["MORE", "SAME_COST", "SPARING", "Margin", "margin", "to_csv", "to_markdown"]
+__all__ = ["Margin", "margin", "to_csv", "to_markdown"]
 
-SAME_COST = 1.02
-"""A method whose FLOPs ratio is up to this much higher counts as spending as much."""
-SPARING = 1.5
-"""A method with a lower FLOPs ratio is no rival, unless it costs about the same: a cache that never acts agrees
-perfectly with the full run."""
-MORE = 1.15
-"""A peer that spends up to so much times our FLOPs costs about the same."""
-COLUMNS = (
+FIGURES = (
     "flops_ratio",
-    "wall_ratio",
     "psnr_db",
     "psnr_db_worst",
+    "exact_db",
     "ssim",
     "ssim_worst",
     "latent_error",
-    "steps_total",
-    "steps_computed",
-    "cache_bytes",
-    "peak_bytes",
-    "num_samples",
-    "batch",
 )
+TIMING = ("wall_ratio", "peak_bytes")
 JUDGED = ("frechet", "accuracy")
 
 
 @dataclass(frozen=True)
 class Margin:
-    """PSNR in dB above the best rival, sample by sample: mean and 95 % bootstrap interval."""
+    """PSNR in dB above the best rival, sample by sample: mean and 95 % interval, prompts resampled."""
 
     mean: float
     low: float
@@ -54,13 +43,16 @@ class Margin:
     rival_db: float
 
 
-def margin(ours: Evaluation, rows: Sequence[Row], most: float = math.inf, seed: int = 0) -> Margin | None:
-    """How far a plan is above the best peer that spends at least as many FLOPs; None without one.
+def margin(
+    ours: Figures, rows: Sequence[Row], groups: Sequence[int] | None, most: float = math.inf, seed: int = 0
+) -> Margin | None:
+    """How far a plan is above the best rival that spends at least as many FLOPs; None without one.
 
-    A peer that spends up to 2% less counts too, so that equal numbers of computed steps are compared;
-    one that spares next to nothing does not.
+    A rival that spends up to 2 % less counts too, so that equal numbers of computed steps are compared; one that
+    spares next to nothing does not. The best is that of the test split, which favours the rival.
 
     Args:
+        groups: the prompt of every sample; samples of one prompt are resampled together.
         most: FLOPs of a rival, over the plan's.
     """
     about = ours.flops_ratio / MORE
@@ -74,29 +66,33 @@ def margin(ours: Evaluation, rows: Sequence[Row], most: float = math.inf, seed: 
         return None
     best, name = max(rivals, key=lambda pair: pair[0].psnr_db)
     paired = np.subtract(ours.psnr_db_each, best.psnr_db_each).tolist()
-    return Margin(*interval(paired, seed), rival=name, rival_ratio=best.flops_ratio, rival_db=best.psnr_db)
+    mean, low, high = interval(paired, seed, groups)
+    return Margin(mean, low, high, rival=name, rival_ratio=best.flops_ratio, rival_db=best.psnr_db)
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
-    """What our plans gain, then every method, cheapest last."""
-    seen = any(row.quality for row in rows)
-    return f"{_gains(rows, seen)}\n{_everything(rows, seen)}"
+def to_markdown(bench: Bench) -> str:
+    """What our plans gain, what was tried of every family, then every method, cheapest last."""
+    seen = any(row.quality for row in bench.rows)
+    return "\n".join((_gains(bench, seen), _families(bench.sweeps), _everything(bench.rows, seen)))
 
 
-def _gains(rows: Sequence[Row], seen: bool) -> str:
+def _gains(bench: Bench, seen: bool) -> str:
     head = ["plan", "FLOPs ratio", "wall ratio", "PSNR dB"]
     head += [f"best other way at up to {100 * MORE - 100:.0f} % more", "ahead by, dB (95 %)"]
     head += ["best of all that cost more", "ahead by, dB (95 %)"]
     head += ["on their own, the pictures are"] * seen
     lines = [_line(head), _line(["---"] + ["---:"] * 3 + ["---", "---:"] * 2 + ["---"] * seen)]
-    ours = [(row, row.result) for row in rows if row.ours and row.result]
+    ours = [(row, row.result) for row in bench.rows if row.ours and row.result]
     for row, r in sorted(ours, key=lambda pair: pair[1].flops_ratio):
-        cells = [row.method, f"{r.flops_ratio:.2f}", f"{r.wall_ratio:.2f}", f"**{r.psnr_db:.2f}**"]
+        cells = [row.method, f"{r.flops_ratio:.2f}", _wall(row), f"**{r.psnr_db:.2f}**"]
         for most in (MORE, math.inf):
-            cells += _against(margin(r, rows, most))
-        worse = "worse than the full run's" if row.quality and row.quality.behind else "no worse than the full run's"
-        lines.append(_line(cells + [worse if row.quality else ""] * seen))
+            cells += _against(margin(r, bench.rows, bench.groups, most))
+        lines.append(_line(cells + [_outcome(row.quality)] * seen))
     return "\n".join(lines) + "\n"
+
+
+def _wall(row: Row) -> str:
+    return f"{row.timing.wall_ratio:.2f}" if row.timing else ""
 
 
 def _against(found: Margin | None) -> list[str]:
@@ -106,18 +102,38 @@ def _against(found: Margin | None) -> list[str]:
     return [rival, f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"]
 
 
+def _outcome(found: Quality | None) -> str:
+    return found.outcome if found else ""
+
+
+def _families(sweeps: Sequence[Sweep]) -> str:
+    if not sweeps:
+        return ""
+    lines = [_line(["family", "settings tried", "failed", "best ones", "beyond them", "source"])]
+    lines.append(_line(["---", "---:", "---:", "---:", "---", "---"]))
+    for one in sweeps:
+        failed = sum(bool(score.error) for score in one.tried)
+        beyond = one.refused or "; ".join(one.open_ends) or "nothing: their neighbours were tried"
+        lines.append(
+            _line([one.family, str(len(one.tried)), str(failed), str(len(frontier(one.tried))), beyond, one.source])
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _everything(rows: Sequence[Row], seen: bool) -> str:
     measured = [(row, row.result) for row in rows if row.result is not None]
-    head = ["method", "FLOPs ratio", "wall ratio", "peak MiB", "PSNR dB (worst)", "SSIM"]
+    head = ["method", "FLOPs ratio", "wall ratio", "peak MiB", "PSNR dB (worst)", "to the exact solution", "SSIM"]
     head += ["Fréchet, over the full run's", "recognised"] if seen else []
-    lines = [_line(head), _line(["---"] + ["---:"] * (5 + 2 * seen))]
+    lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1))]
     for row, r in sorted(measured, key=lambda pair: pair[1].flops_ratio):
+        peak = row.timing.peak_bytes if row.timing else None
         cells = [
-            f"**{row.method}**" if row.ours else row.method,
+            (f"**{row.method}**" if row.ours else row.method) + (f" (left another {row.note})" if row.note else ""),
             f"{r.flops_ratio:.2f}",
-            f"{r.wall_ratio:.2f}",
-            "" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.0f}",
+            _wall(row),
+            "" if peak is None else f"{peak / 2**20:.0f}",
             f"{r.psnr_db:.2f} ({r.psnr_db_worst:.1f})",
+            "" if r.exact_db is None else f"{r.exact_db:.2f}",
             f"{r.ssim:.4f}",
         ]
         lines.append(_line(cells + (_judged(row.quality) if seen else [])))
@@ -133,17 +149,16 @@ def _judged(found: Quality | None) -> list[str]:
     if found is None:
         return ["", ""]
     excess, low, high = found.frechet_excess
-    worse = " worse" if found.behind else ""
-    return [f"{found.frechet:.2f}, {excess:+.2f} ({low:+.2f} to {high:+.2f}){worse}", f"{100 * found.accuracy:.1f} %"]
+    return [f"{found.frechet:.2f}, {excess:+.2f} ({low:+.2f} to {high:+.2f})", f"{100 * found.accuracy:.1f} %"]
 
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Every row, unrounded; failures have an error and no figures."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "family", *COLUMNS, *JUDGED, "error"])
+    writer.writerow(["method", "family", *FIGURES, *TIMING, *JUDGED, "note", "error"])
     for row in rows:
-        figures = [getattr(row.result, name) if row.result else "" for name in COLUMNS]
-        figures += [getattr(row.quality, name) if row.quality else "" for name in JUDGED]
-        writer.writerow([row.method, row.family, *figures, row.error])
+        parts = ((row.result, FIGURES), (row.timing, TIMING), (row.quality, JUDGED))
+        figures = [getattr(part, name) if part else "" for part, names in parts for name in names]
+        writer.writerow([row.method, row.family, *figures, row.note, row.error])
     return text.getvalue()

@@ -1,43 +1,50 @@
-"""The bench: plans that are given or made, and every peer, in one run; tables and a picture."""
+"""The bench: plans that are given or made, and every rival, in one run; tables and a picture."""
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from hyca_calib.atomic import write_text
 from hyca_calib.bench import (
     MORE,
     OURS,
-    PUBLISHED,
     SPARING,
+    Bench,
+    CleanPipeline,
+    Comparison,
     Dot,
-    Reference,
     Row,
-    bench_peers,
-    bench_plans,
     draw_front,
-    published_plans,
+    margin,
     to_csv,
     to_markdown,
+    windows,
 )
+from hyca_calib.bench.notebook import Notebook
+from hyca_calib.bench.run import Learnt
+from hyca_calib.bench.sweep import MOST, Sweep
 from hyca_calib.budget import parse_budgets
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
 from hyca_calib.console import growing, say
 from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.demo.judge import load_judge
-from hyca_calib.models import load_pipeline
-from hyca_calib.provenance import versions
+from hyca_calib.metrics import prompt_groups
+from hyca_calib.models import load_pipeline, weights_digest
+from hyca_calib.peers import Setup, families
+from hyca_calib.provenance import provenance, versions
+from hyca_calib.rollout import device_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime import AttachError, Plan, load_plan
+from hyca_runtime.attach.points import find_transformer
 
 __all__ = ["BenchOptions", "bench_all"]
 
@@ -47,12 +54,11 @@ QUICK_LIMITS = Limits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
 POINTS = ("trunk", "trunk:residual")
 """Where it looks unless told; a quick one at the first."""
 QUICK_SETTINGS = 3
-"""Of each family of peers."""
-
-JUDGED = (
-    " Fréchet: distance to real pictures in the features of a small classifier (`hyca_calib/demo/judge`), less is "
-    "better; recognised: share of the words or classes asked for that it finds; neither looks at the full run."
-)
+"""Of each family of rivals."""
+CALIBRATED = 8
+"""Samples of the fit split on which rivals are calibrated."""
+USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
+"""Costs at which rivals are chosen where there is no plan."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ class BenchOptions:
         plans: to compare.
         budgets: plans for these are searched first, on traces of the same workload; as for search.
         points: where those look, `POINTS` if empty; rollouts decide.
-        only: parts of peer names.
-        quick: a small search, and few settings of each peer.
+        only: parts of the names of families; the others are left out.
+        quick: a small search, and few settings of each family.
     """
 
     plans: Sequence[Path] = ()
@@ -91,85 +97,125 @@ class BenchOptions:
         own = f"bench-{short_name(self.model)}" if self.budgets else "bench"
         return self.out or STUDIES / own
 
+    @cached_property
+    def workload(self) -> Workload:
+        return Workload(prompts_of(self.model, self.prompts), self.samples, self.steps, self.seed)
+
 
 def bench_all(options: BenchOptions) -> Path:
     """``hyca_calib bench``; returns the path of the table."""
-    workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
-    traces = _traced(options) if options.budgets else []
     plans = [(f"HyCa plan {path.parent.name}", load_plan(path)) for path in options.plans]
-    plans += _searched(options, traces)
-    pipe, size = load_pipeline(options.model), batch_of(options.model, options.batch)
+    plans += _searched(options)
+    named = [(name, _beside(options.folder, name, plan), plan) for name, plan in plans]
+    comparison, facts, learnt = _comparison(options)
 
     def tell(row: Row) -> None:
         found = f"{row.result.flops_ratio:5.2f}x {row.result.psnr_db:6.2f} dB" if row.result else row.error
         say(f"{found}  {row.method}")
 
-    most = QUICK_SETTINGS if options.quick else None
-    work = options.folder / "measured"
-    reference = Reference.of(pipe, workload, size, load_judge(options.model), work)
-    rows = [reference.own_row]
-    tell(rows[0])
+    ours = comparison.plans(named, tell)
     with growing() as progress:
-        news = partial(progress, "choosing settings of peers")
-        rows += bench_peers(reference, workload, options.only, tell, most, news)
-    for family, named in ((PUBLISHED, _published(options, traces)), (OURS, plans)):
-        for row in bench_plans(reference, named, family):
-            rows.append(row)
-            tell(row)
-    device = str(next(pipe.transformer.parameters()).device)
+        sweeps = comparison.sweeps(QUICK_SETTINGS if options.quick else MOST, progress)
+        ratios = [row.result.flops_ratio for row in ours if row.result] or USUAL_RATIOS
+        peers = comparison.chosen(sweeps, windows(ratios), progress)
+    rivals = comparison.rivals(peers, tell)
+    groups = prompt_groups(options.workload.of("test"))
+    rows = [comparison.full(), *_timed(comparison, ours, rivals, groups, named)]
+    return _written(options.folder, Bench(facts, groups, tuple(rows), tuple(sweeps), dict(learnt.known)))
+
+
+def _comparison(options: BenchOptions) -> tuple[Comparison, dict[str, Any], Learnt]:
+    """Everything that is measured with, and what the table says of it."""
+    workload, batch = options.workload, batch_of(options.model, options.batch)
+    clean = CleanPipeline(lambda: load_pipeline(options.model), workload.of("fit")[0])
     facts = {
         "model": options.model,
-        "device": device,
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
         "workload": workload.describe(),
-        "batch": size,
-        "versions": versions(),
-        "rows": [asdict(row) for row in rows],
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "weights": weights_digest(find_transformer(clean.pipe)),
     }
+    measured = {**facts, "device": str(device_of(clean.pipe)), "versions": versions()}
+    notebook = Notebook(options.folder / "measured", measured)
+    learnt = Learnt(notebook)
+    setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: _problem(options))
+    found = families(clean.pipe, setup)
+    if options.only:
+        found = [family for family in found if any(part in family.name for part in options.only)]
+    comparison = Comparison.of(clean, workload, batch, found, load_judge(options.model), notebook)
+    return comparison, {**facts, **provenance(str(device_of(clean.pipe)))}, learnt
+
+
+def _problem(options: BenchOptions) -> Problem:
+    """What rivals that plan offline learn from: a trace at the trunk."""
+    return Problem(Trace(_trace(options, "trunk")))
+
+
+def _timed(
+    comparison: Comparison,
+    ours: Sequence[Row],
+    rivals: Sequence[Row],
+    groups: Sequence[int],
+    plans: Sequence[tuple[str, str, Plan]],
+) -> list[Row]:
+    """All rows; our plans and the rivals that each is compared with have their wall time."""
+    met = {
+        found.rival
+        for row in ours
+        if row.result
+        for most in (MORE, float("inf"))
+        if (found := margin(row.result, rivals, groups, most))
+    }
+    wanted = [row for row in (*rivals, *ours) if row.ours or row.method in met]
+    timed = {row.method: row for row in comparison.timed(wanted, plans)}
+    return [timed.get(row.method, row) for row in (*rivals, *ours)]
+
+
+def _beside(folder: Path, name: str, plan: Plan) -> str:
+    """Puts the plan beside the table, so that its row can be measured again; returns the file's name."""
+    file = f"{name.removeprefix('HyCa plan ').replace('/', '-')}.plan.json"
+    write_text(folder / file, plan.model_dump_json(indent=1) + "\n")
+    return file
+
+
+def _written(folder: Path, bench: Bench) -> Path:
+    facts, rows = bench.facts, bench.rows
+    tested, prompts = len(bench.groups), len(set(bench.groups))
     head = (
-        f"{len(workload.of('test'))} test prompts of `{options.model}`, {options.steps} steps, seed {options.seed}, "
-        f"batch {size}, {device}, threads: {torch.get_num_threads()}, torch {torch.__version__}. "
-        "PSNR and SSIM are to the full run. Other ways spend at least as many FLOPs as the plan, or 2 % less; "
-        f"their FLOPs ratio is {SPARING} or more, or within {100 * MORE - 100:.0f} % of the plan's. Settings were "
-        "chosen on the select split. Peak: memory of the run beyond what the process held before."
-        f"{JUDGED if reference.judge else ''}\n\n![agreement over compute](bench.png)\n\n"
+        f"{tested} test samples of {prompts} prompts of `{facts['model']}`, {facts['workload']['num_steps']} steps, "
+        f"seed {facts['workload']['seed']}, batch {facts['batch']}, {facts['device']} ({facts['processor']}), threads: "
+        f"{facts['threads']}, torch {facts['versions']['torch']}, {facts['date']}, commit {facts['commit']}. PSNR and "
+        f"SSIM are to the full run; intervals resample prompts. Other ways spend at least as many FLOPs as the plan, "
+        f"or 2 % less; their FLOPs ratio is {SPARING} or more, or within {100 * MORE - 100:.0f} % of the plan's. FLOPs "
+        "are the mean over all samples. Settings were chosen on the select split; every family was swept until the "
+        "neighbours of its best settings were tried, each on a network proven untouched. Wall time and memory are of "
+        "one batch, in turn with the full run, for plans and what they are compared with.\n\n"
+        "![agreement over compute](bench.png)\n\n"
     )
-    out = options.folder
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (out / "bench.csv").write_text(to_csv(rows))
+    bench.write(folder)
+    write_text(folder / "bench.csv", to_csv(rows))
     dots = [Dot(row.family, row.result.flops_ratio, row.result.psnr_db) for row in rows if row.result]
-    ours, recipes = ([dot for dot in dots if dot.family == family] for family in (OURS, PUBLISHED))
-    others = [dot for dot in dots if dot.family not in (OURS, PUBLISHED)]
-    draw_front(ours, others, out / "bench.png", recipes)
-    (out / "bench.md").write_text(head + to_markdown(rows))
-    return out / "bench.md"
+    ours = [dot for dot in dots if dot.family == OURS]
+    draw_front(ours, [dot for dot in dots if dot.family != OURS], folder / "bench.png", _faint(bench.sweeps))
+    write_text(folder / "bench.md", head + to_markdown(bench))
+    return folder / "bench.md"
 
 
-def _published(options: BenchOptions, traces: Sequence[str]) -> list[tuple[str, Plan]]:
-    """The paper's recipe at the same budgets, on the first trace."""
-    if not options.budgets:
-        return []
-    return published_plans(Problem(Trace(traces[0])), parse_budgets(options.budgets), options.seed)
+def _faint(sweeps: Sequence[Sweep]) -> list[Dot]:
+    return [Dot(s.family, s.flops_ratio, s.mean_db) for one in sweeps for s in one.tried if not s.error]
 
 
-def _searched(options: BenchOptions, traces: Sequence[str]) -> list[tuple[str, Plan]]:
+def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
     """Plans for the budgets, made in the bench's folder; what is there is not made again."""
     if not options.budgets:
         return []
     limits = replace(QUICK_LIMITS if options.quick else LIMITS, model=options.model, seed=options.seed)
-    paths = search_plans(options.budgets, traces, limits, options.folder / "plans")
+    paths = search_plans(options.budgets, _traced(options), limits, options.folder / "plans")
     budgets = parse_budgets(options.budgets)
     return [(f"HyCa plan {budget.text}", load_plan(path)) for budget, path in zip(budgets, paths, strict=True)]
 
 
-def _traced(options: BenchOptions) -> list[str]:
-    """Paths of traces at those points that the network has.
-
-    Raises:
-        AttachError: it has none of them.
-    """
+def _trace(options: BenchOptions, point: str) -> str:
     wanted = TraceOptions(
         model=options.model,
         prompts=options.prompts,
@@ -178,10 +224,19 @@ def _traced(options: BenchOptions) -> list[str]:
         steps=options.steps,
         batch=options.batch,
     )
+    return trace_model(replace(wanted, point=point, out=options.folder / f"{short_name(point)}.zarr"))
+
+
+def _traced(options: BenchOptions) -> list[str]:
+    """Paths of traces at those points that the network has.
+
+    Raises:
+        AttachError: it has none of them.
+    """
     found, refused = list[str](), list[AttachError]()
     for point in options.looked_at:
         try:
-            found.append(trace_model(replace(wanted, point=point, out=options.folder / f"{short_name(point)}.zarr")))
+            found.append(_trace(options, point))
         except AttachError as error:
             refused.append(error)
     if not found:

@@ -37,6 +37,7 @@ LAYERS = (
     ("hyca_runtime.session",),
     ("hyca_runtime",),
     (
+        "hyca_calib.atomic",
         "hyca_calib.provenance",
         "hyca_calib.console",
         "hyca_calib.workload",

@@ -1,0 +1,36 @@
+"""The judge of a model at work: pictures on their own, against the full run's of the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from hyca_calib.bench.quality import Quality, Verdict, judged, quality
+from hyca_calib.demo.judge.network import Judge
+from hyca_calib.workload import Job
+
+__all__ = ["Judging"]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """A judge, and what it sees in the full run.
+
+    Attributes:
+        full: gives pictures ``(sample, 3, height, width)`` of the full run of `jobs`.
+    """
+
+    judge: Judge
+    jobs: Sequence[Job]
+    full: Callable[[], Tensor]
+
+    @cached_property
+    def _verdict(self) -> Verdict:
+        return judged(self.judge, self.full(), self.jobs)
+
+    def quality(self, images: Tensor) -> Quality:
+        """Of a method's pictures of the same samples."""
+        return quality(self.judge, judged(self.judge, images, self.jobs), self._verdict)

@@ -1,0 +1,110 @@
+"""Where methods are measured: one model, samples of one split, the full run of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hyca_calib.bench.isolation import CleanPipeline
+from hyca_calib.bench.rows import Figures, Timing
+from hyca_calib.evaluate import Run, run_untimed
+from hyca_calib.memory import peak_memory
+from hyca_calib.metrics import compare_images
+from hyca_calib.peers import Peer
+from hyca_calib.peers.score import Score, score_or_error
+from hyca_calib.rollout import device_of, sample_images
+from hyca_calib.workload import Job
+
+__all__ = ["FINER", "FULL", "NUM_EXACT", "Stage", "figures_of", "finer_run", "timed"]
+
+FINER = 4
+"""Steps of the run that stands for the exact solution, over those of the full run."""
+NUM_EXACT = 16
+"""Samples that have one."""
+REPEATS = 3
+
+FULL = "full run"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Samples with their full run.
+
+    Attributes:
+        clean: the pipeline, proven after every method.
+        exact: pictures of the first samples from `FINER` times the steps; none on the select split.
+    """
+
+    clean: CleanPipeline
+    jobs: Sequence[Job]
+    num_steps: int
+    batch: int
+    full: Run
+    exact: Tensor | None = None
+
+    @classmethod
+    def of(cls, clean: CleanPipeline, jobs: Sequence[Job], num_steps: int, batch: int, exact: bool = False) -> Stage:
+        """Runs the model in full on `jobs`."""
+        full = run_untimed(clean.pipe, jobs, num_steps, batch, nullcontext)
+        finer = finer_run(clean.pipe, jobs[:NUM_EXACT], num_steps, batch) if exact else None
+        return cls(clean, jobs, num_steps, batch, full, finer)
+
+    def score(self, peer: Peer) -> tuple[Score, str]:
+        """The setting's score, or its error, and what it left behind."""
+        found = score_or_error(self.clean.pipe, peer, self.jobs, self.batch, self.full)
+        return found, self.clean.prove()
+
+    def run(self, peer: Peer) -> tuple[Run, str]:
+        """All samples by `peer`, and what it left behind."""
+        pipe = self.clean.pipe
+        run = run_untimed(pipe, self.jobs, peer.steps, self.batch, lambda: peer.applied(pipe))
+        return run, self.clean.prove()
+
+
+def finer_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Tensor:
+    """Pictures from many more steps."""
+    return sample_images(pipe, jobs, FINER * num_steps, batch)[0]
+
+
+def figures_of(run: Run, full: Run, exact: Tensor | None = None) -> Figures:
+    """A run against the full one of the same samples."""
+    near = compare_images(run.images, full.images, run.latents, full.latents)
+    exact_db = None
+    if exact is not None:
+        first = run.images[: len(exact)]
+        exact_db = statistics.fmean(compare_images(first, exact, first, exact).psnr_db)
+    return Figures(
+        flops_ratio=full.flops / run.flops,
+        psnr_db=statistics.fmean(near.psnr_db),
+        psnr_db_worst=min(near.psnr_db),
+        ssim=statistics.fmean(near.ssim),
+        ssim_worst=min(near.ssim),
+        latent_error=statistics.fmean(near.latent_error),
+        psnr_db_each=near.psnr_db,
+        exact_db=exact_db,
+    )
+
+
+def timed(stage: Stage, peer: Peer) -> Timing:
+    """One batch by `peer` and in full, in turn; medians of `REPEATS`."""
+    pipe, jobs = stage.clean.pipe, stage.jobs[: stage.batch]
+
+    def seconds(method: Callable[[], AbstractContextManager[Any]], steps: int) -> float:
+        with method():
+            begun = time.perf_counter()
+            sample_images(pipe, jobs, steps, stage.batch)
+            return time.perf_counter() - begun
+
+    with peak_memory(device_of(pipe)) as peak:
+        seconds(lambda: peer.applied(pipe), peer.steps)  # warms up, too
+    pairs = [
+        (seconds(nullcontext, stage.num_steps), seconds(lambda: peer.applied(pipe), peer.steps)) for _ in range(REPEATS)
+    ]
+    full, fast = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return Timing(full / fast, peak.bytes)
