@@ -1,0 +1,109 @@
+"""What the demo takes and what the runtime costs, in words and tables for documents."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hyca_calib.bench.demo_run import DEMO_RUN, DemoRun
+from hyca_calib.bench.wording import listed, made_with, signed, table, wrapped
+
+__all__ = ["demo_sentence", "runtime_sentence", "runtime_tables"]
+
+
+def demo_sentence(root: Path) -> str:
+    """What the first command takes, and what its plan reaches."""
+    path = root / DEMO_RUN
+    if not path.exists():
+        return wrapped(f"*What `hyca demo` takes and reaches is being measured again ({DEMO_RUN.name} is missing).*")
+    run = DemoRun.read(path)
+    found = run.result
+    return wrapped(
+        f"`hyca demo` took {run.minutes:.1f} minutes, trace and report included, for a plan of {run.budget}: "
+        f"{found.flops_ratio:.2f}x fewer FLOPs, {found.wall_ratio:.2f}x less wall time (batch {found.batch}), "
+        f"{found.psnr_db:.1f} dB to the full run, mean over {found.num_samples} test samples, "
+        f"{found.psnr_db_worst:.1f} dB the worst ({made_with(run.facts)})."
+    )
+
+
+def runtime_sentence(root: Path) -> str:
+    """The speed-up that is realised of the ideal one, on every device with results."""
+    found = _runtime(root)
+    if not found:
+        return wrapped("*No figure of the runtime's speed is shown: none has a result that says commit and day.*")
+    return wrapped(" ".join(_realised(facts) for facts in found))
+
+
+def runtime_tables(root: Path) -> str:
+    """For every device: whole runs, the wrapper, the weighted sum."""
+    found = _runtime(root)
+    return "\n\n".join(_tables(facts) for facts in found) if found else runtime_sentence(root)
+
+
+def _runtime(root: Path) -> list[dict[str, Any]]:
+    found = [json.loads(path.read_text()) for path in sorted((root / "studies" / "bench").glob("runtime-*.json"))]
+    return [facts for facts in found if {"commit", "date"} <= facts.keys() and facts["realised"]]
+
+
+def _where(facts: dict[str, Any]) -> str:
+    return str(facts["processor"] if facts["device"] == "cpu" else facts["device"])
+
+
+def _realised(facts: dict[str, Any]) -> str:
+    runs = [
+        f"{run['speed_up']:.2f}x on {run['network']} (ideal {run['ideal']:.2f}x{_best_rival(run)})"
+        for run in facts["realised"]
+    ]
+    return f"On {_where(facts)} a plan makes runs faster by {listed(runs)}."
+
+
+def _best_rival(run: dict[str, Any]) -> str:
+    """The fastest of the caches beside it, whoever wins."""
+    rivals = [rival for rival in run.get("rivals", ()) if not rival["error"]]
+    if not rivals:
+        return ""
+    best = max(rivals, key=lambda rival: float(rival["speed_up"]))
+    return f"; {best['name']}, {best['computed']} steps computed, {best['speed_up']:.2f}x"
+
+
+def _tables(facts: dict[str, Any]) -> str:
+    whole = [
+        [
+            str(run["network"]),
+            f"{run['parameters'] / 1e9:.2f} G, {run['dtype']}",
+            f"{run['computed']} of {run['steps']}",
+            f"{run['speed_up']:.2f}x of {run['ideal']:.2f}x ({100 * run['share']:.1f} %)",
+            f"{run['full_step_ms']:.1f}",
+            f"{run['predicted_step_ms']:.2f}",
+            f"{run['added_bytes'] / 2**20:.0f}",
+        ]
+        for run in facts["realised"]
+    ]
+    others = [
+        [str(run["network"]), str(rival["name"]), *_timed(rival)]
+        for run in facts["realised"]
+        for rival in run.get("rivals", ())
+    ]
+    sums = [
+        [" x ".join(map(str, one["shape"])), one["dtype"], str(one["taps"]), f"{100 * one['share']:.0f} %"]
+        for one in facts["sum"]
+    ]
+    cost = facts["overhead"]
+    head = ["network", "parameters", "steps computed", "faster by, of ideal", "full step, ms"]
+    parts = [
+        wrapped(f"On {_where(facts)} ({made_with(facts)}):"),
+        table([*head, "predicted step, ms", "added MiB"], "llrrrrr", whole),
+        table(["network", "other cache", "steps computed", "faster by"], "llrr", others) if others else "",
+        wrapped(
+            f"A step that is computed anyway takes {cost['network_ms']:.1f} ms, and a plan adds "
+            f"{signed(cost['added_ms'], 2)} ms ({cost['network']}: {cost['blocks']} blocks, so narrow that Python is "
+            "what takes time). The weighted sum reads and writes at this share of the speed of a copy:"
+        ),
+        table(["feature", "dtype", "taps", "of a copy's speed"], "llrr", sums),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _timed(rival: dict[str, Any]) -> list[str]:
+    return ["failed", str(rival["error"])] if rival["error"] else [str(rival["computed"]), f"{rival['speed_up']:.2f}x"]
