@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.bench.choice import MORE, SAME_COST, SPARING
+from hyca_calib.bench.equivalence import OUTCOMES
+from hyca_calib.bench.quality import Quality
 from hyca_calib.bench.rows import OURS, RESULTS, Bench, Figures, read_bench
 from hyca_calib.bench.table import Margin, margin
 from hyca_calib.bench.wording import listed, made_with, signed, table, wrapped
@@ -30,6 +32,7 @@ class Contest:
     Attributes:
         equal: over those that spend as much, or up to `MORE` times that.
         dearer: over those that spend as much or more, down to a FLOPs ratio of `SPARING`.
+        quality: what the judge of the model says, if there is one.
     """
 
     model: str
@@ -37,6 +40,7 @@ class Contest:
     ours: Figures
     equal: Margin | None
     dearer: Margin | None
+    quality: Quality | None
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,19 @@ class Measured:
         if self.bench is None:
             return ()
         rows, groups = self.bench.rows, self.bench.groups
-        ours = [(row.method.removeprefix(PREFIX), row.result) for row in rows if row.ours and row.result]
-        return tuple(
-            Contest(self.model, budget, result, margin(result, rows, groups, MORE), margin(result, rows, groups))
-            for budget, result in sorted(ours, key=lambda pair: pair[1].flops_ratio)
-        )
+        found = [
+            Contest(
+                self.model,
+                row.method.removeprefix(PREFIX),
+                row.result,
+                margin(row.result, rows, groups, MORE),
+                margin(row.result, rows, groups),
+                row.quality,
+            )
+            for row in rows
+            if row.ours and row.result
+        ]
+        return tuple(sorted(found, key=lambda contest: contest.ours.flops_ratio))
 
     @property
     def families(self) -> dict[str, str]:
@@ -97,7 +109,7 @@ def unproven(results: Sequence[Measured]) -> str:
     return wrapped(
         "*No figures are shown here: "
         + (f"the results of {listed(names)} say neither commit nor day" if names else "there are no results yet")
-        + ". They are being measured again.*"
+        + ". They are being measured again; studies/README.md says what is known to be wrong with earlier ones.*"
     )
 
 
@@ -122,14 +134,13 @@ def standing_list(root: Path) -> str:
     if excuse := unproven(results):
         return excuse
     contests = [contest for result in results for contest in result.contests]
-    return "\n".join(
-        wrapped(text, "- ")
-        for text in (
-            _counted("At equal cost", [(c, c.equal) for c in contests]),
-            _counted("Over everything that costs as much or more", [(c, c.dearer) for c in contests]),
-            _goal(contests),
-        )
+    items = (
+        _counted("At equal cost", [(c, c.equal) for c in contests]),
+        _counted("Over everything that costs as much or more", [(c, c.dearer) for c in contests]),
+        _goal(contests),
+        _pictures(contests),
     )
+    return "\n".join(wrapped(text, "- ") for text in items if text)
 
 
 def families_table(root: Path) -> str:
@@ -180,6 +191,16 @@ def _goal(contests: Sequence[Contest]) -> str:
     where = f": {listed(names)}" if met else ""
     goal = f"Our goal of {GOAL_DB:.0f} dB over everything that costs more, at {listed(GOAL_AT)},"
     return f"**{goal} is met in {len(met)} of {len(aimed)} pairs{where}.**"
+
+
+def _pictures(contests: Sequence[Contest]) -> str:
+    """What the tests of equivalence say of pictures on their own; nothing where nobody judges them."""
+    seen = [(contest, contest.quality.outcome) for contest in contests if contest.quality]
+    if not seen:
+        return ""
+    said = {way: [f"`{c.model}` at {c.budget}" for c, outcome in seen if outcome == way] for way in OUTCOMES}
+    parts = [f"{way}: {len(names)}{f' ({listed(names)})' if names else ''}" for way, names in said.items()]
+    return f"**Pictures on their own, beside the full run's, of {len(seen)} plans**: {'; '.join(parts)}."
 
 
 def _mean(pair: tuple[Contest, Margin]) -> float:

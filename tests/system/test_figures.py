@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from hyca_calib.bench.claims import BLOCK, RENDERERS, documents, publish, rendered
 from hyca_calib.bench.demo_run import DEMO_RUN, DemoRun
+from hyca_calib.bench.equivalence import Outcome
+from hyca_calib.bench.quality import Quality
 from hyca_calib.bench.rows import Bench, Figures, Row
 from hyca_calib.bench.running_costs import demo_sentence, runtime_sentence, runtime_tables
 from hyca_calib.bench.standing import families_table, gains_table, measured, standing_list
@@ -183,6 +186,18 @@ def test_the_table_has_every_plan_and_its_source(root: Path) -> None:
     words = " ".join(text.split())
     assert "`one` (4 samples of 2 prompts) and `two` (4 samples of 2 prompts): 50 steps, seed 0, a slow CPU" in words
     assert "cache-dit 1.5.3, 2026-11-28, commit 0123456789ab." in words
+
+
+def test_pictures_are_as_good_only_where_that_was_shown(root: Path) -> None:
+    assert "Pictures on their own" not in standing_list(root)
+    outcomes: tuple[Outcome, ...] = ("as good", "cannot tell")
+    plans = [
+        replace(row(f"HyCa plan {i}x", "HyCa", float(i), at(60.0), ours=True), quality=Quality(1.0, 1.0, outcome=way))
+        for i, way in enumerate(outcomes, 2)
+    ]
+    bench(*plans).write(root / "studies" / "bench" / "one")
+    text = " ".join(standing_list(root).split())
+    assert "of 2 plans**: as good: 1 (`one` at 2x); worse: 0; cannot tell: 1 (`one` at 3x)." in text
 
 
 def test_results_without_code_and_day_are_not_shown(root: Path) -> None:
