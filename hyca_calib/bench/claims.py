@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from hyca_calib.atomic import write_text
 from hyca_calib.bench.running_costs import demo_sentence, runtime_sentence, runtime_tables
 from hyca_calib.bench.standing import families_table, gains_table, rules_sentence, standing_list
 from hyca_runtime.errors import StudyError
@@ -70,6 +71,6 @@ def publish(root: Path) -> list[Path]:
         before = path.read_text()
         after = rendered(before, root)
         if after != before:
-            path.write_text(after)
+            write_text(path, after)
             changed.append(path)
     return changed

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
+from hyca_calib.atomic import write_text
 from hyca_calib.evaluate import Evaluation
 
 __all__ = ["DEMO_RUN", "DemoRun"]
@@ -36,8 +37,7 @@ class DemoRun:
     def write(self, path: Path) -> None:
         """One JSON object: the facts, and beside them the rest."""
         own = {"budget": self.budget, "minutes": self.minutes, "result": asdict(self.result)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**self.facts, **own}, indent=1) + "\n")
+        write_text(path, json.dumps({**self.facts, **own}, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
