@@ -217,14 +217,14 @@ def _rivals(
     noise: Tensor = arguments["hidden_states"]
     times = [(t.expand(noise.shape[0]) / network.unit).to(noise.device, noise.dtype) for t in scheduler.timesteps]
 
-    def run(applied: Callable[[], AbstractContextManager[Any]]) -> None:
-        with applied():
+    def run(applied: Callable[[Any], AbstractContextManager[Any]]) -> None:
+        with applied(pipe):
             pipe({**arguments, "timestep": time} for time in times)
 
     rivals: list[Rival] = []
     runs: list[Callable[[], None]] = []
     *_, last = (part for part in find_blocks(module)[-1].module.modules() if isinstance(part, nn.Linear))
-    for peer in peers_at_steps(pipe, steps, computed):
+    for peer in peers_at_steps(steps, computed):
         ran: list[None] = []
         counting = last.register_forward_pre_hook(lambda *_, ran=ran: ran.append(None))
         try:

@@ -1,100 +1,236 @@
-"""Caches of diffusers that broadcast attention, and SeaCache: where they attach, with a sweep of their settings."""
+"""Caches of diffusers that broadcast attention, PyramidAttentionBroadcast and FasterCache, and SeaCache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from hyca_calib.peers.base import Peer
-from hyca_calib.peers.cacheable import cacheable
-from hyca_calib.peers.caches import cached
-from hyca_calib.workload import Job
+from hyca_calib.peers.base import Axis, Family, Settings, Setup, ladder
+from hyca_calib.peers.cacheable import cacheable, cached
+from hyca_calib.peers.caches import nearest
+from hyca_calib.peers.facts import Facts, observe
+from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.points import find_transformer
 
-__all__ = ["broadcast_peers"]
+__all__ = ["faster_family", "pyramid_family", "sea_family"]
 
-ALL_TIMES = (-1, 1001)
-RANGES = (2, 3, 4, 6, 8)
-UNCONDITIONAL = (2, 3, 5, 8)
-SEA_THRESHOLDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
-TRAINED_TIMES = 1000
+RANGES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25)
+STARTS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 25)
+"""First steps that compute all attention: the methods take them as a range of timesteps."""
+COND_FIRST = ("DiTTransformer2DModel",)
+"""Networks whose pipelines put the conditional half of the batch first; FasterCache takes it to be the second."""
+HALVED = ("hidden_states", "encoder_hidden_states", "timestep", "class_labels", "pooled_projections")
 
 
-def broadcast_peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Peer]:
-    """PyramidAttentionBroadcast, FasterCache and SeaCache."""
-    del jobs
-    settings: list[tuple[str, str, Callable[..., Any]]] = []
-    for count in RANGES:
-        for late, times in (("", ALL_TIMES), (" late", (-1, 800))):
-            name = f"PyramidAttentionBroadcast {count}{late}"
-            settings.append((name, "PyramidAttentionBroadcast", partial(_pyramid, count=count, times=times)))
-            name = f"FasterCache {count}{late}"
-            settings.append((name, "FasterCache", partial(_faster, count=count, times=times, skipped=None)))
-    for skipped in UNCONDITIONAL:
-        name = f"FasterCache 2, guidance every {skipped}"
-        settings.append((name, "FasterCache", partial(_faster, count=2, times=ALL_TIMES, skipped=skipped)))
-    found = [Peer(name, family, num_steps, partial(_timed, pipe, make)) for name, family, make in settings]
-    for threshold in SEA_THRESHOLDS:
-        config = partial(_sea, threshold)
-        found.append(Peer(f"SeaCache {threshold:g}", "SeaCache", num_steps, partial(cached, pipe, config)))
-    return found
+def pyramid_family(pipe: Any, setup: Setup) -> Family:
+    """PyramidAttentionBroadcast, on self- and cross-attention."""
+    facts = observe(pipe, setup)
+
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        from diffusers import PyramidAttentionBroadcastConfig
+
+        def config(now: Callable[[], float]) -> Any:
+            times = (-1, _bound(facts, int(settings["W"])))
+            return PyramidAttentionBroadcastConfig(
+                spatial_attention_block_skip_range=int(settings["N"]),
+                cross_attention_block_skip_range=int(settings["cross"]) * int(settings["N"]),
+                spatial_attention_timestep_skip_range=times,
+                cross_attention_timestep_skip_range=times,
+                current_timestep_callback=now,
+            )
+
+        return _timed(pipe, facts, config)
+
+    crosses = any(getattr(module, "is_cross_attention", False) for module in find_transformer(pipe).modules())
+    axes = (
+        Axis("N", RANGES, (2, 3, 5, 8), closed=True),
+        Axis("W", STARTS, (1, 4, 12)),
+        Axis("cross", (1, 2, 3) if crosses else (1,), (1,), closed=True),  # cross-attention, so many times as long
+    )
+    return Family("PyramidAttentionBroadcast", "arXiv 2408.12588; diffusers", axes, apply, setup.num_steps)
+
+
+def faster_family(pipe: Any, setup: Setup) -> Family:
+    """FasterCache: attention extrapolated from its last two results; guidance from its frequencies.
+
+    Guidance only where one call of the network has both branches, as upstream requires (diffusers,
+    hooks/faster_cache.py, `FasterCacheDenoiserHook.new_forward`, which cuts the batch in two).
+    """
+    facts = observe(pipe, setup)
+    both = facts.batch == 2
+
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        from diffusers import FasterCacheConfig
+
+        def config(now: Callable[[], float]) -> Any:
+            times = (-1, _bound(facts, int(settings["W"])))
+            weight = float(settings["weight"])
+            return FasterCacheConfig(
+                spatial_attention_block_skip_range=int(settings["N"]),
+                spatial_attention_timestep_skip_range=times,
+                unconditional_batch_skip_range=int(settings["guidance"]),
+                unconditional_batch_timestep_skip_range=times,
+                attention_weight_callback=lambda _: weight,
+                is_guidance_distilled=int(settings["guidance"]) == 1,
+                tensor_format="BCHW",
+                current_timestep_callback=now,
+                _unconditional_conditional_input_kwargs_identifiers=list(HALVED),
+            )
+
+        return _timed(pipe, facts, config, turned=both and type(pipe.transformer).__name__ in COND_FIRST)
+
+    axes = (
+        Axis("N", RANGES, (2, 4, 8), closed=True),
+        Axis("W", STARTS, (1, 4)),
+        Axis("weight", (0.0, 0.25, 0.5, 0.75, 1.0), (0.5,), closed=True),
+        Axis("guidance", (1, 2, 3, 4, 5, 6, 8, 10, 12) if both else (1,), (1, 3) if both else (1,), closed=not both),
+    )
+    return Family("FasterCache", "arXiv 2410.19355; diffusers", axes, apply, setup.num_steps)
+
+
+def sea_family(pipe: Any, setup: Setup) -> Family:
+    """SeaCache; networks that it does not know by themselves get the callback that it asks for."""
+    latents = _latents(find_transformer(pipe))
+
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        from diffusers import SeaCacheConfig
+
+        config = SeaCacheConfig(
+            threshold=float(settings["threshold"]),
+            residual_order=int(settings["O"]),
+            retention_steps=int(settings["W"]),
+            max_consecutive_cached=int(settings["K"]),
+            power_exp=float(settings["power"]),
+            raw_vision_callback=latents,
+        )
+        return cached(pipe, config)
+
+    thresholds = ladder(0.01, 20, 1.2)
+    axes = (
+        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.1, 0.25, 0.6, 1.5, 4.0))),
+        Axis("O", (0, 1), (0, 1), closed=True),
+        Axis("W", (1, 2, 3, 4, 6, 8), (1,)),
+        Axis("K", (1, 2, 3, 4, 6, 8, 12, 16, setup.num_steps), (setup.num_steps,), closed=True),
+        Axis("power", (1.0, 2.0, 3.0, 4.0), (3.0 if hasattr(pipe, "video_processor") else 2.0,)),
+    )
+    return Family("SeaCache", "arXiv 2602.18993; diffusers", axes, apply, setup.num_steps)
+
+
+def _bound(facts: Facts, steps: int) -> float:
+    """The timestep, from about 1000, below which all steps lie but so many first ones."""
+    return facts.times[min(steps, len(facts.times)) - 1] * facts.unit
 
 
 @contextmanager
-def _timed(pipe: Any, make: Callable[..., Any]) -> Iterator[None]:
-    """A cache that asks for the current timestep, in a pipeline that need not tell it."""
-    now = [float(TRAINED_TIMES)]
+def _timed(pipe: Any, facts: Facts, make: Callable[[Callable[[], float]], Any], turned: bool = False) -> Iterator[None]:
+    """A cache that asks for the current timestep, in a pipeline that need not tell it.
 
-    def overhear(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del module, args
-        time = kwargs.get("timestep")
-        if isinstance(time, Tensor):
-            value = float(time.flatten()[0])
-            now[0] = value * TRAINED_TIMES if value <= 1 else value
+    Every guidance branch keeps results of its own: the hooks of both methods have one state for all calls (diffusers,
+    hooks/pyramid_attention_broadcast.py and hooks/faster_cache.py, `self.state`), so where the branches are calls one
+    after the other, one would be given the results of the other.
 
-    with cacheable(pipe.transformer) as transformer:
-        hearing = transformer.register_forward_pre_hook(overhear, with_kwargs=True)
+    Args:
+        turned: whether the halves of the batch are exchanged for the method.
+    """
+    now = [1000.0]
+
+    with cacheable(pipe) as transformer:
+        clock = Clock(transformer)
+
+        def overhear(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            del module
+            now[0] = clock.timestep(args, kwargs)[0] * facts.unit
+            if not turned:
+                return None
+            return tuple(_exchanged(a) for a in args), {name: _exchanged(value) for name, value in kwargs.items()}
+
+        handles = [transformer.register_forward_pre_hook(overhear, with_kwargs=True)]
+        if turned:
+            handles.append(transformer.register_forward_hook(lambda module, args, output: _turned_back(output)))
+        transformer.enable_cache(make(lambda: now[0]))
+        _keep_branches_apart(transformer)
         try:
-            transformer.enable_cache(make(lambda: now[0]))
-            try:
-                yield
-            finally:
-                transformer.disable_cache()
+            yield
         finally:
-            hearing.remove()
+            transformer.disable_cache()
+            for handle in handles:
+                handle.remove()
 
 
-def _pyramid(now: Callable[[], float], count: int, times: tuple[int, int]) -> Any:
-    from diffusers import PyramidAttentionBroadcastConfig
-
-    return PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=count,
-        cross_attention_block_skip_range=count,
-        spatial_attention_timestep_skip_range=times,
-        cross_attention_timestep_skip_range=times,
-        spatial_attention_block_identifiers=("blocks.*attn1", r"blocks.*attn\b", "transformer_blocks"),
-        current_timestep_callback=now,
-    )
+def _exchanged(value: Any) -> Any:
+    """The second half of a batch first."""
+    if not isinstance(value, Tensor) or not value.ndim or len(value) % 2:
+        return value
+    return torch.cat(value.chunk(2)[::-1])
 
 
-def _faster(now: Callable[[], float], count: int, times: tuple[int, int], skipped: int | None) -> Any:
-    from diffusers import FasterCacheConfig
-
-    return FasterCacheConfig(
-        spatial_attention_block_skip_range=count,
-        spatial_attention_timestep_skip_range=times,
-        unconditional_batch_skip_range=skipped or 1,
-        unconditional_batch_timestep_skip_range=times,
-        is_guidance_distilled=skipped is None,
-        tensor_format="BCHW",
-        current_timestep_callback=now,
-    )
+def _turned_back(output: Any) -> Any:
+    if isinstance(output, tuple):
+        return (_exchanged(output[0]), *output[1:])
+    output.sample = _exchanged(output.sample)
+    return output
 
 
-def _sea(threshold: float) -> Any:
-    from diffusers import SeaCacheConfig
+def _keep_branches_apart(transformer: Any) -> None:
+    """Hooks whose state is one for all calls get one for every name that the pipeline gives to a call."""
+    registries = [
+        vars(module)["_diffusers_hook"] for module in transformer.modules() if "_diffusers_hook" in vars(module)
+    ]
+    hooks = [hook for registry in registries for hook in registry.hooks.values() if hasattr(hook, "state")]
+    states: dict[tuple[int, str], Any] = {}
+    inner = transformer.cache_context
 
-    return SeaCacheConfig(threshold=threshold, max_consecutive_cached=0)
+    def cache_context(name: str, **fields: Any) -> AbstractContextManager[None]:
+        for number, hook in enumerate(hooks):
+            if (number, name) not in states:
+                states[number, name] = type(hook.state)()
+            hook.state = states[number, name]
+        return inner(name, **fields)  # type: ignore[no-any-return]
+
+    def forgetting(own: Callable[[nn.Module], Any]) -> Callable[[nn.Module], Any]:
+        def reset_state(module: nn.Module) -> Any:
+            states.clear()
+            return own(module)
+
+        return reset_state
+
+    transformer.cache_context = cache_context
+    for hook in hooks:
+        hook.reset_state = forgetting(hook.reset_state)
+
+
+def _latents(network: nn.Module) -> Callable[..., list[Tensor] | None] | None:
+    """The latents of a call as SeaCache wants them, one ``(channels, frames, height, width)`` a sample.
+
+    None where it knows the network itself.
+    """
+    kind = type(network).__name__
+    if kind in ("WanTransformer3DModel", "Cosmos3OmniTransformer"):
+        return None
+
+    def found(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
+        del module
+        value = kwargs.get("hidden_states", args[0] if args else None)
+        if not isinstance(value, Tensor):
+            return None
+        if value.ndim == 5:
+            return list(value.unbind())
+        if value.ndim == 4:
+            return list(value.unsqueeze(2).unbind())
+        rows, columns = _grid(kwargs.get("img_ids"), value.shape[1])
+        return list(value.transpose(1, 2).reshape(len(value), -1, 1, rows, columns).unbind())
+
+    return found
+
+
+def _grid(ids: Any, tokens: int) -> tuple[int, int]:
+    """Rows and columns of tokens, by FLUX's position ids ``(tokens, 3)``; a square without them."""
+    if not isinstance(ids, Tensor):
+        return math.isqrt(tokens), math.isqrt(tokens)
+    last = ids.reshape(-1, ids.shape[-1])[-1]
+    return int(last[-2]) + 1, int(last[-1]) + 1

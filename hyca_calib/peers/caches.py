@@ -1,104 +1,92 @@
-"""The caches of diffusers, each with a wide sweep of its settings."""
+"""TaylorSeer, FirstBlockCache and MagCache, as diffusers has them."""
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, partial
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from hyca_calib.peers.base import Peer
-from hyca_calib.peers.cacheable import cacheable
+from hyca_calib.peers.base import Axis, Family, Settings, Setup, ladder
+from hyca_calib.peers.cacheable import cached
 from hyca_calib.peers.magnitude import magnitude_ratios
-from hyca_calib.workload import Job
 from hyca_runtime.attach.points import find_blocks, find_transformer
 
-__all__ = ["cache_peers", "cached", "taylorseer_peers"]
+__all__ = ["INTERVALS", "WARMUPS", "first_block_family", "magnitude_family", "nearest", "taylorseer_family"]
 
-INTERVALS, WARMUPS, ORDERS = range(2, 10), (3, 1, 2), (1, 2)
-FIRST_BLOCK = (0.03, 0.05, 0.08, 0.10, 0.12, 0.15, 0.20, 0.25, 0.30, 0.35, 0.45, 0.60, 0.80, 1.2)
-MAGNITUDE = ((0.06, 3), (0.12, 4), (0.24, 5), (0.5, 6), (0.5, 8), (1.0, 10), (2.0, 12), (4.0, 16))
-RETENTIONS = (0.02, 0.06, 0.1, 0.2)
+INTERVALS = tuple(range(2, 26))
+WARMUPS = tuple(range(1, 13))
 PROJECTION = r"proj_out(_2)?"
 """The module that makes the network's output: FLUX's lite mode knows it by the first name, DiT has the second."""
 
 
-def cache_peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Peer]:
-    """Every setting of TaylorSeer, FirstBlockCache and MagCache; the last is calibrated on `jobs` when first used."""
-    others = (("FirstBlockCache", _first_block()), ("MagCache", _magnitude(pipe, jobs, num_steps)))
-    return taylorseer_peers(pipe, num_steps) + [
-        Peer(name, family, num_steps, partial(cached, pipe, config))
-        for family, settings in others
-        for name, config in settings
-    ]
+def taylorseer_family(num_steps: int) -> Family:
+    """TaylorSeer at the network's output (its lite mode, by name) or at the last block's result."""
 
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        from diffusers import TaylorSeerCacheConfig
 
-def taylorseer_peers(pipe: Any, num_steps: int) -> list[Peer]:
-    """Every setting of TaylorSeer."""
-    return [Peer(name, "TaylorSeer", num_steps, partial(cached, pipe, config)) for name, config in _taylorseer(pipe)]
-
-
-@contextmanager
-def cached(pipe: Any, config: Callable[[], Any]) -> Iterator[None]:
-    """The pipeline with a cache of diffusers on its transformer."""
-    settings = config()
-    with cacheable(pipe.transformer) as transformer:
-        transformer.enable_cache(settings)
-        try:
-            yield
-        finally:
-            transformer.disable_cache()
-
-
-Settings = Iterator[tuple[str, Callable[[], Any]]]
-
-
-def _taylorseer(pipe: Any) -> Settings:
-    """Skip all blocks and forecast the output (its lite mode), or the last block's result, by name."""
-    from diffusers import TaylorSeerCacheConfig
-
-    blocks = [re.escape(place.path) for place in find_blocks(find_transformer(pipe))]
-    ways = {"lite": (PROJECTION, blocks), "last block": (blocks[-1], blocks[:-1])}
-    for (way, (forecast, skipped)), order, warmup, interval in itertools.product(
-        ways.items(), ORDERS, WARMUPS, INTERVALS
-    ):
-        late = "" if warmup == WARMUPS[0] else f" W={warmup}"
-        yield (
-            f"TaylorSeer {way} N={interval} O={order}{late}",
-            partial(
-                TaylorSeerCacheConfig,
-                cache_interval=interval,
-                disable_cache_before_step=warmup,
-                max_order=order,
+        blocks = [re.escape(place.path) for place in find_blocks(find_transformer(pipe))]
+        lite = settings["way"] == "lite"
+        return cached(
+            pipe,
+            TaylorSeerCacheConfig(
+                cache_interval=int(settings["N"]),
+                disable_cache_before_step=int(settings["W"]),
+                max_order=int(settings["O"]),
                 taylor_factors_dtype=pipe.transformer.dtype,
-                cache_identifiers=[forecast],
-                skip_predict_identifiers=skipped,
+                cache_identifiers=[PROJECTION if lite else blocks[-1]],
+                skip_predict_identifiers=blocks if lite else blocks[:-1],
             ),
         )
 
+    axes = (
+        Axis("way", ("lite", "last block"), ordered=False),
+        Axis("N", INTERVALS, (2, 4, 7, 12), closed=True),  # beyond, nothing but the warm-up is computed in 50 steps
+        Axis("O", (0, 1, 2, 3, 4), (1,)),
+        Axis("W", WARMUPS, (3,)),
+    )
+    return Family("TaylorSeer", "arXiv 2503.06923; diffusers", axes, apply, num_steps)
 
-def _first_block() -> Settings:
-    from diffusers import FirstBlockCacheConfig
 
-    for threshold in FIRST_BLOCK:
-        yield f"FirstBlockCache {threshold:.2f}", partial(FirstBlockCacheConfig, threshold=threshold)
+def first_block_family(num_steps: int) -> Family:
+    """FirstBlockCache: the residual of the first block decides."""
+
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        from diffusers import FirstBlockCacheConfig
+
+        return cached(pipe, FirstBlockCacheConfig(threshold=float(settings["threshold"])))
+
+    thresholds = ladder(0.01, 6, 1.15)
+    axis = Axis("threshold", thresholds, nearest(thresholds, (0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)))
+    return Family("FirstBlockCache", "ParaAttention; diffusers", (axis,), apply, num_steps)
 
 
-def _magnitude(pipe: Any, jobs: Sequence[Job], num_steps: int) -> Settings:
-    from diffusers import MagCacheConfig
+def magnitude_family(setup: Setup) -> Family:
+    """MagCache, calibrated on the samples of the setup when it is first used."""
 
-    ratios = cache(lambda: magnitude_ratios(pipe, jobs, num_steps))
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        from diffusers import MagCacheConfig
 
-    def config(threshold: float, skips: int, retained: float) -> Any:
-        return MagCacheConfig(
-            threshold=threshold,
-            max_skip_steps=skips,
-            retention_ratio=retained,
-            num_inference_steps=num_steps,
-            mag_ratios=ratios(),
+        ratios = setup.recall("magnitude ratios", lambda: magnitude_ratios(pipe, setup.jobs, setup.num_steps))
+        config = MagCacheConfig(
+            threshold=float(settings["threshold"]),
+            max_skip_steps=int(settings["K"]),
+            retention_ratio=float(settings["R"]),
+            num_inference_steps=setup.num_steps,
+            mag_ratios=list(ratios),
         )
+        return cached(pipe, config)
 
-    for (threshold, skips), retained in itertools.product(MAGNITUDE, RETENTIONS):
-        yield f"MagCache {threshold:.2f} K={skips} R={retained}", partial(config, threshold, skips, retained)
+    thresholds = ladder(0.005, 20, 1.4)
+    axes = (
+        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.12, 0.3, 0.8, 2.0))),
+        Axis("K", (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25), (3, 8), closed=True),
+        Axis("R", (0.0, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4), (0.06,)),
+    )
+    return Family("MagCache", "arXiv 2506.09045; diffusers", axes, apply, setup.num_steps)
+
+
+def nearest(values: tuple[float, ...], wanted: Sequence[float]) -> tuple[float, ...]:
+    """Of `values`, those nearest to what is wanted."""
+    return tuple(sorted({min(values, key=lambda value: abs(value - one)) for one in wanted}))

@@ -3,82 +3,138 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache, partial
 from typing import Any
 
-from hyca_calib.peers.base import Peer
-from hyca_calib.peers.cacheable import cacheable
-from hyca_calib.rollout import sample_latents
-from hyca_calib.workload import Job
+from hyca_calib.peers.base import Axis, Family, Settings, Setup, ladder
+from hyca_calib.peers.caches import INTERVALS, WARMUPS, nearest
+from hyca_calib.peers.facts import observe
+from hyca_calib.peers.untouched import untouched
 from hyca_calib.zoo.peers.cache_dit import adapter_by_hand, carriers, package
+from hyca_runtime.attach.points import find_transformer
 
-__all__ = ["dual_block_peers", "masked"]
+__all__ = ["CALIBRATORS", "dual_block_families", "masked"]
 
-THRESHOLDS = (0.08, 0.12, 0.2, 0.3, 0.5, 0.8, 1.2)
-WARMUP = 4
-PROBE_STEPS = 4
+SOURCE = "cache-dit"
+CALIBRATORS = ("", " + TaylorSeer", " + FoCa", " + DMD")
+FIRST = (0.04, 0.06, 0.08, 0.12, 0.18, 0.25, 0.4, 0.6, 1.0)
+"""Thresholds that are tried at once."""
 MASKS = ("slow", "medium", "fast", "ultra")
-CALIBRATORS: dict[str, Callable[[Any], Any]] = {
-    "": lambda dit: None,
-    " + TaylorSeer": lambda dit: dit.TaylorSeerCalibratorConfig(taylorseer_order=1),
-    " + FoCa": lambda dit: dit.FoCaCalibratorConfig(),
-    " + DMD": lambda dit: dit.DMDCalibratorConfig(),
-}
 
 
-def dual_block_peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Peer]:
-    """Every setting; none if cache-dit is not installed. `jobs` show whether guidance has calls of its own."""
-    if importlib.util.find_spec("cache_dit") is None:
-        return []
-    separate = cache(lambda: _calls_per_step(pipe, jobs[:1]) > 1)
-    found = []
-    for name, threshold in itertools.product(CALIBRATORS, THRESHOLDS):
-        options = {"residual_diff_threshold": threshold, "max_warmup_steps": WARMUP}
-        method = partial(_enabled, pipe, num_steps, separate, name, options)
-        found.append(Peer(f"DBCache{name} R={threshold:g}", f"DBCache{name}", num_steps, method))
-    for name, mask in itertools.product(CALIBRATORS, MASKS):
-        method = partial(_enabled, pipe, num_steps, separate, name, {"steps_computation_mask": mask})
-        found.append(Peer(f"DBCache{name} mask {mask}", f"DBCache{name}", num_steps, method))
-    return found
+def dual_block_families(pipe: Any, setup: Setup) -> list[Family]:
+    """Three of each calibrator: DBCache by its threshold, by cache-dit's step masks, by every N-th step."""
+    missing = importlib.util.find_spec("cache_dit") is None
+    refused = "cache-dit is not installed; install this project with its `calib` and `dev` extras" if missing else ""
+    separate = not missing and observe(pipe, setup).calls > 1
+    blocks = sum(len(list(place.module.children())) for place in carriers(find_transformer(pipe))[0])
+    return [
+        family
+        for calibrator in CALIBRATORS
+        for family in (
+            _thresholds(calibrator, setup, separate, blocks, refused),
+            _masks(calibrator, setup, separate, refused),
+            _intervals(calibrator, setup, separate, refused),
+        )
+    ]
 
 
-def masked(pipe: Any, num_steps: int, name: str, mask: Sequence[int]) -> AbstractContextManager[None]:
-    """DBCache with the calibrator `name` on a network with one call a step, which computes the steps that are 1."""
-    return _enabled(pipe, num_steps, lambda: False, name, {"steps_computation_mask": list(mask)})
+def _thresholds(calibrator: str, setup: Setup, separate: bool, blocks: int, refused: str) -> Family:
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        options = {
+            "residual_diff_threshold": float(settings["R"]),
+            "max_warmup_steps": int(settings["W"]),
+            "Fn_compute_blocks": int(settings["F"]),
+            "Bn_compute_blocks": int(settings["B"]),
+            "max_continuous_cached_steps": int(settings["MC"]) if settings["MC"] != setup.num_steps else -1,
+        }
+        return _enabled(pipe, setup.num_steps, separate, calibrator, settings, options)
+
+    thresholds = ladder(0.01, 4, 1.15)
+    counts = tuple(n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if n < blocks)
+    axes = (
+        Axis("R", thresholds, nearest(thresholds, FIRST)),
+        Axis("W", WARMUPS, (4,)),
+        Axis("F", counts or (1,), (1,), closed=True),
+        Axis("B", (0, *counts), (0,), closed=True),
+        Axis("MC", (1, 2, 3, 4, 6, 8, 12, setup.num_steps), (setup.num_steps,), closed=True),
+        *_own_axes(calibrator),
+    )
+    return Family(
+        f"DBCache{calibrator}",
+        SOURCE,
+        axes,
+        apply,
+        setup.num_steps,
+        allows=lambda settings: int(settings["F"]) + int(settings["B"]) < blocks,
+        refused=refused,
+    )
+
+
+def _masks(calibrator: str, setup: Setup, separate: bool, refused: str) -> Family:
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        mask = package().steps_mask(total_steps=setup.num_steps, mask_policy=settings["mask"])
+        return _enabled(pipe, setup.num_steps, separate, calibrator, settings, _by_mask(mask))
+
+    axes = (Axis("mask", MASKS, ordered=False), *_own_axes(calibrator))
+    return Family(f"DBCache{calibrator}, masks", SOURCE, axes, apply, setup.num_steps, refused=refused)
+
+
+def _intervals(calibrator: str, setup: Setup, separate: bool, refused: str) -> Family:
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        warmup, interval = int(settings["W"]), int(settings["N"])
+        mask = [int(step < warmup or (step - warmup + 1) % interval == 0) for step in range(setup.num_steps)]
+        return _enabled(pipe, setup.num_steps, separate, calibrator, settings, _by_mask(mask))
+
+    axes = (Axis("N", INTERVALS, (2, 4, 7, 12), closed=True), Axis("W", WARMUPS, (2, 4)), *_own_axes(calibrator))
+    return Family(f"DBCache{calibrator}, every N-th step", SOURCE, axes, apply, setup.num_steps, refused=refused)
+
+
+def _own_axes(calibrator: str) -> tuple[Axis, ...]:
+    if "TaylorSeer" in calibrator:
+        return (Axis("O", (1, 2, 3, 4), (1,)),)
+    return (Axis("H", (4, 5, 6, 8), (6,)),) if "DMD" in calibrator else ()
+
+
+def _by_mask(mask: Sequence[int]) -> dict[str, Any]:
+    return {"steps_computation_mask": list(mask), "steps_computation_policy": "static"}
+
+
+def masked(pipe: Any, num_steps: int, calibrator: str, mask: Sequence[int]) -> AbstractContextManager[None]:
+    """DBCache with a calibrator on a network with one call a step, which computes the steps that are 1."""
+    return _enabled(pipe, num_steps, False, calibrator, {}, _by_mask(mask))
 
 
 @contextmanager
 def _enabled(
-    pipe: Any, num_steps: int, separate: Callable[[], bool], name: str, options: dict[str, Any]
+    pipe: Any, num_steps: int, separate: bool, calibrator: str, settings: Settings, options: Mapping[str, Any]
 ) -> Iterator[None]:
     dit = package()
-    if mask := options.get("steps_computation_mask"):
-        table = dit.steps_mask(total_steps=num_steps, mask_policy=mask) if isinstance(mask, str) else mask
-        options = {"steps_computation_mask": table, "steps_computation_policy": "static"}
     config = dit.DBCacheConfig(
-        Fn_compute_blocks=1,
-        Bn_compute_blocks=0,
+        **{"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, **options},
         num_inference_steps=num_steps,
-        enable_separate_cfg=separate(),
-        **options,
+        enable_separate_cfg=separate,
     )
-    with cacheable(pipe.transformer) as transformer:
-        adapter = adapter_by_hand(carriers(transformer)[0], pipe)
-        dit.enable_cache(adapter, cache_config=config, calibrator_config=CALIBRATORS[name](dit))
+    calibrators = {
+        "": lambda: None,
+        " + TaylorSeer": lambda: dit.TaylorSeerCalibratorConfig(taylorseer_order=int(settings.get("O", 1))),
+        " + FoCa": dit.FoCaCalibratorConfig,
+        " + DMD": lambda: dit.DMDCalibratorConfig(dmd_history=int(settings.get("H", 6))),
+    }
+    with untouched(pipe):
+        adapter = _adapter(pipe)
+        dit.enable_cache(adapter, cache_config=config, calibrator_config=calibrators[calibrator]())
         try:
             yield
         finally:
             dit.disable_cache(adapter)
 
 
-def _calls_per_step(pipe: Any, jobs: Sequence[Job]) -> float:
-    calls: list[None] = []
-    counting = pipe.transformer.register_forward_pre_hook(lambda *_: calls.append(None))
-    try:
-        sample_latents(pipe, jobs, PROBE_STEPS, 1)
-    finally:
-        counting.remove()
-    return len(calls) / PROBE_STEPS
+def _adapter(pipe: Any) -> Any:
+    """cache-dit's own for the network's class, as its users get it; else one by hand."""
+    own = package().get_adapter(pipe.transformer)
+    if own is None:
+        return adapter_by_hand(carriers(pipe.transformer)[0], pipe)
+    own.pipe = pipe  # found by the network, it comes with a pipeline that never runs
+    return own

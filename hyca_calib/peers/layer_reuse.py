@@ -7,63 +7,70 @@ fast its results change during a full run.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache, partial
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyca_calib.peers.base import Peer
+from hyca_calib.peers.base import Axis, Family, Settings, Setup, ladder
+from hyca_calib.peers.caches import nearest
 from hyca_calib.rollout import sample_latents
 from hyca_calib.workload import Job
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import Place, find_blocks, find_transformer
 
-__all__ = ["layer_changes", "layer_peers", "reused", "smooth_schedule"]
+__all__ = ["fora_family", "layer_changes", "reused", "smooth_family", "smooth_schedule"]
 
 LAYER = re.compile(r"attn\d*|ff\w*|mlp|proj_mlp")
 """Names of the layers in a block of diffusers; a kind is a name."""
-INTERVALS = range(2, 10)
-THRESHOLDS = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
-LOOKAHEADS = (3, 6)
-"""Most steps in a row that repeat: of the paper, and for larger budgets."""
+FAR = 1e9
+"""More than any layer changes."""
+LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
+"""Most steps in a row that repeat; the paper takes 3."""
 
 Runs = Sequence[bool]
 """Step by step, whether a layer runs."""
 
 
-def layer_peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Peer]:
-    """Every setting; SmoothCache looks at a full run of `jobs` when it is first used."""
+def fora_family(num_steps: int) -> Family:
+    """FORA: every N-th step computes."""
 
-    def every(interval: int, kind: str) -> Runs:
-        del kind
-        return [step % interval == 0 for step in range(num_steps)]
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        runs = [step % int(settings["N"]) == 0 for step in range(num_steps)]
+        return reused(pipe, lambda kind: runs)
 
-    found = [
-        Peer(f"FORA N={interval}", "FORA", num_steps, partial(reused, pipe, partial(every, interval)))
-        for interval in INTERVALS
-    ]
-    changes = cache(lambda: layer_changes(pipe, jobs, num_steps, max(LOOKAHEADS)))
+    axis = Axis("N", tuple(range(2, 26)), (2, 3, 4, 5, 7, 9, 12), closed=True)
+    return Family("FORA", "arXiv 2407.01425, from the paper", (axis,), apply, num_steps)
 
-    def smooth(lookahead: int, threshold: float, kind: str) -> Runs:
-        return smooth_schedule(changes()[kind][:, :lookahead], threshold)
 
-    found += [
-        Peer(
-            f"SmoothCache {threshold:g} J={lookahead}",
-            "SmoothCache",
-            num_steps,
-            partial(reused, pipe, partial(smooth, lookahead, threshold)),
+def smooth_family(setup: Setup) -> Family:
+    """SmoothCache, which looks at a full run of the setup's samples when it is first used."""
+    most = max(LOOKAHEADS)
+
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        told = setup.recall(
+            f"changes of layers over up to {most} steps", lambda: _told(layer_changes(pipe, setup.jobs, steps, most))
         )
-        for lookahead, threshold in itertools.product(LOOKAHEADS, THRESHOLDS)
-    ]
-    return found
+        changes = {kind: torch.tensor(rows, dtype=torch.float64) for kind, rows in told.items()}
+        lookahead, threshold = int(settings["J"]), float(settings["threshold"])
+        return reused(pipe, lambda kind: smooth_schedule(changes[kind][:, :lookahead], threshold))
+
+    steps, thresholds = setup.num_steps, ladder(0.01, 4, 1.15)
+    axes = (
+        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.1, 0.2, 0.4, 0.8))),
+        Axis("J", LOOKAHEADS, (3, 6)),
+    )
+    return Family("SmoothCache", "arXiv 2411.10510, from the paper", axes, apply, steps)
+
+
+def _told(changes: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
+    """As JSON, which has no infinity."""
+    return {kind: rows.clamp(max=FAR).tolist() for kind, rows in changes.items()}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["OTHER_ENDS", "SPACINGS", "Spacing", "diffusion_on", "flow_on"]
+__all__ = ["Spacing", "diffusion_on", "flow_on"]
 
 Array = NDArray[np.float64]
 Levels = Callable[[int], Array]
@@ -34,9 +34,6 @@ class Spacing:
 
     start: int
     end: float = 1.0
-
-    def __str__(self) -> str:
-        return f"log-SNR from {self.start}" + (f" to {self.end:g} of the last" if self.end != 1 else "")
 
     def flow(self, own: Sequence[float]) -> Levels:
         """Levels sigma of a rectified flow, where alpha is 1 - sigma; `own` are those of the full run, falling."""
@@ -56,15 +53,17 @@ class Spacing:
 
         def levels(count: int) -> Array:
             inner = np.interp(np.linspace(top, bottom, count - 1), log_ratio, np.arange(len(log_ratio)))
-            return np.concatenate([grid[:1], inner.round()])
+            return _falling(np.concatenate([grid[:1], inner.round()]))
 
         return levels
 
 
-SPACINGS = tuple(Spacing(start) for start in (1, 2, 3, 5, 7))
-"""The fewer the calls, the later the best one starts."""
-OTHER_ENDS = (Spacing(1, 0.5), Spacing(3, 0.5), Spacing(2, 1.5))
-"""The first two come closer to the exact solution than the full run's last level allows."""
+def _falling(times: Array) -> Array:
+    """Whole timesteps with at least 1 between them, for many steps round to the same; the last one stays."""
+    rising = times[::-1] - np.arange(len(times))
+    return np.asarray((np.maximum.accumulate(rising) + np.arange(len(times)))[::-1])
+
+
 ALMOST_NOISE = 1 - 1e-6
 """UniPC divides by the log-SNR of the first level, which pure noise has none of; diffusers steps back as far."""
 
@@ -104,21 +103,36 @@ def flow_on(own: Any, make: Callable[[], Any], levels: Levels | None = None) -> 
 
 
 def diffusion_on(make: Callable[[], Any], levels: Levels) -> Callable[[], Any]:
-    """Makes schedulers of `make` that sample a diffusion at chosen timesteps."""
+    """Makes schedulers of `make` that sample a diffusion at chosen timesteps.
+
+    A scheduler of order 2 (Heun) takes its first step by the slope at its beginning alone: from almost pure noise
+    to the next level, over hundreds of times that level, a mean of two slopes is useless.
+    """
 
     def made() -> Any:
         scheduler = make()
-        prepare = scheduler.set_timesteps
+        prepare, step = scheduler.set_timesteps, scheduler.step
 
         def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
             prepare(num_inference_steps, device=device)
             times = torch.from_numpy(levels(num_inference_steps).astype(int))
+            if scheduler.order == 2:
+                times = torch.cat([times[:2], times[2:].repeat_interleave(2)])
             kept = scheduler.alphas_cumprod.cpu()[times]
             sigmas = ((1 - kept) / kept).sqrt()
             scheduler.timesteps = times.to(device)
             scheduler.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
 
+        def euler_first(*args: Any, **kwargs: Any) -> Any:
+            first = scheduler.step_index is None
+            found = step(*args, **kwargs)
+            if first:
+                scheduler.dt = scheduler.prev_derivative = scheduler.sample = None
+            return found
+
         scheduler.set_timesteps = set_timesteps
+        if scheduler.order == 2:
+            scheduler.step = euler_first
         return scheduler
 
     return made

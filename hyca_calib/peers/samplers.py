@@ -6,24 +6,30 @@ in log-SNR (DPM-Solver, arXiv 2206.00927), between levels of the full run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hyca_calib.peers.base import Peer
-from hyca_calib.peers.noise_levels import OTHER_ENDS, SPACINGS, diffusion_on, flow_on
-from hyca_calib.rollout import sample_latents
-from hyca_calib.workload import Job
+import torch
 
-__all__ = ["Sampler", "sampled_by", "sampler_peers", "samplers"]
+from hyca_calib.peers.base import Axis, Family, Settings, Setup
+from hyca_calib.peers.facts import observe
+from hyca_calib.peers.noise_levels import Spacing, diffusion_on, flow_on
 
-SHARES = (10, 12, 14, 16, 18, 20, 22, 24, 26, 32, 34, 40, 50)
-"""Network calls of a peer, in percent of the full run's."""
+__all__ = ["DPM", "HEUN", "OWN", "UNIPC", "Sampler", "sampled_by", "sampler_families", "samplers"]
 
 OWN, DPM, UNIPC, HEUN = "fewer steps", "DPM-Solver++", "UniPC", "Heun"
-FAST = (DPM, UNIPC)
+LEAST, MOST, APART = 0.06, 0.9, 1.12
+"""Network calls of a rival: the shares of the full run's, and how far apart they are."""
+STARTS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15)
+"""Where the spacing begins; at 0 the levels are the sampler's own. The fewer the calls, the later the best start."""
+ENDS = (0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+"""Where it ends: below 1, closer to the exact solution than the full run's last level allows."""
+
+Made = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -31,57 +37,97 @@ class Sampler:
     """A way to sample.
 
     Attributes:
-        make: a fresh scheduler.
-        calls: network calls of a step; the last one makes one.
+        own: a fresh scheduler on the model's levels.
+        spaced: makes fresh schedulers on others; None where it cannot.
+        calls: network calls of a step.
+        spared: calls that a run makes less.
     """
 
-    name: str
     family: str
-    make: Callable[[], Any]
+    source: str
+    own: Made
+    spaced: Callable[[Spacing], Made] | None
     calls: int = 1
+    spared: int = 0
 
     def steps(self, calls: int) -> int:
         """Fewest steps that make at least so many network calls."""
-        return -(-(calls + self.calls - 1) // self.calls)
+        return -(-(calls + self.spared) // self.calls)
 
     def network_calls(self, steps: int) -> int:
-        return steps * self.calls - (self.calls - 1)
+        return steps * self.calls - self.spared
+
+    def made(self, start: int, end: float) -> Made | None:
+        """Fresh schedulers on these levels; None is the pipeline's own."""
+        if start and self.spaced:
+            return self.spaced(Spacing(start, end))
+        return None if self.family == OWN else self.own
 
 
-def sampler_peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Peer]:
-    """Every sampler at every number of network calls; `jobs` show the noise levels of the full run."""
-    counts = sorted({max(2, num_steps * share // 100) for share in SHARES})
-    found = [Peer(f"fewer steps: {n}", OWN, n, nullcontext) for n in counts]
-    for sampler in samplers(pipe, jobs, num_steps):
-        for steps in sorted({sampler.steps(n) for n in counts}):
-            name = f"{sampler.name}: {sampler.network_calls(steps)} calls"
-            found.append(Peer(name, sampler.family, steps, partial(sampled_by, pipe, sampler)))
-    return found
+def sampler_families(pipe: Any, setup: Setup) -> list[Family]:
+    """Every sampler for the pipeline's process; of an unknown process, fewer steps alone."""
+    return [_family(sampler, setup.num_steps) for sampler in samplers(pipe, setup)]
 
 
-def samplers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Sampler]:
-    """Samplers for the pipeline's process: a rectified flow, or a diffusion with discrete noise levels; else none."""
+def _family(sampler: Sampler, num_steps: int) -> Family:
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        return sampled_by(pipe, sampler.made(int(settings["start"]), float(settings["end"])))
+
+    counts = _counts(num_steps)
+    calls = tuple(sorted({sampler.network_calls(sampler.steps(n)) for n in counts}))
+    axes = (
+        Axis("calls", calls, tuple(calls[i] for i in range(2, len(calls), 5))),
+        Axis("start", STARTS if sampler.spaced else (0,), (0, 2, 4) if sampler.spaced else (0,), not sampler.spaced),
+        Axis("end", ENDS if sampler.spaced else (1.0,), (1.0,), not sampler.spaced),
+    )
+    return Family(
+        sampler.family,
+        sampler.source,
+        axes,
+        apply,
+        num_steps,
+        steps=lambda settings: sampler.steps(int(settings["calls"])),
+        allows=lambda settings: bool(settings["start"]) or settings["end"] == 1,
+    )
+
+
+def _counts(num_steps: int) -> list[int]:
+    counts, exact = list[int](), max(2.0, LEAST * num_steps)
+    while exact < MOST * num_steps * APART:
+        counts.append(round(exact))
+        exact = max(exact * APART, counts[-1] + 1.0)
+    return [n for n in counts if n <= MOST * num_steps]
+
+
+def samplers(pipe: Any, setup: Setup) -> list[Sampler]:
+    """Samplers of a rectified flow, or of a diffusion with discrete noise levels."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    sample_latents(pipe, jobs[:1], num_steps, 1)  # leaves the full run's noise levels in the scheduler
-    own = pipe.scheduler
+    facts, own = observe(pipe, setup), copy.deepcopy(pipe.scheduler)
     if hasattr(own, "alphas_cumprod"):
+        own.timesteps = torch.tensor(facts.timesteps).long()
         return _diffusion_samplers(own)
-    return _flow_samplers(own) if isinstance(own, FlowMatchEulerDiscreteScheduler) else []
+    if isinstance(own, FlowMatchEulerDiscreteScheduler):
+        return _flow_samplers(own, facts.sigmas[:-1])
+    return [Sampler(OWN, "the model's own sampler", lambda: None, None)]
 
 
 @contextmanager
-def sampled_by(pipe: Any, sampler: Sampler) -> Iterator[None]:
-    """The pipeline with another scheduler."""
+def sampled_by(pipe: Any, make: Made | None) -> Iterator[None]:
+    """The pipeline with another scheduler, or its own."""
+    if make is None:
+        with nullcontext():
+            yield
+        return
     own = pipe.scheduler
-    pipe.scheduler = sampler.make()
+    pipe.scheduler = make()
     try:
         yield
     finally:
         pipe.scheduler = own
 
 
-def _flow_samplers(own: Any) -> list[Sampler]:
+def _flow_samplers(own: Any, sigmas: tuple[float, ...]) -> list[Sampler]:
     from diffusers import (
         DPMSolverMultistepScheduler,
         FlowMatchEulerDiscreteScheduler,
@@ -91,34 +137,57 @@ def _flow_samplers(own: Any) -> list[Sampler]:
 
     scale = own.config.num_train_timesteps
     flow = {"num_train_timesteps": scale, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
-    kinds: list[tuple[str, str, Callable[[], Any], int]] = [
-        ("Euler", OWN, lambda: FlowMatchEulerDiscreteScheduler(scale), 1),
-        ("DPM-Solver++ 2M", DPM, partial(DPMSolverMultistepScheduler, **flow), 1),
-        ("UniPC", UNIPC, partial(UniPCMultistepScheduler, **flow), 1),
-        ("Heun", HEUN, lambda: FlowMatchHeunDiscreteScheduler(scale), 2),
+    kinds: list[tuple[str, str, Made, int]] = [
+        (OWN, "the model's own sampler, Euler", lambda: FlowMatchEulerDiscreteScheduler(scale), 1),
+        (DPM, "2M, arXiv 2211.01095; diffusers", partial(DPMSolverMultistepScheduler, **flow), 1),
+        (UNIPC, "arXiv 2302.04867; diffusers", partial(UniPCMultistepScheduler, **flow), 1),
+        (HEUN, "arXiv 2206.00364; diffusers", lambda: FlowMatchHeunDiscreteScheduler(scale), 2),
     ]
-    found = []
-    for name, family, make, calls in kinds:
-        if family != OWN:
-            found.append(Sampler(name, family, flow_on(own, make), calls))
-        for spacing in (*SPACINGS, *(OTHER_ENDS if family in FAST else ())):
-            levels = spacing.flow(own.sigmas[:-1].tolist())
-            found.append(Sampler(f"{name}, {spacing}", family, flow_on(own, make, levels), calls))
-    return found
+    return [
+        Sampler(
+            family,
+            source,
+            flow_on(own, make),
+            lambda spacing, make=make: flow_on(own, make, spacing.flow(sigmas)),  # type: ignore[misc]
+            calls,
+            calls - 1,
+        )
+        for family, source, make, calls in kinds
+    ]
 
 
 def _diffusion_samplers(own: Any) -> list[Sampler]:
     from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler
 
-    kinds = [  # DPM-Solver++ of order 1 is DDIM, and takes any timesteps
-        ("DDIM", OWN, partial(DPMSolverMultistepScheduler.from_config, own.config, solver_order=1)),
-        ("DPM-Solver++ 2M", DPM, partial(DPMSolverMultistepScheduler.from_config, own.config, solver_order=2)),
-        ("UniPC", UNIPC, partial(UniPCMultistepScheduler.from_config, own.config, solver_order=2)),
+    solver, unipc = DPMSolverMultistepScheduler.from_config, UniPCMultistepScheduler.from_config
+    kinds: list[tuple[str, str, Made]] = [  # DPM-Solver++ of order 1 is DDIM, and takes any timesteps
+        (OWN, "the model's own sampler, DDIM", partial(solver, own.config, solver_order=1)),
+        (DPM, "2M, arXiv 2211.01095; diffusers", partial(solver, own.config, solver_order=2)),
+        (UNIPC, "arXiv 2302.04867; diffusers", partial(unipc, own.config, solver_order=2)),
     ]
-    found = [Sampler(f"{name}, own levels", family, make) for name, family, make in kinds]
-    for name, family, make in kinds:
-        spacings = (*SPACINGS, *(OTHER_ENDS if family in FAST else ()))
-        found += [Sampler(f"{name}, {s}", family, diffusion_on(make, s.timesteps(own))) for s in spacings]
-    # on own levels Heun's first step spans sigmas from 20,000 to 60, where its average of slopes is useless
-    karras = partial(HeunDiscreteScheduler.from_config, own.config, use_karras_sigmas=True)
-    return [*found, Sampler("Heun, Karras levels", HEUN, karras, 2)]
+    found = [
+        Sampler(
+            family,
+            source,
+            make,
+            lambda spacing, make=make: diffusion_on(make, spacing.timesteps(own)),  # type: ignore[misc]
+        )
+        for family, source, make in kinds
+    ]
+    heun = partial(HeunDiscreteScheduler.from_config, own.config)
+
+    def spaced(spacing: Spacing | None) -> Made:
+        return diffusion_on(heun, spacing.timesteps(own) if spacing else _own_levels(own))
+
+    return [*found, Sampler(HEUN, "arXiv 2206.00364; diffusers, the first step Euler's", spaced(None), spaced, 2, 2)]
+
+
+def _own_levels(own: Any) -> Callable[[int], Any]:
+    """Timesteps of the model's own sampler."""
+    reference = copy.deepcopy(own)
+
+    def levels(count: int) -> Any:
+        reference.set_timesteps(count)
+        return reference.timesteps.double().numpy()
+
+    return levels

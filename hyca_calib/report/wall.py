@@ -16,11 +16,12 @@ from torch import Tensor
 
 from hyca_calib.evaluate import Run, run_untimed
 from hyca_calib.metrics import compare_images
-from hyca_calib.peers.base import Peer
-from hyca_calib.peers.caches import INTERVALS, WARMUPS, cache_peers
+from hyca_calib.peers.base import Peer, Setup
+from hyca_calib.peers.caches import INTERVALS, taylorseer_family
 from hyca_calib.peers.samplers import DPM, OWN, sampled_by, samplers
 from hyca_calib.peers.score import reason
 from hyca_calib.rollout import sample_clips
+from hyca_calib.search.problem import Problem
 from hyca_calib.workload import Job
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.schedule import Schedule
@@ -28,8 +29,10 @@ from hyca_runtime.schedule import Schedule
 __all__ = ["Tile", "Wall", "draw_wall"]
 
 
-LEVELS = ("own levels", "2M", "log-SNR from 3", "log-SNR from 5")
-"""Names of samplers that are tried end so: few spacings of the noise levels stand for many."""
+STARTS = (0, 3, 5)
+"""Where samplers' levels begin, see `Spacing`: few spacings stand for many."""
+WARMUP = 3
+"""First steps that TaylorSeer computes."""
 NOTHING = torch.empty(0, 1, 3, 1, 1)
 
 
@@ -104,22 +107,26 @@ def draw_wall(pipe: Any, jobs: Sequence[Job], num_steps: int, plan: Plan) -> Wal
 def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, schedule: Schedule) -> list[Peer]:
     """A few settings of what a user would do instead, for as many computed steps or a few more."""
     computed = min(len(schedule.computed_steps) + 1, num_steps)  # forecasts cost something, too
-    found = [Peer(f"{computed} steps", "fewer steps", computed, nullcontext)]
-    for sampler in samplers(pipe, jobs, num_steps):
-        if sampler.family in (OWN, DPM) and sampler.name.endswith(LEVELS):
-            applied = partial(sampled_by, pipe, sampler)
-            levels = sampler.name.rpartition(", ")[2]
-            found.append(Peer(f"{computed} steps, {levels}", sampler.family, sampler.steps(computed), applied))
-    first = WARMUPS[0]
-    interval = max([n for n in INTERVALS if first + (num_steps - first) // n >= computed], default=INTERVALS[0])
-    caches = {f"TaylorSeer {way} N={interval} O=1" for way in ("lite", "last block")}
-    return found + [peer for peer in cache_peers(pipe, jobs, num_steps) if peer.name in caches]
+    found = [Peer(f"{computed} steps", OWN, computed, nullcontext)]
+    setup = Setup(jobs, num_steps, lambda name, make: make(), _no_trace)
+    for sampler in samplers(pipe, setup):
+        for start in STARTS if sampler.family in (OWN, DPM) else ():
+            if (make := sampler.made(start, 1.0)) is not None:
+                name = f"{computed} steps, " + (f"log-SNR from {start}" if start else "own levels")
+                found.append(Peer(name, sampler.family, sampler.steps(computed), partial(sampled_by, make=make)))
+    interval = max([n for n in INTERVALS if WARMUP + (num_steps - WARMUP) // n >= computed], default=INTERVALS[0])
+    caches = taylorseer_family(num_steps)
+    return found + [caches.peer({"way": way, "N": interval, "O": 1, "W": WARMUP}) for way in ("lite", "last block")]
+
+
+def _no_trace() -> Problem:
+    raise LookupError("the wall has no trace; none of its rivals asks for one")
 
 
 def _tried(pipe: Any, jobs: Sequence[Job], peer: Peer, full: Run, frames: int) -> Tile:
     told = peer.name.removeprefix(f"{peer.family} ")
     try:
-        run = run_untimed(pipe, jobs, peer.steps, len(jobs), peer.applied)
+        run = run_untimed(pipe, jobs, peer.steps, len(jobs), partial(peer.applied, pipe))
     except Exception as error:  # foreign code may raise anything
         return Tile(peer.family, told, 0.0, error=reason(error))
     return _tile(peer.family, told, run, full, frames, math.nan)

@@ -21,7 +21,7 @@ def test_planned_runs_compute_what_they_should(name: str) -> None:
 def test_other_caches_compute_as_many_steps() -> None:
     found = measure_realised("flux-57-tiny", steps=10, computed=(0, 5), device="cpu", dtype=torch.float32, repeats=3)
     rivals = {rival.name: rival for rival in found.rivals}
-    assert {"TaylorSeer lite N=5 O=1 W=1", "TaylorSeer last block N=5 O=1 W=1"} <= set(rivals)
+    assert {"TaylorSeer way=lite N=5 O=1 W=1", "TaylorSeer way=last block N=5 O=1 W=1"} <= set(rivals)
     assert not [rival for rival in found.rivals if rival.error]
     for rival in found.rivals:
         assert 2 <= rival.computed <= 3, rival

@@ -38,7 +38,8 @@ class EmojiPipeline(DiffusionPipeline):
     """Draws an emoji for a prompt by integrating a rectified flow from noise.
 
     The call follows `diffusers.FluxPipeline`: one network call a step, two with
-    ``true_cfg_scale > 1``, each inside ``transformer.cache_context``.
+    ``true_cfg_scale > 1``, each inside ``transformer.cache_context``, which is
+    told the step as `diffusers.WanPipeline` does.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer"
@@ -118,8 +119,13 @@ class EmojiPipeline(DiffusionPipeline):
         with self.progress_bar(total=num_inference_steps) as bar:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 velocity = {}
+                moment = {
+                    "step_index": step,
+                    "sigma": float(self.scheduler.sigmas[step]),
+                    "num_inference_steps": len(self.scheduler.timesteps),
+                }
                 for name, (words, pooled) in branches.items():
-                    with self.transformer.cache_context(name):
+                    with self.transformer.cache_context(name, **moment):
                         velocity[name] = self.transformer(
                             hidden_states=latents.to(dtype),
                             timestep=timestep.expand(len(prompts)).to(dtype) / 1000,

@@ -34,7 +34,7 @@ class MotionPipeline(DiffusionPipeline):
     """Shows an emoji in motion by integrating a rectified flow from noise.
 
     The call follows `diffusers.WanPipeline`: two network calls a step while ``guidance_scale > 1``, each inside
-    ``transformer.cache_context``.
+    ``transformer.cache_context``, which is told the step as there.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -110,8 +110,13 @@ class MotionPipeline(DiffusionPipeline):
         with self.progress_bar(total=num_inference_steps) as bar:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 velocity = {}
+                moment = {
+                    "step_index": step,
+                    "sigma": float(self.scheduler.sigmas[step]),
+                    "num_inference_steps": len(self.scheduler.timesteps),
+                }
                 for name, words in branches.items():
-                    with self.transformer.cache_context(name):
+                    with self.transformer.cache_context(name, **moment):
                         velocity[name] = self.transformer(
                             hidden_states=latents.to(dtype),
                             timestep=timestep.expand(len(prompts)),
