@@ -24,7 +24,9 @@ from hyca_calib.workload import Job, Workload
 from hyca_runtime import load_plan
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["Check", "Verification", "drawn", "loader"]
+__all__ = ["TOLERANCE_DB", "Check", "Verification", "drawn"]
+
+TOLERANCE_DB = 0.01
 
 Load = Callable[[], Any]
 
@@ -118,10 +120,3 @@ def _peer(how: Verification, pipe: Any, row: Row) -> Peer:
     setup = Setup(how.workload.of("fit")[:8], how.workload.num_steps, recall, problem)
     family = next(family for family in families(pipe, setup) if family.name == row.family)
     return family.peer(row.settings)
-
-
-def loader(model: str) -> Load:
-    """Makes the pipeline of that name, in any process."""
-    from hyca_calib.models import load_pipeline
-
-    return partial(load_pipeline, model)

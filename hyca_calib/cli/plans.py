@@ -21,16 +21,19 @@ def demo(
     budget: Annotated[str, typer.Option(help="As for search.")] = "5x",
     minutes: Annotated[float, typer.Option(min=0.1, help="For confirmation and refinement together.")] = 6.0,
     out: Annotated[Path | None, typer.Option(help="Study folder. Default: studies/demo-BUDGET.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Also write what it took and reached here; documents use such a file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Everything on the embedded model: trace, search, evaluate, report. Under ten minutes on two cores.
+    """Everything on the embedded model: trace, search, evaluate, report. A few minutes beyond --minutes.
 
     Example: [b]python -m hyca_calib demo[/]
     """
     from hyca_calib import commands
 
     with one_line_errors():
-        result, picture = commands.run_demo(budget, minutes, out)
+        result, picture = commands.run_demo(budget, minutes, out, record)
         show(result.to_json(), as_json)
         say(f"picture: {picture}")
 

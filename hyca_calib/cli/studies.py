@@ -19,7 +19,7 @@ app = typer.Typer()
 def bench(
     what: Annotated[
         Literal["plans", "runtime"],
-        typer.Argument(help="plans: pictures, FLOPs and time against peers. runtime: what the runtime itself costs."),
+        typer.Argument(help="plans: pictures, FLOPs and time against rivals. runtime: what the runtime itself costs."),
     ] = "plans",
     plans: Annotated[list[Path] | None, typer.Option("--plan", help="plan.json to compare; repeatable.")] = None,
     budget: Annotated[
@@ -32,7 +32,7 @@ def bench(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="14 samples of 20 steps, 2x,3x,5x, trunk only, few settings of each peer: minutes."
+            "--quick", help="14 samples of 20 steps, 2x,3x,5x, trunk only, few settings of each rival: minutes."
         ),
     ] = False,
     model: Model = "demo",
@@ -41,21 +41,32 @@ def bench(
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="Sampler steps of the full run. Default: 50.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Keep peers (or networks) with this in their name; repeatable.")
+        list[str] | None,
+        typer.Option(help="Keep families of rivals (or networks) with this in their name; repeatable."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of what is written. Default: studies/bench; studies/bench-MODEL if it searches."),
     ] = None,
     batch: Batch = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Measure a random tenth of the rows in --out again, each in a new process."),
+    ] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write the figures of studies/bench into README.md and docs/, and stop.")
+    ] = False,
 ) -> None:
-    """Compare plans with better samplers, diffusers' caches and cache-dit, in one run; or time the runtime.
+    """Compare plans with better samplers, other caches and planners, in one run; or time the runtime.
 
-    An interrupted comparison goes on where it stopped.
+    Every rival is swept until its best settings lie inside what was tried, on a network proven untouched. An
+    interrupted comparison goes on where it stopped.
 
     Example: [b]python -m hyca_calib bench --plan studies/demo-trunk-50-5x/plan.json[/]
 
     Example: [b]python -m hyca_calib bench --model demo-class --budget 2x,3x,5x,8x --out studies/bench-class[/]
+
+    Example: [b]python -m hyca_calib bench --model demo --out studies/bench/demo --verify[/]
 
     Example: [b]python -m hyca_calib bench runtime[/]
     """
@@ -64,6 +75,10 @@ def bench(
     with one_line_errors():
         if what == "runtime":
             print(commands.bench_runtime(only or [], out or STUDIES / "bench"))
+            return
+        if publish:
+            for path in commands.publish_figures(Path.cwd()):
+                print(path)
             return
         options = commands.BenchOptions(
             plans=plans or (),
@@ -79,6 +94,9 @@ def bench(
             batch=batch,
             quick=quick,
         )
+        if verify:
+            print(commands.verify_bench(options))
+            return
         print(commands.bench_all(options))
 
 

@@ -1,6 +1,6 @@
 """What each command does, without the option parsing."""
 
-from hyca_calib.commands.benching import BenchOptions, bench_all
+from hyca_calib.commands.benching import BenchOptions, bench_all, publish_figures, verify_bench
 from hyca_calib.commands.checking import check_file, show_check
 from hyca_calib.commands.describing import describe
 from hyca_calib.commands.doctor import examine
@@ -23,11 +23,13 @@ __all__ = [
     "examine",
     "merge_files",
     "merge_parts",
+    "publish_figures",
     "report_study",
     "reproduce_study",
     "run_demo",
     "search_plans",
     "show_check",
     "trace_model",
+    "verify_bench",
     "verify_trace",
 ]

@@ -6,13 +6,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from hyca_calib.bench.demo_run import DemoRun
 from hyca_calib.budget import parse_budgets
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, trace_model
 from hyca_calib.console import present, say
 from hyca_calib.defaults import batch_of, workload_of
 from hyca_calib.evaluate import Evaluation, evaluate_plan
-from hyca_calib.models import load_pipeline, load_traced
+from hyca_calib.models import default_device, load_pipeline, load_traced
+from hyca_calib.provenance import provenance
 from hyca_calib.report.write import write_report
 from hyca_calib.search.origin import trace_named_in
 from hyca_calib.study import Study
@@ -67,15 +69,22 @@ def merge_files(paths: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def run_demo(budget: str, minutes: float, out: Path | None) -> tuple[Evaluation, Path]:
-    """``hyca_calib demo``; returns the figures and the picture."""
+def run_demo(budget: str, minutes: float, out: Path | None, record: Path | None = None) -> tuple[Evaluation, Path]:
+    """``hyca_calib demo``; returns the figures and the picture.
+
+    Args:
+        record: where documents look for what the run took and reached; they are not told if None.
+    """
     begun = time.monotonic()
     parse_budgets(budget)
     path = trace_model(TraceOptions())
     limits = Limits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
     plan_path = search_plans(budget, [path], limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
     result = evaluate_file(plan_path, "demo", None, None, None)
-    say(f"{(time.monotonic() - begun) / 60:.1f} minutes in all")
+    spent = (time.monotonic() - begun) / 60
+    say(f"{spent:.1f} minutes in all")
+    if record is not None:
+        DemoRun(provenance(default_device()), budget, spent, result).write(record)
     return result, plan_path.parent / "pictures" / "wall.png"
 
 
