@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -82,18 +81,18 @@ class CleanPipeline:
     Args:
         make: a fresh pipeline, always the same.
         job: a sample to prove it with.
+
+    Raises:
+        RuntimeError: two full runs differ.
     """
 
     def __init__(self, make: Callable[[], Any], job: Job) -> None:
         self._make, self._job = make, job
         self.pipe = make()
-
-    @cached_property
-    def _clean(self) -> Fingerprint:
-        first, again = fingerprint(self.pipe, self._job), fingerprint(self.pipe, self._job)
-        if what := first.differs(again):
+        fingerprint(self.pipe, job)  # the first run may leave caches of the model's own
+        self._clean = fingerprint(self.pipe, job)
+        if what := self._clean.differs(fingerprint(self.pipe, job)):
             raise RuntimeError(f"two full runs of the untouched model differ in their {what}: nothing can be proven")
-        return first
 
     def prove(self) -> str:
         """Whether the pipeline is as it was made: "" if so, else what differs; it is made anew then.
@@ -104,6 +103,7 @@ class CleanPipeline:
         if not (what := self._clean.differs(fingerprint(self.pipe, self._job))):
             return ""
         self.pipe = self._make()
+        fingerprint(self.pipe, self._job)
         if still := self._clean.differs(fingerprint(self.pipe, self._job)):
             raise RuntimeError(
                 f"a newly made pipeline differs in its {still}: a method changed a class; start the process again, "

@@ -1,0 +1,371 @@
+"""The comparison itself: nothing is left behind, sweeps end inside, the test split chooses nothing, nothing is lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from hyca_calib.bench import (
+    Bench,
+    CleanPipeline,
+    Comparison,
+    Dot,
+    Figures,
+    Row,
+    draw_front,
+    margin,
+    read_bench,
+    to_csv,
+    to_markdown,
+    windows,
+)
+from hyca_calib.bench.choice import candidates, chosen
+from hyca_calib.bench.isolation import fingerprint
+from hyca_calib.bench.notebook import Notebook
+from hyca_calib.bench.sweep import Sweep, sweep
+from hyca_calib.bench.verify import Verification, drawn
+from hyca_calib.commands import benching
+from hyca_calib.commands.benching import BenchOptions
+from hyca_calib.commands.tracing import TraceOptions
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.peers import Axis, Family, Peer, Settings
+from hyca_calib.peers.score import Score, joined, undominated
+from hyca_calib.provenance import code_of
+from hyca_calib.workload import Workload
+from hyca_runtime import AttachError
+from hyca_runtime.plan import Plan
+
+STEPS = 12
+
+
+def fewer_steps(name: str = "fewer steps", counts: tuple[int, ...] = (3, 4, 6, 9)) -> Family:
+    def untouched(pipe: Any, settings: Settings) -> Any:
+        return nullcontext()
+
+    axes = (Axis("calls", counts, closed=True),)
+    return Family(name, "ours", axes, untouched, STEPS, steps=lambda settings: int(settings["calls"]))
+
+
+def comparison(workload: Workload, families: list[Family], notebook: Notebook | None = None) -> Comparison:
+    clean = CleanPipeline(tiny.pipeline, workload.of("fit")[0])
+    return Comparison.of(clean, workload, 4, families, None, notebook)
+
+
+class TestSweep:
+    """A method whose figures are known: the best threshold is 0.4, the best warm-up 1, whatever the cost."""
+
+    def family(self, ladder: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)) -> Family:
+        axes = (
+            Axis("threshold", ladder, first=ladder[:2]),
+            Axis("warm-up", (1, 2, 3, 4), first=(4,), closed=True),
+            Axis("way", ("a", "b"), ordered=False),
+        )
+        return Family("known", "here", axes, lambda pipe, settings: nullcontext(), STEPS)
+
+    def measure(self, peer: Peer) -> Score:
+        threshold, warm_up = float(peer.settings["threshold"]), float(peer.settings["warm-up"])
+        worse = abs(threshold - 0.4) * 10 + warm_up + (peer.settings["way"] == "b")
+        return Score(peer.name, peer.family, 2.0, (50 - worse,), peer.settings)
+
+    def test_it_goes_on_until_the_best_lies_inside(self) -> None:
+        found = sweep(self.family(), self.measure)
+        best = max(found.tried, key=lambda score: score.mean_db)
+        assert best.settings == {"threshold": 0.4, "warm-up": 1, "way": "a"}
+        assert found.open_ends == ()
+        assert len(found.tried) < 6 * 4 * 2, "not everything is tried"
+
+    def test_a_ladder_that_is_too_short_is_told(self) -> None:
+        found = sweep(self.family((0.05, 0.1, 0.2)), self.measure)
+        assert found.open_ends == ("known threshold=0.2 warm-up=1 way=a: threshold",)
+
+    def test_a_sweep_that_is_cut_says_so(self) -> None:
+        found = sweep(self.family(), self.measure, most=5)
+        assert len(found.tried) == 5
+        assert any(end.endswith("not tried") for end in found.open_ends)
+
+    def test_it_walks_over_what_does_the_very_same(self) -> None:
+        def flat(peer: Peer) -> Score:
+            threshold = float(peer.settings["threshold"])
+            return Score(peer.name, peer.family, 2.0, (45.0 if threshold > 1 else 40.0,), peer.settings)
+
+        found = sweep(self.family((0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)), flat)
+        assert max(score.mean_db for score in found.tried) == 45
+        assert found.open_ends == ()
+
+    def test_costs_that_do_not_matter_are_not_swept(self) -> None:
+        def dear(peer: Peer) -> Score:
+            return replace(self.measure(peer), flops_ratio=1.05)
+
+        assert len(sweep(self.family(), dear).tried) == 4, "only the first ones"
+
+
+class TestIsolation:
+    def reordered(self, pipe: EmojiPipeline) -> None:
+        blocks = pipe.transformer._modules.pop("transformer_blocks")
+        pipe.transformer._modules["transformer_blocks"] = blocks
+
+    def hooked(self, pipe: EmojiPipeline) -> None:
+        pipe.transformer.norm_out.register_forward_hook(lambda *_: None)
+
+    def replaced(self, pipe: EmojiPipeline) -> None:
+        pipe.transformer.forward = pipe.transformer.forward
+
+    def moved(self, pipe: EmojiPipeline) -> None:
+        with torch.no_grad():
+            pipe.transformer.proj_out.weight[0, 0] += 1e-3
+
+    @pytest.mark.parametrize("change", ["reordered", "hooked", "replaced", "moved"])
+    def test_what_was_changed_is_found_and_mended(self, change: str, workload: Workload) -> None:
+        clean = CleanPipeline(tiny.pipeline, workload.of("fit")[0])
+        assert clean.prove() == ""
+        before = clean.pipe
+        getattr(self, change)(clean.pipe)
+        assert clean.prove() == ("full run" if change == "moved" else "module tree")
+        assert clean.pipe is not before
+        assert clean.prove() == ""
+
+    def test_a_class_that_was_patched_cannot_be_mended(
+        self, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clean = CleanPipeline(tiny.pipeline, workload.of("fit")[0])
+        clean.prove()
+        own = EmojiPipeline.__call__
+
+        def patched(self: EmojiPipeline, *args: Any, **kwargs: Any) -> Any:
+            return own(self, *args, **kwargs)
+
+        monkeypatch.setattr(EmojiPipeline, "__call__", patched)
+        with pytest.raises(RuntimeError, match="start the process again"):
+            clean.prove()
+
+    def test_a_run_changes_nothing(self, pipe: EmojiPipeline, workload: Workload) -> None:
+        job = workload.of("fit")[0]
+        assert fingerprint(pipe, job) == fingerprint(pipe, job)
+
+    def test_the_culprit_is_named_and_harms_nobody(self, workload: Workload) -> None:
+        """One method leaves the blocks in another order, of which the next would make something else."""
+
+        @contextmanager
+        def careless(pipe: Any, settings: Settings) -> Iterator[None]:
+            yield
+            self.reordered(pipe)
+            self.moved(pipe)
+
+        culprit = Family("careless", "here", (Axis("n", (1,), closed=True),), careless, STEPS)
+        families = [culprit, fewer_steps()]
+        alone = comparison(workload, families)
+        both = comparison(workload, families)
+        first = both.rivals([culprit.peer({"n": 1}), fewer_steps().peer({"calls": 4})])
+        assert first[0].note == "module tree and full run"
+        assert first[1] == alone.rivals([fewer_steps().peer({"calls": 4})])[0]
+
+
+class TestChoice:
+    def scores(self) -> list[Score]:
+        figures = [("a", 2.0, 40.0), ("a", 1.9, 42.0), ("a", 3.0, 39.0), ("b", 2.0, 30.0), ("b", 1.6, 50.0)]
+        return [Score(f"{f} {r}", f, r, (db,)) for f, r, db in figures] + [Score("bad", "b", 0.0, (), error="x")]
+
+    def test_of_every_family_the_best_at_every_cost(self) -> None:
+        places = windows([2.0, 3.0])
+        assert [s.method for s in chosen(self.scores(), places)] == ["a 1.9", "a 3.0", "b 2.0", "b 1.6"]
+        assert {s.method for s in candidates(self.scores(), places)} == {"a 2.0", "a 1.9", "a 3.0", "b 2.0", "b 1.6"}
+
+    def test_costs_of_two_lots_of_samples_add_up(self) -> None:
+        one, other = Score("a", "f", 2.0, (40.0,)), Score("a", "f", 4.0, (50.0, 60.0, 70.0))
+        both = joined(one, other)
+        assert both.flops_ratio == pytest.approx(4 / (1 / 2 + 3 / 4))
+        assert both.mean_db == 55
+        assert joined(one, replace(other, error="no")).error == "no"
+
+    def test_of_equal_settings_one_is_left(self) -> None:
+        same = [Score(name, "f", 2.0, (40.0,)) for name in ("a", "b")]
+        assert [s.method for s in undominated([*same, Score("c", "f", 2.5, (39.0,))])] == ["a", "c"]
+
+
+class TestComparison:
+    def test_from_sweep_to_table(self, workload: Workload, tmp_path: Path, plan: Plan) -> None:
+        bench = comparison(workload, [fewer_steps(), fewer_steps("others", (5, 8))])
+        sweeps = bench.sweeps()
+        peers = bench.chosen(sweeps, windows([2.0, 3.0]))
+        costs = {"fewer steps calls=6", "fewer steps calls=4"}
+        dearer = {"fewer steps calls=6", "others calls=8"}
+        assert {peer.name for peer in peers} == costs | dearer, "five calls cost as much as no plan"
+        ours = bench.plans([("HyCa plan", "x.plan.json", plan)])
+        rows = [bench.full(), *bench.rivals(peers), *ours]
+        assert rows[1].result is not None
+        assert rows[1].result.flops_ratio == pytest.approx(STEPS / 6, rel=1e-6)
+        assert ours[0].ours
+        assert ours[0].settings == {"plan": "x.plan.json"}
+        timed = bench.timed(rows, [("HyCa plan", "x.plan.json", plan)])
+        assert timed[0].timing is None
+        assert timed[1].timing is not None
+        assert timed[1].timing.wall_ratio > 1
+        written = Bench({"model": "tiny"}, tuple(range(6)), tuple(timed), tuple(sweeps), {"ratios": [1.0]})
+        written.write(tmp_path)
+        assert read_bench(tmp_path) == written
+
+    def test_failures_are_listed_with_their_reason(self, workload: Workload) -> None:
+        def broken(pipe: Any, settings: Settings) -> Any:
+            raise AssertionError("no such block\nin detail")
+
+        family = Family("bad", "here", (Axis("n", (1, 2), closed=True),), broken, STEPS)
+        bench = comparison(workload, [family])
+        (found,) = bench.sweeps()
+        assert [score.error for score in found.tried] == ["AssertionError: no such block"] * 2
+        assert bench.rivals([family.peer({"n": 1})])[0].error == "AssertionError: no such block"
+
+    def test_the_choice_never_sees_the_test_split(self, workload: Workload) -> None:
+        """Nothing of it is sampled before the settings are chosen."""
+        bench = comparison(workload, [fewer_steps()])
+
+        def forbidden() -> Any:
+            raise AssertionError("the test split was looked at")
+
+        blind = replace(bench, test=forbidden)
+        assert blind.chosen(blind.sweeps(), windows([2.0]))
+
+    def test_interrupted_it_goes_on(self, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        done: list[str] = []
+
+        @contextmanager
+        def counted(pipe: Any, settings: Settings) -> Iterator[None]:
+            done.append(str(settings["calls"]))
+            yield
+
+        family = replace(fewer_steps(counts=(3, 6)), apply=counted)
+        first = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
+        scores = first.sweeps()[0].tried
+        rows = first.rivals([family.peer(score.settings) for score in scores])
+        assert done == ["3", "6", "3", "6"]
+        done.clear()
+        broken = next(tmp_path.glob("fewer_steps_calls=6-*.json"))
+        broken.write_text(broken.read_text()[:40])
+        again = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
+        assert again.sweeps()[0].tried == scores
+        assert again.rivals([family.peer(score.settings) for score in scores]) == rows
+        assert done == ["6"], "what was cut off is measured again, nothing else"
+        done.clear()
+        comparison(workload, [family], Notebook(tmp_path, {"batch": 2})).sweeps()
+        assert done == ["3", "6"], "another batch is another measurement"
+        done.clear()
+        monkeypatch.setattr("hyca_calib.bench.notebook.code_of", lambda *modules: "other code")
+        comparison(workload, [family], Notebook(tmp_path, {"batch": 4})).sweeps()
+        assert done == ["3", "6"], "other code is another measurement"
+
+    def test_code_is_followed_through_its_imports(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert code_of("hyca_calib.peers.layer_reuse") != code_of("hyca_calib.peers.caches")
+        assert code_of("torch.nn") == code_of()
+        from hyca_calib import provenance
+
+        monkeypatch.setattr(provenance, "ROOT", tmp_path)
+        package = tmp_path / "hyca_calib"
+        package.mkdir()
+        (package / "a.py").write_text("from hyca_calib.b import x\n")
+        (package / "b.py").write_text("x = 1\n")
+        (package / "c.py").write_text("y = 1\n")
+        fresh = provenance.code_of.__wrapped__
+        before = fresh("hyca_calib.a")
+        (package / "c.py").write_text("y = 2\n")
+        assert fresh("hyca_calib.a") == before
+        (package / "b.py").write_text("x = 2\n")
+        assert fresh("hyca_calib.a") != before
+
+    def test_points_that_a_network_does_not_have_are_passed_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def traced(wanted: TraceOptions) -> str:
+            if wanted.point != "trunk":
+                raise AttachError(f"no {wanted.point}; use the point 'output'")
+            return wanted.where
+
+        monkeypatch.setattr(benching, "trace_model", traced)
+        assert benching._traced(BenchOptions(out=Path("b"))) == ["b/trunk.zarr"]
+        with pytest.raises(AttachError, match="no blocks"):
+            benching._traced(BenchOptions(points=("blocks", "trunk:residual")))
+
+
+def row(name: str, ratio: float, psnr: tuple[float, ...], ours: bool = False) -> Row:
+    figures = Figures(ratio, sum(psnr) / len(psnr), min(psnr), 1.0, 1.0, 0.1, psnr)
+    return Row(name, name.split()[0], ours, figures)
+
+
+class TestTable:
+    ROWS = (
+        row("steps 20", 2.5, (40.0, 42.0, 44.0)),
+        row("steps 10", 5.05, (30.0, 32.0, 34.0)),
+        row("lazy", 1.2, (90.0, 90.0, 90.0)),
+        Row("broken", "broken", False, None, error="ValueError: no"),
+        row("5x", 5.0, (50.0, 53.0, 53.0), ours=True),
+    )
+
+    def test_margins(self) -> None:
+        ours = self.ROWS[-1].result
+        assert ours is not None
+        found = margin(ours, self.ROWS, (0, 1, 2))
+        assert found is not None
+        assert (found.mean, found.rival) == (10.0, "steps 20"), "dearer rivals count, those that spare nothing do not"
+        assert found.low <= 9.0 + 1e-9
+        assert found.high >= 10.5
+        cheap = row("1x", 1.1, (60.0,), ours=True).result
+        assert cheap is not None
+        assert margin(cheap, self.ROWS, (0,)) is None
+        near = row("1.3x", 1.3, (91.0, 91.0, 91.0), ours=True).result
+        assert near is not None
+        level = margin(near, self.ROWS, (0, 1, 2))
+        assert level is not None
+        assert (level.mean, level.rival) == (1.0, "lazy"), "what costs about the same does"
+
+    def test_prompts_that_repeat_widen_the_interval(self) -> None:
+        psnr = (50.0, 50.2, 50.4, 44.0, 44.2, 44.4, 47.0, 47.2, 47.4)
+        ours = row("5x", 5.0, psnr, ours=True).result
+        rival = row("steps 10", 5.0, (40.0,) * 9)
+        assert ours is not None
+        alone = margin(ours, [rival], tuple(range(9)))
+        together = margin(ours, [rival], (0, 0, 0, 1, 1, 1, 2, 2, 2))
+        assert alone is not None
+        assert together is not None
+        assert together.high - together.low > 1.3 * (alone.high - alone.low)
+
+    def test_what_is_written(self, tmp_path: Path) -> None:
+        refused = Sweep("none", "a paper", "no attention: upstream/file.py line 3", (), ())
+        text = to_markdown(Bench({}, (0, 1, 2), self.ROWS, (refused,)))
+        assert "| 5x | 5.00 |  | **52.00** | 32.00, steps 10 (5.05x) | +20.00 (" in text
+        assert ") | 42.00, steps 20 (2.50x) | +10.00 (" in text
+        assert "| none | 0 | 0 | 0 | no attention: upstream/file.py line 3 | a paper |" in text
+        assert "| broken | failed | ValueError: no |" in text
+        table = list(csv.DictReader(io.StringIO(to_csv(self.ROWS))))
+        assert [line["method"] for line in table] == [r.method for r in self.ROWS]
+        assert float(table[0]["psnr_db"]) == 42.0
+        assert table[3]["error"] == "ValueError: no"
+        dots = [Dot(r.family, r.result.flops_ratio, r.result.psnr_db) for r in self.ROWS if r.result]
+        draw_front(dots[-1:], dots[:-1], tmp_path / "front.png")
+        assert (tmp_path / "front.png").stat().st_size > 10_000
+
+
+class TestVerify:
+    @pytest.mark.slow
+    def test_rows_are_measured_again_in_fresh_processes(self, workload: Workload, tmp_path: Path) -> None:
+        from hyca_calib.peers import Setup, families
+
+        setup = Setup(workload.of("fit")[:2], STEPS, lambda name, make: make(), lambda: pytest.fail("no trace"))
+        family = next(f for f in families(tiny.pipeline(), setup) if f.name == "TaylorSeer")
+        settings = next(iter(family.first()))
+        bench = comparison(workload, [family])
+        (found,) = bench.rivals([family.peer(settings)])
+        assert found.result is not None
+        facts = {"workload": workload.describe(), "batch": 4, "threads": torch.get_num_threads(), "commit": "here"}
+        Bench(facts, tuple(range(6)), (bench.full(), found)).write(tmp_path)
+        how = Verification(tmp_path, tiny.pipeline, workload)
+        rows = drawn(read_bench(tmp_path), 1.0, seed=0)
+        (check,) = how.rows(rows)
+        assert check.off_by < 1e-3, check
+        wrong = replace(found, result=replace(found.result, psnr_db_each=(1.0,) * 6))
+        (check,) = how.rows([wrong])
+        assert check.off_by > 1
