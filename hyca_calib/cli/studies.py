@@ -29,6 +29,10 @@ def bench(
         list[str] | None,
         typer.Option(help="Where that search looks, as for trace; repeatable. Default: trunk and trunk:residual."),
     ] = None,
+    rollouts: Annotated[int | None, typer.Option(min=1, help="Of that search, for every budget. Default: 48.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Refinement steps of that search, for every budget. Default: 48.")
+    ] = None,
     quick: Annotated[
         bool,
         typer.Option(
@@ -84,6 +88,8 @@ def bench(
             plans=plans or (),
             budgets=budget or ("2x,3x,5x" if quick else None),
             points=point or (),
+            rollouts=rollouts,
+            iterations=iterations,
             model=model,
             prompts=prompts,
             samples=samples or (14 if quick else 112),

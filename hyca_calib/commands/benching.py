@@ -52,9 +52,10 @@ from hyca_runtime.errors import StudyError
 
 __all__ = ["BenchOptions", "bench_all", "publish_figures", "verify_bench"]
 
-LIMITS = Limits(confirm=2.0)
+HOURS = 600.0
+LIMITS = Limits(timeout=HOURS, confirm=HOURS, refine=HOURS, rollouts=48, iterations=48)
 QUICK_LIMITS = Limits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
-"""Of the search for plans."""
+"""Of the search for plans. Published plans are made by counted work, the same on every machine."""
 POINTS = ("trunk", "trunk:residual")
 """Where it looks unless told; a quick one at the first."""
 QUICK_SETTINGS = 3
@@ -73,6 +74,7 @@ class BenchOptions:
         plans: to compare.
         budgets: plans for these are searched first, on traces of the same workload; as for search.
         points: where those look, `POINTS` if empty; rollouts decide.
+        rollouts, iterations: of the search, for every budget; as for search.
         only: parts of the names of families; the others are left out.
         quick: a small search, and few settings of each family.
     """
@@ -80,6 +82,8 @@ class BenchOptions:
     plans: Sequence[Path] = ()
     budgets: str | None = None
     points: Sequence[str] = ()
+    rollouts: int | None = None
+    iterations: int | None = None
     model: str = "demo"
     prompts: Path | None = None
     samples: int = 112
@@ -241,7 +245,12 @@ def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
     """Plans for the budgets, made in the bench's folder; what is there is not made again."""
     if not options.budgets:
         return []
-    limits = replace(QUICK_LIMITS if options.quick else LIMITS, model=options.model, seed=options.seed)
+    usual = QUICK_LIMITS if options.quick else LIMITS
+    counts = {
+        "rollouts": usual.rollouts if options.rollouts is None else options.rollouts,
+        "iterations": usual.iterations if options.iterations is None else options.iterations,
+    }
+    limits = replace(usual, model=options.model, seed=options.seed, **counts)
     paths = search_plans(options.budgets, _traced(options), limits, options.folder / "plans")
     budgets = parse_budgets(options.budgets)
     return [(f"HyCa plan {budget.text}", load_plan(path)) for budget, path in zip(budgets, paths, strict=True)]
