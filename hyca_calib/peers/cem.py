@@ -71,7 +71,7 @@ def error_prior(grams: Array) -> Array:
     """
     norms = np.sqrt(np.einsum("stt->st", grams))
     distance = (1 - grams / (norms[:, :, None] * norms[:, None, :])).mean(axis=0)
-    prior = np.zeros_like(distance)
+    prior: Array = np.zeros(distance.shape)
     for n in range(1, len(prior)):
         prior[n:, n] = np.maximum(np.diagonal(distance, -n), 0)
     return prior

@@ -41,7 +41,7 @@ def output_grams(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[list[li
             torch.stack([torch.cat([part.flatten() for part in known.feature]) for known in reversed(stream.past)])
             for stream in watching.streams.values()
         ]
-        found.append(sum((run.double() @ run.double().T).cpu().numpy() for run in runs).tolist())
+        found.append(torch.stack([run.double() @ run.double().T for run in runs]).sum(dim=0).tolist())
     return found
 
 
