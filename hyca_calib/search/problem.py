@@ -35,8 +35,8 @@ class Problem:
 
     @cached_property
     def identity(self) -> str:
-        """Short digest of what was traced: the names of its studies on a shared storage."""
-        facts = {key: self.trace.attributes.get(key) for key in ("model", "workload", "point", "batch")}
+        """Short digest of what was traced and what its numbers mean: names its studies on a shared storage."""
+        facts = {key: self.trace.attributes.get(key) for key in ("version", "model", "workload", "point", "batch")}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
     def gram(self, split: Split) -> Array:
@@ -58,7 +58,7 @@ class Problem:
 
     @cached_property
     def channel_gain(self) -> Array:
-        """Mean squared gain of each channel through the network's tail, ``(channel,)``."""
+        """Mean squared gain of each channel through the network's tail on the fit split, ``(channel,)``."""
         return np.asarray(self.trace.gain.mean(axis=(0, 1)))
 
     @cached_property

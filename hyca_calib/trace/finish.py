@@ -16,15 +16,14 @@ from hyca_calib.trace.digests import FileDigest
 from hyca_calib.trace.documents import Document, write_json
 from hyca_calib.trace.facts import Facts
 from hyca_calib.trace.folder import Folder, LocalFolder
-from hyca_calib.trace.request import Request
+from hyca_calib.trace.request import TRACE_VERSION, Request
 from hyca_calib.trace.runs import RUNS
 from hyca_calib.trace.statistics import unpacked_gram
 from hyca_calib.workload import SPLITS
 from hyca_runtime.errors import TraceError
 
-__all__ = ["COST", "MANIFEST", "TRACE_VERSION", "UNCOUNTED", "finish", "manifest_of", "summarise"]
+__all__ = ["COST", "MANIFEST", "UNCOUNTED", "finish", "manifest_of", "summarise"]
 
-TRACE_VERSION = 3
 MANIFEST = "manifest.json"
 COST = "cost.json"
 UNCOUNTED = (MANIFEST, f"{RUNS}/", f"{LOCKS}/")
@@ -48,16 +47,16 @@ def finish(folder: Folder, request: Request, share: Share) -> None:
     left = {split: sum(job.index not in excluded for job in request.workload.of(split)) for split in SPLITS}
     if empty := [split for split, count in left.items() if not count]:
         raise TraceError(f"{folder}: every sample of {' and '.join(empty)} holds NaN or infinity; check the model")
-    measured = sum(len(set(commits[n].samples) - commits[n].excluded) for n in request.gain_batches)
-    if not measured:
-        raise TraceError(f"{folder}: the gain was measured on no sample without NaN or infinity; check the model")
+    gain_of = [n for n in request.gain_batches if not commits[n].excluded] or request.gain_batches  # NaN spoils a batch
+    measured = sum(len(set(commits[n].samples) - commits[n].excluded) for n in gain_of)
     steps = len(facts.timesteps)
     sums = np.zeros((len(SPLITS), *arrays.gram.shape[1:]))
     gain = np.zeros(arrays.gain.shape[1:])
     with folder.clear_errors():
         for number, jobs in enumerate(request.batches):
             sums[SPLITS.index(jobs[0].split)] += arrays.gram[number]
-            gain += arrays.gain[number]
+            if number in gain_of:
+                gain += arrays.gain[number]
         attributes = _attributes(request, facts, commits, excluded)
         gram, gain = unpacked_gram(sums, steps), gain / measured
         summarise(arrays.root, request.point.kind, gram, gain, facts, attributes)

@@ -14,10 +14,10 @@ import zarr
 from hyca_calib.cost import CostModel
 from hyca_calib.trace.commits import committed
 from hyca_calib.trace.documents import read_json
-from hyca_calib.trace.finish import COST, MANIFEST, TRACE_VERSION
+from hyca_calib.trace.finish import COST, MANIFEST
 from hyca_calib.trace.folder import Folder, Where, open_folder
 from hyca_calib.trace.metadata import check_array, check_group
-from hyca_calib.trace.request import REQUEST, Request
+from hyca_calib.trace.request import REQUEST, Request, check_version
 from hyca_calib.workload import SPLITS, Split, Workload
 from hyca_runtime.errors import HycaError, TraceError
 from hyca_runtime.point import CachePoint
@@ -44,7 +44,7 @@ class Trace:
             self.attributes: dict[str, Any] = json.loads(json.dumps(self._root.attrs.asdict()))
             if self.attributes.get("format") != "hyca-trace":
                 raise TraceError(f"{self.folder}: not a HyCa trace; trace again")
-            _check_version(self.folder, self.attributes["version"])
+            check_version(self.folder, self.attributes["version"])
             self.point = CachePoint(**self.attributes["point"])
             self.cost = CostModel(**read_json(self.folder, COST))
             self.branches: list[str] = self.attributes["branches"]
@@ -171,7 +171,7 @@ def _check_complete(folder: Folder) -> None:
         if folder.exists("zarr.json"):
             found = read_json(folder, "zarr.json").get("attributes", {})
             if isinstance(found, dict) and found.get("format") == "hyca-trace":
-                _check_version(folder, found.get("version", 0))
+                check_version(folder, found.get("version", 0))
             raise TraceError(f"{folder}: not a HyCa trace; trace again")
         raise TraceError(f"{folder}: no such trace; make one: python -m hyca_calib trace --out {folder}")
     request = Request.read(folder)
@@ -179,10 +179,3 @@ def _check_complete(folder: Folder) -> None:
     raise TraceError(
         f"{folder}: incomplete, {done} of {request.num_samples} samples; give the same `trace` command again"
     )
-
-
-def _check_version(folder: Folder, version: int) -> None:
-    if version > TRACE_VERSION:
-        raise TraceError(f"{folder}: trace version {version} is newer than this hyca; upgrade")
-    if version < TRACE_VERSION:
-        raise TraceError(f"{folder}: trace version {version} is of an older hyca; trace again")

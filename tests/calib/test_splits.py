@@ -1,0 +1,246 @@
+"""Nothing of the test split reaches a plan, and nothing of the select split what is fitted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import zarr
+from storage import record
+
+from hyca_calib.budget import Budget
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.search.assemble import assemble_section, channel_taps
+from hyca_calib.search.candidate import Candidate, Settings, partition
+from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.healing import healed, measure_healing
+from hyca_calib.search.presets import PRESETS, choose_once
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.refine import Refinement
+from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
+from hyca_calib.search.taps import fit_solver
+from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.search.whitening import whitened
+from hyca_calib.study import Study
+from hyca_calib.trace.merge import merge_traces
+from hyca_calib.trace.request import Request
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import SPLITS, Split, Workload
+from hyca_runtime.errors import TraceError
+from hyca_runtime.plan import Section
+from hyca_runtime.schedule import Schedule
+from hyca_runtime.solvers import Hold
+
+BUDGET = Budget.parse("3x")
+FOREVER = 1e12
+"""Minutes; the step size of a refinement falls with the share of them that is spent."""
+LIMITS = SearchOptions(Confirmation(FOREVER, rollouts=5), Refinement(FOREVER, iterations=2, batch=3, evaluations=1))
+
+
+class Perturbing(EmojiPipeline):
+    """Samples of one split are drawn otherwise, and their final latents may be NaN."""
+
+    seeds: frozenset[int] = frozenset()
+    broken = False
+
+    def __call__(self, **call: Any) -> Any:
+        hit = {generator.initial_seed() for generator in call["generator"]} & self.seeds
+        if hit:
+            call["prompt"] = ["star star"] * len(call["prompt"])
+            call["generator"] = [torch.Generator().manual_seed(g.initial_seed() + 1) for g in call["generator"]]
+        found = super().__call__(**call)
+        if hit and self.broken:
+            found[0][0] = torch.nan
+        return found
+
+
+Perturbing.__name__ = EmojiPipeline.__name__  # a trace says which pipeline made it
+
+
+def perturbing(workload: Workload, split: Split, broken: bool = False) -> EmojiPipeline:
+    """The tiny pipeline, perturbed on `split`."""
+    pipe = tiny.pipeline()
+    pipe.__class__ = Perturbing
+    pipe.seeds, pipe.broken = frozenset(job.seed for job in workload.of(split)), broken
+    return pipe
+
+
+def recorded_at(path: Path, workload: Workload, pipe: EmojiPipeline | None = None, overwrite: bool = False) -> bool:
+    return record(path, workload, pipe, batch=2, overwrite=overwrite)
+
+
+def recorded_anew(path: Path, workload: Workload, pipe: EmojiPipeline) -> Trace:
+    recorded_at(path, workload, pipe, overwrite=True)
+    return Trace(path)
+
+
+def plan_of(recorded: Trace, study: Path) -> bytes:
+    """A whole search with all its stages; its limits do not depend on the clock."""
+    workload, pipe = recorded.workload(), tiny.pipeline()
+    where = Study.open(study, {})
+    problem = healed(pipe, Problem(recorded), workload.of("fit"), where.journal, probes=8)
+    candidates = tune(problem, (BUDGET,), Tuning(trials=4, timeout=600), where.journal, seed=0)[BUDGET]
+    search(pipe, [Contender(problem, candidates)], workload, BUDGET, where, LIMITS)
+    return where.plan.read_bytes()
+
+
+def recipe_of(recorded: Trace, study: Path) -> bytes:
+    """The published recipe, which chooses its solvers on one prompt."""
+    where = Study.open(study, {})
+    search_preset(tiny.pipeline(), Problem(recorded), recorded.workload(), BUDGET, where, "hyca", "anchored")
+    return where.plan.read_bytes()
+
+
+def scramble(path: Path, split: Split, workload: Workload) -> None:
+    """Random numbers in all arrays of a split, then the sums anew, as after a repair."""
+    rng, root = np.random.default_rng(0), zarr.open_group(path, mode="r+")
+    samples = {job.index for job in workload.of(split)}
+    commits = [json.loads(p.read_text()) for p in sorted((path / "commits").iterdir())]
+    batches = [commit["batch"] for commit in commits if samples & set(commit["samples"])]
+    of = {name: root[f"points/trunk/{name}"] for name in ("values", "batch_gram", "batch_gain")} | {
+        "latents": root["latents"]
+    }
+    branches, steps, channels = of["batch_gain"].shape[1:]
+    rows, columns = np.triu_indices(steps)
+    for number in batches:
+        features = rng.normal(size=(branches, channels, steps, 4 * steps)).cumsum(axis=2)
+        of["batch_gram"][number] = (features @ features.swapaxes(2, 3))[..., rows, columns]
+        of["batch_gain"][number] = rng.uniform(1, 20, (branches, steps, channels))
+    for number in samples:
+        for name in ("values", "latents"):
+            of[name][number] = rng.normal(size=of[name].shape[1:])
+    (path / "manifest.json").unlink()
+    assert recorded_at(path, workload)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of every trace here: a plan names it."""
+    return Path(tmp_path_factory.mktemp("splits")) / "t.zarr"
+
+
+@pytest.fixture(scope="module")
+def plans(path: Path, workload: Workload) -> tuple[bytes, bytes]:
+    """Of a search and of the published recipe, nothing perturbed."""
+    recorded = recorded_anew(path, workload, tiny.pipeline())
+    return plan_of(recorded, path.parent / "plain"), recipe_of(recorded, path.parent / "recipe")
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["other samples", "NaN among them"])
+def test_other_test_samples_give_the_same_plan(
+    plans: tuple[bytes, bytes], path: Path, workload: Workload, tmp_path: Path, broken: bool
+) -> None:
+    before = Trace(path).gram("test")
+    recorded = recorded_anew(path, workload, perturbing(workload, "test", broken))
+    assert bool(recorded.attributes["excluded"]) == broken
+    assert not np.allclose(recorded.gram("test"), before, rtol=1e-3), "the perturbation must be one"
+    assert plan_of(recorded, tmp_path / "search") == plans[0]
+    assert recipe_of(recorded, tmp_path / "recipe") == plans[1]
+
+
+def test_a_scrambled_test_split_gives_the_same_plan(
+    plans: tuple[bytes, bytes], path: Path, workload: Workload, tmp_path: Path
+) -> None:
+    names = ("points/trunk/values", "points/trunk/gram", "points/trunk/batch_gain", "latents")
+    plain = recorded_anew(path, workload, tiny.pipeline())
+    before = {name: plain.array(name) for name in names}
+    scramble(path, "test", workload)
+    recorded = Trace(path)
+    for name in names:
+        assert not np.array_equal(recorded.array(name), before[name]), name
+    assert plan_of(recorded, tmp_path / "search") == plans[0]
+    assert recipe_of(recorded, tmp_path / "recipe") == plans[1]
+
+
+@pytest.mark.parametrize("split", ["fit", "select"])
+def test_other_splits_do_reach_the_plan(
+    plans: tuple[bytes, bytes], path: Path, workload: Workload, tmp_path: Path, split: Split
+) -> None:
+    """Else equal plans would show nothing."""
+    recorded_anew(path, workload, tiny.pipeline())
+    scramble(path, split, workload)
+    assert plan_of(Trace(path), tmp_path / "search") != plans[0]
+
+
+def fitted(problem: Problem) -> dict[str, list[np.ndarray]]:
+    """All that is fitted, for given settings and a given schedule."""
+    settings, schedule = Settings(groups=3), Schedule.from_steps(12, (0, 1, 4, 8))
+    taps = fit_solver(problem.fit, schedule, problem.times(settings.axis), settings.depth, settings.ridge).weights
+    groups, solvers = choose_once(problem, PRESETS["hyca"].pool, 0)
+    return {
+        "gains": [problem.channel_gain, problem.step_weights],
+        "groups": partition(problem, settings, 0),
+        "taps": [taps, channel_taps(problem, Candidate(replace(settings, repay=0.5), schedule, 0.0), held(problem))],
+        "coordinates": [whitened(taps, schedule, problem.fit)(torch.ones(taps.shape)).numpy()],
+        "the recipe's choice": [*groups, np.array([solver.name for solver in solvers])],
+    }
+
+
+def held(problem: Problem) -> Section:
+    """A section of the schedule in `fitted` that reuses."""
+    groups = [(np.arange(problem.trace.num_channels), Hold(), Hold())]
+    candidate = Candidate(Settings(groups=1, depth=1), Schedule.from_steps(12, (0, 1, 4, 8)), 0.0)
+    return assemble_section(problem, candidate, groups)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_nothing_but_the_fit_split_is_fitted(path: Path, workload: Workload, split: Split) -> None:
+    plain = fitted(Problem(recorded_anew(path, workload, tiny.pipeline())))
+    scramble(path, split, workload)
+    for name, arrays in fitted(Problem(Trace(path))).items():
+        equal = all(np.array_equal(a, b) for a, b in zip(arrays, plain[name], strict=False))
+        assert equal == (split != "fit"), name
+
+
+def test_pushes_are_on_samples_of_the_fit_split(recorded: Trace, workload: Workload) -> None:
+    """Healing is measured on the model itself: no other noise is drawn."""
+    drawn: set[int] = set()
+
+    class Watched(EmojiPipeline):
+        def __call__(self, **call: Any) -> Any:
+            drawn.update(generator.initial_seed() for generator in call["generator"])
+            return super().__call__(**call)
+
+    pipe = tiny.pipeline()
+    pipe.__class__ = Watched
+    measure_healing(pipe, Problem(recorded), workload.of("fit"), probes=6)
+    assert drawn
+    assert drawn <= {job.seed for job in workload.of("fit")}
+
+
+def test_gains_are_measured_on_the_fit_split_alone(recorded: Trace, workload: Workload) -> None:
+    request = Request.read(recorded.folder)
+    assert [job for n in request.gain_batches for job in request.batches[n]] == list(workload.of("fit"))
+    gains = recorded.array("points/trunk/batch_gain")
+    others = [n for n in range(len(request.batches)) if n not in request.gain_batches]
+    assert not gains[others].any()
+    np.testing.assert_allclose(recorded.gain, gains.sum(0) / len(workload.of("fit")))
+
+
+def test_traces_of_before_are_refused_with_a_cure(path: Path, workload: Workload, tmp_path: Path) -> None:
+    """Complete ones, and begun ones, whose batches would be summed with others."""
+    recorded_anew(path, workload, tiny.pipeline())
+    old = tmp_path / "old.zarr"
+    shutil.copytree(path, old)
+    request = json.loads((old / "request.json").read_text())
+    del request["version"]
+    (old / "request.json").write_text(json.dumps(request))
+    meta = json.loads((old / "zarr.json").read_text())
+    meta["attributes"]["version"] = 3
+    (old / "zarr.json").write_text(json.dumps(meta))
+    cure = "of an older hyca, expected version 4 .*saw the test split.* with --overwrite"
+    with pytest.raises(TraceError, match=f"version 3 is {cure}"):
+        Trace(old)
+    (old / "manifest.json").unlink()
+    for act in (lambda: Trace(old), lambda: recorded_at(old, workload), lambda: merge_traces([old], tmp_path / "out")):
+        with pytest.raises(TraceError, match=cure):
+            act()
+    assert recorded_at(old, workload, overwrite=True)
+    assert np.array_equal(Trace(old).gain, Trace(path).gain)
