@@ -1,16 +1,22 @@
-"""Pictures judged on their own, without the full run's beside them."""
+"""Pictures judged on their own: how far from real ones, what is recognised, whether they are as good as the full run's.
+
+No picture is compared with the full run's of the same noise; only what each of them shows on its own is.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hyca_calib.bench.equivalence import Departure, Margins, Marks, Outcome, departures, outcome
+from hyca_calib.bench.marks import CONFIDENCE, confidence, detail
 from hyca_calib.demo.judge.network import Judge, labels_of
+from hyca_calib.metrics import expanded_tail, interval
 from hyca_calib.workload import Job
 
 __all__ = ["Quality", "Verdict", "frechet_distance", "judged", "quality"]
@@ -26,10 +32,12 @@ class Verdict:
     Attributes:
         features: ``(sample, feature)``.
         recalled: share of what was asked for that the judge recognises, ``(sample,)``.
+        marks: detail and confidence, by name, ``(sample,)`` each.
     """
 
     features: Array
     recalled: tuple[float, ...]
+    marks: Marks = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,18 +47,17 @@ class Quality:
     Attributes:
         frechet: distance of the pictures' features to those of real pictures, lower is better.
         accuracy: share of the words, or classes, asked for that the judge recognises.
-        frechet_excess, accuracy_gain: over the full run's, and 95 % bootstrap interval, sample by sample.
+        frechet_excess, accuracy_gain: over the full run's, and 95 % interval of a bootstrap of prompts.
+        outcome: of the tests of `hyca_calib.bench.equivalence`, on the marks.
+        departures: of the marks from the full run's.
     """
 
     frechet: float
     accuracy: float
     frechet_excess: tuple[float, float, float] = (0.0, 0.0, 0.0)
     accuracy_gain: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    @property
-    def behind(self) -> bool:
-        """Whether the pictures are worse than the full run's, beyond the interval."""
-        return self.frechet_excess[1] > 0 or self.accuracy_gain[2] < 0
+    outcome: Outcome = "cannot tell"
+    departures: tuple[Departure, ...] = ()
 
 
 def frechet_distance(features: Array, mean: Array, covariance: Array) -> float:
@@ -69,28 +76,47 @@ def frechet_distance(features: Array, mean: Array, covariance: Array) -> float:
 def judged(judge: Judge, images: Tensor, jobs: Sequence[Job]) -> Verdict:
     """Pictures ``(sample, 3, height, width)`` of `jobs` in [0, 1]."""
     features, logits = judge.judge(images)
-    return Verdict(features.double().numpy(), tuple(judge.recalled(logits, [labels_of(job.call) for job in jobs])))
+    asked = [labels_of(job.call) for job in jobs]
+    marks = {**detail(images, judge.frames), CONFIDENCE: confidence(judge, logits, asked)}
+    return Verdict(features.double().numpy(), tuple(judge.recalled(logits, asked)), marks)
 
 
-def quality(judge: Judge, found: Verdict, full: Verdict, seed: int = 0) -> Quality:
-    """Of one method, against the full run on the same jobs."""
+def quality(
+    judge: Judge,
+    found: Verdict,
+    full: Verdict,
+    margins: Margins | None = None,
+    groups: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Quality:
+    """Of one method, against the full run on the same jobs.
+
+    Args:
+        margins: see `hyca_calib.bench.power.load_margins`; without them nothing can be shown to be as good.
+        groups: a label per sample, see `hyca_calib.metrics.prompt_groups`; samples with the same one are resampled
+            together.
+    """
     mean, covariance = judge.mean.double().numpy(), judge.covariance.double().numpy()
+    labels = np.arange(len(full.recalled)) if groups is None else np.asarray(groups)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rng = np.random.default_rng(seed)
-    picks = rng.integers(len(found.features), size=(RESAMPLES, len(found.features)))
 
-    def distance(verdict: Verdict, pick: Array | slice = slice(None)) -> float:
-        return frechet_distance(verdict.features[pick], mean, covariance)
+    def excess(pick: Array | slice = slice(None)) -> float:
+        one, other = (frechet_distance(verdict.features[pick], mean, covariance) for verdict in (found, full))
+        return one - other
 
-    def interval(value: float, draws: Sequence[float]) -> tuple[float, float, float]:
-        low, high = np.quantile(draws, (0.025, 0.975))
-        return value, float(low), float(high)
-
-    gains = np.subtract(found.recalled, full.recalled)
+    draws = [
+        excess(np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]))
+        for _ in range(RESAMPLES)
+    ]
+    tail = expanded_tail(0.025, len(members))
+    low, high = np.quantile(draws, (tail, 1 - tail))
+    apart = departures(found.marks, full.marks, margins, labels.tolist(), seed)
     return Quality(
-        frechet=distance(found),
+        frechet=frechet_distance(found.features, mean, covariance),
         accuracy=statistics.fmean(found.recalled),
-        frechet_excess=interval(
-            distance(found) - distance(full), [distance(found, pick) - distance(full, pick) for pick in picks]
-        ),
-        accuracy_gain=interval(float(gains.mean()), [float(gains[pick].mean()) for pick in picks]),
+        frechet_excess=(excess(), float(low), float(high)),
+        accuracy_gain=interval(np.subtract(found.recalled, full.recalled).tolist(), seed, labels.tolist()),
+        outcome=outcome(apart),
+        departures=apart,
     )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from scipy.linalg import sqrtm
 
-from hyca_calib.bench.quality import Verdict, frechet_distance, judged, quality
+from hyca_calib.bench.equivalence import Margins
+from hyca_calib.bench.power import load_margins
+from hyca_calib.bench.quality import Quality, Verdict, frechet_distance, judged, quality
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.judge import load_judge
 from hyca_calib.demo.judge.network import FEATURES, SIZE, Judge, labels_of
 from hyca_calib.memory import peak_memory
+from hyca_calib.metrics import prompt_groups
 from hyca_calib.rollout import sample_images
 from hyca_calib.workload import Job, Workload
 
@@ -39,15 +45,43 @@ def test_recall_is_accuracy_for_one_label() -> None:
     assert np.isnan(judge.recalled(logits[:1], [("unheard",)])[0])
 
 
-def test_a_worse_method_is_behind() -> None:
+def test_a_worse_method_is_seen() -> None:
     rng = np.random.default_rng(0)
     judge = Judge(("a", "b"), 1)
-    good = Verdict(rng.normal(size=(48, FEATURES)), (1.0,) * 48)
-    bad = Verdict(good.features + 2, (1.0,) * 24 + (0.0,) * 24)
-    assert quality(judge, bad, good).behind
-    assert not quality(judge, good, good).behind
-    assert quality(judge, good, good).frechet_excess == (0.0, 0.0, 0.0)
-    assert quality(judge, bad, good).accuracy_gain[0] == -0.5
+    marks = {"detail, 1 px": tuple(rng.normal(size=48).tolist()), "confidence": (1.0,) * 48}
+    good = Verdict(rng.normal(size=(48, FEATURES)), (1.0,) * 48, marks)
+    bad = Verdict(good.features + 2, (1.0,) * 24 + (0.0,) * 24, {**marks, "confidence": (0.0,) * 48})
+    margins = Margins("planted", 0.3, 0.1)
+    assert quality(judge, bad, good, margins).outcome == "worse"
+    assert quality(judge, bad, good, margins).accuracy_gain[0] == -0.5
+    same = quality(judge, good, good, margins)
+    assert same.outcome == "as good"
+    assert same.frechet_excess == (0.0, 0.0, 0.0)
+    assert quality(judge, good, good).outcome == "cannot tell"  # without margins
+
+
+def test_repeated_prompts_are_resampled_together() -> None:
+    rng, groups = np.random.default_rng(0), [i // 3 for i in range(48)]
+    judge = Judge(("a", "b"), 1)
+    shift = rng.normal(size=(16, FEATURES)).repeat(3, axis=0)
+    full = Verdict(
+        rng.normal(size=(16, FEATURES)).repeat(3, axis=0) + 0.1 * rng.normal(size=(48, FEATURES)), (1.0,) * 48
+    )
+    found = Verdict(full.features + shift, (1.0,) * 48)
+    (_, low, high), (_, naive_low, naive_high) = (
+        quality(judge, found, full, groups=of).frechet_excess for of in (groups, None)
+    )
+    assert high - low > 1.3 * (naive_high - naive_low)
+
+
+def test_quality_is_kept_as_json() -> None:
+    judge = Judge(("a", "b"), 1)
+    jobs = [Job(i, "test", i, {"class_labels": "a"}) for i in range(FEATURES + 2)]
+    images = torch.rand(len(jobs), 3, SIZE, SIZE)
+    full, found = (judged(judge.eval(), x, jobs) for x in (images, images.roll(1, 0)))
+    assert set(full.marks) == {"detail, 1 px", "detail, 2 px", "detail, 4 px", "confidence"}
+    kept, seen = TypeAdapter(Quality), quality(judge, found, full, Margins("planted", 0.3, 0.1))
+    assert kept.validate_json(json.dumps(kept.dump_python(seen, mode="json"), allow_nan=False)) == seen
 
 
 def test_a_clip_is_its_frames_below_one_another() -> None:
@@ -71,10 +105,12 @@ def test_judges_tell_good_pictures_from_bad(model: str, samples: int, block: int
     images, _ = sample_images(pipe, jobs, 20, 8)
     blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(images, block), scale_factor=block)
     full, worse = judged(judge, images, jobs), judged(judge, blurred, jobs)
+    margins, groups = load_margins(model), prompt_groups(jobs)
     assert np.mean(full.recalled) > 0.7
-    found = quality(judge, worse, full)
-    assert found.behind
-    assert found.frechet_excess[0] > 0.2 * quality(judge, full, full).frechet
+    found, same = (quality(judge, x, full, margins, groups) for x in (worse, full))
+    assert found.outcome == "worse"
+    assert found.frechet_excess[0] > 0.2 * same.frechet
+    assert same.outcome == "as good"
 
 
 def test_peak_memory() -> None:

@@ -1,0 +1,111 @@
+"""Pictures of a full run, damaged on purpose: what a judge must be able to see."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, pad
+
+from hyca_calib.metrics import image_psnr
+from hyca_calib.workload import Job
+
+__all__ = ["FEWER", "LEVELS", "Damage", "blurred", "brought", "damaged", "noisy"]
+
+LEVELS = (40.0, 30.0, 25.0, 20.0)
+"""PSNR to the full run, in dB."""
+FEWER = "fewer steps"
+PROBES = 4
+"""Samples on which a step count is chosen."""
+LADDER = (2, 3, 4, 5, 7, 10, 15, 20, 30)
+"""Step counts that are tried."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One way of damaging pictures.
+
+    Attributes:
+        level: PSNR to the full run that was aimed at, dB.
+        psnr_db: what it is, mean over the samples.
+        strength: standard deviation of the blur in pixels, or of the noise; or the number of steps.
+    """
+
+    kind: str
+    level: float
+    psnr_db: float
+    strength: float
+
+
+def blurred(images: Tensor, sigma: float, frames: int) -> Tensor:
+    """Every frame blurred by a normal kernel of standard deviation `sigma` pixels, edges repeated.
+
+    Args:
+        images: ``(sample, 3, frames * height, width)``.
+    """
+    reach = min(max(1, math.ceil(4 * sigma)), 64)
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1.0) / sigma).square())
+    kernel = line / line.sum()
+    flat = images.reshape(len(images) * 3 * frames, 1, -1, images.shape[-1])
+    wide = pad(flat, (reach,) * 4, mode="replicate")
+    return conv2d(conv2d(wide, kernel[None, None, None]), kernel[None, None, :, None]).reshape(images.shape)
+
+
+def noisy(images: Tensor, deviation: float, seed: int = 0) -> Tensor:
+    """Normal noise added, kept in [0, 1]; the same noise for every `deviation`."""
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    return (images + deviation * noise).clamp(0, 1)
+
+
+def brought(images: Tensor, level: float, damage: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, float]:
+    """Pictures damaged until their mean PSNR is `level` dB, and the strength, found by bisection on its logarithm."""
+    low, high = 1e-3, 30.0
+    for _ in range(30):
+        strength = math.sqrt(low * high)
+        if _psnr(damage(images, strength), images) > level:
+            low = strength
+        else:
+            high = strength
+    return damage(images, high), high
+
+
+def damaged(
+    full: Tensor,
+    frames: int,
+    jobs: Sequence[Job] = (),
+    draw: Callable[[Sequence[Job], int], Tensor] | None = None,
+    levels: Sequence[float] = LEVELS,
+) -> list[tuple[Damage, Tensor]]:
+    """Pictures of a full run, blurred, noisy, and drawn with fewer steps, each near every level.
+
+    Args:
+        full: ``(sample, 3, frames * height, width)`` in [0, 1].
+        draw: pictures of some of `jobs` with so many steps; without it no steps are left out. Step counts are chosen on
+            the first `PROBES` jobs, and the one nearest to a level stands for it, however near that is.
+    """
+    found = []
+    ways: dict[str, Callable[[Tensor, float], Tensor]] = {
+        "blur": lambda images, sigma: blurred(images, sigma, frames),
+        "noise": noisy,
+    }
+    for kind, way in ways.items():
+        for level in levels:
+            images, strength = brought(full, level, way)
+            found.append((Damage(kind, level, _psnr(images, full), strength), images))
+    if draw is not None:
+        few = jobs[:PROBES]
+        reached = {steps: _psnr(draw(few, steps), full[: len(few)]) for steps in LADDER}
+        nearest = {level: min(LADDER, key=lambda steps: abs(reached[steps] - level)) for level in levels}
+        drawn = {steps: draw(jobs, steps) for steps in sorted(set(nearest.values()))}
+        found += [
+            (Damage(FEWER, level, _psnr(drawn[steps], full), steps), drawn[steps]) for level, steps in nearest.items()
+        ]
+    return found
+
+
+def _psnr(images: Tensor, reference: Tensor) -> float:
+    return statistics.fmean(image_psnr(images, reference))

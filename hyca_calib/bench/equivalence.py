@@ -1,0 +1,171 @@
+"""Whether pictures are as good as the full run's: two one-sided tests against a margin chosen beforehand.
+
+That no difference is seen does not show that there is none. So the question is turned round (Schuirmann 1987): a run is
+*as good* only if the interval of every mark's mean difference lies within a margin, and the margin is what the mildest
+of some deliberate damages does (`hyca_calib.bench.damage`). It was measured once, on pictures of the fit split, and is
+kept beside the judges: ``python -m hyca_calib.bench.power --model demo`` makes it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyca_calib.bench.damage import Damage
+from hyca_calib.bench.marks import CONFIDENCE
+from hyca_calib.metrics import expanded_tail, resampled_means
+
+__all__ = [
+    "LEVEL",
+    "OUTCOMES",
+    "Departure",
+    "Effect",
+    "Margins",
+    "Marks",
+    "Outcome",
+    "chosen_margins",
+    "departures",
+    "outcome",
+]
+
+Array = NDArray[np.float64]
+Outcome = Literal["as good", "worse", "cannot tell"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+Marks = Mapping[str, tuple[float, ...]]
+"""Of every sample, by name; see `hyca_calib.bench.marks`."""
+LEVEL = 0.05
+"""Of every test."""
+MARGIN_DB = 30.0
+"""Damage as far from the full run as this is not to pass."""
+RESAMPLES = 4000
+LEAST_GROUPS = 8
+"""With fewer, all of them may point one way by chance, and a bootstrap would not know."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """How far a mark is from the full run's, mean over the samples.
+
+    Attributes:
+        mean, low, high: of run minus full run, and the interval of the two one-sided tests (90 % at a level of 5 %).
+        margin: largest departure that passes; None where no damage shows what it would be, of too few prompts, or
+            without a value.
+        shown: whether it is worse than the full run's, at a level that all marks share.
+    """
+
+    mark: str
+    mean: float
+    low: float
+    high: float
+    margin: float | None
+    shown: bool
+
+    @property
+    def within(self) -> bool:
+        """Whether the tests show it within the margin; more confidence is no fault."""
+        if self.margin is None:
+            return False
+        return self.low > -self.margin and (self.mark == CONFIDENCE or self.high < self.margin)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a damage does to the marks."""
+
+    damage: Damage
+    departures: tuple[Departure, ...]
+
+    @property
+    def detail(self) -> float:
+        """The largest departure of detail or flicker, dB."""
+        return max(abs(d.mean) for d in self.departures if d.mark != CONFIDENCE)
+
+    @property
+    def change(self) -> float | None:
+        """Of confidence, either way, where the tests show one: blur and fewer steps can make a picture plainer."""
+        found = next(d for d in self.departures if d.mark == CONFIDENCE)
+        return abs(found.mean) if found.high < 0 or found.low > 0 else None
+
+
+@dataclass(frozen=True)
+class Margins:
+    """What a departure must stay below, for one model.
+
+    Attributes:
+        detail: in dB, for every scale and for flicker: the least over the kinds of damage of what it does at 30 dB,
+            on the scale where it does most.
+        confidence: a loss in nats as large as the change that the mildest damage brings: for every kind at the first
+            of 30, 25 and 20 dB where a change is shown, the least over the kinds. None if no damage shows one.
+        effects: what they were chosen from.
+        source: which pictures those are.
+    """
+
+    model: str
+    detail: float
+    confidence: float | None
+    effects: tuple[Effect, ...] = ()
+    source: str = ""
+
+    def of(self, mark: str) -> float | None:
+        """The margin of one mark."""
+        return self.confidence if mark == CONFIDENCE else self.detail
+
+
+def departures(
+    found: Marks, full: Marks, margins: Margins | None = None, groups: Sequence[int] | None = None, seed: int = 0
+) -> tuple[Departure, ...]:
+    """Of every mark, by a bootstrap of whole groups.
+
+    Args:
+        groups: a label per sample, see `hyca_calib.metrics.prompt_groups`.
+    """
+    if found.keys() != full.keys():
+        raise ValueError(f"marks {sorted(found)} against {sorted(full)}; measure both runs alike")
+    if not full:
+        return ()
+    names = list(full)
+    apart = np.stack([np.subtract(found[name], full[name]) for name in names], axis=1)
+    blind = np.isnan(apart).all(axis=0)
+    apart[:, blind] = 0
+    labels = range(len(apart)) if groups is None else groups
+    count = len(set(labels))
+    draws = resampled_means(apart, labels, RESAMPLES, seed)
+    # an end of each interval for one mark's tests, and of those that all marks share, at either side
+    tails = [expanded_tail(LEVEL, count), expanded_tail(LEVEL / len(names) / 2, count)]
+    near, far = (np.nanquantile(draws, (tail, 1 - tail), axis=0) for tail in tails)
+    rows = []
+    for i, name in enumerate(names):
+        worse = far[1, i] < 0 or (far[0, i] > 0 and name != CONFIDENCE)
+        enough = count >= LEAST_GROUPS and not blind[i]
+        margin = margins.of(name) if margins and enough else None
+        mean, low, high = (float(x) for x in (np.nanmean(apart[:, i]), *near[:, i]))
+        rows.append(Departure(name, mean, low, high, margin, bool(worse) and enough))
+    return tuple(rows)
+
+
+def outcome(found: Sequence[Departure]) -> Outcome:
+    """As good only if every mark is shown to be within its margin; else worse, if any is shown to be worse.
+
+    A departure within the margin may be certain and still pass. As all marks must pass, each is tested at the full
+    level; as one is enough to fail, those tests share it (Bonferroni).
+    """
+    if found and all(d.within for d in found):
+        return "as good"
+    return "worse" if any(d.shown for d in found) else "cannot tell"
+
+
+def chosen_margins(model: str, effects: Sequence[Effect], source: str = "") -> Margins:
+    """By the rule that `Margins` states."""
+    at = [effect for effect in effects if effect.damage.level == MARGIN_DB]
+    if not at:
+        raise ValueError(f"no damage at {MARGIN_DB:.0f} dB among {len(effects)}; damage pictures at that level, too")
+    changes = []
+    for kind in dict.fromkeys(effect.damage.kind for effect in effects):
+        of = sorted((e for e in effects if e.damage.kind == kind), key=lambda e: -e.damage.level)
+        shown = [e.change for e in of if e.damage.level <= MARGIN_DB and e.change is not None]
+        changes += shown[:1]
+    return Margins(model, min(effect.detail for effect in at), min(changes, default=None), tuple(effects), source)

@@ -1,0 +1,180 @@
+"""The judges' margins, and what they detect: ``python -m hyca_calib.bench.power --model demo`` makes both again.
+
+Full-run pictures of the fit split are damaged on purpose; margins are chosen from them and kept beside the judges. Then
+the same is done on the test split, and the outcome of each damaged run against the full run is told, with the share of
+resamples of the prompts that have it. A run of the same prompts with other noise is as good by construction: whether
+the judge can show that of a run that shares no noise with the other is in the table, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from hyca_calib.bench.damage import LEVELS, Damage, damaged
+from hyca_calib.bench.equivalence import (
+    LEVEL,
+    OUTCOMES,
+    Departure,
+    Effect,
+    Margins,
+    Outcome,
+    chosen_margins,
+    departures,
+    outcome,
+)
+from hyca_calib.bench.marks import CONFIDENCE
+from hyca_calib.bench.quality import Verdict, judged
+from hyca_calib.defaults import prompts_of
+from hyca_calib.demo import DEMOS
+from hyca_calib.demo.judge import WEIGHTS, load_judge
+from hyca_calib.demo.judge.network import Judge
+from hyca_calib.metrics import image_psnr, prompt_groups
+from hyca_calib.models import load_pipeline
+from hyca_calib.provenance import provenance
+from hyca_calib.rollout import sample_images
+from hyca_calib.workload import Job, Workload
+
+__all__ = ["Detection", "detection", "detection_table", "load_margins", "margins"]
+
+SAMPLES = {"demo": 112, "demo-class": 112, "demo-video": 28}
+"""Of the workloads of the published tables."""
+RESAMPLED = 200
+OTHER_NOISE = 50_000_017
+"""Added to the seeds of a run with other noise."""
+
+
+def margins(
+    judge: Judge, full: Tensor, jobs: Sequence[Job], runs: Sequence[tuple[Damage, Tensor]], model: str, source: str = ""
+) -> Margins:
+    """Chosen from damaged pictures.
+
+    Args:
+        full: pictures of `jobs` by the full run, ``(sample, 3, frames * height, width)``.
+        runs: the same pictures damaged, see `hyca_calib.bench.damage.damaged`.
+    """
+    own, groups = judged(judge, full, jobs).marks, prompt_groups(jobs)
+    effects = [Effect(way, departures(judged(judge, images, jobs).marks, own, None, groups)) for way, images in runs]
+    return chosen_margins(model, effects, source)
+
+
+def load_margins(model: str, folder: Path = WEIGHTS) -> Margins | None:
+    """Those kept for an embedded model, None if there are none."""
+    path = folder / f"{model}-margins.json"
+    return TypeAdapter(Margins).validate_python(json.loads(path.read_text())["margins"]) if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the tests say of one run.
+
+    Attributes:
+        name: what was done to it.
+        psnr_db: to the full run, mean over the samples.
+        outcome: with all samples.
+        shares: of resamples of the prompts, by outcome.
+        departures: of the marks.
+    """
+
+    name: str
+    psnr_db: float
+    outcome: Outcome
+    shares: dict[Outcome, float]
+    departures: tuple[Departure, ...]
+
+
+def detection(
+    name: str, found: Verdict, full: Verdict, psnr_db: float, limits: Margins, groups: Sequence[int], seed: int = 0
+) -> Detection:
+    """Of one run, and of resamples of its prompts, each tested like a sample of its own."""
+    rng, labels = np.random.default_rng(seed), np.asarray(groups)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    counts: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
+    for _ in range(RESAMPLED):
+        drawn = [members[i] for i in rng.integers(len(members), size=len(members))]
+        pick, again = np.concatenate(drawn), np.repeat(range(len(drawn)), [len(of) for of in drawn])
+        one, other = ({k: tuple(np.take(v, pick)) for k, v in verdict.marks.items()} for verdict in (found, full))
+        counts[outcome(departures(one, other, limits, again.tolist(), int(rng.integers(2**31))))] += 1
+    apart = departures(found.marks, full.marks, limits, groups, seed)
+    shares = {way: count / RESAMPLED for way, count in counts.items()}
+    return Detection(name, psnr_db, outcome(apart), shares, apart)
+
+
+def detection_table(found: Sequence[Detection], limits: Margins) -> str:
+    """Markdown: what the tests say of every run, and how often."""
+    marks = [d.mark for d in found[0].departures]
+    head = ["run", "PSNR dB", "outcome", *(f"{way}, % of resamples" for way in OUTCOMES)]
+    head += [f"{mark}, {'nats' if mark == CONFIDENCE else 'dB'} (90 %)" for mark in marks]
+    lines = [_line(head), _line(["---", "---:", "---"] + ["---:"] * (len(head) - 3))]
+    for run in found:
+        cells = [run.name, f"{run.psnr_db:.1f}", run.outcome]
+        cells += [f"{100 * run.shares[way]:.0f}" for way in OUTCOMES]
+        lines.append(_line(cells + [f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})" for d in run.departures]))
+    kept = "no damage shows one" if limits.confidence is None else f"{limits.confidence:.3f} nats of confidence"
+    told = f"Margins of `{limits.model}`: {limits.detail:.3f} dB of detail, {kept}; {limits.source}."
+    rule = f"Tests at {100 * LEVEL:.0f} %, bootstrap of whole prompts."
+    return "\n".join([*lines, "", f"{told} {rule}", ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _drawn(pipe: Any, batch: int, jobs: Sequence[Job], steps: int) -> Tensor:
+    return sample_images(pipe, jobs, steps, batch)[0]
+
+
+def measure(model: str, samples: int, steps: int = 50, batch: int = 8) -> tuple[Margins, list[Detection]]:
+    """Margins from the fit split, and what they detect on the test split."""
+    judge = load_judge(model)
+    if judge is None:
+        raise ValueError(f"no judge for {model!r}; expected one of {', '.join(DEMOS)}")
+    workload, pipe = Workload(prompts_of(model, None), samples, steps), load_pipeline(model, "cpu")
+    draw = partial(_drawn, pipe, batch)
+    fit, test = workload.of("fit"), workload.of("test")
+    full = draw(fit, steps)
+    source = f"pictures of {len(fit)} samples of the fit split, {steps} steps, damaged"
+    limits = margins(judge, full, fit, damaged(full, judge.frames, fit, draw), model, source)
+    full = draw(test, steps)
+    own, groups, found = judged(judge, full, test), prompt_groups(test), []
+    for way, images in damaged(full, judge.frames, test, draw, LEVELS):
+        name = f"{way.kind}, {way.level:.0f} dB (strength {way.strength:.3g})"
+        found.append(detection(name, judged(judge, images, test), own, way.psnr_db, limits, groups))
+    other = draw([replace(job, seed=job.seed + OTHER_NOISE) for job in test], steps)
+    psnr_db = float(np.mean(image_psnr(other, full)))
+    found.append(detection("full run, other noise", judged(judge, other, test), own, psnr_db, limits, groups))
+    found.append(detection("full run itself", own, own, 150.0, limits, groups))
+    return limits, found
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=tuple(DEMOS), required=True, help="whose judge")
+    parser.add_argument("--samples", type=int, help="of the workload (default: those of the published table)")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the margins (default: the package's)")
+    parser.add_argument("--tables", type=Path, default=Path("studies/bench"), help="folder for MODEL/judge.md")
+    args = parser.parse_args()
+    limits, found = measure(args.model, args.samples or SAMPLES[args.model])
+    made = provenance("cpu")
+    kept = {"made": made, "margins": TypeAdapter(Margins).dump_python(limits, mode="json")}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"{args.model}-margins.json").write_text(json.dumps(kept, indent=1) + "\n")
+    table = f"{detection_table(found, limits)}\nMade on {made['date']}, commit {made['commit']}.\n"
+    path = args.tables / args.model / "judge.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
