@@ -10,7 +10,9 @@ which is a weighted sum of those features. The authors' release mixes it with a 
 :math:`w \hat F + (1 - w) \hat F_{lin}`: w = 1 is the paper, 0.5 to 1 what the release recommends. The schedule is the
 release's (paper, appendix B.1): W computed steps first, then one at the end of every window of N steps, where N grows
 by alpha after each. Published: m = 4, lambda = 0.1, W = 5, N = 2, alpha = 0.75 or 3 (14 or 10 of 50 steps). The port in
-stable-diffusion.cpp also computes a last tenth of the run: `last` steps here, 0 in the release.
+stable-diffusion.cpp also computes a last tenth of the run: `last` steps here, 0 in the release. The release's forecaster
+can forget all but K features, and is told to keep 100, which is all; where the first features are unlike all later ones
+(`demo-class`: their norm falls to a third within three steps) one polynomial through all is far off, so K is tried, too.
 
 Where ours may differ: the release rounds coefficients, times and features to bfloat16, we do not; it maps steps to
 :math:`\tau` with S = 50 whatever the number of steps, we with the real one. The port just named forecasts the output of
@@ -93,7 +95,7 @@ def spectrum_family(pipe: Any, setup: Setup) -> Family:
         rule = SpectrumRule(
             num, frozenset(computed), int(settings["m"]), float(settings["lambda"]), float(settings["w"])
         )
-        with stepwise(pipe, rule):
+        with stepwise(pipe, rule, depth=int(settings["K"])):
             yield
 
     return Family(
@@ -111,6 +113,7 @@ def spectrum_family(pipe: Any, setup: Setup) -> Family:
             Axis("last", counts(0, num - 1), first=(0,), closed=True),
             Axis("w", (0.0, 0.25, 0.5, 0.75, 1.0), first=(0.5, 1.0), closed=True),
             Axis("m", counts(0, num - 1), first=(4,), closed=True),
+            Axis("K", counts(2, num), first=(num,), closed=True),
             Axis("lambda", ladder(1e-4, 30, 10**0.5), first=(0.1,)),
         ),
         apply=apply,

@@ -174,11 +174,24 @@ class TestSpectrum:
     def test_without_chebyshev_it_is_linear_extrapolation(
         self, pipe: EmojiPipeline, setup: Setup, jobs: tuple[Job, ...]
     ) -> None:
-        settings = {"W": 2, "N": 3, "alpha": 0.0, "last": 0, "w": 0.0, "m": 4, "lambda": 0.1}
+        settings = {"W": 2, "N": 3, "alpha": 0.0, "last": 0, "w": 0.0, "m": 4, "K": 12, "lambda": 0.1}
         with spectrum_family(pipe, setup).apply(pipe, settings):
             found = draw(pipe, jobs)
         with apply_plan(pipe, make_plan(pipe.transformer, (0, 1, 4, 7, 10), (Newton(1),))):
             torch.testing.assert_close(found, draw(pipe, jobs), rtol=1e-5, atol=1e-5)
+
+    def test_it_forgets_what_it_is_told_to(self, pipe: EmojiPipeline, setup: Setup, jobs: tuple[Job, ...]) -> None:
+        settings = {"W": 2, "N": 3, "alpha": 0.0, "last": 0, "w": 1.0, "m": 1, "K": 2, "lambda": 1e-4}
+        family, drawn = spectrum_family(pipe, setup), {}
+        for kept in (2, 12):
+            with family.apply(pipe, settings | {"K": kept}):
+                drawn[kept] = draw(pipe, jobs)
+        assert not torch.equal(drawn[2], drawn[12])
+        steps = (0, 1, 4, 7, 10)
+        rows = {t: [s for s in reversed(steps) if s < t][:2] for t in range(STEPS) if t not in steps}
+        by_hand = {t: chebyshev_row(past, t, STEPS, 1, 1e-4).tolist() for t, past in rows.items()}
+        with stepwise(pipe, TabledRule(by_hand)):
+            torch.testing.assert_close(drawn[2], draw(pipe, jobs), rtol=1e-5, atol=1e-5)
 
 
 SPECULATION = Speculation(STEPS, warmup=2, order=1, threshold=0.5, decay=0.25, free=0, most=100, redo=True)
