@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyca_calib.peers.axes import WARMUPS, AxisFrom, nearest
 from hyca_calib.peers.base import Axis, Family, Settings, Setup, ladder
 from hyca_calib.peers.cacheable import cacheable, cached
-from hyca_calib.peers.caches import nearest
 from hyca_calib.peers.facts import Facts, observe
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
@@ -20,8 +20,6 @@ from hyca_runtime.attach.points import find_transformer
 __all__ = ["faster_family", "pyramid_family", "sea_family"]
 
 RANGES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25)
-STARTS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 25)
-"""First steps that compute all attention: the methods take them as a range of timesteps."""
 COND_FIRST = ("DiTTransformer2DModel",)
 """Networks whose pipelines put the conditional half of the batch first; FasterCache takes it to be the second."""
 HALVED = ("hidden_states", "encoder_hidden_states", "timestep", "class_labels", "pooled_projections")
@@ -48,9 +46,11 @@ def pyramid_family(pipe: Any, setup: Setup) -> Family:
 
     crosses = any(getattr(module, "is_cross_attention", False) for module in find_transformer(pipe).modules())
     axes = (
-        Axis("N", RANGES, (2, 3, 5, 8), closed=True),
-        Axis("W", STARTS, (1, 4, 12)),
-        Axis("cross", (1, 2, 3) if crosses else (1,), (1,), closed=True),  # cross-attention, so many times as long
+        AxisFrom("N", RANGES, (2, 3, 5, 8)),
+        AxisFrom("W", WARMUPS, (1, 4, 12)),
+        AxisFrom("cross", (1, 2, 3, 4, 6), (1,))
+        if crosses
+        else Axis("cross", (1,), closed=True),  # cross-attention, so many times as long
     )
     return Family("PyramidAttentionBroadcast", "arXiv 2408.12588; diffusers", axes, apply, setup.num_steps)
 
@@ -85,10 +85,12 @@ def faster_family(pipe: Any, setup: Setup) -> Family:
         return _timed(pipe, facts, config, turned=both and type(pipe.transformer).__name__ in COND_FIRST)
 
     axes = (
-        Axis("N", RANGES, (2, 4, 8), closed=True),
-        Axis("W", STARTS, (1, 4)),
+        AxisFrom("N", RANGES, (2, 4, 8)),
+        AxisFrom("W", WARMUPS, (1, 4)),
         Axis("weight", (0.0, 0.25, 0.5, 0.75, 1.0), (0.5,), closed=True),
-        Axis("guidance", (1, 2, 3, 4, 5, 6, 8, 10, 12) if both else (1,), (1, 3) if both else (1,), closed=not both),
+        AxisFrom("guidance", (1, 2, 3, 4, 5, 6, 8, 10, 12, 16), (1, 3))
+        if both
+        else Axis("guidance", (1,), closed=True),
     )
     return Family("FasterCache", "arXiv 2410.19355; diffusers", axes, apply, setup.num_steps)
 
@@ -114,7 +116,7 @@ def sea_family(pipe: Any, setup: Setup) -> Family:
     axes = (
         Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.1, 0.25, 0.6, 1.5, 4.0))),
         Axis("O", (0, 1), (0, 1), closed=True),
-        Axis("W", (1, 2, 3, 4, 6, 8), (1,)),
+        AxisFrom("W", WARMUPS, (1,)),
         Axis("K", (1, 2, 3, 4, 6, 8, 12, 16, setup.num_steps), (setup.num_steps,), closed=True),
         Axis("power", (1.0, 2.0, 3.0, 4.0), (3.0 if hasattr(pipe, "video_processor") else 2.0,)),
     )

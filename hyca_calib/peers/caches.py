@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from hyca_calib.peers.axes import INTERVALS, WARMUPS, AxisFrom, nearest
 from hyca_calib.peers.base import Axis, Family, Settings, Setup, ladder
 from hyca_calib.peers.cacheable import cached
 from hyca_calib.peers.magnitude import magnitude_ratios
 from hyca_runtime.attach.points import find_blocks, find_transformer
 
-__all__ = ["INTERVALS", "WARMUPS", "first_block_family", "magnitude_family", "nearest", "taylorseer_family"]
+__all__ = ["first_block_family", "magnitude_family", "taylorseer_family"]
 
-INTERVALS = tuple(range(2, 26))
-WARMUPS = tuple(range(1, 13))
 PROJECTION = r"proj_out(_2)?"
 """The module that makes the network's output: FLUX's lite mode knows it by the first name, DiT has the second."""
 
@@ -42,9 +40,9 @@ def taylorseer_family(num_steps: int) -> Family:
 
     axes = (
         Axis("way", ("lite", "last block"), ordered=False),
-        Axis("N", INTERVALS, (2, 4, 7, 12), closed=True),  # beyond, nothing but the warm-up is computed in 50 steps
-        Axis("O", (0, 1, 2, 3, 4), (1,)),
-        Axis("W", WARMUPS, (3,)),
+        AxisFrom("N", INTERVALS, (2, 4, 7, 12)),
+        AxisFrom("O", (0, 1, 2, 3, 4, 5), (1,)),
+        AxisFrom("W", WARMUPS, (3,)),
     )
     return Family("TaylorSeer", "arXiv 2503.06923; diffusers", axes, apply, num_steps)
 
@@ -81,12 +79,7 @@ def magnitude_family(setup: Setup) -> Family:
     thresholds = ladder(0.005, 20, 1.4)
     axes = (
         Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.12, 0.3, 0.8, 2.0))),
-        Axis("K", (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25), (3, 8), closed=True),
-        Axis("R", (0.0, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4), (0.06,)),
+        AxisFrom("K", (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25), (3, 8)),
+        AxisFrom("R", (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5), (0.06,)),
     )
     return Family("MagCache", "arXiv 2506.09045; diffusers", axes, apply, setup.num_steps)
-
-
-def nearest(values: tuple[float, ...], wanted: Sequence[float]) -> tuple[float, ...]:
-    """Of `values`, those nearest to what is wanted."""
-    return tuple(sorted({min(values, key=lambda value: abs(value - one)) for one in wanted}))

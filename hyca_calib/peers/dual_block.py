@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from hyca_calib.peers.axes import INTERVALS, WARMUPS, AxisFrom, nearest
 from hyca_calib.peers.base import Axis, Family, Settings, Setup, ladder
-from hyca_calib.peers.caches import INTERVALS, WARMUPS, nearest
 from hyca_calib.peers.facts import observe
 from hyca_calib.peers.untouched import untouched
 from hyca_calib.zoo.peers.cache_dit import adapter_by_hand, carriers, package
@@ -55,7 +55,7 @@ def _thresholds(calibrator: str, setup: Setup, separate: bool, blocks: int, refu
     counts = tuple(n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if n < blocks)
     axes = (
         Axis("R", thresholds, nearest(thresholds, FIRST)),
-        Axis("W", WARMUPS, (4,)),
+        AxisFrom("W", WARMUPS, (4,)),
         Axis("F", counts or (1,), (1,), closed=True),
         Axis("B", (0, *counts), (0,), closed=True),
         Axis("MC", (1, 2, 3, 4, 6, 8, 12, setup.num_steps), (setup.num_steps,), closed=True),
@@ -87,14 +87,14 @@ def _intervals(calibrator: str, setup: Setup, separate: bool, refused: str) -> F
         mask = [int(step < warmup or (step - warmup + 1) % interval == 0) for step in range(setup.num_steps)]
         return _enabled(pipe, setup.num_steps, separate, calibrator, settings, _by_mask(mask))
 
-    axes = (Axis("N", INTERVALS, (2, 4, 7, 12), closed=True), Axis("W", WARMUPS, (2, 4)), *_own_axes(calibrator))
+    axes = (AxisFrom("N", INTERVALS, (2, 4, 7, 12)), AxisFrom("W", WARMUPS, (2, 4)), *_own_axes(calibrator))
     return Family(f"DBCache{calibrator}, every N-th step", SOURCE, axes, apply, setup.num_steps, refused=refused)
 
 
 def _own_axes(calibrator: str) -> tuple[Axis, ...]:
     if "TaylorSeer" in calibrator:
-        return (Axis("O", (1, 2, 3, 4), (1,)),)
-    return (Axis("H", (4, 5, 6, 8), (6,)),) if "DMD" in calibrator else ()
+        return (AxisFrom("O", (1, 2, 3, 4, 5), (1,)),)
+    return (AxisFrom("H", (4, 5, 6, 8, 10), (6,)),) if "DMD" in calibrator else ()
 
 
 def _by_mask(mask: Sequence[int]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyca_calib.peers.axes import INTERVALS, AxisFrom, nearest
 from hyca_calib.peers.base import Axis, Family, Settings, Setup, ladder
-from hyca_calib.peers.caches import nearest
 from hyca_calib.rollout import sample_latents
 from hyca_calib.workload import Job
 from hyca_runtime.attach.clock import Clock
@@ -30,7 +30,7 @@ LAYER = re.compile(r"attn\d*|ff\w*|mlp|proj_mlp")
 """Names of the layers in a block of diffusers; a kind is a name."""
 FAR = 1e9
 """More than any layer changes."""
-LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
+LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 """Most steps in a row that repeat; the paper takes 3."""
 
 Runs = Sequence[bool]
@@ -44,7 +44,7 @@ def fora_family(num_steps: int) -> Family:
         runs = [step % int(settings["N"]) == 0 for step in range(num_steps)]
         return reused(pipe, lambda kind: runs)
 
-    axis = Axis("N", tuple(range(2, 26)), (2, 3, 4, 5, 7, 9, 12), closed=True)
+    axis = AxisFrom("N", INTERVALS, (2, 3, 4, 5, 7, 9, 12))
     return Family("FORA", "arXiv 2407.01425, from the paper", (axis,), apply, num_steps)
 
 
@@ -63,7 +63,7 @@ def smooth_family(setup: Setup) -> Family:
     steps, thresholds = setup.num_steps, ladder(0.01, 4, 1.15)
     axes = (
         Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.1, 0.2, 0.4, 0.8))),
-        Axis("J", LOOKAHEADS, (3, 6)),
+        AxisFrom("J", LOOKAHEADS, (3, 6)),
     )
     return Family("SmoothCache", "arXiv 2411.10510, from the paper", axes, apply, steps)
 

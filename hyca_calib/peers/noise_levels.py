@@ -124,7 +124,7 @@ def diffusion_on(make: Callable[[], Any], levels: Levels) -> Callable[[], Any]:
             scheduler.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
 
         def euler_first(*args: Any, **kwargs: Any) -> Any:
-            first = scheduler.step_index is None
+            first = not scheduler.step_index  # the scaling of the latents sets it, not the first step
             found = step(*args, **kwargs)
             if first:
                 scheduler.dt = scheduler.prev_derivative = scheduler.sample = None

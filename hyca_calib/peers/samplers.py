@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from hyca_calib.peers.axes import AxisFrom
 from hyca_calib.peers.base import Axis, Family, Settings, Setup
 from hyca_calib.peers.facts import observe
 from hyca_calib.peers.noise_levels import Spacing, diffusion_on, flow_on
@@ -24,7 +25,7 @@ __all__ = ["DPM", "HEUN", "OWN", "UNIPC", "Sampler", "sampled_by", "sampler_fami
 OWN, DPM, UNIPC, HEUN = "fewer steps", "DPM-Solver++", "UniPC", "Heun"
 LEAST, MOST, APART = 0.06, 0.9, 1.12
 """Network calls of a rival: the shares of the full run's, and how far apart they are."""
-STARTS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15)
+STARTS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20)
 """Where the spacing begins; at 0 the levels are the sampler's own. The fewer the calls, the later the best start."""
 ENDS = (0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Where it ends: below 1, closer to the exact solution than the full run's last level allows."""
@@ -77,8 +78,8 @@ def _family(sampler: Sampler, num_steps: int) -> Family:
     calls = tuple(sorted({sampler.network_calls(sampler.steps(n)) for n in counts}))
     axes = (
         Axis("calls", calls, tuple(calls[i] for i in range(2, len(calls), 5))),
-        Axis("start", STARTS if sampler.spaced else (0,), (0, 2, 4) if sampler.spaced else (0,), not sampler.spaced),
-        Axis("end", ENDS if sampler.spaced else (1.0,), (1.0,), not sampler.spaced),
+        AxisFrom("start", STARTS, (0, 2, 4)) if sampler.spaced else Axis("start", (0,), closed=True),
+        Axis("end", ENDS, (1.0,)) if sampler.spaced else Axis("end", (1.0,), closed=True),
     )
     return Family(
         sampler.family,

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from hyca_calib.evaluate import Run, run_untimed
 from hyca_calib.metrics import compare_images
+from hyca_calib.peers.axes import INTERVALS
 from hyca_calib.peers.base import Peer, Setup
-from hyca_calib.peers.caches import INTERVALS, taylorseer_family
+from hyca_calib.peers.caches import taylorseer_family
 from hyca_calib.peers.samplers import DPM, OWN, sampled_by, samplers
 from hyca_calib.peers.score import reason
 from hyca_calib.rollout import sample_clips
