@@ -9,10 +9,11 @@ computed so far make the matrix X, their features the rows of F, and
 which is a weighted sum of those features. The authors' release mixes it with a linear extrapolation of the last two,
 :math:`w \hat F + (1 - w) \hat F_{lin}`: w = 1 is the paper, 0.5 to 1 what the release recommends. The schedule is the
 release's (paper, appendix B.1): W computed steps first, then one at the end of every window of N steps, where N grows
-by alpha after each. Published: m = 4, lambda = 0.1, W = 5, N = 2, alpha = 0.75 or 3 (14 or 10 of 50 steps). The port in
-stable-diffusion.cpp also computes a last tenth of the run: `last` steps here, 0 in the release. The release's forecaster
-can forget all but K features, and is told to keep 100, which is all; where the first features are unlike all later ones
-(`demo-class`: their norm falls to a third within three steps) one polynomial through all is far off, so K is tried, too.
+by alpha after each. Published: m = 4, lambda = 0.1, W = 5, N = 2, alpha = 0.75 or 3 (14 or 10 of 50 steps). The port
+in stable-diffusion.cpp also computes a last tenth of the run: `last` steps here, 0 in the release. The release's
+forecaster can forget all but K features, and is told to keep 100, which is all; where the first features are unlike all
+later ones (`demo-class`: their norm falls to a third within three steps) one polynomial through all is far off, so K is
+tried, too.
 
 Where ours may differ: the release rounds coefficients, times and features to bfloat16, we do not; it maps steps to
 :math:`\tau` with S = 50 whatever the number of steps, we with the real one. The port just named forecasts the output of
