@@ -1,6 +1,6 @@
 """Plans and rivals side by side, in one run, on one set of prompts."""
 
-from hyca_calib.bench.choice import MORE, SAME_COST, SPARING, windows
+from hyca_calib.bench.choice import MORE, SAME_COST, SPARING, costs_of, windows
 from hyca_calib.bench.figure import Dot, draw_front
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.rows import OURS, Bench, Figures, Row, read_bench
@@ -19,6 +19,7 @@ __all__ = [
     "Figures",
     "Margin",
     "Row",
+    "costs_of",
     "draw_front",
     "margin",
     "read_bench",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hyca_calib.peers.score import Score
 
-__all__ = ["MORE", "SAME_COST", "SPARING", "Window", "candidates", "chosen", "windows"]
+__all__ = ["MORE", "SAME_COST", "SPARING", "Window", "candidates", "chosen", "costs_of", "windows"]
 
 SAME_COST = 1.02
 """A method whose FLOPs ratio is up to this much higher counts as spending as much."""
@@ -30,6 +30,11 @@ class Window:
 
     def holds(self, score: Score) -> bool:
         return not score.error and self.low <= score.flops_ratio <= self.high
+
+
+def costs_of(ratios: Iterable[float]) -> list[float]:
+    """The least FLOPs ratios at which a method is a rival of plans of these."""
+    return sorted({SPARING, *(ratio / MORE for ratio in ratios)})
 
 
 def windows(ratios: Iterable[float]) -> list[Window]:

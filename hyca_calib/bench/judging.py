@@ -8,8 +8,10 @@ from functools import cached_property
 
 from torch import Tensor
 
+from hyca_calib.bench.equivalence import Margins
 from hyca_calib.bench.quality import Quality, Verdict, judged, quality
 from hyca_calib.demo.judge.network import Judge
+from hyca_calib.metrics import prompt_groups
 from hyca_calib.workload import Job
 
 __all__ = ["Judging"]
@@ -20,10 +22,12 @@ class Judging:
     """A judge, and what it sees in the full run.
 
     Attributes:
+        margins: within which pictures are as good.
         full: gives pictures ``(sample, 3, height, width)`` of the full run of `jobs`.
     """
 
     judge: Judge
+    margins: Margins | None
     jobs: Sequence[Job]
     full: Callable[[], Tensor]
 
@@ -33,4 +37,5 @@ class Judging:
 
     def quality(self, images: Tensor) -> Quality:
         """Of a method's pictures of the same samples."""
-        return quality(self.judge, judged(self.judge, images, self.jobs), self._verdict)
+        found = judged(self.judge, images, self.jobs)
+        return quality(self.judge, found, self._verdict, self.margins, prompt_groups(self.jobs))

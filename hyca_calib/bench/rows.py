@@ -85,6 +85,7 @@ class Bench:
         facts: model, workload, device, commit, versions and so on.
         groups: of every test sample, which prompt it has.
         rows: the full run, rivals, our plans.
+        costs: FLOPs ratios at which the best settings were looked for.
         sweeps: what was tried of each family, on few samples of the select split.
         learnt: calibrations of rivals, by name.
     """
@@ -92,6 +93,7 @@ class Bench:
     facts: dict[str, Any]
     groups: tuple[int, ...]
     rows: tuple[Row, ...]
+    costs: tuple[float, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
     learnt: Mapping[str, Any] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from hyca_calib.bench.choice import Window, candidates, chosen
+from hyca_calib.bench.equivalence import Margins
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.judging import Judging
 from hyca_calib.bench.notebook import Notebook
@@ -80,7 +81,7 @@ class Comparison:
         workload: Workload,
         batch: int,
         families: Sequence[Family],
-        judge: Judge | None = None,
+        judge: tuple[Judge, Margins | None] | None = None,
         notebook: Notebook | None = None,
     ) -> Comparison:
         """On the splits of `workload`; the full runs are made when they are first needed."""
@@ -90,22 +91,24 @@ class Comparison:
         test = cache(lambda: Stage.of(clean, workload.of("test"), steps, batch, exact=True))
         judging = None
         if judge is not None:
-            judging = Judging(judge, workload.of("test"), lambda: test().full.images)
+            judging = Judging(*judge, workload.of("test"), lambda: test().full.images)
         return cls(few, rest, test, families, judging, notebook or Notebook())
 
     @cached_property
     def _by_name(self) -> dict[str, Family]:
         return {family.name: family for family in self.families}
 
-    def sweeps(self, most: int = MOST, tell: Tell = lambda stage, share, news: None) -> list[Sweep]:
-        """Every family's settings, until the best ones lie inside what was tried."""
+    def sweeps(
+        self, costs: Sequence[float], most: int = MOST, tell: Tell = lambda stage, share, news: None
+    ) -> list[Sweep]:
+        """Every family's settings, until the best at each of the costs lies inside what was tried."""
         found = []
         for number, family in enumerate(self.families):
 
             def told(tried: int, name: str, number: int = number) -> None:
                 tell("sweeps", number / len(self.families), f"{tried} tried, {name}")
 
-            found.append(sweep(family, partial(self._scored, self.few, "few", family), most, told))
+            found.append(sweep(family, partial(self._scored, self.few, "few", family), costs, most, told))
         tell("sweeps", 1.0, f"{sum(len(one.tried) for one in found)} settings tried")
         return found
 

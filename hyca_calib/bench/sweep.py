@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hyca_calib.peers import Family, Peer
-from hyca_calib.peers.score import Score, undominated
+from hyca_calib.peers.score import Score
 
-__all__ = ["LARGEST", "SMALLEST", "Sweep", "frontier", "open_ends", "sweep", "untried"]
+__all__ = ["MOST", "Sweep", "best_at", "open_ends", "sweep", "untried"]
 
-SMALLEST, LARGEST = 1.25, 13.0
-"""FLOPs ratios that matter."""
 MOST = 160
 """Settings of a family; a sweep that is cut there says so."""
 
@@ -36,12 +34,14 @@ class Sweep:
 def sweep(
     family: Family,
     measure: Callable[[Peer], Score],
+    costs: Sequence[float],
     most: int = MOST,
     tell: Callable[[int, str], None] = lambda number, name: None,
 ) -> Sweep:
-    """Try `family.first()`, then the neighbours of all best settings, until none is left.
+    """Try `family.first()`, then the neighbours of the best setting at every cost, until none is left.
 
     Args:
+        costs: FLOPs ratios; the best at a cost is the best of those that spend no more.
         tell: told how many were tried, and the next one's name.
     """
     tried: dict[str, Score] = {}
@@ -50,21 +50,27 @@ def sweep(
         for peer in wanted[: most - len(tried)]:
             tell(len(tried), peer.name)
             tried[peer.name] = measure(peer)
-        wanted = untried(family, list(tried.values()))
+        wanted = untried(family, list(tried.values()), costs)
     scores = tuple(tried.values())
-    return Sweep(family.name, family.source, family.refused, scores, tuple(open_ends(family, scores)))
+    return Sweep(family.name, family.source, family.refused, scores, tuple(open_ends(family, scores, costs)))
 
 
-def frontier(scores: Sequence[Score]) -> list[Score]:
-    """Settings within the costs that matter that no other of their family beats."""
-    return undominated([s for s in scores if not s.error and SMALLEST <= s.flops_ratio <= LARGEST])
+def best_at(scores: Sequence[Score], costs: Sequence[float]) -> list[Score]:
+    """For every cost the best setting that spends no more; each once."""
+    found: dict[str, Score] = {}
+    for cost in costs:
+        inside = [score for score in scores if not score.error and score.flops_ratio >= cost]
+        if inside:
+            best = max(inside, key=lambda score: score.mean_db)
+            found[best.method] = best
+    return list(found.values())
 
 
-def untried(family: Family, scores: Sequence[Score]) -> list[Peer]:
+def untried(family: Family, scores: Sequence[Score], costs: Sequence[float]) -> list[Peer]:
     """Neighbours of the best settings that have no score yet; what does the very same is passed over."""
     known = {score.method: score for score in scores}
     found: dict[str, Peer] = {}
-    for best in frontier(scores):
+    for best in best_at(scores, costs):
         for way in family.ways(best.settings):
             for peer in map(family.peer, way):
                 if peer.name not in known:
@@ -74,7 +80,8 @@ def untried(family: Family, scores: Sequence[Score]) -> list[Peer]:
     return list(found.values())
 
 
-def open_ends(family: Family, scores: Sequence[Score]) -> list[str]:
+def open_ends(family: Family, scores: Sequence[Score], costs: Sequence[float]) -> list[str]:
     """Where a better setting may lie beyond what was tried."""
-    ends = [f"{best.method}: {', '.join(axes)}" for best in frontier(scores) if (axes := family.edges(best.settings))]
-    return ends + [f"{peer.name}: not tried" for peer in untried(family, scores)]
+    best_ones = best_at(scores, costs)
+    ends = [f"{best.method}: {', '.join(axes)}" for best in best_ones if (axes := family.edges(best.settings))]
+    return ends + [f"{peer.name}: not tried" for peer in untried(family, scores, costs)]

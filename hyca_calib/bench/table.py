@@ -13,7 +13,7 @@ import numpy as np
 from hyca_calib.bench.choice import MORE, SAME_COST, SPARING
 from hyca_calib.bench.quality import Quality
 from hyca_calib.bench.rows import Bench, Figures, Row
-from hyca_calib.bench.sweep import Sweep, frontier
+from hyca_calib.bench.sweep import best_at
 from hyca_calib.metrics import interval
 
 __all__ = ["Margin", "margin", "to_csv", "to_markdown"]
@@ -73,7 +73,7 @@ def margin(
 def to_markdown(bench: Bench) -> str:
     """What our plans gain, what was tried of every family, then every method, cheapest last."""
     seen = any(row.quality for row in bench.rows)
-    return "\n".join((_gains(bench, seen), _families(bench.sweeps), _everything(bench.rows, seen)))
+    return "\n".join((_gains(bench, seen), _families(bench), _everything(bench.rows, seen)))
 
 
 def _gains(bench: Bench, seen: bool) -> str:
@@ -106,16 +106,25 @@ def _outcome(found: Quality | None) -> str:
     return found.outcome if found else ""
 
 
-def _families(sweeps: Sequence[Sweep]) -> str:
-    if not sweeps:
+def _families(bench: Bench) -> str:
+    if not bench.sweeps:
         return ""
-    lines = [_line(["family", "settings tried", "failed", "best ones", "beyond them", "source"])]
+    lines = [_line(["family", "settings tried", "failed", "best at a cost", "beyond them", "source"])]
     lines.append(_line(["---", "---:", "---:", "---:", "---", "---"]))
-    for one in sweeps:
+    for one in bench.sweeps:
         failed = sum(bool(score.error) for score in one.tried)
         beyond = one.refused or "; ".join(one.open_ends) or "nothing: their neighbours were tried"
         lines.append(
-            _line([one.family, str(len(one.tried)), str(failed), str(len(frontier(one.tried))), beyond, one.source])
+            _line(
+                [
+                    one.family,
+                    str(len(one.tried)),
+                    str(failed),
+                    str(len(best_at(one.tried, bench.costs))),
+                    beyond,
+                    one.source,
+                ]
+            )
         )
     return "\n".join(lines) + "\n"
 

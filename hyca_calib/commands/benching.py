@@ -20,6 +20,7 @@ from hyca_calib.bench import (
     Comparison,
     Dot,
     Row,
+    costs_of,
     draw_front,
     margin,
     read_bench,
@@ -29,6 +30,7 @@ from hyca_calib.bench import (
 )
 from hyca_calib.bench.claims import publish
 from hyca_calib.bench.notebook import Notebook
+from hyca_calib.bench.power import load_margins
 from hyca_calib.bench.run import Learnt
 from hyca_calib.bench.sweep import MOST, Sweep
 from hyca_calib.bench.verify import TOLERANCE_DB, Verification, drawn
@@ -123,13 +125,14 @@ def bench_all(options: BenchOptions) -> Path:
 
     ours = comparison.plans(named, tell)
     with growing() as progress:
-        sweeps = comparison.sweeps(QUICK_SETTINGS if options.quick else MOST, progress)
         ratios = [row.result.flops_ratio for row in ours if row.result] or USUAL_RATIOS
+        costs = costs_of(ratios)
+        sweeps = comparison.sweeps(costs, QUICK_SETTINGS if options.quick else MOST, progress)
         peers = comparison.chosen(sweeps, windows(ratios), progress)
     rivals = comparison.rivals(peers, tell)
     groups = prompt_groups(options.workload.of("test"))
     rows = [comparison.full(), *_timed(comparison, ours, rivals, groups, named)]
-    return _written(options.folder, Bench(facts, groups, tuple(rows), tuple(sweeps), dict(learnt.known)))
+    return _written(options.folder, Bench(facts, groups, tuple(rows), tuple(costs), tuple(sweeps), dict(learnt.known)))
 
 
 def verify_bench(options: BenchOptions, share: float = 0.1) -> str:
@@ -178,7 +181,9 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, dict[str, Any], Lear
     found = families(clean.pipe, setup)
     if options.only:
         found = [family for family in found if any(part in family.name for part in options.only)]
-    comparison = Comparison.of(clean, workload, batch, found, load_judge(options.model), notebook)
+    judge = load_judge(options.model)
+    judged = (judge, load_margins(options.model)) if judge else None
+    comparison = Comparison.of(clean, workload, batch, found, judged, notebook)
     return comparison, {**facts, **provenance(str(device_of(clean.pipe)))}, learnt
 
 
@@ -246,11 +251,13 @@ def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
     if not options.budgets:
         return []
     usual = QUICK_LIMITS if options.quick else LIMITS
-    counts = {
-        "rollouts": usual.rollouts if options.rollouts is None else options.rollouts,
-        "iterations": usual.iterations if options.iterations is None else options.iterations,
-    }
-    limits = replace(usual, model=options.model, seed=options.seed, **counts)
+    limits = replace(
+        usual,
+        model=options.model,
+        seed=options.seed,
+        rollouts=options.rollouts or usual.rollouts,
+        iterations=options.iterations or usual.iterations,
+    )
     paths = search_plans(options.budgets, _traced(options), limits, options.folder / "plans")
     budgets = parse_budgets(options.budgets)
     return [(f"HyCa plan {budget.text}", load_plan(path)) for budget, path in zip(budgets, paths, strict=True)]

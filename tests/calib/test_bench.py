@@ -45,6 +45,7 @@ from hyca_runtime import AttachError
 from hyca_runtime.plan import Plan
 
 STEPS = 12
+COSTS = (1.5, 2.5)
 
 
 def fewer_steps(name: str = "fewer steps", counts: tuple[int, ...] = (3, 4, 6, 9)) -> Family:
@@ -77,18 +78,18 @@ class TestSweep:
         return Score(peer.name, peer.family, 2.0, (50 - worse,), peer.settings)
 
     def test_it_goes_on_until_the_best_lies_inside(self) -> None:
-        found = sweep(self.family(), self.measure)
+        found = sweep(self.family(), self.measure, COSTS)
         best = max(found.tried, key=lambda score: score.mean_db)
         assert best.settings == {"threshold": 0.4, "warm-up": 1, "way": "a"}
         assert found.open_ends == ()
         assert len(found.tried) < 6 * 4 * 2, "not everything is tried"
 
     def test_a_ladder_that_is_too_short_is_told(self) -> None:
-        found = sweep(self.family((0.05, 0.1, 0.2)), self.measure)
+        found = sweep(self.family((0.05, 0.1, 0.2)), self.measure, COSTS)
         assert found.open_ends == ("known threshold=0.2 warm-up=1 way=a: threshold",)
 
     def test_a_sweep_that_is_cut_says_so(self) -> None:
-        found = sweep(self.family(), self.measure, most=5)
+        found = sweep(self.family(), self.measure, COSTS, most=5)
         assert len(found.tried) == 5
         assert any(end.endswith("not tried") for end in found.open_ends)
 
@@ -97,7 +98,7 @@ class TestSweep:
             threshold = float(peer.settings["threshold"])
             return Score(peer.name, peer.family, 2.0, (45.0 if threshold > 1 else 40.0,), peer.settings)
 
-        found = sweep(self.family((0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)), flat)
+        found = sweep(self.family((0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)), flat, COSTS)
         assert max(score.mean_db for score in found.tried) == 45
         assert found.open_ends == ()
 
@@ -105,7 +106,7 @@ class TestSweep:
         def dear(peer: Peer) -> Score:
             return replace(self.measure(peer), flops_ratio=1.05)
 
-        assert len(sweep(self.family(), dear).tried) == 4, "only the first ones"
+        assert len(sweep(self.family(), dear, COSTS).tried) == 4, "only the first ones"
 
 
 class TestIsolation:
@@ -194,7 +195,7 @@ class TestChoice:
 class TestComparison:
     def test_from_sweep_to_table(self, workload: Workload, tmp_path: Path, plan: Plan) -> None:
         bench = comparison(workload, [fewer_steps(), fewer_steps("others", (5, 8))])
-        sweeps = bench.sweeps()
+        sweeps = bench.sweeps(COSTS)
         peers = bench.chosen(sweeps, windows([2.0, 3.0]))
         costs = {"fewer steps calls=6", "fewer steps calls=4"}
         dearer = {"fewer steps calls=6", "others calls=8"}
@@ -209,7 +210,7 @@ class TestComparison:
         assert timed[0].timing is None
         assert timed[1].timing is not None
         assert timed[1].timing.wall_ratio > 1
-        written = Bench({"model": "tiny"}, tuple(range(6)), tuple(timed), tuple(sweeps), {"ratios": [1.0]})
+        written = Bench({"model": "tiny"}, tuple(range(6)), tuple(timed), COSTS, tuple(sweeps), {"ratios": [1.0]})
         written.write(tmp_path)
         assert read_bench(tmp_path) == written
 
@@ -219,7 +220,7 @@ class TestComparison:
 
         family = Family("bad", "here", (Axis("n", (1, 2), closed=True),), broken, STEPS)
         bench = comparison(workload, [family])
-        (found,) = bench.sweeps()
+        (found,) = bench.sweeps(COSTS)
         assert [score.error for score in found.tried] == ["AssertionError: no such block"] * 2
         assert bench.rivals([family.peer({"n": 1})])[0].error == "AssertionError: no such block"
 
@@ -231,7 +232,7 @@ class TestComparison:
             raise AssertionError("the test split was looked at")
 
         blind = replace(bench, test=forbidden)
-        assert blind.chosen(blind.sweeps(), windows([2.0]))
+        assert blind.chosen(blind.sweeps(COSTS), windows([2.0]))
 
     def test_interrupted_it_goes_on(self, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         done: list[str] = []
@@ -243,22 +244,22 @@ class TestComparison:
 
         family = replace(fewer_steps(counts=(3, 6)), apply=counted)
         first = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
-        scores = first.sweeps()[0].tried
+        scores = first.sweeps(COSTS)[0].tried
         rows = first.rivals([family.peer(score.settings) for score in scores])
         assert done == ["3", "6", "3", "6"]
         done.clear()
         broken = next(tmp_path.glob("fewer_steps_calls=6-*.json"))
         broken.write_text(broken.read_text()[:40])
         again = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
-        assert again.sweeps()[0].tried == scores
+        assert again.sweeps(COSTS)[0].tried == scores
         assert again.rivals([family.peer(score.settings) for score in scores]) == rows
         assert done == ["6"], "what was cut off is measured again, nothing else"
         done.clear()
-        comparison(workload, [family], Notebook(tmp_path, {"batch": 2})).sweeps()
+        comparison(workload, [family], Notebook(tmp_path, {"batch": 2})).sweeps(COSTS)
         assert done == ["3", "6"], "another batch is another measurement"
         done.clear()
         monkeypatch.setattr("hyca_calib.bench.notebook.code_of", lambda *modules: "other code")
-        comparison(workload, [family], Notebook(tmp_path, {"batch": 4})).sweeps()
+        comparison(workload, [family], Notebook(tmp_path, {"batch": 4})).sweeps(COSTS)
         assert done == ["3", "6"], "other code is another measurement"
 
     def test_code_is_followed_through_its_imports(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +336,7 @@ class TestTable:
 
     def test_what_is_written(self, tmp_path: Path) -> None:
         refused = Sweep("none", "a paper", "no attention: upstream/file.py line 3", (), ())
-        text = to_markdown(Bench({}, (0, 1, 2), self.ROWS, (refused,)))
+        text = to_markdown(Bench({}, (0, 1, 2), self.ROWS, COSTS, (refused,)))
         assert "| 5x | 5.00 |  | **52.00** | 32.00, steps 10 (5.05x) | +20.00 (" in text
         assert ") | 42.00, steps 20 (2.50x) | +10.00 (" in text
         assert "| none | 0 | 0 | 0 | no attention: upstream/file.py line 3 | a paper |" in text
