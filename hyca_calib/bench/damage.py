@@ -21,7 +21,7 @@ LEVELS = (40.0, 30.0, 25.0, 20.0)
 FEWER = "fewer steps"
 PROBES = 4
 """Samples on which a step count is chosen."""
-LADDER = (2, 3, 4, 5, 7, 10, 15, 20, 30)
+LADDER = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30)
 """Step counts that are tried."""
 
 

@@ -41,6 +41,8 @@ LEVEL = 0.05
 """Of every test."""
 MARGIN_DB = 30.0
 """Damage as far from the full run as this is not to pass."""
+NEAR_DB = 1.0
+"""A damage that cannot be made so strong is none of this level; step counts leave gaps."""
 RESAMPLES = 4000
 LEAST_GROUPS = 8
 """With fewer, all of them may point one way by chance, and a bootstrap would not know."""
@@ -97,7 +99,7 @@ class Margins:
 
     Attributes:
         detail: in dB, for every scale and for flicker: the least over the kinds of damage of what it does at 30 dB,
-            on the scale where it does most.
+            on the scale where it does most; a kind that comes no nearer to 30 dB than `NEAR_DB` does not count.
         confidence: a loss in nats as large as the change that the mildest damage brings: for every kind at the first
             of 30, 25 and 20 dB where a change is shown, the least over the kinds. None if no damage shows one.
         effects: what they were chosen from.
@@ -160,12 +162,12 @@ def outcome(found: Sequence[Departure]) -> Outcome:
 
 def chosen_margins(model: str, effects: Sequence[Effect], source: str = "") -> Margins:
     """By the rule that `Margins` states."""
-    at = [effect for effect in effects if effect.damage.level == MARGIN_DB]
+    at = [e for e in effects if e.damage.level == MARGIN_DB and abs(e.damage.psnr_db - MARGIN_DB) <= NEAR_DB]
     if not at:
         raise ValueError(f"no damage at {MARGIN_DB:.0f} dB among {len(effects)}; damage pictures at that level, too")
     changes = []
     for kind in dict.fromkeys(effect.damage.kind for effect in effects):
         of = sorted((e for e in effects if e.damage.kind == kind), key=lambda e: -e.damage.level)
-        shown = [e.change for e in of if e.damage.level <= MARGIN_DB and e.change is not None]
+        shown = [e.change for e in of if e.damage.psnr_db <= MARGIN_DB + NEAR_DB and e.change is not None]
         changes += shown[:1]
     return Margins(model, min(effect.detail for effect in at), min(changes, default=None), tuple(effects), source)

@@ -162,7 +162,9 @@ def main() -> None:
     parser.add_argument("--model", choices=tuple(DEMOS), required=True, help="whose judge")
     parser.add_argument("--samples", type=int, help="of the workload (default: those of the published table)")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the margins (default: the package's)")
-    parser.add_argument("--tables", type=Path, default=Path("studies/bench"), help="folder for MODEL/judge.md")
+    parser.add_argument(
+        "--tables", type=Path, default=Path("studies/bench"), help="folder for MODEL/judge.md and .json"
+    )
     args = parser.parse_args()
     limits, found = measure(args.model, args.samples or SAMPLES[args.model])
     made = provenance("cpu")
@@ -170,9 +172,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"{args.model}-margins.json").write_text(json.dumps(kept, indent=1) + "\n")
     table = f"{detection_table(found, limits)}\nMade on {made['date']}, commit {made['commit']}.\n"
-    path = args.tables / args.model / "judge.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(table)
+    folder = args.tables / args.model
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = TypeAdapter(list[Detection]).dump_python(found, mode="json")
+    (folder / "judge.json").write_text(json.dumps({"made": made, "runs": runs}, indent=1) + "\n")
+    (folder / "judge.md").write_text(table)
     print(table)
 
 

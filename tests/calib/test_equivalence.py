@@ -194,9 +194,9 @@ def test_a_step_count_near_each_level_is_drawn() -> None:
 def test_the_mildest_damage_decides() -> None:
     zero = np.zeros(20)
 
-    def effect(kind: str, level: float, detail_db: float, nats: float) -> Effect:
+    def effect(kind: str, level: float, detail_db: float, nats: float, reached: float | None = None) -> Effect:
         away = marks(zero + detail_db, zero + nats)
-        return Effect(Damage(kind, level, level, 1.0), departures(away, marks(zero, zero)))
+        return Effect(Damage(kind, level, reached or level, 1.0), departures(away, marks(zero, zero)))
 
     effects = [
         effect("blur", 40, -0.1, -9),
@@ -204,7 +204,8 @@ def test_the_mildest_damage_decides() -> None:
         effect("blur", 25, -3, -0.5),
         effect("noise", 30, 0.7, -0.8),
         effect("noise", 25, 1.5, -0.2),
-        effect("fewer steps", 30, -0.9, 0.6),
+        effect("fewer steps", 30, -0.1, 0.01, reached=33),  # too mild for its level
+        effect("fewer steps", 25, -0.9, 0.6),
     ]
     found = chosen_margins("planted", effects)
     assert (found.detail, found.confidence) == (pytest.approx(0.7), pytest.approx(0.5))
@@ -234,7 +235,7 @@ def test_the_table_tells_what_is_detected() -> None:
     assert "0.400 dB of detail, 0.100 nats of confidence" in table[-1]
 
 
-@pytest.mark.parametrize("model", ["demo-class"])
+@pytest.mark.parametrize("model", ["demo", "demo-class"])
 def test_margins_are_kept_with_what_they_were_chosen_from(model: str) -> None:
     kept = load_margins(model)
     assert kept is not None
