@@ -1,8 +1,8 @@
 """What a user would pick instead, as context managers over the same pipeline.
 
 Fewer steps, better samplers, the caches of diffusers and cache-dit, FORA and SmoothCache, and methods that forecast or
-plan under a budget, from their papers. Every method is a family of settings, spacings of the noise levels and reasonable adaptations included; comparisons are with
-the best of them.
+plan under a budget, from their papers. Every method is a family of settings, spacings of the noise levels and
+reasonable adaptations included; comparisons are with the best of them.
 """
 
 from __future__ import annotations
