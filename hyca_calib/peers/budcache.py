@@ -65,7 +65,7 @@ def budcache_family(pipe: Any, setup: Setup, rollouts: int = ROLLOUTS) -> Family
 
     axes = (
         Axis("computed", ladder, near(ladder, setup.num_steps, FIRST)),
-        Axis("prompts", prompts, (1,)),
+        Axis("prompts", prompts, (1,), closed=True),
         Axis("rollouts", (rollouts,), closed=True),
         Axis("reuse", tuple(POINTS), ("residual",), closed=True),
     )

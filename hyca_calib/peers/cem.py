@@ -57,7 +57,7 @@ def cem_family(pipe: Any, setup: Setup) -> Family:
         Axis("computed", ladder, near(ladder, setup.num_steps, (10, 16, 24, 36, 56))),
         Axis("forecast", tuple(FORECASTS), ordered=False),
         Axis("weight", (0, 1, 2, 3), (2,), closed=True),
-        Axis("spread", (1, 2, 3, 4, 6, 9, 14), (1,)),
+        Axis("spread", (0, 1, 2, 3, 4, 6, 9, 14), (1,)),
         Axis("sum", ("none", "running"), ("running",), closed=True),
     )
     return Family("CEM", "arXiv 2512.23258, own implementation", axes, apply, setup.num_steps)

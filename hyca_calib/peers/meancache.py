@@ -70,7 +70,7 @@ def meancache_family(pipe: Any, setup: Setup) -> Family:
 
     axes = (
         Axis("computed", ladder, near(ladder, setup.num_steps, (10, 16, 24, 36, 56))),
-        Axis("gamma", (1, 2, 3, 4, 5, 7, 10), (4,)),
+        Axis("gamma", (0.5, 1, 2, 3, 4, 5, 7, 10), (4,)),
         Axis("crossing", ("jump", "rolling"), ordered=False),
     )
     known = ("flow", "flow_prediction", "v_prediction", "epsilon")
