@@ -18,10 +18,7 @@ from typing import Any
 
 import torch
 
-import hyca_calib
-import hyca_runtime
-
-PACKAGES = (hyca_runtime, hyca_calib)
+PACKAGES = ("hyca_runtime", "hyca_calib")
 ROOT = Path(__file__).parents[1]
 
 __all__ = ["code_digest", "code_of", "command_line", "commit", "processor", "provenance", "versions"]
@@ -80,7 +77,7 @@ def commit() -> str:
 @cache
 def code_digest() -> str:
     """Short digest of every source file of both packages: equal code, equal digest."""
-    return _digest([path for package in PACKAGES for path in Path(package.__path__[0]).rglob("*.py")])
+    return _digest([path for package in PACKAGES for path in (ROOT / package).rglob("*.py")])
 
 
 @cache
@@ -108,7 +105,7 @@ def _digest(paths: list[Path]) -> str:
 
 
 def _file(module: str) -> Path | None:
-    if not module.startswith(tuple(package.__name__ for package in PACKAGES)):
+    if not module.startswith(PACKAGES):
         return None
     place = ROOT.joinpath(*module.split("."))
     return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.exists()), None)

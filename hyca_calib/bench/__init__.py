@@ -2,8 +2,9 @@
 
 from hyca_calib.bench.choice import MORE, SAME_COST, SPARING, costs_of, windows
 from hyca_calib.bench.figure import Dot, draw_front
+from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.isolation import CleanPipeline
-from hyca_calib.bench.rows import OURS, Bench, Figures, Row, read_bench
+from hyca_calib.bench.rows import OURS, Bench, Row, read_bench
 from hyca_calib.bench.run import Comparison
 from hyca_calib.bench.table import Margin, margin, to_csv, to_markdown
 

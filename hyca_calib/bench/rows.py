@@ -10,49 +10,16 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hyca_calib.atomic import write_text
+from hyca_calib.bench.figures import Figures, Timing
 from hyca_calib.bench.quality import Quality
 from hyca_calib.bench.sweep import Sweep
 from hyca_calib.peers.base import Settings
 
-__all__ = ["OURS", "RESULTS", "Bench", "Figures", "Row", "Timing", "read_bench"]
+__all__ = ["OURS", "RESULTS", "Bench", "Row", "read_bench"]
 
 OURS = "HyCa"
 """The family of our plans."""
 RESULTS = "bench.json"
-
-
-@dataclass(frozen=True)
-class Figures:
-    """One method against the model's own full run, on the test split.
-
-    Attributes:
-        flops_ratio: FLOPs of the full run over the method's, mean over the samples; above 1 is cheaper.
-        psnr_db, psnr_db_worst, psnr_db_each: agreement of the pictures, peak 1; mean, least, sample by sample.
-        latent_error: squared error of the final latent over the full run's squared norm.
-        exact_db: mean PSNR of the first samples to a run of many more steps.
-    """
-
-    flops_ratio: float
-    psnr_db: float
-    psnr_db_worst: float
-    ssim: float
-    ssim_worst: float
-    latent_error: float
-    psnr_db_each: tuple[float, ...]
-    exact_db: float | None = None
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Wall time of one batch, in turn with the full run.
-
-    Attributes:
-        wall_ratio: seconds of the full run over the method's, medians.
-        peak_bytes: memory beyond what the process held before; None where it cannot be told.
-    """
-
-    wall_ratio: float
-    peak_bytes: int | None
 
 
 @dataclass(frozen=True)

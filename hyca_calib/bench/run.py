@@ -10,11 +10,12 @@ from typing import Any
 
 from hyca_calib.bench.choice import Window, candidates, chosen
 from hyca_calib.bench.equivalence import Margins
+from hyca_calib.bench.figures import Figures, Timing, figures_of
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.judging import Judging
 from hyca_calib.bench.notebook import Notebook
-from hyca_calib.bench.rows import OURS, Figures, Row, Timing
-from hyca_calib.bench.stage import FULL, Stage, figures_of, timed
+from hyca_calib.bench.rows import OURS, Row
+from hyca_calib.bench.stage import FULL, Stage, timed
 from hyca_calib.bench.sweep import MOST, Sweep, sweep
 from hyca_calib.demo.judge.network import Judge
 from hyca_calib.peers import Family, Peer, Settings
@@ -26,7 +27,8 @@ __all__ = ["Comparison", "Learnt", "Tell", "plan_peer"]
 
 FEW = 2
 """Samples of the select split on which settings are swept."""
-HARNESS = ("hyca_calib.bench.stage", "hyca_calib.peers.score")
+HARNESS = ("hyca_calib.bench.figures", "hyca_calib.peers.score")
+"""Whose code decides every figure, beside the method's and the model's."""
 
 Tell = Callable[[str, float, str], None]
 """Told a stage, the share of it that is done, and news."""
@@ -63,6 +65,7 @@ class Comparison:
         few, rest: the first `FEW` samples of the select split, and the others of it, if any.
         test: what is published.
         families: of rivals.
+        model: the module of the pipeline.
         judging: looks at pictures on their own, where there is a judge for the model.
         notebook: keeps what was measured.
     """
@@ -71,6 +74,7 @@ class Comparison:
     rest: Callable[[], Stage | None]
     test: Callable[[], Stage]
     families: Sequence[Family]
+    model: str = ""
     judging: Judging | None = None
     notebook: Notebook = field(default_factory=Notebook)
 
@@ -92,7 +96,7 @@ class Comparison:
         judging = None
         if judge is not None:
             judging = Judging(*judge, workload.of("test"), lambda: test().full.images)
-        return cls(few, rest, test, families, judging, notebook or Notebook())
+        return cls(few, rest, test, families, type(clean.pipe).__module__, judging, notebook or Notebook())
 
     @cached_property
     def _by_name(self) -> dict[str, Family]:
@@ -132,13 +136,15 @@ class Comparison:
             assert here is not None  # noqa: S101  (asked before)
             return here.score(peer)[0]
 
-        return self.notebook.recall(Score, f"{peer.name}, {samples}", make, _modules(family), settings=peer.settings)
+        return self.notebook.recall(
+            Score, f"{peer.name}, {samples}", make, self._modules(family), settings=peer.settings
+        )
 
     def rivals(self, peers: Sequence[Peer], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
         """These settings on the test split; one that fails has its error."""
         rows = []
         for peer in peers:
-            rows.append(self._row(peer, _modules(self._by_name[peer.family])))
+            rows.append(self._row(peer, self._modules(self._by_name[peer.family])))
             on_row(rows[-1])
         return rows
 
@@ -149,7 +155,7 @@ class Comparison:
         rows = []
         for name, file, plan in plans:
             peer = plan_peer(name, plan, self.test().num_steps, {"plan": file})
-            rows.append(self._row(peer, ("hyca_runtime", *HARNESS), plan.model_dump_json(include={"sections"})))
+            rows.append(self._row(peer, self._modules(None), plan.model_dump_json(include={"sections"})))
             on_row(rows[-1])
         return rows
 
@@ -165,11 +171,15 @@ class Comparison:
 
         def measured(row: Row) -> Row:
             peer = of_plans.get(row.method) or self._by_name[row.family].peer(row.settings)
-            modules = HARNESS if row.ours else _modules(self._by_name[row.family])
+            modules = self._modules(None if row.ours else self._by_name[row.family])
             make = partial(timed, self.test(), peer)
             return replace(row, timing=self.notebook.recall(Timing, f"{row.method}, timed", make, modules))
 
         return [measured(row) if row.result and row.family != FULL else row for row in rows]
+
+    def _modules(self, family: Family | None) -> tuple[str, ...]:
+        """Whose code decides the figures of a family, or of our plans."""
+        return (module_of(family.apply) if family else "hyca_runtime", self.model, *HARNESS)
 
     def _row(self, peer: Peer, modules: tuple[str, ...], content: str = "") -> Row:
         def make() -> _Measured:
@@ -204,10 +214,6 @@ class Comparison:
 def plan_peer(name: str, plan: Plan, num_steps: int, settings: Settings) -> Peer:
     """A plan as a method."""
     return Peer(name, OURS, num_steps, lambda pipe: apply_plan(pipe, plan, "error"), settings)
-
-
-def _modules(family: Family) -> tuple[str, ...]:
-    return (module_of(family.apply), *HARNESS)
 
 
 def module_of(function: Any) -> str:

@@ -11,17 +11,16 @@ from typing import Any
 
 from torch import Tensor
 
+from hyca_calib.bench.figures import Timing
 from hyca_calib.bench.isolation import CleanPipeline
-from hyca_calib.bench.rows import Figures, Timing
 from hyca_calib.evaluate import Run, run_untimed
 from hyca_calib.memory import peak_memory
-from hyca_calib.metrics import compare_images
 from hyca_calib.peers import Peer
 from hyca_calib.peers.score import Score, score_or_error
 from hyca_calib.rollout import device_of, sample_images
 from hyca_calib.workload import Job
 
-__all__ = ["FINER", "FULL", "NUM_EXACT", "Stage", "figures_of", "finer_run", "timed"]
+__all__ = ["FINER", "FULL", "NUM_EXACT", "Stage", "finer_run", "timed"]
 
 FINER = 4
 """Steps of the run that stands for the exact solution, over those of the full run."""
@@ -70,25 +69,6 @@ class Stage:
 def finer_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Tensor:
     """Pictures from many more steps."""
     return sample_images(pipe, jobs, FINER * num_steps, batch)[0]
-
-
-def figures_of(run: Run, full: Run, exact: Tensor | None = None) -> Figures:
-    """A run against the full one of the same samples."""
-    near = compare_images(run.images, full.images, run.latents, full.latents)
-    exact_db = None
-    if exact is not None:
-        first = run.images[: len(exact)]
-        exact_db = statistics.fmean(compare_images(first, exact, first, exact).psnr_db)
-    return Figures(
-        flops_ratio=full.flops / run.flops,
-        psnr_db=statistics.fmean(near.psnr_db),
-        psnr_db_worst=min(near.psnr_db),
-        ssim=statistics.fmean(near.ssim),
-        ssim_worst=min(near.ssim),
-        latent_error=statistics.fmean(near.latent_error),
-        psnr_db_each=near.psnr_db,
-        exact_db=exact_db,
-    )
 
 
 def timed(stage: Stage, peer: Peer) -> Timing:

@@ -11,8 +11,9 @@ from typing import Any
 
 from hyca_calib.bench.choice import MORE, SAME_COST, SPARING
 from hyca_calib.bench.equivalence import OUTCOMES
+from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.quality import Quality
-from hyca_calib.bench.rows import OURS, RESULTS, Bench, Figures, read_bench
+from hyca_calib.bench.rows import OURS, RESULTS, Bench, read_bench
 from hyca_calib.bench.table import Margin, margin
 from hyca_calib.bench.wording import listed, made_with, signed, table, wrapped
 

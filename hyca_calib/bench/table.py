@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyca_calib.bench.choice import MORE, SAME_COST, SPARING
+from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.quality import Quality
-from hyca_calib.bench.rows import Bench, Figures, Row
+from hyca_calib.bench.rows import Bench, Row
 from hyca_calib.bench.sweep import best_at
 from hyca_calib.metrics import interval
 

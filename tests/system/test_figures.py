@@ -14,8 +14,9 @@ import pytest
 from hyca_calib.bench.claims import BLOCK, RENDERERS, documents, publish, rendered
 from hyca_calib.bench.demo_run import DEMO_RUN, DemoRun
 from hyca_calib.bench.equivalence import Outcome
+from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.quality import Quality
-from hyca_calib.bench.rows import Bench, Figures, Row
+from hyca_calib.bench.rows import Bench, Row
 from hyca_calib.bench.running_costs import demo_sentence, runtime_sentence, runtime_tables
 from hyca_calib.bench.standing import families_table, gains_table, measured, standing_list
 from hyca_calib.bench.sweep import Sweep
@@ -134,7 +135,7 @@ def row(method: str, family: str, ratio: float, each: tuple[float, ...], ours: b
 def bench(*rows: Row, sweeps: tuple[Sweep, ...] = (), **facts: Any) -> Bench:
     full = row("full run", "full run", 1.0, (150.0,) * 4)
     workload = {"num_steps": 50, "seed": 0}
-    return Bench({**FACTS, "workload": workload, **facts}, (0, 0, 1, 1), (full, *rows), sweeps)
+    return Bench({**FACTS, "workload": workload, **facts}, (0, 0, 1, 1), (full, *rows), sweeps=sweeps)
 
 
 def at(mean: float) -> tuple[float, ...]:
