@@ -19,6 +19,8 @@ MORE = 1.15
 """A rival that spends up to so much times our FLOPs costs about the same."""
 CLOSE_LOOK = 3
 """Settings of a family and a window that see the whole select split."""
+FAR_DB = 6.0
+"""A family that is further behind the best in a window has no row there; every family has one where it is nearest."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,34 @@ def windows(ratios: Iterable[float]) -> list[Window]:
 
 
 def candidates(scores: Sequence[Score], places: Sequence[Window]) -> list[Score]:
-    """Of each family and window the best few: they see more samples."""
+    """Of each window and family in reach the best few: they see more samples."""
     return _best(scores, places, CLOSE_LOOK)
 
 
 def chosen(scores: Sequence[Score], places: Sequence[Window]) -> list[Score]:
-    """Of each family and window the best one."""
+    """Of each window and family in reach the best one."""
     return _best(scores, places, 1)
 
 
 def _best(scores: Sequence[Score], places: Sequence[Window], count: int) -> list[Score]:
     kept: dict[str, Score] = {}
-    for family in dict.fromkeys(score.family for score in scores):
-        of_family = [score for score in scores if score.family == family]
-        for place in places:
-            inside = sorted((s for s in of_family if place.holds(s)), key=lambda s: -s.mean_db)
+    for found in _in_windows(scores, places).values():
+        reach = [(behind, inside) for behind, inside in found if behind <= FAR_DB] or [min(found, key=_behind)]
+        for _, inside in reach:
             kept |= {score.method: score for score in inside[:count]}
     return list(kept.values())
+
+
+def _in_windows(scores: Sequence[Score], places: Sequence[Window]) -> dict[str, list[tuple[float, list[Score]]]]:
+    """By family, for every window that it has settings in: how far it is behind the best one, and its settings."""
+    found: dict[str, list[tuple[float, list[Score]]]] = {}
+    for place in places:
+        inside = sorted((s for s in scores if place.holds(s)), key=lambda s: -s.mean_db)
+        for family in dict.fromkeys(score.family for score in inside):
+            own = [score for score in inside if score.family == family]
+            found.setdefault(family, []).append((inside[0].mean_db - own[0].mean_db, own))
+    return found
+
+
+def _behind(found: tuple[float, list[Score]]) -> float:
+    return found[0]
