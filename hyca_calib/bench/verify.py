@@ -18,15 +18,16 @@ from hyca_calib.bench.rows import OURS, Bench, Row, read_bench
 from hyca_calib.bench.run import plan_peer
 from hyca_calib.evaluate import Run, run_untimed
 from hyca_calib.metrics import compare_images
-from hyca_calib.peers import Peer, families
-from hyca_calib.peers.base import Setup
+from hyca_calib.peers import Family, Peer, Setup, families
 from hyca_calib.workload import Job, Workload
 from hyca_runtime import load_plan
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["TOLERANCE_DB", "Check", "Verification", "drawn"]
+__all__ = ["CALIBRATED", "TOLERANCE_DB", "Check", "Verification", "drawn", "families_of"]
 
 TOLERANCE_DB = 0.01
+CALIBRATED = 8
+"""Samples of the fit split on which rivals are calibrated."""
 
 Load = Callable[[], Any]
 
@@ -109,14 +110,17 @@ def _peer(how: Verification, pipe: Any, row: Row) -> Peer:
     if row.family == OURS:
         plan = load_plan(how.folder / str(row.settings["plan"]))
         return plan_peer(row.method, plan, how.workload.num_steps, row.settings)
-    learnt = read_bench(how.folder).learnt
+    found = families_of(read_bench(how.folder), pipe, how.workload)
+    return next(family for family in found if family.name == row.family).peer(row.settings)
+
+
+def families_of(bench: Bench, pipe: Any, workload: Workload) -> list[Family]:
+    """Rivals as they were when the table was made: what they had learnt is taken from it."""
 
     def recall(name: str, make: Callable[[], Any]) -> Any:
-        return learnt[name] if name in learnt else make()
+        return bench.learnt[name] if name in bench.learnt else make()
 
     def problem() -> Any:
-        raise WorkloadError(f"{how.folder} does not hold what {row.method} learnt; measure the table again")
+        raise WorkloadError("the table does not hold everything that this method learns from a trace; measure it again")
 
-    setup = Setup(how.workload.of("fit")[:8], how.workload.num_steps, recall, problem)
-    family = next(family for family in families(pipe, setup) if family.name == row.family)
-    return family.peer(row.settings)
+    return families(pipe, Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, recall, problem))

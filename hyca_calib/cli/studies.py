@@ -48,6 +48,10 @@ def bench(
         list[str] | None,
         typer.Option(help="Keep families of rivals (or networks) with this in their name; repeatable."),
     ] = None,
+    settings: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most settings of a family. Default: until the best at every cost lie inside."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of what is written. Default: studies/bench; studies/bench-MODEL if it searches."),
@@ -96,6 +100,7 @@ def bench(
             seed=seed,
             steps=steps or (20 if quick else 50),
             only=only or (),
+            settings=settings,
             out=out,
             batch=batch,
             quick=quick,
@@ -139,8 +144,8 @@ def reproduce(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="solvers, grouping, schedules, closed-loop, refinement, points, transfer or results, or of one model: "
-            "demo-class/results; repeatable. Chapters made elsewhere stay on the page."
+            help="solvers, grouping, schedules, closed-loop, refinement, points or transfer, or of one model: "
+            "demo-class/grouping; repeatable. Chapters made elsewhere stay on the page."
         ),
     ] = None,
     work: Annotated[Path, typer.Option(help="Traces, plans and finished parts; an interrupted run goes on.")] = STUDIES
@@ -150,6 +155,9 @@ def reproduce(
     quick: Annotated[
         bool, typer.Option("--quick", help="A few samples and steps, to see that everything runs.")
     ] = False,
+    render: Annotated[
+        bool, typer.Option("--render", help="Sample nothing: verdicts and page again, from --out's science.json.")
+    ] = False,
 ) -> None:
     """Redo the whole study on the embedded models: every claim, with a verdict from data. Hours on two cores.
 
@@ -158,4 +166,4 @@ def reproduce(
     from hyca_calib import commands
 
     with one_line_errors():
-        print(commands.reproduce_study(only or [], work, out, seed, quick))
+        print(commands.reproduce_study(only or [], work, out, seed, quick, render))

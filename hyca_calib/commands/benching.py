@@ -33,7 +33,7 @@ from hyca_calib.bench.notebook import Notebook
 from hyca_calib.bench.power import load_margins
 from hyca_calib.bench.run import Learnt
 from hyca_calib.bench.sweep import MOST, Sweep
-from hyca_calib.bench.verify import TOLERANCE_DB, Verification, drawn
+from hyca_calib.bench.verify import CALIBRATED, TOLERANCE_DB, Verification, drawn
 from hyca_calib.budget import parse_budgets
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
@@ -50,7 +50,7 @@ from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime import AttachError, Plan, load_plan
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.errors import StudyError
+from hyca_runtime.errors import StudyError, WorkloadError
 
 __all__ = ["BenchOptions", "bench_all", "publish_figures", "verify_bench"]
 
@@ -62,8 +62,6 @@ POINTS = ("trunk", "trunk:residual")
 """Where it looks unless told; a quick one at the first."""
 QUICK_SETTINGS = 3
 """Of each family of rivals."""
-CALIBRATED = 8
-"""Samples of the fit split on which rivals are calibrated."""
 USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
 """Costs at which rivals are chosen where there is no plan."""
 
@@ -77,7 +75,8 @@ class BenchOptions:
         budgets: plans for these are searched first, on traces of the same workload; as for search.
         points: where those look, `POINTS` if empty; rollouts decide.
         rollouts, iterations: of the search, for every budget; as for search.
-        only: parts of the names of families; the others are left out.
+        only: names of families, or parts of names; the others are left out.
+        settings: most settings of a family; by default as many as it takes until the best lie inside.
         quick: a small search, and few settings of each family.
     """
 
@@ -92,6 +91,7 @@ class BenchOptions:
     seed: int = 0
     steps: int = 50
     only: Sequence[str] = ()
+    settings: int | None = None
     out: Path | None = None
     batch: int | None = None
     quick: bool = False
@@ -100,6 +100,15 @@ class BenchOptions:
     def looked_at(self) -> Sequence[str]:
         """Points of a search."""
         return self.points or POINTS[: 1 if self.quick else None]
+
+    @property
+    def most(self) -> int:
+        """Settings of a family."""
+        return self.settings or (QUICK_SETTINGS if self.quick else MOST)
+
+    def wants(self, family: str, names: Sequence[str]) -> bool:
+        """Whether a family, of these, is asked for: by its name, or by a part of it that is nobody's name."""
+        return not self.only or any(part == family or (part not in names and part in family) for part in self.only)
 
     @property
     def folder(self) -> Path:
@@ -127,7 +136,7 @@ def bench_all(options: BenchOptions) -> Path:
     with growing() as progress:
         ratios = [row.result.flops_ratio for row in ours if row.result] or USUAL_RATIOS
         costs = costs_of(ratios)
-        sweeps = comparison.sweeps(costs, QUICK_SETTINGS if options.quick else MOST, progress)
+        sweeps = comparison.sweeps(costs, options.most, progress)
         peers = comparison.chosen(sweeps, windows(ratios), progress)
     rivals = comparison.rivals(peers, tell)
     groups = prompt_groups(options.workload.of("test"))
@@ -179,8 +188,10 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, dict[str, Any], Lear
     learnt = Learnt(notebook)
     setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: _problem(options))
     found = families(clean.pipe, setup)
-    if options.only:
-        found = [family for family in found if any(part in family.name for part in options.only)]
+    names = [family.name for family in found]
+    found = [family for family in found if options.wants(family.name, names)]
+    if not found:
+        raise WorkloadError(f"no family is called {' or '.join(options.only)}; there are {', '.join(names)}")
     judge = load_judge(options.model)
     judged = (judge, load_margins(options.model)) if judge else None
     comparison = Comparison.of(clean, workload, batch, found, judged, notebook)

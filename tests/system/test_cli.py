@@ -80,7 +80,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
     assert (studied.parent / "report.html").exists()
 
     bench = ["bench", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--samples", 14, "--steps", 12]
-    done = run(*bench, "--plan", studied, "--only", "fewer steps: 2", "--only", "N=5 O=1", "--out", "b")
+    done = run(*bench, "--plan", studied, "--only", "fewer steps", "--settings", 3, "--out", "b")
     assert done.exit_code == 0, done.output
     rows = json.loads((folder / "b" / "bench.json").read_text())["rows"]
     assert sum(row["ours"] for row in rows) == 1
@@ -98,8 +98,7 @@ def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
     rows = json.loads((folder / "b" / "bench.json").read_text())["rows"]
     families = {row["family"] for row in rows}
     assert families >= {"HyCa", "fewer steps", "DPM-Solver++", "TaylorSeer", "MagCache", "PyramidAttentionBroadcast"}
-    published = [row["method"] for row in rows if row["family"] == "HyCa as published"]
-    assert {"HyCa as published, anchored 2x", "HyCa as published, recursive 2x"} <= set(published)
+    assert families >= {"HyCa as published", "Spectrum", "MeanCache", "CEM", "L2P", "SpeCa", "BudCache"}
     assert [row["method"] for row in rows if row["ours"]] == ["HyCa plan 2x", "HyCa plan 3x"]
     assert (folder / "b" / "bench.csv").read_text().count("\n") == len(rows) + 1
     assert (folder / "b" / "bench.png").stat().st_size > 10_000

@@ -27,7 +27,8 @@ def test_the_embedded_model_gets_five_times_cheaper(tmp_path: Path, monkeypatch:
     figures = json.loads(run("evaluate", "--plan", plan, "--samples", "12", "--json"))
     assert figures["flops_ratio"] >= 5
     assert figures["wall_ratio"] > 3
-    run("bench", "--samples", "42", "--only", "fewer steps: 10", "--only", "lite N=7 O=1", "--out", "b", "--plan", plan)
+    rivals = ["--only", "fewer steps", "--only", "TaylorSeer", "--only", "DPM-Solver++", "--only", "FirstBlockCache"]
+    run("bench", "--samples", "42", *rivals, "--settings", "12", "--out", "b", "--plan", plan)
     rows = {row["method"]: row["result"]["psnr_db"] for row in json.loads(Path("b/bench.json").read_text())["rows"]}
     ours = rows.pop("HyCa plan s")
     assert rows.pop("full run") > ours

@@ -1,0 +1,89 @@
+"""The committed comparisons: whole, inside their sweeps, and what a fresh process measures."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from hyca_calib.bench import OURS, Bench, read_bench
+from hyca_calib.bench.stage import FULL
+from hyca_calib.bench.sweep import open_ends
+from hyca_calib.bench.verify import TOLERANCE_DB, Verification, drawn, families_of
+from hyca_calib.defaults import prompts_of
+from hyca_calib.metrics import prompt_groups
+from hyca_calib.models import load_pipeline
+from hyca_calib.workload import Workload
+from hyca_runtime import load_plan
+
+RESULTS = Path(__file__).parents[2] / "studies" / "bench"
+MODELS = sorted(path.parent.name for path in RESULTS.glob("*/bench.json"))
+DRAWN = 20
+
+each_model = pytest.mark.parametrize("model", MODELS)
+
+
+def workload_of(bench: Bench) -> Workload:
+    made = bench.facts["workload"]
+    return Workload(prompts_of(bench.facts["model"], None), made["num_samples"], made["num_steps"], made["seed"])
+
+
+def test_there_are_results() -> None:
+    assert MODELS
+
+
+@each_model
+def test_they_say_where_they_come_from(model: str) -> None:
+    bench = read_bench(RESULTS / model)
+    known = {"commit", "code", "date", "device", "processor", "threads", "versions", "workload", "batch", "weights"}
+    assert known <= set(bench.facts)
+    assert {"torch", "diffusers", "cache-dit"} <= set(bench.facts["versions"])
+    workload = workload_of(bench)
+    assert bench.facts["workload"] == workload.describe()
+    assert bench.groups == prompt_groups(workload.of("test"))
+
+
+@each_model
+def test_every_family_that_attaches_has_results(model: str) -> None:
+    bench = read_bench(RESULTS / model)
+    shown = {row.family for row in bench.rows if row.result}
+    assert FULL in shown
+    assert OURS in shown
+    for sweep in bench.sweeps:
+        if sweep.refused:
+            assert sweep.family not in shown
+            continue
+        failed = [score.method for score in sweep.tried if score.error]
+        assert len(failed) < len(sweep.tried) / 10, failed
+        assert max(score.flops_ratio for score in sweep.tried) > 1.25, f"{sweep.family} never acts"
+        assert sweep.family in shown
+
+
+@each_model
+def test_no_optimum_lies_at_an_edge(model: str) -> None:
+    """Computed again from everything that was tried, by the ladders of today."""
+    bench = read_bench(RESULTS / model)
+    families = {f.name: f for f in families_of(bench, load_pipeline(model), workload_of(bench))}
+    assert {sweep.family for sweep in bench.sweeps} == set(families)
+    found = {sweep.family: open_ends(families[sweep.family], sweep.tried, bench.costs) for sweep in bench.sweeps}
+    assert {family: ends for family, ends in found.items() if ends} == {}
+
+
+@each_model
+def test_plans_lie_beside_their_figures(model: str) -> None:
+    for row in read_bench(RESULTS / model).rows:
+        if row.ours:
+            assert load_plan(RESULTS / model / str(row.settings["plan"])).sections
+
+
+@pytest.mark.slow
+@each_model
+def test_fresh_processes_find_the_same(model: str) -> None:
+    """Settings drawn anew at every run of this test; the seed is in the message."""
+    bench, seed = read_bench(RESULTS / model), random.SystemRandom().randrange(10**6)
+    share = DRAWN / len(MODELS) / len(bench.rows)
+    how = Verification(RESULTS / model, partial(load_pipeline, model), workload_of(bench))
+    wrong = [check for check in how.rows(drawn(bench, share, seed)) if not check.off_by <= TOLERANCE_DB]
+    assert not wrong, f"seed {seed}"
