@@ -81,33 +81,28 @@ class Effect:
     damage: Damage
     departures: tuple[Departure, ...]
 
-    @property
-    def detail(self) -> float:
-        """The largest departure of detail or flicker, dB."""
-        return max(abs(d.mean) for d in self.departures if d.mark != CONFIDENCE)
-
-    @property
-    def change(self) -> float | None:
-        """Of confidence, either way, where the tests show one: blur and fewer steps can make a picture plainer."""
-        found = next(d for d in self.departures if d.mark == CONFIDENCE)
-        return abs(found.mean) if found.high < 0 or found.low > 0 else None
+    def change(self, confidence: bool) -> float | None:
+        """The largest one that the tests show, either way, of confidence, or of detail and flicker."""
+        marks = [d for d in self.departures if (d.mark == CONFIDENCE) == confidence]
+        return max((abs(d.mean) for d in marks if d.high < 0 or d.low > 0), default=None)
 
 
 @dataclass(frozen=True)
 class Margins:
-    """What a departure must stay below, for one model.
+    """What a departure must stay below, for one model: as much as the mildest damage changes.
+
+    For every kind of damage the change at the first of 30, 25 and 20 dB where one is shown, the least over the kinds; a
+    damage that ends up more than `NEAR_DB` above 30 dB does not count. None if no damage shows a change.
 
     Attributes:
-        detail: in dB, for every scale and for flicker: the least over the kinds of damage of what it does at 30 dB,
-            on the scale where it does most; a kind that comes no nearer to 30 dB than `NEAR_DB` does not count.
-        confidence: a loss in nats as large as the change that the mildest damage brings: for every kind at the first
-            of 30, 25 and 20 dB where a change is shown, the least over the kinds. None if no damage shows one.
+        detail: in dB, for every scale and for flicker, from the one that a damage changes most.
+        confidence: a loss in nats as large as a change either way, for blur and fewer steps can make a picture plainer.
         effects: what they were chosen from.
         source: which pictures those are.
     """
 
     model: str
-    detail: float
+    detail: float | None
     confidence: float | None
     effects: tuple[Effect, ...] = ()
     source: str = ""
@@ -162,12 +157,16 @@ def outcome(found: Sequence[Departure]) -> Outcome:
 
 def chosen_margins(model: str, effects: Sequence[Effect], source: str = "") -> Margins:
     """By the rule that `Margins` states."""
-    at = [e for e in effects if e.damage.level == MARGIN_DB and abs(e.damage.psnr_db - MARGIN_DB) <= NEAR_DB]
-    if not at:
+    strong = [effect for effect in effects if effect.damage.psnr_db <= MARGIN_DB + NEAR_DB]
+    if not strong:
         raise ValueError(f"no damage at {MARGIN_DB:.0f} dB among {len(effects)}; damage pictures at that level, too")
-    changes = []
-    for kind in dict.fromkeys(effect.damage.kind for effect in effects):
-        of = sorted((e for e in effects if e.damage.kind == kind), key=lambda e: -e.damage.level)
-        shown = [e.change for e in of if e.damage.psnr_db <= MARGIN_DB + NEAR_DB and e.change is not None]
-        changes += shown[:1]
-    return Margins(model, min(effect.detail for effect in at), min(changes, default=None), tuple(effects), source)
+
+    def least(confidence: bool) -> float | None:
+        found: dict[str, float] = {}
+        for effect in sorted(strong, key=lambda e: -e.damage.psnr_db):
+            change = effect.change(confidence)
+            if change is not None:
+                found.setdefault(effect.damage.kind, change)
+        return min(found.values(), default=None)
+
+    return Margins(model, least(False), least(True), tuple(effects), source)

@@ -1,4 +1,9 @@
-"""What is measured in each picture on its own: its detail, and how sure the judge is of what was asked for."""
+"""What is measured in each picture on its own: its detail, and how sure the judge is of what was asked for.
+
+Chosen from damaged pictures of the embedded models for their power at 48 samples: on `demo-class` a blur to 40 dB moves
+the finest detail by 50 standard errors, where the Fréchet distance, the share that is recognised and a kernel distance
+show nothing. A shift of colour or brightness that keeps detail and meaning may escape all of them.
+"""
 
 from __future__ import annotations
 

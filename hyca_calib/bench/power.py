@@ -119,9 +119,17 @@ def detection_table(found: Sequence[Detection], limits: Margins) -> str:
         cells = [run.name, f"{run.psnr_db:.1f}", run.outcome]
         cells += [f"{100 * run.shares[way]:.0f}" for way in OUTCOMES]
         lines.append(_line(cells + [f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})" for d in run.departures]))
-    kept = "no damage shows one" if limits.confidence is None else f"{limits.confidence:.3f} nats of confidence"
-    told = f"Margins of `{limits.model}`: {limits.detail:.3f} dB of detail, {kept}; {limits.source}."
-    rule = f"Tests at {100 * LEVEL:.0f} %, bootstrap of whole prompts."
+    kept = " and ".join(
+        f"none of {name}, for no damage changes it" if margin is None else f"{margin:.3f} {unit} of {name}"
+        for name, unit, margin in (("detail", "dB", limits.detail), (CONFIDENCE, "nats", limits.confidence))
+    )
+    told = f"Margins of `{limits.model}`: {kept}; {limits.source}."
+    rule = (
+        f"Tests at {100 * LEVEL:.0f} %, bootstrap of whole prompts. As good: every mark is shown to be within its "
+        "margin. Worse: one is shown to be off, detail either way, confidence downwards, and not all are within. "
+        "Resamples vary about the sample as the sample does about the truth, so their shares say less than a new "
+        "sample's would."
+    )
     return "\n".join([*lines, "", f"{told} {rule}", ""])
 
 

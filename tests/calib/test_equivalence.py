@@ -23,6 +23,7 @@ from hyca_calib.bench.equivalence import (
 from hyca_calib.bench.marks import CONFIDENCE, SCALES, confidence, detail
 from hyca_calib.bench.power import detection, detection_table, load_margins
 from hyca_calib.bench.quality import Verdict
+from hyca_calib.demo import DEMOS
 from hyca_calib.demo.judge.network import Judge
 from hyca_calib.metrics import image_psnr, interval, prompt_groups, resampled_means
 from hyca_calib.workload import Job
@@ -202,8 +203,8 @@ def test_the_mildest_damage_decides() -> None:
         effect("blur", 40, -0.1, -9),
         effect("blur", 30, -2, 0),
         effect("blur", 25, -3, -0.5),
-        effect("noise", 30, 0.7, -0.8),
-        effect("noise", 25, 1.5, -0.2),
+        effect("noise", 30, 0, -0.8),  # it shows in confidence only
+        effect("noise", 25, 0.7, -0.2),
         effect("fewer steps", 30, -0.1, 0.01, reached=33),  # too mild for its level
         effect("fewer steps", 25, -0.9, 0.6),
     ]
@@ -232,10 +233,10 @@ def test_the_table_tells_what_is_detected() -> None:
     assert [run.shares[run.outcome] for run in found] == [1.0, 1.0]
     table = detection_table(found, MARGINS).splitlines()
     assert table[2].startswith("| blur | 25.0 | worse | 0 | 100 | 0 | -")
-    assert "0.400 dB of detail, 0.100 nats of confidence" in table[-1]
+    assert "0.400 dB of detail and 0.100 nats of confidence" in table[-1]
 
 
-@pytest.mark.parametrize("model", ["demo", "demo-class"])
+@pytest.mark.parametrize("model", DEMOS)
 def test_margins_are_kept_with_what_they_were_chosen_from(model: str) -> None:
     kept = load_margins(model)
     assert kept is not None
@@ -243,5 +244,6 @@ def test_margins_are_kept_with_what_they_were_chosen_from(model: str) -> None:
     assert len(kept.effects) == 3 * len(LEVELS)
     again = chosen_margins(model, kept.effects, kept.source)
     assert again == kept
+    assert kept.detail is not None
     assert kept.detail > 0
     assert load_margins("unheard") is None
