@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +12,9 @@ from hyca_calib.metrics import interval
 from hyca_calib.search.problem import Problem
 from hyca_calib.workload import Workload
 
-__all__ = ["Chapter", "Claim", "Context", "Table", "interval"]
+__all__ = ["Chapter", "Claim", "Context", "Table", "finished", "interval"]
 
-Verdict = Literal["holds", "partly", "fails"]
+Verdict = Literal["holds", "partly", "fails", "not decided"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,22 @@ class Chapter:
         parts += [f"![{caption}]({name})\n\n*{caption}*" for name, caption in self.figures]
         parts += [f"**{claim.text}** {claim.verdict.capitalize()}: {claim.evidence}" for claim in self.claims]
         return "\n\n".join(parts) + "\n"
+
+
+def finished(
+    chapter: Chapter,
+    claims: Callable[[dict[str, Any]], tuple[Claim, ...]],
+    tables: Callable[[dict[str, Any]], tuple[Table, ...]] | None = None,
+) -> Chapter:
+    """The chapter with its numbers as JSON keeps them, and the verdicts that follow from these and nothing else.
+
+    Args:
+        tables: those that follow from the numbers, too; None keeps the chapter's own.
+    """
+    numbers = json.loads(json.dumps(chapter.numbers))
+    return replace(
+        chapter, numbers=numbers, claims=claims(numbers), tables=tables(numbers) if tables else chapter.tables
+    )
 
 
 @dataclass(frozen=True)

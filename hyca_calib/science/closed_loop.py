@@ -13,25 +13,29 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from hyca_calib.budget import Budget
-from hyca_calib.science.chapter import Chapter, Claim, Context, Table, interval
+from hyca_calib.metrics import prompt_groups
+from hyca_calib.science.chapter import Chapter, Context, Table, finished
+from hyca_calib.science.effects import student
+from hyca_calib.science.loop import objective
 from hyca_calib.science.loop.contest import Contest, Samples, Spent, samples_of
 from hyca_calib.science.loop.contestants import CONTESTANTS, offline_costs
-from hyca_calib.science.loop.objective import claims, measured, tables
-from hyca_calib.search.candidate import Settings
+from hyca_calib.science.loop.objective import measured
+from hyca_calib.science.loop.searched import CLIMBING, claims
+from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.refine import to_db
 from hyca_calib.search.tune import solve
+from hyca_runtime.schedule import Schedule
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-__all__ = ["closed_loop"]
+__all__ = ["claims", "closed_loop", "tables"]
 
 BUDGET = "5x"
-ROLLOUTS, SEEDS, SAMPLES = 40, 3, 8
+ROLLOUTS, SEEDS, SAMPLES, TESTED = 40, 3, 8, 24
 FIGURE = "closed-loop.png"
 CAPTION = "Best schedule so far on the select split by rollouts spent; mean over seeds, all from the offline optimum."
-EARNED_DB = 0.1
 
 
 def closed_loop(context: Context) -> Chapter:
@@ -56,18 +60,41 @@ def closed_loop(context: Context) -> Chapter:
     gains = {name: [_gain(done[f"{name}/{seed}"]) for seed in range(seeds)] for name in CONTESTANTS}
     context.tell(1.0, "objectives")
     objectives = measured(context, settings, samples)
-    judged = _offline_and_closed(contest(), done)
-    paired, unpaired = _random_numbers(done)
-    return Chapter(
+    test = samples_of(context.problem, context.workload, "test").first(2 if context.quick else TESTED)
+    chapter = Chapter(
         name="closed-loop",
         title="Schedules by rollouts",
         text=(_opening(samples, rollouts, seeds, done),),
-        tables=(_table(gains, done, seeds), *tables(objectives, context.seed)),
         figures=((FIGURE, CAPTION),),
-        claims=(*_claims(gains, judged, paired, unpaired), *claims(objectives)),
-        numbers={"contests": done, "gains_db": gains, "offline_rank": judged, "deviation": [paired, unpaired]}
-        | {"objectives": objectives},
+        numbers={
+            "contests": done,
+            "gains_db": gains,
+            "offline_rank": _offline_and_closed(contest(), done),
+            "objectives": objectives,
+            "climbed": _climbed(context, settings, start, done, test),
+            "test_prompts": prompt_groups(test.jobs),
+        },
     )
+    return finished(chapter, claims, tables)
+
+
+def tables(numbers: dict[str, Any]) -> tuple[Table, ...]:
+    """Gains of the contestants, then the objectives."""
+    return (_table(numbers["gains_db"], numbers["contests"]), *objective.tables(numbers["objectives"]))
+
+
+def _climbed(
+    context: Context, settings: Settings, start: Schedule, done: dict[str, dict[str, Any]], test: Samples
+) -> dict[str, list[float]]:
+    """PSNR of each test sample under the offline optimum, and under what hill climbing found."""
+    found = {"offline optimum": start}
+    for key, held in done.items():
+        if key.startswith(f"{CLIMBING}/"):
+            found[key] = Schedule.from_steps(start.num_steps, held["computed"])
+    return {
+        name: objective.psnr(context, context.problem, Candidate(settings, schedule, 0.0), test)
+        for name, schedule in found.items()
+    }
 
 
 def _held(contest: Contest, name: str, seed: int) -> dict[str, Any]:
@@ -95,13 +122,13 @@ def _opening(samples: Samples, rollouts: int, seeds: int, done: dict[str, dict[s
     )
 
 
-def _table(gains: dict[str, list[float]], done: dict[str, dict[str, Any]], seeds: int) -> Table:
-    rows = []
+def _table(gains: dict[str, list[float]], done: dict[str, dict[str, Any]]) -> Table:
+    rows, seeds = [], len(next(iter(gains.values())))
     for name, found in gains.items():
-        mean, low, high = interval(found)
+        mean, low, high = student(found)
         half = [_best_by(done[f"{name}/{seed}"]["curve"], 0.5) for seed in range(seeds)]
         schedules = len({tuple(t[0]) for seed in range(seeds) for t in done[f"{name}/{seed}"]["tried"]}) / seeds
-        rows.append((name, mean, f"{low:.2f} to {high:.2f}", float(np.mean(half)), schedules))
+        rows.append((name, mean, f"{low:.2f} to {high:.2f}" if seeds > 1 else "-", float(np.mean(half)), schedules))
     head = ("way", "gain, dB", "95 %", "gain at half the rollouts, dB", "schedules rolled out in full")
     return Table("Gain over the offline optimum on the select split.", head, tuple(rows))
 
@@ -116,46 +143,6 @@ def _offline_and_closed(contest: Contest, done: dict[str, dict[str, Any]]) -> fl
     errors = {tuple(steps): float(np.mean(found)) for held in done.values() for steps, found in held["tried"]}
     schedules = [type(contest.start).from_steps(contest.start.num_steps, steps) for steps in errors]
     return float(spearmanr(offline_costs(contest, schedules), list(errors.values())).statistic)
-
-
-def _random_numbers(done: dict[str, dict[str, Any]]) -> tuple[float, float]:
-    """Standard deviation of the difference of two schedules' log errors: same prompts, other prompts."""
-    table = np.array(list({tuple(steps): found for held in done.values() for steps, found in held["tried"]}.values()))
-    difference = table[1:] - table[:1]
-    other = table[1:] - np.roll(table[:1], 1, axis=1)
-    return float(difference.std(axis=1).mean()), float(other.std(axis=1).mean())
-
-
-def _claims(gains: dict[str, list[float]], rank: float, paired: float, unpaired: float) -> tuple[Claim, ...]:
-    means = {name: float(np.mean(found)) for name, found in gains.items()}
-    climbed, best = means["hill climbing"], max(means, key=lambda name: means[name])
-    model_based = max(("TPE", "CMA-ES", "NSGA-II", "surrogate"), key=lambda name: means[name])
-    return (
-        Claim(
-            "Rollouts find what the offline objective misses.",
-            "holds" if climbed > EARNED_DB else "fails",
-            f"hill climbing gains {climbed:.2f} dB over the offline optimum; over all schedules rolled out, offline "
-            f"cost and closed-loop error have rank correlation {rank:.2f}.",
-        ),
-        Claim(
-            "A model of the objective earns its place over plain hill climbing.",
-            "holds" if means[model_based] > climbed + EARNED_DB else "fails",
-            f"the best of TPE, CMA-ES, NSGA-II and the surrogate is {model_based} with {means[model_based]:+.2f} dB, "
-            f"hill climbing has {climbed:+.2f} dB, the best of all is {best} with {means[best]:+.2f} dB.",
-        ),
-        Claim(
-            "Giving up bad schedules after half of the samples pays.",
-            "holds" if means["hill climbing, pruned"] > climbed + EARNED_DB else "fails",
-            f"pruned {means['hill climbing, pruned']:+.2f} dB, unpruned {climbed:+.2f} dB at equal cost.",
-        ),
-        Claim(
-            "Common random numbers make schedules comparable.",
-            "holds" if paired < unpaired else "fails",
-            f"the log errors of two schedules differ by {paired:.3f} (standard deviation over samples) on the same "
-            f"prompts and noise, by {unpaired:.3f} on others: {(unpaired / max(paired, 1e-12)) ** 2:.1f} times as many "
-            "rollouts would be needed.",
-        ),
-    )
 
 
 def _draw(done: dict[str, dict[str, Any]], seeds: int, path: Path) -> None:

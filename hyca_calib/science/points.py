@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
-
 from hyca_calib.budget import Budget
-from hyca_calib.science.chapter import Chapter, Claim, Context, Table, interval
+from hyca_calib.metrics import prompt_groups
+from hyca_calib.science.chapter import Chapter, Claim, Context, Table, Verdict, finished, interval
+from hyca_calib.science.effects import Ratio, difference
 from hyca_calib.science.loop.contest import log_errors, samples_of
+from hyca_calib.science.ruling import above, any_of, below, decide, ruled, shared_level
 from hyca_calib.search.confirm import Confirmation
 from hyca_calib.search.healing import carried_over
 from hyca_calib.search.problem import Problem
@@ -27,7 +29,7 @@ from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint
 
-__all__ = ["points"]
+__all__ = ["claims", "points", "tables"]
 
 BUDGETS = ("3x", "5x")
 LIVE = (0, 1, 2, 4)
@@ -53,14 +55,18 @@ def points(context: Context) -> Chapter:
         if not kept.exists():
             kept.write_text(json.dumps(_searched(context, workload, name, point)))
         found[name] = json.loads(kept.read_text())
-    return Chapter(
+    chapter = Chapter(
         name="points",
         title="Cache points",
         text=(OPENING.format(samples=fewer),),
-        tables=tuple(_table(budget, _at(found, budget)) for budget in BUDGETS),
-        claims=tuple(claim for budget in BUDGETS for claim in _claims(budget, _at(found, budget))),
         numbers={"points": found},
     )
+    return finished(chapter, claims, tables)
+
+
+def tables(numbers: dict[str, Any]) -> tuple[Table, ...]:
+    """All points at each budget."""
+    return tuple(_table(budget, _at(numbers["points"], budget)) for budget in BUDGETS)
 
 
 def _at(found: dict[str, dict[str, dict[str, Any]]], budget: str) -> dict[str, dict[str, Any]]:
@@ -114,6 +120,7 @@ def _searched(context: Context, workload: Workload, name: str, point: CachePoint
             "floats_cached": section.depth * problem.trace.cost.feature_numel,
             "confirmed_db": max((r["psnr_db"] for r in result["rollouts"]), default=math.nan),
             "test_db": [to_db(error) for error in errors],
+            "prompts": prompt_groups(test.jobs),
         }
     return rows
 
@@ -129,7 +136,7 @@ def _can_meet(problem: Problem, budget: Budget) -> bool:
 def _table(budget: str, rows: dict[str, dict[str, Any]]) -> Table:
     lines = []
     for name, row in rows.items():
-        mean, low, high = interval(row["test_db"])
+        mean, low, high = interval(row["test_db"], 0, row.get("prompts"))
         computed = f"{row['computed']} of {row['steps']}"
         cached = row["floats_cached"] / next(iter(rows.values()))["floats_cached"]
         lines.append(
@@ -139,15 +146,17 @@ def _table(budget: str, rows: dict[str, dict[str, Any]]) -> Table:
     return Table(f"Budget {budget}.", head, tuple(lines))
 
 
-def _claims(budget: str, rows: dict[str, dict[str, Any]]) -> tuple[Claim, ...]:
-    means = {name: float(np.mean(row["test_db"])) for name, row in rows.items()}
-    confirmed = {name: row["confirmed_db"] for name, row in rows.items()}
-    best, picked = max(means, key=lambda n: means[n]), max(confirmed, key=lambda n: confirmed[n])
-    claims = [
-        Claim(
-            f"At {budget}, rollouts of fitted taps pick the point that is best after refinement.",
-            "holds" if means[picked] > means[best] - MATTERS_DB else "fails",
-            f"picked: {picked} ({means[picked]:.2f} dB after refinement); best: {best} ({means[best]:.2f} dB).",
+def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts by what the refined plans of the points reach on the same test samples."""
+    return tuple(claim for budget in BUDGETS for claim in _at_budget(budget, _at(numbers["points"], budget)))
+
+
+def _at_budget(budget: str, rows: dict[str, dict[str, Any]]) -> list[Claim]:
+    found = [
+        ruled(
+            f"At {budget}, rollouts of fitted taps pick a point that none beats after refinement by over "
+            f"{MATTERS_DB:g} dB.",
+            lambda: _picked(rows),
         )
     ]
     rivals = {
@@ -156,9 +165,32 @@ def _claims(budget: str, rows: dict[str, dict[str, Any]]) -> tuple[Claim, ...]:
         "computing the first blocks on every step pays": [name for name in rows if "live of" in name],
     }
     for text, names in rivals.items():
-        if known := [name for name in names if name in means]:
-            rival = max(known, key=lambda n: means[n])
-            pays = means[rival] > means["trunk"] + MATTERS_DB
-            evidence = f"{rival} {means[rival]:.2f} dB, trunk {means['trunk']:.2f} dB."
-            claims.append(Claim(f"At {budget}, {text}.", "holds" if pays else "fails", evidence))
-    return tuple(claims)
+        if known := [name for name in names if name in rows]:
+            found.append(ruled(f"At {budget}, {text} (by over {MATTERS_DB:g} dB).", partial(_pays, rows, known)))
+    return found
+
+
+def _apart(rows: dict[str, dict[str, Any]], one: str, other: str, level: float = 0.95) -> Ratio:
+    return difference(rows[one]["test_db"], rows[other]["test_db"], rows[one].get("prompts"), level)
+
+
+def _picked(rows: dict[str, dict[str, Any]]) -> tuple[Verdict, str]:
+    confirmed = {name: row["confirmed_db"] for name, row in rows.items()}
+    picked = max(confirmed, key=lambda name: confirmed[name])
+    others = [name for name in rows if name != picked]
+    ahead = {name: _apart(rows, name, picked) for name in others}
+    surely = [above(_apart(rows, name, picked, shared_level(len(others))), MATTERS_DB) for name in others]
+    none = all(below(found, MATTERS_DB) for found in ahead.values())
+    verdict: Verdict = "holds" if none else "fails" if any(surely) else "not decided"
+    return verdict, f"picked: {picked}; the others on it, dB: {_listed(ahead)}."
+
+
+def _pays(rows: dict[str, dict[str, Any]], names: list[str]) -> tuple[Verdict, str]:
+    """Some rival must be ahead, at the level that their number asks for."""
+    ahead = {name: _apart(rows, name, "trunk", shared_level(len(names))) for name in names}
+    met = any_of([above(found, MATTERS_DB) for found in ahead.values()])
+    return decide([met]), f"on the trunk, dB: {_listed(ahead)}."
+
+
+def _listed(found: dict[str, Ratio]) -> str:
+    return ", ".join(f"{name} {mean:+.2f} ({low:+.2f} to {high:+.2f})" for name, (mean, low, high) in found.items())

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hyca_calib.science.chapter import Chapter, Claim, Context, Table, interval
+from hyca_calib.metrics import prompt_groups
+from hyca_calib.science.chapter import Chapter, Context, Table, finished, interval
+from hyca_calib.science.effects import difference
 from hyca_calib.science.loop.bed import BUDGET, Bed, bed_of
 from hyca_calib.science.loop.joint import WAYS, joint
 from hyca_calib.science.loop.limits import reach
@@ -17,12 +19,13 @@ from hyca_calib.science.loop.losses import losses
 from hyca_calib.science.loop.on_policy import refitted
 from hyca_calib.science.loop.parameters import parameterisations
 from hyca_calib.science.loop.price import FLUX, price
+from hyca_calib.science.loop.refined import claims
 
-__all__ = ["refinement"]
+__all__ = ["claims", "refinement", "tables"]
 
+PARTS = ("parameters", "losses", "prompts", "joint", "on policy")
 PROMPTS = (3, 6, 12, 24, 48)
 ROUNDS = 2
-MATTERS_DB = 0.2
 HEAD = ("PSNR of latents on test, dB", "95 %", "gain over fitted taps, dB", "95 % ")
 
 
@@ -51,17 +54,24 @@ def refinement(context: Context) -> Chapter:
     limits = _kept(bed.folder / "reach.json", lambda: _reach(bed))
     context.tell(1 - 1 / (len(parts) + 2), "price")
     costs = _kept(bed.folder / "price.json", lambda: price(bed))
-    return Chapter(
+    chapter = Chapter(
         name="refinement",
         title="Refinement of the taps by gradient",
         text=(_opening(bed, before), _arithmetic(costs)),
-        tables=(
-            *(_table(f"{name.capitalize()}.", name, rows, before) for name, rows in found.items()),
-            _reach_table(limits),
-        ),
-        claims=_claims(found, before, limits),
-        numbers={**found, "before": before, "reach_db": limits, "price": costs},
+        numbers={
+            **found,
+            "before": before,
+            "reach_db": limits,
+            "price": costs,
+            "test_prompts": prompt_groups(bed.test.jobs),
+        },
     )
+    return finished(chapter, claims, tables)
+
+
+def tables(numbers: dict[str, Any]) -> tuple[Table, ...]:
+    """One for each part, and what a linear map could reach."""
+    return (*(_table(name, numbers) for name in PARTS), _reach_table(numbers["reach_db"]))
 
 
 def _opening(bed: Bed, before: dict[str, list[float]]) -> str:
@@ -99,21 +109,18 @@ def _reach(bed: Bed) -> dict[str, dict[str, float]]:
     return {str(target): reach(bed, target) for target in (targets[:1] if bed.context.quick else targets)}
 
 
-def _gain(row: dict[str, Any], before: dict[str, list[float]]) -> list[float]:
-    """dB of each test sample above fitted taps."""
-    return [a - b for a, b in zip(row["latent_db"], before["latent_db"], strict=True)]
-
-
-def _table(caption: str, head: str, rows: dict[str, dict[str, Any]], before: dict[str, list[float]]) -> Table:
+def _table(part: str, numbers: dict[str, Any]) -> Table:
     lines: list[tuple[str | float, ...]] = []
-    for name, row in rows.items():
-        (psnr, low, high), (gain, least, most) = interval(row["latent_db"]), interval(_gain(row, before))
+    before, prompts = numbers["before"]["latent_db"], numbers.get("test_prompts")
+    for name, row in numbers[part].items():
+        psnr, low, high = interval(row["latent_db"], 0, prompts)
+        gain, least, most = difference(row["latent_db"], before, prompts)
         on_fit = float(np.mean(row["fit_db"])) if "fit_db" in row else "-"
         clipped = float(np.mean(row["picture_db"]))
         spread, sure = f"{low:.2f} to {high:.2f}", f"{least:+.2f} to {most:+.2f}"
         lines.append((name, row.get("numbers", "-"), psnr, spread, gain, sure, on_fit, clipped))
-    columns = (head, "numbers", *HEAD, "on fit prompts, dB", "clipped pictures, dB")
-    return Table(caption, columns, tuple(lines))
+    columns = (part, "numbers", *HEAD, "on fit prompts, dB", "clipped pictures, dB")
+    return Table(f"{part.capitalize()}.", columns, tuple(lines))
 
 
 def _reach_table(limits: dict[str, dict[str, float]]) -> Table:
@@ -137,56 +144,4 @@ def _arithmetic(costs: dict[str, Any]) -> str:
         f"{FLUX['weights_gib']} GiB of weights {flux['gib_whole_rollout']:.0f} GiB of activations for a whole rollout, "
         f"{flux['gib_one_call']:.0f} GiB checkpointed by call, {flux['gib_one_call_checkpointed_by_block']:.1f} GiB "
         "checkpointed by block as well. On paper: no such run was made."
-    )
-
-
-def _claims(
-    found: dict[str, dict[str, dict[str, Any]]], before: dict[str, list[float]], limits: dict[str, dict[str, float]]
-) -> tuple[Claim, ...]:
-    gains = {part: {name: interval(_gain(row, before)) for name, row in rows.items()} for part, rows in found.items()}
-    channel, group = gains["parameters"]["channel"], gains["parameters"]["16 groups"]
-    best = max(gains["parameters"], key=lambda name: gains["parameters"][name][0])
-    loss = max(gains["losses"], key=lambda name: gains["losses"][name][0])
-    usual = gains["losses"]["final latent, log"][0]
-    counts = {int(name): value[0] for name, value in gains["prompts"].items()}
-    enough = min(count for count, value in counts.items() if value > max(counts.values()) - MATTERS_DB)
-    ways = {way: value[0] for way, value in gains["joint"].items()}
-    one_way = ways["climb, then refine"]
-    other = max(("in turns", "race"), key=lambda way: ways[way])
-    policy = max(value[0] for value in gains["on policy"].values())
-    mixing = float(np.mean([row["mixing of all channels"] for row in limits.values()]))
-    return (
-        Claim(
-            "Refinement through the rollout gains what no offline fit can.",
-            "holds" if channel[1] > MATTERS_DB else "fails",
-            f"per channel {channel[0]:+.2f} dB ({channel[1]:+.2f} to {channel[2]:+.2f}) over fitted taps, "
-            f"refitting on the accelerated run's own history {policy:+.2f} dB.",
-        ),
-        Claim(
-            "Rows for channels beat rows for groups.",
-            "holds" if channel[0] > group[0] + MATTERS_DB else "fails",
-            f"channel {channel[0]:+.2f} dB, 16 groups {group[0]:+.2f} dB over fitted channel taps, best: {best} "
-            f"{gains['parameters'][best][0]:+.2f} dB.",
-        ),
-        Claim(
-            "The log error of the final latent is the loss to take.",
-            "holds" if usual > gains["losses"][loss][0] - MATTERS_DB else "fails",
-            f"it gains {usual:+.2f} dB, the best of all ({loss}) {gains['losses'][loss][0]:+.2f} dB.",
-        ),
-        Claim(
-            "A few dozen prompts are enough.",
-            "holds" if enough <= 24 else "fails",
-            "gain by number of fit prompts: " + ", ".join(f"{n}: {gain:+.2f} dB" for n, gain in counts.items()) + ".",
-        ),
-        Claim(
-            "Schedule and taps are better sought in turns, or in a race, than one after the other.",
-            "holds" if ways[other] > one_way + MATTERS_DB else "fails",
-            ", ".join(f"{way} {gain:+.2f} dB" for way, gain in ways.items()) + ".",
-        ),
-        Claim(
-            "History per channel is nearly all that a linear forecast can use.",
-            "holds" if mixing < 3 else "fails",
-            f"a full linear map of all channels would lower the squared error by {mixing:.2f} dB, for as many "
-            "weights a channel as there are channels.",
-        ),
     )

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from hyca_calib.science.chapter import Chapter, Context
+from typing import Any
+
+from hyca_calib.science.chapter import Chapter, Claim, Context, finished
 from hyca_calib.science.groups.subject import Part
-from hyca_calib.science.planning.contest import contest
+from hyca_calib.science.planning import contest, front
 from hyca_calib.science.planning.figures import front_plot, growth_plot, optimal_steps
-from hyca_calib.science.planning.front import front
 from hyca_calib.science.planning.full_size import full_size
 from hyca_calib.science.planning.growth import growth
 from hyca_calib.science.planning.instance import instance
 from hyca_calib.science.planning.throughput import throughput
 
-__all__ = ["schedules"]
+__all__ = ["claims", "schedules"]
 
 QUESTIONS = {
-    "contest": contest,
-    "front": front,
+    "contest": contest.contest,
+    "front": front.front,
     "throughput": throughput,
     "growth": growth,
     "full_size": full_size,
 }
+RULES = {"contest": contest.claims, "front": front.claims}
 FRONT, OPTIMA, GROWTH = "schedules-front.png", "schedules-optimal.png", "schedules-growth.png"
 CAPTIONS = {
     FRONT: "Left: replayed cost over the FLOPs ratio, every point from the same table of gap costs. Right: how far a "
@@ -49,12 +51,17 @@ def schedules(context: Context) -> Chapter:
     front_plot(numbers["front"]["lines"], numbers["contest"]["runs"], context.seed, context.folder / FRONT)
     optimal_steps(numbers["contest"]["optimum"], context.folder / OPTIMA)
     growth_plot(numbers["growth"]["measured"], context.folder / GROWTH)
-    return Chapter(
+    chapter = Chapter(
         name="schedules",
         title="Offline search for schedules",
         text=(OBJECTIVE, *(line for part in parts.values() for line in part.text)),
         tables=tuple(table for part in parts.values() for table in part.tables),
         figures=tuple(CAPTIONS.items()),
-        claims=tuple(claim for part in parts.values() for claim in part.claims),
         numbers=numbers,
     )
+    return finished(chapter, claims)
+
+
+def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts, question by question."""
+    return tuple(claim for name, rule in RULES.items() for claim in rule(numbers[name]))

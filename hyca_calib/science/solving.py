@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from hyca_calib.science.chapter import Chapter, Context
+from typing import Any
+
+from hyca_calib.science.chapter import Chapter, Claim, Context, finished
+from hyca_calib.science.formulas import fitting, modes, multistep, noise, pool
 from hyca_calib.science.formulas.figures import anchored_and_recursive, cost_map
-from hyca_calib.science.formulas.fitting import fitting
 from hyca_calib.science.formulas.ground import ground
-from hyca_calib.science.formulas.modes import modes
-from hyca_calib.science.formulas.multistep import multistep
-from hyca_calib.science.formulas.noise import noise
-from hyca_calib.science.formulas.pool import pool
 from hyca_calib.science.groups.subject import Part
 
-__all__ = ["solvers"]
+__all__ = ["claims", "solvers"]
 
-QUESTIONS = {"pool": pool, "multistep": multistep, "modes": modes, "fitting": fitting, "noise": noise}
+QUESTIONS = {
+    "pool": (pool.pool, pool.claims),
+    "multistep": (multistep.multistep, multistep.claims),
+    "modes": (modes.modes, modes.claims),
+    "fitting": (fitting.fitting, fitting.claims),
+    "noise": (noise.noise, noise.claims),
+}
+"""What measures each, and the rules of its verdicts."""
 COSTS, RECURSION = "solvers-cost.png", "solvers-recursive.png"
 CAPTIONS = {
     COSTS: "Held-out replay cost over that of hold, of every solver at every published schedule.",
@@ -27,7 +32,7 @@ def solvers(context: Context) -> Chapter:
     context.tell(0.0, "reading trajectories")
     s = ground(context)
     parts: dict[str, Part] = {}
-    for i, (name, question) in enumerate(QUESTIONS.items()):
+    for i, (name, (question, _)) in enumerate(QUESTIONS.items()):
         context.tell((i + 1) / (len(QUESTIONS) + 2), name)
         parts[name] = question(s)
     numbers = {name: part.numbers for name, part in parts.items()}
@@ -36,12 +41,17 @@ def solvers(context: Context) -> Chapter:
     anchored_and_recursive(
         numbers["multistep"]["recursive_over_anchored"], list(s.intervals), context.folder / RECURSION
     )
-    return Chapter(
+    chapter = Chapter(
         name="solvers",
         title="Solvers",
         text=tuple(line for part in parts.values() for line in part.text),
         tables=tuple(table for part in parts.values() for table in part.tables),
         figures=tuple(CAPTIONS.items()),
-        claims=tuple(claim for part in parts.values() for claim in part.claims),
         numbers=numbers,
     )
+    return finished(chapter, claims)
+
+
+def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts, question by question."""
+    return tuple(claim for name, (_, rule) in QUESTIONS.items() for claim in rule(numbers[name]))

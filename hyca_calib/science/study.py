@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.models import load_pipeline
-from hyca_calib.provenance import versions
+from hyca_calib.provenance import provenance
 from hyca_calib.science.chapter import Chapter, Context
+from hyca_calib.science.page import CHAPTERS, write_json, write_page
 from hyca_calib.search.healing import PROBES, healed
 from hyca_calib.search.problem import Problem
+from hyca_calib.trace.request import TRACE_VERSION
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime.errors import StudyError
 from hyca_runtime.point import CachePoint
 
-__all__ = ["CHAPTERS", "Study", "chapters_of", "circumstances"]
-
-CHAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "solvers": ("solving.solvers", ("demo",)),
-    "grouping": ("grouping.grouping", ("demo", "demo-class")),
-    "schedules": ("schedules.schedules", ("demo",)),
-    "closed-loop": ("closed_loop.closed_loop", ("demo",)),
-    "refinement": ("refinement.refinement", ("demo",)),
-    "points": ("points.points", ("demo", "demo-class")),
-    "transfer": ("transfer.transfer", ("demo",)),
-    "results": ("results.results", ("demo", "demo-class")),
-}
-"""Where each chapter's function is, and the models it is made on."""
+__all__ = ["Study", "chapters_of", "circumstances"]
 
 Tell = Callable[[str, float, str], None]
 """Told the chapter, the share of it that is done, and a line of news."""
@@ -96,7 +83,7 @@ class Study:
         chapter = work(Context(**fields, folder=folder, tell=note))
         made = replace(chapter, seconds=watch.note(), made=circumstances())
         tell(label, 1.0, f"{made.seconds:.0f} s")
-        _write_json(self._kept(context.model, name), made.to_json())
+        write_json(self._kept(context.model, name), made.to_json())
         self._write()
 
     def _context(self, model: str, tell: Callable[[float, str], None]) -> Context:
@@ -123,7 +110,7 @@ class Study:
             raise StudyError(
                 f"{self.work} holds a study with {found}, asked was {self.settings}; choose another --work"
             )
-        _write_json(path, self.settings)
+        write_json(path, self.settings)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -142,11 +129,7 @@ class Study:
                 numbers[f"{model}/{name}"] = json.loads(kept.read_text())
                 for figure, _ in numbers[f"{model}/{name}"]["figures"]:
                     shutil.copyfile(self.work / model / name / figure, pictures / f"{model}-{figure}")
-        ordered = {f"{m}/{n}": numbers[f"{m}/{n}"] for m, n in chapters_of(()) if f"{m}/{n}" in numbers}
-        _write_json(self.out / "science.json", {"settings": self.settings, "chapters": ordered})
-        page = self.out / "science.md"
-        page.write_text("\n".join(_page(self, {key: Chapter.from_json(facts) for key, facts in ordered.items()})))
-        return page
+        return write_page(self.out, self.settings, numbers)
 
     def _published(self) -> dict[str, dict[str, Any]]:
         """Chapters of the same settings that are on the page, from other machines perhaps."""
@@ -165,7 +148,7 @@ class Stopwatch:
     def note(self) -> float:
         """The seconds so far, written down."""
         seconds = self._before + time.monotonic() - self._begun
-        _write_json(self._path, round(seconds, 1))
+        write_json(self._path, round(seconds, 1))
         return seconds
 
 
@@ -188,47 +171,6 @@ def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:
 
 def circumstances() -> dict[str, Any]:
     """Of a chapter that is made now."""
-    return {
-        "device": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "versions": versions(),
-    }
-
-
-def _page(study: Study, found: dict[str, Chapter]) -> list[str]:
-    minutes = sum(chapter.seconds for chapter in found.values()) / 60
-    parts = [
-        "# Science: what feature caching claims, and what the data say\n",
-        (
-            f"Made by `python -m hyca_calib reproduce`, seed {study.seed}, {study.samples} samples of {study.steps} "
-            f"steps, in {minutes:.0f} minutes. Verdicts are computed by fixed rules from the numbers below; "
-            "`science.json` has all of them.\n"
-        ),
-        "| claim | model | verdict |\n|---|---|---|\n"
-        + "\n".join(
-            f"| {claim.text} | {key.partition('/')[0]} | {claim.verdict} |"
-            for key, chapter in found.items()
-            for claim in chapter.claims
-        )
-        + "\n",
-    ]
-    for key, chapter in found.items():
-        model, _, name = key.partition("/")
-        text = chapter.to_markdown()
-        if len(CHAPTERS[name][1]) > 1:
-            text = text.replace("## ", f"## {model}: ", 1)
-        for figure, _ in chapter.figures:
-            text = text.replace(f"]({figure})", f"](science/{model}-{figure})")
-        parts.append(text)
-        if made := chapter.made:
-            libraries = ", ".join(f"{library} {version}" for library, version in made["versions"].items())
-            minutes = chapter.seconds / 60
-            parts.append(f"*Made in {minutes:.0f} minutes on {made['device']}, {made['date']}: {libraries}.*\n")
-    return parts
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    made = provenance("cpu")
+    cores = made["threads"]
+    return {**made, "device": f"{cores} threads of {made['processor']}", "trace": TRACE_VERSION}

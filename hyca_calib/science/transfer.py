@@ -8,17 +8,17 @@ from typing import Any
 import torch
 
 from hyca_calib.metrics import log_error
-from hyca_calib.science.chapter import Chapter, Context, interval
+from hyca_calib.science.chapter import Chapter, Claim, Context, Table, finished, interval
+from hyca_calib.science.transfers import verdicts
 from hyca_calib.science.transfers.figures import draw
 from hyca_calib.science.transfers.outcomes import BUDGET, home_plan, outcome
 from hyca_calib.science.transfers.situations import HOME, Situation, situations
-from hyca_calib.science.transfers.verdicts import claims, psnr_table, verdict_table
 from hyca_calib.search.origin import refinement_gain
 from hyca_calib.search.refine import to_db
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 
-__all__ = ["transfer"]
+__all__ = ["claims", "tables", "transfer"]
 
 FIGURE = "transfer.png"
 CAPTION = "One plan in many situations, against what could be made there; 95 % intervals over test prompts."
@@ -34,15 +34,25 @@ def transfer(context: Context) -> Chapter:
         context.tell((i + 1) / (len(todo) + 1), situation.name)
         rows.append(outcome(context, plan, situation))
     draw(rows, context.folder / FIGURE)
-    return Chapter(
+    chapter = Chapter(
         name="transfer",
         title="Transfer of plans",
         text=(_opening(plan), *_about_the_copy(context, todo)),
-        tables=(psnr_table(rows), verdict_table(rows)),
         figures=((FIGURE, CAPTION),),
-        claims=claims(rows),
         numbers={"plan": _facts(plan), "situations": {row["name"]: row for row in rows}},
     )
+    return finished(chapter, claims, tables)
+
+
+def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts by the situations."""
+    return verdicts.claims(list(numbers["situations"].values()))
+
+
+def tables(numbers: dict[str, Any]) -> tuple[Table, ...]:
+    """PSNR of every way, and what the check foretells."""
+    rows = list(numbers["situations"].values())
+    return verdicts.psnr_table(rows), verdicts.verdict_table(rows)
 
 
 def _opening(plan: Plan) -> str:

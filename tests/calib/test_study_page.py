@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,9 @@ import pytest
 
 from hyca_calib.science import study as driver
 from hyca_calib.science.chapter import Chapter, Claim, Context
-from hyca_calib.science.study import CHAPTERS, Study, chapters_of
+from hyca_calib.science.page import CHAPTERS, decided, render
+from hyca_calib.science.ruling import NO_INTERVAL
+from hyca_calib.science.study import Study, chapters_of
 from hyca_runtime.errors import StudyError
 
 
@@ -22,16 +25,17 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def chapter(context: Context) -> Chapter:
         calls.append(f"{context.model} {context.folder.name}")
         (context.folder / "a.png").write_bytes(b"picture")
-        claim = Claim("Water is wet.", "holds", "it was touched.")
-        return Chapter(context.folder.name, "Title", ("Text.",), (), (("a.png", "A picture"),), (claim,), {"x": 1.5})
+        return Chapter(context.folder.name, "Title", ("Text.",), (), (("a.png", "A picture"),), (), {"x": 1.5})
+
+    def claims(numbers: dict[str, float]) -> tuple[Claim, ...]:
+        return (Claim("Water is wet.", "holds" if numbers["x"] > 1 else "fails", "it was touched."),)
 
     fields = {"pipe": None, "problem": None, "workload": None, "seed": 0, "quick": False}
     monkeypatch.setattr(
         Study, "_context", lambda self, model, tell: SimpleNamespace(model=model, folder=self.work / model, **fields)
     )
-    monkeypatch.setattr(
-        driver.importlib, "import_module", lambda name: SimpleNamespace(**dict.fromkeys(NAMES, chapter))
-    )
+    module = SimpleNamespace(**dict.fromkeys(NAMES, chapter), claims=claims)
+    monkeypatch.setattr(driver.importlib, "import_module", lambda name: module)
     return calls
 
 
@@ -43,7 +47,9 @@ def test_every_chapter_exists() -> None:
 
     for where, models in CHAPTERS.values():
         module, function = where.split(".")
-        assert callable(getattr(importlib.import_module(f"hyca_calib.science.{module}"), function))
+        found = importlib.import_module(f"hyca_calib.science.{module}")
+        assert callable(getattr(found, function))
+        assert callable(found.claims)
         assert set(models) <= {"demo", "demo-class"}
 
 
@@ -95,5 +101,45 @@ def test_other_settings_need_another_folder(tmp_path: Path, made: list[str]) -> 
 def test_unknown_chapters_are_refused() -> None:
     with pytest.raises(StudyError, match="no chapter astrology; there are solvers"):
         chapters_of(["astrology"])
-    assert chapters_of(["demo-class/results", "solvers"]) == [("demo", "solvers"), ("demo-class", "results")]
-    assert chapters_of(["results"]) == [("demo", "results"), ("demo-class", "results")]
+    assert chapters_of(["demo-class/grouping", "solvers"]) == [("demo", "solvers"), ("demo-class", "grouping")]
+    assert chapters_of(["grouping"]) == [("demo", "grouping"), ("demo-class", "grouping")]
+    with pytest.raises(StudyError, match="no chapter results"):
+        chapters_of(["results"])
+
+
+def test_verdicts_follow_from_the_numbers_that_are_kept(tmp_path: Path, made: list[str]) -> None:
+    """Without sampling: another number, another verdict; a chapter that is no more is left out."""
+    out = tmp_path / "out"
+    Study(tmp_path / "work", out).make(["schedules"])
+    kept = json.loads((out / "science.json").read_text())
+    kept["chapters"]["demo/schedules"]["numbers"]["x"] = 0.5
+    kept["chapters"]["demo/results"] = kept["chapters"]["demo/schedules"]
+    (out / "science.json").write_text(json.dumps(kept))
+    text = render(out).read_text()
+    assert len(made) == 1
+    assert "| Water is wet. | demo | fails |" in text
+    assert list(json.loads((out / "science.json").read_text())["chapters"]) == ["demo/schedules"]
+    assert "Dropped verdicts" in text
+    with pytest.raises(StudyError, match="make the study first"):
+        render(tmp_path / "nowhere")
+
+
+COMMITTED = Path(__file__).parents[2] / "studies" / "bench"
+
+
+def test_the_committed_page_is_what_today_s_rules_make_of_the_committed_numbers(tmp_path: Path) -> None:
+    shutil.copyfile(COMMITTED / "science.json", tmp_path / "science.json")
+    assert render(tmp_path).read_text() == (COMMITTED / "science.md").read_text()
+    assert (tmp_path / "science.json").read_text() == (COMMITTED / "science.json").read_text()
+    pictures = {path.name for path in (COMMITTED / "science").iterdir()}
+    kept = json.loads((COMMITTED / "science.json").read_text())["chapters"]
+    shown = {f"{key.partition('/')[0]}-{name}" for key, facts in kept.items() for name, _ in facts["figures"]}
+    assert pictures == shown
+
+
+def test_numbers_of_before_decide_nothing() -> None:
+    """A chapter that lacks what a rule reads."""
+    facts = json.loads((COMMITTED / "science.json").read_text())["chapters"]["demo/closed-loop"]
+    facts["numbers"].pop("climbed", None)
+    claim = next(claim for claim in decided("demo/closed-loop", facts).claims if "Rollouts find" in claim.text)
+    assert (claim.verdict, claim.evidence) == ("not decided", NO_INTERVAL)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot
 
-from hyca_calib.science.formulas.ground import Ratio
+from hyca_calib.science.effects import Ratio
 from hyca_calib.science.groups.figures import save
 
 __all__ = ["anchored_and_recursive", "cost_map"]

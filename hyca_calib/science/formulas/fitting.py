@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.science.chapter import Claim, Table
-from hyca_calib.science.formulas.ground import Ground, Ratio, Sharing, closed_rows, noise_gain, over
+from hyca_calib.science.effects import Ratio
+from hyca_calib.science.formulas.ground import Ground, Sharing, closed_rows, noise_gain
 from hyca_calib.science.groups.arena import Rows
-from hyca_calib.science.groups.subject import RIDGES, Part, row, told, verdict
+from hyca_calib.science.groups.subject import RIDGES, Part, row, told
+from hyca_calib.science.ruling import above, below, decide, ruled
 from hyca_calib.search.candidate import Settings
 from hyca_runtime.solvers import ClosedFormSolver, Hold, Newton
 
-__all__ = ["fitting", "tap_costs", "tap_rows"]
+__all__ = ["claims", "fitting", "tap_costs", "tap_rows"]
 
 Array = NDArray[np.float64]
 
@@ -24,6 +27,7 @@ STRENGTHS = (*RIDGES, 1e-1)
 LINEAR = Newton(1)
 PRIORS: dict[str, ClosedFormSolver] = {"hold": Hold(), "linear": LINEAR, "quadratic": Newton(2)}
 LITTLE = 0.98  # a longer history is not worth it if it leaves at least this share of the cost
+FREE = 1.02  # what costs at most this much more is as good
 
 
 def fitting(s: Ground) -> Part:
@@ -50,9 +54,10 @@ def fitting(s: Ground) -> Part:
         "by_ridge": {f"{name}, drawn to {prior}": found for (name, prior), found in strengths.items()},
         "noise_by_ridge": noise,
         "ridges": list(STRENGTHS),
+        **_contests(s, histories, sharings, usual),
     }
     tables = (_table(s, relative), _ridge_table(s, strengths, noise))
-    return Part((), tables, _claims(s, histories, sharings, usual), numbers)
+    return Part((), tables, numbers)
 
 
 def tap_rows(
@@ -69,7 +74,7 @@ def tap_costs(s: Ground, shared: Sharing, depth: int, ridge: float, prior: Close
 
 
 def _relative(s: Ground, costs: Array) -> Ratio:
-    return over(costs, s.best_closed(s.axes)[1], s.seed)
+    return s.over(costs, s.best_closed(s.axes)[1])
 
 
 def _table(s: Ground, relative: dict[str, list[Ratio]]) -> Table:
@@ -92,41 +97,60 @@ def _ridge_table(s: Ground, strengths: dict[tuple[str, str], list[Ratio]], noise
     return Table(caption, ("taps", "drawn to", *(f"{ridge:g}" for ridge in STRENGTHS)), (*rows, last))
 
 
-def _claims(
+def _contests(
     s: Ground, histories: dict[tuple[int, float], Array], sharings: dict[str, Array], usual: dict[str, Array]
-) -> tuple[Claim, ...]:
-    gained = s.ratios(next(iter(sharings.values())), s.best_closed(s.axes)[1])
-    finer = {name: over(sharings[name], sharings[before], s.seed) for before, name in pairwise(sharings)}
-    longer = {r: over(histories[HISTORIES[-1], r], histories[USUAL.depth, r], s.seed) for _, r in histories}
-    shorter = {r: over(histories[USUAL.depth, r], histories[USUAL.depth - 1, r], s.seed) for _, r in histories}
-    dearer = {name: over(usual[name], costs, s.seed) for name, costs in sharings.items()}
+) -> dict[str, Any]:
+    """Cost ratios that the claims are about."""
+    ridges = dict.fromkeys(ridge for _, ridge in histories)
+    lengths = {"longer": (HISTORIES[-1], USUAL.depth), "shorter": (USUAL.depth, USUAL.depth - 1)}
+    return {
+        "over_best_closed": s.ratios(next(iter(sharings.values())), s.best_closed(s.axes)[1]),
+        "finer": {name: s.over(sharings[name], sharings[before]) for before, name in pairwise(sharings)},
+        "usual_ridge": {name: s.over(usual[name], costs) for name, costs in sharings.items()},
+    } | {
+        name: {f"{ridge:g}": s.over(histories[more, ridge], histories[less, ridge]) for ridge in ridges}
+        for name, (more, less) in lengths.items()
+    }
+
+
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `fitting`."""
+    ridge, last = found["ridge"], HISTORIES[-1]
     return (
-        Claim(
+        ruled(
             "Fitted taps beat the best closed form of every schedule, even one row for all channels.",
-            verdict([ratio[2] < 1 for ratio in gained]),
-            f"history {USUAL.depth}, ridge {s.ridge:g}, cost ratio at N = {', '.join(map(str, s.intervals))}: "
-            + ", ".join(map(told, gained))
-            + ".",
+            lambda: (
+                decide([below(ratio, 1) for ratio in found["over_best_closed"]]),
+                f"history {USUAL.depth}, ridge {ridge:g}, cost ratio, shortest interval first: "
+                + ", ".join(map(told, found["over_best_closed"]))
+                + ".",
+            ),
         ),
-        Claim(
+        ruled(
             f"A history of {USUAL.depth} is enough (one more saves under {100 * (1 - LITTLE):.0f} %, at either ridge).",
-            verdict([ratio[0] > LITTLE for ratio in longer.values()]),
-            "; ".join(
-                f"ridge {r:g}: {HISTORIES[-1]} over {USUAL.depth} {told(longer[r])}, "
-                f"{USUAL.depth} over {USUAL.depth - 1} {told(shorter[r])}"
-                for r in longer
-            )
-            + ".",
+            lambda: (
+                decide([above(ratio, LITTLE) for ratio in found["longer"].values()]),
+                "; ".join(
+                    f"ridge {r}: {last} over {USUAL.depth} {told(ratio)}, "
+                    f"{USUAL.depth} over {USUAL.depth - 1} {told(found['shorter'][r])}"
+                    for r, ratio in found["longer"].items()
+                )
+                + ".",
+            ),
         ),
-        Claim(
-            f"Finer sharing forecasts better ({', then '.join(sharings)}; mean over intervals).",
-            verdict([ratio[2] < 1 for ratio in finer.values()]),
-            ", ".join(f"{name} {told(ratio)} of the one before" for name, ratio in finer.items()) + ".",
+        ruled(
+            "Finer sharing forecasts better (one group, then a few, then per channel; mean over intervals).",
+            lambda: (
+                decide([below(ratio, 1) for ratio in found["finer"].values()]),
+                ", ".join(f"{name} {told(ratio)} of the one before" for name, ratio in found["finer"].items()) + ".",
+            ),
         ),
-        Claim(
-            f"The search's default ridge, {USUAL.ridge:g}, costs no more than the cross-validated {s.ridge:g} "
-            "(interval and all, mean over intervals).",
-            verdict([ratio[1] <= 1 for ratio in dearer.values()]),
-            ", ".join(f"{name} {told(ratio)}" for name, ratio in dearer.items()) + " in replay.",
+        ruled(
+            f"The search's default ridge, {USUAL.ridge:g}, costs at most {100 * (FREE - 1):.0f} % more than the "
+            f"cross-validated {ridge:g} (mean over intervals).",
+            lambda: (
+                decide([below(ratio, FREE) for ratio in found["usual_ridge"].values()]),
+                ", ".join(f"{name} {told(ratio)}" for name, ratio in found["usual_ridge"].items()) + " in replay.",
+            ),
         ),
     )

@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hyca_calib.metrics import prompt_groups
 from hyca_calib.replay import Multistep, gaps, grouped, rows_of
 from hyca_calib.science.chapter import Context
+from hyca_calib.science.effects import Ratio, logarithm, over
 from hyca_calib.science.formulas.learned import learn, learned_rows
-from hyca_calib.science.groups.arena import TINY, Arena, Rows
+from hyca_calib.science.groups.arena import Arena, Rows
 from hyca_calib.science.groups.stored import channel_gram, read, samples
 from hyca_calib.science.groups.subject import cross_validated
 from hyca_calib.search.candidate import Settings, partition
@@ -26,20 +28,15 @@ __all__ = [
     "CLOSED",
     "WAYS",
     "Ground",
-    "Ratio",
     "Sharing",
     "Use",
     "closed_rows",
     "ground",
-    "logarithm",
     "noise_gain",
-    "over",
     "sharing",
 ]
 
 Array = NDArray[np.float64]
-Ratio = tuple[float, float, float]
-"""Mean and 95 % interval."""
 
 WARMUP = 3
 """Leading steps that are computed in the published rule."""
@@ -84,6 +81,7 @@ class Ground:
         intervals: N of the published rules.
         sets: disjoint sets of fit prompts, ``(set, channel, step, step)``.
         gain: squared gain of each channel through the network's tail.
+        prompts: a label of each held-out sample, its prompt's; all have prompts of their own by default.
     """
 
     sharings: dict[str, Sharing]
@@ -93,6 +91,7 @@ class Ground:
     sets: Array
     gain: Array
     seed: int
+    prompts: tuple[int, ...] | None = None
 
     @property
     def one(self) -> Sharing:
@@ -116,8 +115,12 @@ class Ground:
         return Arena(tuple(gaps(self.schedule(interval), DEEPEST)), self.times[axis], self.step_weights, depth)
 
     def ratios(self, one: Array, other: Array) -> list[Ratio]:
-        """`over` at each interval; both ``(interval, prompt)``."""
-        return [over(a, b, self.seed) for a, b in zip(one, other, strict=True)]
+        """Total cost of one over that of other at each interval; both ``(interval, prompt)``."""
+        return [self.over(a, b) for a, b in zip(one, other, strict=True)]
+
+    def over(self, one: Array, other: Array) -> Ratio:
+        """The same, geometric mean over intervals."""
+        return over(one, other, self.seed, self.prompts)
 
     @cached_property
     def ridge(self) -> float:
@@ -144,7 +147,7 @@ class Ground:
 
     def best_closed(self, axes: Sequence[str]) -> tuple[list[Use], Array]:
         """The closed form and use that cost least on the fit prompts, by interval; held-out ``(interval, prompt)``."""
-        fit = {use: cost for use, cost in self._fit_costs.items() if use.axis in axes}
+        fit = {use: cost for use, cost in self.fit_costs.items() if use.axis in axes}
         totals = np.round(logarithm(np.stack(list(fit.values()))), 9)  # of uses that are the same, the first
         chosen = [list(fit)[i] for i in totals.argmin(0)]
         return chosen, np.stack([self.costs[use][i] for i, use in enumerate(chosen)])
@@ -160,7 +163,7 @@ class Ground:
         }
 
     @cached_property
-    def _fit_costs(self) -> dict[Use, Array]:
+    def fit_costs(self) -> dict[Use, Array]:
         """Mean cost ``(interval,)`` on the fit prompts."""
         arenas = [self.arena(n) for n in self.intervals]
         return {
@@ -183,7 +186,8 @@ def ground(context: Context) -> Ground:
     }
     sharings = {name: sharing(recorded.fit, streams, gain, groups) for name, groups in ways.items()}
     times = {axis: problem.times(axis) for axis in AXES}
-    return Ground(sharings, times, problem.step_weights, intervals, recorded.sets, gain, context.seed)
+    prompts = prompt_groups(trace.workload().of("select")[:most])
+    return Ground(sharings, times, problem.step_weights, intervals, recorded.sets, gain, context.seed, prompts)
 
 
 def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np.int64]]) -> Sharing:
@@ -208,25 +212,3 @@ def closed_rows(solver: ClosedFormSolver, arena: Arena, multistep: Multistep = "
 def noise_gain(rows: Rows) -> float:
     """Sum of absolute weights, mean over predicted steps: how noise in the history comes out at worst."""
     return float(np.concatenate([np.abs(taps).sum(-2).ravel() for taps in rows]).mean())
-
-
-def logarithm(costs: Array) -> Array:
-    """Natural logarithm, of next to nothing where rounding leaves nothing."""
-    return np.asarray(np.log(np.maximum(costs, TINY)))
-
-
-def over(one: Array, other: Array, seed: int) -> Ratio:
-    """Total cost of one over that of other, geometric mean over intervals, with 95 % bootstrap interval over prompts.
-
-    Args:
-        one, other: ``(interval, prompt)`` or ``(prompt,)``.
-    """
-    draws = np.random.default_rng(seed).integers(0, one.shape[-1], (2000, one.shape[-1]))
-    everyone = np.arange(one.shape[-1])[None]
-
-    def mean_log(picked: NDArray[np.int64]) -> Array:
-        ratio = logarithm(one[..., picked].sum(-1)) - logarithm(other[..., picked].sum(-1))
-        return np.asarray(np.atleast_2d(ratio).mean(0))
-
-    low, high = np.exp(np.quantile(mean_log(draws), (0.025, 0.975)))
-    return float(np.exp(mean_log(everyone)[0])), float(low), float(high)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.science.chapter import Claim, Table
+from hyca_calib.science.chapter import Claim, Table, Verdict
+from hyca_calib.science.effects import Ratio
 from hyca_calib.science.formulas.fitting import tap_costs
-from hyca_calib.science.formulas.ground import Ground, Ratio, Sharing, Use, over
+from hyca_calib.science.formulas.ground import Ground, Sharing, Use
 from hyca_calib.science.formulas.learned import learn
-from hyca_calib.science.groups.subject import Part, row, told, verdict
+from hyca_calib.science.groups.subject import Part, row, told
+from hyca_calib.science.ruling import below, decide, ruled
 from hyca_runtime.solvers import DynamicMode
 
-__all__ = ["modes", "outcomes"]
+__all__ = ["claims", "modes", "outcomes"]
 
 Array = NDArray[np.float64]
 
@@ -41,7 +44,8 @@ def modes(s: Ground) -> Part:
         for axis in s.axes
     }
     numbers = {"cost_over_hold": relative, "outcomes": found, "intervals": list(s.intervals)}
-    return Part((), (_table(s, relative), _outcome_table(s, found)), _claims(s, learnt, taps), numbers)
+    numbers |= _contests(s, learnt, taps)
+    return Part((), (_table(s, relative), _outcome_table(s, found)), numbers)
 
 
 def outcomes(s: Ground, shared: Sharing, interval: int, axis: str) -> dict[str, float | None]:
@@ -90,41 +94,63 @@ def _outcome_table(s: Ground, found: dict[str, list[dict[str, float | None]]]) -
     return Table(caption, ("groups, axis", "outcome", *(f"N = {n}" for n in s.intervals)), rows)
 
 
-def _claims(s: Ground, learnt: dict[tuple[str, str], Array], taps: dict[str, Array]) -> tuple[Claim, ...]:
+def _contests(s: Ground, learnt: dict[tuple[str, str], Array], taps: dict[str, Array]) -> dict[str, Any]:
+    """Cost ratios that the claims are about."""
     linear = {axis: s.costs[Use(LINEAR, axis)] for axis in s.axes}
-    gained = {key: s.ratios(costs, linear[key[1]]) for key, costs in learnt.items()}
-    lost = {key: s.ratios(taps[key[0]], costs) for key, costs in learnt.items()}
     first, *others = s.axes
+    own = {axis: learnt[next(iter(taps)), axis] for axis in s.axes}
+    return {
+        "over_linear": {", ".join(key): s.ratios(costs, linear[key[1]]) for key, costs in learnt.items()},
+        "taps_over": {", ".join(key): s.ratios(taps[key[0]], costs) for key, costs in learnt.items()},
+        "over_first_axis": {axis: [s.over(of[axis], of[first]) for of in (own, linear)] for axis in others},
+    }
 
-    def moved(costs: dict[str, Array], axis: str) -> Ratio:
-        return over(costs[axis], costs[first], s.seed)
 
-    one = next(iter(taps))
-    own = {axis: learnt[one, axis] for axis in s.axes}
-    steady = {axis: (moved(own, axis), moved(linear, axis)) for axis in others}
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `modes`."""
+    at = f"N = {', '.join(map(str, found['intervals']))}"
     return (
-        Claim(
+        ruled(
             "A rate read at run time beats linear extrapolation (at every interval, in one group and several, on "
             "every axis).",
-            verdict([ratio[2] < 1 for ratios in gained.values() for ratio in ratios]),
-            f"cost ratio at N = {', '.join(map(str, s.intervals))}: " + _listed(gained) + ".",
+            lambda: (_all_below(found["over_linear"]), f"cost ratio at {at}: {_listed(found['over_linear'])}."),
         ),
-        Claim(
+        ruled(
             "Taps fitted beforehand beat rates read at run time (same history, same groups, at every interval).",
-            verdict([ratio[2] < 1 for ratios in lost.values() for ratio in ratios]),
-            f"cost of taps over modes at N = {', '.join(map(str, s.intervals))}: " + _listed(lost) + ".",
+            lambda: (
+                _all_below(found["taps_over"]),
+                f"cost of taps over modes at {at}: {_listed(found['taps_over'])}.",
+            ),
         ),
-        Claim(
-            "Reading the rate makes the axis matter less than it does to linear extrapolation.",
-            verdict([abs(np.log(mode[0])) < abs(np.log(line[0])) for mode, line in steady.values()]),
-            "; ".join(
-                f"cost on {axis} over {first}: modes {told(mode)}, linear {told(line)}"
-                for axis, (mode, line) in steady.items()
-            )
-            + ".",
+        ruled(
+            "Reading the rate makes the axis matter less than it does to linear extrapolation (the intervals of the "
+            "logarithms lie apart).",
+            lambda: (
+                decide([_steadier(mode, line) for mode, line in found["over_first_axis"].values()]),
+                "; ".join(
+                    f"cost on {axis} over the papers' axis: modes {told(mode)}, linear {told(line)}"
+                    for axis, (mode, line) in found["over_first_axis"].items()
+                )
+                + ".",
+            ),
         ),
     )
 
 
-def _listed(found: dict[tuple[str, str], list[Ratio]]) -> str:
-    return "; ".join(f"{', '.join(key)} {', '.join(f'{r[0]:.3f}' for r in ratios)}" for key, ratios in found.items())
+def _all_below(found: dict[str, list[Ratio]]) -> Verdict:
+    return decide([below(ratio, 1) for ratios in found.values() for ratio in ratios])
+
+
+def _steadier(mode: Ratio, line: Ratio) -> bool | None:
+    """Whether one cost ratio is surely nearer to 1 than the other."""
+
+    def distances(ratio: Ratio) -> tuple[float, float]:
+        low, high = np.log(ratio[1]), np.log(ratio[2])
+        return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
+
+    (least, most), (least_line, most_line) = distances(mode), distances(line)
+    return True if most < least_line else False if least >= most_line else None
+
+
+def _listed(found: dict[str, list[Ratio]]) -> str:
+    return "; ".join(f"{name} {', '.join(f'{r[0]:.3f}' for r in ratios)}" for name, ratios in found.items())

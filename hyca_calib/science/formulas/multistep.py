@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hyca_calib.science.chapter import Claim, Table
-from hyca_calib.science.formulas.ground import CLOSED, Ground, Ratio, Use, closed_rows, noise_gain
-from hyca_calib.science.groups.subject import Part, row, told, verdict
+from hyca_calib.science.effects import Ratio
+from hyca_calib.science.formulas.ground import CLOSED, Ground, Use, closed_rows, noise_gain
+from hyca_calib.science.groups.subject import Part, row, told
+from hyca_calib.science.ruling import above, below, decide, ruled
 
-__all__ = ["multistep"]
+__all__ = ["claims", "multistep"]
 
 Cells = dict[str, list[Ratio]]
 Noise = dict[str, tuple[float, float]]
@@ -35,7 +39,7 @@ def multistep(s: Ground) -> Part:
         "recursive form in the runtime."
     )
     tables = tuple(_table(s, axis, cells, noise[axis]) for axis, cells in found.items())
-    return Part((text,), tables, (_claim(s, found, noise),), numbers)
+    return Part((text,), tables, numbers)
 
 
 def _differs(s: Ground, label: str) -> bool:
@@ -66,24 +70,27 @@ def _table(s: Ground, axis: str, cells: Cells, noise: Noise) -> Table:
     return Table(caption, ("solver", *(f"N = {n}" for n in s.intervals), "anchored noise", "recursive noise"), rows)
 
 
-def _claim(s: Ground, found: dict[str, Cells], noise: dict[str, Noise]) -> Claim:
-    middle = len(s.intervals) // 2
-    grows = [
-        ratios[-1][1] > 1 and ratios[-1][0] > ratios[middle][0] for cells in found.values() for ratios in cells.values()
-    ]
-    return Claim(
-        "Recursive one-step use amplifies errors as the gap grows (on every axis every solver whose uses differ is "
-        "dearer than in anchored use at the longest interval, and more so than at the middle one).",
-        verdict(grows),
-        f"at N = {s.intervals[-1]}, "
-        + "; ".join(_evidence(axis, cells, noise[axis]) for axis, cells in found.items())
-        + ". Where the sum is smaller, the recursion reaches less far than the anchored forecast and is less noisy.",
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `multistep`."""
+    longest, cells, noise = found["intervals"][-1], found["recursive_over_anchored"], found["noise_at_longest"]
+    return (
+        ruled(
+            "Recursive one-step use costs more than anchored use at the longest interval (on every axis, every solver "
+            "whose uses differ).",
+            lambda: (
+                decide([above(ratios[-1], 1) for of in cells.values() for ratios in of.values()]),
+                f"at N = {longest}, "
+                + "; ".join(_evidence(axis, of, noise[axis]) for axis, of in cells.items())
+                + ". Where the sum is smaller, the recursion reaches less far than the anchored forecast and is less "
+                "noisy.",
+            ),
+        ),
     )
 
 
 def _evidence(axis: str, cells: Cells, noise: Noise) -> str:
-    dearer = {label: ratios[-1][0] for label, ratios in cells.items() if ratios[-1][1] > 1}
-    cheaper = {label: ratios[-1][0] for label, ratios in cells.items() if ratios[-1][2] < 1}
+    dearer = {label: ratios[-1][0] for label, ratios in cells.items() if above(ratios[-1], 1)}
+    cheaper = {label: ratios[-1][0] for label, ratios in cells.items() if below(ratios[-1], 1)}
     quieter = [label for label in dearer if noise[label][1] < noise[label][0]]
 
     def listed(found: dict[str, float]) -> str:

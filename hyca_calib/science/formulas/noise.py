@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from hyca_calib.replay import Multistep
 from hyca_calib.science.chapter import Claim, Table
+from hyca_calib.science.effects import Ratio, quantiles
 from hyca_calib.science.formulas.fitting import USUAL, tap_costs, tap_rows
-from hyca_calib.science.formulas.ground import CLOSED, WAYS, Ground, Ratio, Use, closed_rows, noise_gain
+from hyca_calib.science.formulas.ground import CLOSED, WAYS, Ground, Use, closed_rows, noise_gain
 from hyca_calib.science.formulas.pool import twins
 from hyca_calib.science.groups.arena import TINY
-from hyca_calib.science.groups.subject import Part, told, verdict
+from hyca_calib.science.groups.subject import Part, told
+from hyca_calib.science.ruling import above, decide, ruled
 
-__all__ = ["noise", "rank_correlation"]
+__all__ = ["claims", "noise", "rank_correlation"]
 
 Array = NDArray[np.float64]
 
@@ -32,7 +36,7 @@ def noise(s: Ground) -> Part:
         "fitted": taps,
         "intervals": list(s.intervals),
     }
-    return Part((), (_table(s, found, len(labels)),), (_claim(s, found, taps),), numbers)
+    return Part((), (_table(s, found, len(labels)),), numbers)
 
 
 def rank_correlation(one: Array, other: Array) -> Array:
@@ -48,8 +52,8 @@ def _correlation(s: Ground, labels: list[str], interval: int, axis: str, way: Mu
     gains = np.array([noise_gain(closed_rows(CLOSED[label], arena, way)) for label in labels])
     costs = np.array([s.costs[Use(label, axis, way)][i].sum() for label in labels])
     draws = np.random.default_rng(s.seed).integers(0, len(labels), (2000, len(labels)))
-    low, high = np.quantile(rank_correlation(gains[draws], costs[draws]), (0.025, 0.975))
-    return float(rank_correlation(gains, costs)), float(low), float(high)
+    low, high = quantiles(rank_correlation(gains[draws], costs[draws]), len(labels))
+    return float(rank_correlation(gains, costs)), low, high
 
 
 def _taps(s: Ground) -> dict[str, list[float]]:
@@ -73,18 +77,23 @@ def _table(s: Ground, found: dict[tuple[str, str], list[Ratio]], count: int) -> 
     return Table(caption, ("axis", "use", *(f"N = {n}" for n in s.intervals)), rows)
 
 
-def _claim(s: Ground, found: dict[tuple[str, str], list[Ratio]], taps: dict[str, list[float]]) -> Claim:
-    long = range(len(s.intervals) // 2, len(s.intervals))
-    shown = {", ".join(key): ratios[-1] for key, ratios in found.items()}
-    return Claim(
-        "A large sum of absolute weights foretells a high cost on long gaps (rank correlation above 0, interval and "
-        "all, in the longer half of the intervals, on every axis and in either use).",
-        verdict([ratios[i][1] > 0 for ratios in found.values() for i in long]),
-        f"at N = {s.intervals[-1]} "
-        + "; ".join(f"{name} {told(ratio)}" for name, ratio in shown.items())
-        + "; one row of fitted taps "
-        + ", ".join(
-            f"at ridge {ridge} has sum {gain:.1f} and costs {cost:.3f} of hold" for ridge, (gain, cost) in taps.items()
-        )
-        + ". An offline replay shows how a formula errs, not how noise of the accelerated run comes out.",
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `noise`."""
+    cells, intervals = found["rank_correlation"], found["intervals"]
+    return (
+        ruled(
+            "A large sum of absolute weights foretells a high cost on long gaps (rank correlation above 0, interval "
+            "and all, in the longer half of the intervals, on every axis and in either use).",
+            lambda: (
+                decide([above(ratio) for ratios in cells.values() for ratio in ratios[len(intervals) // 2 :]]),
+                f"at N = {intervals[-1]} "
+                + "; ".join(f"{name} {told(ratios[-1])}" for name, ratios in cells.items())
+                + "; one row of fitted taps "
+                + ", ".join(
+                    f"at ridge {ridge} has sum {gain:.1f} and costs {cost:.3f} of hold"
+                    for ridge, (gain, cost) in found["fitted"].items()
+                )
+                + ". An offline replay shows how a formula errs, not how noise of the accelerated run comes out.",
+            ),
+        ),
     )

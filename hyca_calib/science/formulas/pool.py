@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
-from hyca_calib.science.chapter import Claim, Table
-from hyca_calib.science.formulas.ground import Ground, Ratio, Use, closed_rows, logarithm, over
-from hyca_calib.science.groups.subject import Part, told, verdict
+from hyca_calib.science.chapter import Claim, Table, Verdict
+from hyca_calib.science.effects import Ratio, logarithm
+from hyca_calib.science.formulas.ground import Ground, Use, closed_rows
+from hyca_calib.science.groups.subject import Part, told
+from hyca_calib.science.ruling import above, all_of, below, decide, ruled
 from hyca_calib.solver_table import ALL_SOLVERS, SolverFacts, facts_of
 from hyca_runtime.solvers import ClosedFormSolver, FoCa, Hermite, Newton, Taylor
 
-__all__ = ["best_orders", "pool", "twins"]
+__all__ = ["best_orders", "claims", "pool", "twins"]
+
+NEWTON = ("hold", *(f"newton order={order}" for order in range(1, 5)))
 
 RIVALS: dict[str, tuple[Callable[[int], ClosedFormSolver], ClosedFormSolver]] = {
     "HiCache of order 1": (lambda n: Hermite(1), Newton(1)),
@@ -29,7 +34,6 @@ def pool(s: Ground) -> Part:
     hold = s.costs[Use("hold", s.axes[0])]
     relative = {axis: {f.label: s.ratios(s.costs[Use(f.label, axis)], hold) for f in facts} for axis in s.axes}
     moved = {axis: {f.label: _moved(s, f.label, axis) for f in facts if f.depth > 1} for axis in s.axes[1:]}
-    orders = {axis: best_orders(s, axis) for axis in s.axes}
     bests = {" or ".join(axes): s.best_closed(axes) for axes in dict.fromkeys((s.axes[:1], s.axes))}
     best = {name: list(zip(chosen, s.ratios(costs, hold), strict=True)) for name, (chosen, costs) in bests.items()}
     numbers = {
@@ -38,17 +42,17 @@ def pool(s: Ground) -> Part:
         "computed": [len(s.schedule(interval).computed_steps) for interval in s.intervals],
         "cost_over_hold": relative,
         "cost_over_step_axis": moved,
-        "best_newton_order": orders,
+        "order_turn": _turns(s),
+        "published_over_taylor": _published(s),
         "best_closed": {name: [[*use, *found] for use, found in cells] for name, cells in best.items()},
     }
     tables = (_table(s, facts, relative, moved), _best_table(s, best))
-    return Part((_text(s),), tables, (*_claims(s, moved, orders), _published(s)), numbers)
+    return Part((_text(s),), tables, numbers)
 
 
 def best_orders(s: Ground, axis: str) -> list[int]:
-    """The order of Newton's extrapolation, 0 for hold, that costs least at each interval."""
-    labels = ("hold", *(f"newton order={order}" for order in range(1, 5)))
-    totals = np.stack([s.costs[Use(label, axis)].sum(1) for label in labels])
+    """The order of Newton's extrapolation, 0 for hold, that costs least on the fit prompts at each interval."""
+    totals = np.stack([s.fit_costs[Use(label, axis)] for label in NEWTON])
     return [int(order) for order in totals.argmin(0)]
 
 
@@ -63,7 +67,7 @@ def twins(s: Ground) -> list[list[str]]:
 
 def _moved(s: Ground, label: str, axis: str) -> Ratio:
     """Cost on an axis over that on the papers', mean over intervals."""
-    return over(s.costs[Use(label, axis)], s.costs[Use(label, s.axes[0])], s.seed)
+    return s.over(s.costs[Use(label, axis)], s.costs[Use(label, s.axes[0])])
 
 
 def _table(
@@ -96,47 +100,91 @@ def _best_table(s: Ground, best: dict[str, list[tuple[Use, Ratio]]]) -> Table:
     return Table(caption, ("schedule", "axes allowed", "closed form", "axis", "use", "cost over hold"), rows)
 
 
-def _claims(s: Ground, moved: dict[str, dict[str, Ratio]], orders: dict[str, list[int]]) -> tuple[Claim, ...]:
-    better = {axis: [label for label, found in cells.items() if found[2] < 1] for axis, cells in moved.items()}
-    worse = {axis: [label for label, found in cells.items() if found[1] > 1] for axis, cells in moved.items()}
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `pool`."""
+    moved, intervals = found["cost_over_step_axis"], found["intervals"]
+    first = next(axis for axis in found["cost_over_hold"] if axis not in moved)
+    return (
+        ruled(
+            f"The papers' {first} axis serves every solver best (every other axis costs more, interval above 1, mean "
+            "over intervals).",
+            lambda: _axis(moved),
+        ),
+        ruled(
+            "The order that pays falls as the interval grows, on every axis (of Newton's orders, the one chosen at "
+            "the longest interval on the fit prompts is lower than at the shortest, and each costs less than the other "
+            "where it was chosen, on held-out prompts).",
+            lambda: _falls(found["order_turn"], intervals),
+        ),
+        ruled(
+            f"HiCache and FoCa forecast better than TaylorSeer of the same order (at every interval, {first} axis).",
+            lambda: (
+                decide([below(ratio, 1) for ratios in found["published_over_taylor"].values() for ratio in ratios]),
+                "; ".join(
+                    f"{name} {', '.join(f'{ratio[0]:.2f}' for ratio in ratios)}"
+                    for name, ratios in found["published_over_taylor"].items()
+                )
+                + f" of its cost at N = {', '.join(map(str, intervals))}.",
+            ),
+        ),
+    )
+
+
+def _axis(moved: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
     labels = list(dict.fromkeys(label for cells in moved.values() for label in cells))
+    better = {axis: [label for label, found in cells.items() if below(found, 1)] for axis, cells in moved.items()}
+    worse = {axis: [label for label, found in cells.items() if above(found, 1)] for axis, cells in moved.items()}
     evidence = [
         f"{axis} is better for {len(better[axis])} of {len(cells)} solvers, down to {told(min(cells.values()))} for "
         f"{min(cells, key=lambda label: cells[label])}, and worse for {len(worse[axis])}"
         + (f" ({', '.join(worse[axis])}), up to {told(max(cells.values()))}" if worse[axis] else "")
         for axis, cells in moved.items()
     ]
+
+    met = [all_of([above(found[label], 1) for found in moved.values() if label in found]) for label in labels]
+    return decide(met), "; ".join(evidence) + "."
+
+
+def _turns(s: Ground) -> dict[str, dict[str, Any]]:
+    """Orders chosen on the fit prompts, and what exchanging them at either end costs on the held-out ones."""
+    found: dict[str, dict[str, Any]] = {}
+    for axis in s.axes:
+        orders = best_orders(s, axis)
+        few, many = (s.costs[Use(NEWTON[order], axis)] for order in (orders[-1], orders[0]))
+        found[axis] = {
+            "orders": orders,
+            "exchanged": [s.over(few[0], many[0]), s.over(many[-1], few[-1])],
+        }
+    return found
+
+
+def _falls(turns: dict[str, dict[str, Any]], intervals: list[int]) -> tuple[Verdict, str]:
+    def met(orders: list[int], exchanged: list[Ratio]) -> bool | None:
+        if orders[-1] >= orders[0]:
+            return False
+        return all_of([above(ratio, 1) for ratio in exchanged])
+
     return (
-        Claim(
-            f"The papers' {s.axes[0]} axis serves every solver best (no other axis costs less, mean over intervals).",
-            verdict([not any(label in names for names in better.values()) for label in labels]),
-            "; ".join(evidence) + ".",
-        ),
-        Claim(
-            "The order that pays falls as the interval grows, on every axis.",
-            verdict([found == sorted(found, reverse=True) and found[-1] < found[0] for found in orders.values()]),
-            f"best order of Newton's extrapolation at N = {', '.join(map(str, s.intervals))}: "
-            + "; ".join(f"{axis} {', '.join(map(str, found))}" for axis, found in orders.items())
-            + ".",
-        ),
+        decide([met(**turn) for turn in turns.values()]),
+        f"order of Newton's extrapolation chosen at N = {', '.join(map(str, intervals))}: "
+        + "; ".join(
+            f"{axis} {', '.join(map(str, turn['orders']))}, exchanged between the ends they cost "
+            f"{told(turn['exchanged'][0])} and {told(turn['exchanged'][1])}"
+            for axis, turn in turns.items()
+        )
+        + ".",
     )
 
 
-def _published(s: Ground) -> Claim:
+def _published(s: Ground) -> dict[str, list[Ratio]]:
     arenas = [s.arena(n) for n in s.intervals]
-    found = {
+    return {
         name: s.ratios(
             s.judge(s.one, [closed_rows(mine(n), a) for n, a in zip(s.intervals, arenas, strict=True)]),
             s.judge(s.one, [closed_rows(theirs, a) for a in arenas]),
         )
         for name, (mine, theirs) in RIVALS.items()
     }
-    return Claim(
-        f"HiCache and FoCa forecast better than TaylorSeer of the same order (at every interval, {s.axes[0]} axis).",
-        verdict([ratio[2] < 1 for ratios in found.values() for ratio in ratios]),
-        "; ".join(f"{name} {', '.join(f'{ratio[0]:.2f}' for ratio in ratios)}" for name, ratios in found.items())
-        + f" of its cost at N = {', '.join(map(str, s.intervals))}.",
-    )
 
 
 def _text(s: Ground) -> str:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.replay import grouped
-from hyca_calib.science.chapter import Claim, Table
+from hyca_calib.science.chapter import Claim, Table, Verdict
+from hyca_calib.science.effects import Ratio
 from hyca_calib.science.groups.arena import Arena
-from hyca_calib.science.groups.subject import HORIZON, USUAL, Part, Subject, members, ratio, row, told, verdict
+from hyca_calib.science.groups.subject import HORIZON, USUAL, Part, Subject, members, row, told
+from hyca_calib.science.ruling import below, decide, ruled
 
-__all__ = ["DESCENT", "choice", "descend", "hybrid_cost", "random_labels"]
+__all__ = ["DESCENT", "choice", "claims", "descend", "hybrid_cost", "random_labels"]
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 DESCENT = "cost descent"
 DRAWS = 5
-DEAR = 0.02
+DEAR, HANDFUL = 0.02, 16
 
 
 def choice(s: Subject) -> Part:
@@ -30,9 +34,10 @@ def choice(s: Subject) -> Part:
         "closed_forms": closed,
         "counts": list(s.counts),
         "fitted_per_channel": float(own.mean()),
+        **_contests(s, per_prompt, own),
     }
     tables = (_table(s, taps, float(own.mean())), _closed_table(s, closed))
-    return Part((), tables, _claims(s, taps, per_prompt, own), numbers)
+    return Part((), tables, numbers)
 
 
 def descend(arena: Arena, gram: Array, gain: Array, labels: Labels, ridge: float, rounds: int = 30) -> Labels:
@@ -114,31 +119,53 @@ def _closed_table(s: Subject, closed: dict[str, list[float]]) -> Table:
     return Table(caption, ("descriptors (k-means)", *map(str, s.counts), "per channel"), rows)
 
 
-def _claims(
-    s: Subject, taps: dict[str, list[float]], per_prompt: dict[str, list[Array]], own: Array
-) -> tuple[Claim, ...]:
-    at = [i for i, k in enumerate(s.counts) if k > 1]
-    described = [name for name in taps if name not in (DESCENT, "random") and not name.startswith(HORIZON)]
-    horizon = [min(taps[name][i] for name in taps if name.startswith(HORIZON)) for i in at]
-    other = [min((taps[name][i], name) for name in described) for i in at]
-    last = per_prompt[f"{USUAL}, kmeans"][-1]
-    margin = ratio(own, last, s.seed)
+def _contests(s: Subject, per_prompt: dict[str, list[Array]], own: Array) -> dict[str, Any]:
+    """Cost ratios that the claims are about, all with k-means."""
+    horizon = per_prompt[_way(HORIZON)]
+    others = [descriptors for descriptors in s.descriptor_sets if descriptors != HORIZON]
+    return {
+        "horizon_over": {
+            str(k): {name: s.ratio(horizon[i], per_prompt[_way(name)][i]) for name in others}
+            for i, k in enumerate(s.counts)
+            if k > 1
+        },
+        "horizon_over_channels": {str(k): s.ratio(horizon[i], own) for i, k in enumerate(s.counts)},
+    }
+
+
+def _way(descriptors: str) -> str:
+    return f"{descriptors}, kmeans"
+
+
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `choice`."""
     return (
-        Claim(
-            "Grouping by fitted taps at the schedule's horizons beats every descriptor of the trajectory.",
-            verdict([mine < theirs for mine, (theirs, _) in zip(horizon, other, strict=True)]),
-            "cost over the best other: "
-            + ", ".join(
-                f"{s.counts[i]} groups {mine / theirs:.3f} ({name})"
-                for i, mine, (theirs, name) in zip(at, horizon, other, strict=True)
-            )
-            + ".",
+        ruled(
+            "Grouping by fitted taps at the schedule's horizons beats every descriptor of the trajectory (k-means, at "
+            "every number of groups).",
+            lambda: _beats_every_other(found["horizon_over"]),
         ),
-        Claim(
-            "A handful of groups is enough (16 groups at most within 2 % of taps per channel).",
-            verdict([min(costs[i] for costs in taps.values()) <= (1 + DEAR) * own.mean() for i in at[:4]]),
-            "the best grouping costs "
-            + ", ".join(f"{min(c[i] for c in taps.values()) / own.mean():.3f} at {s.counts[i]}" for i in at)
-            + f" times taps per channel; taps per channel over {s.counts[-1]} groups of {USUAL}: {told(margin)}.",
+        ruled(
+            f"A handful of groups is enough ({HANDFUL} groups by fitted taps cost at most 2 % more than taps per "
+            "channel).",
+            lambda: _enough(found["horizon_over_channels"]),
         ),
+    )
+
+
+def _beats_every_other(cells: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
+    nearest = {k: max(of.items(), key=lambda item: item[1][0]) for k, of in cells.items()}
+    return (
+        decide([below(ratio, 1) for of in cells.values() for ratio in of.values()]),
+        "cost over the best other: "
+        + ", ".join(f"{k} groups {told(ratio)} ({name})" for k, (name, ratio) in nearest.items())
+        + ".",
+    )
+
+
+def _enough(cells: dict[str, Ratio]) -> tuple[Verdict, str]:
+    handful = max((int(k) for k in cells if int(k) <= HANDFUL), default=0)
+    return (
+        decide([below(cells[str(handful)], 1 + DEAR)]),
+        "cost over taps per channel: " + ", ".join(f"{told(ratio)} at {k}" for k, ratio in cells.items()) + ".",
     )

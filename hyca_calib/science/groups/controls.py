@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.clusters.stability import labels_by, summary
+from hyca_calib.clusters.stability import agreement, labels_by, summary
 from hyca_calib.replay import grouped
-from hyca_calib.science.chapter import Claim, Table
+from hyca_calib.science.chapter import Claim, Table, Verdict
+from hyca_calib.science.effects import Ratio, quantiles
 from hyca_calib.science.groups.arena import Rows, by_label
 from hyca_calib.science.groups.choice import DRAWS, random_labels
-from hyca_calib.science.groups.subject import (
-    HORIZON,
-    USUAL,
-    Part,
-    Subject,
-    describe,
-    members,
-    ratio,
-    row,
-    told,
-    verdict,
-)
+from hyca_calib.science.groups.subject import HORIZON, USUAL, Part, Subject, describe, members, row, told
+from hyca_calib.science.ruling import below, decide, ruled, shared_level
 
-__all__ = ["Outcome", "controls", "token_outcome"]
+__all__ = ["Outcome", "claims", "controls", "token_outcome"]
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -34,7 +26,9 @@ Outcome = tuple[Array, Array]
 """Held-out replay cost and relative forecast error of each judged prompt, ``(prompt,)``."""
 
 TOKENS = ("tokens by position", "tokens by position, horizon taps", "tokens by content, horizon taps")
+UNIFORM = ("dimensions by chance, same sizes", "dimensions in equal blocks")
 PAIRED = 8
+RESAMPLES = 2000
 
 
 def controls(s: Subject) -> Part:
@@ -43,16 +37,22 @@ def controls(s: Subject) -> Part:
     one = _channel_outcome(s, np.zeros(s.channels, dtype=np.int64))
     own = _channel_outcome(s, np.arange(s.channels))
     each = token_outcome(s, np.arange(s.recorded.fit_tokens.shape[1]))
-    lasting = _lasting(s)
+    labelings = _labelings(s)
+    lasting = {kind: {k: asdict(summary(labels)) for k, labels in of.items()} for kind, of in labelings.items()}
     limits = {"one group": one, "every channel": own, "every token position": each}
     numbers = {
         "cost": {str(k): {name: float(out[0].mean()) for name, out in ways.items()} for k, ways in found.items()},
         "error": {str(k): {name: float(out[1].mean()) for name, out in ways.items()} for k, ways in found.items()},
         "limits": {name: [float(out[0].mean()), float(out[1].mean())] for name, out in limits.items()},
         "agreement_across_prompts": lasting,
+        "token_less_half_channel_ari": {
+            k: _half_the_agreement(tokens, labelings["channels"][k], s.seed)
+            for k, tokens in labelings["tokens"].items()
+        },
+        "contests": _contests(s, found),
     }
     tables = (_table(found, limits), _lasting_table(lasting))
-    return Part((_text(),), tables, _claims(s, found, lasting), numbers)
+    return Part((_text(),), tables, numbers)
 
 
 def token_outcome(s: Subject, labels: Labels) -> Outcome:
@@ -113,20 +113,32 @@ def _content_outcome(s: Subject, num_groups: int) -> Outcome:
     return _judge_tokens(s, by_label(s.searched.fit(grams, s.ridge), own))
 
 
-def _lasting(s: Subject) -> dict[str, dict[str, dict[str, float]]]:
-    """Agreement of assignments between single prompts, by number of groups."""
+def _labelings(s: Subject) -> dict[str, dict[str, list[Labels]]]:
+    """Assignments by single prompts, by number of groups."""
     tokens = s.recorded.fit_tokens.shape[1]
     kinds = {"channels": s.recorded.prompts[:PAIRED], "tokens": s.recorded.fit_tokens[:PAIRED]}
     return {
         kind: {
-            str(k): asdict(
-                summary([labels_by("kmeans", describe(s.searched, USUAL, g, s.ridge), k, s.seed) for g in grams])
-            )
+            str(k): [labels_by("kmeans", describe(s.searched, USUAL, g, s.ridge), k, s.seed) for g in grams]
             for k in s.few_counts
             if k < tokens  # else every token is its own group
         }
         for kind, grams in kinds.items()
     }
+
+
+def _half_the_agreement(tokens: list[Labels], channels: list[Labels], seed: int) -> Ratio:
+    """Mean agreement of tokens' assignments over pairs of prompts less half of channels', with interval over prompts.
+
+    A prompt that is drawn twice is no pair with itself.
+    """
+    count = min(len(tokens), len(channels))  # both begin with the same prompts
+    apart = agreement(tokens[:count]) - agreement(channels[:count]) / 2
+    np.fill_diagonal(apart, 0.0)
+    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    pairs = times.sum(1) ** 2 - (times**2).sum(1)
+    means = np.einsum("di,ij,dj->d", times, apart, times)[pairs > 0] / pairs[pairs > 0]
+    return float(apart.sum() / (count * (count - 1))), *quantiles(means, count)
 
 
 def _table(found: dict[int, dict[str, Outcome]], limits: dict[str, Outcome]) -> Table:
@@ -152,41 +164,64 @@ def _lasting_table(lasting: dict[str, dict[str, dict[str, float]]]) -> Table:
     return Table(caption, ("assigned", *next(iter(lasting.values()))), rows)
 
 
-def _claims(
-    s: Subject, found: dict[int, dict[str, Outcome]], lasting: dict[str, dict[str, dict[str, float]]]
-) -> tuple[Claim, ...]:
-    def against(names: tuple[str, ...]) -> dict[int, tuple[float, float, float]]:
-        best = {k: min((ways[name][0] for name in names), key=lambda cost: cost.sum()) for k, ways in found.items()}
-        return {k: ratio(ways["dimensions"][0], best[k], s.seed) for k, ways in found.items()}
+def _contests(s: Subject, found: dict[int, dict[str, Outcome]]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Cost of groups of dimensions over that of each rival, by number of groups."""
+    return {
+        name: {
+            str(k): {rival: _against(s, ways["dimensions"][0], ways[rival][0], len(rivals)) for rival in rivals}
+            for k, ways in found.items()
+        }
+        for name, rivals in (("tokens", TOKENS), ("uniform", UNIFORM))
+    }
 
-    tokens = against(TOKENS)
-    chance = against(("dimensions by chance, same sizes", "dimensions in equal blocks"))
-    moving = [lasting["tokens"][k]["mean"] < lasting["channels"][k]["mean"] / 2 for k in lasting["tokens"]]
+
+def _against(s: Subject, own: Array, other: Array, rivals: int) -> list[float]:
+    """Ratio and its interval, then the interval's lower end at the level that so many rivals ask for."""
+    return [*s.ratio(own, other), s.ratio(own, other, shared_level(rivals))[1]]
+
+
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `controls`."""
+    lasting = found["agreement_across_prompts"]
     return (
-        Claim(
-            "Dimension-wise beats token-wise (at the same number of groups, interval below 1).",
-            verdict([high < 1 for _, _, high in tokens.values()]),
-            "cost over the best grouping of tokens: "
-            + ", ".join(f"{told(value)} at {k}" for k, value in tokens.items())
-            + ".",
+        ruled(
+            "Dimension-wise beats token-wise (every way to group tokens, at the same number of groups).",
+            lambda: _beats(found["contests"]["tokens"]),
         ),
-        Claim(
-            "Dimension-wise beats uniform (groups by chance and equal blocks, interval below 1).",
-            verdict([high < 1 for _, _, high in chance.values()]),
-            "cost over the better of the two: "
-            + ", ".join(f"{told(value)} at {k}" for k, value in chance.items())
-            + ".",
+        ruled(
+            "Dimension-wise beats uniform (groups by chance and equal blocks, at the same number of groups).",
+            lambda: _beats(found["contests"]["uniform"]),
         ),
-        Claim(
+        ruled(
             "Token assignments move with the prompt (their ARI is less than half that of channels).",
-            verdict(moving),
-            "ARI of tokens / channels: "
-            + ", ".join(
-                f"{lasting['tokens'][k]['mean']:.2f} / {lasting['channels'][k]['mean']:.2f} at {k}"
-                for k in lasting["tokens"]
-            )
-            + ".",
+            lambda: (
+                decide([below(found["token_less_half_channel_ari"][k]) for k in lasting["tokens"]]),
+                "ARI of tokens / channels, and the first less half of the second: "
+                + ", ".join(
+                    f"{lasting['tokens'][k]['mean']:.2f} / {lasting['channels'][k]['mean']:.2f} at {k}, "
+                    f"{told(found['token_less_half_channel_ari'][k])}"
+                    for k in lasting["tokens"]
+                )
+                + ".",
+            ),
         ),
+    )
+
+
+def _beats(cells: dict[str, dict[str, list[float]]]) -> tuple[Verdict, str]:
+    """Every rival must be beaten; one that surely is not is enough, corrected for their number."""
+
+    def met(rivals: dict[str, list[float]]) -> bool | None:
+        if all(high < 1 for _, _, high, _ in rivals.values()):
+            return True
+        return False if any(surely >= 1 for *_, surely in rivals.values()) else None
+
+    hardest = {k: max(rivals.items(), key=lambda item: item[1][0]) for k, rivals in cells.items()}
+    return (
+        decide([met(rivals) for rivals in cells.values()]),
+        "cost over the best of them: "
+        + ", ".join(f"{told(ratio[:3])} at {k} ({name})" for k, (name, ratio) in hardest.items())
+        + ".",
     )
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.features import descriptors
 from hyca_calib.replay import forecast_error, rows_of
-from hyca_calib.science.chapter import Claim, Table
+from hyca_calib.science.chapter import Claim, Table, Verdict
+from hyca_calib.science.effects import Ratio, quantiles
 from hyca_calib.science.groups.arena import Arena
-from hyca_calib.science.groups.subject import Part, Subject, ratio, row, told, verdict
+from hyca_calib.science.groups.subject import Part, Subject, row, told
+from hyca_calib.science.ruling import above, below, decide, ruled
 from hyca_calib.search.candidate import POOL
 from hyca_calib.solver_table import solver_label
 
-__all__ = ["best_shares", "choices", "heterogeneity", "one_step_errors"]
+__all__ = ["best_shares", "choices", "claims", "heterogeneity", "one_step_errors"]
 
 Array = NDArray[np.float64]
 
@@ -33,6 +36,9 @@ READINGS: dict[str, Callable[[Array], Array]] = {
 
 LABELS = tuple(solver_label(solver) for solver in POOL)
 PLAIN = "one closed form per channel, by and in plain squared error"
+OWN_TAPS = "fitted per channel over fitted one set"
+GAP_OVER_OWN = "one closed form per gap over one per channel"
+DRAWS = 2000
 WORTH = 0.9  # a choice is worth something if it leaves at most this share of the cost
 
 
@@ -44,8 +50,13 @@ def heterogeneity(s: Subject) -> Part:
     return Part(
         (_text(s),),
         (spread, share_table, saving_table),
-        _claims(shared, shares, saved),
-        {"variance_between_channels": shared, "best_shares": shares, "choices": saved, "ridge": s.ridge},
+        {
+            "variance_between_channels": shared,
+            "median_between_channels": _median_share(s),
+            "best_shares": shares,
+            "choices": saved,
+            "ridge": s.ridge,
+        },
     )
 
 
@@ -91,15 +102,14 @@ def _error_choice(s: Subject, arena: Arena) -> list[float]:
     """Held-out plain squared error of one closed form per channel over one for all, with interval."""
     fit, judged = arena.closed_errors(s.recorded.fit), arena.closed_errors(s.recorded.judged)
     own = judged[fit.argmin(0), :, np.arange(s.channels)].sum(0)
-    return list(ratio(own, judged[int(fit.sum(1).argmin())].sum(1), s.seed))
+    return list(s.ratio(own, judged[int(fit.sum(1).argmin())].sum(1)))
 
 
 def _spread(s: Subject) -> tuple[Table, dict[str, float]]:
     rows, shared = [], {}
     for name, reading in READINGS.items():
         single = np.stack([reading(gram) for gram in s.recorded.prompts])  # (prompt, channel)
-        within, between = single.var(0).mean(), single.mean(0).var()
-        shared[name] = float(between / max(within + between, 1e-30))
+        shared[name] = _share(single)
         low, middle, high = np.quantile(reading(s.recorded.fit), (0.05, 0.5, 0.95))
         rows.append((name, float(low), float(middle), float(high), shared[name]))
     head = ("descriptor", "5 % of channels below", "median", "95 % below", "variance that is between channels")
@@ -109,6 +119,21 @@ def _spread(s: Subject) -> tuple[Table, dict[str, float]]:
         head,
         tuple(rows),
     ), shared
+
+
+def _share(single: Array) -> float:
+    """Of the variance of ``(prompt, channel)``, what is between channels and the same for all prompts."""
+    within, between = single.var(0).mean(), single.mean(0).var()
+    return float(between / max(within + between, 1e-30))
+
+
+def _median_share(s: Subject) -> Ratio:
+    """Median of that share over the descriptors, with its bootstrap interval over prompts."""
+    every = [np.stack([reading(gram) for gram in s.recorded.prompts]) for reading in READINGS.values()]
+    count = len(s.recorded.prompts)
+    draws = np.random.default_rng(s.seed).integers(0, count, (DRAWS, count))
+    medians = np.array([np.median([_share(single[picked]) for single in every]) for picked in draws])
+    return float(np.median([_share(single) for single in every])), *quantiles(medians, count)
 
 
 def _solvers(s: Subject) -> tuple[dict[str, dict[str, float]], Table]:
@@ -138,53 +163,68 @@ def _solvers(s: Subject) -> tuple[dict[str, dict[str, float]], Table]:
 def _savings(s: Subject) -> tuple[dict[str, dict[str, list[float]]], Table]:
     found = {name: choices(s, arena) for name, arena in (("searched", s.searched), ("published", s.published))}
     left = {
-        name: {choice: list(ratio(cost, costs["one closed form"], s.seed)) for choice, cost in costs.items()}
+        name: {choice: list(s.ratio(cost, costs["one closed form"])) for choice, cost in costs.items()}
         for name, costs in found.items()
     }
     for name, arena in (("searched", s.searched), ("published", s.published)):
         costs = found[name]
         left[name][PLAIN] = _error_choice(s, arena)
         one, own = costs["fitted taps, one set"], costs["fitted taps per channel"]
-        left[name]["fitted per channel over fitted one set"] = list(ratio(own, one, s.seed))
+        left[name][OWN_TAPS] = list(s.ratio(own, one))
+        gap, channel = costs["one closed form per gap"], costs["one closed form per channel"]
+        left[name][GAP_OVER_OWN] = list(s.ratio(gap, channel))
     rows = tuple((choice, *(told(left[name][choice]) for name in found)) for choice in left["searched"])
     caption = "Held-out replay cost relative to one closed form for all, with 95 % intervals over prompts."
     return left, Table(caption, ("choice", "searched schedule", "published rule"), rows)
 
 
-def _claims(
-    shared: dict[str, float], shares: dict[str, dict[str, float]], left: dict[str, dict[str, list[float]]]
-) -> tuple[Claim, ...]:
-    stable = float(np.median(list(shared.values())))
-    taps = left["searched"]["fitted per channel over fitted one set"]
-    most = {name: max(shares[name].items(), key=lambda item: item[1]) for name in ("searched", "published")}
-    own = {name: left[name]["one closed form per channel"] for name in most}
-    plain = {name: left[name][PLAIN] for name in most}
-    gap = {name: left[name]["one closed form per gap"] for name in most}
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `heterogeneity`."""
+    left, names = found["choices"], ("searched", "published")
+    own = {name: left[name]["one closed form per channel"] for name in names}
+    plain = {name: left[name][PLAIN] for name in names}
+    gap = {name: left[name]["one closed form per gap"] for name in names}
+    most = {name: max(found["best_shares"][name].items(), key=lambda item: item[1]) for name in names}
     return (
-        Claim(
+        ruled(
             "Feature dimensions are heterogeneous (most descriptor variance is between channels, and taps of their "
             "own save at least 10 %).",
-            verdict([stable > 0.5, taps[2] < WORTH]),
-            f"the median descriptor has {stable:.0%} of its variance between channels; taps per channel leave "
-            f"{told(taps)} of the cost of one set of taps.",
+            lambda: _heterogeneous(found["median_between_channels"], left["searched"][OWN_TAPS]),
         ),
-        Claim(
+        ruled(
             "Different dimensions want different solvers (choosing a closed form per channel saves at least 10 %, on "
             "each schedule, in replay cost and in plain squared error).",
-            verdict([of[name][2] < WORTH for name in most for of in (own, plain)]),
-            "; ".join(
-                f"{name}: {most[name][0]} is best for {most[name][1]:.0%} of channels, choosing per channel leaves "
-                f"{told(own[name])} of the cost, {told(plain[name])} of the plain squared error"
-                for name in most
-            )
-            + ".",
+            lambda: (
+                decide([below(of[name], WORTH) for name in names for of in (own, plain)]),
+                "; ".join(
+                    f"{name}: {most[name][0]} is best for {most[name][1]:.0%} of channels, choosing per channel leaves "
+                    f"{told(own[name])} of the cost, {told(plain[name])} of the plain squared error"
+                    for name in names
+                )
+                + ".",
+            ),
         ),
-        Claim(
+        ruled(
             "The best solver changes along the run more than across channels (choosing per gap saves more than "
-            "choosing per channel).",
-            verdict([gap[name][2] < own[name][1] for name in most]),
-            "; ".join(f"{n}: per gap leaves {told(gap[n])}, per channel {told(own[n])}" for n in most) + ".",
+            "choosing per channel, on each schedule).",
+            lambda: (
+                decide([below(left[name][GAP_OVER_OWN], 1) for name in names]),
+                "; ".join(
+                    f"{n}: per gap leaves {told(gap[n])}, per channel {told(own[n])}, one over the other "
+                    f"{told(left[n][GAP_OVER_OWN])}"
+                    for n in names
+                )
+                + ".",
+            ),
         ),
+    )
+
+
+def _heterogeneous(shared: Ratio, taps: Ratio) -> tuple[Verdict, str]:
+    verdict = decide([above(shared, 0.5), below(taps, WORTH)])
+    return verdict, (
+        f"the median descriptor has {told(shared)} of its variance between channels; taps per channel leave "
+        f"{told(taps)} of the cost of one set of taps."
     )
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.replay import grouped
-from hyca_calib.science.chapter import Claim, Table
+from hyca_calib.science.chapter import Claim, Table, Verdict
+from hyca_calib.science.effects import Ratio, swing
 from hyca_calib.science.groups.arena import TINY
 from hyca_calib.science.groups.stored import FEW_TOKENS
-from hyca_calib.science.groups.subject import RIDGES, USUAL, Part, Subject, members, row, verdict
+from hyca_calib.science.groups.subject import RIDGES, USUAL, Part, Subject, members, row, told
+from hyca_calib.science.ruling import any_of, below, decide, ruled, shared_level
 
-__all__ = ["DRAWN", "GROUP", "POOLED", "pooled", "regimes", "shrinkage"]
+__all__ = ["DRAWN", "GROUP", "POOLED", "claims", "pooled", "regimes", "shrinkage"]
 
 Array = NDArray[np.float64]
 
@@ -22,14 +25,17 @@ POOLED = "per channel, group's data added"
 STRENGTHS = (*RIDGES, 1e-1, 1.0)
 FLAT = 1.05
 CLOSE = 1.02
+HANDFUL = 16  # the search's default number of groups
 
 
 def shrinkage(s: Subject) -> Part:
     """Group taps, taps per channel, and taps per channel drawn to their group's, for much and little data."""
-    curves = {name: _curves(s, fits, count) for name, (count, fits) in regimes(s).items()}
+    found = {name: _curves(s, fits, count) for name, (count, fits) in regimes(s).items()}
+    curves = {name: {kind: costs.mean(1).tolist() for kind, costs in of.items()} for name, of in found.items()}
     ridges = {name: _by_ridge(s, fits) for name, (_, fits) in regimes(s).items()}
     numbers = {"curves": curves, "ridges": ridges, "counts": list(s.counts), "ridge": s.usual_ridge}
-    return Part((), (_table(s, curves), _ridge_table(ridges)), _claims(s, curves), numbers)
+    numbers["contests"] = {name: _contests(s, of) for name, of in found.items()}
+    return Part((), (_table(s, curves), _ridge_table(ridges)), numbers)
 
 
 def regimes(s: Subject) -> dict[str, tuple[int, list[Array]]]:
@@ -45,13 +51,19 @@ def regimes(s: Subject) -> dict[str, tuple[int, list[Array]]]:
     }
 
 
-def _curves(s: Subject, fits: Sequence[Array], prompts: int) -> dict[str, list[float]]:
-    """Mean held-out cost over the draws, by number of groups; groups always come from the same draw."""
-    shared = [np.mean([_group_costs(s, gram, k, prompts) for gram in fits], axis=0) for k in s.counts]
-    own = np.mean([_own_costs(s, gram) for gram in fits], axis=0)
-    pure, drawn, pooled = np.transpose(shared).tolist()
-    free, linear = (own[:, None] * np.ones(len(s.counts))).tolist()
-    return {GROUP: pure, DRAWN: drawn, POOLED: pooled, FREE: free, "per channel, drawn to linear": linear}
+def _curves(s: Subject, fits: Sequence[Array], prompts: int) -> dict[str, Array]:
+    """Held-out cost ``(number of groups, judged sample)``, mean over the draws; groups come from the same draw."""
+    shared = np.mean([[_group_costs(s, gram, k, prompts) for k in s.counts] for gram in fits], axis=0)
+    free, linear = np.mean([_own_costs(s, gram) for gram in fits], axis=0)
+    pure, drawn, mixed = shared.swapaxes(0, 1)
+    flat = (len(s.counts), 1)
+    return {
+        GROUP: pure,
+        DRAWN: drawn,
+        POOLED: mixed,
+        FREE: np.tile(free, flat),
+        "per channel, drawn to linear": np.tile(linear, flat),
+    }
 
 
 def pooled(gram: Array, gain: Array, labels: NDArray[np.int64], share: float) -> Array:
@@ -64,19 +76,18 @@ def pooled(gram: Array, gain: Array, labels: NDArray[np.int64], share: float) ->
     return np.asarray(unit(gram) + share * groups[np.unique(labels, return_inverse=True)[1]])
 
 
-def _group_costs(s: Subject, gram: Array, num_groups: int, prompts: int) -> tuple[float, float, float]:
-    """Taps of groups, taps of channels drawn to them, and taps of channels on pooled data; all from `gram`."""
+def _group_costs(s: Subject, gram: Array, num_groups: int, prompts: int) -> Array:
+    """Of taps of groups, of channels drawn to them, of channels on pooled data, all from `gram`; ``(3, sample)``."""
     labels = s.labels(USUAL, num_groups, gram=gram)
     rows = s.group_rows(labels, gram)
     drawn = s.searched.fit(gram, s.usual_ridge, rows)
     mixed = s.searched.fit(pooled(gram, s.gain, labels, 1 / prompts), s.ridge)
-    return float(s.judge(rows).mean()), float(s.judge(drawn).mean()), float(s.judge(mixed).mean())
+    return np.stack([s.judge(found) for found in (rows, drawn, mixed)])
 
 
-def _own_costs(s: Subject, gram: Array) -> tuple[float, float]:
-    """Taps per channel with next to no ridge, and drawn to linear extrapolation."""
-    free, linear = (s.searched.fit(gram, ridge) for ridge in (min(RIDGES), s.usual_ridge))
-    return float(s.judge(free).mean()), float(s.judge(linear).mean())
+def _own_costs(s: Subject, gram: Array) -> Array:
+    """Of taps per channel with next to no ridge, and drawn to linear extrapolation: ``(2, sample)``."""
+    return np.stack([s.judge(s.searched.fit(gram, ridge)) for ridge in (min(RIDGES), s.usual_ridge)])
 
 
 def _by_ridge(s: Subject, fits: Sequence[Array]) -> dict[str, dict[str, float]]:
@@ -92,44 +103,79 @@ def _by_ridge(s: Subject, fits: Sequence[Array]) -> dict[str, dict[str, float]]:
     return judged
 
 
-def _claims(s: Subject, curves: dict[str, dict[str, list[float]]]) -> tuple[Claim, ...]:
-    def swing(costs: list[float]) -> float:
-        return max(costs) / min(costs)
+def _contests(s: Subject, curves: dict[str, Array]) -> dict[str, Any]:
+    """Cost ratios that the claims are about, of one regime."""
+    pure, drawn, mixed, free = (curves[name] for name in (GROUP, DRAWN, POOLED, FREE))
+    usual = max(i for i, k in enumerate(s.counts) if k <= HANDFUL)
+    limits = [*pure, free[0]]
+    corrected = shared_level(len(drawn) * len(limits))
+    worst = max(((one, limit) for one in drawn for limit in limits), key=lambda pair: pair[0].sum() / pair[1].sum())
+    return {
+        "swing": swing(drawn, s.seed, s.prompts),
+        "swing_of_groups": float(pure.sum(1).max() / pure.sum(1).min()),
+        "over_limits": [
+            s.ratio(*worst)[0],
+            max(s.ratio(one, limit, corrected)[1] for one in drawn for limit in limits),
+            max(s.ratio(one, limit)[2] for one in drawn for limit in limits),
+        ],
+        "added_over_drawn": s.ratio(mixed[usual], drawn[usual]),
+        "groups_over_free": {
+            str(k): s.ratio(pure[i], free[i], shared_level(len(s.counts))) for i, k in enumerate(s.counts)
+        },
+    }
 
-    kept = {name: curve[DRAWN] for name, curve in curves.items()}
-    pure = {name: curve[GROUP] for name, curve in curves.items()}
-    free = {name: curve[FREE][0] for name, curve in curves.items()}
-    worst = {name: max(kept[name]) / min(*pure[name], free[name]) for name in curves}
-    best = {name: int(np.argmin(costs)) for name, costs in pure.items()}
+
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `shrinkage`."""
     return (
-        Claim(
+        ruled(
             "Drawn to their group's taps, channels no longer care how many groups there are (cost varies by at most "
             "5 % over all numbers).",
-            verdict([swing(costs) <= FLAT for costs in kept.values()]),
-            "largest over smallest cost, drawn / group taps: "
-            + ", ".join(f"{name} {swing(kept[name]):.3f} / {swing(pure[name]):.3f}" for name in curves)
-            + ".",
+            lambda: (
+                decide([below(at["swing"], FLAT) for at in found["contests"].values()]),
+                "largest over smallest cost, drawn (surely at least, at most) / group taps: "
+                + ", ".join(
+                    f"{name} {told(at['swing'])} / {at['swing_of_groups']:.3f}"
+                    for name, at in found["contests"].items()
+                )
+                + ".",
+            ),
         ),
-        Claim(
-            "Hierarchical ridge is never worse than the better of its limits (within 2 % of the best number of groups "
+        ruled(
+            "Hierarchical ridge is never worse than the better of its limits (within 2 % of every number of groups "
             "and of free taps, whatever the number of groups).",
-            verdict([value <= CLOSE for value in worst.values()]),
-            "at worst " + ", ".join(f"{value:.3f} ({name})" for name, value in worst.items()) + ".",
+            lambda: (
+                decide([below(at["over_limits"], CLOSE) for at in found["contests"].values()]),
+                "at worst (surely at least, at most) "
+                + ", ".join(f"{told(at['over_limits'])} ({name})" for name, at in found["contests"].items())
+                + ".",
+            ),
         ),
-        Claim(
-            "Adding the group's data is a better prior than drawing to its taps (at the best number of groups).",
-            verdict([min(curve[POOLED]) <= min(curve[DRAWN]) for curve in curves.values()]),
-            "added over drawn: "
-            + ", ".join(f"{name} {min(curve[POOLED]) / min(curve[DRAWN]):.3f}" for name, curve in curves.items())
-            + ".",
+        ruled(
+            f"Adding the group's data is a better prior than drawing to its taps (with {HANDFUL} groups, however much "
+            "is fitted on).",
+            lambda: (
+                decide([below(at["added_over_drawn"], 1) for at in found["contests"].values()]),
+                "added over drawn: "
+                + ", ".join(f"{name} {told(at['added_over_drawn'])}" for name, at in found["contests"].items())
+                + ".",
+            ),
         ),
-        Claim(
-            "Grouping protects from overfitting (some number of groups beats free taps per channel).",
-            verdict([min(pure[name]) < free[name] for name in curves]),
-            "best group taps over free taps per channel: "
-            + ", ".join(f"{name} {min(pure[name]) / free[name]:.3f} at {s.counts[best[name]]}" for name in curves)
-            + ".",
+        ruled(
+            "Grouping protects from overfitting (some number of groups beats free taps per channel, corrected for the "
+            "numbers tried; however much is fitted on).",
+            lambda: _protects({name: at["groups_over_free"] for name, at in found["contests"].items()}),
         ),
+    )
+
+
+def _protects(cells: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
+    best = {name: min(ratios.items(), key=lambda item: item[1][0]) for name, ratios in cells.items()}
+    return (
+        decide([any_of([below(ratio, 1) for ratio in ratios.values()]) for ratios in cells.values()]),
+        "best group taps over free taps per channel: "
+        + ", ".join(f"{name} {told(ratio)} at {k}" for name, (k, ratio) in best.items())
+        + ".",
     )
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from hyca_calib.clusters.stability import Agreement, agreement, labels_by, separation, summary
 from hyca_calib.features.descriptors import describe_channels
-from hyca_calib.science.chapter import Claim, Table
-from hyca_calib.science.groups.subject import HORIZON, USUAL, Part, Subject, bare, describe, ratio, verdict
+from hyca_calib.science.chapter import Claim, Table, Verdict
+from hyca_calib.science.groups.subject import HORIZON, USUAL, Part, Subject, bare, describe, told
+from hyca_calib.science.ruling import above, below, decide, ruled
 from hyca_calib.search.problem import Problem
 
-__all__ = ["DATA", "SOURCES", "cells_of", "claims_of", "measure", "site_stability", "stability"]
+__all__ = ["DATA", "SOURCES", "cells_of", "claims", "measure", "site_stability", "stability"]
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -51,7 +52,7 @@ def stability(s: Subject) -> Part:
     }
     kmeans = {(d, k): cell for (d, clusterer, k), cell in found.items() if clusterer == "kmeans"}
     tables = (_table(kmeans), _by_clusterer(found), _moved_table(moved))
-    return Part((), tables, claims_of(cells_of(numbers), moved), numbers)
+    return Part((), tables, numbers)
 
 
 def cells_of(numbers: dict[str, Any]) -> dict[tuple[str, int], dict[str, Agreement]]:
@@ -105,38 +106,43 @@ def site_stability(
     return agreement([labels_by(clusterer, describe_channels(gram, families), num_groups, seed) for gram in blocks])
 
 
-def claims_of(cells: dict[tuple[str, int], dict[str, Agreement]], moved: dict[int, list[float]]) -> tuple[Claim, ...]:
-    """The paper's claim, and whether it matters; cells are those of k-means, ``(descriptors, groups)``."""
-    all_of = {
-        source: [cell[source].mean for cell in cells.values() if source in cell]
-        for source in DATA
-        if any(source in cell for cell in cells.values())
-    }
-    passed = [value > BAR for values in all_of.values() for value in values]
-    evidence = []
-    for count in sorted({k for _, k in cells}):
-        means = {
-            source: np.mean([cell[source].mean for (_, k), cell in cells.items() if k == count and source in cell])
-            for source in all_of
-        }
-        evidence.append(f"{count} groups: " + ", ".join(f"{source} {mean:.2f}" for source, mean in means.items()))
-    worst = max(mean for mean, _, _ in moved.values())
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `stability`: the paper's claim for k-means, and whether it matters."""
+    cells, moved = cells_of(found), found["cost_of_groups_from_one_prompt"]
     return (
-        Claim(
-            "Clusters are stable (ARI above 0.8) for every descriptor set, number of groups and change of data.",
-            verdict(passed),
-            f"k-means passes in {sum(passed)} of {len(passed)} cells; mean ARI over descriptor sets at "
-            + "; ".join(evidence)
-            + ".",
+        ruled(
+            f"Clusters are stable (ARI of every pair of labelings above {BAR}) for every descriptor set, number of "
+            "groups and change of data.",
+            lambda: _stable(cells),
         ),
-        Claim(
+        ruled(
             "Groups that move cost nothing (groups found on one prompt cost at most 2 % more than groups found on "
             "all, taps fitted on all in both cases).",
-            verdict([mean <= FREE for mean, _, _ in moved.values()]),
-            f"at worst {worst:.3f} times the cost; "
-            + ", ".join(f"{k} groups {mean:.3f}" for k, (mean, _, _) in moved.items())
-            + ".",
+            lambda: (
+                decide([below(ratio, FREE) for ratio in moved.values()]),
+                "cost over that of groups found on all: "
+                + ", ".join(f"{k} groups {told(ratio)}" for k, ratio in moved.items())
+                + ".",
+            ),
         ),
+    )
+
+
+def _stable(cells: dict[tuple[str, int], dict[str, Agreement]]) -> tuple[Verdict, str]:
+    """By the range over pairs: they share labelings, so they have no interval."""
+    pairs = [cell[source] for cell in cells.values() for source in DATA if source in cell]
+    met = [above((pair.mean, pair.lowest, pair.highest), BAR) for pair in pairs]
+    evidence = []
+    for count in sorted({k for _, k in cells}):
+        at = {
+            source: [cell[source].mean for (_, k), cell in cells.items() if k == count and source in cell]
+            for source in DATA
+        }
+        means = ", ".join(f"{source} {np.mean(values):.2f}" for source, values in at.items() if values)
+        evidence.append(f"{count} groups: {means}")
+    return decide(met), (
+        f"of {len(met)} cells of k-means every pair passes in {met.count(True)} and none in {met.count(False)}; mean "
+        f"ARI over descriptor sets at {'; '.join(evidence)}."
     )
 
 
@@ -167,7 +173,7 @@ def _moved(s: Subject) -> dict[int, list[float]]:
             s.judge(s.group_rows(labels_by("kmeans", describe(s.searched, USUAL, gram, s.ridge), k, s.seed)))
             for gram in s.recorded.prompts[:PAIRED]
         ]
-        found[k] = list(ratio(np.mean(others, axis=0), own, s.seed))
+        found[k] = list(s.ratio(np.mean(others, axis=0), own))
     return found
 
 

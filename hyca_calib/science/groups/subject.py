@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from hyca_calib.budget import Budget
 from hyca_calib.clusters.stability import labels_by
 from hyca_calib.features.descriptors import describe_channels
+from hyca_calib.metrics import prompt_groups
 from hyca_calib.replay import grouped
-from hyca_calib.science.chapter import Claim, Context, Table, Verdict
+from hyca_calib.science.chapter import Context, Table
+from hyca_calib.science.effects import Ratio, over
 from hyca_calib.science.groups.arena import Arena, Rows, by_label, horizon_taps
 from hyca_calib.science.groups.stored import Recorded, read
 from hyca_calib.search.candidate import Settings
@@ -32,11 +34,9 @@ __all__ = [
     "cross_validated",
     "describe",
     "members",
-    "ratio",
     "row",
     "subject",
     "told",
-    "verdict",
 ]
 
 Array = NDArray[np.float64]
@@ -56,7 +56,6 @@ class Part:
 
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
-    claims: tuple[Claim, ...] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,6 +69,7 @@ class Subject:
         published: the rule of TaylorSeer and HyCa with about as many computed steps.
         ridge: pull of fitted taps towards linear extrapolation, chosen by cross-validation over prompts.
         usual_ridge: the search's default.
+        prompts: a label of each judged sample, its prompt's; all have prompts of their own by default.
     """
 
     recorded: Recorded
@@ -82,6 +82,7 @@ class Subject:
     usual_ridge: float
     seed: int
     quick: bool
+    prompts: tuple[int, ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -124,6 +125,10 @@ class Subject:
         """Held-out cost of each judged prompt on the searched schedule, ``(prompt,)``."""
         return np.asarray(self.searched.cost(self.recorded.judged, rows) @ self.gain)
 
+    def ratio(self, one: Array, other: Array, level: float = 0.95) -> Ratio:
+        """Total of one over total of other, with its bootstrap interval over prompts; both ``(judged sample,)``."""
+        return over(one, other, self.seed, self.prompts, level)
+
 
 def subject(context: Context) -> Subject:
     """Read the trace, find the schedules, choose the ridge."""
@@ -145,6 +150,7 @@ def subject(context: Context) -> Subject:
         settings.ridge,
         context.seed,
         context.quick,
+        prompt_groups(problem.trace.workload().of("select")[:most]),
     )
 
 
@@ -168,13 +174,6 @@ def members(labels: Labels) -> list[NDArray[np.int64]]:
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
-def ratio(one: Array, other: Array, seed: int) -> tuple[float, float, float]:
-    """Total of one over total of other, with the 95 % bootstrap interval over prompts; both ``(prompt,)``."""
-    draws = np.random.default_rng(seed).integers(0, len(one), (2000, len(one)))
-    low, high = np.quantile(one[draws].sum(1) / other[draws].sum(1), (0.025, 0.975))
-    return float(one.sum() / other.sum()), float(low), float(high)
-
-
 def row(*cells: str | float) -> tuple[str | float, ...]:
     """A row of a table."""
     return cells
@@ -184,11 +183,6 @@ def told(interval: Sequence[float]) -> str:
     """``0.950 (0.930 to 0.970)``."""
     mean, low, high = interval
     return f"{mean:.3f} ({low:.3f} to {high:.3f})"
-
-
-def verdict(met: Sequence[bool]) -> Verdict:
-    """Holds if every condition is met, fails if none is."""
-    return "holds" if all(met) else "partly" if any(met) else "fails"
 
 
 def bare(value: float) -> float | None:

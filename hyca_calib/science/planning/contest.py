@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.science.chapter import Claim, Table, interval
+from hyca_calib.science.chapter import Claim, Table, Verdict, interval
+from hyca_calib.science.effects import over
 from hyca_calib.science.groups.arena import Arena
-from hyca_calib.science.groups.subject import Part, ratio, row, told, verdict
+from hyca_calib.science.groups.subject import Part, row, told
 from hyca_calib.science.planning.instance import Instance, timed
 from hyca_calib.science.planning.rivals import anneal, enumerate_all, even_schedule, random_search
+from hyca_calib.science.ruling import above, decide, ruled
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["ANNEALING", "EVEN", "EXACT", "RANDOM", "RULE", "Run", "contest", "unseen_costs", "usual"]
+__all__ = ["ANNEALING", "EVEN", "EXACT", "RANDOM", "RULE", "Run", "claims", "contest", "unseen_costs", "usual"]
 
 Array = NDArray[np.float64]
 Ratios = dict[tuple[str, int], tuple[float, float, float]]
@@ -73,7 +75,7 @@ def contest(s: Instance) -> Part:
         "unseen": [{"method": method, "steps": steps, "ratio": list(r)} for (method, steps), r in ratios.items()],
     }
     tables = (_table(s, runs), _unseen_table(s, ratios))
-    return Part((), tables, _claims(s, runs, enumerated, ratios), numbers)
+    return Part((), tables, numbers)
 
 
 def usual(s: Instance) -> int:
@@ -129,7 +131,9 @@ def _enumerated(s: Instance) -> dict[str, dict[str, float]]:
 def _unseen(s: Instance, runs: Sequence[Run]) -> Ratios:
     """Cost of each run's schedules over the optimum's, on unseen prompts."""
     return {
-        (run.method, run.steps): ratio(unseen_costs(s, run.found), unseen_costs(s, (s.optimum[run.steps],)), s.seed)
+        (run.method, run.steps): over(
+            unseen_costs(s, run.found), unseen_costs(s, (s.optimum[run.steps],)), s.seed, s.prompts
+        )
         for run in runs
     }
 
@@ -175,38 +179,43 @@ def _unseen_table(s: Instance, ratios: Ratios) -> Table:
     return Table(caption, ("computed steps", *methods), rows)
 
 
-def _claims(
-    s: Instance, runs: Sequence[Run], enumerated: dict[str, dict[str, float]], ratios: Ratios
-) -> tuple[Claim, ...]:
-    rivals = [excess for run in runs if run.method != EXACT for excess in run.excess]
-    tried = {count: found["ratio"] for count, found in enumerated.items()}
-    annealed = {run.steps: run for run in runs if run.method == ANNEALING and run.evaluations == usual(s)}
-    means = {count: run.mean(s.seed) for count, run in annealed.items()}
-    fixed = {key: found for key, found in ratios.items() if key[0] in (RULE, EVEN)}
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `contest`."""
+    annealed = [run for run in found["runs"] if run["method"] == ANNEALING]
+    evaluations = sorted({run["evaluations"] for run in annealed})[1]  # a tenth, usual, and ten times as many
     return (
-        Claim(
-            "Dynamic programming finds the optimum (it equals complete enumeration, and no rival is cheaper).",
-            verdict([*(abs(found - 1) <= SAME for found in tried.values()), min(rivals) >= -SAME]),
-            f"enumeration of all schedules with {', '.join(tried)} of {s.steps} computed steps (up to "
-            f"{max(found['schedules'] for found in enumerated.values()):,.0f}) gives the same cost; the cheapest of "
-            f"{len(rivals)} schedules of rivals is {100 * max(min(rivals), 0):.2g} % above.",
-        ),
-        Claim(
-            f"Annealing with {usual(s):,} evaluations misses the optimum (on average more than {100 * MISSED:g} % "
+        ruled(
+            f"Annealing with {evaluations:,} evaluations misses the optimum (on average more than {100 * MISSED:g} % "
             "above, at every number of computed steps).",
-            verdict([low > MISSED for _, low, _ in means.values()]),
-            "mean excess "
-            + ", ".join(
-                f"{100 * mean:.2f} % ({100 * low:.2f} to {100 * high:.2f}) at {count} steps, "
-                f"{100 * annealed[count].hits:.0f} % of runs at the optimum"
-                for count, (mean, low, high) in means.items()
-            )
-            + ".",
+            lambda: _misses([run for run in annealed if run["evaluations"] == evaluations]),
         ),
-        Claim(
+        ruled(
             "On unseen prompts the optimal schedule is cheaper than the published rule and than even spacing with as "
             "many computed steps.",
-            verdict([low > 1 for _, low, _ in fixed.values()]),
-            "they cost " + ", ".join(f"{r[0]:.2f} ({m}, {k} steps)" for (m, k), r in fixed.items()) + " times as much.",
+            lambda: _cheaper([cell for cell in found["unseen"] if cell["method"] in (RULE, EVEN)]),
         ),
+    )
+
+
+def _misses(runs: list[dict[str, Any]]) -> tuple[Verdict, str]:
+    """By the independent runs at each number of computed steps."""
+    means = [interval(run["excess"]) for run in runs]
+    return (
+        decide([above(mean, MISSED) for mean in means]),
+        "mean excess "
+        + ", ".join(
+            f"{100 * mean:.2f} % ({100 * low:.2f} to {100 * high:.2f}) at {run['steps']} steps, "
+            f"{100 * run['hits']:.0f} % of runs at the optimum"
+            for run, (mean, low, high) in zip(runs, means, strict=True)
+        )
+        + ".",
+    )
+
+
+def _cheaper(fixed: list[dict[str, Any]]) -> tuple[Verdict, str]:
+    return (
+        decide([above(cell["ratio"], 1) for cell in fixed]),
+        "they cost "
+        + ", ".join(f"{cell['ratio'][0]:.2f} ({cell['method']}, {cell['steps']} steps)" for cell in fixed)
+        + " times as much.",
     )

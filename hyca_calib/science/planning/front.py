@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 from hyca_calib.budget import Budget
 from hyca_calib.science.chapter import Claim, Table
-from hyca_calib.science.groups.subject import Part, row, verdict
+from hyca_calib.science.groups.subject import Part, row
 from hyca_calib.science.planning.contest import ANNEALING, EVEN, EXACT, RULE, SAME, usual
 from hyca_calib.science.planning.instance import Instance
 from hyca_calib.science.planning.rivals import anneal, even_schedule
+from hyca_calib.science.ruling import decide, ruled
 from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 
-__all__ = ["front"]
+__all__ = ["claims", "front"]
 
 BUDGETS = ("1.5x", "2x", "2.5x", "3x", "4x", "5x", "6x", "7x", "8x", "10x")
 RESTARTS = 8
@@ -35,12 +37,21 @@ def front(s: Instance) -> Part:
         "lines": {name: [[n, _ratio(s, n), cost] for n, cost in sorted(line.items())] for name, line in lines.items()},
         "limited_gap": {budget.text: over for budget, over in limited.items()},
     }
-    claim = Claim(
-        "The search's limit on the longest gap costs nothing (its schedules are the best of all at every budget).",
-        verdict([over <= 1 + SAME for over in limited.values()]),
-        f"cost over the best without a limit at most {max(limited.values()):.6f} at {len(limited)} budgets.",
+    return Part((), (_table(s, counts, lines),), numbers)
+
+
+def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the numbers of `front`; both costs are of one table, so nothing is estimated."""
+    limited = found["limited_gap"]
+    return (
+        ruled(
+            "The search's limit on the longest gap costs nothing (its schedules are the best of all at every budget).",
+            lambda: (
+                decide([over <= 1 + SAME for over in limited.values()]),
+                f"cost over the best without a limit at most {max(limited.values()):.6f} at {len(limited)} budgets.",
+            ),
+        ),
     )
-    return Part((), (_table(s, counts, lines),), (claim,), numbers)
 
 
 def _counts(s: Instance) -> dict[Budget, int]:

@@ -74,7 +74,7 @@ def growth(s: Instance) -> Part:
         "measured": {axis: {str(n): asdict(cost) for n, cost in costs.items()} for axis, costs in found.items()},
         "slopes": slopes,
     }
-    return Part((), (_table(found), _slope_table(base, slopes)), (), numbers)
+    return Part((), (_table(found), _slope_table(base, slopes)), numbers)
 
 
 def _measure(size: Size, seed: int) -> Cost:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hyca_calib.metrics import prompt_groups
 from hyca_calib.replay import grouped
 from hyca_calib.science.chapter import Context
 from hyca_calib.search.candidate import Settings, partition
@@ -37,6 +38,7 @@ class Instance:
         times, step_weights: ``(step,)``, see `hyca_calib.replay`.
         table_seconds, search_seconds: processor time for the table, and for all of `optimum`.
         optimum: the best schedule for each number of computed steps.
+        prompts: a label of each sample of `test`, its prompt's; all have prompts of their own by default.
     """
 
     problem: Problem
@@ -52,6 +54,7 @@ class Instance:
     search_seconds: float
     seed: int
     quick: bool
+    prompts: tuple[int, ...] | None = None
 
     @property
     def steps(self) -> int:
@@ -104,6 +107,7 @@ def instance(context: Context) -> Instance:
         search_seconds,
         context.seed,
         context.quick,
+        prompt_groups(problem.trace.workload().of("test")[: len(prompts)]),
     )
 
 

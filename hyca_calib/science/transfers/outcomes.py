@@ -11,6 +11,7 @@ import torch
 
 from hyca_calib.budget import Budget
 from hyca_calib.defaults import batch_of
+from hyca_calib.metrics import prompt_groups
 from hyca_calib.science.chapter import Context
 from hyca_calib.science.transfers.situations import Situation
 from hyca_calib.search.candidate import Candidate
@@ -26,7 +27,7 @@ from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
+from hyca_calib.workload import Job, Workload
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.plan import Section
 
@@ -65,6 +66,7 @@ def outcome(context: Context, plan: Plan, situation: Situation) -> dict[str, Any
             "check": check_plan(plan, problem, context.problem, context.seed).to_json(),
             "measured": {key: measured[key] for key in ("verdict", "taps_db", "schedule_db")},
             "psnr_db": psnr,
+            "prompts": prompt_groups(_judged(context, situation)),
             "relative_flops": problem.trace.cost.full_flops / context.problem.trace.cost.full_flops,
             "seconds": time.monotonic() - begun,
         }
@@ -105,12 +107,16 @@ def _rolled_out(
     for name, candidates in again.items():
         folder = f"{situation.slug}-{name.replace(' ', '-')}"
         sections[name] = _refined(context, pipe, problem, situation.workload, candidates, folder).section
-    jobs = situation.workload.of("test")[: 2 if context.quick else ROLLED_OUT]
+    jobs = _judged(context, situation)
     goal, batch = torch.from_numpy(problem.trace.latents_of("test")[: len(jobs)]), batch_of(context.model, None)
     return {
         name: rollout_db(pipe, section, jobs, goal, problem.inference_steps, batch)
         for name, section in sections.items()
     }
+
+
+def _judged(context: Context, situation: Situation) -> Sequence[Job]:
+    return situation.workload.of("test")[: 2 if context.quick else ROLLED_OUT]
 
 
 def _traced(context: Context, situation: Situation, pipe: Any) -> Problem:

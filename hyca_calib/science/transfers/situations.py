@@ -11,6 +11,7 @@ from typing import Any, Literal
 from hyca_calib.demo.emoji.pipeline import PATCH, EmojiPipeline
 from hyca_calib.science.chapter import Context
 from hyca_calib.science.transfers.tuned import fine_tuned
+from hyca_calib.science.transfers.verdicts import OWN_PROMPTS, UNSEEN
 from hyca_calib.workload import Workload
 
 __all__ = ["HOME", "Kind", "Situation", "situations"]
@@ -63,8 +64,8 @@ def situations(context: Context) -> list[Situation]:
     counts = [max(4, round(share * own.num_steps)) for share in shares]
     found = [
         here(HOME, "nothing"),
-        here("other seeds", "samples", prompts=seen, seed=own.seed + 1),
-        here("unseen prompts", "samples", prompts=unseen, seed=own.seed + 1),
+        here(OWN_PROMPTS, "samples", prompts=seen, seed=own.seed + 1),
+        here(UNSEEN, "samples", prompts=unseen, seed=own.seed + 1),
         *(here(f"{count} steps", "steps", num_steps=count) for count in counts),
     ]
     options = inspect.signature(type(context.pipe).__call__).parameters

@@ -1,1 +1,0 @@
-"""What the chapter on results is made of."""
