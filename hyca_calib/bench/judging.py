@@ -35,7 +35,13 @@ class Judging:
     def _verdict(self) -> Verdict:
         return judged(self.judge, self.full(), self.jobs)
 
-    def quality(self, images: Tensor) -> Quality:
-        """Of a method's pictures of the same samples."""
+    def quality(self, images: Tensor | None) -> Quality:
+        """Of a method's pictures of the same samples.
+
+        Raises:
+            ValueError: there are none: a method that gave pictures once failed now.
+        """
+        if images is None:
+            raise ValueError("the method gave no pictures this time; measure it again")
         found = judged(self.judge, images, self.jobs)
         return quality(self.judge, found, self._verdict, self.margins, prompt_groups(self.jobs))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,26 +15,41 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from hyca_calib.atomic import write_text
 from hyca_calib.provenance import code_of
 
-__all__ = ["Notebook"]
+__all__ = ["MEASURED", "Notebook"]
 
 T = TypeVar("T")
+MEASURED = "measured.jsonl"
+PICTURES = "pictures"
 
 
 @dataclass(frozen=True)
 class Notebook:
-    """A file for every measurement; one that was made under other facts, or by other code, is made again.
+    """A line for every measurement; one that was made under other facts, or by other code, is made again.
+
+    Several processes may write to one: a line is appended at once, and one that was cut off counts for nothing.
 
     Attributes:
-        folder: None keeps nothing.
+        folder: None keeps nothing beyond the process.
         facts: what all measurements depend on.
     """
 
     folder: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     _held: dict[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def _known(self) -> dict[str, Any]:
+        path = self.folder / MEASURED if self.folder else None
+        known: dict[str, Any] = {}
+        for line in path.read_text().splitlines() if path and path.exists() else ():
+            try:
+                note = json.loads(line)
+                known[note["key"]] = note["found"]
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off
+        return known
 
     def recall(
         self, kind: type[T], name: str, make: Callable[[], T], modules: tuple[str, ...] = (), **settings: Any
@@ -45,41 +61,39 @@ class Notebook:
             modules: whose code, with all that it imports of ours, decides the result.
             settings: what else decides this one besides its name.
         """
-        if self.folder is None:
-            return make()
         adapter = TypeAdapter(kind)
-        named = getattr(kind, "__name__", str(kind))
-        what = {**self.facts, "kind": named, "name": name, "code": code_of(*modules), **settings}
-        asked = json.loads(json.dumps(what))
-        path = self.folder / _file(named, name, "json")
-        if path.exists():
-            try:
-                kept = json.loads(path.read_text())
-                if kept["asked"] == asked:
-                    return adapter.validate_python(kept["found"])
-            except (ValueError, KeyError, TypeError):
-                pass  # cut off, or of an older version
-        found = make()
-        write_text(path, json.dumps({"asked": asked, "found": adapter.dump_python(found, mode="json")}) + "\n")
-        return found
+        asked = {**self.facts, "kind": str(kind), "name": name, "code": code_of(*modules), **settings}
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
+        if key not in self._known:
+            self._known[key] = adapter.dump_python(make(), mode="json")
+            self._append({"key": key, "name": name, "found": self._known[key]})
+        return adapter.validate_python(self._known[key])
+
+    def _append(self, note: dict[str, Any]) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / MEASURED
+        with path.open("a+b") as file:
+            whole = not file.tell() or (file.seek(-1, 2), file.read(1))[1] == b"\n"
+            file.write((b"" if whole else b"\n") + json.dumps(note).encode() + b"\n")
 
     def keep_pictures(self, name: str, images: Tensor) -> None:
         """Keep the pictures of a measurement, ``(sample, 3, height, width)`` in [0, 1], to half precision."""
         if self.folder is None:
             self._held[name] = images
             return
-        path = self.folder / _file("pictures", name, "npy")
+        path = self._file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, images.half().numpy())
 
-    def pictures(self, name: str) -> Tensor:
-        """What was kept of that name."""
+    def pictures(self, name: str) -> Tensor | None:
+        """What was kept of that name, None if nothing was or it is gone."""
         if self.folder is None:
-            return self._held[name]
-        return torch.from_numpy(np.load(self.folder / _file("pictures", name, "npy"))).float()
+            return self._held.get(name)
+        path = self._file(name)
+        return torch.from_numpy(np.load(path)).float() if path.exists() else None
 
-
-def _file(kind: str, name: str, ending: str) -> str:
-    digest = hashlib.sha256(json.dumps([kind, name]).encode()).hexdigest()[:8]
-    short = "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)[:100]
-    return f"{short}-{digest}.{ending}"
+    def _file(self, name: str) -> Path:
+        assert self.folder is not None  # noqa: S101
+        return self.folder / PICTURES / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.npy"

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
+from torch import Tensor
+
 from hyca_calib.bench.choice import Window, candidates, chosen
 from hyca_calib.bench.equivalence import Margins
 from hyca_calib.bench.figures import Figures, Timing, figures_of
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.judging import Judging
 from hyca_calib.bench.notebook import Notebook
+from hyca_calib.bench.quality import Quality
 from hyca_calib.bench.rows import OURS, Row
 from hyca_calib.bench.stage import FULL, Stage, timed
 from hyca_calib.bench.sweep import MOST, Sweep, sweep
@@ -182,20 +185,31 @@ class Comparison:
         return (module_of(family.apply) if family else "hyca_runtime", self.model, *HARNESS)
 
     def _row(self, peer: Peer, modules: tuple[str, ...], content: str = "") -> Row:
-        def make() -> _Measured:
+        def sampled() -> tuple[_Measured, Tensor | None]:
             stage = self.test()
             try:
                 run, note = stage.run(peer)
             except Exception as error:  # foreign code may raise anything
-                return _Measured(None, reason(error), stage.clean.prove())
-            if self.judging:
-                self.notebook.keep_pictures(peer.name, run.images)
-            return _Measured(figures_of(run, stage.full, stage.exact), note=note)
+                return _Measured(None, reason(error), stage.clean.prove()), None
+            return _Measured(figures_of(run, stage.full, stage.exact), note=note), run.images
 
-        found = self.notebook.recall(_Measured, peer.name, make, modules, settings=peer.settings, plan=content)
+        def make() -> _Measured:
+            found, images = sampled()
+            if self.judging and images is not None:
+                self.notebook.keep_pictures(peer.name, images)
+            return found
+
+        def judged() -> Quality:
+            assert self.judging is not None  # noqa: S101  (asked before)
+            images = self.notebook.pictures(peer.name)
+            return self.judging.quality(sampled()[1] if images is None else images)
+
+        asked = {"settings": peer.settings, "plan": content}
+        found = self.notebook.recall(_Measured, peer.name, make, modules, **asked)
         quality = None
         if self.judging and found.result:
-            quality = self.judging.quality(self.notebook.pictures(peer.name))
+            of_judge = (*modules, "hyca_calib.bench.judging")
+            quality = self.notebook.recall(Quality, f"{peer.name}, judged", judged, of_judge, **asked)
         mine = peer.family == OURS
         return Row(
             peer.name,

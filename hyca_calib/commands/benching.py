@@ -184,7 +184,7 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, dict[str, Any], Lear
         "weights": weights_digest(find_transformer(clean.pipe)),
     }
     measured = {**facts, "device": str(device_of(clean.pipe)), "versions": versions()}
-    notebook = Notebook(options.folder / "measured", measured)
+    notebook = Notebook(options.folder, measured)
     learnt = Learnt(notebook)
     setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: _problem(options))
     found = families(clean.pipe, setup)

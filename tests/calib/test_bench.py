@@ -30,7 +30,7 @@ from hyca_calib.bench import (
 )
 from hyca_calib.bench.choice import candidates, chosen
 from hyca_calib.bench.isolation import fingerprint
-from hyca_calib.bench.notebook import Notebook
+from hyca_calib.bench.notebook import MEASURED, Notebook
 from hyca_calib.bench.sweep import Sweep, sweep
 from hyca_calib.bench.verify import Verification, drawn
 from hyca_calib.commands import benching
@@ -255,8 +255,10 @@ class TestComparison:
         rows = first.rivals([family.peer(score.settings) for score in scores])
         assert done == ["3", "6", "3", "6"]
         done.clear()
-        broken = next(tmp_path.glob("fewer_steps_calls=6-*.json"))
-        broken.write_text(broken.read_text()[:40])
+        notes = tmp_path / MEASURED
+        lines = notes.read_text().splitlines()
+        assert "calls=6" in lines[-1]
+        notes.write_text("\n".join([*lines[:-1], lines[-1][:40]]))
         again = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
         assert again.sweeps(COSTS)[0].tried == scores
         assert again.rivals([family.peer(score.settings) for score in scores]) == rows
