@@ -11,7 +11,7 @@ __all__ = ["INTERVALS", "WARMUPS", "AxisFrom", "nearest"]
 
 INTERVALS = tuple(range(2, 26))
 """Of full steps; with the last, 50 steps compute three, more than thirteen times fewer."""
-WARMUPS = (*range(1, 13), 14, 16, 20, 25)
+WARMUPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25)
 """First steps that are computed."""
 
 

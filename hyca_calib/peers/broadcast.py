@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -112,12 +113,12 @@ def sea_family(pipe: Any, setup: Setup) -> Family:
         )
         return cached(pipe, config)
 
-    thresholds = ladder(0.01, 20, 1.2)
+    thresholds = ladder(0.02, 6, 1.25)
     axes = (
-        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.1, 0.25, 0.6, 1.5, 4.0))),
+        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.1, 0.2, 0.4, 0.8, 1.5))),
         Axis("O", (0, 1), (0, 1), closed=True),
-        AxisFrom("W", WARMUPS, (1,)),
-        Axis("K", (1, 2, 3, 4, 6, 8, 12, 16, setup.num_steps), (setup.num_steps,), closed=True),
+        AxisFrom("W", (1, 2, 4, 8, 16), (1,)),
+        Axis("K", (1, 2, 3, 5, 9, setup.num_steps), (setup.num_steps,), closed=True),
         Axis("power", (1.0, 2.0, 3.0, 4.0), (3.0 if hasattr(pipe, "video_processor") else 2.0,)),
     )
     return Family("SeaCache", "arXiv 2602.18993; diffusers", axes, apply, setup.num_steps)
@@ -154,7 +155,8 @@ def _timed(pipe: Any, facts: Facts, make: Callable[[Callable[[], float]], Any], 
         handles = [transformer.register_forward_pre_hook(overhear, with_kwargs=True)]
         if turned:
             handles.append(transformer.register_forward_hook(lambda module, args, output: _turned_back(output)))
-        transformer.enable_cache(make(lambda: now[0]))
+        with _quiet("diffusers.hooks.faster_cache"):  # it warns at every use that it is experimental
+            transformer.enable_cache(make(lambda: now[0]))
         _keep_branches_apart(transformer)
         try:
             yield
@@ -162,6 +164,17 @@ def _timed(pipe: Any, facts: Facts, make: Callable[[Callable[[], float]], Any], 
             transformer.disable_cache()
             for handle in handles:
                 handle.remove()
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _exchanged(value: Any) -> Any:

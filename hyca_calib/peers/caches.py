@@ -76,10 +76,10 @@ def magnitude_family(setup: Setup) -> Family:
         )
         return cached(pipe, config)
 
-    thresholds = ladder(0.005, 20, 1.4)
+    thresholds = ladder(0.01, 10, 1.4)
     axes = (
         Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.12, 0.3, 0.8, 2.0))),
-        AxisFrom("K", (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25), (3, 8)),
-        AxisFrom("R", (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5), (0.06,)),
+        AxisFrom("K", (1, 2, 3, 4, 6, 9, 14, 25), (3, 9)),
+        AxisFrom("R", (0.0, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4), (0.06,)),
     )
     return Family("MagCache", "arXiv 2506.09045; diffusers", axes, apply, setup.num_steps)

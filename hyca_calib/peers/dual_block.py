@@ -51,14 +51,14 @@ def _thresholds(calibrator: str, setup: Setup, separate: bool, blocks: int, refu
         }
         return _enabled(pipe, setup.num_steps, separate, calibrator, settings, options)
 
-    thresholds = ladder(0.01, 4, 1.15)
-    counts = tuple(n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if n < blocks)
+    thresholds = ladder(0.02, 3, 1.25)
+    counts = tuple(n for n in (1, 2, 4, 8, 16, 32) if n < blocks)
     axes = (
         Axis("R", thresholds, nearest(thresholds, FIRST)),
         AxisFrom("W", WARMUPS, (4,)),
         Axis("F", counts or (1,), (1,), closed=True),
         Axis("B", (0, *counts), (0,), closed=True),
-        Axis("MC", (1, 2, 3, 4, 6, 8, 12, setup.num_steps), (setup.num_steps,), closed=True),
+        Axis("MC", (1, 2, 4, 8, setup.num_steps), (setup.num_steps,), closed=True),
         *_own_axes(calibrator),
     )
     return Family(
@@ -93,7 +93,7 @@ def _intervals(calibrator: str, setup: Setup, separate: bool, refused: str) -> F
 
 def _own_axes(calibrator: str) -> tuple[Axis, ...]:
     if "TaylorSeer" in calibrator:
-        return (AxisFrom("O", (1, 2, 3, 4, 5), (1,)),)
+        return (AxisFrom("O", (1, 2, 3, 4), (1,)),)
     return (AxisFrom("H", (4, 5, 6, 8, 10), (6,)),) if "DMD" in calibrator else ()
 
 

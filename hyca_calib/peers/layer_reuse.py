@@ -30,7 +30,7 @@ LAYER = re.compile(r"attn\d*|ff\w*|mlp|proj_mlp")
 """Names of the layers in a block of diffusers; a kind is a name."""
 FAR = 1e9
 """More than any layer changes."""
-LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+LOOKAHEADS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Most steps in a row that repeat; the paper takes 3."""
 
 Runs = Sequence[bool]
@@ -60,7 +60,7 @@ def smooth_family(setup: Setup) -> Family:
         lookahead, threshold = int(settings["J"]), float(settings["threshold"])
         return reused(pipe, lambda kind: smooth_schedule(changes[kind][:, :lookahead], threshold))
 
-    steps, thresholds = setup.num_steps, ladder(0.01, 4, 1.15)
+    steps, thresholds = setup.num_steps, ladder(0.01, 4, 1.25)
     axes = (
         Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.1, 0.2, 0.4, 0.8))),
         AxisFrom("J", LOOKAHEADS, (3, 6)),

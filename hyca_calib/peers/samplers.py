@@ -25,9 +25,9 @@ __all__ = ["DPM", "HEUN", "OWN", "UNIPC", "Sampler", "sampled_by", "sampler_fami
 OWN, DPM, UNIPC, HEUN = "fewer steps", "DPM-Solver++", "UniPC", "Heun"
 LEAST, MOST, APART = 0.06, 0.9, 1.12
 """Network calls of a rival: the shares of the full run's, and how far apart they are."""
-STARTS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20)
+STARTS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 14, 20)
 """Where the spacing begins; at 0 the levels are the sampler's own. The fewer the calls, the later the best start."""
-ENDS = (0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+ENDS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6, 2.5, 4.0)
 """Where it ends: below 1, closer to the exact solution than the full run's last level allows."""
 
 Made = Callable[[], Any]
