@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hyca_calib.peers import Family, Peer
+from hyca_calib.peers import Family, Peer, Settings
+from hyca_calib.peers.base import Value
 from hyca_calib.peers.score import Score
 
 __all__ = ["MOST", "Sweep", "best_at", "open_ends", "sweep", "untried"]
@@ -67,17 +68,29 @@ def best_at(scores: Sequence[Score], costs: Sequence[float]) -> list[Score]:
 
 
 def untried(family: Family, scores: Sequence[Score], costs: Sequence[float]) -> list[Peer]:
-    """Neighbours of the best settings that have no score yet; what does the very same is passed over."""
+    """Neighbours of the best settings that have no score yet.
+
+    On an axis that is not dense one of the best settings with the same value is enough. What does the very same as the
+    best is passed over.
+    """
     known = {score.method: score for score in scores}
-    found: dict[str, Peer] = {}
+    wanted: dict[tuple[str, Value, int, str], list[Peer | None]] = {}
     for best in best_at(scores, costs):
-        for way in family.ways(best.settings):
-            for peer in map(family.peer, way):
-                if peer.name not in known:
-                    found[peer.name] = peer
-                if peer.name not in known or not known[peer.name].same_as(best):
-                    break
-    return list(found.values())
+        for axis, direction, way in family.ways(best.settings):
+            alike = (axis.name, best.settings[axis.name], direction, best.method if axis.dense else "")
+            wanted.setdefault(alike, []).append(_next(family, way, best, known))
+    found = [peers[0] for peers in wanted.values() if None not in peers]
+    return list({peer.name: peer for peer in found if peer is not None}.values())
+
+
+def _next(family: Family, way: Sequence[Settings], best: Score, known: Mapping[str, Score]) -> Peer | None:
+    """The nearest setting on the way that may differ and has no score; None if the nearest that differs has one."""
+    for peer in map(family.peer, way):
+        if peer.name not in known:
+            return peer
+        if not known[peer.name].same_as(best):
+            return None
+    return None
 
 
 def open_ends(family: Family, scores: Sequence[Score], costs: Sequence[float]) -> list[str]:

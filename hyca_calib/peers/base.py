@@ -29,7 +29,8 @@ class Axis:
 
     Attributes:
         ladder: every value that may be tried, in order.
-        first: those that are tried at once; all if empty.
+        first: those that are tried at once; all if empty. With several, the neighbours of the best setting at every
+            cost are tried; with one, those of one best setting for each value that the best ones have.
         closed: whether nothing lies beyond the ladder's ends (a cache interval of 2 is the least). An open ladder
             must reach beyond what is worth trying; the bench reports an optimum at its end.
         ordered: whether neighbours on the ladder are alike. Of an axis of names all values are tried at once.
@@ -41,12 +42,17 @@ class Axis:
     closed: bool = False
     ordered: bool = True
 
-    def ways(self, value: Value) -> list[tuple[Value, ...]]:
+    @property
+    def dense(self) -> bool:
+        """Whether every best setting must have its neighbours tried on this axis, not only one of those alike."""
+        return len(self.first or self.ladder) > 1
+
+    def ways(self, value: Value) -> tuple[tuple[Value, ...], ...]:
         """The rungs below `value`, nearest first, and those above it; nothing where there is no order."""
         if not self.ordered:
-            return []
+            return ()
         at = self.ladder.index(value)
-        return [way for way in (self.ladder[:at][::-1], self.ladder[at + 1 :]) if way]
+        return self.ladder[:at][::-1], self.ladder[at + 1 :]
 
     def at_edge(self, value: Value) -> bool:
         """Whether a better value may lie beyond the ladder."""
@@ -118,12 +124,12 @@ class Family:
             if self.allows(settings):
                 yield settings
 
-    def ways(self, settings: Settings) -> Iterator[list[Settings]]:
-        """On every axis in both directions: what lies there, nearest first."""
+    def ways(self, settings: Settings) -> Iterator[tuple[Axis, int, list[Settings]]]:
+        """On every axis in both directions, by number: what lies there, nearest first."""
         for axis in self.axes:
-            for way in axis.ways(settings[axis.name]):
+            for direction, way in enumerate(axis.ways(settings[axis.name])):
                 moved = ({**settings, axis.name: value} for value in way)
-                yield [near for near in moved if self.allows(near)]
+                yield axis, direction, [near for near in moved if self.allows(near)]
 
     def edges(self, settings: Settings) -> list[str]:
         """Axes on which a better setting may lie beyond the ladder."""
