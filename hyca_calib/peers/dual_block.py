@@ -18,7 +18,7 @@ __all__ = ["CALIBRATORS", "dual_block_families", "masked"]
 
 SOURCE = "cache-dit"
 CALIBRATORS = ("", " + TaylorSeer", " + FoCa", " + DMD")
-FIRST = (0.04, 0.06, 0.08, 0.12, 0.18, 0.25, 0.4, 0.6, 1.0)
+FIRST = (0.06, 0.12, 0.25, 0.5, 1.0)
 """Thresholds that are tried at once."""
 MASKS = ("slow", "medium", "fast", "ultra")
 
@@ -26,7 +26,7 @@ MASKS = ("slow", "medium", "fast", "ultra")
 def dual_block_families(pipe: Any, setup: Setup) -> list[Family]:
     """Three of each calibrator: DBCache by its threshold, by cache-dit's step masks, by every N-th step."""
     missing = importlib.util.find_spec("cache_dit") is None
-    refused = "cache-dit is not installed; install this project with its `calib` and `dev` extras" if missing else ""
+    refused = "cache-dit is not installed; install this project with its `bench` extra" if missing else ""
     separate = not missing and observe(pipe, setup).calls > 1
     blocks = sum(len(list(place.module.children())) for place in carriers(find_transformer(pipe))[0])
     return [
@@ -55,7 +55,7 @@ def _thresholds(calibrator: str, setup: Setup, separate: bool, blocks: int, refu
     counts = tuple(n for n in (1, 2, 4, 8, 16, 32) if n < blocks)
     axes = (
         Axis("R", thresholds, nearest(thresholds, FIRST)),
-        AxisFrom("W", WARMUPS, (4,)),
+        AxisFrom("W", WARMUPS, (2, 5)),
         Axis("F", counts or (1,), (1,), closed=True),
         Axis("B", (0, *counts), (0,), closed=True),
         Axis("MC", (1, 2, 4, 8, setup.num_steps), (setup.num_steps,), closed=True),

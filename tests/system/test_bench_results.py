@@ -30,10 +30,6 @@ def workload_of(bench: Bench) -> Workload:
     return Workload(prompts_of(bench.facts["model"], None), made["num_samples"], made["num_steps"], made["seed"])
 
 
-def test_there_are_results() -> None:
-    assert MODELS
-
-
 @each_model
 def test_they_say_where_they_come_from(model: str) -> None:
     bench = read_bench(RESULTS / model)
