@@ -7,7 +7,6 @@ reasonable adaptations included; comparisons are with the best of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from hyca_calib.peers.base import Axis, Family, Peer, Settings, Setup
@@ -23,9 +22,8 @@ from hyca_calib.peers.recipes import recipe_families
 from hyca_calib.peers.samplers import sampler_families
 from hyca_calib.peers.speca import speca_family
 from hyca_calib.peers.spectrum import spectrum_family
-from hyca_calib.workload import Job
 
-__all__ = ["Axis", "Family", "Peer", "Settings", "Setup", "families", "peers"]
+__all__ = ["Axis", "Family", "Peer", "Settings", "Setup", "families"]
 
 
 def families(pipe: Any, setup: Setup) -> list[Family]:
@@ -49,13 +47,3 @@ def families(pipe: Any, setup: Setup) -> list[Family]:
         meancache_family(pipe, setup),
         *recipe_families(pipe, setup),
     ]
-
-
-def peers(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[Peer]:
-    """Settings of every method that are tried at once."""
-
-    def unknown() -> Any:
-        raise LookupError("no trace was given: use `families` with a Setup that has one")
-
-    setup = Setup(jobs, num_steps, lambda name, make: make(), unknown)
-    return [family.peer(settings) for family in families(pipe, setup) for settings in family.first()]
