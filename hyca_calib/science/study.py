@@ -172,5 +172,5 @@ def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:
 def circumstances() -> dict[str, Any]:
     """Of a chapter that is made now."""
     made = provenance("cpu")
-    cores = made["threads"]
-    return {**made, "device": f"{cores} threads of {made['processor']}", "trace": TRACE_VERSION}
+    threads = "a thread" if made["threads"] == 1 else f"{made['threads']} threads"
+    return {**made, "device": f"{threads} of {made['processor']}", "trace": TRACE_VERSION}
