@@ -183,7 +183,7 @@ def choose_once(
     channels = np.arange(problem.trace.num_channels)
     if len(pool) == 1:
         return [channels], [pool[0]]
-    probe = problem.trace.sample_gram(0)
+    probe = problem.trace.sample_gram(problem.trace.samples("fit")[0])
     target = min(PROBE_STEPS, problem.trace.num_steps - 1)
     descriptors = describe_channels(probe[:, :target, :target], PAPER_DESCRIPTORS)
     options = [cluster("kmeans", descriptors, k, seed) for k in range(2, min(8, len(channels) - 1) + 1)]

@@ -102,9 +102,12 @@ def refine_taps(
     limit = 60 * settings.minutes
     settings, checkpointed = _probed(pipe, section, num_steps, fit[0], len(select[0]), settings)
 
+    def spent() -> float:
+        return min(1.0, (time.monotonic() - begun) / limit) if limit else 1.0
+
     def share() -> float:
-        spent = (time.monotonic() - begun) / limit if limit else 1.0
-        return min(1.0, max(spent, state.iteration / settings.iterations if settings.iterations else 0.0))
+        """Of the work that is done; counted, where iterations are, lest steps depend on the machine's speed."""
+        return min(1.0, state.iteration / settings.iterations) if settings.iterations else spent()
 
     def final_error(chosen: list[int]) -> Tensor:
         latents = sample_latents(pipe, [fit[0][i] for i in chosen], num_steps, len(chosen), with_grad=True)
@@ -124,7 +127,7 @@ def refine_taps(
         if state.iteration == 0:
             judge()
         judged = math.floor(share() * settings.evaluations)
-        while share() < 1:
+        while share() < 1 and spent() < 1:
             for group in optimizer.param_groups:
                 group["lr"] = step_size(settings, share())
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption

@@ -224,7 +224,8 @@ def test_families_say_what_was_tried(root: Path) -> None:
 
 
 def test_the_committed_results_can_be_read() -> None:
-    assert {found.model for found in measured(ROOT)} >= {"demo", "demo-class", "demo-video"}
+    """All of them say of which code and day they are, or no figure is shown."""
+    assert all(found.bench for found in measured(ROOT))
 
 
 def test_what_the_demo_takes(tmp_path: Path) -> None:
