@@ -40,9 +40,9 @@ def taylorseer_family(num_steps: int) -> Family:
 
     axes = (
         Axis("way", ("lite", "last block"), ordered=False),
-        AxisFrom("N", INTERVALS, (2, 4, 7, 12)),
+        AxisFrom("N", INTERVALS, (2, 6, 24)),
         AxisFrom("O", (0, 1, 2, 3, 4, 5), (1,)),
-        AxisFrom("W", WARMUPS, (3,)),
+        AxisFrom("W", WARMUPS, (1, 5)),
     )
     return Family("TaylorSeer", "arXiv 2503.06923; diffusers", axes, apply, num_steps)
 
@@ -78,8 +78,8 @@ def magnitude_family(setup: Setup) -> Family:
 
     thresholds = ladder(0.01, 10, 1.4)
     axes = (
-        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.12, 0.3, 0.8, 2.0))),
-        AxisFrom("K", (1, 2, 3, 4, 6, 9, 14, 25), (3, 9)),
-        AxisFrom("R", (0.0, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4), (0.06,)),
+        Axis("threshold", thresholds, nearest(thresholds, (0.06, 0.4, 4.0))),
+        AxisFrom("K", (1, 2, 3, 4, 6, 9, 14, 25), (3, 25)),
+        AxisFrom("R", (0.0, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4), (0.02, 0.1)),
     )
     return Family("MagCache", "arXiv 2506.09045; diffusers", axes, apply, setup.num_steps)

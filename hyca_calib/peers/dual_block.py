@@ -18,7 +18,7 @@ __all__ = ["CALIBRATORS", "dual_block_families", "masked"]
 
 SOURCE = "cache-dit"
 CALIBRATORS = ("", " + TaylorSeer", " + FoCa", " + DMD")
-FIRST = (0.06, 0.12, 0.25, 0.5, 1.0)
+FIRST = (0.06, 0.12, 0.25, 0.5, 1.0, 3.0)
 """Thresholds that are tried at once."""
 MASKS = ("slow", "medium", "fast", "ultra")
 
@@ -55,7 +55,7 @@ def _thresholds(calibrator: str, setup: Setup, separate: bool, blocks: int, refu
     counts = tuple(n for n in (1, 2, 4, 8, 16, 32) if n < blocks)
     axes = (
         Axis("R", thresholds, nearest(thresholds, FIRST)),
-        AxisFrom("W", WARMUPS, (2, 5)),
+        AxisFrom("W", WARMUPS, (1, 5)),
         Axis("F", counts or (1,), (1,), closed=True),
         Axis("B", (0, *counts), (0,), closed=True),
         Axis("MC", (1, 2, 4, 8, setup.num_steps), (setup.num_steps,), closed=True),
@@ -87,7 +87,7 @@ def _intervals(calibrator: str, setup: Setup, separate: bool, refused: str) -> F
         mask = [int(step < warmup or (step - warmup + 1) % interval == 0) for step in range(setup.num_steps)]
         return _enabled(pipe, setup.num_steps, separate, calibrator, settings, _by_mask(mask))
 
-    axes = (AxisFrom("N", INTERVALS, (2, 4, 7, 12)), AxisFrom("W", WARMUPS, (2, 4)), *_own_axes(calibrator))
+    axes = (AxisFrom("N", INTERVALS, (2, 4, 8, 24)), AxisFrom("W", WARMUPS, (1, 5)), *_own_axes(calibrator))
     return Family(f"DBCache{calibrator}, every N-th step", SOURCE, axes, apply, setup.num_steps, refused=refused)
 
 

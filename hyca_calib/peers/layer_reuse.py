@@ -44,7 +44,7 @@ def fora_family(num_steps: int) -> Family:
         runs = [step % int(settings["N"]) == 0 for step in range(num_steps)]
         return reused(pipe, lambda kind: runs)
 
-    axis = AxisFrom("N", INTERVALS, (2, 3, 4, 5, 7, 9, 12))
+    axis = AxisFrom("N", INTERVALS, (2, 3, 4, 6, 9, 14, 24))
     return Family("FORA", "arXiv 2407.01425, from the paper", (axis,), apply, num_steps)
 
 
@@ -62,8 +62,8 @@ def smooth_family(setup: Setup) -> Family:
 
     steps, thresholds = setup.num_steps, ladder(0.01, 4, 1.25)
     axes = (
-        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.1, 0.2, 0.4, 0.8))),
-        AxisFrom("J", LOOKAHEADS, (3, 6)),
+        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.15, 0.4, 1.0, 4.0))),
+        AxisFrom("J", LOOKAHEADS, (3, 16)),
     )
     return Family("SmoothCache", "arXiv 2411.10510, from the paper", axes, apply, steps)
 
