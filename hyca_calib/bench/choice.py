@@ -61,7 +61,16 @@ def _best(scores: Sequence[Score], places: Sequence[Window], count: int) -> list
         reach = [(behind, inside) for behind, inside in found if behind <= FAR_DB] or [min(found, key=_behind)]
         for _, inside in reach:
             kept |= {score.method: score for score in inside[:count]}
-    return list(kept.values())
+    return [*kept.values(), *_dear(scores, {score.family for score in kept.values()})]
+
+
+def _dear(scores: Sequence[Score], known: set[str]) -> list[Score]:
+    """Of families that cost too much to be anybody's rival the cheapest setting."""
+    found: dict[str, Score] = {}
+    for score in scores:
+        if not score.error and score.family not in known:
+            found[score.family] = max(found.get(score.family, score), score, key=lambda s: (s.flops_ratio, s.mean_db))
+    return list(found.values())
 
 
 def _in_windows(scores: Sequence[Score], places: Sequence[Window]) -> dict[str, list[tuple[float, list[Score]]]]:

@@ -187,6 +187,11 @@ class TestChoice:
         found = chosen([*self.scores(), *far], windows([2.0, 3.0]))
         assert [score.method for score in found if score.family == "c"] == ["c 3.0"]
 
+    def test_a_family_that_costs_too_much_has_a_row_all_the_same(self) -> None:
+        dear = [Score(f"d {ratio}", "d", ratio, (60.0,)) for ratio in (1.1, 1.2)]
+        found = chosen([*self.scores(), *dear], windows([2.0, 3.0]))
+        assert [score.method for score in found if score.family == "d"] == ["d 1.2"]
+
     def test_costs_of_two_lots_of_samples_add_up(self) -> None:
         one, other = Score("a", "f", 2.0, (40.0,)), Score("a", "f", 4.0, (50.0, 60.0, 70.0))
         both = joined(one, other)

@@ -53,7 +53,7 @@ def test_every_family_that_attaches_has_results(model: str) -> None:
             continue
         failed = [score.method for score in sweep.tried if score.error]
         assert len(failed) < len(sweep.tried) / 10, failed
-        assert max(score.flops_ratio for score in sweep.tried) > 1.25, f"{sweep.family} never acts"
+        assert max(score.flops_ratio for score in sweep.tried) > 1.05, f"{sweep.family} never acts"
         assert sweep.family in shown
 
 
