@@ -95,6 +95,5 @@ class Study:
         _write(self.folder / "result.json", result)
 
 
-
 def _write(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
