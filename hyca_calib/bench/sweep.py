@@ -11,7 +11,7 @@ from hyca_calib.peers.score import Score
 
 __all__ = ["MOST", "Sweep", "best_at", "open_ends", "sweep", "untried"]
 
-MOST = 160
+MOST = 300
 """Settings of a family; a sweep that is cut there says so."""
 
 

@@ -9,8 +9,8 @@ from hyca_calib.peers.base import Axis, Value
 
 __all__ = ["INTERVALS", "WARMUPS", "AxisFrom", "nearest"]
 
-INTERVALS = tuple(range(2, 26))
-"""Of full steps; with the last, 50 steps compute three, more than thirteen times fewer."""
+INTERVALS = (*range(2, 26), 30, 36, 43, 50, 100)
+"""Of full steps; with the last, only the first ones are computed."""
 WARMUPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25)
 """First steps that are computed."""
 

@@ -79,7 +79,7 @@ def magnitude_family(setup: Setup) -> Family:
     thresholds = ladder(0.01, 10, 1.4)
     axes = (
         Axis("threshold", thresholds, nearest(thresholds, (0.06, 0.4, 4.0))),
-        AxisFrom("K", (1, 2, 3, 4, 6, 9, 14, 25), (3, 25)),
+        AxisFrom("K", (1, 2, 3, 4, 6, 9, 14, 25, 50), (3, 25)),
         AxisFrom("R", (0.0, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4), (0.02, 0.1)),
     )
     return Family("MagCache", "arXiv 2506.09045; diffusers", axes, apply, setup.num_steps)

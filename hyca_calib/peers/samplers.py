@@ -23,7 +23,7 @@ from hyca_calib.peers.noise_levels import Spacing, diffusion_on, flow_on
 __all__ = ["DPM", "HEUN", "OWN", "UNIPC", "Sampler", "sampled_by", "sampler_families", "samplers"]
 
 OWN, DPM, UNIPC, HEUN = "fewer steps", "DPM-Solver++", "UniPC", "Heun"
-LEAST, MOST, APART = 0.06, 0.9, 1.12
+LEAST, MOST, APART = 0.04, 0.9, 1.12
 """Network calls of a rival: the shares of the full run's, and how far apart they are."""
 STARTS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 14, 20, 27, 35, 43)
 """Where the spacing begins; at 0 the levels are the sampler's own. The fewer the calls, the later the best start:
@@ -79,7 +79,7 @@ def _family(sampler: Sampler, num_steps: int) -> Family:
     calls = tuple(sorted({sampler.network_calls(sampler.steps(n)) for n in counts}))
     starts = tuple(start for start in STARTS if start < num_steps - 1)
     axes = (
-        Axis("calls", calls, tuple(calls[i] for i in range(1, len(calls), 5))),
+        AxisFrom("calls", calls, tuple(calls[i] for i in range(1, len(calls), 5))),
         AxisFrom("start", starts, (0, 4)) if sampler.spaced else Axis("start", (0,), closed=True),
         Axis("end", ENDS, (1.0,)) if sampler.spaced else Axis("end", (1.0,), closed=True),
     )

@@ -112,7 +112,7 @@ def spectrum_family(pipe: Any, setup: Setup) -> Family:
                 closed=True,
             ),
             Axis("last", counts(0, num - 1), first=(0,), closed=True),
-            Axis("w", (0.0, 0.25, 0.5, 0.75, 1.0), first=(0.5, 1.0), closed=True),
+            Axis("w", (0.25, 0.5, 0.75, 1.0), first=(0.5, 1.0), closed=True),
             Axis("m", counts(0, num - 1), first=(4,), closed=True),
             Axis("K", counts(2, num), first=(num,), closed=True),
             Axis("lambda", ladder(1e-4, 30, 10**0.5), first=(0.1,)),
