@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,19 @@ from hyca_calib.bench import (
     costs_of,
     draw_front,
     margin,
-    read_bench,
     to_csv,
     to_markdown,
     windows,
 )
-from hyca_calib.bench.claims import publish
 from hyca_calib.bench.notebook import Notebook
 from hyca_calib.bench.power import load_margins
 from hyca_calib.bench.run import Learnt
 from hyca_calib.bench.sweep import MOST, Sweep
-from hyca_calib.bench.verify import CALIBRATED, TOLERANCE_DB, Verification, drawn
+from hyca_calib.bench.verify import CALIBRATED
 from hyca_calib.budget import parse_budgets
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
-from hyca_calib.console import counting, growing, say
+from hyca_calib.console import growing, say
 from hyca_calib.defaults import batch_of, prompts_of
 from hyca_calib.demo.judge import load_judge
 from hyca_calib.metrics import prompt_groups
@@ -50,9 +48,9 @@ from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from hyca_runtime import AttachError, Plan, load_plan
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.errors import StudyError, WorkloadError
+from hyca_runtime.errors import WorkloadError
 
-__all__ = ["BenchOptions", "bench_all", "publish_figures", "verify_bench"]
+__all__ = ["BenchOptions", "bench_all"]
 
 HOURS = 600.0
 LIMITS = Limits(timeout=HOURS, confirm=HOURS, refine=HOURS, rollouts=48, iterations=48)
@@ -142,34 +140,6 @@ def bench_all(options: BenchOptions) -> Path:
     groups = prompt_groups(options.workload.of("test"))
     rows = [comparison.full(), *_timed(comparison, ours, rivals, groups, named)]
     return _written(options.folder, Bench(facts, groups, tuple(rows), tuple(costs), tuple(sweeps), dict(learnt.known)))
-
-
-def verify_bench(options: BenchOptions, share: float = 0.1) -> str:
-    """``hyca_calib bench --verify``; returns a table of the rows that were measured again.
-
-    Raises:
-        StudyError: a figure is off by more than `TOLERANCE_DB`.
-    """
-    bench = read_bench(options.folder)
-    how = Verification(options.folder, partial(load_pipeline, bench.facts["model"]), options.workload)
-    rows = drawn(bench, share, options.seed)
-    checks = []
-    with counting("verify", len(rows)) as advance:
-        for check in how.rows(rows):
-            checks.append(check)
-            advance(1)
-    if wrong := [check for check in checks if not check.off_by <= TOLERANCE_DB]:
-        told = "; ".join(f"{check.method}: {check.error or f'{check.off_by:.3f} dB'}" for check in wrong)
-        raise StudyError(
-            f"{len(wrong)} of {len(checks)} rows of {options.folder} are not what is measured now ({told}); they were "
-            f"made by commit {bench.facts['commit']} on {bench.facts['processor']}: measure the table again"
-        )
-    return "\n".join(f"{check.off_by:.4f} dB off  {check.method}" for check in checks)
-
-
-def publish_figures(root: Path) -> list[Path]:
-    """``hyca_calib bench --publish``; returns the documents that changed."""
-    return publish(root)
 
 
 def _comparison(options: BenchOptions) -> tuple[Comparison, dict[str, Any], Learnt]:

@@ -35,6 +35,7 @@ from hyca_calib.bench.sweep import Sweep, sweep
 from hyca_calib.bench.verify import Verification, drawn
 from hyca_calib.commands import benching
 from hyca_calib.commands.benching import BenchOptions
+from hyca_calib.commands.publishing import verify_bench
 from hyca_calib.commands.tracing import TraceOptions
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.peers import Axis, Family, Peer, Settings
@@ -42,6 +43,7 @@ from hyca_calib.peers.score import Score, joined, undominated
 from hyca_calib.provenance import code_of
 from hyca_calib.workload import Workload
 from hyca_runtime import AttachError
+from hyca_runtime.errors import StudyError
 from hyca_runtime.plan import Plan
 
 STEPS = 12
@@ -375,7 +377,8 @@ class TestVerify:
         bench = comparison(workload, [family])
         (found,) = bench.rivals([family.peer(settings)])
         assert found.result is not None
-        facts = {"workload": workload.describe(), "batch": 4, "threads": torch.get_num_threads(), "commit": "here"}
+        facts = {"model": "tiny:pipeline", "workload": workload.describe(), "batch": 4, "commit": "here"}
+        facts |= {"threads": torch.get_num_threads(), "processor": "this"}
         Bench(facts, tuple(range(6)), (bench.full(), found)).write(tmp_path)
         how = Verification(tmp_path, tiny.pipeline, workload)
         rows = drawn(read_bench(tmp_path), 1.0, seed=0)
@@ -384,3 +387,10 @@ class TestVerify:
         wrong = replace(found, result=replace(found.result, psnr_db_each=(1.0,) * 6))
         (check,) = how.rows([wrong])
         assert check.off_by > 1
+        (tmp_path / "prompts.txt").write_text("\n".join(call["prompt"] for call in tiny.prompts()))
+        asked = {"model": "tiny:pipeline", "samples": 14, "steps": STEPS, "seed": 3, "out": tmp_path}
+        options = BenchOptions(prompts=tmp_path / "prompts.txt", **asked)
+        assert "dB off  TaylorSeer" in verify_bench(options)
+        Bench(facts, tuple(range(6)), (bench.full(), wrong)).write(tmp_path)
+        with pytest.raises(StudyError, match="measure the table again"):
+            verify_bench(options)
