@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.emoji.text import WordEncoder
+from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
+from hyca_calib.demo.glyphs.train import build_scheduler
 
 WORDS = ["blue", "cat", "dog", "green", "heart", "red", "square", "star"]
 
@@ -26,6 +28,23 @@ def pipeline(seed: int = 0, heads: int = 2) -> EmojiPipeline:
     ).eval()
     encoder = WordEncoder(vocabulary=WORDS, dim=24)
     pipe = EmojiPipeline(transformer, encoder, FlowMatchEulerDiscreteScheduler(), image_size=16)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def glyphs() -> GlyphPipeline:
+    """A DiT of three blocks on 16 x 16 pixels; classes, guidance in one call."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=3,
+        num_layers=3,
+        sample_size=16,
+        patch_size=4,
+        num_embeds_ada_norm=36,
+    ).eval()
+    pipe = GlyphPipeline(transformer, build_scheduler())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -13,7 +13,7 @@ from hyca_calib.bench.choice import MORE, SPARING
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot
+from matplotlib import colormaps, pyplot
 
 __all__ = ["Dot", "draw_front"]
 
@@ -27,10 +27,11 @@ COLORS = {
     "MagCache": "#8c564b",
     "SmoothCache": "#bcbd22",
     "FORA": "#e377c2",
+    "HyCa as published": "#f2a541",
 }
-OTHERS = ("#aec7e8", "#c5b0d5", "#c49c94", "#98df8a", "#f7b6d2", "#dbdb8d")
+OTHERS = (*colormaps["tab20b"].colors, *colormaps["tab20c"].colors)  # type: ignore[attr-defined]
 """Of families without a colour of their own, in turn."""
-ACCENT, RECIPE = "#e4572e", "#f2a541"
+ACCENT = "#e4572e"
 TICKS = (SPARING, 2, 3, 4, 5, 6, 7, 8, 10, 12)
 
 
@@ -43,34 +44,29 @@ class Dot:
     psnr_db: float
 
 
-def draw_front(
-    plans: Sequence[Dot], peers: Sequence[Dot], path: Path, recipes: Sequence[Dot] = (), screened: Sequence[Dot] = ()
-) -> None:
-    """PSNR to the full run over the FLOPs ratio: plans as a line, every family of peers in a colour.
+def draw_front(plans: Sequence[Dot], rivals: Sequence[Dot], path: Path, tried: Sequence[Dot] = ()) -> None:
+    """PSNR to the full run over the FLOPs ratio: plans as a line, every family of rivals in a colour.
 
     Args:
-        recipes: published ones, as plans.
-        screened: settings of peers that were only tried, which are faint.
+        tried: settings of rivals in their sweeps, which are faint.
     """
     figure, axes = pyplot.subplots(figsize=(10, 5.5), layout="constrained")
     spare = itertools.cycle(OTHERS)
-    for family in dict.fromkeys([*COLORS, *(dot.family for dot in (*peers, *screened))]):
-        faint, measured = _points(screened, family), _points(peers, family)
+    for family in dict.fromkeys([*COLORS, *(dot.family for dot in (*rivals, *tried))]):
+        faint, measured = _points(tried, family), _points(rivals, family)
         if not faint[0] + measured[0]:
             continue
         color = COLORS.get(family) or next(spare)
         axes.scatter(*faint, s=9, color=color, alpha=0.35, linewidths=0)
         if measured[0]:
             axes.scatter(*measured, s=26, color=color, label=family, zorder=3)
-    if recipes:
-        axes.scatter(*_points(recipes), s=26, marker="D", color=RECIPE, label="published recipes", zorder=3)
     if plans:
         axes.plot(*_points(plans), "o-", color=ACCENT, ms=8, lw=2, label="HyCa, searched", zorder=4)
     axes.set_xscale("log")
     axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.minorticks_off()
     axes.set(xlabel="FLOPs of the full run over the method's", ylabel="PSNR to the full run, dB", xlim=(1.25, 14))
-    if shown := _points([*plans, *recipes, *peers])[1]:
+    if shown := _points([*plans, *rivals])[1]:
         axes.set_ylim(bottom=min(shown) - 2)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)

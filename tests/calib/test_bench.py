@@ -363,7 +363,10 @@ class TestTable:
         assert table[3]["error"] == "ValueError: no"
         dots = [Dot(r.family, r.result.flops_ratio, r.result.psnr_db) for r in self.ROWS if r.result]
         draw_front(dots[-1:], dots[:-1], tmp_path / "front.png")
-        assert (tmp_path / "front.png").stat().st_size > 10_000
+        plain = (tmp_path / "front.png").read_bytes()
+        assert len(plain) > 10_000
+        draw_front(dots[-1:], dots[:-1], tmp_path / "front.png", [Dot("steps", 3.0, 45.0)])
+        assert (tmp_path / "front.png").read_bytes() != plain, "what was only tried is there, too"
 
 
 class TestVerify:

@@ -379,24 +379,7 @@ class TestL2P:
 
 @pytest.fixture(scope="module")
 def glyphs() -> GlyphPipeline:
-    """Classes, guidance in one call, DiT blocks with one stream."""
-    from diffusers import DiTTransformer2DModel
-
-    from hyca_calib.demo.glyphs.train import build_scheduler
-
-    torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=3,
-        num_layers=3,
-        sample_size=16,
-        patch_size=4,
-        num_embeds_ada_norm=36,
-    ).eval()
-    pipe = GlyphPipeline(transformer, build_scheduler())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return tiny.glyphs()
 
 
 @pytest.mark.parametrize("make", FAMILIES, ids=lambda make: make.__name__)

@@ -14,7 +14,6 @@ import pytest
 import tiny
 import torch
 from diffusers import (
-    DiTTransformer2DModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     TaylorSeerCacheConfig,
@@ -24,7 +23,6 @@ from torch import Tensor, nn
 
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji.text import WordEncoder
-from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 from hyca_calib.demo.glyphs.train import build_scheduler
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
@@ -51,21 +49,6 @@ pytestmark = [
 ]
 
 
-def glyphs() -> GlyphPipeline:
-    """A DiT of three blocks on 16 x 16 pixels, with random weights."""
-    torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=3,
-        num_layers=3,
-        sample_size=16,
-        patch_size=4,
-        num_embeds_ada_norm=36,
-    ).eval()
-    return GlyphPipeline(transformer, build_scheduler())
-
-
 def motion() -> MotionPipeline:
     """A Wan of three blocks on clips of 8 frames of 16 x 16 pixels, with random weights."""
     torch.manual_seed(0)
@@ -86,7 +69,7 @@ def motion() -> MotionPipeline:
 
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[], tuple[dict[str, Any], ...]]]] = {
     "flux": (tiny.pipeline, tiny.prompts),
-    "dit": (glyphs, lambda: demo_prompts("demo-class")),
+    "dit": (tiny.glyphs, lambda: demo_prompts("demo-class")),
     "wan": (motion, tiny.prompts),
 }
 
