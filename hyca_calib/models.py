@@ -136,7 +136,8 @@ def weights_digest(module: nn.Module, probes: int = 64) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         flat = _real(module, name, parameter).detach().flatten()
         if flat.numel():
-            picks = torch.linspace(0, flat.numel() - 1, min(probes, flat.numel())).long()
+            last = flat.numel() - 1
+            picks = torch.linspace(0, last, min(probes, flat.numel())).long().clamp(max=last)  # float32 may round up
             digest.update(flat[picks.to(flat.device)].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 

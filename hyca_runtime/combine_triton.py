@@ -14,7 +14,7 @@ __all__ = ["fused_sum"]
 BLOCK = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+@triton.jit(do_not_specialize=["newest"])  # type: ignore[untyped-decorator,unused-ignore]
 def _fused_sum(  # type: ignore[no-untyped-def]
     buffer,
     weights,

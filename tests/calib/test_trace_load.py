@@ -106,3 +106,13 @@ def test_a_model_without_weights_is_refused() -> None:
 def test_devices_that_are_not_there(device: str) -> None:
     with pytest.raises(WorkloadError, match=rf"device '{device}': .*expected cpu, cuda, cuda:N, balanced"):
         load_pipeline("demo", device)
+
+
+def test_digest_of_a_large_weight() -> None:
+    """The places of its probes are float32, which cannot tell 2**24 + 3 from the number after it."""
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(torch.zeros(2**24 + 4, dtype=torch.bfloat16))
+    before = weights_digest(module)
+    with torch.no_grad():
+        module.weight[-1] = 1
+    assert weights_digest(module) != before
