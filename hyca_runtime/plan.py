@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     try:
         if path.stat().st_size > MAX_PLAN_BYTES:
             raise PlanError(f"{path}: {path.stat().st_size} bytes is more than a plan can have ({MAX_PLAN_BYTES})")
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
     except OSError as error:
         raise PlanError(f"{path}: cannot read the plan: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -144,8 +145,13 @@ def parse_plan(content: Any, source: str) -> Plan:
         raise PlanError(f"{source}: {shown}") from error
 
 
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is not a number a plan may hold")
+def _finite(number: str) -> float:
+    return found if math.isfinite(found := float(number)) else _refuse(number)
+
+
+def _refuse(number: str) -> float:
+    shown = number if len(number) <= MAX_SHOWN else f"{number[:MAX_SHOWN]} ..."
+    raise ValueError(f"{shown} is not a number a plan may hold")
 
 
 def _first_fault(error: ValidationError | HycaError) -> str:

@@ -93,7 +93,7 @@ def _intervals(calibrator: str, setup: Setup, separate: bool, refused: str) -> F
 
 def _own_axes(calibrator: str) -> tuple[Axis, ...]:
     if "TaylorSeer" in calibrator:
-        return (AxisFrom("O", (1, 2, 3, 4), (1,)),)
+        return (AxisFrom("O", (1, 2, 3, 4, 5, 6, 8, 10), (1,)),)
     return (AxisFrom("H", (4, 5, 6, 8, 10, 13, 17, 22), (6,)),) if "DMD" in calibrator else ()
 
 

@@ -100,7 +100,7 @@ def test_faults_are_named(plan: Plan, tmp_path: Path, damage: Callable[[dict[str
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "1e999", "-2.5E+400"])
 def test_not_a_number(plan: Plan, tmp_path: Path, constant: str) -> None:
     path = tmp_path / "plan.json"
     save_plan(plan, path)

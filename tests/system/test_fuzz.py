@@ -49,7 +49,7 @@ def test_guided_by_coverage(kind: str, tmp_path: Path, workload: Workload) -> No
     command = [sys.executable, "-W", "ignore", str(TESTS / "fuzz.py"), kind, str(tmp_path / kind), *options]
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     done = subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     covered = [int(found) for found in re.findall(r"cov: (\d+)", done.stderr)]
     assert covered[-1] > covered[0], "it found its way to new code"
     assert f"Done {RUNS[kind]} runs" in done.stderr
