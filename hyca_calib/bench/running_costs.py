@@ -52,10 +52,12 @@ def _where(facts: dict[str, Any]) -> str:
 
 def _realised(facts: dict[str, Any]) -> str:
     runs = [
-        f"{run['speed_up']:.2f}x on {run['network']} (ideal {run['ideal']:.2f}x{_best_rival(run)})"
+        f"{run['network']} {run['speed_up']:.2f}x (ideal {run['ideal']:.2f}x{_best_rival(run)})"
         for run in facts["realised"]
     ]
-    return f"On {_where(facts)} a plan makes runs faster by {listed(runs)}."
+    return (
+        f"On {_where(facts)}, networks of published sizes with random weights run faster under a plan: {listed(runs)}."
+    )
 
 
 def _best_rival(run: dict[str, Any]) -> str:
@@ -92,7 +94,7 @@ def _tables(facts: dict[str, Any]) -> str:
     cost = facts["overhead"]
     head = ["network", "parameters", "steps computed", "faster by, of ideal", "full step, ms"]
     parts = [
-        wrapped(f"On {_where(facts)} ({made_with(facts)}):"),
+        wrapped(f"On {made_with(facts)}:"),
         table([*head, "predicted step, ms", "added MiB"], "llrrrrr", whole),
         table(["network", "other cache", "steps computed", "faster by"], "llrr", others) if others else "",
         wrapped(
