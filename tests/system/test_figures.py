@@ -274,8 +274,8 @@ def test_what_the_runtime_costs(tmp_path: Path) -> None:
     (folder / "runtime-cuda.json").write_text(json.dumps(facts))
     (folder / "runtime-cpu.json").write_text(json.dumps({name: facts[name] for name in facts if name != "commit"}))
     assert runtime_sentence(tmp_path) == (
-        "On a fast GPU, networks of published sizes with random weights run faster under a plan: flux-dev 4.87x (ideal\n"
-        "5.00x; fast, 10 steps computed, 4.99x)."
+        "On a fast GPU, networks of published sizes with random weights run faster under a plan: flux-dev 4.87x "
+        "(ideal 5.00x;\nfast, 10 steps computed, 4.99x)."
     )
     text = runtime_tables(tmp_path)
     assert "| flux-dev | 11.90 G, bfloat16 | 10 of 50 | 4.87x of 5.00x (97.4 %) | 900.0 | 6.50 | 1 |" in text
