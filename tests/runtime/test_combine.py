@@ -82,6 +82,29 @@ def test_the_triton_kernel_in_its_interpreter() -> None:
     assert all(worst[dtype] <= limit for dtype, limit in DTYPES.items()), worst
 
 
+@pytest.mark.parametrize("ones", [(), ("inner", "newest"), ("numel", "samples", "channels", "inner", "newest")])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_triton_kernel_compiles_for_a_gpu(ones: tuple[str, ...], per_sample: bool) -> None:
+    """Without one. Triton makes a constant of a number that is 1, which its interpreter never shows."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hyca_runtime.combine_triton import _fused_sum
+
+    constants = {"taps": 3, "depth": 4, "per_sample": per_sample, "block": 1024}
+    constants |= {p.name: 1 for p in _fused_sum.params if p.name in ones and not p.do_not_specialize}
+    kinds = {"buffer": "*bf16", "weights": "*fp32", "out": "*bf16"}
+    signature = {
+        p.name: "constexpr" if p.name in constants else kinds.get(p.name, "i64" if p.name == "numel" else "i32")
+        for p in _fused_sum.params
+    }
+    at = {(i,): constants[name] for i, name in enumerate(signature) if name in constants}
+    source = ASTSource(fn=_fused_sum, signature=signature, constexprs=at)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    assert "cubin" in compiled.asm
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", DTYPES)
