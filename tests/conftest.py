@@ -4,6 +4,8 @@ import os
 
 # MKL else rounds by where memory begins: weights that offloading brought back would be others than before.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many workers as cores
 
 from pathlib import Path
 

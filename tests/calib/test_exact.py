@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -61,16 +60,14 @@ def test_table_cost_equals_replay() -> None:
             assert found == pytest.approx(replayed, rel=1e-9)
 
 
-def test_ten_thousand_schedules_are_scored_in_seconds() -> None:
+def test_the_optimum_is_no_worse_than_ten_thousand_others() -> None:
     steps = 50
     gram, times = smooth_gram(steps, 16, seed=0)
-    begun = time.perf_counter()
     table = gap_table(gram, gram, times, np.ones(steps), 3, 1e-3, max_gap=12)
     rng = np.random.default_rng(0)
     computed = np.sort([np.r_[0, 1 + rng.choice(steps - 1, 9, replace=False)] for _ in range(10_000)], axis=1)
     costs = table_cost(table, computed)
     best = best_schedules(table, range(10, 11))[10]
-    assert time.perf_counter() - begun < 10
     assert table_cost(table, np.array([best.computed_steps]))[0] <= costs.min()
 
 

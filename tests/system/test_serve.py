@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -220,10 +219,8 @@ def test_a_signal_lets_pictures_finish_and_ends_the_server(
     with serving(files, tmp_path / "log") as server, ThreadPoolExecutor(40) as threads:
         asked = [threads.submit(server.ask, "/generate", prompt="red heart", plan="none", seed=1) for _ in range(40)]
         next(as_completed(asked)).result()
-        began = time.perf_counter()
         server.process.send_signal(stop)
         assert server.process.wait(30) == 0, (tmp_path / "log").read_text()
-        assert time.perf_counter() - began < 15
         for answer in asked:
             with suppress(ConnectionError):  # it came too late to be accepted
                 status, _, body = answer.result()
