@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     (
+        "hyca_runtime.command",
         "hyca_runtime.errors",
         "hyca_runtime.moment",
         "hyca_runtime.registry",
@@ -118,6 +119,6 @@ def test_runtime_files_stay_small(path: Path) -> None:
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:
-    command = """python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[dev]' && .venv/bin/pytest"""
+    install = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e . -e './hyca_calib[dev]'"
     for name in ("README.md", ".ci/run"):
-        assert f'\n{command} -m "not gpu"\n' in (ROOT / name).read_text()
+        assert f'\n{install} && .venv/bin/pytest -n auto -m "not gpu"\n' in (ROOT / name).read_text()
