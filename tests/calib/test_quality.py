@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from safetensors import safe_open
 from scipy.linalg import sqrtm
 
 from hyca_calib.bench.equivalence import Margins
 from hyca_calib.bench.power import load_margins
 from hyca_calib.bench.quality import Quality, Verdict, frechet_distance, judged, quality
 from hyca_calib.demo import demo_pipeline, demo_prompts
-from hyca_calib.demo.judge import load_judge
+from hyca_calib.demo.judge import WEIGHTS, load_judge
 from hyca_calib.demo.judge.network import FEATURES, SIZE, Judge, labels_of
 from hyca_calib.memory import peak_memory
 from hyca_calib.metrics import prompt_groups
@@ -120,3 +121,13 @@ def test_peak_memory() -> None:
     with peak_memory(torch.device("cpu")) as after:
         pass
     assert after.bytes is None or after.bytes < 2**23
+
+
+@pytest.mark.parametrize("model", ["demo", "demo-class", "demo-video"])
+def test_the_card_says_what_the_weights_say(model: str) -> None:
+    with safe_open(WEIGHTS / f"{model}.safetensors", "pt") as kept:
+        facts = json.loads(kept.metadata()["facts"])
+    (row,) = [line for line in (WEIGHTS / "README.md").read_text().splitlines() if line.startswith(f"| `{model}.s")]
+    labels, frames, clips, steps, recall = (cell.split()[0] for cell in row.split("|")[2:7])
+    assert (int(labels), int(frames), int(clips)) == (len(facts["labels"]), facts["frames"], facts["clips"])
+    assert (int(steps), float(recall)) == (facts["recipe"]["steps"], facts["recall"])
