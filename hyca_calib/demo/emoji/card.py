@@ -31,7 +31,7 @@ Upper rows: names it was trained on. Last row: names it never saw, made of words
 | | |
 |---|---|
 | Data | {pictures} pictures of Debian's `fonts-noto-color-emoji` (CBDT bitmaps), names from the PyPI package `emoji` |
-| Licence | weights: Apache-2.0, as this repository; pictures: Noto Color Emoji by Google, [SIL Open Font License 1.1](OFL.txt) |
+| Licence | weights: Apache-2.0, as this repository; pictures: Noto Color Emoji by Google, [SIL OFL 1.1](OFL.txt) |
 | Training | {step} steps of {batch} pictures, {minutes} minutes on {device}; bf16 autocast, AdamW, EMA {ema} |
 | Loss | {loss} (mean squared velocity error, logit-normal times; running mean at the end) |
 | Held out | {num_held} names, for generalisation tests |
