@@ -40,8 +40,8 @@ PERCENTS = (6, 8, 10, 12, 16, 20, 24, 32, 40, 50, 60, 68, 80, 90)
 FIRST = (10, 16, 24, 40, 60)
 MOVES, CLIMBS = 200, 20
 ROLLOUTS = 250
-"""A search on `demo` itself gained nothing after so many. On errors that add up gap by gap, so that the optimum is known,
-400 come within 1.6 dB of it on average over seeds (5 to 30 of 50 steps), 800 within 0.9 dB."""
+"""A search on `demo` itself gained nothing after so many. On errors that add up gap by gap, whose optimum is known, 400
+come within 1.6 dB of it on average over seeds (5 to 30 of 50 steps), 800 within 0.9 dB."""
 HOT, COLD = 0.02, 1e-4
 """First and last temperature of the annealing, in errors of the first mask."""
 REACH, FAR_SWAPS, NEAR_SHARE = 3, 2, 0.7
@@ -49,7 +49,7 @@ REACH, FAR_SWAPS, NEAR_SHARE = 3, 2, 0.7
 
 
 def budcache_family(pipe: Any, setup: Setup, rollouts: int = ROLLOUTS) -> Family:
-    """BudCache; every setting searches once, on the first of `setup.jobs` as the release does, with so many rollouts."""
+    """BudCache; every setting searches once, with so many rollouts of one prompt, as the release does."""
     del pipe
     ladder = near(range(2, setup.num_steps), setup.num_steps, PERCENTS)
 

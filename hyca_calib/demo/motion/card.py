@@ -32,7 +32,7 @@ captions it never saw: {held}. 50 Euler steps, guidance 3, seed 0, not selected.
 | | |
 |---|---|
 | Data | {clips} clips rendered from {objects} pictures of Debian's `fonts-noto-color-emoji` |
-| Licence | weights: Apache-2.0, as this repository; pictures: Noto Color Emoji, [SIL OFL 1.1](../../emoji/weights/OFL.txt) |
+| Licence | weights: Apache-2.0, as this repository; Noto Color Emoji: [SIL OFL 1.1](../../emoji/weights/OFL.txt) |
 | Training | {step} steps of {batch} clips, {minutes} minutes on {device}; bf16 autocast, AdamW, EMA {ema} |
 | Loss | {loss} (mean squared velocity error, shifted logit-normal times; running mean at the end) |
 | Held out | {num_held} captions, for generalisation tests |
