@@ -26,6 +26,7 @@ from torch import Tensor
 
 from hyca_calib.metrics import log_error
 from hyca_calib.rollout import device_of, sample_latents
+from hyca_calib.search.assemble import plan_taps
 from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
 from hyca_calib.workload import Job
 from hyca_runtime.plan import Section
@@ -92,6 +93,9 @@ def refine_taps(
 
     Returns:
         The parameters that were best on `select`, and an account of the run.
+
+    Raises:
+        NotDifferentiableError: gradients do not get through the pipeline.
     """
     device = device_of(pipe)
     theta = start.detach().to(device, torch.float32, copy=True).requires_grad_()
@@ -229,8 +233,11 @@ def _probed(
 ) -> tuple[Refinement, bool]:
     """The settings that can be afforded, and whether their activations exceed the memory allowed."""
     begun = time.monotonic()
-    kept = activation_bytes(pipe, section, num_steps, jobs[0])
+    with TapRollout(pipe, section, checkpointed=False) as rollout, torch.no_grad():
+        rollout.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)))
+        sample_latents(pipe, jobs[:1], num_steps, 1)
     settings = affordable(settings, time.monotonic() - begun, judged)
+    kept = activation_bytes(pipe, section, num_steps, jobs[0])
     return settings, kept * settings.batch > settings.memory_share * _free_bytes(device_of(pipe))
 
 

@@ -20,6 +20,7 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, refine_taps
 from hyca_calib.search.scoreboard import Scoreboard
 from hyca_calib.search.storage import Storage
+from hyca_calib.search.tap_rollout import NotDifferentiableError
 from hyca_calib.search.whitening import coordinates
 from hyca_calib.solver_table import solver_label
 from hyca_calib.study import Study
@@ -249,10 +250,9 @@ def _with_refined_taps(
             options.seed,
             lambda share, psnr: on_progress("refine", share, f"{psnr:.2f} dB"),
         )
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:160]
-        on_progress("refine", 1.0, f"taps stay unrefined, this pipeline cannot be differentiated: {reason}")
-        return section, {"skipped": reason}
+    except NotDifferentiableError as error:
+        on_progress("refine", 1.0, f"taps stay unrefined, this pipeline cannot be differentiated: {error}")
+        return section, {"skipped": str(error)}
     return with_taps(section, expand(theta).double().numpy()), account
 
 

@@ -22,7 +22,11 @@ from hyca_runtime.feature import Feature, widths
 from hyca_runtime.plan import Section
 from hyca_runtime.track import Track
 
-__all__ = ["TapRollout", "activation_bytes"]
+__all__ = ["NotDifferentiableError", "TapRollout", "activation_bytes"]
+
+
+class NotDifferentiableError(RuntimeError):
+    """No gradient of the final latent reaches the taps, though the same run without gradients works."""
 
 
 class TapRollout:
@@ -104,7 +108,12 @@ class TapRollout:
 
 
 def activation_bytes(pipe: Any, section: Section, num_steps: int, job: Job, checkpointed: bool = False) -> int:
-    """What autograd keeps of one sample's rollout; checkpointed, of what outlives a network call."""
+    """What autograd keeps of one sample's rollout; checkpointed, of what outlives a network call.
+
+    Raises:
+        NotDifferentiableError: the pipeline detaches, changes in place what autograd needs, or has an operation
+            without a derivative. What else fails, memory among it, is raised as it is.
+    """
     kept = 0
 
     def weigh(tensor: Tensor) -> Tensor:
@@ -112,8 +121,16 @@ def activation_bytes(pipe: Any, section: Section, num_steps: int, job: Job, chec
         kept += tensor.nbytes
         return tensor
 
+    taps = torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)).requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
-    with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad(), hooks:
-        rollout.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)).requires_grad_())
-        sample_latents(pipe, [job], num_steps, 1, with_grad=True)
+    with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad():
+        rollout.follow(taps)
+        try:
+            with hooks:
+                latents = sample_latents(pipe, [job], num_steps, 1, with_grad=True)
+            torch.autograd.grad(latents.sum(), taps)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError) as error:
+            raise NotDifferentiableError(str(error).splitlines()[0][:160]) from error
     return kept

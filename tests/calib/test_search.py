@@ -283,6 +283,24 @@ def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
     assert "refinement" not in plan.provenance
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("a fault of ours")])
+def test_other_failures_of_refinement_are_told(
+    problem: Problem,
+    candidates: list[Candidate],
+    workload: Workload,
+    study: Study,
+    pipe: EmojiPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*_: Any) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr("hyca_calib.search.refine.log_error", fail)
+    with pytest.raises(type(error), match=str(error)):
+        search(pipe, [Contender(problem, candidates)], workload, BUDGET, study, OPTIONS)
+
+
 def test_rollouts_decide_between_cache_points(
     problem: Problem,
     candidates: list[Candidate],
