@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hyca_calib.atomic import replacing
+
 __all__ = ["Loop", "learning_rate", "parse_options", "train_loop"]
 
 
@@ -78,9 +80,8 @@ def train_loop(
             "optimizer": optimizer.state_dict(),
         }
         state |= {"generator": generator.get_state(), "step": step, "seconds": seconds, "loss": running}
-        partial = checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(checkpoint)
+        with replacing(checkpoint) as partial:
+            torch.save(state, partial)
         facts = {"step": step, "seconds": round(seconds), "loss": round(running, 5)}
         export(average, facts | {"device": device, "torch": torch.__version__})
 

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hyca_calib.atomic import replacing
 from hyca_calib.metrics import log_error
 from hyca_calib.rollout import device_of, sample_latents
 from hyca_calib.search.assemble import plan_taps
@@ -209,9 +210,8 @@ class _State:
         }
         if moments := optimizer.state.get(theta):
             tensors |= {"step": moments["step"], "mean": moments["exp_avg"], "square": moments["exp_avg_sq"]}
-        partial = path.with_suffix(".partial")
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
 
 
 def affordable(settings: Refinement, seconds: float, judged: int) -> Refinement:
