@@ -119,7 +119,9 @@ def sea_family(pipe: Any, setup: Setup) -> Family:
         Axis("O", (0, 1), (1,), closed=True),
         AxisFrom("W", (1, 2, 4, 8, 16), (1,)),
         Axis("K", (1, 2, 3, 5, 9, setup.num_steps), (3, setup.num_steps), closed=True),
-        AxisFrom("power", (0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), (3.0 if hasattr(pipe, "video_processor") else 2.0,)),
+        AxisFrom(
+            "power", (0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), (3.0 if hasattr(pipe, "video_processor") else 2.0,)
+        ),
     )
     return Family("SeaCache", "arXiv 2602.18993; diffusers", axes, apply, setup.num_steps)
 
