@@ -114,14 +114,13 @@ def sea_family(pipe: Any, setup: Setup) -> Family:
         return cached(pipe, config)
 
     thresholds = ladder(0.02, 6, 1.25)
+    own = 3.0 if hasattr(pipe, "video_processor") else 2.0
     axes = (
         Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.1, 0.2, 0.4, 1.0, 3.0))),
         Axis("O", (0, 1), (1,), closed=True),
         AxisFrom("W", (1, 2, 4, 8, 16), (1,)),
         Axis("K", (1, 2, 3, 5, 9, setup.num_steps), (3, setup.num_steps), closed=True),
-        AxisFrom(
-            "power", (0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), (3.0 if hasattr(pipe, "video_processor") else 2.0,)
-        ),
+        AxisFrom("power", (0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), (own,)),
     )
     return Family("SeaCache", "arXiv 2602.18993; diffusers", axes, apply, setup.num_steps)
 

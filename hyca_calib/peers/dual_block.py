@@ -51,7 +51,7 @@ def _thresholds(calibrator: str, setup: Setup, separate: bool, blocks: int, refu
         }
         return _enabled(pipe, setup.num_steps, separate, calibrator, settings, options)
 
-    thresholds = ladder(0.02, 3, 1.25)
+    thresholds = (*ladder(0.02, 3, 1.25), *ladder(5, 80, 2))
     counts = tuple(n for n in (1, 2, 4, 8, 16, 32) if n < blocks)
     axes = (
         Axis("R", thresholds, nearest(thresholds, FIRST)),

@@ -30,7 +30,7 @@ LAYER = re.compile(r"attn\d*|ff\w*|mlp|proj_mlp")
 """Names of the layers in a block of diffusers; a kind is a name."""
 FAR = 1e9
 """More than any layer changes."""
-LOOKAHEADS = (1, 2, 3, 4, 6, 8, 12, 16)
+LOOKAHEADS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
 """Most steps in a row that repeat; the paper takes 3."""
 
 Runs = Sequence[bool]
