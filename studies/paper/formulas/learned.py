@@ -1,0 +1,47 @@
+"""Solvers that read the features, replayed: their weights need the Gram matrix of each prompt, not only the mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyca_runtime.solvers import AdaptiveSolver
+from studies.paper.groups.arena import Arena, Rows
+
+__all__ = ["learn", "learned_rows"]
+
+Array = NDArray[np.float64]
+
+
+def learn(solver: AdaptiveSolver, arena: Arena, gram: Array) -> list[Tensor]:
+    """What the runtime's own solver learns in each gap, ``(...)``.
+
+    Args:
+        gram: plain inner products of the features ``(..., step, step)``; the axes in front count
+            prompts, guidance branches and groups, which a run never mixes.
+
+    Raises:
+        ValueError: a gap has fewer features than the solver needs.
+    """
+    found = []
+    for history, targets in arena.gaps:
+        if len(history) < solver.depth:
+            raise ValueError(f"step {targets[0]}: {solver.name} needs {solver.depth} features, got {len(history)}")
+        recent = history[: solver.depth]
+        past = gram[..., np.asarray(recent)[:, None], recent]
+        differences = np.diff(np.diff(past, axis=-1), axis=-2)
+        newest_first = torch.from_numpy(np.moveaxis(differences, (-2, -1), (0, 1)))
+        found.append(solver.learn(newest_first, arena.times[list(recent)]))
+    return found
+
+
+def learned_rows(solver: AdaptiveSolver, arena: Arena, learnt: list[Tensor]) -> Rows:
+    """The weights ``(..., history, target)`` of each gap."""
+    rows = []
+    for (history, targets), known in zip(arena.gaps, learnt, strict=True):
+        times = arena.times[list(history[: solver.depth])]
+        columns = [solver.adapted(known, times, float(arena.times[t])).numpy() for t in targets]
+        rows.append(np.moveaxis(np.stack(columns, axis=-1), 0, -2))
+    return rows

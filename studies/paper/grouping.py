@@ -1,0 +1,62 @@
+"""Groups of feature dimensions: are they real, do they last, and what are they good for?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from studies.paper.chapter import Chapter, Claim, Context, finished
+from studies.paper.groups import choice, controls, heterogeneity, hybrid, shrinkage, stability
+from studies.paper.groups.figures import agreement_map, cost_by_groups, solver_shares
+from studies.paper.groups.subject import Part, Subject, subject
+
+__all__ = ["claims", "grouping"]
+
+QUESTIONS = {
+    "heterogeneity": (heterogeneity.heterogeneity, heterogeneity.claims),
+    "stability": (stability.stability, stability.claims),
+    "choice": (choice.choice, choice.claims),
+    "shrinkage": (shrinkage.shrinkage, shrinkage.claims),
+    "controls": (controls.controls, controls.claims),
+    "hybrid": (hybrid.hybrid, hybrid.claims),
+}
+"""What measures each, and the rules of its verdicts."""
+SOLVERS, AGREEMENT, COST = "grouping-solvers.png", "grouping-ari.png", "grouping-cost.png"
+CAPTIONS = {
+    SOLVERS: "Share of channels that each closed form serves best, gap by gap and over the whole run.",
+    AGREEMENT: "Adjusted Rand index of k-means assignments; each panel says what changes between two labelings.",
+    COST: "Held-out replay cost by number of groups. Left: how channels or tokens are grouped. Right: one row of taps "
+    "per group (lines) or per channel, drawn towards the group's (dashes) or with its data added (dots).",
+}
+
+
+def grouping(context: Context) -> Chapter:
+    """The chapter; every random choice follows from the context's seed."""
+    context.tell(0.0, "reading trajectories")
+    s = subject(context)
+    parts: dict[str, Part] = {}
+    for i, (name, (question, _)) in enumerate(QUESTIONS.items()):
+        context.tell((i + 1) / (len(QUESTIONS) + 2), name)
+        parts[name] = question(s)
+    numbers = {name: part.numbers for name, part in parts.items()}
+    context.tell(1 - 1 / (len(QUESTIONS) + 2), "figures")
+    _draw(context, s, numbers)
+    chapter = Chapter(
+        name="grouping",
+        title="Groups of feature dimensions",
+        text=tuple(line for part in parts.values() for line in part.text),
+        tables=tuple(table for part in parts.values() for table in part.tables),
+        figures=tuple(CAPTIONS.items()),
+        numbers=numbers,
+    )
+    return finished(chapter, claims)
+
+
+def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts, question by question."""
+    return tuple(claim for name, (_, rule) in QUESTIONS.items() for claim in rule(numbers[name]))
+
+
+def _draw(context: Context, s: Subject, numbers: dict[str, dict[str, object]]) -> None:
+    solver_shares(s, context.folder / SOLVERS)
+    agreement_map(stability.cells_of(numbers["stability"]), context.folder / AGREEMENT)
+    cost_by_groups(s, numbers, context.folder / COST)

@@ -1,0 +1,65 @@
+"""How a verdict is decided: by intervals, against a threshold that the data could miss on either side.
+
+A condition is met, is not met, or stays open, where its interval holds the threshold. Of several conditions each must
+be met for the claim to hold, so none needs a correction; where one of several is enough, their intervals are made
+wider beforehand (Bonferroni, see `shared_level`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from studies.paper.chapter import Claim, Verdict
+
+__all__ = ["NO_INTERVAL", "above", "all_of", "any_of", "below", "decide", "ruled", "shared_level"]
+
+NO_INTERVAL = "the committed numbers have no interval."
+"""Why nothing is decided by the numbers of a chapter that was made before its rule."""
+
+Found = Sequence[float]
+"""Mean and 95 % interval."""
+
+
+def above(found: Found, threshold: float = 0.0) -> bool | None:
+    """Whether the whole interval lies above the threshold; None if it holds it."""
+    _, low, high = found
+    return True if low > threshold else False if high <= threshold else None
+
+
+def below(found: Found, threshold: float = 0.0) -> bool | None:
+    """Whether the whole interval lies below the threshold; None if it holds it."""
+    _, low, high = found
+    return True if high < threshold else False if low >= threshold else None
+
+
+def decide(met: Sequence[bool | None]) -> Verdict:
+    """Holds if every condition is met, partly if some is; else fails if one is surely not met."""
+    if all(met):
+        return "holds" if met else "not decided"
+    if any(met):
+        return "partly"
+    return "fails" if any(cell is False for cell in met) else "not decided"
+
+
+def all_of(met: Sequence[bool | None]) -> bool | None:
+    """Whether every condition is met; one that surely is not refutes them all."""
+    return True if all(met) else False if any(cell is False for cell in met) else None
+
+
+def any_of(met: Sequence[bool | None]) -> bool | None:
+    """Whether some condition is met."""
+    return True if any(met) else False if all(cell is False for cell in met) else None
+
+
+def shared_level(conditions: int, level: float = 0.95) -> float:
+    """Level of each interval such that all of so many hold their true means at once."""
+    return 1 - (1 - level) / max(1, conditions)
+
+
+def ruled(text: str, rule: Callable[[], tuple[Verdict, str]]) -> Claim:
+    """The claim with verdict and evidence by its rule; undecided where numbers of before lack what the rule reads."""
+    try:
+        verdict, evidence = rule()
+    except KeyError:
+        return Claim(text, "not decided", NO_INTERVAL)
+    return Claim(text, verdict, evidence)
