@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from hyca_calib.metrics import interval
+from pydantic import BaseModel
+from pydantic.dataclasses import dataclass
+
 from hyca_calib.search.problem import Problem
 from hyca_calib.workload import Workload
 
-__all__ = ["Chapter", "Claim", "Context", "Table", "finished", "interval"]
-
 Verdict = Literal["holds", "partly", "fails", "not decided"]
+Numbers = dict[str, Any]
+Subject = TypeVar("Subject")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,29 @@ class Claim:
     evidence: str
 
 
+Claims = Callable[[Numbers], tuple[Claim, ...]]
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of text and numbers under a caption; numbers are rounded only when shown."""
 
     caption: str
     head: tuple[str, ...]
-    rows: tuple[tuple[str | float, ...], ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
+
+    @classmethod
+    def of(cls, caption: str, head: Sequence[str], cells: Mapping[str, Iterable[str | int | float]]) -> Table:
+        """A row for each name."""
+        return cls(caption, tuple(head), tuple((name, *row) for name, row in cells.items()))
+
+    def to_markdown(self) -> str:
+        shown = [[cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row] for row in self.rows]
+        lines = [self.head, ["---"] * len(self.head), *shown]
+        return f"{self.caption}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-@dataclass(frozen=True)
-class Chapter:
+class Chapter(BaseModel, frozen=True):
     """One part of the study.
 
     Attributes:
@@ -54,51 +70,29 @@ class Chapter:
     tables: tuple[Table, ...] = ()
     figures: tuple[tuple[str, str], ...] = ()
     claims: tuple[Claim, ...] = ()
-    numbers: dict[str, Any] = field(default_factory=dict)
+    numbers: Numbers = {}
     seconds: float = 0.0
-    made: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> Chapter:
-        tables = tuple(
-            Table(t["caption"], tuple(t["head"]), tuple(tuple(row) for row in t["rows"])) for t in facts["tables"]
-        )
-        rest = {
-            "text": tuple(facts["text"]),
-            "tables": tables,
-            "figures": tuple((name, caption) for name, caption in facts["figures"]),
-            "claims": tuple(Claim(**claim) for claim in facts["claims"]),
-        }
-        return cls(**{**facts, **rest})
+    made: dict[str, Any] = {}
 
     def to_markdown(self) -> str:
-        parts = [f"## {self.title}", *self.text]
-        parts += [_table(table) for table in self.tables]
+        parts = [f"## {self.title}", *self.text, *(table.to_markdown() for table in self.tables)]
         parts += [f"![{caption}]({name})\n\n*{caption}*" for name, caption in self.figures]
         parts += [f"**{claim.text}** {claim.verdict.capitalize()}: {claim.evidence}" for claim in self.claims]
         return "\n\n".join(parts) + "\n"
 
 
-def finished(
-    chapter: Chapter,
-    claims: Callable[[dict[str, Any]], tuple[Claim, ...]],
-    tables: Callable[[dict[str, Any]], tuple[Table, ...]] | None = None,
-) -> Chapter:
+def finished(chapter: Chapter, claims: Claims, tables: Callable[[Numbers], tuple[Table, ...]] | None = None) -> Chapter:
     """The chapter with its numbers as JSON keeps them, and the verdicts that follow from these and nothing else.
 
     Args:
         tables: those that follow from the numbers, too; None keeps the chapter's own.
     """
     numbers = json.loads(json.dumps(chapter.numbers))
-    return replace(
-        chapter, numbers=numbers, claims=claims(numbers), tables=tables(numbers) if tables else chapter.tables
-    )
+    shown = tables(numbers) if tables else chapter.tables
+    return chapter.model_copy(update={"numbers": numbers, "claims": claims(numbers), "tables": shown})
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Context:
     """What every chapter works on.
 
@@ -121,9 +115,52 @@ class Context:
     tell: Callable[[float, str], None] = lambda share, news: None
 
 
-def _table(table: Table) -> str:
-    def shown(cell: str | float) -> str:
-        return cell if isinstance(cell, str) else f"{cell:.4g}"
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What one question adds to its chapter."""
 
-    rows = [table.head, tuple("---" for _ in table.head), *[tuple(shown(c) for c in row) for row in table.rows]]
-    return f"{table.caption}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    tables: tuple[Table, ...]
+    numbers: Numbers
+    text: tuple[str, ...] = ()
+
+
+Question = tuple[Callable[[Subject], Part], Claims | None]
+"""What measures, and the rules of its verdicts."""
+
+
+def answered(
+    context: Context,
+    chapter: Chapter,
+    subject: Callable[[Context], Subject],
+    questions: Mapping[str, Question[Subject]],
+    draw: Callable[[Context, Subject, Numbers], None],
+) -> Chapter:
+    """The chapter with the parts that its questions add, one after the other, its pictures and its verdicts."""
+    count = len(questions) + 2
+    context.tell(0.0, "reading trajectories")
+    s, parts = subject(context), {}
+    for i, (name, (measure, _)) in enumerate(questions.items()):
+        context.tell((i + 1) / count, name)
+        parts[name] = measure(s)
+    context.tell(1 - 1 / count, "figures")
+    numbers = {name: part.numbers for name, part in parts.items()}
+    draw(context, s, numbers)
+    found = {
+        "text": (*chapter.text, *(line for part in parts.values() for line in part.text)),
+        "tables": tuple(table for part in parts.values() for table in part.tables),
+        "numbers": numbers,
+    }
+    return finished(chapter.model_copy(update=found), partial(verdicts, questions))
+
+
+def verdicts(questions: Mapping[str, Question[Any]], numbers: Numbers) -> tuple[Claim, ...]:
+    """Of all questions that have rules, from the numbers that their parts left."""
+    return tuple(claim for name, (_, rule) in questions.items() if rule for claim in rule(numbers[name]))
+
+
+def kept(path: Path, work: Callable[[], Made]) -> Any:
+    """What the work found, from JSON on disk; done only if it is not there, so an interrupted run goes on."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(work(), allow_nan=False))
+    return json.loads(path.read_text())

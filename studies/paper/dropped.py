@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["DROPPED"]
-
 DROPPED = {
     "Dynamic programming finds the optimum (it equals complete enumeration, and no rival is cheaper).": (
         "true by construction: it could fail only by a fault of the code, for which there are tests"

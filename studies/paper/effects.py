@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t
 
 from hyca_calib.metrics import expanded_tail, interval, resampled_means
-from studies.paper.groups.arena import TINY
+from studies.paper.replay_setup import TINY, Array
 
-__all__ = ["Ratio", "apart", "difference", "logarithm", "over", "quantiles", "student", "swing"]
-
-Array = NDArray[np.float64]
 Ratio = tuple[float, float, float]
 """Mean and 95 % interval."""
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from studies.paper.chapter import Chapter, Claim, Context, finished
+from studies.paper.chapter import Chapter, Claim, Context, Question, answered, verdicts
 from studies.paper.groups import choice, controls, heterogeneity, hybrid, shrinkage, stability
 from studies.paper.groups.figures import agreement_map, cost_by_groups, solver_shares
-from studies.paper.groups.subject import Part, Subject, subject
+from studies.paper.groups.subject import Subject, subject
 
-__all__ = ["claims", "grouping"]
-
-QUESTIONS = {
+QUESTIONS: dict[str, Question[Subject]] = {
     "heterogeneity": (heterogeneity.heterogeneity, heterogeneity.claims),
     "stability": (stability.stability, stability.claims),
     "choice": (choice.choice, choice.claims),
@@ -19,7 +17,6 @@ QUESTIONS = {
     "controls": (controls.controls, controls.claims),
     "hybrid": (hybrid.hybrid, hybrid.claims),
 }
-"""What measures each, and the rules of its verdicts."""
 SOLVERS, AGREEMENT, COST = "grouping-solvers.png", "grouping-ari.png", "grouping-cost.png"
 CAPTIONS = {
     SOLVERS: "Share of channels that each closed form serves best, gap by gap and over the whole run.",
@@ -31,32 +28,16 @@ CAPTIONS = {
 
 def grouping(context: Context) -> Chapter:
     """The chapter; every random choice follows from the context's seed."""
-    context.tell(0.0, "reading trajectories")
-    s = subject(context)
-    parts: dict[str, Part] = {}
-    for i, (name, (question, _)) in enumerate(QUESTIONS.items()):
-        context.tell((i + 1) / (len(QUESTIONS) + 2), name)
-        parts[name] = question(s)
-    numbers = {name: part.numbers for name, part in parts.items()}
-    context.tell(1 - 1 / (len(QUESTIONS) + 2), "figures")
-    _draw(context, s, numbers)
-    chapter = Chapter(
-        name="grouping",
-        title="Groups of feature dimensions",
-        text=tuple(line for part in parts.values() for line in part.text),
-        tables=tuple(table for part in parts.values() for table in part.tables),
-        figures=tuple(CAPTIONS.items()),
-        numbers=numbers,
-    )
-    return finished(chapter, claims)
+    empty = Chapter(name="grouping", title="Groups of feature dimensions", figures=tuple(CAPTIONS.items()))
+    return answered(context, empty, subject, QUESTIONS, _draw)
 
 
 def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
     """Verdicts, question by question."""
-    return tuple(claim for name, (_, rule) in QUESTIONS.items() for claim in rule(numbers[name]))
+    return verdicts(QUESTIONS, numbers)
 
 
-def _draw(context: Context, s: Subject, numbers: dict[str, dict[str, object]]) -> None:
+def _draw(context: Context, s: Subject, numbers: dict[str, Any]) -> None:
     solver_shares(s, context.folder / SOLVERS)
     agreement_map(stability.cells_of(numbers["stability"]), context.folder / AGREEMENT)
     cost_by_groups(s, numbers, context.folder / COST)

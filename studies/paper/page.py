@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hyca_calib.trace.request import TRACE_VERSION
 from hyca_runtime.errors import StudyError
-from studies.paper.chapter import Chapter
+from studies.paper.chapter import Chapter, finished
 from studies.paper.dropped import DROPPED
-
-__all__ = ["CHAPTERS", "FIGURES", "NUMBERS", "decided", "render", "write_json", "write_page"]
 
 NUMBERS, FIGURES = "numbers.json", "figures"
 
@@ -50,13 +47,7 @@ def decided(key: str, facts: dict[str, Any]) -> Chapter:
         key: ``model/chapter``.
     """
     module = importlib.import_module(f"studies.paper.{CHAPTERS[key.partition('/')[2]][0].split('.')[0]}")
-    chapter = Chapter.from_json(facts)
-    tables = getattr(module, "tables", None)
-    return replace(
-        chapter,
-        claims=module.claims(chapter.numbers),
-        tables=tables(chapter.numbers) if tables else chapter.tables,
-    )
+    return finished(Chapter.model_validate(facts), module.claims, getattr(module, "tables", None))
 
 
 def render(out: Path) -> Path:
@@ -76,7 +67,7 @@ def write_page(out: Path, settings: dict[str, Any], kept: dict[str, dict[str, An
     """``numbers.json`` and ``README.md`` of the chapters that are still part of the study; returns the page."""
     order = [f"{model}/{name}" for model in _models() for name, (_, models) in CHAPTERS.items() if model in models]
     found = {key: decided(key, kept[key]) for key in order if key in kept}
-    write_json(out / NUMBERS, {"settings": settings, "chapters": {k: c.to_json() for k, c in found.items()}})
+    write_json(out / NUMBERS, {"settings": settings, "chapters": {k: c.model_dump() for k, c in found.items()}})
     page = out / "README.md"
     page.write_text("\n".join(_page(settings, found)))
     return page

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from hyca_calib.budget import Budget
-from hyca_calib.metrics import prompt_groups
+from hyca_calib.metrics import interval
 from hyca_calib.search.confirm import Confirmation
-from hyca_calib.search.healing import carried_over
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement, to_db
-from hyca_calib.search.run import Contender, SearchOptions, search
+from hyca_calib.search.refine import Refinement
+from hyca_calib.search.run import Contender, SearchOptions
 from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
-from hyca_calib.trace.run import trace
-from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
-from hyca_runtime import load_plan
 from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint
-from studies.paper.chapter import Chapter, Claim, Context, Table, Verdict, finished, interval
+from studies.paper.chapter import Chapter, Claim, Context, Table, Verdict, finished, kept
 from studies.paper.effects import Ratio, difference
-from studies.paper.loop.contest import log_errors, samples_of
-from studies.paper.ruling import above, any_of, below, decide, ruled, shared_level
-
-__all__ = ["claims", "points", "tables"]
+from studies.paper.rollouts import psnr_db, samples_of, searched, traced
+from studies.paper.ruling import above, any_of, below, decide, listed, ruled, shared_level, told_db
 
 BUDGETS = ("3x", "5x")
 LIVE = (0, 1, 2, 4)
@@ -51,10 +44,7 @@ def points(context: Context) -> Chapter:
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for i, (name, point) in enumerate(kinds.items()):
         context.tell(i / len(kinds), name)
-        kept = context.folder / f"{name}.json"
-        if not kept.exists():
-            kept.write_text(json.dumps(_searched(context, workload, name, point)))
-        found[name] = json.loads(kept.read_text())
+        found[name] = kept(context.folder / f"{name}.json", partial(_searched, context, workload, name, point))
     chapter = Chapter(
         name="points",
         title="Cache points",
@@ -94,9 +84,7 @@ def _kinds(context: Context) -> dict[str, CachePoint]:
 
 def _searched(context: Context, workload: Workload, name: str, point: CachePoint) -> dict[str, dict[str, Any]]:
     """A plan for every budget at one point, judged on the test split."""
-    path = context.folder / f"{name}.zarr"
-    trace(context.pipe, workload, point, path, model_name=context.model, batch=8, tokens=1)
-    problem = carried_over(context.problem.healing, Problem(Trace(path)))
+    problem = traced(context, context.pipe, workload, point, context.folder / f"{name}.zarr", batch=8)
     steps = problem.trace.num_steps
     budgets = [budget for text in BUDGETS if _can_meet(problem, budget := Budget.parse(text))]
     if not budgets:
@@ -109,18 +97,16 @@ def _searched(context: Context, workload: Workload, name: str, point: CachePoint
     rows = {}
     for budget in budgets:
         study = Study.open(context.folder / f"{name} {budget.text}", {"point": str(point), "budget": budget.text})
-        if not study.complete:
-            search(context.pipe, [Contender(problem, candidates[budget])], workload, budget, study, options)
-        section, result = load_plan(study.plan).section, study.read_result()
-        errors = log_errors(context.pipe, section, test, problem.inference_steps)
+        plan = searched(context.pipe, Contender(problem, candidates[budget]), workload, budget, study, options)
+        section, result = plan.section, study.read_result()
         rows[budget.text] = {
             "computed": len(section.schedule.computed_steps),
             "steps": steps,
             "flops_ratio": section.cost.flops_ratio if section.cost else math.nan,
             "floats_cached": section.depth * problem.trace.cost.feature_numel,
             "confirmed_db": max((r["psnr_db"] for r in result["rollouts"]), default=math.nan),
-            "test_db": [to_db(error) for error in errors],
-            "prompts": prompt_groups(test.jobs),
+            "test_db": psnr_db(context.pipe, section, test, problem.inference_steps),
+            "prompts": test.prompts,
         }
     return rows
 
@@ -134,16 +120,13 @@ def _can_meet(problem: Problem, budget: Budget) -> bool:
 
 
 def _table(budget: str, rows: dict[str, dict[str, Any]]) -> Table:
-    lines = []
+    cells, most = {}, next(iter(rows.values()))["floats_cached"]
     for name, row in rows.items():
         mean, low, high = interval(row["test_db"], 0, row.get("prompts"))
-        computed = f"{row['computed']} of {row['steps']}"
-        cached = row["floats_cached"] / next(iter(rows.values()))["floats_cached"]
-        lines.append(
-            (name, computed, row["flops_ratio"], row["confirmed_db"], mean, f"{low:.2f} to {high:.2f}", cached)
-        )
+        computed, spread = f"{row['computed']} of {row['steps']}", f"{low:.2f} to {high:.2f}"
+        cells[name] = (computed, row["flops_ratio"], row["confirmed_db"], mean, spread, row["floats_cached"] / most)
     head = ("point", "computed", "FLOPs ratio", "fitted, select, dB", "refined, test, dB", "95 %", "cache, times")
-    return Table(f"Budget {budget}.", head, tuple(lines))
+    return Table.of(f"Budget {budget}.", head, cells)
 
 
 def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
@@ -182,15 +165,11 @@ def _picked(rows: dict[str, dict[str, Any]]) -> tuple[Verdict, str]:
     surely = [above(_apart(rows, name, picked, shared_level(len(others))), MATTERS_DB) for name in others]
     none = all(below(found, MATTERS_DB) for found in ahead.values())
     verdict: Verdict = "holds" if none else "fails" if any(surely) else "not decided"
-    return verdict, f"picked: {picked}; the others on it, dB: {_listed(ahead)}."
+    return verdict, f"picked: {picked}; the others on it, dB: {listed(ahead, told=told_db)}."
 
 
 def _pays(rows: dict[str, dict[str, Any]], names: list[str]) -> tuple[Verdict, str]:
     """Some rival must be ahead, at the level that their number asks for."""
     ahead = {name: _apart(rows, name, "trunk", shared_level(len(names))) for name in names}
-    met = any_of([above(found, MATTERS_DB) for found in ahead.values()])
-    return decide([met]), f"on the trunk, dB: {_listed(ahead)}."
-
-
-def _listed(found: dict[str, Ratio]) -> str:
-    return ", ".join(f"{name} {mean:+.2f} ({low:+.2f} to {high:+.2f})" for name, (mean, low, high) in found.items())
+    met = any_of(above(found, MATTERS_DB) for found in ahead.values())
+    return decide([met]), f"on the trunk, dB: {listed(ahead, told=told_db)}."

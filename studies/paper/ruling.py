@@ -1,4 +1,4 @@
-"""How a verdict is decided: by intervals, against a threshold that the data could miss on either side.
+"""How a verdict is decided and told: by intervals, against a threshold that the data could miss on either side.
 
 A condition is met, is not met, or stays open, where its interval holds the threshold. Of several conditions each must
 be met for the claim to hold, so none needs a correction; where one of several is enough, their intervals are made
@@ -7,11 +7,9 @@ wider beforehand (Bonferroni, see `shared_level`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from studies.paper.chapter import Claim, Verdict
-
-__all__ = ["NO_INTERVAL", "above", "all_of", "any_of", "below", "decide", "ruled", "shared_level"]
 
 NO_INTERVAL = "the committed numbers have no interval."
 """Why nothing is decided by the numbers of a chapter that was made before its rule."""
@@ -41,14 +39,25 @@ def decide(met: Sequence[bool | None]) -> Verdict:
     return "fails" if any(cell is False for cell in met) else "not decided"
 
 
+def all_above(found: Iterable[Found], threshold: float = 0.0) -> Verdict:
+    """What is decided if every interval must lie above the threshold."""
+    return decide([above(cell, threshold) for cell in found])
+
+
+def all_below(found: Iterable[Found], threshold: float = 0.0) -> Verdict:
+    """What is decided if every interval must lie below the threshold."""
+    return decide([below(cell, threshold) for cell in found])
+
+
 def all_of(met: Sequence[bool | None]) -> bool | None:
     """Whether every condition is met; one that surely is not refutes them all."""
     return True if all(met) else False if any(cell is False for cell in met) else None
 
 
-def any_of(met: Sequence[bool | None]) -> bool | None:
+def any_of(met: Iterable[bool | None]) -> bool | None:
     """Whether some condition is met."""
-    return True if any(met) else False if all(cell is False for cell in met) else None
+    known = list(met)
+    return True if any(known) else False if all(cell is False for cell in known) else None
 
 
 def shared_level(conditions: int, level: float = 0.95) -> float:
@@ -59,7 +68,25 @@ def shared_level(conditions: int, level: float = 0.95) -> float:
 def ruled(text: str, rule: Callable[[], tuple[Verdict, str]]) -> Claim:
     """The claim with verdict and evidence by its rule; undecided where numbers of before lack what the rule reads."""
     try:
-        verdict, evidence = rule()
+        return Claim(text, *rule())
     except KeyError:
         return Claim(text, "not decided", NO_INTERVAL)
-    return Claim(text, verdict, evidence)
+
+
+def told(found: Found) -> str:
+    """``0.950 (0.930 to 0.970)``."""
+    mean, low, high = found
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+def told_db(found: Found) -> str:
+    """``+0.95 (+0.93 to +0.97)``."""
+    mean, low, high = found
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def listed(
+    cells: Mapping[str, Found], form: str = "{} {}", between: str = ", ", told: Callable[[Found], str] = told
+) -> str:
+    """All of them by name; the form has places for the name, 0, and for what is told of it, 1."""
+    return between.join(form.format(name, told(found)) for name, found in cells.items())

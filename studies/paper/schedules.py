@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from studies.paper.chapter import Chapter, Claim, Context, finished
-from studies.paper.groups.subject import Part
-from studies.paper.planning import contest, front
+from studies.paper.chapter import Chapter, Claim, Context, Question, answered, verdicts
+from studies.paper.planning import comparison, front
 from studies.paper.planning.figures import front_plot, growth_plot, optimal_steps
 from studies.paper.planning.full_size import full_size
 from studies.paper.planning.growth import growth
-from studies.paper.planning.instance import instance
+from studies.paper.planning.instance import Instance, instance
 from studies.paper.planning.throughput import throughput
 
-__all__ = ["claims", "schedules"]
-
-QUESTIONS = {
-    "contest": contest.contest,
-    "front": front.front,
-    "throughput": throughput,
-    "growth": growth,
-    "full_size": full_size,
+QUESTIONS: dict[str, Question[Instance]] = {
+    "contest": (comparison.comparison, comparison.claims),
+    "front": (front.front, front.claims),
+    "throughput": (throughput, None),
+    "growth": (growth, None),
+    "full_size": (full_size, None),
 }
-RULES = {"contest": contest.claims, "front": front.claims}
 FRONT, OPTIMA, GROWTH = "schedules-front.png", "schedules-optimal.png", "schedules-growth.png"
 CAPTIONS = {
     FRONT: "Left: replayed cost over the FLOPs ratio, every point from the same table of gap costs. Right: how far a "
@@ -41,27 +37,17 @@ OBJECTIVE = (
 
 def schedules(context: Context) -> Chapter:
     """The chapter; all but the measured times follows from the context's seed."""
-    context.tell(0.0, "gap costs")
-    s = instance(context)
-    parts: dict[str, Part] = {}
-    for i, (name, question) in enumerate(QUESTIONS.items()):
-        context.tell((i + 1) / (len(QUESTIONS) + 1), name)
-        parts[name] = question(s)
-    numbers = {name: part.numbers for name, part in parts.items()}
-    front_plot(numbers["front"]["lines"], numbers["contest"]["runs"], context.seed, context.folder / FRONT)
-    optimal_steps(numbers["contest"]["optimum"], context.folder / OPTIMA)
-    growth_plot(numbers["growth"]["measured"], context.folder / GROWTH)
-    chapter = Chapter(
-        name="schedules",
-        title="Offline search for schedules",
-        text=(OBJECTIVE, *(line for part in parts.values() for line in part.text)),
-        tables=tuple(table for part in parts.values() for table in part.tables),
-        figures=tuple(CAPTIONS.items()),
-        numbers=numbers,
-    )
-    return finished(chapter, claims)
+    title, figures = "Offline search for schedules", tuple(CAPTIONS.items())
+    empty = Chapter(name="schedules", title=title, text=(OBJECTIVE,), figures=figures)
+    return answered(context, empty, instance, QUESTIONS, _draw)
 
 
 def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
     """Verdicts, question by question."""
-    return tuple(claim for name, rule in RULES.items() for claim in rule(numbers[name]))
+    return verdicts(QUESTIONS, numbers)
+
+
+def _draw(context: Context, s: Instance, numbers: dict[str, Any]) -> None:
+    front_plot(numbers["front"]["lines"], numbers["contest"]["runs"], s.seed, context.folder / FRONT)
+    optimal_steps(numbers["contest"]["optimum"], context.folder / OPTIMA)
+    growth_plot(numbers["growth"]["measured"], context.folder / GROWTH)

@@ -25,8 +25,6 @@ from hyca_runtime.point import CachePoint
 from studies.paper.chapter import Chapter, Context
 from studies.paper.page import CHAPTERS, FIGURES, NUMBERS, write_json, write_page
 
-__all__ = ["Study", "chapters_of", "circumstances"]
-
 Tell = Callable[[str, float, str], None]
 """Told the chapter, the share of it that is done, and a line of news."""
 
@@ -73,17 +71,16 @@ class Study:
         label = f"{name}, {context.model}"
         folder = context.folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        fields = {key: getattr(context, key) for key in ("model", "pipe", "problem", "workload", "seed", "quick")}
         watch = Stopwatch(folder / "seconds.json")
 
         def note(share: float, news: str) -> None:
             watch.note()
             tell(label, share, news)
 
-        chapter = work(Context(**fields, folder=folder, tell=note))
-        made = replace(chapter, seconds=watch.note(), made=circumstances())
+        chapter = work(replace(context, folder=folder, tell=note))
+        made = chapter.model_copy(update={"seconds": watch.note(), "made": circumstances()})
         tell(label, 1.0, f"{made.seconds:.0f} s")
-        write_json(self._kept(context.model, name), made.to_json())
+        write_json(self._kept(context.model, name), made.model_dump())
         self._write()
 
     def _context(self, model: str, tell: Callable[[float, str], None]) -> Context:

@@ -7,18 +7,16 @@ from typing import Any
 
 import torch
 
-from hyca_calib.metrics import log_error
+from hyca_calib.metrics import interval, log_error
 from hyca_calib.search.origin import refinement_gain
 from hyca_calib.search.refine import to_db
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
-from studies.paper.chapter import Chapter, Claim, Context, Table, finished, interval
+from studies.paper.chapter import Chapter, Claim, Context, Table, finished
 from studies.paper.transfers import verdicts
 from studies.paper.transfers.figures import draw
 from studies.paper.transfers.outcomes import BUDGET, home_plan, outcome
 from studies.paper.transfers.situations import HOME, Situation, situations
-
-__all__ = ["claims", "tables", "transfer"]
 
 FIGURE = "transfer.png"
 CAPTION = "One plan in many situations, against what could be made there; 95 % intervals over test prompts."

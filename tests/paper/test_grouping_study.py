@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,15 +23,14 @@ from studies.paper.grouping import grouping
 from studies.paper.groups import controls as controlled
 from studies.paper.groups import heterogeneity as diverse
 from studies.paper.groups import stability as lasting
-from studies.paper.groups.arena import Arena, by_label, horizon_taps
 from studies.paper.groups.choice import descend, hybrid_cost, random_labels
 from studies.paper.groups.controls import controls, token_outcome
 from studies.paper.groups.heterogeneity import heterogeneity
 from studies.paper.groups.shrinkage import pooled
-from studies.paper.groups.stability import site_stability
-from studies.paper.groups.stored import channel_gram, read, reduce, token_gram
 from studies.paper.groups.subject import Subject
+from studies.paper.replay_setup import ReplaySetup, by_label, horizon_taps
 from studies.paper.ruling import NO_INTERVAL
+from studies.paper.stored import channel_gram, read, reduce, token_gram
 
 STEPS, TOKENS, PER_KIND = 16, 24, 8
 SCHEDULE, RULE = Schedule.from_steps(STEPS, (0, 2, 4, 8, 12)), Schedule.every(STEPS, 4, 3)
@@ -57,7 +55,7 @@ def subject_of(kinds: np.ndarray) -> Subject:
         return (planted(rng, kinds) for _ in range(count))
 
     recorded = reduce(samples(8), samples(4), gain, np.arange(4), prompts=8, sets=4)
-    searched, published = (Arena.of(plan, np.arange(STEPS) * 1.0, np.ones(STEPS)) for plan in (SCHEDULE, RULE))
+    searched, published = (ReplaySetup.of(plan, np.arange(STEPS) * 1.0, np.ones(STEPS)) for plan in (SCHEDULE, RULE))
     return Subject(recorded, gain, SCHEDULE, RULE, searched, published, 1e-6, 1e-3, seed=0, quick=True)
 
 
@@ -114,18 +112,6 @@ class TestStability:
         labelings = [dimensions.labels("dynamics", 3, gram=gram) for gram in getattr(dimensions.recorded, source)]
         assert summary([TRUTH, *labelings]).lowest == 1.0
 
-    def test_sites(self, dimensions: Subject) -> None:
-        gram, swapped = dimensions.recorded.fit, dimensions.recorded.fit[np.roll(np.arange(24), 4)]
-        blocks = SimpleNamespace(
-            fit=np.concatenate([gram, 5 * gram, swapped]), trace=SimpleNamespace(num_channels=3 * 24)
-        )
-        found = site_stability(blocks, 3, **SINGLE)  # type: ignore[arg-type]
-        assert found.shape == (3, 3)
-        assert found[0, 1] == 1.0
-        assert found[0, 2] < 0.5
-        with pytest.raises(ValueError, match="do not divide"):
-            site_stability(blocks, 5, **SINGLE)  # type: ignore[arg-type]
-
     def test_verdict_follows_the_numbers(self) -> None:
         chance = random_labels(TRUTH, 0)
         high, low, mixed = (asdict(summary(found)) for found in ([TRUTH] * 2, [TRUTH, chance], [TRUTH, TRUTH, chance]))
@@ -165,7 +151,7 @@ class TestArena:
         early, late = whole.within(slice(0, 8)), whole.within(slice(8, STEPS))
         assert early.gaps + late.gaps == whole.gaps
         gram = dimensions.recorded.fit
-        parts = sum(arena.cost(gram, arena.fit(gram, 1e-3)) for arena in (early, late))
+        parts = sum(setup.cost(gram, setup.fit(gram, 1e-3)) for setup in (early, late))
         np.testing.assert_allclose(parts, whole.cost(gram, whole.fit(gram, 1e-3)))
 
     def test_descent_never_pays_more(self, dimensions: Subject) -> None:
@@ -272,7 +258,7 @@ class TestChapter:
         assert NO_INTERVAL not in {claim.evidence for claim in chapter.claims}
 
     def test_survives_strict_json(self, chapter: Chapter) -> None:
-        again = Chapter.from_json(json.loads(json.dumps(chapter.to_json(), allow_nan=False)))
+        again = Chapter.model_validate(json.loads(json.dumps(chapter.model_dump(), allow_nan=False)))
         assert again.to_markdown() == chapter.to_markdown()
 
     def test_numbers_agree_with_each_other(self, chapter: Chapter) -> None:

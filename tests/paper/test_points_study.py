@@ -19,7 +19,7 @@ from studies.paper.points import LIVE_EMBEDDING, points
 def test_every_point_meets_the_budget(recorded: Trace, workload: Workload, pipe: EmojiPipeline, tmp_path: Path) -> None:
     context = Context("tiny", pipe, Problem(recorded), workload, tmp_path, quick=True)
     chapter = points(context)
-    assert Chapter.from_json(json.loads(json.dumps(chapter.to_json()))).to_markdown() == chapter.to_markdown()
+    assert Chapter.model_validate(json.loads(json.dumps(chapter.model_dump()))).to_markdown() == chapter.to_markdown()
     found = chapter.numbers["points"]
     spans = [name for name in found if "live of" in name]
     assert {"trunk", LIVE_EMBEDDING, "output", "every block"} < set(found)

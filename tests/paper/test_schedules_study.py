@@ -22,7 +22,7 @@ from hyca_calib.search.tune import Tuning
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload
 from studies.paper.chapter import Chapter, Context
-from studies.paper.planning.contest import ANNEALING, EXACT, unseen_costs
+from studies.paper.planning.comparison import ANNEALING, EXACT, unseen_costs
 from studies.paper.planning.full_size import search
 from studies.paper.planning.growth import HISTORY, Cost, _slopes
 from studies.paper.planning.instance import Instance, instance
@@ -172,7 +172,7 @@ class TestChapter:
             assert (context.folder / name).read_bytes().startswith(b"\x89PNG")
 
     def test_survives_strict_json(self, chapter: Chapter) -> None:
-        again = Chapter.from_json(json.loads(json.dumps(chapter.to_json(), allow_nan=False)))
+        again = Chapter.model_validate(json.loads(json.dumps(chapter.model_dump(), allow_nan=False)))
         assert again.to_markdown() == chapter.to_markdown()
 
     def test_nothing_is_cheaper_than_the_optimum(self, chapter: Chapter) -> None:

@@ -29,25 +29,25 @@ from studies.paper.formulas import fitting as fitted
 from studies.paper.formulas import modes as read
 from studies.paper.formulas import multistep as repeated
 from studies.paper.formulas import pool as formulas
-from studies.paper.formulas.fitting import fitting, tap_costs
-from studies.paper.formulas.ground import (
+from studies.paper.formulas.dataset import (
     CLOSED,
-    Ground,
+    Dataset,
     Use,
     closed_rows,
-    ground,
+    dataset,
     noise_gain,
     sharing,
 )
+from studies.paper.formulas.fitting import fitting, tap_costs
 from studies.paper.formulas.learned import learn, learned_rows
 from studies.paper.formulas.modes import DAMPED, HELD_FIRST, HELD_LATER, MEDIAN, modes, outcomes
 from studies.paper.formulas.multistep import multistep
 from studies.paper.formulas.noise import rank_correlation
 from studies.paper.formulas.pool import best_orders, pool, twins
-from studies.paper.groups.arena import Arena
-from studies.paper.groups.stored import channel_gram, samples
+from studies.paper.replay_setup import ReplaySetup
 from studies.paper.ruling import NO_INTERVAL
 from studies.paper.solving import solvers
+from studies.paper.stored import channel_gram, samples
 
 STEPS, TOKENS, CHANNELS = 24, 10, 6
 AXES = {
@@ -61,7 +61,7 @@ NOISE = 1e-5
 HALVES = [np.arange(3), np.arange(3, 6)]
 
 
-def ground_of(path: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Ground:
+def dataset_of(path: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Dataset:
     """Eight fit and four judged prompts of ``path(a, b, c)``, coefficients ``(token, channel)``, and a little noise."""
     rng = np.random.default_rng(0)
     noise = NOISE * rng.normal(size=(12, 1, STEPS, TOKENS, CHANNELS))
@@ -70,7 +70,7 @@ def ground_of(path: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) 
     ways = {"one group": [np.arange(CHANNELS)], "2 groups": HALVES, "per channel": list(np.arange(CHANNELS)[:, None])}
     sharings = {name: sharing(grams[:8].mean(0), grams[8:, None], GAIN, groups) for name, groups in ways.items()}
     sets = np.stack([grams[:4].mean(0), grams[4:8].mean(0)])
-    return Ground(sharings, AXES, np.ones(STEPS), (2, 3, 5), sets, GAIN, seed=0)
+    return Dataset(sharings, AXES, np.ones(STEPS), (2, 3, 5), sets, GAIN, seed=0)
 
 
 def at(times: np.ndarray) -> np.ndarray:
@@ -78,8 +78,8 @@ def at(times: np.ndarray) -> np.ndarray:
     return np.asarray(times)[:, None, None]
 
 
-LINES = ground_of(lambda a, b, c: a + b * at(AXES["step"]))
-PARABOLAS = ground_of(lambda a, b, c: a + b * at(AXES["log_snr"]) + c * at(AXES["log_snr"]) ** 2)
+LINES = dataset_of(lambda a, b, c: a + b * at(AXES["step"]))
+PARABOLAS = dataset_of(lambda a, b, c: a + b * at(AXES["log_snr"]) + c * at(AXES["log_snr"]) ** 2)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def context(recorded: Trace, workload: Workload, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def real(context: Context) -> Ground:
-    return ground(context)
+def real(context: Context) -> Dataset:
+    return dataset(context)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ class TestReplay:
         assert schedule.computed_steps[:4] == (0, 1, 2, 2 + interval)
 
     @pytest.mark.parametrize("use", [Use("newton order=4", "log_snr"), Use("foca", "step", "recursive")])
-    def test_costs_of_formulas(self, real: Ground, context: Context, use: Use) -> None:
+    def test_costs_of_formulas(self, real: Dataset, context: Context, use: Use) -> None:
         problem, solver = context.problem, CLOSED[use.solver]
         gram = grouped(problem.select, problem.channel_gain, [np.arange(problem.trace.num_channels)])
         for i, interval in enumerate(real.intervals):
@@ -118,7 +118,7 @@ class TestReplay:
             expected = schedule_cost(gram, schedule, times, problem.step_weights, [one])[0]
             np.testing.assert_allclose(real.costs[use][i].mean(), expected, rtol=1e-4)
 
-    def test_costs_of_fitted_taps(self, real: Ground, context: Context) -> None:
+    def test_costs_of_fitted_taps(self, real: Dataset, context: Context) -> None:
         problem, times = context.problem, context.problem.times("step")
         fit, judged = (grouped(g, problem.channel_gain, [np.arange(32)]) for g in (problem.fit, problem.select))
         found = tap_costs(real, real.one, 3, 1e-3).mean(1)
@@ -128,20 +128,20 @@ class TestReplay:
             expected = schedule_cost(judged, schedule, times, problem.step_weights, [taps])[0]
             np.testing.assert_allclose(cost, expected, rtol=1e-3)
 
-    def test_modes_are_those_the_runtime_finds_in_stored_features(self, recorded: Trace, real: Ground) -> None:
+    def test_modes_are_those_the_runtime_finds_in_stored_features(self, recorded: Trace, real: Dataset) -> None:
         """Weights learnt from Gram matrices forecast what the runtime forecasts from the features themselves."""
-        groups, solver, arena = [np.arange(0, 20), np.arange(20, 32)], DynamicMode(), real.arena(3)
+        groups, solver, setup = [np.arange(0, 20), np.arange(20, 32)], DynamicMode(), real.setup(3)
         values = np.stack(list(samples(recorded, "select")))[:, 0]  # (prompt, step, token, channel)
         plain = np.stack([grouped(channel_gram(v[None]), np.ones(32), groups) for v in values])
-        rows = learned_rows(solver, arena, learn(solver, arena, plain))
+        rows = learned_rows(solver, setup, learn(solver, setup, plain))
         runtime = AdaptiveGroups(solver, groups, channel_axis=-1)
-        for (history, targets), weights in zip(arena.gaps, rows, strict=True):
+        for (history, targets), weights in zip(setup.gaps, rows, strict=True):
             remembered = History(3)
             for step in reversed(history[:3]):
                 remembered.push(step, Feature([torch.from_numpy(values[:, step]).float()]))
             for j, target in enumerate(targets):
                 zeros = split_weights(torch.zeros(3, 32), (32,), [3], -1)
-                adapted = runtime.adapt(zeros, remembered, arena.times[list(history[:3])], arena.times[target])
+                adapted = runtime.adapt(zeros, remembered, setup.times[list(history[:3])], setup.times[target])
                 (expected,) = forecast(remembered, adapted)
                 by_channel = weights[..., j].repeat([len(group) for group in groups], axis=1)  # (prompt, channel, tap)
                 found = np.einsum("pck,pktc->ptc", by_channel, values[:, list(history[:3])])
@@ -171,9 +171,9 @@ class TestReplay:
         np.testing.assert_allclose(past[0], 1 + np.exp(-1.5), rtol=1e-6)
 
     def test_too_short_a_history_is_told(self) -> None:
-        arena = Arena((((1, 0), (2,)),), AXES["step"], np.ones(STEPS))
+        setup = ReplaySetup((((1, 0), (2,)),), AXES["step"], np.ones(STEPS))
         with pytest.raises(ValueError, match="step 2: dynamic_mode needs 3 features, got 2"):
-            learn(DynamicMode(), arena, LINES.one.plain)
+            learn(DynamicMode(), setup, LINES.one.plain)
 
 
 class TestStatistics:
@@ -195,8 +195,8 @@ class TestStatistics:
         assert rank_correlation(np.stack([x, x]), np.stack([x, -x])) == pytest.approx([1, -1])
 
     def test_noise_gain_of_linear_extrapolation(self) -> None:
-        arena = Arena((((4, 2), (5, 6)),), AXES["step"], np.ones(STEPS))
-        assert noise_gain(closed_rows(Newton(1), arena)) == pytest.approx((2 + 3) / 2)  # 1.5 -0.5 and 2 -1
+        setup = ReplaySetup((((4, 2), (5, 6)),), AXES["step"], np.ones(STEPS))
+        assert noise_gain(closed_rows(Newton(1), setup)) == pytest.approx((2 + 3) / 2)  # 1.5 -0.5 and 2 -1
 
     def test_an_axis_in_other_units_is_the_same(self) -> None:
         assert LINES.axes == ("step", "log_snr")
@@ -214,8 +214,8 @@ class TestPlanted:
         assert {use.axis for use in PARABOLAS.best_closed(["step"])[0]} == {"step"}
 
     def test_the_claim_on_the_axis_follows_the_data(self) -> None:
-        curved = ground_of(lambda a, b, c: a + b * at(AXES["log_snr"]) + 0.1 * c)
-        straight = ground_of(lambda a, b, c: a + b * at(AXES["step"]) + 0.01 * np.sin(at(AXES["step"])) * c)
+        curved = dataset_of(lambda a, b, c: a + b * at(AXES["log_snr"]) + 0.1 * c)
+        straight = dataset_of(lambda a, b, c: a + b * at(AXES["step"]) + 0.01 * np.sin(at(AXES["step"])) * c)
         assert formulas.claims(pool(curved).numbers)[0].verdict != "holds"
         assert formulas.claims(pool(straight).numbers)[0].verdict == "holds"
 
@@ -225,7 +225,7 @@ class TestPlanted:
         assert sorted(name for names in twins(PARABOLAS) for name in names) == sorted(map(solver_label, ALL_SOLVERS))
 
     def test_best_order(self) -> None:
-        waves = ground_of(lambda a, b, c: a + b * np.sin(0.35 * at(AXES["step"]) + 3 * c))
+        waves = dataset_of(lambda a, b, c: a + b * np.sin(0.35 * at(AXES["step"]) + 3 * c))
         found = best_orders(waves, "step")
         assert found == sorted(found, reverse=True)
         assert found[0] > found[-1]
@@ -244,7 +244,7 @@ class TestPlanted:
 
     def test_modes_follow_decays_of_unknown_rates(self) -> None:
         rates = np.repeat([-0.2, -0.05], 3)
-        decays = ground_of(lambda a, b, c: a + b * np.exp(at(AXES["step"]) * rates))
+        decays = dataset_of(lambda a, b, c: a + b * np.exp(at(AXES["step"]) * rates))
         costs = {
             name: decays.learnt_costs(DynamicMode(), decays.sharings[name], "step").sum() for name in decays.sharings
         }
@@ -258,10 +258,10 @@ class TestPlanted:
 
     def test_how_often_modes_fall_back(self) -> None:
         step = at(AXES["step"])
-        swinging = ground_of(lambda a, b, c: a + b * (-1) ** step)
+        swinging = dataset_of(lambda a, b, c: a + b * (-1) ** step)
         found = outcomes(swinging, swinging.one, 3, "step")
         assert (found[HELD_FIRST], found[HELD_LATER], found[MEDIAN]) == (1, 1, None)
-        growing = ground_of(lambda a, b, c: a + b * np.exp(1.1 * step))
+        growing = dataset_of(lambda a, b, c: a + b * np.exp(1.1 * step))
         found = outcomes(growing, growing.one, 5, "step")
         assert found[HELD_FIRST] == found[HELD_LATER] == 0
         assert found[DAMPED] == pytest.approx(16 / 17)  # not the first step of the first gap, one ahead at rate 1.1
@@ -274,7 +274,7 @@ class TestPlanted:
         def path(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
             return np.asarray(a + b * np.exp(-0.3 * at(AXES["step"])) + c * np.exp(-0.05 * at(AXES["step"])))
 
-        s = ground_of(path)
+        s = dataset_of(path)
         _, best = s.best_closed(s.axes)
         assert tap_costs(s, s.one, 3, 1e-10).sum() < NOISE * best.sum()
         assert tap_costs(s, s.one, 2, 1e-10).sum() > 1e-3 * best.sum()
@@ -308,10 +308,10 @@ class TestChapter:
         assert [row[0] for row in chapter.tables[0].rows] == [solver_label(solver) for solver in ALL_SOLVERS]
 
     def test_survives_strict_json(self, chapter: Chapter) -> None:
-        again = Chapter.from_json(json.loads(json.dumps(chapter.to_json(), allow_nan=False)))
+        again = Chapter.model_validate(json.loads(json.dumps(chapter.model_dump(), allow_nan=False)))
         assert again.to_markdown() == chapter.to_markdown()
 
-    def test_numbers_agree_with_each_other(self, chapter: Chapter, real: Ground) -> None:
+    def test_numbers_agree_with_each_other(self, chapter: Chapter, real: Dataset) -> None:
         numbers = chapter.numbers
         for cells in numbers["pool"]["cost_over_hold"].values():
             np.testing.assert_allclose(cells["hold"], 1)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -27,14 +28,20 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def chapter(context: Context) -> Chapter:
         calls.append(f"{context.model} {context.folder.name}")
         (context.folder / "a.png").write_bytes(b"picture")
-        return Chapter(context.folder.name, "Title", ("Text.",), (), (("a.png", "A picture"),), (), {"x": 1.5})
+        return Chapter(
+            name=context.folder.name,
+            title="Title",
+            text=("Text.",),
+            figures=(("a.png", "A picture"),),
+            numbers={"x": 1.5},
+        )
 
     def claims(numbers: dict[str, float]) -> tuple[Claim, ...]:
         return (Claim("Water is wet.", "holds" if numbers["x"] > 1 else "fails", "it was touched."),)
 
-    fields = {"pipe": None, "problem": None, "workload": None, "seed": 0, "quick": False}
+    nothing: Any = None
     monkeypatch.setattr(
-        Study, "_context", lambda self, model, tell: SimpleNamespace(model=model, folder=self.work / model, **fields)
+        Study, "_context", lambda self, model, tell: Context(model, None, nothing, nothing, self.work / model)
     )
     module = SimpleNamespace(**dict.fromkeys(NAMES, chapter), claims=claims)
     monkeypatch.setattr(driver.importlib, "import_module", lambda name: module)

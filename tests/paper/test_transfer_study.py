@@ -145,7 +145,7 @@ class TestChapter:
         assert "refined here" in rows["24 x 24 pixels"]["psnr_db"]
 
     def test_survives_strict_json(self, chapter: Chapter, context: Context) -> None:
-        again = Chapter.from_json(json.loads(json.dumps(chapter.to_json(), allow_nan=False)))
+        again = Chapter.model_validate(json.loads(json.dumps(chapter.model_dump(), allow_nan=False)))
         assert again.to_markdown() == chapter.to_markdown()
         assert (context.folder / chapter.figures[0][0]).read_bytes().startswith(b"\x89PNG")
         for table in chapter.tables:

@@ -5,21 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hyca_calib.search.candidate import Settings
 from hyca_runtime.solvers import ClosedFormSolver, Hold, Newton
-from studies.paper.chapter import Claim, Table
+from studies.paper.chapter import Claim, Part, Table
 from studies.paper.effects import Ratio
-from studies.paper.formulas.ground import Ground, Sharing, closed_rows, noise_gain
-from studies.paper.groups.arena import Rows
-from studies.paper.groups.subject import RIDGES, Part, row, told
-from studies.paper.ruling import above, below, decide, ruled
-
-__all__ = ["claims", "fitting", "tap_costs", "tap_rows"]
-
-Array = NDArray[np.float64]
+from studies.paper.formulas.dataset import Dataset, Sharing, closed_rows, noise_gain
+from studies.paper.groups.subject import RIDGES, row
+from studies.paper.replay_setup import Array, Rows
+from studies.paper.ruling import all_above, all_below, listed, ruled, told
 
 USUAL = Settings()
 HISTORIES = (1, 2, 3, 4)
@@ -30,7 +23,7 @@ LITTLE = 0.98  # a longer history is not worth it if it leaves at least this sha
 FREE = 1.02  # what costs at most this much more is as good
 
 
-def fitting(s: Ground) -> Part:
+def fitting(s: Dataset) -> Part:
     """Cost over that of the best closed form of each schedule."""
     ridges = dict.fromkeys((s.ridge, USUAL.ridge))
     histories = {(depth, ridge): tap_costs(s, s.one, depth, ridge) for ridge in ridges for depth in HISTORIES}
@@ -54,40 +47,39 @@ def fitting(s: Ground) -> Part:
         "by_ridge": {f"{name}, drawn to {prior}": found for (name, prior), found in strengths.items()},
         "noise_by_ridge": noise,
         "ridges": list(STRENGTHS),
-        **_contests(s, histories, sharings, usual),
+        **_compared(s, histories, sharings, usual),
     }
     tables = (_table(s, relative), _ridge_table(s, strengths, noise))
-    return Part((), tables, numbers)
+    return Part(tables, numbers)
 
 
 def tap_rows(
-    s: Ground, shared: Sharing, interval: int, depth: int, ridge: float, prior: ClosedFormSolver = LINEAR
+    s: Dataset, shared: Sharing, interval: int, depth: int, ridge: float, prior: ClosedFormSolver = LINEAR
 ) -> Rows:
     """Taps ``(group, history, target)`` of each gap, fitted on the fit prompts and drawn towards `prior`."""
-    arena = s.arena(interval, depth=depth)
-    return arena.fit(shared.fit, ridge, [taps[:, :depth] for taps in closed_rows(prior, arena)])
+    setup = s.setup(interval, depth=depth)
+    return setup.fit(shared.fit, ridge, [taps[:, :depth] for taps in closed_rows(prior, setup)])
 
 
-def tap_costs(s: Ground, shared: Sharing, depth: int, ridge: float, prior: ClosedFormSolver = LINEAR) -> Array:
+def tap_costs(s: Dataset, shared: Sharing, depth: int, ridge: float, prior: ClosedFormSolver = LINEAR) -> Array:
     """Held-out cost ``(interval, prompt)`` of fitted taps."""
     return s.judge(shared, [tap_rows(s, shared, n, depth, ridge, prior) for n in s.intervals])
 
 
-def _relative(s: Ground, costs: Array) -> Ratio:
+def _relative(s: Dataset, costs: Array) -> Ratio:
     return s.over(costs, s.best_closed(s.axes)[1])
 
 
-def _table(s: Ground, relative: dict[str, list[Ratio]]) -> Table:
-    rows = tuple((name, *map(told, ratios)) for name, ratios in relative.items())
+def _table(s: Dataset, relative: dict[str, list[Ratio]]) -> Table:
     caption = (
         "Held-out cost of fitted taps over that of the best closed form of the schedule, with 95 % interval over "
         f"prompts. Ridge {s.ridge:g} is chosen by cross-validation over fit prompts, {USUAL.ridge:g} is the search's "
         "default; both draw towards linear extrapolation."
     )
-    return Table(caption, ("taps", *(f"N = {n}" for n in s.intervals)), rows)
+    return s.table(caption, "taps", relative)
 
 
-def _ridge_table(s: Ground, strengths: dict[tuple[str, str], list[Ratio]], noise: list[float]) -> Table:
+def _ridge_table(s: Dataset, strengths: dict[tuple[str, str], list[Ratio]], noise: list[float]) -> Table:
     rows = tuple((name, prior, *map(told, found)) for (name, prior), found in strengths.items())
     caption = (
         f"The same by ridge and by what it draws to, history {USUAL.depth}, geometric mean over N; and the mean sum of "
@@ -97,8 +89,8 @@ def _ridge_table(s: Ground, strengths: dict[tuple[str, str], list[Ratio]], noise
     return Table(caption, ("taps", "drawn to", *(f"{ridge:g}" for ridge in STRENGTHS)), (*rows, last))
 
 
-def _contests(
-    s: Ground, histories: dict[tuple[int, float], Array], sharings: dict[str, Array], usual: dict[str, Array]
+def _compared(
+    s: Dataset, histories: dict[tuple[int, float], Array], sharings: dict[str, Array], usual: dict[str, Array]
 ) -> dict[str, Any]:
     """Cost ratios that the claims are about."""
     ridges = dict.fromkeys(ridge for _, ridge in histories)
@@ -120,7 +112,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
         ruled(
             "Fitted taps beat the best closed form of every schedule, even one row for all channels.",
             lambda: (
-                decide([below(ratio, 1) for ratio in found["over_best_closed"]]),
+                all_below(found["over_best_closed"], 1),
                 f"history {USUAL.depth}, ridge {ridge:g}, cost ratio, shortest interval first: "
                 + ", ".join(map(told, found["over_best_closed"]))
                 + ".",
@@ -129,7 +121,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
         ruled(
             f"A history of {USUAL.depth} is enough (one more saves under {100 * (1 - LITTLE):.0f} %, at either ridge).",
             lambda: (
-                decide([above(ratio, LITTLE) for ratio in found["longer"].values()]),
+                all_above(found["longer"].values(), LITTLE),
                 "; ".join(
                     f"ridge {r}: {last} over {USUAL.depth} {told(ratio)}, "
                     f"{USUAL.depth} over {USUAL.depth - 1} {told(found['shorter'][r])}"
@@ -141,16 +133,13 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
         ruled(
             "Finer sharing forecasts better (one group, then a few, then per channel; mean over intervals).",
             lambda: (
-                decide([below(ratio, 1) for ratio in found["finer"].values()]),
-                ", ".join(f"{name} {told(ratio)} of the one before" for name, ratio in found["finer"].items()) + ".",
+                all_below(found["finer"].values(), 1),
+                f"{listed(found['finer'], '{} {} of the one before')}.",
             ),
         ),
         ruled(
             f"The search's default ridge, {USUAL.ridge:g}, costs at most {100 * (FREE - 1):.0f} % more than the "
             f"cross-validated {ridge:g} (mean over intervals).",
-            lambda: (
-                decide([below(ratio, FREE) for ratio in found["usual_ridge"].values()]),
-                ", ".join(f"{name} {told(ratio)}" for name, ratio in found["usual_ridge"].items()) + " in replay.",
-            ),
+            lambda: (all_below(found["usual_ridge"].values(), FREE), f"{listed(found['usual_ridge'])} in replay."),
         ),
     )

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hyca_runtime.solvers import AdaptiveSolver
-from studies.paper.groups.arena import Arena, Rows
-
-__all__ = ["learn", "learned_rows"]
-
-Array = NDArray[np.float64]
+from studies.paper.replay_setup import Array, ReplaySetup, Rows
 
 
-def learn(solver: AdaptiveSolver, arena: Arena, gram: Array) -> list[Tensor]:
+def learn(solver: AdaptiveSolver, setup: ReplaySetup, gram: Array) -> list[Tensor]:
     """What the runtime's own solver learns in each gap, ``(...)``.
 
     Args:
@@ -26,22 +21,22 @@ def learn(solver: AdaptiveSolver, arena: Arena, gram: Array) -> list[Tensor]:
         ValueError: a gap has fewer features than the solver needs.
     """
     found = []
-    for history, targets in arena.gaps:
+    for history, targets in setup.gaps:
         if len(history) < solver.depth:
             raise ValueError(f"step {targets[0]}: {solver.name} needs {solver.depth} features, got {len(history)}")
         recent = history[: solver.depth]
         past = gram[..., np.asarray(recent)[:, None], recent]
         differences = np.diff(np.diff(past, axis=-1), axis=-2)
         newest_first = torch.from_numpy(np.moveaxis(differences, (-2, -1), (0, 1)))
-        found.append(solver.learn(newest_first, arena.times[list(recent)]))
+        found.append(solver.learn(newest_first, setup.times[list(recent)]))
     return found
 
 
-def learned_rows(solver: AdaptiveSolver, arena: Arena, learnt: list[Tensor]) -> Rows:
+def learned_rows(solver: AdaptiveSolver, setup: ReplaySetup, learnt: list[Tensor]) -> Rows:
     """The weights ``(..., history, target)`` of each gap."""
     rows = []
-    for (history, targets), known in zip(arena.gaps, learnt, strict=True):
-        times = arena.times[list(history[: solver.depth])]
-        columns = [solver.adapted(known, times, float(arena.times[t])).numpy() for t in targets]
+    for (history, targets), known in zip(setup.gaps, learnt, strict=True):
+        times = setup.times[list(history[: solver.depth])]
+        columns = [solver.adapted(known, times, float(setup.times[t])).numpy() for t in targets]
         rows.append(np.moveaxis(np.stack(columns, axis=-1), 0, -2))
     return rows

@@ -6,27 +6,23 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyca_runtime.solvers import DynamicMode
-from studies.paper.chapter import Claim, Table, Verdict
+from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio
+from studies.paper.formulas.dataset import Dataset, Sharing, Use
 from studies.paper.formulas.fitting import tap_costs
-from studies.paper.formulas.ground import Ground, Sharing, Use
 from studies.paper.formulas.learned import learn
-from studies.paper.groups.subject import Part, row, told
-from studies.paper.ruling import below, decide, ruled
-
-__all__ = ["claims", "modes", "outcomes"]
-
-Array = NDArray[np.float64]
+from studies.paper.groups.subject import row
+from studies.paper.replay_setup import Array
+from studies.paper.ruling import all_below, decide, ruled, told
 
 SOLVER = DynamicMode()
 LINEAR, QUADRATIC = "newton order=1", "newton order=2"
 HELD_FIRST, HELD_LATER, DAMPED, MEDIAN = "held, first gap", "held, later gaps", "growth damped", "median rate"
 
 
-def modes(s: Ground) -> Part:
+def modes(s: Dataset) -> Part:
     """Dynamic modes in one group and in several, and how often they fall back."""
     shared = dict(islice(s.sharings.items(), 2))
     learnt = {
@@ -44,22 +40,22 @@ def modes(s: Ground) -> Part:
         for axis in s.axes
     }
     numbers = {"cost_over_hold": relative, "outcomes": found, "intervals": list(s.intervals)}
-    numbers |= _contests(s, learnt, taps)
-    return Part((), (_table(s, relative), _outcome_table(s, found)), numbers)
+    numbers |= _compared(s, learnt, taps)
+    return Part((_table(s, relative), _outcome_table(s, found)), numbers)
 
 
-def outcomes(s: Ground, shared: Sharing, interval: int, axis: str) -> dict[str, float | None]:
+def outcomes(s: Dataset, shared: Sharing, interval: int, axis: str) -> dict[str, float | None]:
     """Shares of prompts and groups that are held, and of forecasts whose growth is damped; the rate of those not held.
 
     A rate is per last gap, 0 is linear extrapolation; None where there is nothing to count.
     """
-    arena = s.arena(interval, axis)
-    rates = [rate.numpy() for rate in learn(SOLVER, arena, shared.plain)]
+    setup = s.setup(interval, axis)
+    rates = [rate.numpy() for rate in learn(SOLVER, setup, shared.plain)]
     held = [float(np.isinf(rate).mean()) for rate in rates]
     damped: list[float] = []
-    for (history, targets), rate in zip(arena.gaps, rates, strict=True):
-        newest, older = arena.times[list(history[:2])]
-        ahead = (arena.times[list(targets)] - newest) / (newest - older)
+    for (history, targets), rate in zip(setup.gaps, rates, strict=True):
+        newest, older = setup.times[list(history[:2])]
+        ahead = (setup.times[list(targets)] - newest) / (newest - older)
         damped.extend(float((rate > SOLVER.limit / max(1.0, far)).mean()) for far in ahead)
     every = np.concatenate([rate[np.isfinite(rate)] for rate in rates])
     return {
@@ -70,17 +66,16 @@ def outcomes(s: Ground, shared: Sharing, interval: int, axis: str) -> dict[str, 
     }
 
 
-def _table(s: Ground, relative: dict[str, list[Ratio]]) -> Table:
-    rows = tuple((name, *map(told, ratios)) for name, ratios in relative.items())
+def _table(s: Dataset, relative: dict[str, list[Ratio]]) -> Table:
     caption = (
         "Held-out cost over that of hold, with 95 % interval over prompts. A dynamic mode reads one rate for each "
         f"prompt, guidance branch and group from the last {SOLVER.depth} features; fitted taps have the same history "
         f"and ridge {s.ridge:g}."
     )
-    return Table(caption, ("forecast", *(f"N = {n}" for n in s.intervals)), rows)
+    return s.table(caption, "forecast", relative)
 
 
-def _outcome_table(s: Ground, found: dict[str, list[dict[str, float | None]]]) -> Table:
+def _outcome_table(s: Dataset, found: dict[str, list[dict[str, float | None]]]) -> Table:
     rows = tuple(
         row(name, key, *("-" if (value := cell[key]) is None else value for cell in cells))
         for name, cells in found.items()
@@ -91,10 +86,10 @@ def _outcome_table(s: Ground, found: dict[str, list[dict[str, float | None]]]) -
         "changes point apart, in the first gap and later; share of forecasts whose growth is damped; and the median "
         "rate per last gap of those that are not held (0 is linear extrapolation)."
     )
-    return Table(caption, ("groups, axis", "outcome", *(f"N = {n}" for n in s.intervals)), rows)
+    return Table(caption, ("groups, axis", "outcome", *s.head), rows)
 
 
-def _contests(s: Ground, learnt: dict[tuple[str, str], Array], taps: dict[str, Array]) -> dict[str, Any]:
+def _compared(s: Dataset, learnt: dict[tuple[str, str], Array], taps: dict[str, Array]) -> dict[str, Any]:
     """Cost ratios that the claims are about."""
     linear = {axis: s.costs[Use(LINEAR, axis)] for axis in s.axes}
     first, *others = s.axes
@@ -138,7 +133,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
 
 
 def _all_below(found: dict[str, list[Ratio]]) -> Verdict:
-    return decide([below(ratio, 1) for ratios in found.values() for ratio in ratios])
+    return all_below((ratio for ratios in found.values() for ratio in ratios), 1)
 
 
 def _steadier(mode: Ratio, line: Ratio) -> bool | None:

@@ -6,19 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from studies.paper.chapter import Claim, Table
+from studies.paper.chapter import Claim, Part, Table
 from studies.paper.effects import Ratio
-from studies.paper.formulas.ground import CLOSED, Ground, Use, closed_rows, noise_gain
-from studies.paper.groups.subject import Part, row, told
-from studies.paper.ruling import above, below, decide, ruled
-
-__all__ = ["claims", "multistep"]
+from studies.paper.formulas.dataset import CLOSED, Dataset, Use, closed_rows, noise_gain
+from studies.paper.groups.subject import row
+from studies.paper.ruling import above, all_above, below, ruled, told
 
 Cells = dict[str, list[Ratio]]
 Noise = dict[str, tuple[float, float]]
 
 
-def multistep(s: Ground) -> Part:
+def multistep(s: Dataset) -> Part:
     """Cost and noise of recursive over anchored use, on every axis."""
     same = [label for label in CLOSED if not _differs(s, label)]
     apart = [label for label in CLOSED if label not in same]
@@ -39,35 +37,32 @@ def multistep(s: Ground) -> Part:
         "recursive form in the runtime."
     )
     tables = tuple(_table(s, axis, cells, noise[axis]) for axis, cells in found.items())
-    return Part((text,), tables, numbers)
+    return Part(tables, numbers, (text,))
 
 
-def _differs(s: Ground, label: str) -> bool:
+def _differs(s: Dataset, label: str) -> bool:
     """Whether the two uses have other weights on any axis, at any interval."""
-    solver, arenas = CLOSED[label], [s.arena(interval, axis) for axis in s.axes for interval in s.intervals]
+    solver, setups = CLOSED[label], [s.setup(interval, axis) for axis in s.axes for interval in s.intervals]
     return not all(
         np.allclose(anchored, recursive, rtol=1e-6, atol=1e-6)
-        for arena in arenas
-        for anchored, recursive in zip(closed_rows(solver, arena), closed_rows(solver, arena, "recursive"), strict=True)
+        for setup in setups
+        for anchored, recursive in zip(closed_rows(solver, setup), closed_rows(solver, setup, "recursive"), strict=True)
     )
 
 
-def _noise(s: Ground, label: str, axis: str) -> tuple[float, float]:
+def _noise(s: Dataset, label: str, axis: str) -> tuple[float, float]:
     """Mean sum of absolute weights at the longest interval, anchored and recursive."""
-    arena = s.arena(s.intervals[-1], axis)
-    return (
-        noise_gain(closed_rows(CLOSED[label], arena)),
-        noise_gain(closed_rows(CLOSED[label], arena, "recursive")),
-    )
+    solver, setup = CLOSED[label], s.setup(s.intervals[-1], axis)
+    return noise_gain(closed_rows(solver, setup)), noise_gain(closed_rows(solver, setup, "recursive"))
 
 
-def _table(s: Ground, axis: str, cells: Cells, noise: Noise) -> Table:
+def _table(s: Dataset, axis: str, cells: Cells, noise: Noise) -> Table:
     rows = tuple(row(label, *map(told, ratios), *noise[label]) for label, ratios in cells.items())
     caption = (
         f"Held-out cost of recursive over anchored use on the {axis} axis, with 95 % interval over prompts; and the "
         f"mean sum of absolute weights at N = {s.intervals[-1]}."
     )
-    return Table(caption, ("solver", *(f"N = {n}" for n in s.intervals), "anchored noise", "recursive noise"), rows)
+    return Table(caption, ("solver", *s.head, "anchored noise", "recursive noise"), rows)
 
 
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
@@ -78,7 +73,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
             "Recursive one-step use costs more than anchored use at the longest interval (on every axis, every solver "
             "whose uses differ).",
             lambda: (
-                decide([above(ratios[-1], 1) for of in cells.values() for ratios in of.values()]),
+                all_above((ratios[-1] for of in cells.values() for ratios in of.values()), 1),
                 f"at N = {longest}, "
                 + "; ".join(_evidence(axis, of, noise[axis]) for axis, of in cells.items())
                 + ". Where the sum is smaller, the recursion reaches less far than the anchored forecast and is less "

@@ -5,25 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from hyca_calib.replay import Multistep
-from studies.paper.chapter import Claim, Table
+from studies.paper.chapter import Claim, Part, Table
 from studies.paper.effects import Ratio, quantiles
+from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, closed_rows, noise_gain
 from studies.paper.formulas.fitting import USUAL, tap_costs, tap_rows
-from studies.paper.formulas.ground import CLOSED, WAYS, Ground, Use, closed_rows, noise_gain
 from studies.paper.formulas.pool import twins
-from studies.paper.groups.arena import TINY
-from studies.paper.groups.subject import Part, told
-from studies.paper.ruling import above, decide, ruled
-
-__all__ = ["claims", "noise", "rank_correlation"]
-
-Array = NDArray[np.float64]
+from studies.paper.replay_setup import TINY, Array
+from studies.paper.ruling import all_above, listed, ruled, told
 
 
-def noise(s: Ground) -> Part:
+def noise(s: Dataset) -> Part:
     """Rank correlation over closed forms of noise gain and cost, by interval, axis and use."""
     labels = [names[0] for names in twins(s) if names[0] in CLOSED]
     found: dict[tuple[str, str], list[Ratio]] = {
@@ -36,7 +30,7 @@ def noise(s: Ground) -> Part:
         "fitted": taps,
         "intervals": list(s.intervals),
     }
-    return Part((), (_table(s, found, len(labels)),), numbers)
+    return Part((_table(s, found, len(labels)),), numbers)
 
 
 def rank_correlation(one: Array, other: Array) -> Array:
@@ -46,17 +40,17 @@ def rank_correlation(one: Array, other: Array) -> Array:
     return np.asarray((a * b).sum(-1) / np.sqrt(np.maximum((a**2).sum(-1) * (b**2).sum(-1), TINY)))
 
 
-def _correlation(s: Ground, labels: list[str], interval: int, axis: str, way: Multistep) -> Ratio:
+def _correlation(s: Dataset, labels: list[str], interval: int, axis: str, way: Multistep) -> Ratio:
     """With 95 % bootstrap interval over the solvers."""
-    arena, i = s.arena(interval, axis), s.intervals.index(interval)
-    gains = np.array([noise_gain(closed_rows(CLOSED[label], arena, way)) for label in labels])
+    setup, i = s.setup(interval, axis), s.intervals.index(interval)
+    gains = np.array([noise_gain(closed_rows(CLOSED[label], setup, way)) for label in labels])
     costs = np.array([s.costs[Use(label, axis, way)][i].sum() for label in labels])
     draws = np.random.default_rng(s.seed).integers(0, len(labels), (2000, len(labels)))
     low, high = quantiles(rank_correlation(gains[draws], costs[draws]), len(labels))
     return float(rank_correlation(gains, costs)), low, high
 
 
-def _taps(s: Ground) -> dict[str, list[float]]:
+def _taps(s: Dataset) -> dict[str, list[float]]:
     """Of one row of fitted taps at the longest interval, by ridge: sum of absolute weights, and cost over hold."""
     hold = s.costs[Use("hold", s.axes[0])][-1].sum()
     return {
@@ -68,13 +62,13 @@ def _taps(s: Ground) -> dict[str, list[float]]:
     }
 
 
-def _table(s: Ground, found: dict[tuple[str, str], list[Ratio]], count: int) -> Table:
+def _table(s: Dataset, found: dict[tuple[str, str], list[Ratio]], count: int) -> Table:
     rows = tuple((axis, way, *map(told, ratios)) for (axis, way), ratios in found.items())
     caption = (
         f"Rank correlation over {count} different closed forms between the mean sum of absolute weights on the "
         "schedule and the held-out cost, with 95 % bootstrap interval over the solvers."
     )
-    return Table(caption, ("axis", "use", *(f"N = {n}" for n in s.intervals)), rows)
+    return Table(caption, ("axis", "use", *s.head), rows)
 
 
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
@@ -85,10 +79,9 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
             "A large sum of absolute weights foretells a high cost on long gaps (rank correlation above 0, interval "
             "and all, in the longer half of the intervals, on every axis and in either use).",
             lambda: (
-                decide([above(ratio) for ratios in cells.values() for ratio in ratios[len(intervals) // 2 :]]),
-                f"at N = {intervals[-1]} "
-                + "; ".join(f"{name} {told(ratios[-1])}" for name, ratios in cells.items())
-                + "; one row of fitted taps "
+                all_above(ratio for ratios in cells.values() for ratio in ratios[len(intervals) // 2 :]),
+                f"at N = {intervals[-1]} {listed({n: of[-1] for n, of in cells.items()}, between='; ')}; one row of "
+                "fitted taps "
                 + ", ".join(
                     f"at ridge {ridge} has sum {gain:.1f} and costs {cost:.3f} of hold"
                     for ridge, (gain, cost) in found["fitted"].items()

@@ -10,13 +10,10 @@ import numpy as np
 
 from hyca_calib.solver_table import ALL_SOLVERS, SolverFacts, facts_of
 from hyca_runtime.solvers import ClosedFormSolver, FoCa, Hermite, Newton, Taylor
-from studies.paper.chapter import Claim, Table, Verdict
+from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, logarithm
-from studies.paper.formulas.ground import Ground, Use, closed_rows
-from studies.paper.groups.subject import Part, told
-from studies.paper.ruling import above, all_of, below, decide, ruled
-
-__all__ = ["best_orders", "claims", "pool", "twins"]
+from studies.paper.formulas.dataset import Dataset, Use, closed_rows
+from studies.paper.ruling import above, all_below, all_of, below, decide, ruled, told
 
 NEWTON = ("hold", *(f"newton order={order}" for order in range(1, 5)))
 
@@ -28,7 +25,7 @@ RIVALS: dict[str, tuple[Callable[[int], ClosedFormSolver], ClosedFormSolver]] = 
 """As published, by interval, and TaylorSeer of the same order."""
 
 
-def pool(s: Ground) -> Part:
+def pool(s: Dataset) -> Part:
     """Facts and held-out costs of every solver; its best axis; the best order."""
     facts = [facts_of(solver) for solver in ALL_SOLVERS]
     hold = s.costs[Use("hold", s.axes[0])]
@@ -47,16 +44,16 @@ def pool(s: Ground) -> Part:
         "best_closed": {name: [[*use, *found] for use, found in cells] for name, cells in best.items()},
     }
     tables = (_table(s, facts, relative, moved), _best_table(s, best))
-    return Part((_text(s),), tables, numbers)
+    return Part(tables, numbers, (_text(s),))
 
 
-def best_orders(s: Ground, axis: str) -> list[int]:
+def best_orders(s: Dataset, axis: str) -> list[int]:
     """The order of Newton's extrapolation, 0 for hold, that costs least on the fit prompts at each interval."""
     totals = np.stack([s.fit_costs[Use(label, axis)] for label in NEWTON])
     return [int(order) for order in totals.argmin(0)]
 
 
-def twins(s: Ground) -> list[list[str]]:
+def twins(s: Dataset) -> list[list[str]]:
     """Anchored closed forms by what they cost on all axes; those that cost the same are one formula here."""
     alike: dict[tuple[float, ...], list[str]] = {}
     for label in dict.fromkeys(use.solver for use in s.costs):
@@ -65,13 +62,16 @@ def twins(s: Ground) -> list[list[str]]:
     return list(alike.values())
 
 
-def _moved(s: Ground, label: str, axis: str) -> Ratio:
+def _moved(s: Dataset, label: str, axis: str) -> Ratio:
     """Cost on an axis over that on the papers', mean over intervals."""
     return s.over(s.costs[Use(label, axis)], s.costs[Use(label, s.axes[0])])
 
 
 def _table(
-    s: Ground, facts: list[SolverFacts], relative: dict[str, dict[str, list[Ratio]]], moved: dict[str, dict[str, Ratio]]
+    s: Dataset,
+    facts: list[SolverFacts],
+    relative: dict[str, dict[str, list[Ratio]]],
+    moved: dict[str, dict[str, Ratio]],
 ) -> Table:
     rows = []
     for f in facts:
@@ -80,7 +80,7 @@ def _table(
         costs = [" / ".join(f"{relative[axis][f.label][i][0]:.3f}" for axis in s.axes) for i in range(len(s.intervals))]
         shifts = [told(moved[axis][f.label]) if f.label in moved[axis] else "-" for axis in moved]
         rows.append((f.label, str(f.depth), f"{f.order:.1f}", noise, cold, *costs, *shifts))
-    head = ("solver", "features", "order", "noise at 1 / 4", "cold", *(f"N = {n}" for n in s.intervals))
+    head = ("solver", "features", "order", "noise at 1 / 4", "cold", *s.head)
     caption = (
         "Measured facts (order of the error in the gap; sum of absolute weights 1 and 4 gaps ahead; order with one, "
         "two ... features) and held-out replay cost over that of hold, one row of weights for all channels, three "
@@ -90,7 +90,7 @@ def _table(
     return Table(caption, head + tuple(f"{axis} over {s.axes[0]}" for axis in moved), tuple(rows))
 
 
-def _best_table(s: Ground, best: dict[str, list[tuple[Use, Ratio]]]) -> Table:
+def _best_table(s: Dataset, best: dict[str, list[tuple[Use, Ratio]]]) -> Table:
     rows = tuple(
         (f"N = {n}", name, use.solver, use.axis, use.multistep, told(cost))
         for i, n in enumerate(s.intervals)
@@ -119,7 +119,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
         ruled(
             f"HiCache and FoCa forecast better than TaylorSeer of the same order (at every interval, {first} axis).",
             lambda: (
-                decide([below(ratio, 1) for ratios in found["published_over_taylor"].values() for ratio in ratios]),
+                all_below((ratio for ratios in found["published_over_taylor"].values() for ratio in ratios), 1),
                 "; ".join(
                     f"{name} {', '.join(f'{ratio[0]:.2f}' for ratio in ratios)}"
                     for name, ratios in found["published_over_taylor"].items()
@@ -145,7 +145,7 @@ def _axis(moved: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
     return decide(met), "; ".join(evidence) + "."
 
 
-def _turns(s: Ground) -> dict[str, dict[str, Any]]:
+def _turns(s: Dataset) -> dict[str, dict[str, Any]]:
     """Orders chosen on the fit prompts, and what exchanging them at either end costs on the held-out ones."""
     found: dict[str, dict[str, Any]] = {}
     for axis in s.axes:
@@ -176,18 +176,18 @@ def _falls(turns: dict[str, dict[str, Any]], intervals: list[int]) -> tuple[Verd
     )
 
 
-def _published(s: Ground) -> dict[str, list[Ratio]]:
-    arenas = [s.arena(n) for n in s.intervals]
+def _published(s: Dataset) -> dict[str, list[Ratio]]:
+    setups = [s.setup(n) for n in s.intervals]
     return {
         name: s.ratios(
-            s.judge(s.one, [closed_rows(mine(n), a) for n, a in zip(s.intervals, arenas, strict=True)]),
-            s.judge(s.one, [closed_rows(theirs, a) for a in arenas]),
+            s.judge(s.one, [closed_rows(mine(n), a) for n, a in zip(s.intervals, setups, strict=True)]),
+            s.judge(s.one, [closed_rows(theirs, a) for a in setups]),
         )
         for name, (mine, theirs) in RIVALS.items()
     }
 
 
-def _text(s: Ground) -> str:
+def _text(s: Dataset) -> str:
     prompts = s.one.judged.shape[0]
     same = [axis for axis in s.times if axis not in s.axes]
     alike = [" = ".join(names) for names in twins(s) if len(names) > 1]

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyca_calib.replay import grouped
-from studies.paper.chapter import Claim, Table, Verdict
+from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio
-from studies.paper.groups.arena import Arena
-from studies.paper.groups.subject import HORIZON, USUAL, Part, Subject, members, row, told
-from studies.paper.ruling import below, decide, ruled
-
-__all__ = ["DESCENT", "choice", "claims", "descend", "hybrid_cost", "random_labels"]
-
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
+from studies.paper.groups.subject import HORIZON, USUAL, Subject, members
+from studies.paper.replay_setup import Array, Labels, ReplaySetup
+from studies.paper.ruling import (
+    all_below,
+    below,
+    decide,
+    listed,
+    ruled,
+    told,
+)
 
 DESCENT = "cost descent"
 DRAWS = 5
@@ -34,13 +35,13 @@ def choice(s: Subject) -> Part:
         "closed_forms": closed,
         "counts": list(s.counts),
         "fitted_per_channel": float(own.mean()),
-        **_contests(s, per_prompt, own),
+        **_compared(s, per_prompt, own),
     }
     tables = (_table(s, taps, float(own.mean())), _closed_table(s, closed))
-    return Part((), tables, numbers)
+    return Part(tables, numbers)
 
 
-def descend(arena: Arena, gram: Array, gain: Array, labels: Labels, ridge: float, rounds: int = 30) -> Labels:
+def descend(setup: ReplaySetup, gram: Array, gain: Array, labels: Labels, ridge: float, rounds: int = 30) -> Labels:
     """Move each channel to the group whose taps cost it least, refit, repeat: clustering on the cost itself.
 
     Args:
@@ -48,8 +49,8 @@ def descend(arena: Arena, gram: Array, gain: Array, labels: Labels, ridge: float
         labels: where to start; groups may die out.
     """
     for _ in range(rounds):
-        rows = arena.fit(grouped(gram, gain, members(labels)), ridge)
-        costs = [arena.cost(gram, [taps[g : g + 1] for taps in rows]) for g in range(len(rows[0]))]
+        rows = setup.fit(grouped(gram, gain, members(labels)), ridge)
+        costs = [setup.cost(gram, [taps[g : g + 1] for taps in rows]) for g in range(len(rows[0]))]
         better = np.stack(costs).argmin(0)
         if (better == np.unique(labels, return_inverse=True)[1]).all():
             break
@@ -94,32 +95,30 @@ def _fitted(s: Subject) -> tuple[dict[str, list[float]], dict[str, list[Array]]]
 
 def _closed(s: Subject) -> dict[str, list[float]]:
     """Mean held-out cost of the best closed form per group, by descriptors, k-means; the last is per channel."""
-    fit = s.searched.closed_costs(s.recorded.fit).sum(1) * s.gain
-    judged = s.searched.closed_costs(s.recorded.judged).sum(1) * s.gain
-    found = {}
+    costs, found = s.closed_costs(s.searched), {}
     for descriptors in s.descriptor_sets:
         labels = [*(s.labels(descriptors, k) for k in s.counts), np.arange(s.channels)]
-        found[descriptors] = [float(hybrid_cost(fit, judged, of).mean()) for of in labels]
+        found[descriptors] = [float(hybrid_cost(*costs, of).mean()) for of in labels]
     return found
 
 
 def _table(s: Subject, taps: dict[str, list[float]], own: float) -> Table:
-    rows = tuple(row(name, *(cost / own for cost in costs)) for name, costs in taps.items())
     caption = (
         "Held-out cost of fitted taps shared by groups, relative to taps per channel "
         f"(which cost {own:.4g}), by number of groups."
     )
-    return Table(caption, ("grouping", *map(str, s.counts)), rows)
+    cells = {name: [cost / own for cost in costs] for name, costs in taps.items()}
+    return Table.of(caption, ("grouping", *map(str, s.counts)), cells)
 
 
 def _closed_table(s: Subject, closed: dict[str, list[float]]) -> Table:
     best = closed[USUAL][0]
-    rows = tuple(row(name, *(cost / best for cost in costs)) for name, costs in closed.items())
+    cells = {name: [cost / best for cost in costs] for name, costs in closed.items()}
     caption = f"The best closed form per group instead, relative to one closed form for all ({best:.4g})."
-    return Table(caption, ("descriptors (k-means)", *map(str, s.counts), "per channel"), rows)
+    return Table.of(caption, ("descriptors (k-means)", *map(str, s.counts), "per channel"), cells)
 
 
-def _contests(s: Subject, per_prompt: dict[str, list[Array]], own: Array) -> dict[str, Any]:
+def _compared(s: Subject, per_prompt: dict[str, list[Array]], own: Array) -> dict[str, Any]:
     """Cost ratios that the claims are about, all with k-means."""
     horizon = per_prompt[_way(HORIZON)]
     others = [descriptors for descriptors in s.descriptor_sets if descriptors != HORIZON]
@@ -156,7 +155,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
 def _beats_every_other(cells: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
     nearest = {k: max(of.items(), key=lambda item: item[1][0]) for k, of in cells.items()}
     return (
-        decide([below(ratio, 1) for of in cells.values() for ratio in of.values()]),
+        all_below((ratio for of in cells.values() for ratio in of.values()), 1),
         "cost over the best other: "
         + ", ".join(f"{k} groups {told(ratio)} ({name})" for k, (name, ratio) in nearest.items())
         + ".",
@@ -165,7 +164,5 @@ def _beats_every_other(cells: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str
 
 def _enough(cells: dict[str, Ratio]) -> tuple[Verdict, str]:
     handful = max((int(k) for k in cells if int(k) <= HANDFUL), default=0)
-    return (
-        decide([below(cells[str(handful)], 1 + DEAR)]),
-        "cost over taps per channel: " + ", ".join(f"{told(ratio)} at {k}" for k, ratio in cells.items()) + ".",
-    )
+    verdict = decide([below(cells[str(handful)], 1 + DEAR)])
+    return verdict, f"cost over taps per channel: {listed(cells, '{1} at {0}')}."

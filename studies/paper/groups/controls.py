@@ -7,21 +7,22 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyca_calib.clusters.stability import agreement, labels_by, summary
 from hyca_calib.replay import grouped
-from studies.paper.chapter import Claim, Table, Verdict
+from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, quantiles
-from studies.paper.groups.arena import Rows, by_label
 from studies.paper.groups.choice import DRAWS, random_labels
-from studies.paper.groups.subject import HORIZON, USUAL, Part, Subject, describe, members, row, told
-from studies.paper.ruling import below, decide, ruled, shared_level
+from studies.paper.groups.subject import HORIZON, USUAL, Subject, describe, members, row
+from studies.paper.replay_setup import Array, Labels, Rows, by_label
+from studies.paper.ruling import (
+    below,
+    decide,
+    ruled,
+    shared_level,
+    told,
+)
 
-__all__ = ["Outcome", "claims", "controls", "token_outcome"]
-
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
 Outcome = tuple[Array, Array]
 """Held-out replay cost and relative forecast error of each judged prompt, ``(prompt,)``."""
 
@@ -49,10 +50,10 @@ def controls(s: Subject) -> Part:
             k: _half_the_agreement(tokens, labelings["channels"][k], s.seed)
             for k, tokens in labelings["tokens"].items()
         },
-        "contests": _contests(s, found),
+        "contests": _compared(s, found),
     }
     tables = (_table(found, limits), _lasting_table(lasting))
-    return Part((_text(),), tables, numbers)
+    return Part(tables, numbers, (_text(),))
 
 
 def token_outcome(s: Subject, labels: Labels) -> Outcome:
@@ -164,7 +165,7 @@ def _lasting_table(lasting: dict[str, dict[str, dict[str, float]]]) -> Table:
     return Table(caption, ("assigned", *next(iter(lasting.values()))), rows)
 
 
-def _contests(s: Subject, found: dict[int, dict[str, Outcome]]) -> dict[str, dict[str, dict[str, list[float]]]]:
+def _compared(s: Subject, found: dict[int, dict[str, Outcome]]) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Cost of groups of dimensions over that of each rival, by number of groups."""
     return {
         name: {

@@ -6,21 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyca_calib.features import descriptors
 from hyca_calib.replay import forecast_error, rows_of
 from hyca_calib.search.candidate import POOL
 from hyca_calib.solver_table import solver_label
-from studies.paper.chapter import Claim, Table, Verdict
+from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, quantiles
-from studies.paper.groups.arena import Arena
-from studies.paper.groups.subject import Part, Subject, row, told
-from studies.paper.ruling import above, below, decide, ruled
-
-__all__ = ["best_shares", "choices", "claims", "heterogeneity", "one_step_errors"]
-
-Array = NDArray[np.float64]
+from studies.paper.groups.subject import Subject, row
+from studies.paper.replay_setup import Array, ReplaySetup
+from studies.paper.ruling import (
+    above,
+    all_below,
+    below,
+    decide,
+    ruled,
+    told,
+)
 
 READINGS: dict[str, Callable[[Array], Array]] = {
     "energy, decades": lambda gram: descriptors.energy(gram)[:, 0] / np.log(10),
@@ -47,25 +49,22 @@ def heterogeneity(s: Subject) -> Part:
     spread, shared = _spread(s)
     shares, share_table = _solvers(s)
     saved, saving_table = _savings(s)
-    return Part(
-        (_text(s),),
-        (spread, share_table, saving_table),
-        {
-            "variance_between_channels": shared,
-            "median_between_channels": _median_share(s),
-            "best_shares": shares,
-            "choices": saved,
-            "ridge": s.ridge,
-        },
-    )
+    numbers = {
+        "variance_between_channels": shared,
+        "median_between_channels": _median_share(s),
+        "best_shares": shares,
+        "choices": saved,
+        "ridge": s.ridge,
+    }
+    return Part((spread, share_table, saving_table), numbers, (_text(s),))
 
 
-def one_step_errors(arena: Arena, gram: Array, targets: range) -> Array:
+def one_step_errors(setup: ReplaySetup, gram: Array, targets: range) -> Array:
     """Squared error ``(solver, target, ...)`` of every closed form, the steps just before all computed."""
     found = []
     for solver in POOL:
         histories = [tuple(range(t - 1, max(-1, t - 1 - solver.depth), -1)) for t in targets]
-        rows = [rows_of(solver, arena.times, h, [t])[:, 0] for h, t in zip(histories, targets, strict=True)]
+        rows = [rows_of(solver, setup.times, h, [t])[:, 0] for h, t in zip(histories, targets, strict=True)]
         found.append([forecast_error(gram, row, h, t) for row, h, t in zip(rows, histories, targets, strict=True)])
     return np.asarray(found)
 
@@ -76,17 +75,17 @@ def best_shares(costs: Array) -> dict[str, float]:
     return dict(zip(LABELS, counts.tolist(), strict=True))
 
 
-def choices(s: Subject, arena: Arena) -> dict[str, Array]:
+def choices(s: Subject, setup: ReplaySetup) -> dict[str, Array]:
     """Held-out cost ``(prompt,)`` of ever finer choices, each made on the fit prompts."""
-    fit = arena.closed_costs(s.recorded.fit) * s.gain  # (solver, gap, channel)
-    judged = np.moveaxis(arena.closed_costs(s.recorded.judged) * s.gain, 2, 0)  # (prompt, solver, gap, channel)
+    fit = setup.closed_costs(s.recorded.fit) * s.gain  # (solver, gap, channel)
+    judged = np.moveaxis(setup.closed_costs(s.recorded.judged) * s.gain, 2, 0)  # (prompt, solver, gap, channel)
     gap, channel = np.indices(fit.shape[1:])
 
     def of(solver: Array | np.intp) -> Array:
         return np.asarray(judged[:, np.broadcast_to(solver, gap.shape), gap, channel].sum((1, 2)))
 
     def taps(gram: Array) -> Array:
-        return np.asarray(arena.cost(s.recorded.judged, arena.fit(gram, s.ridge)) @ s.gain)
+        return np.asarray(setup.cost(s.recorded.judged, setup.fit(gram, s.ridge)) @ s.gain)
 
     return {
         "one closed form": of(fit.sum((1, 2)).argmin()),
@@ -98,9 +97,9 @@ def choices(s: Subject, arena: Arena) -> dict[str, Array]:
     }
 
 
-def _error_choice(s: Subject, arena: Arena) -> list[float]:
+def _error_choice(s: Subject, setup: ReplaySetup) -> list[float]:
     """Held-out plain squared error of one closed form per channel over one for all, with interval."""
-    fit, judged = arena.closed_errors(s.recorded.fit), arena.closed_errors(s.recorded.judged)
+    fit, judged = setup.closed_errors(s.recorded.fit), setup.closed_errors(s.recorded.judged)
     own = judged[fit.argmin(0), :, np.arange(s.channels)].sum(0)
     return list(s.ratio(own, judged[int(fit.sum(1).argmin())].sum(1)))
 
@@ -113,12 +112,11 @@ def _spread(s: Subject) -> tuple[Table, dict[str, float]]:
         low, middle, high = np.quantile(reading(s.recorded.fit), (0.05, 0.5, 0.95))
         rows.append((name, float(low), float(middle), float(high), shared[name]))
     head = ("descriptor", "5 % of channels below", "median", "95 % below", "variance that is between channels")
-    return Table(
+    caption = (
         "How channels move along the full run. The last column: of the variance over channels and single "
-        "prompts, the share that is between channels and stays from prompt to prompt.",
-        head,
-        tuple(rows),
-    ), shared
+        "prompts, the share that is between channels and stays from prompt to prompt."
+    )
+    return Table(caption, head, tuple(rows)), shared
 
 
 def _share(single: Array) -> float:
@@ -161,21 +159,22 @@ def _solvers(s: Subject) -> tuple[dict[str, dict[str, float]], Table]:
 
 
 def _savings(s: Subject) -> tuple[dict[str, dict[str, list[float]]], Table]:
-    found = {name: choices(s, arena) for name, arena in (("searched", s.searched), ("published", s.published))}
+    setups = {"searched": s.searched, "published": s.published}
+    found = {name: choices(s, setup) for name, setup in setups.items()}
     left = {
         name: {choice: list(s.ratio(cost, costs["one closed form"])) for choice, cost in costs.items()}
         for name, costs in found.items()
     }
-    for name, arena in (("searched", s.searched), ("published", s.published)):
+    for name, setup in setups.items():
         costs = found[name]
-        left[name][PLAIN] = _error_choice(s, arena)
+        left[name][PLAIN] = _error_choice(s, setup)
         one, own = costs["fitted taps, one set"], costs["fitted taps per channel"]
         left[name][OWN_TAPS] = list(s.ratio(own, one))
         gap, channel = costs["one closed form per gap"], costs["one closed form per channel"]
         left[name][GAP_OVER_OWN] = list(s.ratio(gap, channel))
-    rows = tuple((choice, *(told(left[name][choice]) for name in found)) for choice in left["searched"])
+    cells = {choice: [told(left[name][choice]) for name in found] for choice in left["searched"]}
     caption = "Held-out replay cost relative to one closed form for all, with 95 % intervals over prompts."
-    return left, Table(caption, ("choice", "searched schedule", "published rule"), rows)
+    return left, Table.of(caption, ("choice", "searched schedule", "published rule"), cells)
 
 
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
@@ -195,7 +194,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
             "Different dimensions want different solvers (choosing a closed form per channel saves at least 10 %, on "
             "each schedule, in replay cost and in plain squared error).",
             lambda: (
-                decide([below(of[name], WORTH) for name in names for of in (own, plain)]),
+                all_below((of[name] for name in names for of in (own, plain)), WORTH),
                 "; ".join(
                     f"{name}: {most[name][0]} is best for {most[name][1]:.0%} of channels, choosing per channel leaves "
                     f"{told(own[name])} of the cost, {told(plain[name])} of the plain squared error"
@@ -208,7 +207,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
             "The best solver changes along the run more than across channels (choosing per gap saves more than "
             "choosing per channel, on each schedule).",
             lambda: (
-                decide([below(left[name][GAP_OVER_OWN], 1) for name in names]),
+                all_below((left[name][GAP_OVER_OWN] for name in names), 1),
                 "; ".join(
                     f"{n}: per gap leaves {told(gap[n])}, per channel {told(own[n])}, one over the other "
                     f"{told(left[n][GAP_OVER_OWN])}"

@@ -9,18 +9,20 @@ from numpy.typing import NDArray
 
 from hyca_calib.metrics import interval
 from hyca_calib.search.candidate import POOL
-from studies.paper.chapter import Claim, Table, Verdict
+from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio
-from studies.paper.groups.arena import Arena
 from studies.paper.groups.choice import hybrid_cost
 from studies.paper.groups.heterogeneity import LABELS, one_step_errors
-from studies.paper.groups.subject import USUAL, Part, Subject, members, told
-from studies.paper.ruling import any_of, below, decide, ruled, shared_level
-
-__all__ = ["claims", "cost_of_choice", "hybrid"]
-
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
+from studies.paper.groups.subject import USUAL, Subject, members
+from studies.paper.replay_setup import Array, Labels, ReplaySetup
+from studies.paper.ruling import (
+    any_of,
+    below,
+    decide,
+    ruled,
+    shared_level,
+    told,
+)
 
 GOOD = 1.05
 WORTH = 0.99
@@ -36,19 +38,19 @@ EARLY, ONE_PROMPT = "one step of one prompt, early", "at the horizons, one promp
 def hybrid(s: Subject) -> Part:
     """Held-out costs of mixtures on both schedules, chosen at the horizons or one step ahead."""
     schedules = {"searched": s.searched, "published": s.published}
-    tables = {name: _weighted(s, arena) for name, arena in schedules.items()}
+    tables = {name: s.closed_costs(setup) for name, setup in schedules.items()}
     tables |= {
-        f"{name}, squared error": (arena.closed_errors(s.recorded.fit), arena.closed_errors(s.recorded.judged))
-        for name, arena in schedules.items()
+        f"{name}, squared error": (setup.closed_errors(s.recorded.fit), setup.closed_errors(s.recorded.judged))
+        for name, setup in schedules.items()
     }
     mixtures = {name: _mixtures(s, *costs) for name, costs in tables.items()}
-    choosing = {name: _choosing(s, arena) for name, arena in schedules.items()}
+    choosing = {name: _choosing(s, setup) for name, setup in schedules.items()}
     numbers = {
         "hybrid_over_best_single": {n: {k: list(v) for k, v in m.items()} for n, m in mixtures.items()},
         "corrected": {name: _corrected(s, *costs) for name, costs in tables.items()},
         "one_step_over_horizon": choosing,
     }
-    return Part((), (_mixture_table(mixtures), _choice_table(choosing)), numbers)
+    return Part((_mixture_table(mixtures), _choice_table(choosing)), numbers)
 
 
 def cost_of_choice(chosen: NDArray[np.int64], judged: Array, groups: list[Labels]) -> Array:
@@ -56,12 +58,6 @@ def cost_of_choice(chosen: NDArray[np.int64], judged: Array, groups: list[Labels
     return np.asarray(
         np.sum([judged[solver][:, group].sum(1) for solver, group in zip(chosen, groups, strict=True)], axis=0)
     )
-
-
-def _weighted(s: Subject, arena: Arena) -> tuple[Array, Array]:
-    """Costs of closed forms on fit ``(solver, channel)`` and judged prompts ``(solver, prompt, channel)``."""
-    fit = arena.closed_costs(s.recorded.fit).sum(1) * s.gain
-    return fit, arena.closed_costs(s.recorded.judged).sum(1) * s.gain
 
 
 def _mixtures(s: Subject, fit: Array, judged: Array) -> dict[str, tuple[float, float, float]]:
@@ -83,14 +79,14 @@ def _corrected(s: Subject, fit: Array, judged: Array) -> dict[str, Ratio]:
     }
 
 
-def _choosing(s: Subject, arena: Arena) -> dict[str, dict[str, Any]]:
+def _choosing(s: Subject, setup: ReplaySetup) -> dict[str, dict[str, Any]]:
     """Cost of other ways to choose over choosing at the schedule's horizons on all fit prompts."""
     groups = members(s.labels(USUAL, max(s.few_counts)))
-    fit, judged = _weighted(s, arena)
+    fit, judged = s.closed_costs(setup)
     found: dict[str, dict[str, Any]] = {}
     for pool, allowed in POOLS.items():
         reference = cost_of_choice(_pick(fit, groups, allowed), judged, groups).sum()
-        for way, tables in _grounds(s, arena).items():
+        for way, tables in _bases(s, setup).items():
             costs = [cost_of_choice(_pick(table, groups, allowed), judged, groups).sum() for table in tables]
             ratios = np.array(costs) / reference
             found[f"{way}; {pool}"] = {
@@ -103,20 +99,20 @@ def _choosing(s: Subject, arena: Arena) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _grounds(s: Subject, arena: Arena) -> dict[str, list[Array]]:
+def _bases(s: Subject, setup: ReplaySetup) -> dict[str, list[Array]]:
     """What a choice may be based on: tables ``(solver, channel)``, one for each prompt that chooses."""
     steps = s.schedule.num_steps
     first = min(max(solver.depth for solver in POOL), steps - 1)
     prompts = s.recorded.prompts[:PROBED]
     probes = {EARLY: first, "one step of one prompt, middle": steps // 2, "one step of one prompt, late": steps - 2}
     found = {
-        name: [one_step_errors(arena, gram, range(max(first, step), max(first, step) + 1))[:, 0] for gram in prompts]
+        name: [one_step_errors(setup, gram, range(max(first, step), max(first, step) + 1))[:, 0] for gram in prompts]
         for name, step in probes.items()
     }
     found["one step, mean over all steps and prompts"] = [
-        one_step_errors(arena, s.recorded.fit, range(first, steps)).sum(1)
+        one_step_errors(setup, s.recorded.fit, range(first, steps)).sum(1)
     ]
-    found[ONE_PROMPT] = [arena.closed_costs(gram).sum(1) * s.gain for gram in prompts]
+    found[ONE_PROMPT] = [setup.closed_costs(gram).sum(1) * s.gain for gram in prompts]
     return found
 
 
@@ -128,13 +124,13 @@ def _pick(costs: Array, groups: list[Labels], allowed: NDArray[np.int64]) -> NDA
 
 def _mixture_table(mixtures: dict[str, dict[str, tuple[float, float, float]]]) -> Table:
     names = next(iter(mixtures.values()))
-    rows = tuple((name, *(told(mixture[name]) for mixture in mixtures.values())) for name in names)
+    cells = {name: [told(mixture[name]) for mixture in mixtures.values()] for name in names}
     caption = (
         f"Best of {len(LABELS)} closed forms per group (k-means, {USUAL}) over the best single one, both chosen on the "
         "fit prompts: held-out ratio with 95 % interval over prompts, of the replay cost and of the plain squared "
         "feature error, by which HyCa chooses."
     )
-    return Table(caption, ("groups", *mixtures), rows)
+    return Table.of(caption, ("groups", *mixtures), cells)
 
 
 def _choice_table(choosing: dict[str, dict[str, dict[str, Any]]]) -> Table:

@@ -9,16 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.replay import grouped
-from studies.paper.chapter import Claim, Table, Verdict
+from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, swing
-from studies.paper.groups.arena import TINY
-from studies.paper.groups.stored import FEW_TOKENS
-from studies.paper.groups.subject import RIDGES, USUAL, Part, Subject, members, row, told
-from studies.paper.ruling import any_of, below, decide, ruled, shared_level
-
-__all__ = ["DRAWN", "GROUP", "POOLED", "claims", "pooled", "regimes", "shrinkage"]
-
-Array = NDArray[np.float64]
+from studies.paper.groups.subject import RIDGES, USUAL, Subject, members, row
+from studies.paper.replay_setup import TINY, Array
+from studies.paper.ruling import (
+    all_below,
+    any_of,
+    below,
+    decide,
+    listed,
+    ruled,
+    shared_level,
+    told,
+)
+from studies.paper.stored import FEW_TOKENS
 
 GROUP, DRAWN, FREE = "group taps", "per channel, drawn to the group", "per channel, free"
 POOLED = "per channel, group's data added"
@@ -34,8 +39,8 @@ def shrinkage(s: Subject) -> Part:
     curves = {name: {kind: costs.mean(1).tolist() for kind, costs in of.items()} for name, of in found.items()}
     ridges = {name: _by_ridge(s, fits) for name, (_, fits) in regimes(s).items()}
     numbers = {"curves": curves, "ridges": ridges, "counts": list(s.counts), "ridge": s.usual_ridge}
-    numbers["contests"] = {name: _contests(s, of) for name, of in found.items()}
-    return Part((), (_table(s, curves), _ridge_table(ridges)), numbers)
+    numbers["contests"] = {name: _compared(s, of) for name, of in found.items()}
+    return Part((_table(s, curves), _ridge_table(ridges)), numbers)
 
 
 def regimes(s: Subject) -> dict[str, tuple[int, list[Array]]]:
@@ -103,7 +108,7 @@ def _by_ridge(s: Subject, fits: Sequence[Array]) -> dict[str, dict[str, float]]:
     return judged
 
 
-def _contests(s: Subject, curves: dict[str, Array]) -> dict[str, Any]:
+def _compared(s: Subject, curves: dict[str, Array]) -> dict[str, Any]:
     """Cost ratios that the claims are about, of one regime."""
     pure, drawn, mixed, free = (curves[name] for name in (GROUP, DRAWN, POOLED, FREE))
     usual = max(i for i, k in enumerate(s.counts) if k <= HANDFUL)
@@ -127,17 +132,18 @@ def _contests(s: Subject, curves: dict[str, Array]) -> dict[str, Any]:
 
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
     """Verdicts of the numbers of `shrinkage`."""
+
+    def at(key: str) -> dict[str, Any]:
+        return {name: cells[key] for name, cells in found["contests"].items()}
+
     return (
         ruled(
             "Drawn to their group's taps, channels no longer care how many groups there are (cost varies by at most "
             "5 % over all numbers).",
             lambda: (
-                decide([below(at["swing"], FLAT) for at in found["contests"].values()]),
+                all_below(at("swing").values(), FLAT),
                 "largest over smallest cost, drawn (surely at least, at most) / group taps: "
-                + ", ".join(
-                    f"{name} {told(at['swing'])} / {at['swing_of_groups']:.3f}"
-                    for name, at in found["contests"].items()
-                )
+                + ", ".join(f"{n} {told(swing)} / {at('swing_of_groups')[n]:.3f}" for n, swing in at("swing").items())
                 + ".",
             ),
         ),
@@ -145,38 +151,31 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
             "Hierarchical ridge is never worse than the better of its limits (within 2 % of every number of groups "
             "and of free taps, whatever the number of groups).",
             lambda: (
-                decide([below(at["over_limits"], CLOSE) for at in found["contests"].values()]),
-                "at worst (surely at least, at most) "
-                + ", ".join(f"{told(at['over_limits'])} ({name})" for name, at in found["contests"].items())
-                + ".",
+                all_below(at("over_limits").values(), CLOSE),
+                f"at worst (surely at least, at most) {listed(at('over_limits'), '{1} ({0})')}.",
             ),
         ),
         ruled(
             f"Adding the group's data is a better prior than drawing to its taps (with {HANDFUL} groups, however much "
             "is fitted on).",
             lambda: (
-                decide([below(at["added_over_drawn"], 1) for at in found["contests"].values()]),
-                "added over drawn: "
-                + ", ".join(f"{name} {told(at['added_over_drawn'])}" for name, at in found["contests"].items())
-                + ".",
+                all_below(at("added_over_drawn").values(), 1),
+                f"added over drawn: {listed(at('added_over_drawn'))}.",
             ),
         ),
         ruled(
             "Grouping protects from overfitting (some number of groups beats free taps per channel, corrected for the "
             "numbers tried; however much is fitted on).",
-            lambda: _protects({name: at["groups_over_free"] for name, at in found["contests"].items()}),
+            lambda: _protects(at("groups_over_free")),
         ),
     )
 
 
 def _protects(cells: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
     best = {name: min(ratios.items(), key=lambda item: item[1][0]) for name, ratios in cells.items()}
-    return (
-        decide([any_of([below(ratio, 1) for ratio in ratios.values()]) for ratios in cells.values()]),
-        "best group taps over free taps per channel: "
-        + ", ".join(f"{name} {told(ratio)} at {k}" for name, (k, ratio) in best.items())
-        + ".",
-    )
+    told_of = ", ".join(f"{name} {told(ratio)} at {k}" for name, (k, ratio) in best.items())
+    met = [any_of(below(ratio, 1) for ratio in ratios.values()) for ratios in cells.values()]
+    return decide(met), f"best group taps over free taps per channel: {told_of}."
 
 
 def _table(s: Subject, curves: dict[str, dict[str, list[float]]]) -> Table:

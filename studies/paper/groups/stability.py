@@ -1,4 +1,4 @@
-"""Are the groups the same for other prompts, seeds, steps and sites, and does it matter?"""
+"""Are the groups the same for other prompts, seeds and steps, and does it matter?"""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hyca_calib.clusters.stability import Agreement, agreement, labels_by, separation, summary
-from hyca_calib.features.descriptors import describe_channels
-from hyca_calib.search.problem import Problem
-from studies.paper.chapter import Claim, Table, Verdict
-from studies.paper.groups.subject import HORIZON, USUAL, Part, Subject, bare, describe, told
-from studies.paper.ruling import above, below, decide, ruled
-
-__all__ = ["DATA", "SOURCES", "cells_of", "claims", "measure", "site_stability", "stability"]
-
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
+from hyca_calib.clusters.stability import Agreement, labels_by, separation, summary
+from studies.paper.chapter import Claim, Part, Table, Verdict
+from studies.paper.groups.subject import HORIZON, USUAL, Subject, bare, describe
+from studies.paper.replay_setup import Array
+from studies.paper.ruling import (
+    above,
+    all_below,
+    decide,
+    listed,
+    ruled,
+)
 
 SOURCES = ("prompts", "sets", "windows", "splits", "restarts")
 """What changes between labelings: single prompts (each with its own seed); disjoint sets of prompts and
@@ -52,7 +51,7 @@ def stability(s: Subject) -> Part:
     }
     kmeans = {(d, k): cell for (d, clusterer, k), cell in found.items() if clusterer == "kmeans"}
     tables = (_table(kmeans), _by_clusterer(found), _moved_table(moved))
-    return Part((), tables, numbers)
+    return Part(tables, numbers)
 
 
 def cells_of(numbers: dict[str, Any]) -> dict[tuple[str, int], dict[str, Agreement]]:
@@ -84,28 +83,6 @@ def measure(s: Subject) -> dict[tuple[str, str, int], tuple[dict[str, Agreement]
     return found
 
 
-def site_stability(
-    problem: Problem,
-    num_blocks: int,
-    *,
-    descriptors: str = USUAL,
-    clusterer: str = "kmeans",
-    num_groups: int = 4,
-    seed: int = 0,
-) -> Array:
-    """Agreement of the blocks' assignments, ``(block, block)``.
-
-    Args:
-        problem: a trace of every block's residual; its channels are those of all blocks, one after another.
-        num_blocks: a block that returns two streams counts twice.
-    """
-    if problem.trace.num_channels % num_blocks:
-        raise ValueError(f"{problem.trace.num_channels} channels do not divide among {num_blocks} blocks")
-    blocks = np.split(problem.fit, num_blocks)
-    families = tuple(descriptors.split("+"))
-    return agreement([labels_by(clusterer, describe_channels(gram, families), num_groups, seed) for gram in blocks])
-
-
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
     """Verdicts of the numbers of `stability`: the paper's claim for k-means, and whether it matters."""
     cells, moved = cells_of(found), found["cost_of_groups_from_one_prompt"]
@@ -119,10 +96,8 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
             "Groups that move cost nothing (groups found on one prompt cost at most 2 % more than groups found on "
             "all, taps fitted on all in both cases).",
             lambda: (
-                decide([below(ratio, FREE) for ratio in moved.values()]),
-                "cost over that of groups found on all: "
-                + ", ".join(f"{k} groups {told(ratio)}" for k, ratio in moved.items())
-                + ".",
+                all_below(moved.values(), FREE),
+                f"cost over that of groups found on all: {listed(moved, '{} groups {}')}.",
             ),
         ),
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,29 +16,10 @@ from hyca_calib.search.candidate import Settings
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.tune import DESCRIPTOR_SETS, solve
 from hyca_runtime.schedule import Schedule
-from studies.paper.chapter import Context, Table
+from studies.paper.chapter import Context
 from studies.paper.effects import Ratio, over
-from studies.paper.groups.arena import Arena, Rows, by_label, horizon_taps
-from studies.paper.groups.stored import Recorded, read
-
-__all__ = [
-    "CLUSTERERS",
-    "HORIZON",
-    "RIDGES",
-    "USUAL",
-    "Part",
-    "Subject",
-    "bare",
-    "cross_validated",
-    "describe",
-    "members",
-    "row",
-    "subject",
-    "told",
-]
-
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
+from studies.paper.replay_setup import Array, Labels, ReplaySetup, Rows, by_label, horizon_taps
+from studies.paper.stored import Recorded, read
 
 HORIZON = "horizon taps"
 USUAL = "energy+dynamics"
@@ -48,15 +27,6 @@ CLUSTERERS = ("kmeans", "gaussian_mixture", "agglomerative")
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 SETS_OF_DESCRIPTORS = (*dict.fromkeys((*DESCRIPTOR_SETS, "spectrum", "energy+dynamics+spectrum")), HORIZON)
 BUDGET = "5x"
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one question adds to the chapter."""
-
-    text: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    numbers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,8 +46,8 @@ class Subject:
     gain: Array
     schedule: Schedule
     rule: Schedule
-    searched: Arena
-    published: Arena
+    searched: ReplaySetup
+    published: ReplaySetup
     ridge: float
     usual_ridge: float
     seed: int
@@ -125,6 +95,11 @@ class Subject:
         """Held-out cost of each judged prompt on the searched schedule, ``(prompt,)``."""
         return np.asarray(self.searched.cost(self.recorded.judged, rows) @ self.gain)
 
+    def closed_costs(self, setup: ReplaySetup) -> tuple[Array, Array]:
+        """Of closed forms on fit ``(solver, channel)`` and judged prompts ``(solver, prompt, channel)``, weighted."""
+        fit = setup.closed_costs(self.recorded.fit).sum(1) * self.gain
+        return fit, setup.closed_costs(self.recorded.judged).sum(1) * self.gain
+
     def ratio(self, one: Array, other: Array, level: float = 0.95) -> Ratio:
         """Total of one over total of other, with its bootstrap interval over prompts; both ``(judged sample,)``."""
         return over(one, other, self.seed, self.prompts, level)
@@ -137,7 +112,7 @@ def subject(context: Context) -> Subject:
     recorded = read(problem.trace, problem.channel_gain, context.seed, prompts=prompts, sets=4, most=most)
     schedule = solve(problem, settings, [Budget.parse(BUDGET)], context.seed)[0].schedule
     rule = _rule_like(schedule)
-    searched, published = (_arena(problem, plan, settings) for plan in (schedule, rule))
+    searched, published = (_setup(problem, plan, settings) for plan in (schedule, rule))
     ridge = cross_validated(searched, recorded.sets, problem.channel_gain)
     return Subject(
         recorded,
@@ -154,14 +129,14 @@ def subject(context: Context) -> Subject:
     )
 
 
-def describe(arena: Arena, name: str, gram: Array, ridge: float, window: slice | None = None) -> Array:
+def describe(setup: ReplaySetup, name: str, gram: Array, ridge: float, window: slice | None = None) -> Array:
     """Descriptors ``(channel, feature)`` by name, of a window of steps or of all.
 
     Raises:
         ValueError: the window predicts nothing, so it has no horizon taps.
     """
     if name == HORIZON:
-        inside = arena if window is None else arena.within(window)
+        inside = setup if window is None else setup.within(window)
         if not inside.gaps:
             raise ValueError(f"no gap starts in steps {window}")
         return horizon_taps(inside, gram, ridge)
@@ -179,31 +154,25 @@ def row(*cells: str | float) -> tuple[str | float, ...]:
     return cells
 
 
-def told(interval: Sequence[float]) -> str:
-    """``0.950 (0.930 to 0.970)``."""
-    mean, low, high = interval
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
-
-
 def bare(value: float) -> float | None:
     """A number for JSON, which knows no NaN."""
     return None if np.isnan(value) else float(value)
 
 
-def cross_validated(arena: Arena, sets: Array, gain: Array) -> float:
+def cross_validated(setup: ReplaySetup, sets: Array, gain: Array) -> float:
     """The ridge whose per-channel taps, fitted on all sets ``(set, channel, step, step)`` but one, err least on it."""
     if len(sets) < 2:
         return Settings().ridge
     rest = [np.delete(sets, i, axis=0).mean(0) for i in range(len(sets))]
     costs = {
-        ridge: sum(float(arena.cost(sets[i], arena.fit(rest[i], ridge)) @ gain) for i in range(len(sets)))
+        ridge: sum(float(setup.cost(sets[i], setup.fit(rest[i], ridge)) @ gain) for i in range(len(sets)))
         for ridge in RIDGES
     }
     return min(costs, key=lambda ridge: costs[ridge])
 
 
-def _arena(problem: Problem, schedule: Schedule, settings: Settings) -> Arena:
-    return Arena.of(schedule, problem.times(settings.axis), problem.step_weights, settings.depth)
+def _setup(problem: Problem, schedule: Schedule, settings: Settings) -> ReplaySetup:
+    return ReplaySetup.of(schedule, problem.times(settings.axis), problem.step_weights, settings.depth)
 
 
 def _rule_like(schedule: Schedule) -> Schedule:

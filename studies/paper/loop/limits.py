@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyca_calib.workload import Split
-from studies.paper.loop.bed import Bed
+from studies.paper.loop.refinement_setup import RefinementSetup
+from studies.paper.replay_setup import Array
 
-__all__ = ["reach"]
-
-Array = NDArray[np.float64]
 RANKS = (1, 8)
 RIDGES = (1e1, 1e2, 1e3, 1e4)
 TAP_RIDGE = 1e-6
 
 
-def reach(bed: Bed, target: int) -> dict[str, float]:
+def reach(setup: RefinementSetup, target: int) -> dict[str, float]:
     """Held-out squared error of a forecast of `target`, in dB below that of taps of depth 3 per channel.
 
     Fitted on the stored tokens of the fit split, judged on the select split. Mixing adds a linear map
     of all channels of the history, its ridge and rank chosen in its favour on the judged split.
     """
-    trace, schedule = bed.context.problem.trace, bed.section.schedule
-    scale = np.sqrt(bed.context.problem.channel_gain)
+    trace, schedule = setup.context.problem.trace, setup.section.schedule
+    scale = np.sqrt(setup.context.problem.channel_gain)
     values: dict[Split, Array] = {split: trace.values(split) * scale for split in ("fit", "select")}
     computed = [s for s in schedule.computed_steps if s < target][::-1]
 

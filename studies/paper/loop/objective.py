@@ -8,18 +8,13 @@ from typing import Any
 import numpy as np
 
 from hyca_calib.budget import Budget
-from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.confirm import REPAID
-from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import to_db
 from hyca_calib.search.tune import solve
 from studies.paper.chapter import Claim, Context, Table
 from studies.paper.effects import Ratio, difference
-from studies.paper.loop.contest import Samples, log_errors
-from studies.paper.ruling import above, decide, ruled
-
-__all__ = ["claims", "measured", "psnr", "tables"]
+from studies.paper.rollouts import Samples, fitted_psnr_db
+from studies.paper.ruling import all_above, ruled, told_db
 
 BUDGETS = ("3x", "5x", "7x", "8x")
 SHARES = (0.0, *REPAID)
@@ -45,16 +40,10 @@ def measured(context: Context, settings: Settings, samples: Samples) -> dict[str
         repaid = {share: replace(healing, settings=replace(settings, repay=share)) for share in SHARES[1:]}
         found[text] = {
             "computed": {name: list(schedule.computed_steps) for name, schedule in schedules.items()},
-            "psnr_db": {name: psnr(context, problem, one, samples) for name, one in candidates.items()},
-            "repaid_db": {f"{share:g}": psnr(context, problem, one, samples) for share, one in repaid.items()},
+            "psnr_db": {name: fitted_psnr_db(context, one, samples) for name, one in candidates.items()},
+            "repaid_db": {f"{share:g}": fitted_psnr_db(context, one, samples) for share, one in repaid.items()},
         }
     return {"budgets": found, "healing": list(problem.healing)}
-
-
-def psnr(context: Context, problem: Problem, candidate: Candidate, samples: Samples) -> list[float]:
-    """PSNR in dB of each sample's final latent under a candidate with fitted taps."""
-    section = build_section(problem, candidate, context.seed)
-    return [to_db(error) for error in log_errors(context.pipe, section, samples, problem.inference_steps)]
 
 
 def tables(found: dict[str, Any]) -> tuple[Table, Table]:
@@ -62,9 +51,8 @@ def tables(found: dict[str, Any]) -> tuple[Table, Table]:
     rows, repaid = [], []
     for text, at in found["budgets"].items():
         carried, healing = (np.array(at["psnr_db"][name]) for name in ("carried", "healing"))
-        mean, low, high = difference(healing.tolist(), carried.tolist())
         steps = [" ".join(map(str, at["computed"][name])) for name in ("carried", "healing")]
-        gain = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+        gain = told_db(difference(healing.tolist(), carried.tolist()))
         rows.append((text, steps[0], float(carried.mean()), steps[1], float(healing.mean()), gain))
         repaid.append((text, float(healing.mean()), *(float(np.mean(db)) for db in at["repaid_db"].values())))
     head = ("budget", "as the sampler carries errors", "dB", "less what heals", "dB", "gain, dB (95 %)")
@@ -84,17 +72,11 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
         ruled(
             f"The offline objective must know that errors heal (at every budget its schedules gain over {MATTERS_DB:g} "
             "dB).",
-            lambda: (
-                decide([above(gain, MATTERS_DB) for gain in gains.values()]),
-                _healed(left, gains),
-            ),
+            lambda: (all_above(gains.values(), MATTERS_DB), _healed(left, gains)),
         ),
         ruled(
             f"Rows that repay half of earlier errors pay (at every budget over {MATTERS_DB:g} dB).",
-            lambda: (
-                decide([above(gain, MATTERS_DB) for gain in repaid.values()]),
-                f"half of the debt repaid gains {_listed(repaid)}.",
-            ),
+            lambda: (all_above(repaid.values(), MATTERS_DB), f"half of the debt repaid gains {_listed(repaid)}."),
         ),
     )
 

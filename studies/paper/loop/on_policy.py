@@ -6,20 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hyca_calib.rollout import sample_latents
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_runtime.feature import Feature
-from studies.paper.loop.bed import Bed
-
-__all__ = ["refitted"]
-
-Array = NDArray[np.float64]
+from studies.paper.loop.refinement_setup import RefinementSetup
+from studies.paper.replay_setup import Array
 
 
-def refitted(bed: Bed, taps: Tensor) -> Tensor:
+def refitted(setup: RefinementSetup, taps: Tensor) -> Tensor:
     r"""Least squares of the full run's features on the accelerated run's history, drawn towards `taps`.
 
     .. math:: w = w_0 + (H^T H + \\lambda I)^{-1} H^T (F_t - H w_0)
@@ -30,7 +26,7 @@ def refitted(bed: Bed, taps: Tensor) -> Tensor:
     Args:
         taps: ``(predicted step, depth, channel)``.
     """
-    trace, section = bed.context.problem.trace, bed.section
+    trace, section = setup.context.problem.trace, setup.section
     values = trace.array(f"points/{trace.point.kind}/values")
     steps = section.schedule.predicted_steps
     row = {step: i for i, step in enumerate(steps)}
@@ -46,14 +42,14 @@ def refitted(bed: Bed, taps: Tensor) -> Tensor:
         past[row[step], :, :used, :used] += np.einsum("ksnc,lsnc->ckl", seen, seen, optimize=True)
         cross[row[step], :, :used] += np.einsum("ksnc,snc->ck", seen, target, optimize=True)
 
-    with TapRollout(bed.context.pipe, section, checkpointed=False, on_history=note) as rollout, torch.no_grad():
+    with TapRollout(setup.context.pipe, section, checkpointed=False, on_history=note) as rollout, torch.no_grad():
         rollout.follow(taps)
-        for begin in range(0, len(bed.fit.jobs), 8):
-            jobs = bed.fit.jobs[begin : begin + 8]
+        for begin in range(0, len(setup.fit.jobs), 8):
+            jobs = setup.fit.jobs[begin : begin + 8]
             offset, size = jobs[0].index, len(jobs)
-            sample_latents(bed.context.pipe, jobs, bed.context.problem.inference_steps, size)
+            sample_latents(setup.context.pipe, jobs, setup.context.problem.inference_steps, size)
     start = taps.double().numpy().transpose(0, 2, 1)[..., None]
-    ridge = bed.candidate.settings.ridge * np.trace(past, axis1=-2, axis2=-1) / depth + 1e-12
+    ridge = setup.candidate.settings.ridge * np.trace(past, axis1=-2, axis2=-1) / depth + 1e-12
     damped = past + ridge[..., None, None] * np.eye(depth)
     move = np.linalg.solve(damped, cross[..., None] - past @ start)
     return torch.from_numpy((start + move)[..., 0].transpose(0, 2, 1)).float()

@@ -12,28 +12,26 @@ from hyca_calib.metrics import log_error
 from hyca_calib.rollout import sample_latents
 from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
 from hyca_runtime.attach.points import find_blocks, find_transformer
-from studies.paper.loop.bed import Bed
-
-__all__ = ["FLUX", "price"]
+from studies.paper.loop.refinement_setup import RefinementSetup
 
 FLUX = {"tokens": 4608, "width": 3072, "blocks": 57, "tflops_per_call": 74.4, "weights_gib": 22.2}
 """FLUX.1-dev at 1024 x 1024 with 512 text tokens: 19 + 38 blocks; 3,719 TFLOPs for 50 steps (HyCa, table 1)."""
 GIB = 2**30
 
 
-def price(bed: Bed) -> dict[str, Any]:
+def price(setup: RefinementSetup) -> dict[str, Any]:
     """Measured seconds and bytes for one sample, and what they make for FLUX.1-dev in bfloat16."""
-    pipe, steps, section = bed.context.pipe, bed.context.problem.inference_steps, bed.section
-    jobs, goal = bed.fit.jobs[:2], bed.fit.latents[:2]
+    pipe, steps, section = setup.context.pipe, setup.context.problem.inference_steps, setup.section
+    jobs, goal = setup.fit.jobs[:2], setup.fit.latents[:2]
 
     def iterate(checkpointed: bool) -> None:
         with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad():
-            rollout.follow(bed.start.clone().requires_grad_())
+            rollout.follow(setup.start.clone().requires_grad_())
             log_error(sample_latents(pipe, jobs, steps, 2, with_grad=True), goal).mean().backward()  # type: ignore[no-untyped-call]
 
     def sample() -> None:
         with TapRollout(pipe, section, checkpointed=False) as rollout, torch.no_grad():
-            rollout.follow(bed.start)
+            rollout.follow(setup.start)
             sample_latents(pipe, jobs, steps, 2)
 
     seconds = {
@@ -47,8 +45,8 @@ def price(bed: Bed) -> dict[str, Any]:
     }
     calls = len(section.schedule.computed_steps)
     module = find_transformer(pipe)
-    width = bed.context.problem.trace.num_channels
-    tokens = bed.context.problem.trace.cost.feature_numel / width
+    width = setup.context.problem.trace.num_channels
+    tokens = setup.context.problem.trace.cost.feature_numel / width
     floats = (kept["whole rollout"] - kept["between calls"]) / 4 / calls
     per_token = floats / (tokens * width * len(find_blocks(module)))
     factor = seconds["iteration, checkpointed"] / seconds["rollout"]

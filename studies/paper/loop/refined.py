@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from studies.paper.chapter import Claim, Verdict, interval
+from hyca_calib.metrics import interval
+from studies.paper.chapter import Claim, Verdict
 from studies.paper.effects import Ratio, difference
-from studies.paper.ruling import above, any_of, below, decide, ruled, shared_level
-
-__all__ = ["claims"]
+from studies.paper.ruling import above, all_above, any_of, below, decide, listed, ruled, shared_level, told_db
 
 MATTERS_DB = 0.2
 FEW_DB = 0.46
 """A tenth of the squared error."""
+FORM = "{}: {}"
 DOZENS, MORE = "24", "48"
 TEXTS = {
     "offline": f"Refinement through the rollout gains over {MATTERS_DB:g} dB on fitted taps and on every refit on the "
@@ -43,49 +43,40 @@ def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
         channel, before = latents("parameters", "channel"), numbers["before"]["latent_db"]
         rivals = {"fitted taps": before} | {name: latents("on policy", name) for name in numbers["on policy"]}
         found = {name: ahead(channel, other) for name, other in rivals.items()}
-        return decide([above(cell, MATTERS_DB) for cell in found.values()]), f"per channel, dB above {_listed(found)}."
+        return all_above(found.values(), MATTERS_DB), f"per channel, dB above {listed(found, FORM, told=told_db)}."
 
     def rows() -> tuple[Verdict, str]:
         found = ahead(latents("parameters", "channel"), latents("parameters", "16 groups"))
-        return decide([above(found, MATTERS_DB)]), f"channels are {_told(found)} dB above 16 groups."
+        return decide([above(found, MATTERS_DB)]), f"channels are {told_db(found)} dB above 16 groups."
 
     def loss() -> tuple[Verdict, str]:
         usual = "final latent, log"
         found = {n: ahead(latents("losses", usual), latents("losses", n)) for n in numbers["losses"] if n != usual}
-        return decide([above(cell) for cell in found.values()]), f"dB above {_listed(found)}."
+        return all_above(found.values()), f"dB above {listed(found, FORM, told=told_db)}."
 
     def enough() -> tuple[Verdict, str]:
         found = ahead(latents("prompts", MORE), latents("prompts", DOZENS))
         fewer = {n: ahead(latents("prompts", n), numbers["before"]["latent_db"]) for n in numbers["prompts"]}
         return decide([below(found, MATTERS_DB)]), (
-            f"{MORE} fit prompts gain {_told(found)} dB on {DOZENS}; gain on fitted taps by number of fit prompts: "
-            f"{_listed(fewer)}."
+            f"{MORE} fit prompts gain {told_db(found)} dB on {DOZENS}; gain on fitted taps by number of fit prompts: "
+            f"{listed(fewer, FORM, told=told_db)}."
         )
 
     def joint() -> tuple[Verdict, str]:
         ways, after = ("in turns", "race"), latents("joint", "climb, then refine")
         found = {way: ahead(latents("joint", way), after, shared_level(len(ways))) for way in ways}
         return (
-            decide([any_of([above(cell, MATTERS_DB) for cell in found.values()])]),
-            f"dB above climbing first: {_listed(found)}.",
+            decide([any_of(above(cell, MATTERS_DB) for cell in found.values())]),
+            f"dB above climbing first: {listed(found, FORM, told=told_db)}.",
         )
 
     def reach() -> tuple[Verdict, str]:
         steps = numbers["reach_db"]
         found = interval([row["mixing of all channels"] for row in steps.values()])
         return decide([below(found, FEW_DB)]), (
-            f"the map would lower it by {_told(found)} dB (interval over {len(steps)} forecast steps; its ridge is "
+            f"the map would lower it by {told_db(found)} dB (interval over {len(steps)} forecast steps; its ridge is "
             "chosen in its favour), for as many weights a channel as there are channels."
         )
 
     rules = {"offline": offline, "rows": rows, "loss": loss, "prompts": enough, "joint": joint, "reach": reach}
     return tuple(ruled(TEXTS[name], rule) for name, rule in rules.items())
-
-
-def _told(found: Ratio) -> str:
-    mean, low, high = found
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
-def _listed(found: dict[str, Ratio]) -> str:
-    return ", ".join(f"{name}: {_told(cell)}" for name, cell in found.items())

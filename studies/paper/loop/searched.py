@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from studies.paper.chapter import Claim, Verdict, interval
+from hyca_calib.metrics import interval
+from studies.paper.chapter import Claim, Verdict
 from studies.paper.effects import Ratio, student
 from studies.paper.loop import objective
-from studies.paper.ruling import above, any_of, decide, ruled, shared_level
-
-__all__ = ["CLIMBING", "claims", "rollouts_saved"]
-
-Array = NDArray[np.float64]
+from studies.paper.loop.racers import CLIMBING, MODELS, PRUNED
+from studies.paper.replay_setup import Array
+from studies.paper.ruling import above, any_of, decide, listed, ruled, shared_level, told_db
 
 EARNED_DB = 0.1
-CLIMBING, PRUNED = "hill climbing", "hill climbing, pruned"
-MODELS = ("TPE", "CMA-ES", "NSGA-II", "surrogate")
 HALVED = 2.0
 LEAST = 3
 """Samples that a variance without one of them needs."""
@@ -77,7 +73,7 @@ def _climbed(test: dict[str, list[float]], prompts: list[int], rank: float) -> t
     climbs = np.mean([values for name, values in test.items() if name.startswith(f"{CLIMBING}/")], axis=0)
     found = interval((climbs - np.array(test["offline optimum"])).tolist(), 0, prompts)
     return decide([above(found, EARNED_DB)]), (
-        f"hill climbing gains {_told(found)} dB on the offline optimum; over all schedules rolled out, offline cost "
+        f"hill climbing gains {told_db(found)} dB on the offline optimum; over all schedules rolled out, offline cost "
         f"and closed-loop error have rank correlation {rank:.2f}."
     )
 
@@ -86,15 +82,14 @@ def _ahead(gains: dict[str, list[float]], rivals: tuple[str, ...]) -> tuple[Verd
     """Seed by seed, by Student's interval over the seeds."""
     climbed, level = np.array(gains[CLIMBING]), shared_level(len(rivals))
     found = {name: student((np.array(gains[name]) - climbed).tolist(), level) for name in rivals}
-    return decide([any_of([above(cell, EARNED_DB) for cell in found.values()])]), (
+    return decide([any_of(above(cell, EARNED_DB) for cell in found.values())]), (
         f"over {len(climbed)} seeds, dB above hill climbing, which gains {climbed.mean():+.2f} dB: "
-        + ", ".join(f"{name} {_told(cell)}" for name, cell in found.items())
-        + "."
+        f"{listed(found, told=told_db)}."
     )
 
 
-def _common(contests: dict[str, dict[str, Any]]) -> tuple[Verdict, str]:
-    tried = {tuple(steps): errors for held in contests.values() for steps, errors in held["tried"]}
+def _common(races: dict[str, dict[str, Any]]) -> tuple[Verdict, str]:
+    tried = {tuple(steps): errors for held in races.values() for steps, errors in held["tried"]}
     whole = max(len(errors) for errors in tried.values())
     table = np.array([errors for errors in tried.values() if len(errors) == whole])
     if whole < LEAST or len(table) < 2:
@@ -105,8 +100,3 @@ def _common(contests: dict[str, dict[str, Any]]) -> tuple[Verdict, str]:
         f"on other prompts and noise, {mean:.1f} times as many rollouts ({low:.1f} to {high:.1f}) would be needed to "
         "tell two schedules apart."
     )
-
-
-def _told(found: Ratio) -> str:
-    mean, low, high = found
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"

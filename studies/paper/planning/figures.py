@@ -5,26 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-from studies.paper.chapter import interval
-from studies.paper.planning.contest import ANNEALING, EVEN, EXACT, RULE
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
+from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 
-__all__ = ["front_plot", "growth_plot", "optimal_steps"]
+from hyca_calib.metrics import interval
+from studies.paper.drawing import ACCENT, FAINT, GREEN, GREY, INK, save, subplots
+from studies.paper.planning.comparison import ANNEALING, EVEN, EXACT, RULE
 
-INK, ACCENT, FAINT = "#1b2a41", "#e4572e", "#d9e2ec"
-STYLES = {EXACT: ("o-", ACCENT), ANNEALING: ("x:", INK), RULE: ("s--", "#4c956c"), EVEN: ("^--", "#7d8597")}
+STYLES = {EXACT: ("o-", ACCENT), ANNEALING: ("x:", INK), RULE: ("s--", GREEN), EVEN: ("^--", GREY)}
 
 
 def front_plot(lines: dict[str, list[list[float]]], runs: list[dict[str, Any]], seed: int, path: Path) -> None:
     """Left: cost over FLOPs ratio. Right: how far annealing ends above the optimum, over its evaluations."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, ((left, right),) = subplots(1, 2, (11, 4.2))
     for name, points in lines.items():
         style, color = STYLES[name]
         _, ratios, costs = zip(*points, strict=True)
@@ -33,33 +27,23 @@ def front_plot(lines: dict[str, list[list[float]]], runs: list[dict[str, Any]], 
     left.legend(fontsize=8, frameon=False)
     annealed = [run for run in runs if run["method"] == ANNEALING]
     counts = sorted({run["steps"] for run in annealed})
-    for color, count in zip(pyplot.get_cmap("viridis")(np.linspace(0, 0.85, len(counts))), counts, strict=True):
+    for color, count in zip(colormaps["viridis"](np.linspace(0, 0.85, len(counts))), counts, strict=True):
         of = [run for run in annealed if run["steps"] == count]
         mean, low, high = 100 * np.array([interval(run["excess"], seed) for run in of]).T
         spread = np.maximum((mean - low, high - mean), 0)
-        right.errorbar(
-            [run["evaluations"] for run in of],
-            mean,
-            spread,
-            fmt="o-",
-            color=color,
-            ms=4,
-            lw=1.2,
-            label=f"{count} steps",
-        )
+        evaluations = [run["evaluations"] for run in of]
+        right.errorbar(evaluations, mean, spread, fmt="o-", color=color, ms=4, lw=1.2, label=f"{count} steps")
     right.set(xscale="log", xlabel="schedules scored by one run of annealing", ylabel="cost above the optimum (%)")
     right.set_yscale("symlog", linthresh=0.1)
     right.set_ylim(bottom=-0.02)
     right.axhline(0, color="black", lw=0.8, ls="--")
     right.legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def growth_plot(measured: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     """Seconds above, memory below, a column for each axis, log over log."""
-    figure, panels = pyplot.subplots(
-        2, len(measured), figsize=(11, 5), sharey="row", sharex="col", layout="constrained"
-    )
+    figure, panels = subplots(2, len(measured), (11, 5), sharey="row", sharex="col")
     for (above, below), (axis, costs) in zip(panels.T, measured.items(), strict=True):
         sizes = [int(n) for n in costs]
         above.plot(sizes, [cost["table"] for cost in costs.values()], "o-", color=ACCENT, ms=4, label="table")
@@ -74,7 +58,7 @@ def growth_plot(measured: dict[str, dict[str, dict[str, float]]], path: Path) ->
     panels[0][0].set_ylabel("seconds of one core")
     panels[1][0].set_ylabel("peak memory, Gram apart (MB)")
     panels[0][0].legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def optimal_steps(optimum: dict[str, list[int]], path: Path) -> None:
@@ -83,13 +67,7 @@ def optimal_steps(optimum: dict[str, list[int]], path: Path) -> None:
     table = np.zeros((most, most))
     for i, computed in enumerate(optimum.values()):
         table[i, computed] = 1
-    figure, axes = pyplot.subplots(figsize=(6.5, 5.5), layout="constrained")
+    figure, ((axes,),) = subplots(1, 1, (6.5, 5.5))
     axes.imshow(table, cmap=ListedColormap((FAINT, INK)), aspect="auto", extent=(-0.5, most - 0.5, most + 0.5, 0.5))
     axes.set(xlabel="sampler step (dark: computed)", ylabel="computed steps")
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    save(figure, path)

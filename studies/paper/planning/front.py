@@ -8,14 +8,12 @@ from typing import Any
 from hyca_calib.budget import Budget
 from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
-from studies.paper.chapter import Claim, Table
-from studies.paper.groups.subject import Part, row
-from studies.paper.planning.contest import ANNEALING, EVEN, EXACT, RULE, SAME, usual
+from studies.paper.chapter import Claim, Part, Table
+from studies.paper.groups.subject import row
+from studies.paper.planning.comparison import ANNEALING, EVEN, EXACT, RULE, SAME, usual
 from studies.paper.planning.instance import Instance
 from studies.paper.planning.rivals import anneal, even_schedule
 from studies.paper.ruling import decide, ruled
-
-__all__ = ["claims", "front"]
 
 BUDGETS = ("1.5x", "2x", "2.5x", "3x", "4x", "5x", "6x", "7x", "8x", "10x")
 RESTARTS = 8
@@ -37,7 +35,7 @@ def front(s: Instance) -> Part:
         "lines": {name: [[n, _ratio(s, n), cost] for n, cost in sorted(line.items())] for name, line in lines.items()},
         "limited_gap": {budget.text: over for budget, over in limited.items()},
     }
-    return Part((), (_table(s, counts, lines),), numbers)
+    return Part((_table(s, counts, lines),), numbers)
 
 
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:

@@ -20,12 +20,10 @@ from hyca_calib.search.candidate import Settings, partition
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.tune import Tuning, solve, tune
 from hyca_calib.trace.store import Trace
-from studies.paper.chapter import Table
-from studies.paper.groups.subject import CLUSTERERS, Part, row
+from studies.paper.chapter import Part, Table
+from studies.paper.groups.subject import CLUSTERERS, row
 from studies.paper.planning.instance import Instance, timed
 from studies.paper.planning.synthetic import write_trace
-
-__all__ = ["Measured", "full_size", "search"]
 
 BUDGETS = "1.5x,3x,5x,7x,10x"
 BRANCHES = 2
@@ -65,7 +63,7 @@ def full_size(s: Instance) -> Part:
             found = pool.apply(search, (path, BUDGETS, tuning, s.seed))
     numbers = {"channels": channels, "steps": steps, "branches": BRANCHES, "budgets": BUDGETS, **asdict(found)}
     size = f"{channels} channels, {steps} steps and {BRANCHES} branches"
-    return Part((), (_table(found, size),), numbers)
+    return Part((_table(found, size),), numbers)
 
 
 def search(path: Path, budgets: str, tuning: Tuning, seed: int) -> Measured:

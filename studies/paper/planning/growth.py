@@ -11,12 +11,10 @@ from typing import TypeVar
 import numpy as np
 
 from hyca_calib.search.exact import best_schedules, gap_table
-from studies.paper.chapter import Table
-from studies.paper.groups.subject import Part, row
+from studies.paper.chapter import Part, Table
+from studies.paper.groups.subject import row
 from studies.paper.planning.instance import Instance, timed
 from studies.paper.planning.synthetic import smooth_gram
-
-__all__ = ["AXES", "growth"]
 
 Found = TypeVar("Found")
 
@@ -74,7 +72,7 @@ def growth(s: Instance) -> Part:
         "measured": {axis: {str(n): asdict(cost) for n, cost in costs.items()} for axis, costs in found.items()},
         "slopes": slopes,
     }
-    return Part((), (_table(found), _slope_table(base, slopes)), numbers)
+    return Part((_table(found), _slope_table(base, slopes)), numbers)
 
 
 def _measure(size: Size, seed: int) -> Cost:

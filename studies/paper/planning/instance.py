@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyca_calib.metrics import prompt_groups
 from hyca_calib.replay import grouped
@@ -18,10 +17,8 @@ from hyca_calib.search.presets import published_schedule
 from hyca_calib.search.problem import Problem
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Context
+from studies.paper.replay_setup import Array
 
-__all__ = ["WARMUP", "Instance", "instance", "timed"]
-
-Array = NDArray[np.float64]
 Found = TypeVar("Found")
 
 SHARES = (0.12, 0.2, 0.28, 0.36, 0.52)

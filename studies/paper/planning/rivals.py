@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from hyca_calib.search.exact import GapTable, table_cost
 from hyca_runtime.schedule import Schedule
+from studies.paper.replay_setup import Array
 
-__all__ = ["anneal", "draw", "enumerate_all", "even_schedule", "random_search"]
-
-Array = NDArray[np.float64]
 Steps = NDArray[np.int64]
 
 HOT, COLD = 0.3, 0.01  # temperatures, in units of log cost: the end of a run minds differences of one per cent

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
 from hyca_calib.cost import CostModel
 from hyca_calib.trace.documents import write_json
@@ -16,10 +15,7 @@ from hyca_calib.trace.finish import COST, MANIFEST, manifest_of, summarise
 from hyca_calib.trace.folder import open_folder
 from hyca_calib.workload import SPLITS
 from hyca_runtime.point import CachePoint
-
-__all__ = ["smooth_gram", "write_trace"]
-
-Array = NDArray[np.float64]
+from studies.paper.replay_setup import Array
 
 WAVES, DRAWS, NOISE = 8, 32, 0.01
 SMOOTHNESS = (0.3, 0.7)

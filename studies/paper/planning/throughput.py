@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
+from hyca_calib.metrics import interval
 from hyca_calib.replay import schedule_cost
 from hyca_calib.search.exact import table_cost
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton, Solver
-from studies.paper.chapter import Table, interval
-from studies.paper.groups.subject import Part, row
+from studies.paper.chapter import Part, Table
+from studies.paper.groups.subject import row
 from studies.paper.planning.instance import Instance, timed
 from studies.paper.planning.rivals import draw
-
-__all__ = ["throughput"]
 
 Rate = tuple[float, float, float]
 
@@ -42,7 +41,7 @@ def throughput(s: Instance) -> Part:
         f"table of all gaps takes {s.table_seconds:.1f} s once, which pays after {pays_after:,.0f} schedules."
     )
     head = ("scored", "computed steps", "schedules / s", "from", "to")
-    return Part((), (Table(caption, head, tuple(rows)),), numbers)
+    return Part((Table(caption, head, tuple(rows)),), numbers)
 
 
 def _tabled(s: Instance, count: int) -> Rate:

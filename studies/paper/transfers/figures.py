@@ -8,14 +8,12 @@ from typing import Any
 
 import matplotlib
 
-from studies.paper.chapter import interval
+from hyca_calib.metrics import interval
 from studies.paper.transfers.verdicts import WAYS
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
-
-__all__ = ["draw"]
 
 COLOURS = {"plan": "#e4572e", "closed": "#f3a712", "refit": "#76b041", "redo": "#17bebb", "redone": "#1b2a41"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,22 +15,18 @@ from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.check_plan import check_plan, remake
 from hyca_calib.search.check_rollouts import judge, rollout_db
 from hyca_calib.search.confirm import Confirmation
-from hyca_calib.search.healing import carried_over
 from hyca_calib.search.origin import refinement_gain, settings_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
-from hyca_calib.search.run import Contender, SearchOptions, search
+from hyca_calib.search.run import Contender, SearchOptions
 from hyca_calib.search.tune import Tuning, tune
 from hyca_calib.study import Study
-from hyca_calib.trace.run import trace
-from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Job, Workload
-from hyca_runtime import Plan, load_plan
+from hyca_runtime import Plan
 from hyca_runtime.plan import Section
-from studies.paper.chapter import Context
+from studies.paper.chapter import Context, kept
+from studies.paper.rollouts import searched, traced
 from studies.paper.transfers.situations import Situation
-
-__all__ = ["BUDGET", "closed_forms", "home_plan", "outcome"]
 
 BUDGET = "5x"
 TRIALS, ITERATIONS, BATCH, ROLLED_OUT = 12, 20, 8, 16
@@ -53,14 +48,15 @@ def home_plan(context: Context) -> Plan:
 
 def outcome(context: Context, plan: Plan, situation: Situation) -> dict[str, Any]:
     """Costs, verdicts and PSNRs of one situation; a result on disk is read instead."""
-    kept = context.folder / "outcomes" / f"{situation.slug}.json"
-    if not kept.exists():
-        begun = time.monotonic()
-        pipe = situation.pipe()
-        problem = _traced(context, situation, pipe)
+
+    def work() -> dict[str, Any]:
+        begun, pipe = time.monotonic(), situation.pipe()
+        path = context.folder / "traces" / f"{situation.slug}.zarr"
+        point, batch = context.problem.trace.point, batch_of(context.model, None)
+        problem = traced(context, pipe, situation.workload, point, path, batch)
         psnr = _rolled_out(context, plan, situation, pipe, problem)
         measured = judge(psnr["plan"], psnr["refit"], psnr["redo"], refinement_gain(plan)).to_json()
-        found = {
+        return {
             "name": situation.name,
             "kind": situation.kind,
             "check": check_plan(plan, problem, context.problem, context.seed).to_json(),
@@ -70,9 +66,9 @@ def outcome(context: Context, plan: Plan, situation: Situation) -> dict[str, Any
             "relative_flops": problem.trace.cost.full_flops / context.problem.trace.cost.full_flops,
             "seconds": time.monotonic() - begun,
         }
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(found, allow_nan=False))
-    return dict(json.loads(kept.read_text()))
+
+    found: dict[str, Any] = kept(context.folder / "outcomes" / f"{situation.slug}.json", work)
+    return found
 
 
 def closed_forms(section: Section) -> Section:
@@ -119,13 +115,6 @@ def _judged(context: Context, situation: Situation) -> Sequence[Job]:
     return situation.workload.of("test")[: 2 if context.quick else ROLLED_OUT]
 
 
-def _traced(context: Context, situation: Situation, pipe: Any) -> Problem:
-    path = context.folder / "traces" / f"{situation.slug}.zarr"
-    batch, point = batch_of(context.model, None), context.problem.trace.point
-    trace(pipe, situation.workload, point, path, model_name=context.model, batch=batch, tokens=1)
-    return carried_over(context.problem.healing, Problem(Trace(path)))
-
-
 def _refined(
     context: Context, pipe: Any, problem: Problem, workload: Workload, candidates: Sequence[Candidate], name: str
 ) -> Plan:
@@ -133,7 +122,5 @@ def _refined(
     iterations, size = (1, 2) if context.quick else (ITERATIONS, BATCH)
     refinement = Refinement(NO_LIMIT, iterations=iterations, batch=size, evaluations=4)
     study = Study.open(context.folder / "plans" / name, {"name": name, "seed": context.seed, "quick": context.quick})
-    if not study.complete:
-        options = SearchOptions(FINALISTS, refinement, context.seed)
-        search(pipe, [Contender(problem, candidates)], workload, Budget.parse(BUDGET), study, options)
-    return load_plan(study.plan)
+    options = SearchOptions(FINALISTS, refinement, context.seed)
+    return searched(pipe, Contender(problem, candidates), workload, Budget.parse(BUDGET), study, options)

@@ -14,8 +14,6 @@ from studies.paper.chapter import Context
 from studies.paper.transfers.tuned import fine_tuned
 from studies.paper.transfers.verdicts import OWN_PROMPTS, UNSEEN
 
-__all__ = ["HOME", "Kind", "Situation", "situations"]
-
 STEP_SHARES = (0.4, 0.56, 0.8, 2.0)
 """Steps over those of the plan: 20, 28, 40 and 100 of 50."""
 GUIDANCE = ("true_cfg_scale", "guidance_scale")

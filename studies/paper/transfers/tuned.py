@@ -16,8 +16,6 @@ from hyca_calib.demo.flow import flow_loss
 from hyca_calib.rollout import sample_latents
 from hyca_calib.workload import Job
 
-__all__ = ["fine_tuned", "recoloured"]
-
 LR = 2e-4
 BATCH = 16
 DRAFT_STEPS = 16

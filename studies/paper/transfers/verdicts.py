@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from studies.paper.chapter import Claim, Table, interval
+from hyca_calib.metrics import interval
+from studies.paper.chapter import Claim, Table
 from studies.paper.effects import apart, difference
 from studies.paper.ruling import above, below, decide
-
-__all__ = ["OWN_PROMPTS", "UNSEEN", "WAYS", "claims", "gain", "psnr_table", "verdict_table"]
 
 Row = dict[str, Any]
 

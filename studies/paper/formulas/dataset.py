@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -17,26 +17,13 @@ from hyca_calib.search.problem import AXES
 from hyca_calib.solver_table import ALL_SOLVERS, solver_label
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import AdaptiveSolver, ClosedFormSolver
-from studies.paper.chapter import Context
+from studies.paper.chapter import Context, Table
 from studies.paper.effects import Ratio, logarithm, over
 from studies.paper.formulas.learned import learn, learned_rows
-from studies.paper.groups.arena import Arena, Rows
-from studies.paper.groups.stored import channel_gram, read, samples
 from studies.paper.groups.subject import cross_validated
-
-__all__ = [
-    "CLOSED",
-    "WAYS",
-    "Ground",
-    "Sharing",
-    "Use",
-    "closed_rows",
-    "ground",
-    "noise_gain",
-    "sharing",
-]
-
-Array = NDArray[np.float64]
+from studies.paper.replay_setup import Array, ReplaySetup, Rows
+from studies.paper.ruling import told
+from studies.paper.stored import channel_gram, read, samples
 
 WARMUP = 3
 """Leading steps that are computed in the published rule."""
@@ -71,7 +58,7 @@ class Sharing:
 
 
 @dataclass(frozen=True)
-class Ground:
+class Dataset:
     """The data under study.
 
     Attributes:
@@ -108,11 +95,20 @@ class Ground:
                 found[axis] = place
         return tuple(found)
 
+    @property
+    def head(self) -> tuple[str, ...]:
+        """A column for each interval."""
+        return tuple(f"N = {n}" for n in self.intervals)
+
+    def table(self, caption: str, first: str, cells: Mapping[str, Sequence[Ratio]]) -> Table:
+        """A row for each of them, an interval in each column."""
+        return Table.of(caption, (first, *self.head), {name: map(told, of) for name, of in cells.items()})
+
     def schedule(self, interval: int) -> Schedule:
         return Schedule.every(len(self.step_weights), interval, WARMUP)
 
-    def arena(self, interval: int, axis: str = "step", depth: int = Settings().depth) -> Arena:
-        return Arena(tuple(gaps(self.schedule(interval), DEEPEST)), self.times[axis], self.step_weights, depth)
+    def setup(self, interval: int, axis: str = "step", depth: int = Settings().depth) -> ReplaySetup:
+        return ReplaySetup(tuple(gaps(self.schedule(interval), DEEPEST)), self.times[axis], self.step_weights, depth)
 
     def ratios(self, one: Array, other: Array) -> list[Ratio]:
         """Total cost of one over that of other at each interval; both ``(interval, prompt)``."""
@@ -125,17 +121,17 @@ class Ground:
     @cached_property
     def ridge(self) -> float:
         """Pull of fitted taps, chosen by cross-validation over fit prompts at the middle interval."""
-        return cross_validated(self.arena(self.intervals[len(self.intervals) // 2]), self.sets, self.gain)
+        return cross_validated(self.setup(self.intervals[len(self.intervals) // 2]), self.sets, self.gain)
 
     def judge(self, shared: Sharing, rows: Sequence[Rows]) -> Array:
         """Held-out cost ``(interval, prompt)`` of the rows at each interval."""
         pairs = zip(self.intervals, rows, strict=True)
-        return np.stack([self.arena(n).cost(shared.judged, taps).sum((1, 2)) for n, taps in pairs])
+        return np.stack([self.setup(n).cost(shared.judged, taps).sum((1, 2)) for n, taps in pairs])
 
     def learnt_costs(self, solver: AdaptiveSolver, shared: Sharing, axis: str) -> Array:
         """Held-out cost ``(interval, prompt)`` of weights that are learnt from each prompt's features."""
-        arenas = [self.arena(n, axis) for n in self.intervals]
-        return self.judge(shared, [learned_rows(solver, a, learn(solver, a, shared.plain)) for a in arenas])
+        setups = [self.setup(n, axis) for n in self.intervals]
+        return self.judge(shared, [learned_rows(solver, a, learn(solver, a, shared.plain)) for a in setups])
 
     @cached_property
     def costs(self) -> dict[Use, Array]:
@@ -156,7 +152,7 @@ class Ground:
     def _closed(self) -> dict[Use, list[Rows]]:
         """The rows of every closed form in every use, at each interval."""
         return {
-            Use(name, axis, way): [closed_rows(solver, self.arena(n, axis), way) for n in self.intervals]
+            Use(name, axis, way): [closed_rows(solver, self.setup(n, axis), way) for n in self.intervals]
             for way in WAYS
             for name, solver in CLOSED.items()
             for axis in self.axes
@@ -165,14 +161,14 @@ class Ground:
     @cached_property
     def fit_costs(self) -> dict[Use, Array]:
         """Mean cost ``(interval,)`` on the fit prompts."""
-        arenas = [self.arena(n) for n in self.intervals]
+        setups = [self.setup(n) for n in self.intervals]
         return {
-            use: np.array([a.cost(self.one.fit, taps)[0] for a, taps in zip(arenas, rows, strict=True)])
+            use: np.array([a.cost(self.one.fit, taps)[0] for a, taps in zip(setups, rows, strict=True)])
             for use, rows in self._closed.items()
         }
 
 
-def ground(context: Context) -> Ground:
+def dataset(context: Context) -> Dataset:
     """Read the trace and group the channels."""
     problem, trace = context.problem, context.problem.trace
     intervals, most = ((2, 3, 5), 8) if context.quick else (tuple(range(2, 8)), None)
@@ -187,7 +183,7 @@ def ground(context: Context) -> Ground:
     sharings = {name: sharing(recorded.fit, streams, gain, groups) for name, groups in ways.items()}
     times = {axis: problem.times(axis) for axis in AXES}
     prompts = prompt_groups(trace.workload().of("select")[:most])
-    return Ground(sharings, times, problem.step_weights, intervals, recorded.sets, gain, context.seed, prompts)
+    return Dataset(sharings, times, problem.step_weights, intervals, recorded.sets, gain, context.seed, prompts)
 
 
 def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np.int64]]) -> Sharing:
@@ -204,9 +200,9 @@ def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np
     return Sharing(grouped(fit, gain, groups), summed(gain), summed(np.ones(len(gain))))
 
 
-def closed_rows(solver: ClosedFormSolver, arena: Arena, multistep: Multistep = "anchored") -> Rows:
+def closed_rows(solver: ClosedFormSolver, setup: ReplaySetup, multistep: Multistep = "anchored") -> Rows:
     """The rows ``(1, history, target)`` of a formula in each gap."""
-    return [rows_of(solver, arena.times, history, targets, multistep)[None] for history, targets in arena.gaps]
+    return [rows_of(solver, setup.times, history, targets, multistep)[None] for history, targets in setup.gaps]
 
 
 def noise_gain(rows: Rows) -> float:

@@ -6,50 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from hyca_calib.search import rolled
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.problem import Problem
-from hyca_calib.workload import Job, Split, Workload
-from hyca_runtime.plan import Section
 from hyca_runtime.schedule import Schedule
-
-__all__ = ["Contest", "Samples", "Spent", "log_errors", "samples_of"]
-
-Array = NDArray[np.float64]
+from studies.paper.replay_setup import Array
+from studies.paper.rollouts import Samples, log_errors
 
 
 class Spent(Exception):  # noqa: N818  (a signal, not an error)
-    """The rollouts of a contestant are used up."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Jobs, and the final latents of their full runs ``(job, ...)``."""
-
-    jobs: tuple[Job, ...]
-    latents: Tensor
-
-    def first(self, count: int) -> Samples:
-        return Samples(self.jobs[:count], self.latents[:count])
-
-
-def samples_of(problem: Problem, workload: Workload, split: Split) -> Samples:
-    """A split of a traced workload."""
-    return Samples(workload.of(split), torch.from_numpy(problem.trace.latents_of(split)))
-
-
-def log_errors(pipe: Any, section: Section, samples: Samples, num_steps: int) -> Array:
-    """Log squared error of each sample's final latent under `section`, ``(job,)``."""
-    return rolled.log_errors(pipe, section, samples.jobs, samples.latents, num_steps).numpy()
+    """The rollouts of a racer are used up."""
 
 
 @dataclass
-class Contest:
+class RolloutRace:
     """Scores schedules with fitted taps by rollouts, and stops when they are spent.
 
     Every schedule is judged on the same prompts and noise (common random numbers), and once.

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyca_calib.metrics import interval
 from hyca_runtime.schedule import Schedule
-from studies.paper.chapter import Claim, Table, Verdict, interval
+from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import over
-from studies.paper.groups.arena import Arena
-from studies.paper.groups.subject import Part, row, told
+from studies.paper.groups.subject import row
 from studies.paper.planning.instance import Instance, timed
 from studies.paper.planning.rivals import anneal, enumerate_all, even_schedule, random_search
-from studies.paper.ruling import above, decide, ruled
+from studies.paper.replay_setup import Array, ReplaySetup
+from studies.paper.ruling import above, decide, ruled, told
 
-__all__ = ["ANNEALING", "EVEN", "EXACT", "RANDOM", "RULE", "Run", "claims", "contest", "unseen_costs", "usual"]
-
-Array = NDArray[np.float64]
 Ratios = dict[tuple[str, int], tuple[float, float, float]]
 
 EXACT, ANNEALING, RANDOM = "dynamic programming", "annealing", "random search"
@@ -61,7 +59,7 @@ class Run:
         return interval(self.excess, seed)
 
 
-def contest(s: Instance) -> Part:
+def comparison(s: Instance) -> Part:
     """All ways of search at the same objective; then what they found, on unseen prompts."""
     runs = [run for count in s.counts for run in _runs(s, count)]
     enumerated = _enumerated(s)
@@ -75,7 +73,7 @@ def contest(s: Instance) -> Part:
         "unseen": [{"method": method, "steps": steps, "ratio": list(r)} for (method, steps), r in ratios.items()],
     }
     tables = (_table(s, runs), _unseen_table(s, ratios))
-    return Part((), tables, numbers)
+    return Part(tables, numbers)
 
 
 def usual(s: Instance) -> int:
@@ -87,8 +85,8 @@ def unseen_costs(s: Instance, schedules: Sequence[Schedule]) -> Array:
     """Cost of each prompt of the test split, ``(prompt,)``, mean over schedules; taps are those of the fit split."""
     costs = {}
     for schedule in set(schedules):
-        arena = Arena.of(schedule, s.times, s.step_weights, s.settings.depth)
-        costs[schedule] = arena.cost(s.test, arena.fit(s.fit, s.settings.ridge)).sum(-1)
+        setup = ReplaySetup.of(schedule, s.times, s.step_weights, s.settings.depth)
+        costs[schedule] = setup.cost(s.test, setup.fit(s.fit, s.settings.ridge)).sum(-1)
     return np.asarray(np.mean([costs[schedule] for schedule in schedules], axis=0))
 
 
@@ -180,7 +178,7 @@ def _unseen_table(s: Instance, ratios: Ratios) -> Table:
 
 
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
-    """Verdicts of the numbers of `contest`."""
+    """Verdicts of the numbers of `comparison`."""
     annealed = [run for run in found["runs"] if run["method"] == ANNEALING]
     evaluations = sorted({run["evaluations"] for run in annealed})[1]  # a tenth, usual, and ten times as many
     return (

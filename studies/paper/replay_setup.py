@@ -15,9 +15,9 @@ from hyca_calib.search.taps import fit_rows
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton
 
-__all__ = ["TINY", "Arena", "Gap", "Rows", "by_label", "horizon_taps"]
-
 Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
+"""The group of each channel."""
 Gap = tuple[tuple[int, ...], tuple[int, ...]]
 Rows = list[Array]
 """For each gap the weights ``(row, history, target)``; one row serves all, or each channel has its own."""
@@ -27,7 +27,7 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class Arena:
+class ReplaySetup:
     """The gaps of a schedule.
 
     Attributes:
@@ -43,10 +43,10 @@ class Arena:
     depth: int = 3
 
     @classmethod
-    def of(cls, schedule: Schedule, times: Array, step_weights: Array, depth: int = 3) -> Arena:
+    def of(cls, schedule: Schedule, times: Array, step_weights: Array, depth: int = 3) -> ReplaySetup:
         return cls(tuple(gaps(schedule, DEEPEST)), times, step_weights, depth)
 
-    def within(self, window: slice) -> Arena:
+    def within(self, window: slice) -> ReplaySetup:
         """Only the gaps whose first predicted step lies in the window."""
         return replace(self, gaps=tuple(gap for gap in self.gaps if window.start <= gap[1][0] < window.stop))
 
@@ -109,7 +109,7 @@ def by_label(rows: Rows, labels: NDArray[np.int64]) -> Rows:
     return [taps[labels] for taps in rows]
 
 
-def horizon_taps(arena: Arena, gram: Array, ridge: float) -> Array:
+def horizon_taps(setup: ReplaySetup, gram: Array, ridge: float) -> Array:
     r"""Descriptor ``(channel, feature)``: the fitted taps at the horizons of the schedule, in the metric of its cost.
 
     What the cost sees of a gap is one weighted sum of its taps, :math:`v = \sum_t a_t w_t`. A channel that uses
@@ -119,8 +119,8 @@ def horizon_taps(arena: Arena, gram: Array, ridge: float) -> Array:
     scale = np.trace(gram, axis1=-2, axis2=-1)[:, None, None]
     mean = (gram / np.maximum(scale, TINY)).mean(0)
     columns = [
-        np.einsum("cht,t->ch", taps, arena.step_weights[list(targets)]) @ _root(mean, history[: arena.depth])
-        for (history, targets), taps in zip(arena.gaps, arena.fit(gram, ridge), strict=True)
+        np.einsum("cht,t->ch", taps, setup.step_weights[list(targets)]) @ _root(mean, history[: setup.depth])
+        for (history, targets), taps in zip(setup.gaps, setup.fit(gram, ridge), strict=True)
     ]
     table = np.concatenate(columns, axis=1)
     return np.asarray((table - table.mean(0)) / max(float(table.std()), TINY))

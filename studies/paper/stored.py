@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Split
-
-__all__ = ["FEW_TOKENS", "Recorded", "channel_gram", "read", "reduce", "samples", "token_gram"]
-
-Array = NDArray[np.float64]
+from studies.paper.replay_setup import Array
 
 FEW_TOKENS = 4
 

@@ -1,8 +1,7 @@
-"""A test bed for refinement: one schedule, equal iterations, every result kept on disk."""
+"""What every refinement shares: one schedule, equal iterations, every result kept on disk."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,18 +22,18 @@ from hyca_calib.search.tune import solve
 from hyca_calib.search.whitening import whitened
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.plan import Section
-from studies.paper.chapter import Context
-from studies.paper.loop.contest import Samples, samples_of
-
-__all__ = ["Bed", "Parameters", "bed_of"]
+from studies.paper.chapter import Context, kept
+from studies.paper.rollouts import Samples, samples_of
 
 BUDGET = "5x"
+Objective = Callable[[list[int]], Tensor]
+"""The loss of some of the fit samples."""
 Parameters = tuple[Tensor, Callable[[Tensor], Tensor]]
 """Where a refinement starts, and the way from there to taps ``(predicted step, depth, channel)``."""
 
 
 @dataclass(frozen=True)
-class Bed:
+class RefinementSetup:
     """What every refinement of the chapter shares.
 
     Attributes:
@@ -56,7 +55,7 @@ class Bed:
     def folder(self) -> Path:
         return self.context.folder / "whitened"  # results in plain taps lie in another folder
 
-    def on(self, candidate: Candidate) -> Bed:
+    def on(self, candidate: Candidate) -> RefinementSetup:
         """The same for another schedule."""
         section = build_section(self.context.problem, candidate, self.context.seed)
         return replace(self, candidate=candidate, section=section, start=torch.from_numpy(plan_taps(section)).float())
@@ -65,7 +64,7 @@ class Bed:
         self,
         name: str,
         parameters: Parameters | None = None,
-        objective: Callable[[], Callable[[list[int]], Tensor]] | None = None,
+        objective: Callable[[], Objective] | None = None,
         prompts: int | None = None,
         iterations: int | None = None,
     ) -> dict[str, Any]:
@@ -76,33 +75,31 @@ class Bed:
             objective: makes one for `refine_taps`.
             prompts: refine on that many of the fit samples.
         """
-        kept = self.folder / f"{name}.json"
-        if not kept.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            fit = self.fit.first(prompts or len(self.fit.jobs))
-            settings = replace(self.settings, iterations=iterations or self.settings.iterations)
+        problem, fit = self.context.problem, self.fit.first(prompts or len(self.fit.jobs))
+
+        def work() -> dict[str, Any]:
             begin, expand = parameters or self.own_coordinates
             begun = time.monotonic()
             best, account = refine_taps(
                 self.context.pipe,
                 self.section,
-                self.context.problem.inference_steps,
+                problem.inference_steps,
                 begin,
                 expand,
                 (fit.jobs, fit.latents),
                 (self.select.jobs, self.select.latents),
-                settings,
+                replace(self.settings, iterations=iterations or self.settings.iterations),
                 self.folder / f"{name}.safetensors",
                 self.context.seed,
                 objective=objective() if objective else None,
             )
-            seconds = time.monotonic() - begun
+            facts = {"name": name, "numbers": best.numel(), "seconds": time.monotonic() - begun, **account}
             taps = expand(best)
             save_file({"taps": taps.contiguous()}, self._taps(name))
-            result = {"name": name, "numbers": best.numel(), "seconds": seconds, **account}
-            result |= {"fit_db": self.judge(taps, fit.first(len(self.test.jobs)))["latent_db"]}
-            kept.write_text(json.dumps(result | self.judge(taps, self.test)))
-        found: dict[str, Any] = json.loads(kept.read_text())
+            facts["fit_db"] = self.judge(taps, fit.first(len(self.test.jobs)))["latent_db"]
+            return facts | self.judge(taps, self.test)
+
+        found: dict[str, Any] = kept(self.folder / f"{name}.json", work)
         return found
 
     @property
@@ -121,7 +118,7 @@ class Bed:
     def judge(self, taps: Tensor, samples: Samples) -> dict[str, list[float]]:
         """PSNR of each sample: of the final latent, and of the picture, its values clipped to [-1, 1]."""
         section = with_taps(self.section, taps.double().numpy())
-        with apply_plan(self.context.pipe, Plan(name="bed", sections=(section,)), on_mismatch="error"):
+        with apply_plan(self.context.pipe, Plan(name="refinement", sections=(section,)), on_mismatch="error"):
             latents = sample_latents(self.context.pipe, samples.jobs, self.context.problem.inference_steps, 8)
         pairs = {
             "latent_db": (latents, samples.latents),
@@ -130,12 +127,14 @@ class Bed:
         return {key: [to_db(e) for e in log_error(a, b).tolist()] for key, (a, b) in pairs.items()}
 
 
-def bed_of(context: Context) -> Bed:
-    """The bed at 5x; `context.quick` needs seconds."""
+def refinement_setup(context: Context) -> RefinementSetup:
+    """The setup at 5x; `context.quick` needs seconds."""
     problem, quick = context.problem, context.quick
     candidate = solve(problem, Settings(), (Budget.parse(BUDGET),), context.seed)[0]
     fit, select, test = (samples_of(problem, context.workload, split) for split in ("fit", "select", "test"))
     settings = Refinement(minutes=600, iterations=2 if quick else 40, batch=2 if quick else 8, evaluations=4)
     empty = build_section(problem, candidate, context.seed)
-    bed = Bed(context, candidate, empty, torch.empty(0), fit, select, test.first(2 if quick else 24), settings)
-    return bed.on(candidate)
+    setup = RefinementSetup(
+        context, candidate, empty, torch.empty(0), fit, select, test.first(2 if quick else 24), settings
+    )
+    return setup.on(candidate)
