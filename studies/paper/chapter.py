@@ -33,18 +33,22 @@ class Claim:
 Claims = Callable[[Numbers], tuple[Claim, ...]]
 
 
+Cell = str | int | float
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of text and numbers under a caption; numbers are rounded only when shown."""
 
     caption: str
     head: tuple[str, ...]
-    rows: tuple[tuple[str | int | float, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
 
     @classmethod
-    def of(cls, caption: str, head: Sequence[str], cells: Mapping[str, Iterable[str | int | float]]) -> Table:
-        """A row for each name."""
-        return cls(caption, tuple(head), tuple((name, *row) for name, row in cells.items()))
+    def of(cls, caption: str, head: Sequence[str], cells: Mapping[Any, Iterable[Cell]]) -> Table:
+        """A row for each name, or for each of several names together."""
+        names = [name if isinstance(name, tuple) else (name,) for name in cells]
+        return cls(caption, tuple(head), tuple((*name, *row) for name, row in zip(names, cells.values(), strict=True)))
 
     def to_markdown(self) -> str:
         shown = [[cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row] for row in self.rows]

@@ -46,10 +46,7 @@ def points(context: Context) -> Chapter:
         context.tell(i / len(kinds), name)
         found[name] = kept(context.folder / f"{name}.json", partial(_searched, context, workload, name, point))
     chapter = Chapter(
-        name="points",
-        title="Cache points",
-        text=(OPENING.format(samples=fewer),),
-        numbers={"points": found},
+        name="points", title="Cache points", text=(OPENING.format(samples=fewer),), numbers={"points": found}
     )
     return finished(chapter, claims, tables)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from hyca_calib.search.refine import to_db
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 from studies.paper.chapter import Chapter, Claim, Context, Table, finished
+from studies.paper.drawing import ACCENT, INK, save, subplots
 from studies.paper.transfers import verdicts
-from studies.paper.transfers.figures import draw
 from studies.paper.transfers.outcomes import BUDGET, home_plan, outcome
 from studies.paper.transfers.situations import HOME, Situation, situations
 
+COLOURS = {"plan": ACCENT, "closed": "#f3a712", "refit": "#76b041", "redo": "#17bebb", "redone": INK}
 FIGURE = "transfer.png"
 CAPTION = "One plan in many situations, against what could be made there; 95 % intervals over test prompts."
 
@@ -31,7 +33,7 @@ def transfer(context: Context) -> Chapter:
     for i, situation in enumerate(todo):
         context.tell((i + 1) / (len(todo) + 1), situation.name)
         rows.append(outcome(context, plan, situation))
-    draw(rows, context.folder / FIGURE)
+    _draw(rows, context.folder / FIGURE)
     chapter = Chapter(
         name="transfer",
         title="Transfer of plans",
@@ -92,3 +94,20 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "refined_db": refinement_gain(plan),
         "select_db": quality.psnr_db if quality else 0.0,
     }
+
+
+def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """PSNR of every way in every situation, with 95 % intervals."""
+    figure, ((axes,),) = subplots(1, 1, (9, 1.2 + 0.5 * len(rows)))
+    for i, (way, label) in enumerate(verdicts.WAYS.items()):
+        known = [(place, interval(row["psnr_db"][way])) for place, row in enumerate(rows) if way in row["psnr_db"]]
+        means = [mean for _, (mean, _, _) in known]
+        errors = [[m - low for _, (m, low, _) in known], [high - m for _, (m, _, high) in known]]
+        places = [place + 0.13 * (i - 2) for place, _ in known]
+        axes.errorbar(means, places, xerr=errors, fmt="o", markersize=4, color=COLOURS[way], label=label)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("PSNR of final latents, dB")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8)
+    save(figure, path)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from studies.paper import points, refinement
+from studies.paper.closed_loop import claims as searched
+from studies.paper.closed_loop import rollouts_saved
 from studies.paper.effects import apart, difference, over, student, swing
-from studies.paper.loop.searched import claims as searched
-from studies.paper.loop.searched import rollouts_saved
 from studies.paper.ruling import NO_INTERVAL, above, all_of, any_of, below, decide, ruled, shared_level
 
 COMMITTED = Path(__file__).parents[2] / "studies" / "paper" / "results" / "numbers.json"

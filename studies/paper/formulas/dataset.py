@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,9 +100,9 @@ class Dataset:
         """A column for each interval."""
         return tuple(f"N = {n}" for n in self.intervals)
 
-    def table(self, caption: str, first: str, cells: Mapping[str, Sequence[Ratio]]) -> Table:
+    def table(self, caption: str, first: tuple[str, ...], cells: Mapping[Any, Sequence[Ratio]]) -> Table:
         """A row for each of them, an interval in each column."""
-        return Table.of(caption, (first, *self.head), {name: map(told, of) for name, of in cells.items()})
+        return Table.of(caption, (*first, *self.head), {name: map(told, of) for name, of in cells.items()})
 
     def schedule(self, interval: int) -> Schedule:
         return Schedule.every(len(self.step_weights), interval, WARMUP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ from hyca_runtime.solvers import ClosedFormSolver, Hold, Newton
 from studies.paper.chapter import Claim, Part, Table
 from studies.paper.effects import Ratio
 from studies.paper.formulas.dataset import Dataset, Sharing, closed_rows, noise_gain
-from studies.paper.groups.subject import RIDGES, row
+from studies.paper.groups.subject import RIDGES
 from studies.paper.replay_setup import Array, Rows
 from studies.paper.ruling import all_above, all_below, listed, ruled, told
 
@@ -76,17 +77,17 @@ def _table(s: Dataset, relative: dict[str, list[Ratio]]) -> Table:
         f"prompts. Ridge {s.ridge:g} is chosen by cross-validation over fit prompts, {USUAL.ridge:g} is the search's "
         "default; both draw towards linear extrapolation."
     )
-    return s.table(caption, "taps", relative)
+    return s.table(caption, ("taps",), relative)
 
 
 def _ridge_table(s: Dataset, strengths: dict[tuple[str, str], list[Ratio]], noise: list[float]) -> Table:
-    rows = tuple((name, prior, *map(told, found)) for (name, prior), found in strengths.items())
     caption = (
         f"The same by ridge and by what it draws to, history {USUAL.depth}, geometric mean over N; and the mean sum of "
         f"absolute weights at N = {s.intervals[-1]}."
     )
-    last = row("one group, sum of absolute weights", "linear", *noise)
-    return Table(caption, ("taps", "drawn to", *(f"{ridge:g}" for ridge in STRENGTHS)), (*rows, last))
+    cells: dict[tuple[str, str], Sequence[str | float]] = {key: [*map(told, of)] for key, of in strengths.items()}
+    cells["one group, sum of absolute weights", "linear"] = noise
+    return Table.of(caption, ("taps", "drawn to", *(f"{ridge:g}" for ridge in STRENGTHS)), cells)
 
 
 def _compared(
@@ -132,10 +133,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
         ),
         ruled(
             "Finer sharing forecasts better (one group, then a few, then per channel; mean over intervals).",
-            lambda: (
-                all_below(found["finer"].values(), 1),
-                f"{listed(found['finer'], '{} {} of the one before')}.",
-            ),
+            lambda: (all_below(found["finer"].values(), 1), f"{listed(found['finer'], '{} {} of the one before')}."),
         ),
         ruled(
             f"The search's default ridge, {USUAL.ridge:g}, costs at most {100 * (FREE - 1):.0f} % more than the "

@@ -13,7 +13,6 @@ from studies.paper.effects import Ratio
 from studies.paper.formulas.dataset import Dataset, Sharing, Use
 from studies.paper.formulas.fitting import tap_costs
 from studies.paper.formulas.learned import learn
-from studies.paper.groups.subject import row
 from studies.paper.replay_setup import Array
 from studies.paper.ruling import all_below, decide, ruled, told
 
@@ -72,21 +71,21 @@ def _table(s: Dataset, relative: dict[str, list[Ratio]]) -> Table:
         f"prompt, guidance branch and group from the last {SOLVER.depth} features; fitted taps have the same history "
         f"and ridge {s.ridge:g}."
     )
-    return s.table(caption, "forecast", relative)
+    return s.table(caption, ("forecast",), relative)
 
 
 def _outcome_table(s: Dataset, found: dict[str, list[dict[str, float | None]]]) -> Table:
-    rows = tuple(
-        row(name, key, *("-" if (value := cell[key]) is None else value for cell in cells))
+    shown = {
+        (name, key): ["-" if (value := cell[key]) is None else value for cell in cells]
         for name, cells in found.items()
         for key in cells[0]
-    )
+    }
     caption = (
         "How often a dynamic mode falls back: share of prompts and groups that are held, because their last two "
         "changes point apart, in the first gap and later; share of forecasts whose growth is damped; and the median "
         "rate per last gap of those that are not held (0 is linear extrapolation)."
     )
-    return Table(caption, ("groups, axis", "outcome", *s.head), rows)
+    return Table.of(caption, ("groups, axis", "outcome", *s.head), shown)
 
 
 def _compared(s: Dataset, learnt: dict[tuple[str, str], Array], taps: dict[str, Array]) -> dict[str, Any]:

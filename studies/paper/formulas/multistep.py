@@ -9,7 +9,6 @@ import numpy as np
 from studies.paper.chapter import Claim, Part, Table
 from studies.paper.effects import Ratio
 from studies.paper.formulas.dataset import CLOSED, Dataset, Use, closed_rows, noise_gain
-from studies.paper.groups.subject import row
 from studies.paper.ruling import above, all_above, below, ruled, told
 
 Cells = dict[str, list[Ratio]]
@@ -57,12 +56,12 @@ def _noise(s: Dataset, label: str, axis: str) -> tuple[float, float]:
 
 
 def _table(s: Dataset, axis: str, cells: Cells, noise: Noise) -> Table:
-    rows = tuple(row(label, *map(told, ratios), *noise[label]) for label, ratios in cells.items())
     caption = (
         f"Held-out cost of recursive over anchored use on the {axis} axis, with 95 % interval over prompts; and the "
         f"mean sum of absolute weights at N = {s.intervals[-1]}."
     )
-    return Table(caption, ("solver", *s.head, "anchored noise", "recursive noise"), rows)
+    head = ("solver", *s.head, "anchored noise", "recursive noise")
+    return Table.of(caption, head, {label: [*map(told, of), *noise[label]] for label, of in cells.items()})
 
 
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:

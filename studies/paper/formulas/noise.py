@@ -14,7 +14,7 @@ from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, closed_ro
 from studies.paper.formulas.fitting import USUAL, tap_costs, tap_rows
 from studies.paper.formulas.pool import twins
 from studies.paper.replay_setup import TINY, Array
-from studies.paper.ruling import all_above, listed, ruled, told
+from studies.paper.ruling import all_above, listed, ruled
 
 
 def noise(s: Dataset) -> Part:
@@ -63,12 +63,11 @@ def _taps(s: Dataset) -> dict[str, list[float]]:
 
 
 def _table(s: Dataset, found: dict[tuple[str, str], list[Ratio]], count: int) -> Table:
-    rows = tuple((axis, way, *map(told, ratios)) for (axis, way), ratios in found.items())
     caption = (
         f"Rank correlation over {count} different closed forms between the mean sum of absolute weights on the "
         "schedule and the held-out cost, with 95 % bootstrap interval over the solvers."
     )
-    return Table(caption, ("axis", "use", *s.head), rows)
+    return s.table(caption, ("axis", "use"), found)
 
 
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:

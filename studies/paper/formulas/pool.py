@@ -151,10 +151,7 @@ def _turns(s: Dataset) -> dict[str, dict[str, Any]]:
     for axis in s.axes:
         orders = best_orders(s, axis)
         few, many = (s.costs[Use(NEWTON[order], axis)] for order in (orders[-1], orders[0]))
-        found[axis] = {
-            "orders": orders,
-            "exchanged": [s.over(few[0], many[0]), s.over(many[-1], few[-1])],
-        }
+        found[axis] = {"orders": orders, "exchanged": [s.over(few[0], many[0]), s.over(many[-1], few[-1])]}
     return found
 
 
@@ -164,16 +161,13 @@ def _falls(turns: dict[str, dict[str, Any]], intervals: list[int]) -> tuple[Verd
             return False
         return all_of([above(ratio, 1) for ratio in exchanged])
 
-    return (
-        decide([met(**turn) for turn in turns.values()]),
-        f"order of Newton's extrapolation chosen at N = {', '.join(map(str, intervals))}: "
-        + "; ".join(
-            f"{axis} {', '.join(map(str, turn['orders']))}, exchanged between the ends they cost "
-            f"{told(turn['exchanged'][0])} and {told(turn['exchanged'][1])}"
-            for axis, turn in turns.items()
-        )
-        + ".",
+    told_of = "; ".join(
+        f"{axis} {', '.join(map(str, turn['orders']))}, exchanged between the ends they cost "
+        f"{told(turn['exchanged'][0])} and {told(turn['exchanged'][1])}"
+        for axis, turn in turns.items()
     )
+    chosen = f"order of Newton's extrapolation chosen at N = {', '.join(map(str, intervals))}"
+    return decide([met(**turn) for turn in turns.values()]), f"{chosen}: {told_of}."
 
 
 def _published(s: Dataset) -> dict[str, list[Ratio]]:

@@ -11,14 +11,7 @@ from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio
 from studies.paper.groups.subject import HORIZON, USUAL, Subject, members
 from studies.paper.replay_setup import Array, Labels, ReplaySetup
-from studies.paper.ruling import (
-    all_below,
-    below,
-    decide,
-    listed,
-    ruled,
-    told,
-)
+from studies.paper.ruling import all_below, below, decide, listed, ruled, told
 
 DESCENT = "cost descent"
 DRAWS = 5
@@ -154,12 +147,8 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
 
 def _beats_every_other(cells: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
     nearest = {k: max(of.items(), key=lambda item: item[1][0]) for k, of in cells.items()}
-    return (
-        all_below((ratio for of in cells.values() for ratio in of.values()), 1),
-        "cost over the best other: "
-        + ", ".join(f"{k} groups {told(ratio)} ({name})" for k, (name, ratio) in nearest.items())
-        + ".",
-    )
+    told_of = ", ".join(f"{k} groups {told(ratio)} ({name})" for k, (name, ratio) in nearest.items())
+    return all_below((r for of in cells.values() for r in of.values()), 1), f"cost over the best other: {told_of}."
 
 
 def _enough(cells: dict[str, Ratio]) -> tuple[Verdict, str]:

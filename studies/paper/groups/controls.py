@@ -13,15 +13,9 @@ from hyca_calib.replay import grouped
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, quantiles
 from studies.paper.groups.choice import DRAWS, random_labels
-from studies.paper.groups.subject import HORIZON, USUAL, Subject, describe, members, row
+from studies.paper.groups.subject import HORIZON, USUAL, Subject, describe, members
 from studies.paper.replay_setup import Array, Labels, Rows, by_label
-from studies.paper.ruling import (
-    below,
-    decide,
-    ruled,
-    shared_level,
-    told,
-)
+from studies.paper.ruling import all_below, decide, ruled, shared_level, told
 
 Outcome = tuple[Array, Array]
 """Held-out replay cost and relative forecast error of each judged prompt, ``(prompt,)``."""
@@ -149,20 +143,20 @@ def _table(found: dict[int, dict[str, Outcome]], limits: dict[str, Outcome]) -> 
         return float(outcome[0].mean() / one[0].mean()), float(100 * outcome[1].mean())
 
     names = next(iter(found.values()))
-    rows = [row(name, *(cell for ways in found.values() for cell in cells(ways[name]))) for name in names]
-    rows += [row(name, *cells(outcome) * len(found)) for name, outcome in limits.items()]
+    rows = {name: [cell for ways in found.values() for cell in cells(ways[name])] for name in names}
+    rows |= {name: [*cells(outcome) * len(found)] for name, outcome in limits.items()}
     head = [cell for k in found for cell in (f"{k} groups: cost", "error %")]
     caption = (
         "Fitted taps shared by groups, held out: replay cost relative to one group, and squared forecast error "
         "relative to the feature's energy over all predicted steps."
     )
-    return Table(caption, ("groups of", *head), tuple(rows))
+    return Table.of(caption, ("groups of", *head), rows)
 
 
 def _lasting_table(lasting: dict[str, dict[str, dict[str, float]]]) -> Table:
-    rows = tuple(row(kind, *(cell["mean"] for cell in cells.values())) for kind, cells in lasting.items())
+    cells = {kind: [cell["mean"] for cell in of.values()] for kind, of in lasting.items()}
     caption = f"Adjusted Rand index between the assignments of single prompts (k-means, {USUAL})."
-    return Table(caption, ("assigned", *next(iter(lasting.values()))), rows)
+    return Table.of(caption, ("assigned", *next(iter(lasting.values()))), cells)
 
 
 def _compared(s: Subject, found: dict[int, dict[str, Outcome]]) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -196,7 +190,7 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
         ruled(
             "Token assignments move with the prompt (their ARI is less than half that of channels).",
             lambda: (
-                decide([below(found["token_less_half_channel_ari"][k]) for k in lasting["tokens"]]),
+                all_below(found["token_less_half_channel_ari"][k] for k in lasting["tokens"]),
                 "ARI of tokens / channels, and the first less half of the second: "
                 + ", ".join(
                     f"{lasting['tokens'][k]['mean']:.2f} / {lasting['channels'][k]['mean']:.2f} at {k}, "
@@ -218,12 +212,8 @@ def _beats(cells: dict[str, dict[str, list[float]]]) -> tuple[Verdict, str]:
         return False if any(surely >= 1 for *_, surely in rivals.values()) else None
 
     hardest = {k: max(rivals.items(), key=lambda item: item[1][0]) for k, rivals in cells.items()}
-    return (
-        decide([met(rivals) for rivals in cells.values()]),
-        "cost over the best of them: "
-        + ", ".join(f"{told(ratio[:3])} at {k} ({name})" for k, (name, ratio) in hardest.items())
-        + ".",
-    )
+    told_of = ", ".join(f"{told(ratio[:3])} at {k} ({name})" for k, (name, ratio) in hardest.items())
+    return decide([met(rivals) for rivals in cells.values()]), f"cost over the best of them: {told_of}."
 
 
 def _text() -> str:

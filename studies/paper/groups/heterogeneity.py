@@ -13,16 +13,9 @@ from hyca_calib.search.candidate import POOL
 from hyca_calib.solver_table import solver_label
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, quantiles
-from studies.paper.groups.subject import Subject, row
+from studies.paper.groups.subject import Subject
 from studies.paper.replay_setup import Array, ReplaySetup
-from studies.paper.ruling import (
-    above,
-    all_below,
-    below,
-    decide,
-    ruled,
-    told,
-)
+from studies.paper.ruling import above, all_below, below, decide, ruled, told
 
 READINGS: dict[str, Callable[[Array], Array]] = {
     "energy, decades": lambda gram: descriptors.energy(gram)[:, 0] / np.log(10),
@@ -145,17 +138,17 @@ def _solvers(s: Subject) -> tuple[dict[str, dict[str, float]], Table]:
     }
     shares["searched, squared error"] = best_shares(s.searched.closed_errors(s.recorded.fit))
     whole = [(costs @ s.gain) / (costs @ s.gain).min() for costs in (searched, published)]
-    rows = tuple(
-        row(label, *(100 * share[label] for share in shares.values()), float(whole[0][i]), float(whole[1][i]))
+    cells = {
+        label: [*(100 * share[label] for share in shares.values()), *(float(costs[i]) for costs in whole)]
         for i, label in enumerate(LABELS)
-    )
+    }
     head = ("solver", "best one step ahead, % of channels", "best on the searched schedule, %")
     more = ("best on the published rule, %", "searched, by plain squared error, %")
     costs_told = ("cost if used for all, searched", "cost if used for all, published")
     caption = (
         "Which closed form is best for how many channels (fit prompts). Costs are relative to the best single one."
     )
-    return shares, Table(caption, head + more + costs_told, rows)
+    return shares, Table.of(caption, head + more + costs_told, cells)
 
 
 def _savings(s: Subject) -> tuple[dict[str, dict[str, list[float]]], Table]:

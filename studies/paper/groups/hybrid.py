@@ -15,23 +15,13 @@ from studies.paper.groups.choice import hybrid_cost
 from studies.paper.groups.heterogeneity import LABELS, one_step_errors
 from studies.paper.groups.subject import USUAL, Subject, members
 from studies.paper.replay_setup import Array, Labels, ReplaySetup
-from studies.paper.ruling import (
-    any_of,
-    below,
-    decide,
-    ruled,
-    shared_level,
-    told,
-)
+from studies.paper.ruling import all_below, any_of, below, decide, ruled, shared_level, told
 
 GOOD = 1.05
 WORTH = 0.99
 PROBED = 8  # single prompts that choose
 PAPER = ("runge_kutta", "adams_bashforth order=2", "newton order=1", "bdf2", "adams_moulton")
-POOLS = {
-    "whole pool": np.arange(len(POOL)),
-    "the paper's five": np.array([LABELS.index(label) for label in PAPER]),
-}
+POOLS = {"whole pool": np.arange(len(POOL)), "the paper's five": np.array([LABELS.index(label) for label in PAPER])}
 EARLY, ONE_PROMPT = "one step of one prompt, early", "at the horizons, one prompt"
 
 
@@ -165,20 +155,17 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
 
 def _mixes(plain: dict[str, dict[str, Ratio]], corrected: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
     best = {name: min(ratios.items(), key=lambda item: item[1][0]) for name, ratios in corrected.items()}
-    return (
-        decide([any_of([below(found, WORTH) for found in ratios.values()]) for ratios in corrected.values()]),
-        "; ".join(f"{name} {told(ratio)} at {k} groups" for name, (k, ratio) in best.items())
-        + "; per channel "
-        + ", ".join(told(mixture["per channel"]) for mixture in plain.values())
-        + ".",
-    )
+    met = [any_of(below(found, WORTH) for found in ratios.values()) for ratios in corrected.values()]
+    told_of = "; ".join(f"{name} {told(ratio)} at {k} groups" for name, (k, ratio) in best.items())
+    each = ", ".join(told(mixture["per channel"]) for mixture in plain.values())
+    return decide(met), f"{told_of}; per channel {each}."
 
 
 def _chooses(choosing: dict[str, dict[str, dict[str, Any]]]) -> tuple[Verdict, str]:
     once = {f"{n}, {pool}": cells[f"{EARLY}; {pool}"] for n, cells in choosing.items() for pool in POOLS}
     whole = [cells[f"{ONE_PROMPT}; {pool}"]["median"] for cells in choosing.values() for pool in POOLS]
     return (
-        decide([below(cell["mean"], GOOD) for cell in once.values()]),
+        all_below((cell["mean"] for cell in once.values()), GOOD),
         "cost ratio of an early step "
         + "; ".join(f"{name} {told(cell['mean'])}, up to {cell['highest']:.2f}" for name, cell in once.items())
         + f"; the same single prompts choosing at the horizons at most {max(whole):.3f} in the median.",

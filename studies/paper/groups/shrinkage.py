@@ -11,18 +11,9 @@ from numpy.typing import NDArray
 from hyca_calib.replay import grouped
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, swing
-from studies.paper.groups.subject import RIDGES, USUAL, Subject, members, row
+from studies.paper.groups.subject import RIDGES, USUAL, Subject, members
 from studies.paper.replay_setup import TINY, Array
-from studies.paper.ruling import (
-    all_below,
-    any_of,
-    below,
-    decide,
-    listed,
-    ruled,
-    shared_level,
-    told,
-)
+from studies.paper.ruling import all_below, any_of, below, decide, listed, ruled, shared_level, told
 from studies.paper.stored import FEW_TOKENS
 
 GROUP, DRAWN, FREE = "group taps", "per channel, drawn to the group", "per channel, free"
@@ -179,16 +170,16 @@ def _protects(cells: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
 
 
 def _table(s: Subject, curves: dict[str, dict[str, list[float]]]) -> Table:
-    rows = tuple(row(name, kind, *costs) for name, curve in curves.items() for kind, costs in curve.items())
+    cells = {(name, kind): costs for name, curve in curves.items() for kind, costs in curve.items()}
     caption = (
         f"Held-out cost by number of groups (k-means, {USUAL}), fitted on little data and on much. Free taps have "
         f"ridge {min(RIDGES):g}, group taps {s.ridge:g}, drawn ones {s.usual_ridge:g}; of the group's data one "
         "prompt's worth is added to the channel's own."
     )
-    return Table(caption, ("fitted on", "taps", *map(str, s.counts)), rows)
+    return Table.of(caption, ("fitted on", "taps", *map(str, s.counts)), cells)
 
 
 def _ridge_table(ridges: dict[str, dict[str, dict[str, float]]]) -> Table:
-    rows = tuple(row(name, kind, *costs.values()) for name, kinds in ridges.items() for kind, costs in kinds.items())
+    cells = {(name, kind): costs.values() for name, kinds in ridges.items() for kind, costs in kinds.items()}
     caption = "Held-out cost of taps per channel by strength of the ridge, and what it draws to."
-    return Table(caption, ("fitted on", "drawn", *(f"{ridge:g}" for ridge in STRENGTHS)), rows)
+    return Table.of(caption, ("fitted on", "drawn", *(f"{ridge:g}" for ridge in STRENGTHS)), cells)

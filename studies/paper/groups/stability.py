@@ -13,13 +13,7 @@ from hyca_calib.clusters.stability import Agreement, labels_by, separation, summ
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.groups.subject import HORIZON, USUAL, Subject, bare, describe
 from studies.paper.replay_setup import Array
-from studies.paper.ruling import (
-    above,
-    all_below,
-    decide,
-    listed,
-    ruled,
-)
+from studies.paper.ruling import above, all_below, decide, listed, ruled
 
 SOURCES = ("prompts", "sets", "windows", "splits", "restarts")
 """What changes between labelings: single prompts (each with its own seed); disjoint sets of prompts and
@@ -153,28 +147,28 @@ def _moved(s: Subject) -> dict[int, list[float]]:
 
 
 def _table(cells: dict[tuple[str, int], tuple[dict[str, Agreement], float]]) -> Table:
-    rows = tuple(
-        (descriptors, str(k), *(_told(cell.get(source)) for source in SOURCES), _number(silhouette))
+    shown = {
+        (descriptors, str(k)): [*(_told(cell.get(source)) for source in SOURCES), _number(silhouette)]
         for (descriptors, k), (cell, silhouette) in cells.items()
         if descriptors in SHOWN
-    )
+    }
     caption = (
         "Adjusted Rand index of k-means assignments, mean and standard deviation over pairs. Sets are disjoint sets of "
         "prompts and seeds, windows the thirds of the run, restarts the same data with another seed of k-means. "
         "The figure has the other descriptor sets."
     )
-    return Table(caption, ("descriptors", "groups", *SOURCES, "silhouette"), rows)
+    return Table.of(caption, ("descriptors", "groups", *SOURCES, "silhouette"), shown)
 
 
 def _by_clusterer(found: dict[tuple[str, str, int], tuple[dict[str, Agreement], float]]) -> Table:
-    rows = []
+    shown = {}
     for clusterer in dict.fromkeys(key[1] for key in found):
         for k in dict.fromkeys(key[2] for key in found):
             cells = [cell for (_, c, n), (cell, _) in found.items() if (c, n) == (clusterer, k)]
             means = [np.mean([cell[source].mean for cell in cells if source in cell] or [np.nan]) for source in SOURCES]
-            rows.append((clusterer, str(k), *(_number(float(mean)) for mean in means)))
+            shown[clusterer, str(k)] = [_number(float(mean)) for mean in means]
     caption = "The same by clusterer, mean over all descriptor sets. Ward's agglomerative clustering has no seed."
-    return Table(caption, ("clusterer", "groups", *SOURCES), tuple(rows))
+    return Table.of(caption, ("clusterer", "groups", *SOURCES), shown)
 
 
 def _moved_table(moved: dict[int, list[float]]) -> Table:
@@ -182,8 +176,7 @@ def _moved_table(moved: dict[int, list[float]]) -> Table:
         "Held-out cost with groups found on a single prompt over that with groups found on all (k-means, "
         f"{USUAL}; taps fitted on all prompts; 95 % interval over prompts)."
     )
-    rows = tuple((str(k), mean, low, high) for k, (mean, low, high) in moved.items())
-    return Table(caption, ("groups", "cost ratio", "from", "to"), rows)
+    return Table.of(caption, ("groups", "cost ratio", "from", "to"), {str(k): of for k, of in moved.items()})
 
 
 def _number(value: float) -> str:

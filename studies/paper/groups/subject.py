@@ -149,11 +149,6 @@ def members(labels: Labels) -> list[NDArray[np.int64]]:
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
-def row(*cells: str | float) -> tuple[str | float, ...]:
-    """A row of a table."""
-    return cells
-
-
 def bare(value: float) -> float | None:
     """A number for JSON, which knows no NaN."""
     return None if np.isnan(value) else float(value)

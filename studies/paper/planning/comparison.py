@@ -15,11 +15,10 @@ from hyca_calib.metrics import interval
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import over
-from studies.paper.groups.subject import row
 from studies.paper.planning.instance import Instance, timed
 from studies.paper.planning.rivals import anneal, enumerate_all, even_schedule, random_search
 from studies.paper.replay_setup import Array, ReplaySetup
-from studies.paper.ruling import above, decide, ruled, told
+from studies.paper.ruling import all_above, ruled, told
 
 Ratios = dict[tuple[str, int], tuple[float, float, float]]
 
@@ -137,14 +136,8 @@ def _unseen(s: Instance, runs: Sequence[Run]) -> Ratios:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    return {
-        "method": run.method,
-        "steps": run.steps,
-        "evaluations": run.evaluations,
-        "seconds": run.seconds,
-        "excess": list(run.excess),
-        "hits": run.hits,
-    }
+    told = ("method", "steps", "evaluations", "seconds", "excess", "hits")
+    return {name: getattr(run, name) for name in told}
 
 
 def _table(s: Instance, runs: Sequence[Run]) -> Table:
@@ -153,7 +146,7 @@ def _table(s: Instance, runs: Sequence[Run]) -> Table:
         spread = f"{mean:.2f} ({low:.2f} to {high:.2f})" if len(run.excess) > 1 else f"{mean:.2f}"
         among = f"all {run.evaluations:.3g}" if run.method == EXACT else f"{run.evaluations:,}"
         seconds = f"{run.seconds:.2g}" if run.seconds else "-"
-        return row(str(run.steps), run.method, among, seconds, spread, 100 * min(run.excess), f"{100 * run.hits:.0f} %")
+        return (str(run.steps), run.method, among, seconds, spread, 100 * min(run.excess), f"{100 * run.hits:.0f} %")
 
     restarts = max(len(run.excess) for run in runs)
     caption = (
@@ -168,13 +161,13 @@ def _table(s: Instance, runs: Sequence[Run]) -> Table:
 
 def _unseen_table(s: Instance, ratios: Ratios) -> Table:
     methods = dict.fromkeys(method for method, _ in ratios)
-    rows = tuple(row(str(count), *(told(ratios[method, count]) for method in methods)) for count in s.counts)
+    cells = {str(count): [told(ratios[method, count]) for method in methods] for count in s.counts}
     caption = (
         f"Cost of those schedules on {len(s.test)} prompts of the test split over that of dynamic programming's, with "
         f"95 % interval over prompts; taps from the fit split. Annealing and random search: {usual(s):,} evaluations, "
         "mean of their runs."
     )
-    return Table(caption, ("computed steps", *methods), rows)
+    return Table.of(caption, ("computed steps", *methods), cells)
 
 
 def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
@@ -198,22 +191,14 @@ def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
 def _misses(runs: list[dict[str, Any]]) -> tuple[Verdict, str]:
     """By the independent runs at each number of computed steps."""
     means = [interval(run["excess"]) for run in runs]
-    return (
-        decide([above(mean, MISSED) for mean in means]),
-        "mean excess "
-        + ", ".join(
-            f"{100 * mean:.2f} % ({100 * low:.2f} to {100 * high:.2f}) at {run['steps']} steps, "
-            f"{100 * run['hits']:.0f} % of runs at the optimum"
-            for run, (mean, low, high) in zip(runs, means, strict=True)
-        )
-        + ".",
+    told_of = ", ".join(
+        f"{100 * mean:.2f} % ({100 * low:.2f} to {100 * high:.2f}) at {run['steps']} steps, "
+        f"{100 * run['hits']:.0f} % of runs at the optimum"
+        for run, (mean, low, high) in zip(runs, means, strict=True)
     )
+    return all_above(means, MISSED), f"mean excess {told_of}."
 
 
 def _cheaper(fixed: list[dict[str, Any]]) -> tuple[Verdict, str]:
-    return (
-        decide([above(cell["ratio"], 1) for cell in fixed]),
-        "they cost "
-        + ", ".join(f"{cell['ratio'][0]:.2f} ({cell['method']}, {cell['steps']} steps)" for cell in fixed)
-        + " times as much.",
-    )
+    told_of = ", ".join(f"{cell['ratio'][0]:.2f} ({cell['method']}, {cell['steps']} steps)" for cell in fixed)
+    return all_above((cell["ratio"] for cell in fixed), 1), f"they cost {told_of} times as much."

@@ -9,7 +9,6 @@ from hyca_calib.budget import Budget
 from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 from studies.paper.chapter import Claim, Part, Table
-from studies.paper.groups.subject import row
 from studies.paper.planning.comparison import ANNEALING, EVEN, EXACT, RULE, SAME, usual
 from studies.paper.planning.instance import Instance
 from studies.paper.planning.rivals import anneal, even_schedule
@@ -72,11 +71,10 @@ def _limited(s: Instance, counts: dict[Budget, int]) -> dict[Budget, float]:
 
 
 def _table(s: Instance, counts: dict[Budget, int], lines: dict[str, dict[int, float]]) -> Table:
-    def cells(budget: Budget, count: int) -> tuple[str | float, ...]:
-        best = s.cost(s.optimum[count])
-        rule = s.rule(count)
-        return row(
-            budget.text,
+    cells = {}
+    for budget, count in counts.items():
+        best, rule = s.cost(s.optimum[count]), s.rule(count)
+        cells[budget.text] = (
             str(count),
             best,
             lines[ANNEALING].get(count, best) / best,
@@ -90,4 +88,4 @@ def _table(s: Instance, counts: dict[Budget, int], lines: dict[str, dict[int, fl
         f"mean of {RESTARTS} runs of {usual(s):,} evaluations."
     )
     head = ("budget", "computed steps", "cost", ANNEALING, RULE, EVEN, "the optimum computes")
-    return Table(caption, head, tuple(cells(budget, count) for budget, count in counts.items()))
+    return Table.of(caption, head, cells)

@@ -21,7 +21,7 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.tune import Tuning, solve, tune
 from hyca_calib.trace.store import Trace
 from studies.paper.chapter import Part, Table
-from studies.paper.groups.subject import CLUSTERERS, row
+from studies.paper.groups.subject import CLUSTERERS
 from studies.paper.planning.instance import Instance, timed
 from studies.paper.planning.synthetic import write_trace
 
@@ -93,18 +93,18 @@ def _stages(problem: Problem, settings: Settings, budgets: tuple[Budget, ...], s
 
 
 def _table(found: Measured, size: str) -> Table:
-    rows = (
-        row(f"reading the trace and {len(found.trials)} trials, s", found.processor),
-        row("one trial, median and longest, s", f"{np.median(found.trials):.2f}, {max(found.trials):.2f}"),
-        *(
-            row(f"grouping by {name}, and a whole trial with it, s", f"{grouping:.2f}, {trial:.2f}")
+    cells: dict[str, tuple[str | float]] = {
+        f"reading the trace and {len(found.trials)} trials, s": (found.processor,),
+        "one trial, median and longest, s": (f"{np.median(found.trials):.2f}, {max(found.trials):.2f}",),
+        **{
+            f"grouping by {name}, and a whole trial with it, s": (f"{grouping:.2f}, {trial:.2f}",)
             for name, (grouping, trial) in found.stages.items()
-        ),
-        row("distinct schedules per budget", ", ".join(map(str, found.schedules))),
-        row("peak resident memory, GiB", found.peak_bytes / 2**30),
-    )
+        },
+        "distinct schedules per budget": (", ".join(map(str, found.schedules)),),
+        "peak resident memory, GiB": (found.peak_bytes / 2**30,),
+    }
     caption = (
         f"The offline search for budgets {BUDGETS} in one study, on a synthetic trace of {size}, written and read as "
         "any other; branches enter as a sum of their Gram matrices. Seconds of processor time."
     )
-    return Table(caption, ("", "measured"), rows)
+    return Table.of(caption, ("", "measured"), cells)

@@ -12,7 +12,6 @@ import numpy as np
 
 from hyca_calib.search.exact import best_schedules, gap_table
 from studies.paper.chapter import Part, Table
-from studies.paper.groups.subject import row
 from studies.paper.planning.instance import Instance, timed
 from studies.paper.planning.synthetic import smooth_gram
 
@@ -113,7 +112,7 @@ def _slopes(axis: str, costs: dict[int, Cost]) -> dict[str, tuple[float, float]]
 
 def _table(found: dict[str, dict[int, Cost]]) -> Table:
     rows = tuple(
-        row(TOLD.get(axis, axis), str(n), cost.table, cost.search, cost.peak / 1e6)
+        (TOLD.get(axis, axis), str(n), cost.table, cost.search, cost.peak / 1e6)
         for axis, costs in found.items()
         for n, cost in costs.items()
     )
@@ -131,12 +130,10 @@ def _slope_table(base: Size, slopes: dict[str, dict[str, tuple[float, float]]]) 
             return f"x {np.exp(slope):.1f} per step (x {np.exp(slope - error):.1f} to {np.exp(slope + error):.1f})"
         return f"{slope:.2f} ± {error:.2f}"
 
-    rows = tuple(
-        row(TOLD.get(axis, axis), *(cell(axis, *slope) for slope in of.values())) for axis, of in slopes.items()
-    )
+    cells = {TOLD.get(axis, axis): [cell(axis, *slope) for slope in of.values()] for axis, of in slopes.items()}
     caption = (
         "How that grows: exponents, slopes by least squares in log space with standard errors; for history the factor "
         f"of each further step. What is not varied stays at {base.channels} channels, {base.steps} steps, history "
         f"{base.history} and gaps up to {base.gap} steps. Where channels share taps in groups, only groups count."
     )
-    return Table(caption, ("varied", "table", "search", "memory"), rows)
+    return Table.of(caption, ("varied", "table", "search", "memory"), cells)

@@ -11,7 +11,6 @@ from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton, Solver
 from studies.paper.chapter import Part, Table
-from studies.paper.groups.subject import row
 from studies.paper.planning.instance import Instance, timed
 from studies.paper.planning.rivals import draw
 
@@ -32,10 +31,8 @@ def throughput(s: Instance) -> Part:
         "table_seconds": s.table_seconds,
         "pays_after": pays_after,
     }
-    rows = [row("from the table", str(count), *rate) for count, rate in tabled.items()]
-    rows += [
-        row(f"one by one, {name}", str(middle), *r) for name, r in (("closed form", closed), ("fitted taps", fitted))
-    ]
+    rows = [("from the table", str(count), *rate) for count, rate in tabled.items()]
+    rows += [("one by one, closed form", str(middle), *closed), ("one by one, fitted taps", str(middle), *fitted)]
     caption = (
         f"Schedules scored per second of one core, mean with 95 % interval over batches; {len(s.fit)} groups. The "
         f"table of all gaps takes {s.table_seconds:.1f} s once, which pays after {pays_after:,.0f} schedules."

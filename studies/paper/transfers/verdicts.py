@@ -8,7 +8,7 @@ from typing import Any
 from hyca_calib.metrics import interval
 from studies.paper.chapter import Claim, Table
 from studies.paper.effects import apart, difference
-from studies.paper.ruling import above, below, decide
+from studies.paper.ruling import above, all_above, all_below, below, decide
 
 Row = dict[str, Any]
 
@@ -37,45 +37,36 @@ def gain(row: Row, over: str = "plan", of: str = "redone") -> tuple[float, float
 
 def psnr_table(rows: Sequence[Row]) -> Table:
     """PSNR of every way in every situation."""
-    lines = []
+    cells = {}
     for row in rows:
-        shown = [
-            _spread(interval(row["psnr_db"][way], 0, row.get("prompts"))) if way in row["psnr_db"] else "-"
-            for way in WAYS
-        ]
-        check = row["check"]
-        lines.append((row["name"], f"{len(check['computed'])} of {check['num_steps']}", *shown))
+        psnr, check = row["psnr_db"], row["check"]
+        shown = [_spread(interval(psnr[way], 0, row.get("prompts"))) if way in psnr else "-" for way in WAYS]
+        cells[row["name"]] = (f"{len(check['computed'])} of {check['num_steps']}", *shown)
     caption = (
         "PSNR of final latents to the full run of the same situation, dB, mean and 95 % interval over "
         f"{len(rows[0]['psnr_db']['plan'])} test prompts."
     )
-    return Table(caption, ("situation", "computed steps", *WAYS.values()), tuple(lines))
+    return Table.of(caption, ("situation", "computed steps", *WAYS.values()), cells)
 
 
 def verdict_table(rows: Sequence[Row]) -> Table:
     """What the check expects beside what rollouts measure."""
-    lines = []
+    cells = {}
     for row in rows:
-        check, measured = row["check"], row["measured"]
-        shown = _spread(gain(row)) if "redone" in row["psnr_db"] else "-"
-        lines.append(
-            (
-                row["name"],
-                ", ".join(check["changes"]) or "nothing",
-                f"{check['taps_db']:.1f} and {check['schedule_db']:+.1f}",
-                check["verdict"],
-                f"{measured['taps_db']:.1f} and {measured['schedule_db']:+.1f}",
-                measured["verdict"],
-                shown,
-            )
-        )
+        told = [
+            cell
+            for found in (row["check"], row["measured"])
+            for cell in (f"{found['taps_db']:.1f} and {found['schedule_db']:+.1f}", found["verdict"])
+        ]
+        redone = _spread(gain(row)) if "redone" in row["psnr_db"] else "-"
+        cells[row["name"]] = (", ".join(row["check"]["changes"]) or "nothing", *told, redone)
     head = ("situation", "what differs", "expected gains, dB", "check", "measured gains, dB", "rollouts", "redone")
     caption = (
         "Gains of fitting the taps again and of a new schedule beyond that: expected by `check` from the statistics of "
         "a small trace, and measured by rollouts with unrefined taps, to which the plan's own gain by refinement is "
         "added. The last column is the measured gain of making the plan again, refined, with its 95 % interval."
     )
-    return Table(caption, head, tuple(lines))
+    return Table.of(caption, head, cells)
 
 
 def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
@@ -83,10 +74,9 @@ def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
     found = [_unseen(rows)] if {OWN_PROMPTS, UNSEEN} <= {row["name"] for row in rows} else []
     for kind, text in LASTS.items():
         if members := [row for row in rows if row["kind"] == kind]:
-            met = [below(gain(row), WORTH_DB) for row in members]
-            found.append(Claim(text, decide(met), _evidence(members)))
+            found.append(Claim(text, all_below(map(gain, members), WORTH_DB), _evidence(members)))
     steps = [row for row in rows if row["kind"] == "steps"]
-    needed = decide([above(gain(row), WORTH_DB) for row in steps])
+    needed = all_above(map(gain, steps), WORTH_DB)
     found.append(Claim("A plan must be made again for other numbers of steps.", needed, _evidence(steps)))
     large = [row for row in rows if "refined here" in row["psnr_db"]]
     found += [_small_to_large(row, home) for row in large for home in rows if home["kind"] == "nothing"]
