@@ -9,6 +9,7 @@ import typer
 
 from hyca_calib.cli.options import STUDIES, Batch, Model, Prompts, Seed
 from hyca_calib.console import one_line_errors
+from hyca_runtime.errors import StudyError
 
 __all__ = ["app"]
 
@@ -139,31 +140,10 @@ def models(
         print(out or table)
 
 
-@app.command()
-def reproduce(
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="solvers, grouping, schedules, closed-loop, refinement, points or transfer, or of one model: "
-            "demo-class/grouping; repeatable. Chapters made elsewhere stay on the page."
-        ),
-    ] = None,
-    work: Annotated[Path, typer.Option(help="Traces, plans and finished parts; an interrupted run goes on.")] = STUDIES
-    / "science",
-    out: Annotated[Path, typer.Option(help="Folder for science.md, science.json and pictures.")] = STUDIES / "bench",
-    seed: Seed = 0,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A few samples and steps, to see that everything runs.")
-    ] = False,
-    render: Annotated[
-        bool, typer.Option("--render", help="Sample nothing: verdicts and page again, from --out's science.json.")
-    ] = False,
-) -> None:
-    """Redo the whole study on the embedded models: every claim, with a verdict from data. Hours on two cores.
-
-    Example: [b]python -m hyca_calib reproduce --only grouping --only schedules[/]
-    """
-    from hyca_calib import commands
-
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def reproduce() -> None:
+    """Says where the study of the claims is: in the repository, not in an installation."""
     with one_line_errors():
-        print(commands.reproduce_study(only or [], work, out, seed, quick, render))
+        raise StudyError(
+            "the study is no part of an installation; in a clone of the repository: python -m studies.paper"
+        )

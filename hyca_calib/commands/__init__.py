@@ -7,7 +7,6 @@ from hyca_calib.commands.doctor import examine
 from hyca_calib.commands.main_job import evaluate_file, merge_files, report_study, run_demo
 from hyca_calib.commands.measuring import bench_runtime, check_models
 from hyca_calib.commands.publishing import publish_figures, verify_bench
-from hyca_calib.commands.reproducing import reproduce_study
 from hyca_calib.commands.searching import Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, merge_parts, trace_model, verify_trace
 
@@ -26,7 +25,6 @@ __all__ = [
     "merge_parts",
     "publish_figures",
     "report_study",
-    "reproduce_study",
     "run_demo",
     "search_plans",
     "show_check",

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from hyca_calib.console import say
 from hyca_calib.defaults import batch_of
+from hyca_calib.metrics import interval
 from hyca_calib.models import load_traced
-from hyca_calib.science.chapter import interval
 from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
 from hyca_calib.search.check_rollouts import Measured, measure
 from hyca_calib.search.origin import own_problem, with_healing_of

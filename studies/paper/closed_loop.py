@@ -1,0 +1,234 @@
+"""Searching schedules by rollouts: what the offline objective misses, and who finds it soonest."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from hyca_calib.budget import Budget
+from hyca_calib.metrics import interval
+from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.refine import to_db
+from hyca_calib.search.tune import solve
+from hyca_runtime.schedule import Schedule
+from studies.paper.chapter import Chapter, Claim, Context, Table, Verdict, finished, kept
+from studies.paper.drawing import save, subplots
+from studies.paper.effects import Ratio, student
+from studies.paper.loop import objective
+from studies.paper.loop.racers import CLIMBING, MODELS, PRUNED, RACERS, offline_costs, raced
+from studies.paper.loop.rollout_race import RolloutRace
+from studies.paper.replay_setup import Array
+from studies.paper.rollouts import Samples, fitted_psnr_db, samples_of
+from studies.paper.ruling import above, any_of, decide, listed, ruled, shared_level, told_db
+
+BUDGET = "5x"
+ROLLOUTS, SEEDS, SAMPLES, TESTED = 40, 3, 8, 24
+EARNED_DB = 0.1
+HALVED = 2.0
+LEAST = 3
+"""Samples that a variance without one of them needs."""
+FIGURE = "closed-loop.png"
+CAPTION = "Best schedule so far on the select split by rollouts spent; mean over seeds, all from the offline optimum."
+
+Races = dict[str, dict[str, Any]]
+"""The course of each race, by ``racer/seed``."""
+
+
+def closed_loop(context: Context) -> Chapter:
+    """The chapter. Every race is kept in the folder: an interrupted run goes on where it stopped."""
+    settings = Settings(start=1)
+    start = solve(context.problem, settings, (Budget.parse(BUDGET),), context.seed)[0].schedule
+    samples = samples_of(context.problem, context.workload, "select").first(2 if context.quick else SAMPLES)
+    rollouts, seeds = (3, 1) if context.quick else (ROLLOUTS, SEEDS)
+
+    def race() -> RolloutRace:
+        return RolloutRace(context.pipe, context.problem, settings, samples, start, rollouts, context.seed)
+
+    done: Races = {}
+    todo = [(name, seed) for name in RACERS for seed in range(seeds)]
+    for i, (name, seed) in enumerate(todo):
+        context.tell(i / len(todo), f"{name}, seed {seed}")
+        course = partial(_course, race(), name, seed + context.seed)
+        done[f"{name}/{seed}"] = kept(context.folder / "races" / f"{name} {seed}.json", course)
+    _draw(done, context.folder / FIGURE)
+    context.tell(1.0, "objectives")
+    test = samples_of(context.problem, context.workload, "test").first(2 if context.quick else TESTED)
+    chapter = Chapter(
+        name="closed-loop",
+        title="Schedules by rollouts",
+        text=(_opening(samples, rollouts, seeds, done),),
+        figures=((FIGURE, CAPTION),),
+        numbers={
+            "contests": done,
+            "gains_db": {name: [_best_db(course["curve"]) for course in _of(done, name)] for name in RACERS},
+            "offline_rank": _offline_and_closed(race(), done),
+            "objectives": objective.measured(context, settings, samples),
+            "climbed": _climbed(context, settings, start, done, test),
+            "test_prompts": test.prompts,
+        },
+    )
+    return finished(chapter, claims, tables)
+
+
+def tables(numbers: dict[str, Any]) -> tuple[Table, ...]:
+    """Gains of the racers, then the objectives."""
+    return (_table(numbers["gains_db"], numbers["contests"]), *objective.tables(numbers["objectives"]))
+
+
+def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
+    """Verdicts of the chapter's numbers."""
+    gains = numbers["gains_db"]
+    return (
+        ruled(
+            f"Rollouts find what the offline objective misses (hill climbing gains over {EARNED_DB:g} dB on test "
+            "samples that chose nothing).",
+            lambda: _found_more(numbers["climbed"], numbers["test_prompts"], numbers["offline_rank"]),
+        ),
+        ruled(
+            f"A model of the objective earns its place over plain hill climbing (some of {len(MODELS)} is over "
+            f"{EARNED_DB:g} dB ahead on the split that is searched, corrected for their number).",
+            lambda: _ahead(gains, MODELS),
+        ),
+        ruled(
+            f"Giving up bad schedules after half of the samples pays (over {EARNED_DB:g} dB at equal cost).",
+            lambda: _ahead(gains, (PRUNED,)),
+        ),
+        ruled(
+            "Common random numbers make schedules comparable (they save at least half of the rollouts).",
+            lambda: _common(numbers["contests"]),
+        ),
+        *objective.claims(numbers["objectives"]),
+    )
+
+
+def rollouts_saved(errors: Array) -> Ratio:
+    """How many times as many rollouts schedules of other prompts and noise each would need, with interval.
+
+    The variance of the difference of two schedules' log errors over that on the same samples, by the jackknife over
+    samples with Student's quantiles.
+
+    Args:
+        errors: ``(schedule, sample)``; each schedule is compared with the first.
+    """
+
+    def log_ratio(table: Array) -> float:
+        alone = table[1:].var(1, ddof=1) + table[0].var(ddof=1)
+        together = (table[1:] - table[:1]).var(1, ddof=1)
+        return float(np.log(alone.mean() / together.mean()))
+
+    count = errors.shape[1]
+    whole = log_ratio(errors)
+    parts = [count * whole - (count - 1) * log_ratio(np.delete(errors, i, axis=1)) for i in range(count)]
+    mean, low, high = np.exp(student(parts))
+    return float(mean), float(low), float(high)
+
+
+def _found_more(test: dict[str, list[float]], prompts: list[int], rank: float) -> tuple[Verdict, str]:
+    """By the mean gain of the climbs on each sample."""
+    climbs = np.mean([values for name, values in test.items() if name.startswith(f"{CLIMBING}/")], axis=0)
+    found = interval((climbs - np.array(test["offline optimum"])).tolist(), 0, prompts)
+    return decide([above(found, EARNED_DB)]), (
+        f"hill climbing gains {told_db(found)} dB on the offline optimum; over all schedules rolled out, offline cost "
+        f"and closed-loop error have rank correlation {rank:.2f}."
+    )
+
+
+def _ahead(gains: dict[str, list[float]], rivals: tuple[str, ...]) -> tuple[Verdict, str]:
+    """Seed by seed, by Student's interval over the seeds."""
+    climbed, level = np.array(gains[CLIMBING]), shared_level(len(rivals))
+    found = {name: student((np.array(gains[name]) - climbed).tolist(), level) for name in rivals}
+    return decide([any_of(above(cell, EARNED_DB) for cell in found.values())]), (
+        f"over {len(climbed)} seeds, dB above hill climbing, which gains {climbed.mean():+.2f} dB: "
+        f"{listed(found, told=told_db)}."
+    )
+
+
+def _common(races: dict[str, dict[str, Any]]) -> tuple[Verdict, str]:
+    tried = {tuple(steps): errors for held in races.values() for steps, errors in held["tried"]}
+    whole = max(len(errors) for errors in tried.values())
+    table = np.array([errors for errors in tried.values() if len(errors) == whole])
+    if whole < LEAST or len(table) < 2:
+        return "not decided", f"{len(table)} schedules were rolled out on {whole} samples; that says nothing of spread."
+    found = rollouts_saved(table)
+    mean, low, high = found
+    return decide([above(found, HALVED)]), (
+        f"on other prompts and noise, {mean:.1f} times as many rollouts ({low:.1f} to {high:.1f}) would be needed to "
+        "tell two schedules apart."
+    )
+
+
+def _climbed(
+    context: Context, settings: Settings, start: Schedule, done: Races, test: Samples
+) -> dict[str, list[float]]:
+    """PSNR of each test sample under the offline optimum, and under what hill climbing found."""
+    found = {"offline optimum": start}
+    for key, course in done.items():
+        if key.startswith(f"{CLIMBING}/"):
+            found[key] = Schedule.from_steps(start.num_steps, course["computed"])
+    candidates = {name: Candidate(settings, schedule, 0.0) for name, schedule in found.items()}
+    return {name: fitted_psnr_db(context, candidate, test) for name, candidate in candidates.items()}
+
+
+def _course(race: RolloutRace, racer: str, seed: int) -> dict[str, Any]:
+    """One racer's whole try."""
+    raced(race, racer, seed)
+    return {
+        "curve": race.curve,
+        "computed": list(race.best.computed_steps),
+        "tried": [[list(s.computed_steps), race.parts[s].tolist()] for s in race.known],
+    }
+
+
+def _of(done: Races, racer: str) -> list[dict[str, Any]]:
+    return [course for key, course in done.items() if key.rpartition("/")[0] == racer]
+
+
+def _best_db(curve: list[list[float]], spent: float = np.inf) -> float:
+    """dB above the offline optimum, after so many rollouts."""
+    return to_db(min(error for at, error in curve if at <= max(spent, curve[0][0]))) - to_db(curve[0][1])
+
+
+def _opening(samples: Samples, rollouts: int, seeds: int, done: Races) -> str:
+    first = next(iter(done.values()))
+    return (
+        f"The offline optimum at {BUDGET} reaches {to_db(first['curve'][0][1]):.2f} dB with fitted taps. From "
+        f"there each way of searching may spend {rollouts} rollouts of {len(samples.jobs)} select prompts, {seeds} "
+        "times with other seeds; prompts and noise are the same for all."
+    )
+
+
+def _table(gains: dict[str, list[float]], done: Races) -> Table:
+    cells = {}
+    for name, found in gains.items():
+        mean, low, high = student(found)
+        courses = _of(done, name)
+        half = [_best_db(course["curve"], 0.5 * course["curve"][-1][0]) for course in courses]
+        schedules = len({tuple(steps) for course in courses for steps, _ in course["tried"]}) / len(courses)
+        spread = f"{low:.2f} to {high:.2f}" if len(courses) > 1 else "-"
+        cells[name] = (mean, spread, float(np.mean(half)), schedules)
+    head = ("way", "gain, dB", "95 %", "gain at half the rollouts, dB", "schedules rolled out in full")
+    return Table.of("Gain over the offline optimum on the select split.", head, cells)
+
+
+def _offline_and_closed(race: RolloutRace, done: Races) -> float:
+    """Rank correlation of offline cost and closed-loop error over all schedules that were rolled out."""
+    errors = {tuple(steps): float(np.mean(found)) for course in done.values() for steps, found in course["tried"]}
+    schedules = [Schedule.from_steps(race.start.num_steps, steps) for steps in errors]
+    return float(spearmanr(offline_costs(race, schedules), list(errors.values())).statistic)
+
+
+def _draw(done: Races, path: Path) -> None:
+    figure, ((axes,),) = subplots(1, 1, (7.5, 4))
+    for name in RACERS:
+        curves = [course["curve"] for course in _of(done, name)]
+        grid = np.linspace(1, max(curve[-1][0] for curve in curves), 60)
+        lines = [[_best_db(curve, x) for x in grid] for curve in curves]
+        axes.plot(grid, np.mean(lines, axis=0), label=name, linewidth=2 if name == CLIMBING else 1.2)
+    axes.set(xlabel="rollouts spent", ylabel="dB above the offline optimum")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    save(figure, path)

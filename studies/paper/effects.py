@@ -1,0 +1,87 @@
+"""Costs over other costs, with intervals that know which samples are of one prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import t
+
+from hyca_calib.metrics import expanded_tail, interval, resampled_means
+from studies.paper.replay_setup import TINY, Array
+
+Ratio = tuple[float, float, float]
+"""Mean and 95 % interval."""
+
+DRAWS = 2000
+
+
+def logarithm(costs: Array) -> Array:
+    """Natural logarithm, of next to nothing where rounding leaves nothing."""
+    return np.asarray(np.log(np.maximum(costs, TINY)))
+
+
+def over(one: Array, other: Array, seed: int, groups: Sequence[int] | None = None, level: float = 0.95) -> Ratio:
+    """Total cost of one over that of other, geometric mean over leading axes, with bootstrap interval over prompts.
+
+    Args:
+        one, other: ``(..., sample)``.
+        groups: a label of each sample, its prompt's; samples of one prompt are drawn together.
+    """
+    rows = np.concatenate([np.atleast_2d(costs).reshape(-1, one.shape[-1]) for costs in (one, other)])
+    labels = range(one.shape[-1]) if groups is None else groups
+    draws = resampled_means(rows.T, labels, DRAWS, seed)
+
+    def mean_log(means: Array) -> Array:
+        tops, bottoms = np.split(logarithm(means), 2, axis=1)
+        return np.asarray((tops - bottoms).mean(1))
+
+    low, high = np.exp(quantiles(mean_log(draws), len(set(labels)), level))
+    return float(np.exp(mean_log(rows.mean(1)[None])[0])), float(low), float(high)
+
+
+def quantiles(draws: Array, groups: int, level: float = 0.95) -> tuple[float, float]:
+    """Ends of the interval from bootstrap draws over so many groups."""
+    tail = expanded_tail((1 - level) / 2, groups)
+    low, high = np.quantile(draws, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def difference(
+    one: Sequence[float], other: Sequence[float], groups: Sequence[int] | None = None, level: float = 0.95
+) -> Ratio:
+    """One less other, sample by sample: mean and interval."""
+    return interval([a - b for a, b in zip(one, other, strict=True)], 0, groups, level)
+
+
+def apart(one: Sequence[float], other: Sequence[float]) -> Ratio:
+    """Mean of one less mean of other, which are of different samples, with interval."""
+    means = [
+        resampled_means(np.asarray(x, dtype=np.float64)[:, None], range(len(x)), DRAWS, i)
+        for i, x in enumerate((one, other))
+    ]
+    low, high = quantiles((means[0] - means[1])[:, 0], min(len(one), len(other)))
+    return float(np.mean(one) - np.mean(other)), low, high
+
+
+def student(values: Sequence[float], level: float = 0.95) -> Ratio:
+    """Mean and Student's interval: for a few values, which no resampling can spread further than they lie."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return mean, -np.inf, np.inf
+    half = float(t.ppf((1 + level) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+    return mean, mean - half, mean + half
+
+
+def swing(costs: Array, seed: int, groups: Sequence[int] | None = None) -> Ratio:
+    """Largest over smallest total of the rows of ``(way, sample)``, and what it surely is at least and at most.
+
+    At most: the largest of the upper ends of all pairs, each at 95 %, for all of them must lie below. At least: the
+    largest of the lower ends, at the level that the number of pairs asks for.
+    """
+    ways = range(len(costs))
+    pairs = [(a, b) for a in ways for b in ways if a != b]
+    totals = costs.sum(-1)
+    highs = [over(costs[a], costs[b], seed, groups)[2] for a, b in pairs]
+    lows = [over(costs[a], costs[b], seed, groups, 1 - 0.05 / len(pairs))[1] for a, b in pairs]
+    return float(totals.max() / totals.min()), max(lows), max(highs)

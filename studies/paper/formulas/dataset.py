@@ -1,0 +1,210 @@
+"""What the questions on solvers share: data, published schedules, axes, and the cost of every formula."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyca_calib.metrics import prompt_groups
+from hyca_calib.replay import Multistep, gaps, grouped, rows_of
+from hyca_calib.search.candidate import Settings, partition
+from hyca_calib.search.problem import AXES
+from hyca_calib.solver_table import ALL_SOLVERS, solver_label
+from hyca_runtime.schedule import Schedule
+from hyca_runtime.solvers import AdaptiveSolver, ClosedFormSolver
+from studies.paper.chapter import Context, Table
+from studies.paper.effects import Ratio, logarithm, over
+from studies.paper.formulas.learned import learn, learned_rows
+from studies.paper.groups.subject import cross_validated
+from studies.paper.replay_setup import Array, ReplaySetup, Rows
+from studies.paper.ruling import told
+from studies.paper.stored import channel_gram, read, samples
+
+WARMUP = 3
+"""Leading steps that are computed in the published rule."""
+WAYS: tuple[Multistep, ...] = ("anchored", "recursive")
+GROUPS = 8
+DEEPEST = max(solver.depth for solver in ALL_SOLVERS)
+ADAPTIVE = {solver_label(s): s for s in ALL_SOLVERS if isinstance(s, AdaptiveSolver)}
+CLOSED = {solver_label(s): s for s in ALL_SOLVERS if not isinstance(s, AdaptiveSolver)}
+
+
+class Use(NamedTuple):
+    """A solver by its label, and how it is used."""
+
+    solver: str
+    axis: str
+    multistep: Multistep = "anchored"
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Gram matrices of channels that share a row of weights.
+
+    Attributes:
+        fit: mean over the fit prompts, channels weighted by their gain, ``(group, step, step)``.
+        judged: held-out prompts, weighted alike, ``(prompt, branch, group, step, step)``.
+        plain: the same without weights, which is what a solver sees that reads the features.
+    """
+
+    fit: Array
+    judged: Array
+    plain: Array
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The data under study.
+
+    Attributes:
+        sharings: a row of weights for all channels, for each of some groups, for each channel.
+        times: position of each step, by axis.
+        step_weights: weight of an error at each step.
+        intervals: N of the published rules.
+        sets: disjoint sets of fit prompts, ``(set, channel, step, step)``.
+        gain: squared gain of each channel through the network's tail.
+        prompts: a label of each held-out sample, its prompt's; all have prompts of their own by default.
+    """
+
+    sharings: dict[str, Sharing]
+    times: dict[str, Array]
+    step_weights: Array
+    intervals: tuple[int, ...]
+    sets: Array
+    gain: Array
+    seed: int
+    prompts: tuple[int, ...] | None = None
+
+    @property
+    def one(self) -> Sharing:
+        """All channels share a row."""
+        return next(iter(self.sharings.values()))
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """Axes that are not another one in other units; the first is the papers'."""
+        found: dict[str, Array] = {}
+        for axis, times in self.times.items():
+            place = (times - times[0]) / (times[-1] - times[0])
+            if not any(np.allclose(place, other, atol=1e-6) for other in found.values()):
+                found[axis] = place
+        return tuple(found)
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """A column for each interval."""
+        return tuple(f"N = {n}" for n in self.intervals)
+
+    def table(self, caption: str, first: tuple[str, ...], cells: Mapping[Any, Sequence[Ratio]]) -> Table:
+        """A row for each of them, an interval in each column."""
+        return Table.of(caption, (*first, *self.head), {name: map(told, of) for name, of in cells.items()})
+
+    def schedule(self, interval: int) -> Schedule:
+        return Schedule.every(len(self.step_weights), interval, WARMUP)
+
+    def setup(self, interval: int, axis: str = "step", depth: int = Settings().depth) -> ReplaySetup:
+        return ReplaySetup(tuple(gaps(self.schedule(interval), DEEPEST)), self.times[axis], self.step_weights, depth)
+
+    def ratios(self, one: Array, other: Array) -> list[Ratio]:
+        """Total cost of one over that of other at each interval; both ``(interval, prompt)``."""
+        return [self.over(a, b) for a, b in zip(one, other, strict=True)]
+
+    def over(self, one: Array, other: Array) -> Ratio:
+        """The same, geometric mean over intervals."""
+        return over(one, other, self.seed, self.prompts)
+
+    @cached_property
+    def ridge(self) -> float:
+        """Pull of fitted taps, chosen by cross-validation over fit prompts at the middle interval."""
+        return cross_validated(self.setup(self.intervals[len(self.intervals) // 2]), self.sets, self.gain)
+
+    def judge(self, shared: Sharing, rows: Sequence[Rows]) -> Array:
+        """Held-out cost ``(interval, prompt)`` of the rows at each interval."""
+        pairs = zip(self.intervals, rows, strict=True)
+        return np.stack([self.setup(n).cost(shared.judged, taps).sum((1, 2)) for n, taps in pairs])
+
+    def learnt_costs(self, solver: AdaptiveSolver, shared: Sharing, axis: str) -> Array:
+        """Held-out cost ``(interval, prompt)`` of weights that are learnt from each prompt's features."""
+        setups = [self.setup(n, axis) for n in self.intervals]
+        return self.judge(shared, [learned_rows(solver, a, learn(solver, a, shared.plain)) for a in setups])
+
+    @cached_property
+    def costs(self) -> dict[Use, Array]:
+        """Held-out cost ``(interval, prompt)`` of every solver in every use, one row of weights for all channels."""
+        found = {use: self.judge(self.one, rows) for use, rows in self._closed.items()}
+        for name, solver in ADAPTIVE.items():
+            found |= {Use(name, axis): self.learnt_costs(solver, self.one, axis) for axis in self.axes}
+        return found
+
+    def best_closed(self, axes: Sequence[str]) -> tuple[list[Use], Array]:
+        """The closed form and use that cost least on the fit prompts, by interval; held-out ``(interval, prompt)``."""
+        fit = {use: cost for use, cost in self.fit_costs.items() if use.axis in axes}
+        totals = np.round(logarithm(np.stack(list(fit.values()))), 9)  # of uses that are the same, the first
+        chosen = [list(fit)[i] for i in totals.argmin(0)]
+        return chosen, np.stack([self.costs[use][i] for i, use in enumerate(chosen)])
+
+    @cached_property
+    def _closed(self) -> dict[Use, list[Rows]]:
+        """The rows of every closed form in every use, at each interval."""
+        return {
+            Use(name, axis, way): [closed_rows(solver, self.setup(n, axis), way) for n in self.intervals]
+            for way in WAYS
+            for name, solver in CLOSED.items()
+            for axis in self.axes
+        }
+
+    @cached_property
+    def fit_costs(self) -> dict[Use, Array]:
+        """Mean cost ``(interval,)`` on the fit prompts."""
+        setups = [self.setup(n) for n in self.intervals]
+        return {
+            use: np.array([a.cost(self.one.fit, taps)[0] for a, taps in zip(setups, rows, strict=True)])
+            for use, rows in self._closed.items()
+        }
+
+
+def dataset(context: Context) -> Dataset:
+    """Read the trace and group the channels."""
+    problem, trace = context.problem, context.problem.trace
+    intervals, most = ((2, 3, 5), 8) if context.quick else (tuple(range(2, 8)), None)
+    gain, channels = problem.channel_gain, np.arange(trace.num_channels)
+    recorded = read(trace, gain, context.seed, prompts=1, sets=4, most=most)
+    streams = np.stack([[channel_gram(branch[None]) for branch in sample] for sample in samples(trace, "select", most)])
+    ways = {
+        "one group": [channels],
+        f"{GROUPS} groups": partition(problem, Settings(groups=min(GROUPS, len(channels))), context.seed),
+        "per channel": list(channels[:, None]),
+    }
+    sharings = {name: sharing(recorded.fit, streams, gain, groups) for name, groups in ways.items()}
+    times = {axis: problem.times(axis) for axis in AXES}
+    prompts = prompt_groups(trace.workload().of("select")[:most])
+    return Dataset(sharings, times, problem.step_weights, intervals, recorded.sets, gain, context.seed, prompts)
+
+
+def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np.int64]]) -> Sharing:
+    """Sum channels by group.
+
+    Args:
+        fit: ``(channel, step, step)``.
+        streams: ``(prompt, branch, channel, step, step)``.
+    """
+
+    def summed(weight: Array) -> Array:
+        return np.stack([[grouped(gram, weight, groups) for gram in branches] for branches in streams])
+
+    return Sharing(grouped(fit, gain, groups), summed(gain), summed(np.ones(len(gain))))
+
+
+def closed_rows(solver: ClosedFormSolver, setup: ReplaySetup, multistep: Multistep = "anchored") -> Rows:
+    """The rows ``(1, history, target)`` of a formula in each gap."""
+    return [rows_of(solver, setup.times, history, targets, multistep)[None] for history, targets in setup.gaps]
+
+
+def noise_gain(rows: Rows) -> float:
+    """Sum of absolute weights, mean over predicted steps: how noise in the history comes out at worst."""
+    return float(np.concatenate([np.abs(taps).sum(-2).ravel() for taps in rows]).mean())

@@ -1,0 +1,140 @@
+"""What every refinement shares: one schedule, equal iterations, every result kept on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hyca_calib.budget import Budget
+from hyca_calib.metrics import log_error
+from hyca_calib.rollout import sample_latents
+from hyca_calib.search.assemble import build_section, plan_taps, with_taps
+from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.refine import Refinement, refine_taps, to_db
+from hyca_calib.search.tune import solve
+from hyca_calib.search.whitening import whitened
+from hyca_runtime import Plan, apply_plan
+from hyca_runtime.plan import Section
+from studies.paper.chapter import Context, kept
+from studies.paper.rollouts import Samples, samples_of
+
+BUDGET = "5x"
+Objective = Callable[[list[int]], Tensor]
+"""The loss of some of the fit samples."""
+Parameters = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""Where a refinement starts, and the way from there to taps ``(predicted step, depth, channel)``."""
+
+
+@dataclass(frozen=True)
+class RefinementSetup:
+    """What every refinement of the chapter shares.
+
+    Attributes:
+        candidate, section: the offline optimum at the budget, with fitted taps.
+        start: its taps, one row for every channel, ``(predicted step, depth, channel)``.
+        fit, select, test: samples; `test` is only judged.
+    """
+
+    context: Context
+    candidate: Candidate
+    section: Section
+    start: Tensor
+    fit: Samples
+    select: Samples
+    test: Samples
+    settings: Refinement
+
+    @property
+    def folder(self) -> Path:
+        return self.context.folder / "whitened"  # results in plain taps lie in another folder
+
+    def on(self, candidate: Candidate) -> RefinementSetup:
+        """The same for another schedule."""
+        section = build_section(self.context.problem, candidate, self.context.seed)
+        return replace(self, candidate=candidate, section=section, start=torch.from_numpy(plan_taps(section)).float())
+
+    def refined(
+        self,
+        name: str,
+        parameters: Parameters | None = None,
+        objective: Callable[[], Objective] | None = None,
+        prompts: int | None = None,
+        iterations: int | None = None,
+    ) -> dict[str, Any]:
+        """Refine the taps and judge on the test split; a result on disk is read instead.
+
+        Args:
+            parameters: where to start, and the way to taps; `own_coordinates` by default.
+            objective: makes one for `refine_taps`.
+            prompts: refine on that many of the fit samples.
+        """
+        problem, fit = self.context.problem, self.fit.first(prompts or len(self.fit.jobs))
+
+        def work() -> dict[str, Any]:
+            begin, expand = parameters or self.own_coordinates
+            begun = time.monotonic()
+            best, account = refine_taps(
+                self.context.pipe,
+                self.section,
+                problem.inference_steps,
+                begin,
+                expand,
+                (fit.jobs, fit.latents),
+                (self.select.jobs, self.select.latents),
+                replace(self.settings, iterations=iterations or self.settings.iterations),
+                self.folder / f"{name}.safetensors",
+                self.context.seed,
+                objective=objective() if objective else None,
+            )
+            facts = {"name": name, "numbers": best.numel(), "seconds": time.monotonic() - begun, **account}
+            taps = expand(best)
+            save_file({"taps": taps.contiguous()}, self._taps(name))
+            facts["fit_db"] = self.judge(taps, fit.first(len(self.test.jobs)))["latent_db"]
+            return facts | self.judge(taps, self.test)
+
+        found: dict[str, Any] = kept(self.folder / f"{name}.json", work)
+        return found
+
+    @property
+    def own_coordinates(self) -> Parameters:
+        """Zeros, and the way from `whitened` coordinates around `start` to taps."""
+        start = self.start.double().numpy()
+        return torch.zeros_like(self.start), whitened(start, self.section.schedule, self.context.problem.fit)
+
+    def taps_of(self, name: str) -> Tensor:
+        """What a refinement that is on disk found."""
+        return load_file(self._taps(name))["taps"]
+
+    def _taps(self, name: str) -> Path:
+        return self.folder / f"{name}.taps.safetensors"
+
+    def judge(self, taps: Tensor, samples: Samples) -> dict[str, list[float]]:
+        """PSNR of each sample: of the final latent, and of the picture, its values clipped to [-1, 1]."""
+        section = with_taps(self.section, taps.double().numpy())
+        with apply_plan(self.context.pipe, Plan(name="refinement", sections=(section,)), on_mismatch="error"):
+            latents = sample_latents(self.context.pipe, samples.jobs, self.context.problem.inference_steps, 8)
+        pairs = {
+            "latent_db": (latents, samples.latents),
+            "picture_db": (latents.clamp(-1, 1), samples.latents.clamp(-1, 1)),
+        }
+        return {key: [to_db(e) for e in log_error(a, b).tolist()] for key, (a, b) in pairs.items()}
+
+
+def refinement_setup(context: Context) -> RefinementSetup:
+    """The setup at 5x; `context.quick` needs seconds."""
+    problem, quick = context.problem, context.quick
+    candidate = solve(problem, Settings(), (Budget.parse(BUDGET),), context.seed)[0]
+    fit, select, test = (samples_of(problem, context.workload, split) for split in ("fit", "select", "test"))
+    settings = Refinement(minutes=600, iterations=2 if quick else 40, batch=2 if quick else 8, evaluations=4)
+    empty = build_section(problem, candidate, context.seed)
+    setup = RefinementSetup(
+        context, candidate, empty, torch.empty(0), fit, select, test.first(2 if quick else 24), settings
+    )
+    return setup.on(candidate)

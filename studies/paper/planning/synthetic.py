@@ -1,0 +1,59 @@
+"""Made-up smooth trajectories, for sizes that no small model has."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from hyca_calib.cost import CostModel
+from hyca_calib.trace.documents import write_json
+from hyca_calib.trace.facts import Facts
+from hyca_calib.trace.finish import COST, MANIFEST, manifest_of, summarise
+from hyca_calib.trace.folder import open_folder
+from hyca_calib.workload import SPLITS
+from hyca_runtime.point import CachePoint
+from studies.paper.replay_setup import Array
+
+WAVES, DRAWS, NOISE = 8, 32, 0.01
+SMOOTHNESS = (0.3, 0.7)
+
+
+def smooth_gram(channels: int, steps: int, rng: np.random.Generator) -> Array:
+    r"""Gram matrices ``(channel, step, step)`` of 32 random trajectories per channel.
+
+    A trajectory is :math:`\sum_{k<8} a_k r_c^k \cos(\pi k t)` with standard normal :math:`a_k`, plus noise of standard
+    deviation 0.01; how smooth a channel is, :math:`r_c`, is uniform in 0.3 to 0.7.
+    """
+    waves = np.cos(np.pi * np.outer(np.arange(WAVES), np.linspace(1, 1 / steps, steps)))
+    decay = rng.uniform(*SMOOTHNESS, (channels, 1, 1)) ** np.arange(WAVES)
+    features = rng.normal(size=(channels, DRAWS, WAVES)) * decay @ waves
+    features += NOISE * rng.normal(size=features.shape)
+    return np.asarray(features.transpose(0, 2, 1) @ features)
+
+
+def write_trace(path: Path, channels: int, steps: int, branches: int, cost: CostModel, seed: int) -> None:
+    """A trace of a rectified flow with made-up Gram matrices; each split has one sample, none is stored."""
+    rng, sigmas = np.random.default_rng(seed), np.linspace(1, 0, steps + 1)
+    gram = np.stack([[smooth_gram(channels, steps, rng) for _ in range(branches)] for _ in SPLITS])
+    facts = Facts(
+        branches=[f"branch {i}" for i in range(branches)],
+        timesteps=sigmas[:-1].tolist(),
+        scheduler_timesteps=[],
+        sigmas=sigmas.tolist(),
+        response=np.diff(sigmas).tolist(),
+        num_tokens=[[1]] * branches,
+        stored=[[[0]]] * branches,
+        gram_share=1.0,
+        gram_error=0.0,
+        channels=channels,
+        latent=[1],
+    )
+    folder, point = open_folder(path), CachePoint()
+    attributes = {"splits": list(SPLITS), "branches": facts.branches, "point": point.model_dump(), "excluded": []}
+    root = zarr.open_group(folder.store(read_only=False), mode="w")
+    summarise(root, point.kind, gram, np.ones((branches, steps, channels)), facts, attributes)
+    write_json(folder, COST, asdict(cost))
+    write_json(folder, MANIFEST, manifest_of(folder, ()))

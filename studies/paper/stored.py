@@ -1,0 +1,104 @@
+"""Gram matrices of single prompts, sets of prompts and tokens, from the stored trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Split
+from studies.paper.replay_setup import Array
+
+FEW_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the stored trajectories say; every Gram is one prompt's or the mean over prompts.
+
+    Attributes:
+        prompts: single prompts of the fit split, ``(prompt, channel, step, step)``.
+        sparse: the same prompts, of each only a few tokens.
+        sets: disjoint sets of fit prompts, ``(set, channel, step, step)``.
+        fit: all fit prompts read, ``(channel, step, step)``.
+        judged: prompts of the select split, ``(prompt, channel, step, step)``.
+        fit_tokens, judged_tokens: channels summed with the squared gain of the network's tail,
+            ``(prompt, token, step, step)``.
+    """
+
+    prompts: Array
+    sparse: Array
+    sets: Array
+    fit: Array
+    judged: Array
+    fit_tokens: Array
+    judged_tokens: Array
+
+
+def channel_gram(values: Array) -> Array:
+    """``(channel, step, step)`` of one sample ``(branch, step, token, channel)``."""
+    rows = values.transpose(3, 1, 0, 2).reshape(values.shape[3], values.shape[1], -1)
+    return np.asarray(rows @ rows.transpose(0, 2, 1))
+
+
+def token_gram(values: Array, gain: Array) -> Array:
+    """``(token, step, step)`` of one sample ``(branch, step, token, channel)``, channels weighted by ``gain``."""
+    rows = (values * np.sqrt(gain)).transpose(2, 1, 0, 3).reshape(values.shape[2], values.shape[1], -1)
+    return np.asarray(rows @ rows.transpose(0, 2, 1))
+
+
+def read(trace: Trace, gain: Array, seed: int, *, prompts: int, sets: int, most: int | None = None) -> Recorded:
+    """Read the fit and select splits once, sample by sample.
+
+    Args:
+        prompts: how many single prompts are kept.
+        sets: how many disjoint sets the fit prompts are dealt to.
+        most: of each split no more samples than this.
+    """
+    few = np.random.default_rng(seed).permutation(trace.values("fit", 1).shape[3])[:FEW_TOKENS]
+    return reduce(
+        samples(trace, "fit", most),
+        samples(trace, "select", most),
+        gain,
+        few,
+        prompts=prompts,
+        sets=min(sets, len(trace.samples("fit")[:most])),
+    )
+
+
+def samples(trace: Trace, split: Split, most: int | None = None) -> Iterator[Array]:
+    """The first `most` stored samples ``(branch, step, token, channel)`` of a split, one at a time."""
+    return (trace.sample_values(index).astype(np.float64) for index in trace.samples(split)[:most])
+
+
+def reduce(
+    fit: Iterable[Array], judged: Iterable[Array], gain: Array, few: NDArray[np.int64], *, prompts: int, sets: int
+) -> Recorded:
+    """Samples ``(branch, step, token, channel)`` of both splits to Gram matrices; no sample is kept.
+
+    Args:
+        few: the tokens of `Recorded.sparse`.
+    """
+    dealt: list[list[Array | int]] = [[0, 0] for _ in range(sets)]
+    singles, sparse, fit_tokens = [], [], []
+    for i, sample in enumerate(fit):
+        gram = channel_gram(sample)
+        total, count = dealt[i % sets]
+        dealt[i % sets] = [total + gram, count + 1]
+        fit_tokens.append(token_gram(sample, gain))
+        if i < prompts:
+            singles.append(gram)
+            sparse.append(channel_gram(sample[:, :, few]))
+    found = [(channel_gram(sample), token_gram(sample, gain)) for sample in judged]
+    return Recorded(
+        prompts=np.stack(singles),
+        sparse=np.stack(sparse),
+        sets=np.stack([np.asarray(total) / count for total, count in dealt]),
+        fit=np.asarray(sum(total for total, _ in dealt)) / len(fit_tokens),
+        judged=np.stack([channels for channels, _ in found]),
+        fit_tokens=np.stack(fit_tokens),
+        judged_tokens=np.stack([tokens for _, tokens in found]),
+    )

@@ -1,0 +1,173 @@
+"""All chapters on the embedded models: recorded, computed, kept, and put on one page."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hyca_calib.defaults import batch_of, prompts_of
+from hyca_calib.models import load_pipeline
+from hyca_calib.provenance import provenance
+from hyca_calib.search.healing import PROBES, healed
+from hyca_calib.search.problem import Problem
+from hyca_calib.trace.request import TRACE_VERSION
+from hyca_calib.trace.run import trace
+from hyca_calib.trace.store import Trace
+from hyca_calib.workload import Workload
+from hyca_runtime.errors import StudyError
+from hyca_runtime.point import CachePoint
+from studies.paper.chapter import Chapter, Context
+from studies.paper.page import CHAPTERS, FIGURES, NUMBERS, write_json, write_page
+
+Tell = Callable[[str, float, str], None]
+"""Told the chapter, the share of it that is done, and a line of news."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run of the study.
+
+    Attributes:
+        work: traces, plans, parts and finished chapters; what is there is not done again.
+        out: where ``README.md``, ``numbers.json`` and their figures go.
+        quick: a tenth of the work, to see that everything runs.
+    """
+
+    work: Path
+    out: Path
+    seed: int = 0
+    samples: int = 112
+    steps: int = 50
+    quick: bool = False
+
+    def make(self, only: Iterable[str], tell: Tell = lambda chapter, share, news: None) -> Path:
+        """Do the chapters named in `only`, all if there are none, and put each on the page when it is done.
+
+        Chapters that were on the page before stay, if they were made with the same settings.
+
+        Raises:
+            StudyError: no such chapter, or a work folder of other settings.
+        """
+        self._claim()
+        wanted = chapters_of(only)
+        for model in dict.fromkeys(model for model, _ in wanted):
+            names = [name for of, name in wanted if of == model and not self._kept(model, name).exists()]
+            if not names:
+                continue
+            context = self._context(model, lambda share, news: tell("trace", share, news))
+            for name in names:
+                self._do(context, name, tell)
+        return self._write()
+
+    def _do(self, context: Context, name: str, tell: Tell) -> None:
+        module, function = CHAPTERS[name][0].split(".")
+        work: Callable[[Context], Chapter] = getattr(importlib.import_module(f"studies.paper.{module}"), function)
+        label = f"{name}, {context.model}"
+        folder = context.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        watch = Stopwatch(folder / "seconds.json")
+
+        def note(share: float, news: str) -> None:
+            watch.note()
+            tell(label, share, news)
+
+        chapter = work(replace(context, folder=folder, tell=note))
+        made = chapter.model_copy(update={"seconds": watch.note(), "made": circumstances()})
+        tell(label, 1.0, f"{made.seconds:.0f} s")
+        write_json(self._kept(context.model, name), made.model_dump())
+        self._write()
+
+    def _context(self, model: str, tell: Callable[[float, str], None]) -> Context:
+        """The pipeline and its trace at the trunk, every token stored; traced if it is not there."""
+        folder = self.work / model
+        workload = Workload(prompts_of(model, None), self.samples, self.steps, self.seed)
+        pipe, path = load_pipeline(model), folder / "trunk.zarr"
+        done, batch = 0, batch_of(model, None)
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            tell(done / len(workload.jobs), f"{model}: {done} of {len(workload.jobs)} samples")
+
+        trace(pipe, workload, CachePoint(), path, model_name=model, batch=batch, tokens=10**6, on_samples=count)
+        probes = 6 if self.quick else PROBES
+        problem = healed(pipe, Problem(Trace(path)), workload.of("fit"), folder / "healing.log", probes)
+        return Context(model, pipe, problem, workload, folder, self.seed, self.quick)
+
+    def _claim(self) -> None:
+        """Make the work folder, or go on in it if it was made with the same settings."""
+        path = self.work / "settings.json"
+        if path.exists() and (found := json.loads(path.read_text())) != self.settings:
+            raise StudyError(
+                f"{self.work} holds a study with {found}, asked was {self.settings}; choose another --work"
+            )
+        write_json(path, self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the chapters of one page have in common."""
+        return {"seed": self.seed, "samples": self.samples, "steps": self.steps, "quick": self.quick}
+
+    def _kept(self, model: str, name: str) -> Path:
+        return self.work / model / f"{name}.json"
+
+    def _write(self) -> Path:
+        """The page and the numbers: chapters of this work folder, and those that the page had before."""
+        numbers, pictures = self._published(), self.out / FIGURES
+        pictures.mkdir(parents=True, exist_ok=True)
+        for model, name in chapters_of(()):
+            if (kept := self._kept(model, name)).exists():
+                numbers[f"{model}/{name}"] = json.loads(kept.read_text())
+                for figure, _ in numbers[f"{model}/{name}"]["figures"]:
+                    shutil.copyfile(self.work / model / name / figure, pictures / f"{model}-{figure}")
+        return write_page(self.out, self.settings, numbers)
+
+    def _published(self) -> dict[str, dict[str, Any]]:
+        """Chapters of the same settings that are on the page, from other machines perhaps."""
+        path = self.out / NUMBERS
+        facts = json.loads(path.read_text()) if path.exists() else {}
+        return dict(facts["chapters"]) if facts.get("settings") == self.settings else {}
+
+
+class Stopwatch:
+    """Seconds of work on one thing, over interruptions; up to the last note of each attempt."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._begun = path, time.monotonic()
+        self._before: float = json.loads(path.read_text()) if path.exists() else 0.0
+
+    def note(self) -> float:
+        """The seconds so far, written down."""
+        seconds = self._before + time.monotonic() - self._begun
+        write_json(self._path, round(seconds, 1))
+        return seconds
+
+
+def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:
+    """``(model, chapter)`` of the chapters in `only`, all if there are none, model by model.
+
+    Args:
+        only: ``chapter``, for all models that it is made on, or ``model/chapter``.
+
+    Raises:
+        StudyError: no such chapter.
+    """
+    models = dict.fromkeys(model for _, models in CHAPTERS.values() for model in models)
+    there = [(model, name) for model in models for name in CHAPTERS if model in CHAPTERS[name][1]]
+    names = list(only) or list(CHAPTERS)
+    if unknown := [n for n in names if not any(n in (name, f"{model}/{name}") for model, name in there)]:
+        raise StudyError(f"no chapter {', '.join(unknown)}; there are {', '.join(CHAPTERS)}")
+    return [(model, name) for model, name in there if name in names or f"{model}/{name}" in names]
+
+
+def circumstances() -> dict[str, Any]:
+    """Of a chapter that is made now."""
+    made = provenance("cpu")
+    threads = "a thread" if made["threads"] == 1 else f"{made['threads']} threads"
+    return {**made, "device": f"{threads} of {made['processor']}", "trace": TRACE_VERSION}

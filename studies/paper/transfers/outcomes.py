@@ -1,0 +1,126 @@
+"""What becomes of a plan in a situation: what the check says, and what rollouts measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hyca_calib.budget import Budget
+from hyca_calib.defaults import batch_of
+from hyca_calib.metrics import prompt_groups
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.check_plan import check_plan, remake
+from hyca_calib.search.check_rollouts import judge, rollout_db
+from hyca_calib.search.confirm import Confirmation
+from hyca_calib.search.origin import refinement_gain, settings_of
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.refine import Refinement
+from hyca_calib.search.run import Contender, SearchOptions
+from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.study import Study
+from hyca_calib.workload import Job, Workload
+from hyca_runtime import Plan
+from hyca_runtime.plan import Section
+from studies.paper.chapter import Context, kept
+from studies.paper.rollouts import searched, traced
+from studies.paper.transfers.situations import Situation
+
+BUDGET = "5x"
+TRIALS, ITERATIONS, BATCH, ROLLED_OUT = 12, 20, 8, 16
+NO_LIMIT = 1e4
+"""Minutes or seconds; counts end the work, so that every run ends alike."""
+FINALISTS = Confirmation(minutes=1e-9, finalists=3)
+"""Rollouts decide between the candidates given, and move no step of theirs."""
+
+
+def home_plan(context: Context) -> Plan:
+    """The plan that is taken elsewhere: searched and refined on the context's trace."""
+    budget = Budget.parse(BUDGET)
+    folder = context.folder / "plans"
+    folder.mkdir(parents=True, exist_ok=True)
+    tuning = Tuning(trials=2 if context.quick else TRIALS, timeout=NO_LIMIT)
+    candidates = tune(context.problem, [budget], tuning, folder / "journal.log", context.seed)[budget]
+    return _refined(context, context.pipe, context.problem, context.workload, candidates, "home")
+
+
+def outcome(context: Context, plan: Plan, situation: Situation) -> dict[str, Any]:
+    """Costs, verdicts and PSNRs of one situation; a result on disk is read instead."""
+
+    def work() -> dict[str, Any]:
+        begun, pipe = time.monotonic(), situation.pipe()
+        path = context.folder / "traces" / f"{situation.slug}.zarr"
+        point, batch = context.problem.trace.point, batch_of(context.model, None)
+        problem = traced(context, pipe, situation.workload, point, path, batch)
+        psnr = _rolled_out(context, plan, situation, pipe, problem)
+        measured = judge(psnr["plan"], psnr["refit"], psnr["redo"], refinement_gain(plan)).to_json()
+        return {
+            "name": situation.name,
+            "kind": situation.kind,
+            "check": check_plan(plan, problem, context.problem, context.seed).to_json(),
+            "measured": {key: measured[key] for key in ("verdict", "taps_db", "schedule_db")},
+            "psnr_db": psnr,
+            "prompts": prompt_groups(_judged(context, situation)),
+            "relative_flops": problem.trace.cost.full_flops / context.problem.trace.cost.full_flops,
+            "seconds": time.monotonic() - begun,
+        }
+
+    found: dict[str, Any] = kept(context.folder / "outcomes" / f"{situation.slug}.json", work)
+    return found
+
+
+def closed_forms(section: Section) -> Section:
+    """The section with every group's closed form in the place of its taps."""
+    groups = [group.model_copy(update={"solver": group.closed_form, "fallback": None}) for group in section.groups]
+    parts = {name: getattr(section, name) for name in Section.model_fields}
+    return Section(**{**parts, "groups": tuple(groups)})
+
+
+def _rolled_out(
+    context: Context, plan: Plan, situation: Situation, pipe: Any, problem: Problem
+) -> dict[str, list[float]]:
+    """PSNR in dB of each test sample's final latent to the full run's.
+
+    Of the plan (adapted to other steps), of its closed forms alone, of its schedule with taps fitted
+    here (``refit``), of a new schedule with fitted taps (``redo``), of the better of these two on the
+    select split, refined (``redone``), and at another resolution of the plan's schedule with taps
+    refined there (``refined here``).
+    """
+    remade = remake(plan, problem, context.seed)
+    sections = {
+        "plan": remade.section,
+        "closed": closed_forms(remade.section),
+        "refit": remade.refit,
+        "redo": remade.redo,
+    }
+    settings = settings_of(plan, remade.section)
+    kept, new = (Candidate(settings, section.schedule, 0.0) for section in (remade.refit, remade.redo))
+    again = {"redone": [new, kept]} if situation.kind != "nothing" else {}
+    if situation.kind == "resolution":
+        again["refined here"] = [kept]
+    for name, candidates in again.items():
+        folder = f"{situation.slug}-{name.replace(' ', '-')}"
+        sections[name] = _refined(context, pipe, problem, situation.workload, candidates, folder).section
+    jobs = _judged(context, situation)
+    goal, batch = torch.from_numpy(problem.trace.latents_of("test")[: len(jobs)]), batch_of(context.model, None)
+    return {
+        name: rollout_db(pipe, section, jobs, goal, problem.inference_steps, batch)
+        for name, section in sections.items()
+    }
+
+
+def _judged(context: Context, situation: Situation) -> Sequence[Job]:
+    return situation.workload.of("test")[: 2 if context.quick else ROLLED_OUT]
+
+
+def _refined(
+    context: Context, pipe: Any, problem: Problem, workload: Workload, candidates: Sequence[Candidate], name: str
+) -> Plan:
+    """The best candidate on the select split, refined for as many iterations as every plan of the chapter."""
+    iterations, size = (1, 2) if context.quick else (ITERATIONS, BATCH)
+    refinement = Refinement(NO_LIMIT, iterations=iterations, batch=size, evaluations=4)
+    study = Study.open(context.folder / "plans" / name, {"name": name, "seed": context.seed, "quick": context.quick})
+    options = SearchOptions(FINALISTS, refinement, context.seed)
+    return searched(pipe, Contender(problem, candidates), workload, Budget.parse(BUDGET), study, options)
