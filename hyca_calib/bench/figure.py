@@ -50,7 +50,7 @@ def draw_front(plans: Sequence[Dot], rivals: Sequence[Dot], path: Path, tried: S
     Args:
         tried: settings of rivals in their sweeps, which are faint.
     """
-    figure, axes = pyplot.subplots(figsize=(10, 5.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(13, 5.5), layout="constrained")
     spare = itertools.cycle(OTHERS)
     for family in dict.fromkeys([*COLORS, *(dot.family for dot in (*rivals, *tried))]):
         faint, measured = _points(tried, family), _points(rivals, family)
@@ -69,7 +69,8 @@ def draw_front(plans: Sequence[Dot], rivals: Sequence[Dot], path: Path, tried: S
     if shown := _points([*plans, *rivals])[1]:
         axes.set_ylim(bottom=min(shown) - 2)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", fontsize=8, frameon=False, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
