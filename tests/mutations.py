@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,17 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         _opened.append(arguments[0])
 
 
+@cache
+def _install() -> None:
+    """Once: an audit hook cannot be taken away."""
+    sys.addaudithook(_audit)
+
+
 @contextmanager
 def watched(folder: Path) -> Iterator[None]:
     """Asserts that what is done here is done within 2 s and 1 GiB, and opens no file but below `folder` and code."""
-    global _opened  # noqa: PLW0603  (an audit hook cannot be taken away)
-    if not getattr(_audit, "installed", False):
-        sys.addaudithook(_audit)
-        _audit.installed = True  # type: ignore[attr-defined]
+    global _opened  # noqa: PLW0603  (the audit hook stays)
+    _install()
     allowed = (str(folder), sys.prefix, sys.base_prefix, "/proc", "/usr/lib/python", str(Path(__file__).parents[1]))
     begun, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _opened = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch import nn
+from diffusers import FluxTransformer2DModel
 
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.plan import Cost, ModelFingerprint, Plan, Sampler, Section
@@ -18,7 +18,7 @@ STEPS = 12
 
 
 def make_plan(
-    module: nn.Module,
+    module: FluxTransformer2DModel,
     computed: Sequence[int] = (0, 1, 4, 8),
     solvers: Sequence[Solver] = (Newton(1), Hold()),
     steps: int = STEPS,

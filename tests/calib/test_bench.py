@@ -391,7 +391,7 @@ class TestVerify:
         (check,) = how.rows([wrong])
         assert check.off_by > 1
         (tmp_path / "prompts.txt").write_text("\n".join(call["prompt"] for call in tiny.prompts()))
-        asked = {"model": "tiny:pipeline", "samples": 14, "steps": STEPS, "seed": 3, "out": tmp_path}
+        asked: dict[str, Any] = {"model": "tiny:pipeline", "samples": 14, "steps": STEPS, "seed": 3, "out": tmp_path}
         options = BenchOptions(prompts=tmp_path / "prompts.txt", **asked)
         assert "dB off  TaylorSeer" in verify_bench(options)
         Bench(facts, tuple(range(6)), (bench.full(), wrong)).write(tmp_path)

@@ -35,6 +35,11 @@ from hyca_runtime.solvers import Hold, Newton
 SETTINGS = Settings(groups=2)
 
 
+def grid(times: list[float]) -> Any:
+    """All that a course asks of a trace: the scheduler's timesteps, and the network's."""
+    return SimpleNamespace(attributes={"scheduler_timesteps": times}, timesteps=np.array(times) / 1000)
+
+
 @pytest.fixture(scope="module")
 def problem(recorded: Trace) -> Problem:
     return Problem(recorded)
@@ -90,15 +95,18 @@ class TestCourse:
         plan = make_plan(pipe.transformer)
         seen: list[np.ndarray] = []
         inner = pipe.transformer.norm_out.forward
-        pipe.transformer.norm_out.forward = lambda x, *rest: seen.append(x.numpy().copy()) or inner(x, *rest)
+
+        def forward(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            seen.append(x.numpy().copy())
+            found: torch.Tensor = inner(x, *rest)
+            return found
+
+        pipe.transformer.norm_out.forward = forward
         generator = torch.Generator().manual_seed(1)
         with apply_plan(pipe, plan, "adapt") as session:
             pipe("red heart", num_inference_steps=steps, generator=generator, output_type="latent")
             computed = session.report().computed
-        times = pipe.scheduler.timesteps.tolist()
-        course = course_of(
-            plan.section, SimpleNamespace(attributes={"scheduler_timesteps": times}, timesteps=np.array(times) / 1000)
-        )  # type: ignore[arg-type]
+        course = course_of(plan.section, grid(pipe.scheduler.timesteps.tolist()))
         assert course.adapted
         assert len(course.schedule.computed_steps) == computed
         for step, rows in course.weights.items():
@@ -108,10 +116,10 @@ class TestCourse:
 
     def test_other_times_of_as_many_steps_are_another_grid(self, recorded: Trace, plan: Plan) -> None:
         shifted = [1000 * 3 * s / (1 + 2 * s) for s in recorded.sigmas[:-1]]
-        other = SimpleNamespace(attributes={"scheduler_timesteps": shifted}, timesteps=np.array(shifted) / 1000)
+        other = grid(shifted)
         assert is_on_grid(plan.section, recorded)
-        assert not is_on_grid(plan.section, other)  # type: ignore[arg-type]
-        assert course_of(plan.section, other).adapted  # type: ignore[arg-type]
+        assert not is_on_grid(plan.section, other)
+        assert course_of(plan.section, other).adapted
 
     def test_weights_that_break_down(self, problem: Problem, plan: Plan) -> None:
         course = course_of(plan.section, problem.trace)

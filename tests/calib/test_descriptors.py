@@ -8,7 +8,7 @@ from hyca_calib.features.descriptors import DESCRIPTORS, describe_channels, diff
 
 def gram_of(features: np.ndarray) -> np.ndarray:
     """``(channel, step, token)`` -> ``(channel, step, step)``."""
-    return features @ features.transpose(0, 2, 1)
+    return np.asarray(features @ features.transpose(0, 2, 1))
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ from hyca_calib.demo.judge.network import Judge
 from hyca_calib.metrics import image_psnr, interval, prompt_groups, resampled_means
 from hyca_calib.workload import Job
 
-MARGINS = Margins("planted", detail=0.4, confidence=0.1)
+DETAIL = 0.4
+MARGINS = Margins("planted", detail=DETAIL, confidence=0.1)
 
 
 def pictures(count: int, seed: int = 0, side: int = 32) -> Tensor:
@@ -42,7 +44,7 @@ def marks(detail_db: np.ndarray, nats: np.ndarray) -> dict[str, tuple[float, ...
 
 
 def test_prompt_groups_go_by_the_call() -> None:
-    calls = ({"prompt": "a", "guidance": 1}, {"prompt": "b"}, {"guidance": 1, "prompt": "a"})
+    calls: list[dict[str, Any]] = [{"prompt": "a", "guidance": 1}, {"prompt": "b"}, {"guidance": 1, "prompt": "a"}]
     assert prompt_groups([Job(i, "test", i, call) for i, call in enumerate(calls)]) == (0, 1, 0)
 
 
@@ -85,7 +87,7 @@ def test_a_run_at_the_margin_seldom_passes(prompts: int, at: float) -> None:
     """Of all errors this one is bounded: 5 %, here of 300 trials, within 2.5 standard errors."""
     rng, passed, zero = np.random.default_rng(1), 0, np.zeros(prompts)
     for seed in range(300):
-        away = at * MARGINS.detail + 0.3 * rng.normal(size=prompts)
+        away = at * DETAIL + 0.3 * rng.normal(size=prompts)
         found = departures(marks(away, zero), marks(zero, zero), MARGINS, seed=seed)
         passed += outcome(found) == "as good"
     assert passed / 300 < 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 300)
@@ -209,7 +211,8 @@ def test_the_mildest_damage_decides() -> None:
         effect("fewer steps", 25, -0.9, 0.6),
     ]
     found = chosen_margins("planted", effects)
-    assert (found.detail, found.confidence) == (pytest.approx(0.7), pytest.approx(0.5))
+    assert found.detail == pytest.approx(0.7)
+    assert found.confidence == pytest.approx(0.5)
     assert chosen_margins("planted", effects[1:2]).confidence is None
     with pytest.raises(ValueError, match="no damage at 30 dB"):
         chosen_margins("planted", effects[:1])

@@ -162,9 +162,13 @@ class TestSpectrum:
 
     def test_blend(self) -> None:
         seen = stream(7, {5: 10.0, 3: 4.0, 1: 0.0})
-        linear, chebyshev_alone, half = (
-            SpectrumRule(12, frozenset(), 2, 0.1, blend).forecast(seen)[0].item() for blend in (0.0, 1.0, 0.5)
-        )
+
+        def blended(blend: float) -> float:
+            forecast = SpectrumRule(12, frozenset(), 2, 0.1, blend).forecast(seen)
+            assert forecast is not None
+            return forecast[0].item()
+
+        linear, chebyshev_alone, half = map(blended, (0.0, 1.0, 0.5))
         assert linear == 16.0
         row = chebyshev_row([5, 3, 1], 7, 12, 2, 0.1)
         assert chebyshev_alone == pytest.approx(row @ [10, 4, 0], rel=1e-6)

@@ -351,7 +351,11 @@ class TestFamilies:
         made: list[str] = []
 
         def recall(name: str, make: Callable[[], Any]) -> Any:
-            return setup.recall(name, lambda: (made.append(name), make())[1])
+            def noted() -> Any:
+                made.append(name)
+                return make()
+
+            return setup.recall(name, noted)
 
         watched = Setup(setup.jobs, STEPS, recall, setup.problem)
         for family in families(pipe, watched):

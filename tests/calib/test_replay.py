@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny
@@ -15,7 +18,7 @@ from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.problem import AXES, Problem
 from hyca_calib.search.taps import fit_rows, fit_solver
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
+from hyca_calib.workload import Split, Workload
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Fitted, Newton
@@ -33,13 +36,13 @@ def candidate() -> Candidate:
     return Candidate(Settings(groups=3, ridge=1e-4, taps="group"), SCHEDULE, 0.0)
 
 
-def stored(trace: Trace, split: str) -> np.ndarray:
+def stored(trace: Trace, split: Split) -> np.ndarray:
     """Features ``(sample, step, token, channel)`` of one split, as they lie on disk."""
     return trace.values(split)[:, 0].astype(np.float64)
 
 
 @pytest.mark.parametrize("split", ["fit", "select", "test"])
-def test_gram_error_equals_the_error_on_stored_features(recorded: Trace, candidate: Candidate, split: str) -> None:
+def test_gram_error_equals_the_error_on_stored_features(recorded: Trace, candidate: Candidate, split: Split) -> None:
     problem = Problem(recorded)
     section = build_section(problem, candidate, seed=0)
     features, gram = stored(recorded, split), recorded.gram(split)
@@ -57,7 +60,7 @@ def test_replay_predicts_what_the_runtime_predicts(recorded: Trace, workload: Wo
     problem, pipe = Problem(recorded), tiny.pipeline()
     section = build_section(problem, candidate, seed=0)
     received: dict[int, Tensor] = {}
-    inner = pipe.transformer.norm_out.forward
+    inner: Callable[..., Tensor] = pipe.transformer.norm_out.forward
 
     def overhear(x: Tensor, *rest: Tensor) -> Tensor:
         received[len(received)] = x
@@ -74,7 +77,7 @@ def test_replay_predicts_what_the_runtime_predicts(recorded: Trace, workload: Wo
     def replace(pipe: object, step: int, timestep: object, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"latents": latents[step]}
 
-    arguments = {"num_inference_steps": 12, "output_type": "latent"}
+    arguments: dict[str, Any] = {"num_inference_steps": 12, "output_type": "latent"}
     generator = torch.Generator().manual_seed(job[0].seed)
     pipe(**job[0].call, generator=generator, callback_on_step_end=keep, **arguments)
     features = [received[i] for i in range(12)]

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -210,7 +211,7 @@ class TestFamilies:
         }
         for name, settings in timid.items():
             peer = bench.families[name].peer(settings)
-            run = bench.run(lambda peer=peer: peer.applied(bench.pipe), STEPS)
+            run = bench.run(partial(peer.applied, bench.pipe), STEPS)
             assert (run.images - bench.full.images).abs().max() < 1e-4, name
 
     def test_facts_of_a_full_run(self, bench: Bench) -> None:
@@ -226,6 +227,10 @@ class TestUntouched:
         pipe, before = of_flux.pipe, tree(of_flux.pipe)
         network = pipe.transformer
         first = network.transformer_blocks[0]
+
+        def nothing(self: Any) -> None:
+            """Instead of a call."""
+
         with untouched(pipe):
             blocks = network.transformer_blocks
             del network.transformer_blocks
@@ -235,7 +240,7 @@ class TestUntouched:
             first.register_forward_hook(lambda *_: None)
             network.__class__ = type("Other", (type(network),), {})
             type(pipe).brand_new = 1
-            type(pipe).__call__ = lambda self: None
+            type(pipe).__call__ = nothing
             pipe.left_behind = 1
             assert tree(pipe) != before
         assert tree(pipe) == before
@@ -432,6 +437,10 @@ class TestSamplers:
 
     def test_network_calls_are_as_announced(self, bench: Bench) -> None:
         job = bench.jobs[:1]
+
+        def sample(steps: int, drawn: list[Tensor]) -> None:
+            drawn.append(sample_images(bench.pipe, job, steps, 1)[0])
+
         one = network_flops(bench.pipe, lambda: sample_images(bench.pipe, job, 1, 1))
         before = type(bench.pipe.scheduler)
         for name in (OWN, DPM, UNIPC, HEUN):
@@ -440,10 +449,7 @@ class TestSamplers:
                 peer = family.peer(settings)
                 with peer.applied(bench.pipe):
                     drawn: list[Tensor] = []
-                    spent = network_flops(
-                        bench.pipe,
-                        lambda steps=peer.steps, drawn=drawn: drawn.append(sample_images(bench.pipe, job, steps, 1)[0]),
-                    )
+                    spent = network_flops(bench.pipe, partial(sample, peer.steps, drawn))
                 assert spent / one == settings["calls"], peer.name
                 assert drawn[0].isfinite().all(), peer.name
         assert type(bench.pipe.scheduler) is before

@@ -21,7 +21,7 @@ from hyca_calib.metrics import log_error
 from hyca_calib.replay import forecast_error
 from hyca_calib.rollout import sample_latents
 from hyca_calib.search.assemble import build_section, plan_taps, with_taps
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate, Grain, Settings
 from hyca_calib.search.confirm import Confirmation, confirm, neighbours, rollout_psnr
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
@@ -153,7 +153,8 @@ def gradient(
     taps = torch.from_numpy(plan_taps(section)).float().requires_grad_()
     with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad():
         rollout.follow(taps)
-        log_error(sample_latents(pipe, workload.of("fit"), 12, 6, with_grad=True), goal).mean().backward()
+        drawn = sample_latents(pipe, workload.of("fit"), 12, 6, with_grad=True)
+        torch.autograd.backward(log_error(drawn, goal).mean())
     assert taps.grad is not None
     return taps.grad
 
@@ -187,7 +188,7 @@ def test_a_rollout_leaves_nothing_behind(pipe: EmojiPipeline, workload: Workload
     taps = torch.from_numpy(plan_taps(start)).float().requires_grad_()
     with TapRollout(pipe, start, False, note) as rollout, torch.enable_grad():
         rollout.follow(taps)
-        sample_latents(pipe, workload.of("fit")[:2], 12, 2, with_grad=True).sum().backward()
+        torch.autograd.backward(sample_latents(pipe, workload.of("fit")[:2], 12, 2, with_grad=True).sum())
         assert any(found() is not None for found in kept)
         rollout.follow(taps)
         gc.collect()
@@ -224,7 +225,7 @@ OPTIONS = SearchOptions(Confirmation(0.02), Refinement(minutes=60, iterations=3,
 
 @pytest.mark.parametrize("taps", ["channel", "group"])
 def test_a_whole_search(
-    problem: Problem, candidates: list[Candidate], workload: Workload, study: Study, pipe: EmojiPipeline, taps: str
+    problem: Problem, candidates: list[Candidate], workload: Workload, study: Study, pipe: EmojiPipeline, taps: Grain
 ) -> None:
     candidates = [replace(c, settings=replace(c.settings, taps=taps)) for c in candidates]
     news: list[str] = []

@@ -50,12 +50,12 @@ class Perturbing(EmojiPipeline):
     seeds: frozenset[int] = frozenset()
     broken = False
 
-    def __call__(self, **call: Any) -> Any:
+    def __call__(self, *args: Any, **call: Any) -> Any:
         hit = {generator.initial_seed() for generator in call["generator"]} & self.seeds
         if hit:
             call["prompt"] = ["star star"] * len(call["prompt"])
             call["generator"] = [torch.Generator().manual_seed(g.initial_seed() + 1) for g in call["generator"]]
-        found = super().__call__(**call)
+        found = super().__call__(*args, **call)
         if hit and self.broken:
             found[0][0] = torch.nan
         return found
@@ -104,9 +104,14 @@ def scramble(path: Path, split: Split, workload: Workload) -> None:
     samples = {job.index for job in workload.of(split)}
     commits = [json.loads(p.read_text()) for p in sorted((path / "commits").iterdir())]
     batches = [commit["batch"] for commit in commits if samples & set(commit["samples"])]
-    of = {name: root[f"points/trunk/{name}"] for name in ("values", "batch_gram", "batch_gain")} | {
-        "latents": root["latents"]
-    }
+
+    def array(key: str) -> zarr.Array[Any]:
+        found = root[key]
+        assert isinstance(found, zarr.Array)
+        return found
+
+    of = {name: array(f"points/trunk/{name}") for name in ("values", "batch_gram", "batch_gain")}
+    of["latents"] = array("latents")
     branches, steps, channels = of["batch_gain"].shape[1:]
     rows, columns = np.triu_indices(steps)
     for number in batches:
@@ -204,9 +209,9 @@ def test_pushes_are_on_samples_of_the_fit_split(recorded: Trace, workload: Workl
     drawn: set[int] = set()
 
     class Watched(EmojiPipeline):
-        def __call__(self, **call: Any) -> Any:
+        def __call__(self, *args: Any, **call: Any) -> Any:
             drawn.update(generator.initial_seed() for generator in call["generator"])
-            return super().__call__(**call)
+            return super().__call__(*args, **call)
 
     pipe = tiny.pipeline()
     pipe.__class__ = Watched

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 
 
-def record(path: Path, workload: Workload, **options: object) -> Trace:
+def record(path: Path, workload: Workload, **options: Any) -> Trace:
     settings = {"model_name": "tiny:pipeline", "batch": 4, "tokens": 5, **options}
     point = settings.pop("point", CachePoint())
     trace(tiny.pipeline(), workload, point, path, **settings)
@@ -37,7 +38,9 @@ def test_what_is_stored(recorded: Trace) -> None:
     assert {"weights_digest", "config_digest"} <= set(recorded.attributes["model"])
     store = zarr.open_group(recorded.where, mode="r")
     assert store.metadata.zarr_format == 3
-    assert store["points/trunk/values"].shards is not None
+    values = store["points/trunk/values"]
+    assert isinstance(values, zarr.Array)
+    assert values.shards is not None
 
 
 def test_gram_covers_all_tokens_whatever_is_stored(tmp_path: Path, workload: Workload, recorded: Trace) -> None:
@@ -68,9 +71,14 @@ def test_flops_are_those_of_the_network(recorded: Trace) -> None:
     import torch
 
     pipe = tiny.pipeline()
-    calls = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     inner = pipe.transformer.forward
-    pipe.transformer.forward = lambda *a, **k: calls.append((a, k)) or inner(*a, **k)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        calls.append((args, kwargs))
+        return inner(*args, **kwargs)
+
+    pipe.transformer.forward = forward
     pipe("red cat", num_inference_steps=1)
     with torch.no_grad():
         expected = count_flops(lambda: inner(*calls[0][0], **calls[0][1]))

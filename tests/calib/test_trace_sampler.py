@@ -24,11 +24,18 @@ def ready(name: str, **options: Any) -> Any:
     return scheduler
 
 
+def response_of(scheduler: Any, times: list[float]) -> np.ndarray:
+    """Of a sampler that has them."""
+    found = impulse_response(scheduler, times)
+    assert found is not None
+    return found
+
+
 def test_euler_answers_with_its_step_sizes() -> None:
     scheduler = ready("FlowMatchEulerDiscreteScheduler", shift=3.0)
     times = scheduler.timesteps.tolist()
     np.testing.assert_allclose(noise_levels(scheduler, times), scheduler.sigmas, atol=1e-7)
-    np.testing.assert_allclose(impulse_response(scheduler, times), np.diff(scheduler.sigmas), rtol=1e-4)
+    np.testing.assert_allclose(response_of(scheduler, times), np.diff(scheduler.sigmas), rtol=1e-4)
 
 
 def test_a_run_that_begins_late() -> None:
@@ -36,7 +43,7 @@ def test_a_run_that_begins_late() -> None:
     times = scheduler.timesteps.tolist()[3:]
     scheduler.set_begin_index(3)
     np.testing.assert_allclose(noise_levels(scheduler, times), scheduler.sigmas[3:], atol=1e-7)
-    np.testing.assert_allclose(impulse_response(scheduler, times), np.diff(scheduler.sigmas[3:]), rtol=1e-4)
+    np.testing.assert_allclose(response_of(scheduler, times), np.diff(scheduler.sigmas[3:]), rtol=1e-4)
     assert scheduler.step_index is None, "the pipeline's own scheduler was stepped"
 
 
@@ -47,8 +54,7 @@ def test_a_flow_from_noise_to_data_is_one_unit_long(name: str) -> None:
     """A constant velocity moves the latent by the whole change of sigma, whatever the sampler's order."""
     scheduler = ready(name, **({} if "Heun" in name else FLOW))
     times = scheduler.timesteps.tolist()
-    response = impulse_response(scheduler, times)
-    assert response is not None
+    response = response_of(scheduler, times)
     assert response.shape == (len(times),)
     assert response.sum() == pytest.approx(-noise_levels(scheduler, times)[0], abs=1e-3)
 
@@ -62,7 +68,7 @@ def test_ddim_is_differentiated_rightly() -> None:
     direct = alpha[:-1] * sigma[1:] - sigma[:-1] * alpha[1:]
     carry = alpha[:-1] * alpha[1:] + sigma[:-1] * sigma[1:]
     expected = [direct[i] * np.prod(carry[i + 1 :]) for i in range(STEPS)]
-    np.testing.assert_allclose(impulse_response(scheduler, times), expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(response_of(scheduler, times), expected, rtol=1e-3, atol=1e-5)
     levels = noise_levels(scheduler, times)
     np.testing.assert_allclose(levels[:-1] / (1 - levels[:-1]), sigma[:-1] / alpha[:-1], rtol=1e-6)
 
@@ -70,8 +76,7 @@ def test_ddim_is_differentiated_rightly() -> None:
 @pytest.mark.parametrize("options", [{"clip_sample": True}, {"clip_sample": False}])
 def test_predicted_noise_is_not_taken_for_a_hundredfold_error(options: dict[str, Any]) -> None:
     scheduler = ready("DDIMScheduler", prediction_type="epsilon", **options)
-    response = impulse_response(scheduler, scheduler.timesteps.tolist())
-    assert response is not None
+    response = response_of(scheduler, scheduler.timesteps.tolist())
     assert np.abs(response).max() < 5
     assert (response < 0).all()
 
@@ -79,7 +84,7 @@ def test_predicted_noise_is_not_taken_for_a_hundredfold_error(options: dict[str,
 def test_noise_of_a_stochastic_sampler_cancels() -> None:
     scheduler = ready("EulerAncestralDiscreteScheduler")
     state = torch.get_rng_state()
-    first, second = (impulse_response(scheduler, scheduler.timesteps.tolist()) for _ in range(2))
+    first, second = (response_of(scheduler, scheduler.timesteps.tolist()) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
 

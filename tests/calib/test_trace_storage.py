@@ -95,8 +95,9 @@ def test_every_flipped_byte_is_found(whole: Path, tmp_path: Path) -> None:
         bad = bytearray(good)
         bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
         (path / key).write_bytes(bad)
-        (damage,) = [d for d in verify(path) if d.key == key] or [None]
-        assert damage is not None, key
+        found = [d for d in verify(path) if d.key == key]
+        assert len(found) == 1, key
+        (damage,) = found
         assert damage.kind == "changed"
         if "/values/c/" in key or key.startswith("latents/c/"):
             assert int(key.split("/c/")[1].split("/")[0]) in damage.samples
@@ -177,7 +178,7 @@ def test_ranks_that_open_a_store_at_once(tmp_path: Path, workload: Workload, mon
     """Zarr looks, then writes; in between another rank may have made the group."""
     path, opened = tmp_path / "t.zarr", zarr.open_group
 
-    def overtaken(store: object, *, mode: str, zarr_format: int) -> zarr.Group:
+    def overtaken(store: Any, *, mode: Any, zarr_format: Any) -> zarr.Group:
         made = opened(store, mode=mode, zarr_format=zarr_format)
         if mode == "a":
             raise ContainsGroupError("made by another")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -38,7 +39,7 @@ def test_more_noise_for_the_test_prompts() -> None:
 
 
 def test_batches_hold_one_split_and_equal_settings() -> None:
-    prompts = (*tiny.prompts(), *({"prompt": "x", "true_cfg_scale": 2.0},) * 4)
+    prompts: tuple[dict[str, Any], ...] = (*tiny.prompts(), *({"prompt": "x", "true_cfg_scale": 2.0},) * 4)
     workload = Workload(prompts, num_samples=28)
     groups = list(batches(workload.jobs, 4))
     assert [job.index for group in groups for job in group] == list(range(28))
@@ -73,6 +74,6 @@ def test_bad_prompt_files(tmp_path: Path, name: str, content: str, reason: str) 
 
 
 @pytest.mark.parametrize("options", [{"num_samples": 3}, {"num_steps": 2}])
-def test_too_small(options: dict[str, int]) -> None:
+def test_too_small(options: dict[str, Any]) -> None:
     with pytest.raises(WorkloadError, match="need at least"):
         Workload(tiny.prompts(), **options)

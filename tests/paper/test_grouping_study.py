@@ -55,7 +55,9 @@ def subject_of(kinds: np.ndarray) -> Subject:
         return (planted(rng, kinds) for _ in range(count))
 
     recorded = reduce(samples(8), samples(4), gain, np.arange(4), prompts=8, sets=4)
-    searched, published = (ReplaySetup.of(plan, np.arange(STEPS) * 1.0, np.ones(STEPS)) for plan in (SCHEDULE, RULE))
+    searched, published = (
+        ReplaySetup.of(plan, np.arange(STEPS, dtype=np.float64), np.ones(STEPS)) for plan in (SCHEDULE, RULE)
+    )
     return Subject(recorded, gain, SCHEDULE, RULE, searched, published, 1e-6, 1e-3, seed=0, quick=True)
 
 

@@ -64,8 +64,8 @@ def test_refitting_on_an_undisturbed_history_finds_the_offline_fit(setup: Refine
     expected = np.linalg.solve(
         gram[:, history][:, :, history] + 1e-9 * np.eye(len(history)), gram[:, history, step][..., None]
     )[..., 0].T
-    forecast = [np.einsum("kc,ck->c", w, gram[:, history, step]) for w in (found, expected)]
-    np.testing.assert_allclose(*forecast, rtol=5e-2)
+    ours, theirs = (np.einsum("kc,ck->c", w, gram[:, history, step]) for w in (found, expected))
+    np.testing.assert_allclose(ours, theirs, rtol=5e-2)
 
 
 def test_more_regressors_never_fit_worse_in_their_own_favour(setup: RefinementSetup) -> None:

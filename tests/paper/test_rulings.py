@@ -35,7 +35,8 @@ def test_failure_to_reject_is_no_verdict() -> None:
 
 
 def test_numbers_that_lack_what_a_rule_reads_decide_nothing() -> None:
-    found = ruled("Water is wet.", lambda: (decide([True]), {}["wetness"]))  # type: ignore[typeddict-item]
+    numbers: dict[str, str] = {}
+    found = ruled("Water is wet.", lambda: (decide([True]), numbers["wetness"]))
     assert (found.verdict, found.evidence) == ("not decided", NO_INTERVAL)
 
 

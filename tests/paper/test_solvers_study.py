@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from hyca_calib.replay import grouped, schedule_cost
 from hyca_calib.search.presets import published_schedule
@@ -50,9 +51,9 @@ from studies.paper.solving import solvers
 from studies.paper.stored import channel_gram, samples
 
 STEPS, TOKENS, CHANNELS = 24, 10, 6
-AXES = {
-    "step": np.arange(STEPS) * 1.0,
-    "sigma": 1 - np.arange(STEPS) / STEPS,
+AXES: dict[str, NDArray[np.float64]] = {
+    "step": np.arange(STEPS, dtype=np.float64),
+    "sigma": 1 - np.arange(STEPS, dtype=np.float64) / STEPS,
     "log_snr": np.linspace(-2, 2, STEPS) ** 3,
 }
 GAIN = np.linspace(0.5, 2, CHANNELS)

@@ -44,7 +44,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         Study, "_context", lambda self, model, tell: Context(model, None, nothing, nothing, self.work / model)
     )
     module = SimpleNamespace(**dict.fromkeys(NAMES, chapter), claims=claims)
-    monkeypatch.setattr(driver.importlib, "import_module", lambda name: module)
+    monkeypatch.setattr("studies.paper.study.importlib.import_module", lambda name: module)
     return calls
 
 
@@ -64,7 +64,7 @@ def test_every_chapter_exists() -> None:
 
 def test_seconds_count_over_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(driver.time, "monotonic", lambda: now)
+    monkeypatch.setattr("studies.paper.study.time.monotonic", lambda: now)
     first = driver.Stopwatch(tmp_path / "seconds.json")
     now = 130.0
     first.note()

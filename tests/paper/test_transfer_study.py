@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 
-from hyca_calib.demo.emoji.pipeline import EmojiPipeline, pack, unpack
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline, EmojiPipelineOutput, pack, unpack
 from hyca_calib.search.check_plan import decide
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
@@ -108,12 +108,13 @@ class TestTuned:
 
 class TestLarger:
     def test_any_multiple_of_a_patch(self, pipe: EmojiPipeline) -> None:
-        def drawn(**size: int) -> torch.Tensor:
+        def drawn(height: int | None = None, width: int | None = None) -> torch.Tensor:
             generator = torch.Generator().manual_seed(0)
-            images: torch.Tensor = pipe(
-                "red heart", num_inference_steps=2, generator=generator, output_type="pt", **size
-            ).images
-            return images
+            size: dict[str, Any] = {"height": height, "width": width} if height else {}
+            found = pipe("red heart", num_inference_steps=2, generator=generator, output_type="pt", **size)
+            assert isinstance(found, EmojiPipelineOutput)
+            assert isinstance(found.images, torch.Tensor)
+            return found.images
 
         assert drawn(height=24, width=32).shape == (1, 3, 24, 32)
         assert torch.equal(drawn(height=16, width=16), drawn())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from plans import STEPS, make_plan
+from spies import overhear
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
@@ -26,10 +27,12 @@ from hyca_runtime.plan import Section
 from hyca_runtime.point import parse_point
 from hyca_runtime.solvers import DynamicMode, Fitted, Hold, Newton
 
+Times = Sequence[float] | np.ndarray
+
 FALLING, RISING = np.array([0.55, 0.61, 0.8]), np.array([7.0, 4.0, 3.0])
 
 
-def gain(ratio: float, times: Sequence[float], target: float, limit: float = 2.0) -> float:
+def gain(ratio: float, times: Times, target: float, limit: float = 2.0) -> float:
     """Factor of the last difference, by bisection of the formula in the solver's docstring."""
     last, older, ahead = times[0] - times[1], times[1] - times[2], target - times[0]
     if not 0 < ratio < math.inf:
@@ -44,7 +47,7 @@ def gain(ratio: float, times: Sequence[float], target: float, limit: float = 2.0
 
 
 def expected(
-    features: Sequence[Feature], times: Sequence[float], target: float, groups: Sequence[np.ndarray], axis: int
+    features: Sequence[Feature], times: Times, target: float, groups: Sequence[np.ndarray], axis: int
 ) -> list[Tensor]:
     """The forecast of adaptive `groups`, the newest feature elsewhere; one sample after the other."""
     parts = [[part.double().movedim(axis, -1) for part in feature] for feature in features[:3]]
@@ -52,7 +55,7 @@ def expected(
     labels = torch.full((sum(widths(features[0], axis)),), -1)
     for number, channels in enumerate(groups):
         labels[channels] = number
-    split = labels.split(widths(features[0], axis))
+    split = torch.split(labels, list(widths(features[0], axis)))
     for b in range(len(out[0])):
         for number in range(len(groups)):
             vectors = [
@@ -139,7 +142,7 @@ class TestDynamicMode:
             DynamicMode().weights(np.array(times), target)
 
 
-PARTS = {
+PARTS: dict[str, tuple[list[tuple[int, ...]], int]] = {
     "trunk": ([(2, 9, 12)], -1),
     "streams": ([(2, 9, 8), (2, 5, 8), (2, 3, 8)], -1),
     "image": ([(2, 12, 3, 4)], 1),
@@ -172,7 +175,7 @@ def test_every_kind_of_feature(name: str, slice_numbers: int, monkeypatch: pytes
 def _by_sample(part: Tensor, name: str) -> Tensor:
     if name == "no batch":
         return part.T[None]
-    return part.unflatten(0, (2, -1)).flatten(1, 2) if name == "frames as a batch" else part
+    return torch.unflatten(part, 0, (2, -1)).flatten(1, 2) if name == "frames as a batch" else part
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -220,7 +223,8 @@ def test_what_was_learnt_is_kept_until_the_history_changes() -> None:
 def draw(pipe: EmojiPipeline, seed: int = 1, **kwargs: Any) -> Tensor:
     options = {"num_inference_steps": STEPS, "output_type": "latent", **kwargs}
     generator = torch.Generator().manual_seed(seed)
-    return pipe(["red heart", "blue cat"], generator=generator, return_dict=False, **options)[0]
+    latents: Tensor = pipe(["red heart", "blue cat"], generator=generator, return_dict=False, **options)[0]
+    return latents
 
 
 def mixed_plan(pipe: EmojiPipeline, **options: Any) -> Plan:
@@ -233,9 +237,7 @@ def mixed_plan(pipe: EmojiPipeline, **options: Any) -> Plan:
 
 def test_a_plan_with_dynamic_modes_and_fitted_taps(pipe: EmojiPipeline) -> None:
     plan, full = mixed_plan(pipe), draw(pipe)
-    section, seen = plan.section, []
-    inner = pipe.transformer.norm_out.forward
-    pipe.transformer.norm_out.forward = lambda x, *rest: seen.append(x) or inner(x, *rest)
+    section, seen = plan.section, overhear(pipe.transformer.norm_out)
     times = section.sampler.axis_times
     with apply_plan(pipe, plan) as session:
         first = draw(pipe)

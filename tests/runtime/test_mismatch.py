@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from plans import STEPS, make_plan
+from spies import overhear
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
@@ -20,7 +21,8 @@ from hyca_runtime.solvers import Hold, Newton
 def draw(pipe: EmojiPipeline, steps: int, seed: int = 1, **kwargs: Any) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     options = {"num_inference_steps": steps, "output_type": "latent", "return_dict": False, **kwargs}
-    return pipe(["red heart", "blue cat"], generator=generator, **options)[0]
+    latents: Tensor = pipe(["red heart", "blue cat"], generator=generator, **options)[0]
+    return latents
 
 
 @pytest.mark.parametrize(("steps", "computed"), [(6, 4), (9, 4), (24, 4), (50, 4), (STEPS, 4)])
@@ -39,9 +41,7 @@ def test_adapted_runs_compute_as_often_in_their_own_time(pipe: EmojiPipeline, st
 def test_adapted_forecasts_are_extrapolations_in_the_samplers_time(pipe: EmojiPipeline) -> None:
     """Newton 1 on sigma: the feature at 24 steps' third call is the line through its first two."""
     plan = make_plan(pipe.transformer, computed=(0, 1), solvers=(Newton(1),))
-    seen: list[Tensor] = []
-    inner = pipe.transformer.norm_out.forward
-    pipe.transformer.norm_out.forward = lambda x, *rest: seen.append(x) or inner(x, *rest)
+    seen = overhear(pipe.transformer.norm_out)
     with apply_plan(pipe, plan, "adapt") as session:
         draw(pipe, 24)
         assert session.report().computed == 2
@@ -143,6 +143,7 @@ def test_another_shift_is_another_grid(pipe: EmojiPipeline) -> None:
 
 def test_memory_is_said_before_and_after(pipe: EmojiPipeline) -> None:
     plan = make_plan(pipe.transformer)
+    assert plan.section.cost is not None
     cost = plan.section.cost.model_copy(update={"feature_numel": 16 * 32})
     plan = Plan(name="x", sections=(plan.section.model_copy(update={"cost": cost}),))
     with apply_plan(pipe, plan) as session:

@@ -35,9 +35,10 @@ FITTED = {"name": "fitted", "configuration": {"steps": [1], "weights": [[[1.0]]]
 
 def _edit(content: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
+    inner: Any = content
     for parent in parents:
-        content = content[int(parent) if parent.isdigit() else parent]
-    content[last] = value
+        inner = inner[int(parent) if parent.isdigit() else parent]
+    inner[last] = value
 
 
 def _with(path: str, value: Any) -> Callable[[dict[str, Any]], None]:

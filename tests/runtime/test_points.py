@@ -20,9 +20,9 @@ STEPS, COMPUTED = 8, (0, 1, 2, 5)
 
 def draw(pipe: EmojiPipeline) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return pipe(["red heart"], generator=generator, num_inference_steps=STEPS, output_type="latent", return_dict=False)[
-        0
-    ]
+    call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "return_dict": False}
+    latents: Tensor = pipe(["red heart"], generator=generator, **call)[0]
+    return latents
 
 
 def count(modules: list[nn.Module]) -> list[int]:
@@ -156,7 +156,8 @@ class Plain(nn.Module):
         hidden = self.first(x) + t[:, None]
         for layer in self.body:
             hidden = layer(hidden)
-        return self.last(hidden)
+        found: Tensor = self.last(hidden)
+        return found
 
 
 @torch.no_grad()

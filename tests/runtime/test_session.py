@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from plans import STEPS, make_plan
+from spies import overhear
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
@@ -22,7 +23,8 @@ PROMPTS = ["red heart", "blue cat"]
 def draw(pipe: EmojiPipeline, prompts: list[str] | None = None, seed: int = 1, **kwargs: Any) -> Tensor:
     options = {"num_inference_steps": STEPS, "output_type": "latent", **kwargs}
     generator = torch.Generator().manual_seed(seed)
-    return pipe(prompts or PROMPTS, generator=generator, return_dict=False, **options)[0]
+    latents: Tensor = pipe(prompts or PROMPTS, generator=generator, return_dict=False, **options)[0]
+    return latents
 
 
 def count_block_calls(pipe: EmojiPipeline) -> list[int]:
@@ -74,9 +76,7 @@ def test_output_point_calls_nothing(pipe: EmojiPipeline) -> None:
 def test_a_prediction_is_the_weighted_sum_of_computed_features(pipe: EmojiPipeline) -> None:
     """Forecasts are what the final norm receives, compared with a sum written out here."""
     plan = make_plan(pipe.transformer, solvers=(AdamsBashforth(2), Newton(2), Hold()))
-    seen: list[Tensor] = []
-    inner = pipe.transformer.norm_out.forward
-    pipe.transformer.norm_out.forward = lambda x, *rest: seen.append(x) or inner(x, *rest)
+    seen = overhear(pipe.transformer.norm_out)
     with apply_plan(pipe, plan):
         draw(pipe)
     for step, taps in plan.section.taps.items():

@@ -15,7 +15,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from plans import STEPS, make_plan
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyca_runtime import Plan, Session
 from hyca_runtime.recipe import OnMismatch
@@ -90,11 +90,13 @@ class Scheduler:
         self.timesteps, self.step_index, self.begin_index = 1000 * times, None, first
 
     def step(self) -> None:
-        self.step_index = (self.begin_index if self.step_index is None else self.step_index) + 1
+        index = self.begin_index if self.step_index is None else self.step_index
+        assert index is not None, "set_timesteps comes first"
+        self.step_index = index + 1
 
 
 @torch.no_grad()
-def sample(module: nn.Module, run: Run, scheduler: Scheduler) -> Tensor:
+def sample(module: FluxTransformer2DModel, run: Run, scheduler: Scheduler) -> Tensor:
     """A small guided sampler around the network; returns the latents it came to."""
     generator = torch.Generator().manual_seed(run.seed)
     prompts = [torch.randn(run.batch, run.words, 6, generator=generator) for _ in run.branches]
@@ -132,7 +134,9 @@ def sample(module: nn.Module, run: Run, scheduler: Scheduler) -> Tensor:
     return latents
 
 
-def alone(module: nn.Module, plan: Plan, run: Run, on_mismatch: OnMismatch, with_scheduler: bool) -> Tensor:
+def alone(
+    module: FluxTransformer2DModel, plan: Plan, run: Run, on_mismatch: OnMismatch, with_scheduler: bool
+) -> Tensor:
     scheduler = Scheduler()
     with Session({"transformer": module}, plan, on_mismatch, scheduler if with_scheduler else None):
         return sample(module, run, scheduler)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from plans import make_plan
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import apply_plan
+from hyca_runtime.combine import forecast
 from hyca_runtime.errors import ForecastWarning
+from hyca_runtime.feature import Feature
+from hyca_runtime.history import History
 from hyca_runtime.plan import Plan
 from hyca_runtime.watch import Watch
 
 
 def sample(pipe: EmojiPipeline) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return pipe("red heart", num_inference_steps=12, generator=generator, output_type="latent", return_dict=False)[0]
+    call: dict[str, Any] = {"num_inference_steps": 12, "output_type": "latent", "return_dict": False}
+    latents: torch.Tensor = pipe("red heart", generator=generator, **call)[0]
+    return latents
 
 
 def test_what_is_sound() -> None:
@@ -29,18 +37,16 @@ def test_what_is_sound() -> None:
 
 
 def test_a_bad_forecast_is_computed_instead(pipe: EmojiPipeline, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyca_runtime import follower
+    count = [0]
 
-    inner, count = follower.forecast, [0]
-
-    def sometimes(*args: object, **kwargs: object) -> object:
+    def sometimes(history: History, weights: Sequence[torch.Tensor]) -> Feature:
         count[0] += 1
-        feature = inner(*args, **kwargs)
+        feature = forecast(history, weights)
         if count[0] in (2, 5):
             feature[0][0, 0, 0] = float("nan")
         return feature
 
-    monkeypatch.setattr(follower, "forecast", sometimes)
+    monkeypatch.setattr("hyca_runtime.follower.forecast", sometimes)
     with apply_plan(pipe, plan) as session:
         with pytest.warns(ForecastWarning, match=r"forecast NaN or infinity at step 3; steps are computed") as told:
             latents = sample(pipe)
@@ -62,7 +68,8 @@ def test_a_plan_that_overflows(pipe: EmojiPipeline) -> None:
 
     full = sample(pipe)
     steps = tuple(s for s in range(12) if s not in (0, 1, 4, 8))
-    plan = make_plan(pipe.transformer, solvers=(Fitted(steps=steps, weights=[[[3e38], [-3e38]]] * len(steps)),))
+    weights = np.array([[[3e38], [-3e38]]] * len(steps))
+    plan = make_plan(pipe.transformer, solvers=(Fitted(steps=steps, weights=weights),))
     with apply_plan(pipe, plan) as session:
         with pytest.warns(ForecastWarning):
             latents = sample(pipe)

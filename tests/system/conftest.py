@@ -3,7 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from commands import write_prompts
+
+from hyca_calib.demo.motion.clips import scenes
+from hyca_calib.demo.motion.codec import BlockCodec
+from hyca_calib.demo.motion.pipeline import MotionPipeline
+from hyca_calib.demo.motion.train import Flow, Recipe
 
 
 @pytest.fixture
@@ -12,3 +18,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_prompts(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def motion() -> MotionPipeline:
+    """The architecture with random weights; every test that needs trained ones says so."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    torch.manual_seed(0)
+    flow = Flow(Recipe(width=64, blocks=2, latent_channels=8), sorted({w for s in scenes() for w in s.caption.split()}))
+    torch.nn.init.normal_(flow.transformer.proj_out.weight, std=0.1)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = MotionPipeline(flow.transformer.eval(), flow.text_encoder, BlockCodec(latent_channels=8), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 from commands import MODEL, run
-from typer.main import get_command
+from typer.main import get_group
 from typer.testing import CliRunner
 
 from hyca_calib.cli import app
 from hyca_calib.trace.store import Trace
 
 TESTS = Path(__file__).parents[1]
-COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = get_group(app).commands
 QUICK = [*MODEL, "--trials", "2", "--confirm", "0.02", "--refine", "0.03"]
 
 

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji import WEIGHTS, load
-from hyca_calib.demo.emoji.pipeline import EmojiPipeline, pack, unpack
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline, EmojiPipelineOutput, pack, unpack
 
 
 @pytest.fixture(scope="module")
 def demo() -> EmojiPipeline:
     pipe = demo_pipeline()
+    assert isinstance(pipe, EmojiPipeline)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def draw(pipe: EmojiPipeline, prompt: str | list[str], **call: Any) -> Tensor:
+    """Pictures ``(B, 3, H, W)``, or tokens."""
+    drawn = pipe(prompt, **{"output_type": "pt", **call})
+    assert isinstance(drawn, EmojiPipelineOutput)
+    assert isinstance(drawn.images, Tensor)
+    return drawn.images
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -38,17 +49,23 @@ def test_size_and_card() -> None:
 
 
 def test_output_types(demo: EmojiPipeline) -> None:
-    drawn = {
-        kind: demo("red heart", num_inference_steps=4, generator=seeded(), output_type=kind).images
-        for kind in ("pil", "np", "pt", "latent")
-    }
-    assert isinstance(drawn["pil"][0], Image.Image)
-    assert drawn["pil"][0].size == (32, 32)
-    assert drawn["np"].shape == (1, 32, 32, 3)
-    assert drawn["pt"].shape == (1, 3, 32, 32)
-    assert drawn["latent"].shape == (1, 64, 48)
-    np.testing.assert_allclose(drawn["np"][0], drawn["pt"][0].permute(1, 2, 0).numpy(), atol=1e-6)
-    assert torch.equal(pack(unpack(drawn["latent"])), drawn["latent"])
+    pil, array = (
+        demo("red heart", num_inference_steps=4, generator=seeded(), output_type=kind) for kind in ("pil", "np")
+    )
+    assert isinstance(pil, EmojiPipelineOutput)
+    assert isinstance(array, EmojiPipelineOutput)
+    pt, latent = (
+        draw(demo, "red heart", num_inference_steps=4, generator=seeded(), output_type=kind)
+        for kind in ("pt", "latent")
+    )
+    assert isinstance(pil.images[0], Image.Image)
+    assert pil.images[0].size == (32, 32)
+    assert isinstance(array.images, np.ndarray)
+    assert array.images.shape == (1, 32, 32, 3)
+    assert pt.shape == (1, 3, 32, 32)
+    assert latent.shape == (1, 64, 48)
+    np.testing.assert_allclose(array.images[0], pt[0].permute(1, 2, 0).numpy(), atol=1e-6)
+    assert torch.equal(pack(unpack(latent)), latent)
 
 
 def test_prompts_generators_and_callback(demo: EmojiPipeline) -> None:
@@ -59,24 +76,24 @@ def test_prompts_generators_and_callback(demo: EmojiPipeline) -> None:
         assert tensors["latents"].shape == (2, 64, 48)
         return {}
 
-    both = demo(
+    both = draw(
+        demo,
         ["red heart", "dog face"],
         num_inference_steps=3,
         generator=[seeded(1), seeded(2)],
-        output_type="pt",
         callback_on_step_end=note,
-    ).images
+    )
     assert steps == [0, 1, 2]
-    alone = demo("dog face", num_inference_steps=3, generator=seeded(2), output_type="pt").images
+    alone = draw(demo, "dog face", num_inference_steps=3, generator=seeded(2))
     torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=1e-3)
-    guided = demo("dog face", num_inference_steps=3, true_cfg_scale=3.0, generator=seeded(2), output_type="pt").images
+    guided = draw(demo, "dog face", num_inference_steps=3, true_cfg_scale=3.0, generator=seeded(2))
     assert not torch.allclose(guided, alone, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     "bad", [{"prompt": []}, {"prompt": "x", "output_type": "jpg"}, {"prompt": "x", "num_inference_steps": 0}]
 )
-def test_bad_arguments(demo: EmojiPipeline, bad: dict[str, object]) -> None:
+def test_bad_arguments(demo: EmojiPipeline, bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         demo(**bad)
 
@@ -85,7 +102,7 @@ def test_save_and_load(demo: EmojiPipeline, tmp_path: Path) -> None:
     demo.save_pretrained(tmp_path / "saved")
     again = load(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
-    drawn = [p("red heart", num_inference_steps=2, generator=seeded(), output_type="pt").images for p in (demo, again)]
+    drawn = [draw(p, "red heart", num_inference_steps=2, generator=seeded()) for p in (demo, again)]
     assert torch.equal(*drawn)
 
 
@@ -93,7 +110,7 @@ def test_colours_are_those_asked_for(demo: EmojiPipeline) -> None:
     """Mean colour of the inked pixels; red and purple hearts were never seen in training."""
     expected = {"green heart": 1, "red heart": 0, "blue circle": 2, "green circle": 1, "red circle": 0, "blue heart": 2}
     names = list(expected)
-    images = demo(names * 4, num_inference_steps=25, generator=seeded(3), output_type="pt").images
+    images = draw(demo, names * 4, num_inference_steps=25, generator=seeded(3))
     hits = 0
     for picture, name in zip(images, names * 4, strict=True):
         ink = picture.amin(dim=0) < 0.7

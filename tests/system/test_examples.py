@@ -19,6 +19,7 @@ import torch
 from plans import make_plan
 
 from hyca_calib.clusters import cluster, clusterers
+from hyca_calib.demo.emoji.pipeline import EmojiPipelineOutput
 from hyca_runtime import Plan, apply_plan, load_plan, save_plan
 from hyca_runtime.solvers import Instant, Newton, solvers
 
@@ -28,18 +29,19 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def example() -> Iterator[Callable[[str], ModuleType]]:
     """Runs a file of docs/examples; what it registers is forgotten afterwards."""
-    kept = [(registry, dict(registry._entries)) for registry in (solvers, clusterers)]
+    kept = dict(solvers._entries), dict(clusterers._entries)
 
     def run(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "examples" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
         return module
 
     yield run
-    for registry, entries in kept:
-        registry._entries = entries
+    solvers._entries, clusterers._entries = kept
 
 
 def test_solver(example: Callable[[str], ModuleType], tmp_path: Path) -> None:
@@ -80,6 +82,8 @@ def test_policy(example: Callable[[str], ModuleType], on_mismatch: Any, predicte
         drawn = pipe("red cat", num_inference_steps=12, generator=torch.Generator().manual_seed(0), output_type="pt")
         report = session.report()
     handle.remove()
+    assert isinstance(drawn, EmojiPipelineOutput)
+    assert isinstance(drawn.images, torch.Tensor)
     assert drawn.images.isfinite().all()
     assert (report.steps, report.computed) == (12, 7), "0, 1, 4, 8 of the plan, and the last three"
     assert len(calls) == 12 - len(predicted)

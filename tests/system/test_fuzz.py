@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from plans import make_plan
@@ -24,7 +25,7 @@ RUNS = {"plan": 6000, "trace": 1000}
 def sow(folder: Path, workload: Workload) -> None:
     """Plans and documents of a trace for the fuzzer to begin with, in ``plan`` and ``trace``."""
     pipe, steps = tiny.pipeline(), [s for s in range(12) if s not in (0, 1, 4, 8)]
-    fitted = Fitted(steps=tuple(steps), weights=[[[1.5], [-0.5]] for _ in steps])
+    fitted = Fitted(steps=tuple(steps), weights=np.array([[[1.5], [-0.5]] for _ in steps]))
     plans = [
         make_plan(pipe.transformer),
         make_plan(pipe.transformer, solvers=(fitted, Hold())),

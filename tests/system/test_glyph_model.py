@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.glyphs import WEIGHTS, load
-from hyca_calib.demo.glyphs.pipeline import CLASSES, GlyphPipeline
+from hyca_calib.demo.glyphs.pipeline import CLASSES, GlyphPipeline, GlyphPipelineOutput
 
 
 @pytest.fixture(scope="module")
 def glyphs() -> GlyphPipeline:
     pipe = demo_pipeline("demo-class")
+    assert isinstance(pipe, GlyphPipeline)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def draw(pipe: GlyphPipeline, labels: str | Sequence[str | int], **call: Any) -> Tensor:
+    """Pictures ``(B, 3, H, W)``, or latents."""
+    drawn = pipe(labels, **{"output_type": "pt", **call})
+    assert isinstance(drawn, GlyphPipelineOutput)
+    assert isinstance(drawn.images, Tensor)
+    return drawn.images
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -38,23 +50,26 @@ def test_size_and_card() -> None:
 
 
 def test_output_types(glyphs: GlyphPipeline) -> None:
-    drawn = {
-        kind: glyphs("A", num_inference_steps=4, generator=seeded(), output_type=kind).images
-        for kind in ("pil", "np", "pt", "latent")
-    }
-    assert isinstance(drawn["pil"][0], Image.Image)
-    assert drawn["np"].shape == (1, 32, 32, 3)
-    assert drawn["pt"].shape == drawn["latent"].shape == (1, 3, 32, 32)
-    np.testing.assert_allclose(drawn["np"][0], drawn["pt"][0].permute(1, 2, 0).numpy(), atol=1e-6)
+    pil, array = (glyphs("A", num_inference_steps=4, generator=seeded(), output_type=kind) for kind in ("pil", "np"))
+    assert isinstance(pil, GlyphPipelineOutput)
+    assert isinstance(array, GlyphPipelineOutput)
+    pt, latent = (
+        draw(glyphs, "A", num_inference_steps=4, generator=seeded(), output_type=kind) for kind in ("pt", "latent")
+    )
+    assert isinstance(pil.images[0], Image.Image)
+    assert isinstance(array.images, np.ndarray)
+    assert array.images.shape == (1, 32, 32, 3)
+    assert pt.shape == latent.shape == (1, 3, 32, 32)
+    np.testing.assert_allclose(array.images[0], pt[0].permute(1, 2, 0).numpy(), atol=1e-6)
 
 
 def test_labels_and_their_numbers(glyphs: GlyphPipeline) -> None:
     one, other = (
-        glyphs(labels, num_inference_steps=3, generator=[seeded(1), seeded(2)], output_type="pt").images
+        draw(glyphs, labels, num_inference_steps=3, generator=[seeded(1), seeded(2)])
         for labels in (["B", "7"], [CLASSES.index("B"), CLASSES.index("7")])
     )
     assert torch.equal(one, other)
-    alone = glyphs("7", num_inference_steps=3, generator=seeded(2), output_type="pt").images
+    alone = draw(glyphs, "7", num_inference_steps=3, generator=seeded(2))
     torch.testing.assert_close(one[1:], alone, atol=1e-4, rtol=1e-3)
 
 
@@ -68,7 +83,7 @@ def test_labels_and_their_numbers(glyphs: GlyphPipeline) -> None:
         {"class_labels": "A", "num_inference_steps": 0},
     ],
 )
-def test_bad_arguments(glyphs: GlyphPipeline, bad: dict[str, object]) -> None:
+def test_bad_arguments(glyphs: GlyphPipeline, bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         glyphs(**bad)
 
@@ -77,14 +92,14 @@ def test_save_and_load(glyphs: GlyphPipeline, tmp_path: Path) -> None:
     glyphs.save_pretrained(tmp_path / "saved")
     again = load(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
-    drawn = [p("Q", num_inference_steps=2, generator=seeded(), output_type="pt").images for p in (glyphs, again)]
+    drawn = [draw(p, "Q", num_inference_steps=2, generator=seeded()) for p in (glyphs, again)]
     assert torch.equal(*drawn)
 
 
 def test_classes_are_told_apart(glyphs: GlyphPipeline) -> None:
     """Drawings of a class are more alike, as shapes, than drawings of different classes."""
     letters = "IOXT"
-    images = glyphs(list(letters) * 6, num_inference_steps=20, generator=seeded(3), output_type="pt").images
+    images = draw(glyphs, list(letters) * 6, num_inference_steps=20, generator=seeded(3))
     grey = images.mean(dim=1)
     paper = grey[:, :2].mean(dim=(1, 2), keepdim=True)
     ink = (grey - paper).abs().flatten(1)

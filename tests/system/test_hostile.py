@@ -8,7 +8,9 @@ import shutil
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +19,7 @@ from mutations import mutant, watched
 from plans import make_plan
 from storage import record
 
+from hyca_calib.trace.folder import open_folder
 from hyca_calib.trace.metadata import check_array
 from hyca_calib.trace.store import Trace
 from hyca_calib.workload import Workload, read_prompts
@@ -32,7 +35,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Plans of every kind."""
     pipe, folder = tiny.pipeline(), tmp_path_factory.mktemp("plans")
     steps = [s for s in range(12) if s not in (0, 1, 4, 8)]
-    fitted = Fitted(steps=tuple(steps), weights=[[[1.5], [-0.5]] for _ in steps])
+    fitted = Fitted(steps=tuple(steps), weights=np.array([[[1.5], [-0.5]] for _ in steps]))
     plans = [
         make_plan(pipe.transformer),
         make_plan(pipe.transformer, solvers=(fitted, Hold())),
@@ -136,13 +139,15 @@ def test_mutated_metadata(tmp_path: Path, workload: Workload) -> None:
         ({"storage_transformers": [{"name": "x"}]}, "storage"),
     ],
 )
-def test_metadata_is_checked_before_zarr_acts_on_it(recorded: Trace, tmp_path: Path, change: dict, fault: str) -> None:
+def test_metadata_is_checked_before_zarr_acts_on_it(
+    recorded: Trace, tmp_path: Path, change: dict[str, Any], fault: str
+) -> None:
     path, name = tmp_path / "t.zarr", "points/trunk/gram"
     shutil.copytree(recorded.where, path)
     content = json.loads((path / name / "zarr.json").read_text())
     (path / name / "zarr.json").write_text(json.dumps({**content, **change}))
     with pytest.raises(TraceError, match=rf"is not as written \(.*{fault}.*--repair"):
-        check_array(Trace(recorded.where).folder.__class__(path), name)
+        check_array(open_folder(path), name)
     with pytest.raises(TraceError, match="is not as written"):
         Trace(path)
 

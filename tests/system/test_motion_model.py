@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from storage import record
+from torch import Tensor
 
 from hyca_calib.budget import Budget
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.motion import WEIGHTS, load
 from hyca_calib.demo.motion.clips import BACKGROUNDS, FRAMES, MOTIONS, OBJECTS, SIZE, Scene, render, scenes
 from hyca_calib.demo.motion.codec import BlockCodec
-from hyca_calib.demo.motion.pipeline import MotionPipeline
-from hyca_calib.demo.motion.train import Flow, Recipe, encoded, split_scenes
+from hyca_calib.demo.motion.pipeline import MotionPipeline, MotionPipelineOutput
+from hyca_calib.demo.motion.train import encoded, split_scenes
 from hyca_calib.rollout import sample_images
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
@@ -27,18 +29,12 @@ from hyca_calib.workload import Workload
 from hyca_runtime import Plan, apply_plan
 
 
-@pytest.fixture(scope="module")
-def motion() -> MotionPipeline:
-    """The architecture with random weights; every test that needs trained ones says so."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    torch.manual_seed(0)
-    flow = Flow(Recipe(width=64, blocks=2, latent_channels=8), sorted({w for s in scenes() for w in s.caption.split()}))
-    torch.nn.init.normal_(flow.transformer.proj_out.weight, std=0.1)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipe = MotionPipeline(flow.transformer.eval(), flow.text_encoder, BlockCodec(latent_channels=8), scheduler)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+def draw(pipe: MotionPipeline, prompt: str, **call: Any) -> Tensor:
+    """Clips ``(B, F, 3, H, W)``, or latents."""
+    drawn = pipe(prompt, **{"output_type": "pt", **call})
+    assert isinstance(drawn, MotionPipelineOutput)
+    assert isinstance(drawn.frames, Tensor)
+    return drawn.frames
 
 
 def test_size_and_card() -> None:
@@ -125,15 +121,19 @@ def test_codec_inverts_what_it_keeps() -> None:
 
 
 def test_output_types(motion: MotionPipeline) -> None:
-    drawn = {
-        kind: motion("red heart rising on sky", num_inference_steps=2, generator=seeded(), output_type=kind).frames
-        for kind in ("pil", "np", "pt", "latent")
-    }
-    assert isinstance(drawn["pil"][0][0], Image.Image)
-    assert drawn["np"].shape == (1, 16, 32, 32, 3)
-    assert drawn["pt"].shape == (1, 16, 3, 32, 32)
-    assert drawn["latent"].shape == (1, 8, 4, 8, 8)
-    other = motion("a", num_frames=8, height=40, num_inference_steps=1, generator=seeded(), output_type="pt").frames
+    prompt = "red heart rising on sky"
+    pil, array = (motion(prompt, num_inference_steps=2, generator=seeded(), output_type=kind) for kind in ("pil", "np"))
+    assert isinstance(pil, MotionPipelineOutput)
+    assert isinstance(array, MotionPipelineOutput)
+    pt, latent = (
+        draw(motion, prompt, num_inference_steps=2, generator=seeded(), output_type=kind) for kind in ("pt", "latent")
+    )
+    assert isinstance(pil.frames[0][0], Image.Image)
+    assert isinstance(array.frames, np.ndarray)
+    assert array.frames.shape == (1, 16, 32, 32, 3)
+    assert pt.shape == (1, 16, 3, 32, 32)
+    assert latent.shape == (1, 8, 4, 8, 8)
+    other = draw(motion, "a", num_frames=8, height=40, num_inference_steps=1, generator=seeded())
     assert other.shape == (1, 8, 3, 40, 32)
 
 
@@ -168,7 +168,7 @@ def test_it_is_traced_and_follows_a_plan(motion: MotionPipeline, tmp_path: Path)
 @pytest.mark.parametrize(
     "bad", [{"prompt": []}, {"num_frames": 6}, {"height": 30}, {"output_type": "gif"}, {"num_inference_steps": 0}]
 )
-def test_bad_arguments(motion: MotionPipeline, bad: dict[str, object]) -> None:
+def test_bad_arguments(motion: MotionPipeline, bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         motion(**({"prompt": "x"} | bad))
 
@@ -177,8 +177,5 @@ def test_save_and_load(motion: MotionPipeline, tmp_path: Path) -> None:
     motion.save_pretrained(tmp_path / "saved")
     again = load(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
-    drawn = [
-        p("sun rising on sky", num_inference_steps=2, generator=seeded(), output_type="pt").frames
-        for p in (motion, again)
-    ]
+    drawn = [draw(p, "sun rising on sky", num_inference_steps=2, generator=seeded()) for p in (motion, again)]
     assert torch.equal(*drawn)

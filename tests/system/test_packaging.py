@@ -9,6 +9,7 @@ import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_the_source_archive_carries_tests_and_documents(copy: Path, tmp_path: Pa
     assert {"constraints.txt", "docs/plan.md", "tests/conftest.py", "hyca_runtime/plan.py", "LICENSE"} <= names
 
 
-def project(folder: Path) -> dict[str, dict[str, list[str]]]:
+def project(folder: Path) -> dict[str, Any]:
     return tomllib.loads((folder / "pyproject.toml").read_text())
 
 

@@ -12,7 +12,6 @@ import pytest
 import tiny
 import torch
 from storage import record
-from test_motion_model import motion  # noqa: F401  (a fixture)
 
 from hyca_calib.budget import Budget
 from hyca_calib.report.summary import Summary
@@ -127,7 +126,7 @@ def test_without_a_mouse(pictures: tuple[Path, Summary], browser: Any) -> None:
 
 
 @pytest.mark.slow
-def test_clips_move_in_step(tmp_path: Path, motion: Any, browser: Any) -> None:  # noqa: F811
+def test_clips_move_in_step(tmp_path: Path, motion: Any, browser: Any) -> None:
     prompts = tuple({"prompt": f"crab {what} on sky"} for what in ("rising", "falling", "turning"))
     page, summary = reported(tmp_path, motion, Workload(prompts, num_samples=7, num_steps=8), 2)
     text = page.read_text()
@@ -152,6 +151,7 @@ def test_only_plans_of_the_same_model_are_beside_it(pictures: tuple[Path, Summar
         section = plan.section.model_copy(update=changed)
         save_plan(plan.model_copy(update={"sections": (section,)}), tmp_path / name / "plan.json")
     found = siblings(Study(tmp_path / "own"), plan.section)
+    assert plan.section.cost is not None
     assert found == [(plan.section.cost.flops_ratio, 33.0)]
 
 

@@ -65,11 +65,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     binaries, data = POSTGRES[-1], folder / "data"
-    initialise = [binaries / "initdb", "-D", data, "-A", "trust", "-U", "hyca", "--no-sync"]
+    initialise: list[str | Path] = [binaries / "initdb", "-D", data, "-A", "trust", "-U", "hyca", "--no-sync"]
     subprocess.run(initialise, user=owner, cwd=folder, check=True, capture_output=True)
-    serve = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
+    serve: list[str | Path] = [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
     server = subprocess.Popen(serve, user=owner, cwd=folder, stderr=subprocess.DEVNULL)
-    ready = [binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
+    ready: list[str | Path] = [binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
     while subprocess.run(ready, check=False).returncode:
         assert server.poll() is None
         time.sleep(0.1)
