@@ -151,6 +151,14 @@ class Comparison:
             on_row(rows[-1])
         return rows
 
+    def attach(self, rows: Sequence[Row]) -> None:
+        """Each rival with figures, once more: what it learnt is asked for, also where its row was only recalled."""
+        pipe = self.few().clean.pipe
+        for row in rows:
+            if row.result and row.family in self._by_name:
+                with self._by_name[row.family].peer(row.settings).applied(pipe):
+                    pass
+
     def plans(
         self, plans: Sequence[tuple[str, str, Plan]], on_row: Callable[[Row], None] = lambda row: None
     ) -> list[Row]:

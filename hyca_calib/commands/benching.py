@@ -137,6 +137,7 @@ def bench_all(options: BenchOptions) -> Path:
         sweeps = comparison.sweeps(costs, options.most, progress)
         peers = comparison.chosen(sweeps, windows(ratios), progress)
     rivals = comparison.rivals(peers, tell)
+    comparison.attach(rivals)
     groups = prompt_groups(options.workload.of("test"))
     rows = [comparison.full(), *_timed(comparison, ours, rivals, groups, named)]
     return _written(options.folder, Bench(facts, groups, tuple(rows), tuple(costs), tuple(sweeps), dict(learnt.known)))

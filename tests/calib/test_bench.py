@@ -31,6 +31,7 @@ from hyca_calib.bench import (
 from hyca_calib.bench.choice import candidates, chosen
 from hyca_calib.bench.isolation import fingerprint
 from hyca_calib.bench.notebook import MEASURED, Notebook
+from hyca_calib.bench.run import Learnt
 from hyca_calib.bench.sweep import Sweep, sweep
 from hyca_calib.bench.verify import Verification, drawn
 from hyca_calib.commands import benching
@@ -247,6 +248,22 @@ class TestComparison:
 
         blind = replace(bench, test=forbidden)
         assert blind.chosen(blind.sweeps(COSTS), windows([2.0]))
+
+    def test_what_rivals_learnt_is_asked_for_by_recalled_rows_too(self, workload: Workload, tmp_path: Path) -> None:
+        def known_after() -> dict[str, Any]:
+            learnt = Learnt(Notebook(tmp_path, {"of": "what was learnt"}))
+
+            @contextmanager
+            def calibrated(pipe: Any, settings: Settings) -> Iterator[None]:
+                learnt.recall(f"ratios for {settings['calls']}", lambda: [1.0])
+                yield
+
+            family = replace(fewer_steps(counts=(3, 6)), apply=calibrated)
+            bench = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
+            bench.attach(bench.rivals([family.peer({"calls": 6})]))
+            return learnt.known
+
+        assert known_after() == known_after() == {"ratios for 6": [1.0]}
 
     def test_interrupted_it_goes_on(self, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         done: list[str] = []
