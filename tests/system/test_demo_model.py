@@ -40,9 +40,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_size_and_card() -> None:
     size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
     assert size <= 25e6
-    assert all(
-        path.suffix in {".json", ".safetensors", ".md", ".png", ".txt"} for path in WEIGHTS.rglob("*") if path.is_file()
-    )
+    suffixes = {path.suffix for path in WEIGHTS.rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".safetensors", ".md", ".png", ".txt"}
     card = (WEIGHTS / "README.md").read_text()
     facts = json.loads((WEIGHTS / "training.json").read_text())
     for fact in (str(facts["step"]), str(facts["pictures"]), "fonts-noto-color-emoji", "Licence"):
