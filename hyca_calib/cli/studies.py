@@ -142,7 +142,10 @@ def models(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def reproduce() -> None:
-    """Says where the study of the claims is: in the repository, not in an installation."""
+    """Says where the study of the claims is: in the repository, not in an installation.
+
+    Example: [b]python -m hyca_calib reproduce[/]
+    """
     with one_line_errors():
         raise StudyError(
             "the study is no part of an installation; in a clone of the repository: python -m studies.paper"

@@ -58,8 +58,14 @@ def _applied(preset: Preset, setup: Setup) -> Callable[[Any, Settings], Any]:
         if "contraction" in settings:
             recipe = replace(preset, pool=(Hermite(1, sigma=float(settings["contraction"])),))
         interval, warmup = int(settings["interval"]), int(settings["warmup"])
-        section = recipe_section(setup.problem(), recipe, interval, warmup, 0, multistep)
-        with apply_plan(pipe, Plan(name="recipe", sections=(section,)), "error") as session:
+
+        def planned() -> str:
+            section = recipe_section(setup.problem(), recipe, interval, warmup, 0, multistep)
+            return Plan(name="recipe", sections=(section,)).model_dump_json()
+
+        named = ", ".join(f"{name} {value}" for name, value in settings.items())
+        plan = Plan.model_validate_json(setup.recall(f"plan of {preset.source}, {named}", planned))
+        with apply_plan(pipe, plan, "error") as session:
             yield session
 
     return apply
