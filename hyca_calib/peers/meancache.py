@@ -61,7 +61,8 @@ def meancache_family(pipe: Any, setup: Setup) -> Family:
 
     @contextmanager
     def apply(pipe: Any, settings: Settings) -> Iterator[None]:
-        times = velocity_times(setup.problem().trace.sigmas, prediction)
+        levels = setup.recall("noise levels of a full run", lambda: setup.problem().trace.sigmas.tolist())
+        times = velocity_times(np.asarray(levels), prediction)
         costs, spans = edge_costs(known_grams(pipe, setup), times)
         gaps = planned_gaps(costs, spans, int(settings["computed"]), float(settings["gamma"]))
         crossing: Crossing = "jump" if settings["crossing"] == "jump" else "rolling"
