@@ -59,10 +59,12 @@ def meancache_family(pipe: Any, setup: Setup) -> Family:
     prediction = str(getattr(pipe.scheduler.config, "prediction_type", "flow"))
     ladder = counts(setup.num_steps)
 
+    def levels() -> list[float]:
+        return list(map(float, setup.problem().trace.sigmas))
+
     @contextmanager
     def apply(pipe: Any, settings: Settings) -> Iterator[None]:
-        levels = setup.recall("noise levels of a full run", lambda: setup.problem().trace.sigmas.tolist())
-        times = velocity_times(np.asarray(levels), prediction)
+        times = velocity_times(np.asarray(setup.recall("noise levels of a full run", levels)), prediction)
         costs, spans = edge_costs(known_grams(pipe, setup), times)
         gaps = planned_gaps(costs, spans, int(settings["computed"]), float(settings["gamma"]))
         crossing: Crossing = "jump" if settings["crossing"] == "jump" else "rolling"

@@ -362,7 +362,9 @@ class TestFamilies:
             for _ in range(2):
                 with family.apply(pipe, settings_of(family)[0]):
                     pass
-        assert len(made) == len(set(made)) == 2, "a search, and products of outputs that two families share"
+        assert len(made) == len(set(made)) == 6, (
+            "a search, noise levels, plans of three recipes, and products of outputs that two families share"
+        )
 
     def test_first_settings_are_few_and_on_the_ladders(self, pipe: EmojiPipeline, setup: Setup) -> None:
         wide = Setup(setup.jobs, 50, setup.recall, setup.problem)
