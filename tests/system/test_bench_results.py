@@ -15,6 +15,7 @@ from hyca_calib.bench.verify import TOLERANCE_DB, Verification, drawn, families_
 from hyca_calib.defaults import prompts_of
 from hyca_calib.metrics import prompt_groups
 from hyca_calib.models import load_pipeline
+from hyca_calib.provenance import processor
 from hyca_calib.workload import Workload
 from hyca_runtime import load_plan
 
@@ -79,6 +80,8 @@ def test_plans_lie_beside_their_figures(model: str) -> None:
 def test_fresh_processes_find_the_same(model: str) -> None:
     """Settings drawn anew at every run of this test; the seed is in the message."""
     bench, seed = read_bench(RESULTS / model), random.SystemRandom().randrange(10**6)
+    if processor() != bench.facts["processor"]:
+        pytest.skip(f"measured on {bench.facts['processor']}; another processor rounds otherwise, which thresholds see")
     share = DRAWN / len(MODELS) / len(bench.rows)
     how = Verification(RESULTS / model, partial(load_pipeline, model), workload_of(bench))
     wrong = [check for check in how.rows(drawn(bench, share, seed)) if not check.off_by <= TOLERANCE_DB]
