@@ -13,19 +13,19 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hyca_runtime.errors import HycaError, PlanError
 from hyca_runtime.group import DimensionGroup
+from hyca_runtime.network_plan import Cost, ModelFingerprint, NetworkPlan, Part, Quality, TimeGrid
 from hyca_runtime.point import CachePoint
 from hyca_runtime.registry import did_you_mean
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.section import Cost, ModelFingerprint, Part, Quality, Sampler, Section
 
 __all__ = [
     "PLAN_VERSION",
     "Cost",
     "ModelFingerprint",
+    "NetworkPlan",
     "Plan",
     "Quality",
-    "Sampler",
-    "Section",
+    "TimeGrid",
     "load_plan",
     "merge_plans",
     "parse_plan",
@@ -51,7 +51,7 @@ class Plan(Part):
     format: Literal["hyca-plan"] = "hyca-plan"
     version: int = PLAN_VERSION
     name: str
-    sections: tuple[Section, ...] = Field(min_length=1)
+    sections: tuple[NetworkPlan, ...] = Field(min_length=1)
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class Plan(Part):
         return self
 
     @property
-    def section(self) -> Section:
+    def section(self) -> NetworkPlan:
         """The only section.
 
         Raises:
@@ -173,9 +173,9 @@ def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
     """Names a misspelt field may have meant."""
     named = [part for part in location if isinstance(part, str)]
     parts: dict[str, type[BaseModel]] = {
-        "sections": Section,
+        "sections": NetworkPlan,
         "model": ModelFingerprint,
-        "sampler": Sampler,
+        "sampler": TimeGrid,
         "point": CachePoint,
         "schedule": Schedule,
         "groups": DimensionGroup,

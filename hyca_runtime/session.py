@@ -13,20 +13,20 @@ from typing import Any, Self
 from torch import nn
 
 from hyca_runtime.attach.points import find_transformers
+from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
 from hyca_runtime.errors import PlanMismatchError
-from hyca_runtime.follower import Follower
+from hyca_runtime.executor import Executor
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
 from hyca_runtime.policies.scheduled import Scheduled
-from hyca_runtime.recipe import MakePolicy, OnMismatch, Recipe
 from hyca_runtime.report import RunReport
-from hyca_runtime.section import Section
 
 __all__ = ["Session", "apply_plan", "config_digest"]
 
 MAX_PLANS = 64
 """Plans that `Session.following` keeps ready."""
 
-NO_RECIPE = "none"
+NO_PLAN = "none"
 """Said by a thread whose calls are to be computed in full."""
 
 
@@ -49,14 +49,14 @@ class Session:
         self._on_mismatch: OnMismatch = on_mismatch
         self._policy = policy
         self._warned: set[type[Warning]] = set()
-        self._recipes: dict[int, tuple[Plan, dict[str, Recipe]]] = {}
-        self._followers: dict[str, Follower] = {}
+        self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
+        self._executors: dict[str, Executor] = {}
         try:
             for name, module in networks.items():
                 sections = [section for section in plan.sections if section.component == name]
                 if sections:
-                    recipe = Recipe(plan.name, sections, on_mismatch, policy)
-                    self._followers[name] = Follower(module, recipe, scheduler, self._complain)
+                    compiled = CompiledPlan(plan.name, sections, on_mismatch, policy)
+                    self._executors[name] = Executor(module, compiled, scheduler, self._complain)
         except BaseException:
             self.remove()
             raise
@@ -79,8 +79,8 @@ class Session:
         """
         scheduler = getattr(pipe, "scheduler", None)
         with ExitStack() as stack:
-            for follower in self._followers.values():
-                stack.enter_context(follower.saying(branch=branch, step=step, scheduler=scheduler))
+            for executor in self._executors.values():
+                stack.enter_context(executor.saying(branch=branch, step=step, scheduler=scheduler))
             yield
 
     @contextmanager
@@ -92,29 +92,29 @@ class Session:
         Raises:
             PlanMismatchError: the plan is for other networks, or cached at another point.
         """
-        recipes = self._recipes_of(plan) if plan is not None else {}
+        compiled = self._compiled_of(plan) if plan is not None else {}
         with ExitStack() as stack:
-            for name, follower in self._followers.items():
-                stack.enter_context(follower.saying(recipe=recipes.get(name, NO_RECIPE)))
+            for name, executor in self._executors.items():
+                stack.enter_context(executor.saying(plan=compiled.get(name, NO_PLAN)))
             yield
 
-    def _recipes_of(self, plan: Plan) -> dict[str, Recipe]:
-        known = self._recipes.get(id(plan))
+    def _compiled_of(self, plan: Plan) -> dict[str, CompiledPlan]:
+        known = self._compiled.get(id(plan))
         if known is None:
-            networks = {name: follower.module for name, follower in self._followers.items()}
-            recipes = {}
+            networks = {name: executor.module for name, executor in self._executors.items()}
+            compiled = {}
             for section in plan.sections:
                 check_fits(plan.name, section, networks, "the session")
-                if section.point != self._followers[section.component].recipe.point:
+                if section.point != self._executors[section.component].plan.point:
                     raise PlanMismatchError(
                         f"plan {plan.name!r} is cached at '{section.point}', the session at "
-                        f"'{self._followers[section.component].recipe.point}'; apply it on its own"
+                        f"'{self._executors[section.component].plan.point}'; apply it on its own"
                     )
                 sections = [s for s in plan.sections if s.component == section.component]
-                recipes[section.component] = Recipe(plan.name, sections, self._on_mismatch, self._policy)
-            if len(self._recipes) >= MAX_PLANS:
-                self._recipes.clear()
-            self._recipes[id(plan)] = known = (plan, recipes)  # the plan is kept, so its id stays its own
+                compiled[section.component] = CompiledPlan(plan.name, sections, self._on_mismatch, self._policy)
+            if len(self._compiled) >= MAX_PLANS:
+                self._compiled.clear()
+            self._compiled[id(plan)] = known = (plan, compiled)  # the plan is kept, so its id stays its own
         return known[1]
 
     def memory(self, samples: int = 1) -> int | None:
@@ -122,7 +122,7 @@ class Session:
 
         None where the plan does not say how large its features are.
         """
-        sizes = [follower.memory(samples) for follower in self._followers.values()]
+        sizes = [executor.memory(samples) for executor in self._executors.values()]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def report(self, own: bool = False) -> RunReport:
@@ -132,9 +132,9 @@ class Session:
             own: leave out what other threads did.
         """
         streams = [
-            ((name if len(self._followers) > 1 else "", *stream), follower, state)
-            for name, follower in self._followers.items()
-            for stream, state in follower.streams_of(own)
+            ((name if len(self._executors) > 1 else "", *stream), executor, state)
+            for name, executor in self._executors.items()
+            for stream, state in executor.streams_of(own)
         ]
         spent = steps = 0.0
         for _, _, state in streams:
@@ -159,16 +159,16 @@ class Session:
         Args:
             own: only of the calling thread; without it the runs of all others are cut off.
         """
-        for follower in self._followers.values():
-            follower.reset(own)
+        for executor in self._executors.values():
+            executor.reset(own)
 
     def remove(self) -> None:
         """Restore the networks exactly and release all memory. A second call does nothing.
 
         Offload hooks stay as they are, whether they were put on before the plan or after it.
         """
-        while self._followers:
-            self._followers.popitem()[1].remove()
+        while self._executors:
+            self._executors.popitem()[1].remove()
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +208,7 @@ def apply_plan(
     return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None), policy)
 
 
-def check_fits(name: str, section: Section, networks: Mapping[str, nn.Module], target: str) -> None:
+def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
     if section.component not in networks:
         raise PlanMismatchError(
             f"plan {name!r} is for a {section.component!r}, {target} has only {', '.join(networks)}; "

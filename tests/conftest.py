@@ -14,9 +14,9 @@ import tiny
 from plans import make_plan
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime.plan import Plan
 from hyca_runtime.point import CachePoint
 

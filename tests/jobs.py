@@ -10,17 +10,17 @@ import tiny
 import torch
 from storage import record
 
-from hyca_calib.budget import Budget
-from hyca_calib.search.confirm import Confirmation
-from hyca_calib.search.healing import healed
+from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.search.error_damping import healed
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
+from hyca_calib.search.rollout_search import Confirmation
 from hyca_calib.search.run import Contender, SearchOptions, search
 from hyca_calib.search.storage import Storage
+from hyca_calib.search.study import Study
 from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.study import Study
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 
 __all__ = ["NAMES", "TRIALS", "trace_and_search"]
 

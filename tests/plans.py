@@ -8,7 +8,7 @@ import numpy as np
 from diffusers import FluxTransformer2DModel
 
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.plan import Cost, ModelFingerprint, Plan, Sampler, Section
+from hyca_runtime.plan import Cost, ModelFingerprint, NetworkPlan, Plan, TimeGrid
 from hyca_runtime.point import parse_point
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.session import config_digest
@@ -28,11 +28,11 @@ def make_plan(
     channels = module.config["in_channels"] if point == "output" else module.inner_dim
     parts = np.array_split(np.arange(channels), len(solvers))
     times = tuple(float(t) for t in np.linspace(1.0, 1.0 / steps, steps, dtype=np.float32))
-    section = Section(
+    section = NetworkPlan(
         model=ModelFingerprint(
             transformer=type(module).__name__, config_digest=config_digest(module), num_channels=channels
         ),
-        sampler=Sampler(
+        sampler=TimeGrid(
             scheduler="FlowMatchEulerDiscreteScheduler",
             timesteps=times,
             axis="sigma",

@@ -8,9 +8,9 @@ from typing import Any
 
 import tiny
 
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.folder import Where, open_folder
 from hyca_calib.trace.run import trace
-from hyca_calib.workload import Workload
 from hyca_runtime.point import CachePoint
 
 VOLATILE = ("cost.json", "manifest.json", "runs/", ".locks/")

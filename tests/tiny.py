@@ -8,7 +8,7 @@ from diffusers import DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, Fl
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
-from hyca_calib.demo.glyphs.train import build_scheduler
+from studies.training.glyphs.train import build_scheduler
 
 WORDS = ["blue", "cat", "dog", "green", "heart", "red", "square", "star"]
 

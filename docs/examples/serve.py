@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import torch
 
-from hyca_calib.models import load_pipeline
+from hyca_calib.pipelines.load import load_pipeline
 from hyca_runtime import HycaError, Plan, PlanCache, apply_plan
 
 FULL = "none"

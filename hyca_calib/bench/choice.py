@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hyca_calib.peers.score import Score
+from hyca_calib.baselines.score import Score
 
 __all__ = ["MORE", "SAME_COST", "SPARING", "Window", "candidates", "chosen", "costs_of", "windows"]
 

@@ -15,9 +15,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from hyca_calib.atomic import write_text
 from hyca_calib.bench.running_costs import demo_sentence, runtime_sentence, runtime_tables
 from hyca_calib.bench.standing import families_table, gains_table, rules_sentence, standing_list
+from hyca_calib.records.atomic import write_text
 from hyca_runtime.errors import StudyError
 
 __all__ = ["BLOCK", "RENDERERS", "documents", "publish", "rendered"]

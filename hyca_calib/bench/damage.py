@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from hyca_calib.metrics import image_psnr
-from hyca_calib.workload import Job
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.quality.metrics import image_psnr
 
 __all__ = ["FEWER", "LEVELS", "Damage", "blurred", "brought", "damaged", "noisy"]
 

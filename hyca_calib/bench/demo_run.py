@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
-from hyca_calib.atomic import write_text
-from hyca_calib.evaluate import Evaluation
+from hyca_calib.quality.evaluate import Evaluation
+from hyca_calib.records.atomic import write_text
 
 __all__ = ["DEMO_RUN", "DemoRun"]
 

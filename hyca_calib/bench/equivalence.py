@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hyca_calib.bench.damage import Damage
 from hyca_calib.bench.marks import CONFIDENCE
-from hyca_calib.metrics import expanded_tail, resampled_means
+from hyca_calib.quality.metrics import expanded_tail, resampled_means
 
 __all__ = [
     "LEVEL",
@@ -118,7 +118,7 @@ def departures(
     """Of every mark, by a bootstrap of whole groups.
 
     Args:
-        groups: a label per sample, see `hyca_calib.metrics.prompt_groups`.
+        groups: a label per sample, see `hyca_calib.quality.metrics.prompt_groups`.
     """
     if found.keys() != full.keys():
         raise ValueError(f"marks {sorted(found)} against {sorted(full)}; measure both runs alike")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hyca_calib.evaluate import Run
-from hyca_calib.metrics import compare_images
+from hyca_calib.quality.evaluate import Run
+from hyca_calib.quality.metrics import compare_images
 
 __all__ = ["Figures", "Timing", "figures_of"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from hyca_calib.rollout import sample_latents
-from hyca_calib.workload import Job
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Job
 from hyca_runtime.attach.points import find_transformers
 
 __all__ = ["CleanPipeline", "Fingerprint", "fingerprint"]

@@ -11,8 +11,8 @@ from torch import Tensor
 from hyca_calib.bench.equivalence import Margins
 from hyca_calib.bench.quality import Quality, Verdict, judged, quality
 from hyca_calib.demo.judge.network import Judge
-from hyca_calib.metrics import prompt_groups
-from hyca_calib.workload import Job
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.quality.metrics import prompt_groups
 
 __all__ = ["Judging"]
 

@@ -15,7 +15,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from hyca_calib.provenance import code_of
+from hyca_calib.records.provenance import code_of
 
 __all__ = ["MEASURED", "Notebook"]
 

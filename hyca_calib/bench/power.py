@@ -34,15 +34,15 @@ from hyca_calib.bench.equivalence import (
 )
 from hyca_calib.bench.marks import CONFIDENCE
 from hyca_calib.bench.quality import Verdict, judged
-from hyca_calib.defaults import prompts_of
 from hyca_calib.demo import DEMOS
 from hyca_calib.demo.judge import WEIGHTS, load_judge
 from hyca_calib.demo.judge.network import Judge
-from hyca_calib.metrics import image_psnr, prompt_groups
-from hyca_calib.models import load_pipeline
-from hyca_calib.provenance import provenance
-from hyca_calib.rollout import sample_images
-from hyca_calib.workload import Job, Workload
+from hyca_calib.pipelines.defaults import prompts_of
+from hyca_calib.pipelines.load import load_pipeline
+from hyca_calib.pipelines.rollout import sample_images
+from hyca_calib.pipelines.workload import Job, Workload
+from hyca_calib.quality.metrics import image_psnr, prompt_groups
+from hyca_calib.records.provenance import provenance
 
 __all__ = ["Detection", "detection", "detection_table", "load_margins", "margins"]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from hyca_calib.bench.equivalence import Departure, Margins, Marks, Outcome, departures, outcome
 from hyca_calib.bench.marks import CONFIDENCE, confidence, detail
 from hyca_calib.demo.judge.network import Judge, labels_of
-from hyca_calib.metrics import interval
-from hyca_calib.workload import Job
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.quality.metrics import interval
 
 __all__ = ["Quality", "Verdict", "frechet_distance", "judged", "quality"]
 
@@ -95,7 +95,7 @@ def quality(
 
     Args:
         margins: see `hyca_calib.bench.power.load_margins`; without them nothing can be shown to be as good.
-        groups: a label per sample, see `hyca_calib.metrics.prompt_groups`; samples with the same one are drawn
+        groups: a label per sample, see `hyca_calib.quality.metrics.prompt_groups`; samples with the same one are drawn
             together.
     """
     mean, covariance = judge.mean.double().numpy(), judge.covariance.double().numpy()

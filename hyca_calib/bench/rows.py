@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from hyca_calib.atomic import write_text
+from hyca_calib.baselines.base import Settings
 from hyca_calib.bench.figures import Figures, Timing
 from hyca_calib.bench.quality import Quality
 from hyca_calib.bench.sweep import Sweep
-from hyca_calib.peers.base import Settings
+from hyca_calib.records.atomic import write_text
 
 __all__ = ["OURS", "RESULTS", "Bench", "Row", "read_bench"]
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hyca_calib.baselines import Baseline, Family, Settings
+from hyca_calib.baselines.score import Score, joined, reason
 from hyca_calib.bench.choice import Window, candidates, chosen
 from hyca_calib.bench.equivalence import Margins
 from hyca_calib.bench.figures import Figures, Timing, figures_of
@@ -21,16 +23,14 @@ from hyca_calib.bench.rows import OURS, Row
 from hyca_calib.bench.stage import FULL, Stage, timed
 from hyca_calib.bench.sweep import MOST, Sweep, sweep
 from hyca_calib.demo.judge.network import Judge
-from hyca_calib.peers import Family, Peer, Settings
-from hyca_calib.peers.score import Score, joined, reason
-from hyca_calib.workload import Workload
+from hyca_calib.pipelines.workload import Workload
 from hyca_runtime import Plan, apply_plan
 
-__all__ = ["Comparison", "Learnt", "Tell", "plan_peer"]
+__all__ = ["Comparison", "Learnt", "Tell", "plan_baseline"]
 
 FEW = 2
 """Samples of the select split on which settings are swept."""
-HARNESS = ("hyca_calib.bench.figures", "hyca_calib.peers.score")
+HARNESS = ("hyca_calib.bench.figures", "hyca_calib.baselines.score")
 """Whose code decides every figure, beside the method's and the model's."""
 
 Tell = Callable[[str, float, str], None]
@@ -121,33 +121,33 @@ class Comparison:
 
     def chosen(
         self, sweeps: Sequence[Sweep], places: Sequence[Window], tell: Tell = lambda stage, share, news: None
-    ) -> list[Peer]:
+    ) -> list[Baseline]:
         """Of each family and window the setting that is best on the whole select split."""
         close = candidates([score for one in sweeps for score in one.tried], places)
         seen: list[Score] = []
         for number, score in enumerate(close):
             tell("choice", number / len(close), score.method)
             family = self._by_name[score.family]
-            more = self._scored(self.rest, "rest", family, family.peer(score.settings)) if self.rest() else None
+            more = self._scored(self.rest, "rest", family, family.baseline(score.settings)) if self.rest() else None
             seen.append(score if more is None else joined(score, more))
         tell("choice", 1.0, f"{len(close)} settings on the whole select split")
-        return [self._by_name[score.family].peer(score.settings) for score in chosen(seen, places)]
+        return [self._by_name[score.family].baseline(score.settings) for score in chosen(seen, places)]
 
-    def _scored(self, stage: Callable[[], Stage | None], samples: str, family: Family, peer: Peer) -> Score:
+    def _scored(self, stage: Callable[[], Stage | None], samples: str, family: Family, baseline: Baseline) -> Score:
         def make() -> Score:
             here = stage()
             assert here is not None  # noqa: S101  (asked before)
-            return here.score(peer)[0]
+            return here.score(baseline)[0]
 
         return self.notebook.recall(
-            Score, f"{peer.name}, {samples}", make, self._modules(family), settings=peer.settings
+            Score, f"{baseline.name}, {samples}", make, self._modules(family), settings=baseline.settings
         )
 
-    def rivals(self, peers: Sequence[Peer], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
+    def rivals(self, baselines: Sequence[Baseline], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
         """These settings on the test split; one that fails has its error."""
         rows = []
-        for peer in peers:
-            rows.append(self._row(peer, self._modules(self._by_name[peer.family])))
+        for baseline in baselines:
+            rows.append(self._row(baseline, self._modules(self._by_name[baseline.family])))
             on_row(rows[-1])
         return rows
 
@@ -156,7 +156,7 @@ class Comparison:
         pipe = self.few().clean.pipe
         for row in rows:
             if row.result and row.family in self._by_name:
-                with self._by_name[row.family].peer(row.settings).applied(pipe):
+                with self._by_name[row.family].baseline(row.settings).applied(pipe):
                     pass
 
     def plans(
@@ -165,8 +165,8 @@ class Comparison:
         """Plans on the test split: name, file beside the table, plan."""
         rows = []
         for name, file, plan in plans:
-            peer = plan_peer(name, plan, self.test().num_steps, {"plan": file})
-            rows.append(self._row(peer, self._modules(None), plan.model_dump_json(include={"sections"})))
+            baseline = plan_baseline(name, plan, self.test().num_steps, {"plan": file})
+            rows.append(self._row(baseline, self._modules(None), plan.model_dump_json(include={"sections"})))
             on_row(rows[-1])
         return rows
 
@@ -178,12 +178,12 @@ class Comparison:
 
     def timed(self, rows: Sequence[Row], plans: Sequence[tuple[str, str, Plan]]) -> list[Row]:
         """Rows with their wall time and memory, in turn with the full run; of failures none."""
-        of_plans = {name: plan_peer(name, plan, self.test().num_steps, {}) for name, _, plan in plans}
+        of_plans = {name: plan_baseline(name, plan, self.test().num_steps, {}) for name, _, plan in plans}
 
         def measured(row: Row) -> Row:
-            peer = of_plans.get(row.method) or self._by_name[row.family].peer(row.settings)
+            baseline = of_plans.get(row.method) or self._by_name[row.family].baseline(row.settings)
             modules = self._modules(None if row.ours else self._by_name[row.family])
-            make = partial(timed, self.test(), peer)
+            make = partial(timed, self.test(), baseline)
             return replace(row, timing=self.notebook.recall(Timing, f"{row.method}, timed", make, modules))
 
         return [measured(row) if row.result and row.family != FULL else row for row in rows]
@@ -192,11 +192,11 @@ class Comparison:
         """Whose code decides the figures of a family, or of our plans."""
         return (module_of(family.apply) if family else "hyca_runtime", self.model, *HARNESS)
 
-    def _row(self, peer: Peer, modules: tuple[str, ...], content: str = "") -> Row:
+    def _row(self, baseline: Baseline, modules: tuple[str, ...], content: str = "") -> Row:
         def sampled() -> tuple[_Measured, Tensor | None]:
             stage = self.test()
             try:
-                run, note = stage.run(peer)
+                run, note = stage.run(baseline)
             except Exception as error:  # foreign code may raise anything
                 return _Measured(None, reason(error), stage.clean.prove()), None
             return _Measured(figures_of(run, stage.full, stage.exact), note=note), run.images
@@ -204,28 +204,28 @@ class Comparison:
         def make() -> _Measured:
             found, images = sampled()
             if self.judging and images is not None:
-                self.notebook.keep_pictures(peer.name, images)
+                self.notebook.keep_pictures(baseline.name, images)
             return found
 
         def judged() -> Quality:
             assert self.judging is not None  # noqa: S101  (asked before)
-            images = self.notebook.pictures(peer.name)
+            images = self.notebook.pictures(baseline.name)
             return self.judging.quality(sampled()[1] if images is None else images)
 
-        asked = {"settings": peer.settings, "plan": content}
-        found = self.notebook.recall(_Measured, peer.name, make, modules, **asked)
+        asked = {"settings": baseline.settings, "plan": content}
+        found = self.notebook.recall(_Measured, baseline.name, make, modules, **asked)
         quality = None
         if self.judging and found.result:
             of_judge = (*modules, "hyca_calib.bench.judging")
-            quality = self.notebook.recall(Quality, f"{peer.name}, judged", judged, of_judge, **asked)
-        mine = peer.family == OURS
+            quality = self.notebook.recall(Quality, f"{baseline.name}, judged", judged, of_judge, **asked)
+        mine = baseline.family == OURS
         return Row(
-            peer.name,
-            peer.family,
+            baseline.name,
+            baseline.family,
             mine,
             found.result,
-            peer.settings,
-            peer.steps,
+            baseline.settings,
+            baseline.steps,
             quality,
             None,
             found.error,
@@ -233,9 +233,9 @@ class Comparison:
         )
 
 
-def plan_peer(name: str, plan: Plan, num_steps: int, settings: Settings) -> Peer:
+def plan_baseline(name: str, plan: Plan, num_steps: int, settings: Settings) -> Baseline:
     """A plan as a method."""
-    return Peer(name, OURS, num_steps, lambda pipe: apply_plan(pipe, plan, "error"), settings)
+    return Baseline(name, OURS, num_steps, lambda pipe: apply_plan(pipe, plan, "error"), settings)
 
 
 def module_of(function: Any) -> str:

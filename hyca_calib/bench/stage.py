@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from hyca_calib.baselines import Baseline
+from hyca_calib.baselines.score import Score, score_or_error
 from hyca_calib.bench.figures import Timing
 from hyca_calib.bench.isolation import CleanPipeline
-from hyca_calib.evaluate import Run, run_untimed
-from hyca_calib.memory import peak_memory
-from hyca_calib.peers import Peer
-from hyca_calib.peers.score import Score, score_or_error
-from hyca_calib.rollout import device_of, sample_images
-from hyca_calib.workload import Job
+from hyca_calib.costs.memory import peak_memory
+from hyca_calib.pipelines.rollout import device_of, sample_images
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.quality.evaluate import Run, run_untimed
 
 __all__ = ["FINER", "FULL", "NUM_EXACT", "Stage", "finer_run", "timed"]
 
@@ -54,15 +54,15 @@ class Stage:
         finer = finer_run(clean.pipe, jobs[:NUM_EXACT], num_steps, batch) if exact else None
         return cls(clean, jobs, num_steps, batch, full, finer)
 
-    def score(self, peer: Peer) -> tuple[Score, str]:
+    def score(self, baseline: Baseline) -> tuple[Score, str]:
         """The setting's score, or its error, and what it left behind."""
-        found = score_or_error(self.clean.pipe, peer, self.jobs, self.batch, self.full)
+        found = score_or_error(self.clean.pipe, baseline, self.jobs, self.batch, self.full)
         return found, self.clean.prove()
 
-    def run(self, peer: Peer) -> tuple[Run, str]:
-        """All samples by `peer`, and what it left behind."""
+    def run(self, baseline: Baseline) -> tuple[Run, str]:
+        """All samples by `baseline`, and what it left behind."""
         pipe = self.clean.pipe
-        run = run_untimed(pipe, self.jobs, peer.steps, self.batch, lambda: peer.applied(pipe))
+        run = run_untimed(pipe, self.jobs, baseline.steps, self.batch, lambda: baseline.applied(pipe))
         return run, self.clean.prove()
 
 
@@ -71,8 +71,8 @@ def finer_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Ten
     return sample_images(pipe, jobs, FINER * num_steps, batch)[0]
 
 
-def timed(stage: Stage, peer: Peer) -> Timing:
-    """One batch by `peer` and in full, in turn; medians of `REPEATS`."""
+def timed(stage: Stage, baseline: Baseline) -> Timing:
+    """One batch by `baseline` and in full, in turn; medians of `REPEATS`."""
     pipe, jobs = stage.clean.pipe, stage.jobs[: stage.batch]
 
     def seconds(method: Callable[[], AbstractContextManager[Any]], steps: int) -> float:
@@ -82,9 +82,10 @@ def timed(stage: Stage, peer: Peer) -> Timing:
             return time.perf_counter() - begun
 
     with peak_memory(device_of(pipe)) as peak:
-        seconds(lambda: peer.applied(pipe), peer.steps)  # warms up, too
+        seconds(lambda: baseline.applied(pipe), baseline.steps)  # warms up, too
     pairs = [
-        (seconds(nullcontext, stage.num_steps), seconds(lambda: peer.applied(pipe), peer.steps)) for _ in range(REPEATS)
+        (seconds(nullcontext, stage.num_steps), seconds(lambda: baseline.applied(pipe), baseline.steps))
+        for _ in range(REPEATS)
     ]
     full, fast = (statistics.median(column) for column in zip(*pairs, strict=True))
     return Timing(full / fast, peak.bytes)

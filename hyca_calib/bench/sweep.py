@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hyca_calib.peers import Family, Peer, Settings
-from hyca_calib.peers.base import Value
-from hyca_calib.peers.score import Score
+from hyca_calib.baselines import Baseline, Family, Settings
+from hyca_calib.baselines.base import Value
+from hyca_calib.baselines.score import Score
 
 __all__ = ["MOST", "Sweep", "best_at", "open_ends", "sweep", "untried"]
 
@@ -34,7 +34,7 @@ class Sweep:
 
 def sweep(
     family: Family,
-    measure: Callable[[Peer], Score],
+    measure: Callable[[Baseline], Score],
     costs: Sequence[float],
     most: int = MOST,
     tell: Callable[[int, str], None] = lambda number, name: None,
@@ -46,11 +46,11 @@ def sweep(
         tell: told how many were tried, and the next one's name.
     """
     tried: dict[str, Score] = {}
-    wanted = [family.peer(settings) for settings in family.first()]
+    wanted = [family.baseline(settings) for settings in family.first()]
     while wanted and len(tried) < most:
-        for peer in wanted[: most - len(tried)]:
-            tell(len(tried), peer.name)
-            tried[peer.name] = measure(peer)
+        for baseline in wanted[: most - len(tried)]:
+            tell(len(tried), baseline.name)
+            tried[baseline.name] = measure(baseline)
         wanted = untried(family, list(tried.values()), costs)
     scores = tuple(tried.values())
     return Sweep(family.name, family.source, family.refused, scores, tuple(open_ends(family, scores, costs)))
@@ -67,28 +67,28 @@ def best_at(scores: Sequence[Score], costs: Sequence[float]) -> list[Score]:
     return list(found.values())
 
 
-def untried(family: Family, scores: Sequence[Score], costs: Sequence[float]) -> list[Peer]:
+def untried(family: Family, scores: Sequence[Score], costs: Sequence[float]) -> list[Baseline]:
     """Neighbours of the best settings that have no score yet.
 
     On an axis that is not dense one of the best settings with the same value is enough. What does the very same as the
     best is passed over.
     """
     known = {score.method: score for score in scores}
-    wanted: dict[tuple[str, Value, int, str], list[Peer | None]] = {}
+    wanted: dict[tuple[str, Value, int, str], list[Baseline | None]] = {}
     for best in best_at(scores, costs):
         for axis, direction, way in family.ways(best.settings):
             alike = (axis.name, best.settings[axis.name], direction, best.method if axis.dense else "")
             wanted.setdefault(alike, []).append(_next(family, way, best, known))
-    found = [peers[0] for peers in wanted.values() if None not in peers]
-    return list({peer.name: peer for peer in found if peer is not None}.values())
+    found = [baselines[0] for baselines in wanted.values() if None not in baselines]
+    return list({baseline.name: baseline for baseline in found if baseline is not None}.values())
 
 
-def _next(family: Family, way: Sequence[Settings], best: Score, known: Mapping[str, Score]) -> Peer | None:
+def _next(family: Family, way: Sequence[Settings], best: Score, known: Mapping[str, Score]) -> Baseline | None:
     """The nearest setting on the way that may differ and has no score; None if the nearest that differs has one."""
-    for peer in map(family.peer, way):
-        if peer.name not in known:
-            return peer
-        if not known[peer.name].same_as(best):
+    for baseline in map(family.baseline, way):
+        if baseline.name not in known:
+            return baseline
+        if not known[baseline.name].same_as(best):
             return None
     return None
 
@@ -97,4 +97,4 @@ def open_ends(family: Family, scores: Sequence[Score], costs: Sequence[float]) -
     """Where a better setting may lie beyond what was tried."""
     best_ones = best_at(scores, costs)
     ends = [f"{best.method}: {', '.join(axes)}" for best in best_ones if (axes := family.edges(best.settings))]
-    return ends + [f"{peer.name}: not tried" for peer in untried(family, scores, costs)]
+    return ends + [f"{baseline.name}: not tried" for baseline in untried(family, scores, costs)]

@@ -15,7 +15,7 @@ from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.quality import Quality
 from hyca_calib.bench.rows import Bench, Row
 from hyca_calib.bench.sweep import best_at
-from hyca_calib.metrics import interval
+from hyca_calib.quality.metrics import interval
 
 __all__ = ["Margin", "margin", "to_csv", "to_markdown"]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
+from hyca_calib.baselines import Baseline, Family, Setup, families
 from hyca_calib.bench.rows import OURS, Bench, Row, read_bench
-from hyca_calib.bench.run import plan_peer
-from hyca_calib.evaluate import Run, run_untimed
-from hyca_calib.metrics import compare_images
-from hyca_calib.peers import Family, Peer, Setup, families
-from hyca_calib.workload import Job, Workload
+from hyca_calib.bench.run import plan_baseline
+from hyca_calib.pipelines.workload import Job, Workload
+from hyca_calib.quality.evaluate import Run, run_untimed
+from hyca_calib.quality.metrics import compare_images
 from hyca_runtime import load_plan
 from hyca_runtime.errors import WorkloadError
 
@@ -99,19 +99,19 @@ def _alone(how: Verification, jobs: Sequence[Job], batch: int, threads: int, ful
     published = row.result.psnr_db_each[: len(jobs)]
     try:
         pipe = how.load()
-        peer = _peer(how, pipe, row)
-        run = run_untimed(pipe, jobs, peer.steps, batch, lambda: peer.applied(pipe))
+        baseline = _baseline(how, pipe, row)
+        run = run_untimed(pipe, jobs, baseline.steps, batch, lambda: baseline.applied(pipe))
     except Exception as error:  # foreign code may raise anything
         return Check(row.method, published, error=f"{type(error).__name__}: {error}")
     return Check(row.method, published, compare_images(run.images, full.images, run.latents, full.latents).psnr_db)
 
 
-def _peer(how: Verification, pipe: Any, row: Row) -> Peer:
+def _baseline(how: Verification, pipe: Any, row: Row) -> Baseline:
     if row.family == OURS:
         plan = load_plan(how.folder / str(row.settings["plan"]))
-        return plan_peer(row.method, plan, how.workload.num_steps, row.settings)
+        return plan_baseline(row.method, plan, how.workload.num_steps, row.settings)
     found = families_of(read_bench(how.folder), pipe, how.workload)
-    return next(family for family in found if family.name == row.family).peer(row.settings)
+    return next(family for family in found if family.name == row.family).baseline(row.settings)
 
 
 def families_of(bench: Bench, pipe: Any, workload: Workload) -> list[Family]:

@@ -42,7 +42,7 @@ def wrapped(text: str, bullet: str = "") -> str:
 
 
 def made_with(facts: dict[str, Any]) -> str:
-    """Machine, software, day and code of a result file, see `hyca_calib.provenance`."""
+    """Machine, software, day and code of a result file, see `hyca_calib.records.provenance`."""
     threads = facts["threads"]
     where = facts["processor"] if facts["device"] == "cpu" else facts["device"]
     software = [f"{name} {facts['versions'][name]}" for name in SHOWN if name in facts["versions"]]

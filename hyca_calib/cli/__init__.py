@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hyca_calib.cli import looking, plans, studies, traces
-from hyca_calib.console import log_json
+from hyca_calib.records.console import log_json
 
 __all__ = ["app", "main"]
 

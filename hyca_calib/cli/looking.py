@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hyca_calib.cli.options import Json
-from hyca_calib.console import one_line_errors
+from hyca_calib.records.console import one_line_errors
 
 __all__ = ["app"]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from hyca_calib.cli.options import Batch, Device, Download, Json, Model, Prompts, Seed, TracedModel, show
-from hyca_calib.console import one_line_errors, say
+from hyca_calib.records.console import one_line_errors, say
 
 __all__ = ["app"]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from hyca_calib.cli.options import STUDIES, Batch, Model, Prompts, Seed
-from hyca_calib.console import one_line_errors
+from hyca_calib.records.console import one_line_errors
 from hyca_runtime.errors import StudyError
 
 __all__ = ["app"]
@@ -118,26 +118,19 @@ def solvers() -> None:
 
     Example: [b]python -m hyca_calib solvers > docs/solvers.md[/]
     """
-    from hyca_calib.solver_table import ALL_SOLVERS, facts_of, to_markdown
+    from hyca_calib.search.solver_table import ALL_SOLVERS, facts_of, to_markdown
 
     print(to_markdown([facts_of(solver) for solver in ALL_SOLVERS]), end="")
 
 
-@app.command()
-def models(
-    only: Annotated[list[str] | None, typer.Option(help="Keep names with this in them; repeatable.")] = None,
-    compiled: Annotated[bool, typer.Option("--compiled", help="Also under torch.compile; minutes.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the table here instead of showing it.")] = None,
-) -> None:
-    """Try the runtime on every transformer class of the installed diffusers, tiny and with random weights.
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def models() -> None:
+    """Says where every transformer class of diffusers is tried: in the repository, not in an installation.
 
-    Example: [b]python -m hyca_calib models --only Wan[/]
+    Example: [b]python -m hyca_calib models[/]
     """
-    from hyca_calib import commands
-
     with one_line_errors():
-        table = commands.check_models(only or [], compiled, out)
-        print(out or table)
+        raise StudyError("no part of an installation; in a clone of the repository: python -m studies.zoo")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -147,6 +140,4 @@ def reproduce() -> None:
     Example: [b]python -m hyca_calib reproduce[/]
     """
     with one_line_errors():
-        raise StudyError(
-            "the study is no part of an installation; in a clone of the repository: python -m studies.paper"
-        )
+        raise StudyError("no part of an installation; in a clone of the repository: python -m studies.paper")

@@ -5,7 +5,7 @@ from hyca_calib.commands.checking import check_file, show_check
 from hyca_calib.commands.describing import describe
 from hyca_calib.commands.doctor import examine
 from hyca_calib.commands.main_job import evaluate_file, merge_files, report_study, run_demo
-from hyca_calib.commands.measuring import bench_runtime, check_models
+from hyca_calib.commands.measuring import bench_runtime
 from hyca_calib.commands.publishing import publish_figures, verify_bench
 from hyca_calib.commands.searching import Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, merge_parts, trace_model, verify_trace
@@ -17,7 +17,6 @@ __all__ = [
     "bench_all",
     "bench_runtime",
     "check_file",
-    "check_models",
     "describe",
     "evaluate_file",
     "examine",

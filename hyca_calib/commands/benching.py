@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hyca_calib.atomic import write_text
+from hyca_calib.baselines import Setup, families
 from hyca_calib.bench import (
     MORE,
     OURS,
@@ -32,20 +32,20 @@ from hyca_calib.bench.power import load_margins
 from hyca_calib.bench.run import Learnt
 from hyca_calib.bench.sweep import MOST, Sweep
 from hyca_calib.bench.verify import CALIBRATED
-from hyca_calib.budget import parse_budgets
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
-from hyca_calib.console import growing, say
-from hyca_calib.defaults import batch_of, prompts_of
+from hyca_calib.costs.budget import parse_budgets
 from hyca_calib.demo.judge import load_judge
-from hyca_calib.metrics import prompt_groups
-from hyca_calib.models import load_pipeline, weights_digest
-from hyca_calib.peers import Setup, families
-from hyca_calib.provenance import provenance, versions
-from hyca_calib.rollout import device_of
+from hyca_calib.pipelines.defaults import batch_of, prompts_of
+from hyca_calib.pipelines.load import load_pipeline, weights_digest
+from hyca_calib.pipelines.rollout import device_of
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.metrics import prompt_groups
+from hyca_calib.records.atomic import write_text
+from hyca_calib.records.console import growing, say
+from hyca_calib.records.provenance import provenance, versions
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime import AttachError, Plan, load_plan
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
@@ -135,8 +135,8 @@ def bench_all(options: BenchOptions) -> Path:
         ratios = [row.result.flops_ratio for row in ours if row.result] or USUAL_RATIOS
         costs = costs_of(ratios)
         sweeps = comparison.sweeps(costs, options.most, progress)
-        peers = comparison.chosen(sweeps, windows(ratios), progress)
-    rivals = comparison.rivals(peers, tell)
+        baselines = comparison.chosen(sweeps, windows(ratios), progress)
+    rivals = comparison.rivals(baselines, tell)
     comparison.attach(rivals)
     groups = prompt_groups(options.workload.of("test"))
     rows = [comparison.full(), *_timed(comparison, ours, rivals, groups, named)]

@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hyca_calib.console import say
-from hyca_calib.defaults import batch_of
-from hyca_calib.metrics import interval
-from hyca_calib.models import load_traced
+from hyca_calib.pipelines.defaults import batch_of
+from hyca_calib.pipelines.load import load_traced
+from hyca_calib.quality.metrics import interval
+from hyca_calib.records.console import say
 from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
 from hyca_calib.search.check_rollouts import Measured, measure
-from hyca_calib.search.origin import own_problem, with_healing_of
+from hyca_calib.search.lineage import own_problem, with_healing_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan

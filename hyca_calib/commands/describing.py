@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hyca_calib.console import human_bytes
-from hyca_calib.study import Study
+from hyca_calib.records.console import human_bytes
+from hyca_calib.search.study import Study
 from hyca_calib.trace.commits import committed
 from hyca_calib.trace.finish import MANIFEST
 from hyca_calib.trace.folder import open_folder
 from hyca_calib.trace.request import REQUEST, Request
-from hyca_calib.trace.runs import RUNS
+from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import StudyError

@@ -17,11 +17,11 @@ import torch
 import zarr
 from packaging.requirements import Requirement
 
-from hyca_calib.console import human_bytes
-from hyca_calib.models import load_pipeline
+from hyca_calib.pipelines.by_hand import hand_plan
+from hyca_calib.pipelines.load import load_pipeline
+from hyca_calib.records.console import human_bytes
 from hyca_calib.trace.folder import open_folder
-from hyca_calib.trace.needs import available_bytes
-from hyca_calib.zoo.check import hand_plan
+from hyca_calib.trace.preflight import available_bytes
 from hyca_runtime import HycaError, apply_plan
 from hyca_runtime.point import CachePoint
 

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hyca_calib.bench.demo_run import DemoRun
-from hyca_calib.budget import parse_budgets
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, trace_model
-from hyca_calib.console import present, say
-from hyca_calib.defaults import batch_of, workload_of
-from hyca_calib.evaluate import Evaluation, evaluate_plan
-from hyca_calib.models import default_device, load_pipeline, load_traced
-from hyca_calib.provenance import provenance
+from hyca_calib.costs.budget import parse_budgets
+from hyca_calib.pipelines.defaults import batch_of, workload_of
+from hyca_calib.pipelines.load import default_device, load_pipeline, load_traced
+from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
+from hyca_calib.records.console import present, say
+from hyca_calib.records.provenance import provenance
 from hyca_calib.report.write import write_report
-from hyca_calib.search.origin import trace_named_in
-from hyca_calib.study import Study
+from hyca_calib.search.lineage import trace_named_in
+from hyca_calib.search.study import Study
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
-from hyca_runtime.recipe import OnMismatch
+from hyca_runtime.compiled_plan import OnMismatch
 
 __all__ = ["evaluate_file", "merge_files", "report_study", "run_demo"]
 

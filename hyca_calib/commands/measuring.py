@@ -1,4 +1,4 @@
-"""Benches and checks: what a command measures, written where people look."""
+"""The bench of the runtime itself."""
 
 from __future__ import annotations
 
@@ -10,21 +10,16 @@ from typing import Any
 
 import torch
 
-from hyca_calib.console import counting, say
-from hyca_calib.models import default_device
-from hyca_calib.provenance import provenance
-from hyca_calib.zoo import MODELS, PIPELINES
-from hyca_calib.zoo.check import Verdict
-from hyca_calib.zoo.table import POINTS, check_all
-from hyca_calib.zoo.table import to_markdown as models_markdown
-from hyca_runtime.errors import WorkloadError
+from hyca_calib.pipelines.load import default_device
+from hyca_calib.records.console import say
+from hyca_calib.records.provenance import provenance
 
-__all__ = ["bench_runtime", "check_models"]
+__all__ = ["bench_runtime"]
 
 
 def bench_runtime(only: Sequence[str], out: Path) -> Path:
     """``hyca_calib bench runtime``; returns the path of the figures."""
-    from hyca_calib import runtime_bench
+    from hyca_calib.bench import runtime as runtime_bench
 
     device = default_device()
     on_gpu = device.startswith("cuda")
@@ -48,22 +43,3 @@ def bench_runtime(only: Sequence[str], out: Path) -> Path:
         say(facts["realised"][-1])
         path.write_text(json.dumps(facts, indent=1) + "\n")  # networks take minutes: what is measured is kept
     return path
-
-
-def check_models(only: Sequence[str], compiled: bool, out: Path | None) -> str:
-    """``hyca_calib models``; returns the table."""
-
-    def tell(verdict: Verdict) -> None:
-        if not verdict.good:
-            say(f"{verdict.name}, {verdict.point}: {verdict.results}")
-        advance(1)
-
-    names = [name for name in (*MODELS, *PIPELINES) if not only or any(part in name for part in only)]
-    if not names:
-        raise WorkloadError(f"no model or pipeline has {' or '.join(only)} in its name")
-    with counting("check", len(names) * len(POINTS)) as advance:
-        table = models_markdown(*check_all(only, compiled, tell))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(table)
-    return table

@@ -9,8 +9,8 @@ from hyca_calib.bench import read_bench
 from hyca_calib.bench.claims import publish
 from hyca_calib.bench.verify import TOLERANCE_DB, Verification, drawn
 from hyca_calib.commands.benching import BenchOptions
-from hyca_calib.console import counting
-from hyca_calib.models import load_pipeline
+from hyca_calib.pipelines.load import load_pipeline
+from hyca_calib.records.console import counting
 from hyca_runtime.errors import StudyError
 
 __all__ = ["publish_figures", "verify_bench"]

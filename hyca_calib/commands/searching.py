@@ -9,27 +9,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hyca_calib.budget import Budget, parse_budgets
 from hyca_calib.commands.tracing import TRACES
-from hyca_calib.console import present, say, stages
-from hyca_calib.models import default_device, load_traced
-from hyca_calib.replay import Multistep
+from hyca_calib.costs.budget import Budget, parse_budgets
+from hyca_calib.pipelines.load import default_device, load_traced
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.console import present, say, stages
 from hyca_calib.report.front import write_front
 from hyca_calib.report.write import write_report
 from hyca_calib.search.candidate import Candidate, Grain
-from hyca_calib.search.confirm import Confirmation
-from hyca_calib.search.healing import PROBES, healed
+from hyca_calib.search.error_damping import PROBES, healed
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
+from hyca_calib.search.replay import Multistep
+from hyca_calib.search.rollout_search import Confirmation
 from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
 from hyca_calib.search.storage import public
+from hyca_calib.search.study import JOURNAL, Study
 from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.study import JOURNAL, Study
 from hyca_calib.trace.folder import open_folder
-from hyca_calib.trace.runs import on_record
+from hyca_calib.trace.run_log import on_record
 from hyca_calib.trace.store import Trace, newest_trace
-from hyca_calib.workload import Workload
 from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError, TraceError
 

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyca_calib.console import counting, say
-from hyca_calib.defaults import batch_of, prompts_of
-from hyca_calib.models import load_pipeline, load_traced
-from hyca_calib.trace.claim import Share
+from hyca_calib.pipelines.defaults import batch_of, prompts_of
+from hyca_calib.pipelines.load import load_pipeline, load_traced
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.console import counting, say
 from hyca_calib.trace.folder import Where, open_folder
 from hyca_calib.trace.merge import merge_traces
-from hyca_calib.trace.needs import Needs
+from hyca_calib.trace.preflight import Needs
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.run import GRAM_TOKENS, trace
+from hyca_calib.trace.shard_lock import Share
 from hyca_calib.trace.verify import Damage, discard, verify
-from hyca_calib.workload import Workload
 from hyca_runtime.point import parse_point
 
 __all__ = ["TRACES", "TraceOptions", "merge_parts", "short_name", "trace_model", "verify_trace"]

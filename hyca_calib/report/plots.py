@@ -13,11 +13,11 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.replay import forecast_error
 from hyca_calib.report.tiles import AMPLIFY, difference
 from hyca_calib.report.wall import Wall
 from hyca_calib.search.problem import Problem
-from hyca_runtime.plan import Section
+from hyca_calib.search.replay import forecast_error
+from hyca_runtime.plan import NetworkPlan
 
 matplotlib.use("Agg")
 
@@ -28,7 +28,7 @@ __all__ = ["agreement_map", "error_map", "front_plot", "picture_wall", "schedule
 INK, FAINT, ACCENT = "#1b2a41", "#d9e2ec", "#e4572e"
 
 
-def schedule_strip(section: Section, path: Path) -> None:
+def schedule_strip(section: NetworkPlan, path: Path) -> None:
     """One cell per step: filled where the network is computed."""
     steps = section.schedule.num_steps
     figure, axes = pyplot.subplots(figsize=(9, 0.9))
@@ -48,7 +48,7 @@ def _spread(places: Sequence[int], apart: float) -> list[int]:
     return kept
 
 
-def error_by_step_and_group(problem: Problem, section: Section) -> NDArray[np.float64]:
+def error_by_step_and_group(problem: Problem, section: NetworkPlan) -> NDArray[np.float64]:
     """Replayed squared error of each predicted step, relative to the feature's energy, ``(group, step)``."""
     table = np.full((len(section.groups), section.schedule.num_steps), np.nan)
     for step, taps in section.taps.items():
@@ -58,7 +58,7 @@ def error_by_step_and_group(problem: Problem, section: Section) -> NDArray[np.fl
     return table
 
 
-def error_map(problem: Problem, section: Section, path: Path) -> None:
+def error_map(problem: Problem, section: NetworkPlan, path: Path) -> None:
     """Heat map of `error_by_step_and_group`; computed steps stay white."""
     table = error_by_step_and_group(problem, section)
     figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.22 * len(table)))
@@ -71,7 +71,7 @@ def error_map(problem: Problem, section: Section, path: Path) -> None:
     _finish(figure, axes, path)
 
 
-def trajectories(problem: Problem, section: Section, path: Path, most: int = 6) -> None:
+def trajectories(problem: Problem, section: NetworkPlan, path: Path, most: int = 6) -> None:
     """One channel of each of the largest groups: the full run's line, the plan's forecasts as dots."""
     groups = sorted(section.groups, key=lambda g: -g.indices.size)[:most]
     feature = problem.trace.values("select", 1)[0, 0, :, 0]

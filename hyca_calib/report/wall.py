@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_calib.evaluate import Run, run_untimed
-from hyca_calib.metrics import compare_images
-from hyca_calib.peers.axes import INTERVALS
-from hyca_calib.peers.base import Peer, Setup
-from hyca_calib.peers.caches import taylorseer_family
-from hyca_calib.peers.samplers import DPM, OWN, sampled_by, samplers
-from hyca_calib.peers.score import reason
-from hyca_calib.rollout import sample_clips
+from hyca_calib.baselines.axes import INTERVALS
+from hyca_calib.baselines.base import Baseline, Setup
+from hyca_calib.baselines.caches import taylorseer_family
+from hyca_calib.baselines.samplers import DPM, OWN, sampled_by, samplers
+from hyca_calib.baselines.score import reason
+from hyca_calib.pipelines.rollout import sample_clips
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.quality.evaluate import Run, run_untimed
+from hyca_calib.quality.metrics import compare_images
 from hyca_calib.search.problem import Problem
-from hyca_calib.workload import Job
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.schedule import Schedule
 
@@ -94,7 +94,7 @@ def draw_wall(pipe: Any, jobs: Sequence[Job], num_steps: int, plan: Plan) -> Wal
         report = session.report()
     seconds = [_seconds(pipe, jobs, num_steps, method) for method in (nullcontext, partial(apply_plan, pipe, plan))]
     schedule = plan.section.schedule
-    others = [_tried(pipe, jobs, peer, full, frames) for peer in _rivals(pipe, jobs, num_steps, schedule)]
+    others = [_tried(pipe, jobs, baseline, full, frames) for baseline in _rivals(pipe, jobs, num_steps, schedule)]
     return Wall(
         captions=tuple(str(job.call.get("prompt", job.call.get("class_labels", job.index))) for job in jobs),
         full=Tile("full run", f"{num_steps} steps", 1.0, _clips(full, frames), (), seconds[0]),
@@ -105,32 +105,32 @@ def draw_wall(pipe: Any, jobs: Sequence[Job], num_steps: int, plan: Plan) -> Wal
     )
 
 
-def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, schedule: Schedule) -> list[Peer]:
+def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, schedule: Schedule) -> list[Baseline]:
     """A few settings of what a user would do instead, for as many computed steps or a few more."""
     computed = min(len(schedule.computed_steps) + 1, num_steps)  # forecasts cost something, too
-    found = [Peer(f"{computed} steps", OWN, computed, nullcontext)]
+    found = [Baseline(f"{computed} steps", OWN, computed, nullcontext)]
     setup = Setup(jobs, num_steps, lambda name, make: make(), _no_trace)
     for sampler in samplers(pipe, setup):
         for start in STARTS if sampler.family in (OWN, DPM) else ():
             if (make := sampler.made(start, 1.0)) is not None:
                 name = f"{computed} steps, " + (f"log-SNR from {start}" if start else "own levels")
-                found.append(Peer(name, sampler.family, sampler.steps(computed), partial(sampled_by, make=make)))
+                found.append(Baseline(name, sampler.family, sampler.steps(computed), partial(sampled_by, make=make)))
     interval = max([n for n in INTERVALS if WARMUP + (num_steps - WARMUP) // n >= computed], default=INTERVALS[0])
     caches = taylorseer_family(num_steps)
-    return found + [caches.peer({"way": way, "N": interval, "O": 1, "W": WARMUP}) for way in ("lite", "last block")]
+    return found + [caches.baseline({"way": way, "N": interval, "O": 1, "W": WARMUP}) for way in ("lite", "last block")]
 
 
 def _no_trace() -> Problem:
     raise LookupError("the wall has no trace; none of its rivals asks for one")
 
 
-def _tried(pipe: Any, jobs: Sequence[Job], peer: Peer, full: Run, frames: int) -> Tile:
-    told = peer.name.removeprefix(f"{peer.family} ")
+def _tried(pipe: Any, jobs: Sequence[Job], baseline: Baseline, full: Run, frames: int) -> Tile:
+    told = baseline.name.removeprefix(f"{baseline.family} ")
     try:
-        run = run_untimed(pipe, jobs, peer.steps, len(jobs), partial(peer.applied, pipe))
+        run = run_untimed(pipe, jobs, baseline.steps, len(jobs), partial(baseline.applied, pipe))
     except Exception as error:  # foreign code may raise anything
-        return Tile(peer.family, told, 0.0, error=reason(error))
-    return _tile(peer.family, told, run, full, frames, math.nan)
+        return Tile(baseline.family, told, 0.0, error=reason(error))
+    return _tile(baseline.family, told, run, full, frames, math.nan)
 
 
 def _best_of_families(tiles: Iterable[Tile]) -> tuple[Tile, ...]:

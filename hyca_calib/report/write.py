@@ -8,17 +8,17 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.report import plots
 from hyca_calib.report.regrouping import regrouped
 from hyca_calib.report.summary import Summary
 from hyca_calib.report.tiles import AMPLIFY, difference, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
-from hyca_calib.study import Study
+from hyca_calib.search.study import Study
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime import Plan, PlanError, load_plan
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 
 __all__ = ["siblings", "write_report"]
 
@@ -62,7 +62,7 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
 def _draw(
     problem: Problem,
     wall: Wall,
-    section: Section,
+    section: NetworkPlan,
     result: dict[str, Any],
     siblings: list[tuple[float, float]],
     folder: Path,
@@ -81,7 +81,7 @@ def _draw(
     plots.picture_wall(wall, folder / "wall.png")
 
 
-def siblings(study: Study, own: Section) -> list[tuple[float, float]]:
+def siblings(study: Study, own: NetworkPlan) -> list[tuple[float, float]]:
     """FLOPs ratio and select PSNR of the same model's plans for other budgets, in the folder above."""
     found = []
     for path in sorted(study.folder.parent.glob("*/plan.json")):
@@ -104,7 +104,7 @@ def _differences(wall: Wall, sample: int) -> list[Any]:
     return [difference(tile.clips[sample], wall.full.clips[sample]) for tile in wall.columns[1:]]
 
 
-def _solver_table(section: Section, result: dict[str, Any]) -> list[dict[str, Any]]:
+def _solver_table(section: NetworkPlan, result: dict[str, Any]) -> list[dict[str, Any]]:
     """For each group its size, the solver chosen on replay, and how much worse the others were.
 
     A published recipe chose without a replay: its comparisons are empty.

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.provenance import versions
+from hyca_calib.records.provenance import versions
 from hyca_calib.search.candidate import Candidate, best_closed, choose_solvers, partition
+from hyca_calib.search.error_feedback import repaying
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.repay import repaying
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.plan import Cost, ModelFingerprint, Sampler, Section
+from hyca_runtime.plan import Cost, ModelFingerprint, NetworkPlan, TimeGrid
 from hyca_runtime.solvers import Fitted, Solver
 
 __all__ = ["assemble_section", "build_section", "channel_taps", "group_labels", "plan_taps", "provenance", "with_taps"]
@@ -23,7 +23,7 @@ __all__ = ["assemble_section", "build_section", "channel_taps", "group_labels", 
 Array = NDArray[np.float64]
 
 
-def build_section(problem: Problem, candidate: Candidate, seed: int) -> Section:
+def build_section(problem: Problem, candidate: Candidate, seed: int) -> NetworkPlan:
     """The section of `candidate`, unrefined: per group the best solver on replay, then a row for every channel
     unless the settings say otherwise."""
     groups = partition(problem, candidate.settings, seed)
@@ -36,7 +36,7 @@ def build_section(problem: Problem, candidate: Candidate, seed: int) -> Section:
     return with_taps(section, channel_taps(problem, candidate, section))
 
 
-def plan_taps(section: Section) -> Array:
+def plan_taps(section: NetworkPlan) -> Array:
     """The section's weights ``(predicted step, depth, channel)``, short histories padded with zeros."""
     steps = section.schedule.predicted_steps
     table = np.zeros((len(steps), section.depth, section.model.num_channels))
@@ -45,7 +45,7 @@ def plan_taps(section: Section) -> Array:
     return table
 
 
-def group_labels(section: Section) -> NDArray[np.int64]:
+def group_labels(section: NetworkPlan) -> NDArray[np.int64]:
     """The group of each channel, ``(channel,)``."""
     labels = np.zeros(section.model.num_channels, dtype=np.int64)
     for i, group in enumerate(section.groups):
@@ -53,7 +53,7 @@ def group_labels(section: Section) -> NDArray[np.int64]:
     return labels
 
 
-def with_taps(section: Section, taps: Array) -> Section:
+def with_taps(section: NetworkPlan, taps: Array) -> NetworkPlan:
     """`section` with the weights ``(predicted step, depth, channel)``; a group whose channels all share
     one row keeps one row."""
     steps, groups = section.schedule.predicted_steps, []
@@ -62,11 +62,11 @@ def with_taps(section: Section, taps: Array) -> Section:
         shared = bool((rows == rows[:, :, :1]).all())
         solver = Fitted(steps, rows[:, :, :1] if shared else rows)
         groups.append(group.model_copy(update={"solver": solver.spec(), "fallback": group.closed_form}))
-    parts = {name: getattr(section, name) for name in Section.model_fields}
-    return Section(**{**parts, "groups": tuple(groups)})
+    parts = {name: getattr(section, name) for name in NetworkPlan.model_fields}
+    return NetworkPlan(**{**parts, "groups": tuple(groups)})
 
 
-def channel_taps(problem: Problem, candidate: Candidate, section: Section) -> Array:
+def channel_taps(problem: Problem, candidate: Candidate, section: NetworkPlan) -> Array:
     """One row for every channel, drawn by the ridge towards its group's: ``(predicted step, depth, channel)``."""
     table = plan_taps(section)
     for i, step in enumerate(candidate.schedule.predicted_steps):
@@ -81,19 +81,19 @@ def channel_taps(problem: Problem, candidate: Candidate, section: Section) -> Ar
 
 def assemble_section(
     problem: Problem, candidate: Candidate, groups: Sequence[tuple[NDArray[np.int64], Solver, Solver]]
-) -> Section:
+) -> NetworkPlan:
     """A section from groups with their solvers and closed forms, with the trace's fingerprints and costs."""
     trace, schedule = problem.trace, candidate.schedule
     facts, depth = trace.attributes, max(solver.depth for _, solver, _ in groups)
     light = trace.cost.predicted_flops(depth)
-    return Section(
+    return NetworkPlan(
         component=facts["model"].get("component", "transformer"),
         model=ModelFingerprint(
             transformer=facts["model"]["transformer"],
             config_digest=facts["model"]["config_digest"],
             num_channels=trace.num_channels,
         ),
-        sampler=Sampler(
+        sampler=TimeGrid(
             scheduler=facts["model"]["scheduler"],
             timesteps=tuple(trace.timesteps.tolist()),
             scheduler_timesteps=tuple(facts["scheduler_timesteps"]) or None,

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from hyca_calib.clusters import cluster
 from hyca_calib.features.descriptors import describe_channels
-from hyca_calib.replay import grouped, schedule_cost
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import grouped, schedule_cost
+from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.taps import fit_solver
-from hyca_calib.solver_table import solver_label
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import (
     BDF2,

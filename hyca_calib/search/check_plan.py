@@ -2,7 +2,7 @@ r"""Does a plan hold on another trace? A verdict from its statistics; nothing is
 
 Three ways compete on the traced steps, each with as many computed steps: the plan, adapted as the
 runtime does if the steps are not its own; *refit*, its schedule with taps fitted here; and *redo*, the
-best schedule here with fitted taps. From their replayed costs J (see `hyca_calib.replay`) follows what
+best schedule here with fitted taps. From their replayed costs J (see `hyca_calib.search.replay`) follows what
 either remedy is expected to gain, in dB of the final latent's error:
 
 .. math:: \Delta_{taps} = 10 \log_{10}\Big(1 + \frac{J_{plan} - r\, J_{refit}}{q\, J_{refit}}\Big), \qquad
@@ -21,14 +21,14 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from hyca_calib.budget import Budget
-from hyca_calib.search.adapted import BROKEN, Course, course_cost, course_of
+from hyca_calib.costs.budget import Budget
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, choose_solvers, partition
-from hyca_calib.search.origin import changes_of, misfit_of, refinement_gain, section_for, settings_of
+from hyca_calib.search.lineage import changes_of, misfit_of, refinement_gain, section_for, settings_of
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.retimed import BROKEN, Course, course_cost, course_of
 from hyca_calib.search.tune import solve
-from hyca_runtime.plan import Plan, Section
+from hyca_runtime.plan import NetworkPlan, Plan
 
 __all__ = [
     "SCHEDULE_DB",
@@ -61,10 +61,10 @@ class Remade:
         redo: the best schedule of as many computed steps, with fitted taps.
     """
 
-    section: Section
+    section: NetworkPlan
     course: Course
-    refit: Section
-    redo: Section
+    refit: NetworkPlan
+    redo: NetworkPlan
 
 
 @dataclass(frozen=True)

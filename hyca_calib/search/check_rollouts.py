@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.check_plan import Verdict, decide, remake
-from hyca_calib.search.origin import refinement_gain
+from hyca_calib.search.lineage import refinement_gain
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import to_db
-from hyca_calib.search.rolled import log_errors
-from hyca_calib.workload import Job
-from hyca_runtime.plan import Plan, Section
+from hyca_calib.search.rollout_error import log_errors
+from hyca_runtime.plan import NetworkPlan, Plan
 
 __all__ = ["Measured", "judge", "measure", "rollout_db"]
 
@@ -64,7 +64,7 @@ def judge(plan: Sequence[float], refit: Sequence[float], redo: Sequence[float], 
 
 
 def rollout_db(
-    pipe: Any, section: Section, jobs: Sequence[Job], goal: Tensor, num_steps: int, batch: int
+    pipe: Any, section: NetworkPlan, jobs: Sequence[Job], goal: Tensor, num_steps: int, batch: int
 ) -> list[float]:
     """PSNR in dB of each sample's final latent under `section`, adapted if the steps are not its own; 0 for NaN.
 

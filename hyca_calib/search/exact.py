@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.replay import rows_of
+from hyca_calib.search.replay import rows_of
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton
@@ -62,7 +62,7 @@ def gap_table(
     Args:
         fit, judge: ``(group, step, step)``.
         times: ``(step,)`` on the solvers' axis.
-        step_weights: ``(step,)``, see `hyca_calib.replay`.
+        step_weights: ``(step,)``, see `hyca_calib.search.replay`.
         depth: taps used, at least 1.
         max_gap: largest distance between computed steps.
     """

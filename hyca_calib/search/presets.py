@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import silhouette_score
 
-from hyca_calib.budget import Budget
 from hyca_calib.clusters import cluster
+from hyca_calib.costs.budget import Budget
 from hyca_calib.features.descriptors import describe_channels
-from hyca_calib.replay import Multistep, forecast_error, grouped, rows_of, schedule_cost
 from hyca_calib.search.assemble import assemble_section
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import Multistep, forecast_error, grouped, rows_of, schedule_cost
 from hyca_calib.search.taps import compile_rows
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import (
     BDF2,
@@ -128,7 +128,7 @@ def preset_section(
     seed: int,
     multistep: Multistep = "anchored",
     warmup: int | None = None,
-) -> tuple[Candidate, Section]:
+) -> tuple[Candidate, NetworkPlan]:
     """The published recipe within `budget`, and the same as a section of a plan.
 
     Args:
@@ -151,7 +151,7 @@ def preset_section(
 
 def recipe_section(
     problem: Problem, preset: Preset, interval: int, warmup: int, seed: int, multistep: Multistep = "anchored"
-) -> Section:
+) -> NetworkPlan:
     """The published recipe with its own numbers, N and W, as a section of a plan; it looks at one sample only."""
     schedule = interval_schedule(problem.trace.num_steps, interval, warmup)
     chosen = _chosen(problem, preset, schedule, seed, multistep)

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from hyca_calib.pipelines.workload import Split
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Split
 
 __all__ = ["AXES", "Problem"]
 

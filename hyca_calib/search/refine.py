@@ -24,13 +24,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hyca_calib.atomic import replacing
-from hyca_calib.metrics import log_error
-from hyca_calib.rollout import device_of, sample_latents
+from hyca_calib.pipelines.rollout import device_of, sample_latents
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.quality.metrics import log_error
+from hyca_calib.records.atomic import replacing
 from hyca_calib.search.assemble import plan_taps
 from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
-from hyca_calib.workload import Job
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 
 __all__ = ["Refinement", "affordable", "refine_taps", "step_size", "to_db"]
 
@@ -68,7 +68,7 @@ class Refinement:
 
 def refine_taps(
     pipe: Any,
-    section: Section,
+    section: NetworkPlan,
     num_steps: int,
     start: Tensor,
     expand: Callable[[Tensor], Tensor],
@@ -229,7 +229,7 @@ def affordable(settings: Refinement, seconds: float, judged: int) -> Refinement:
 
 
 def _probed(
-    pipe: Any, section: Section, num_steps: int, jobs: Sequence[Job], judged: int, settings: Refinement
+    pipe: Any, section: NetworkPlan, num_steps: int, jobs: Sequence[Job], judged: int, settings: Refinement
 ) -> tuple[Refinement, bool]:
     """The settings that can be afforded, and whether their activations exceed the memory allowed."""
     begun = time.monotonic()

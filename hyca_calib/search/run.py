@@ -9,23 +9,23 @@ from typing import Any, Literal
 
 import torch
 
-from hyca_calib.budget import Budget
-from hyca_calib.replay import Multistep
+from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section, provenance, with_taps
 from hyca_calib.search.candidate import Candidate, choose_solvers, partition, replayed
-from hyca_calib.search.confirm import Confirmation, confirm, rollout_psnr
-from hyca_calib.search.hedge import hedged
+from hyca_calib.search.damping_sweep import hedged
+from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, refine_taps
-from hyca_calib.search.scoreboard import Scoreboard
+from hyca_calib.search.replay import Multistep
+from hyca_calib.search.rollout_search import Confirmation, confirm, rollout_psnr
+from hyca_calib.search.shared_rollouts import Scoreboard
+from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.storage import Storage
+from hyca_calib.search.study import Study
 from hyca_calib.search.tap_rollout import NotDifferentiableError
-from hyca_calib.search.whitening import coordinates
-from hyca_calib.solver_table import solver_label
-from hyca_calib.study import Study
-from hyca_calib.workload import Workload
-from hyca_runtime.plan import Plan, Quality, Section, load_plan, save_plan
+from hyca_runtime.plan import NetworkPlan, Plan, Quality, load_plan, save_plan
 from hyca_runtime.solvers import ClosedFormSolver, Solver
 
 __all__ = ["Contender", "Progress", "SearchOptions", "Stage", "search", "search_preset"]
@@ -171,7 +171,7 @@ def search_preset(
     return _write_plan(problem, f"{preset}-{budget.text}", candidate, section, {}, study, account)
 
 
-def _judged(pipe: Any, problem: Problem, section: Section, workload: Workload) -> Section:
+def _judged(pipe: Any, problem: Problem, section: NetworkPlan, workload: Workload) -> NetworkPlan:
     """The section with its agreement on the select split; without a pipeline as it is."""
     if pipe is None:
         return section
@@ -184,7 +184,7 @@ def _write_plan(
     problem: Problem,
     suffix: str,
     winner: Candidate,
-    section: Section,
+    section: NetworkPlan,
     refinement: dict[str, Any],
     study: Study,
     account: dict[str, Any],
@@ -215,7 +215,7 @@ def _refined(
     study: Study,
     options: SearchOptions,
     on_progress: Progress,
-) -> tuple[Section, dict[str, Any]]:
+) -> tuple[NetworkPlan, dict[str, Any]]:
     """The winner as a section with refined taps and its agreement on the select split, and an account of that."""
     section, refinement = build_section(problem, winner, options.seed), dict[str, Any]()
     if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
@@ -227,12 +227,12 @@ def _with_refined_taps(
     pipe: Any,
     problem: Problem,
     winner: Candidate,
-    section: Section,
+    section: NetworkPlan,
     workload: Workload,
     study: Study,
     options: SearchOptions,
     on_progress: Progress,
-) -> tuple[Section, dict[str, Any]]:
+) -> tuple[NetworkPlan, dict[str, Any]]:
     """The section with refined taps; unrefined, with the reason, if the pipeline cannot be differentiated."""
     start, expand = coordinates(problem, section, winner.settings.taps)
     splits = [(workload.of(s), torch.from_numpy(problem.trace.latents_of(s))) for s in ("fit", "select")]

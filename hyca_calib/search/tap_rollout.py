@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hyca_calib.branches import Branches
-from hyca_calib.rollout import device_of, sample_latents
+from hyca_calib.pipelines.branches import Branches
+from hyca_calib.pipelines.rollout import device_of, sample_latents
+from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.assemble import plan_taps
-from hyca_calib.workload import Job
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.combine import split_weights, weighted_sum
 from hyca_runtime.feature import Feature, widths
-from hyca_runtime.plan import Section
-from hyca_runtime.track import Track
+from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.run_tracker import RunTracker
 
 __all__ = ["NotDifferentiableError", "TapRollout", "activation_bytes"]
 
@@ -39,7 +39,7 @@ class TapRollout:
     def __init__(
         self,
         pipe: Any,
-        section: Section,
+        section: NetworkPlan,
         checkpointed: bool,
         on_history: Callable[[str, int, Sequence[Feature]], None] = lambda branch, step, history: None,
     ) -> None:
@@ -50,7 +50,7 @@ class TapRollout:
         self._clock = Clock(module, getattr(pipe, "scheduler", None))
         self._branches = Branches()
         self._row = {step: i for i, step in enumerate(section.schedule.predicted_steps)}
-        self._streams: dict[str, tuple[Track, deque[Feature]]] = {}
+        self._streams: dict[str, tuple[RunTracker, deque[Feature]]] = {}
         self._checkpointed = checkpointed
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         self._taps = torch.empty(0)
@@ -80,7 +80,7 @@ class TapRollout:
         prompt = self._clock.prompt(args, kwargs)
         branch = self._branches.label(self._attachment.context.branch, prompt)
         if branch not in self._streams:
-            self._streams[branch] = (Track([self._section]), deque(maxlen=self._section.depth))
+            self._streams[branch] = (RunTracker([self._section]), deque(maxlen=self._section.depth))
         track, history = self._streams[branch]
         if track.advance(self._clock, args, kwargs, prompt, None):
             history.clear()
@@ -107,7 +107,7 @@ class TapRollout:
         return Feature(sums, history[0].form)
 
 
-def activation_bytes(pipe: Any, section: Section, num_steps: int, job: Job, checkpointed: bool = False) -> int:
+def activation_bytes(pipe: Any, section: NetworkPlan, num_steps: int, job: Job, checkpointed: bool = False) -> int:
     """What autograd keeps of one sample's rollout; checkpointed, of what outlives a network call.
 
     Raises:

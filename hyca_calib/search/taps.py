@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyca_calib.replay import Multistep, gaps, rows_of
+from hyca_calib.search.replay import Multistep, gaps, rows_of
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Fitted, Newton, Solver
 

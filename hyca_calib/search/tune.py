@@ -11,11 +11,11 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hyca_calib.budget import Budget
-from hyca_calib.replay import grouped
+from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate, Grain, Settings, partition, replayed
 from hyca_calib.search.exact import best_schedules, gap_table
 from hyca_calib.search.problem import AXES, Problem
+from hyca_calib.search.replay import grouped
 from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule

@@ -27,8 +27,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from hyca_calib.trace.digests import Witness
-from hyca_calib.trace.facts import Facts
 from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.layout import Facts
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.statistics import num_pairs
 from hyca_runtime.errors import TraceError

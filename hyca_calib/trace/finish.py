@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.trace.arrays import Arrays, write_array
-from hyca_calib.trace.claim import LOCKS, Share, nobody_else
 from hyca_calib.trace.commits import Commit
 from hyca_calib.trace.digests import FileDigest
 from hyca_calib.trace.documents import Document, write_json
-from hyca_calib.trace.facts import Facts
 from hyca_calib.trace.folder import Folder, LocalFolder
+from hyca_calib.trace.layout import Facts
 from hyca_calib.trace.request import TRACE_VERSION, Request
-from hyca_calib.trace.runs import RUNS
+from hyca_calib.trace.run_log import RUNS
+from hyca_calib.trace.shard_lock import LOCKS, Share, nobody_else
 from hyca_calib.trace.statistics import unpacked_gram
-from hyca_calib.workload import SPLITS
 from hyca_runtime.errors import TraceError
 
 __all__ = ["COST", "MANIFEST", "UNCOUNTED", "finish", "manifest_of", "summarise"]

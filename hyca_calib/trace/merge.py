@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hyca_calib.trace.claim import Share, claimed
 from hyca_calib.trace.commits import Commit, committed
 from hyca_calib.trace.digests import FileDigest
-from hyca_calib.trace.facts import FACTS
 from hyca_calib.trace.finish import COST, MANIFEST, finish
 from hyca_calib.trace.folder import Folder, Where, open_folder
+from hyca_calib.trace.layout import FACTS
 from hyca_calib.trace.request import Request
+from hyca_calib.trace.shard_lock import Share, claimed
 from hyca_runtime.errors import TraceError
 
 __all__ = ["merge_traces"]

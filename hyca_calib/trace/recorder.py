@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_calib.branches import Branches
-from hyca_calib.cost import CostModel, count_flops, measure_seconds
-from hyca_calib.rollout import sample_latents
-from hyca_calib.trace.sampling import choose_tokens
-from hyca_calib.workload import Job
+from hyca_calib.costs.flops import CostModel, count_flops, measure_seconds
+from hyca_calib.pipelines.branches import Branches
+from hyca_calib.pipelines.outputs import tensors_of
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.trace.token_subset import choose_tokens
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
@@ -274,12 +275,3 @@ def _num_tokens(calls: Sequence[_Call], num_samples: int) -> list[int]:
         sum(call.num_tokens[i] * (call.feature[i].shape[0] // num_samples) for call in calls)
         for i in range(len(calls[0].feature))
     ]
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """All tensors of a network's output."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, dict):
-        output = tuple(output.values())
-    return [tensor for item in output for tensor in tensors_of(item)] if isinstance(output, tuple | list) else []

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_calib.trace.facts import Facts
+from hyca_calib.trace.layout import Facts
 from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.statistics import packed_gram
 

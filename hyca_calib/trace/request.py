@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from hyca_calib.models import weights_digest
+from hyca_calib.pipelines.load import weights_digest
+from hyca_calib.pipelines.workload import Job, Workload, batches
 from hyca_calib.trace.documents import Document, read_json, write_json
 from hyca_calib.trace.folder import Folder
-from hyca_calib.workload import Job, Workload, batches
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint

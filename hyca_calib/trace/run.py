@@ -7,21 +7,21 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.arrays import Arrays
-from hyca_calib.trace.claim import Share, claimed
 from hyca_calib.trace.commits import Commit, committed
 from hyca_calib.trace.documents import write_json
-from hyca_calib.trace.facts import FACTS, Facts
 from hyca_calib.trace.finish import COST, MANIFEST, finish
 from hyca_calib.trace.folder import Folder, Where, open_folder
-from hyca_calib.trace.needs import Needs
+from hyca_calib.trace.layout import FACTS, Facts
+from hyca_calib.trace.preflight import Needs
 from hyca_calib.trace.recorder import Recorder
 from hyca_calib.trace.reduce import reduced
 from hyca_calib.trace.request import Request
-from hyca_calib.trace.runs import on_record
+from hyca_calib.trace.run_log import on_record
+from hyca_calib.trace.shard_lock import Share, claimed
 from hyca_calib.trace.staging import Staging
 from hyca_calib.trace.writer import Writer
-from hyca_calib.workload import Workload
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 

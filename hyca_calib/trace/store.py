@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import zarr
 
-from hyca_calib.cost import CostModel
+from hyca_calib.costs.flops import CostModel
+from hyca_calib.pipelines.workload import SPLITS, Split, Workload
 from hyca_calib.trace.commits import committed
 from hyca_calib.trace.documents import read_json
 from hyca_calib.trace.finish import COST, MANIFEST
 from hyca_calib.trace.folder import Folder, Where, open_folder
 from hyca_calib.trace.metadata import check_array, check_group
 from hyca_calib.trace.request import REQUEST, Request, check_version
-from hyca_calib.workload import SPLITS, Split, Workload
 from hyca_runtime.errors import HycaError, TraceError
 from hyca_runtime.point import CachePoint
 

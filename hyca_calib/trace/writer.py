@@ -8,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
+from hyca_calib.pipelines.workload import Job
 from hyca_calib.trace.arrays import Arrays
 from hyca_calib.trace.commits import Commit
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.staging import Staged
-from hyca_calib.workload import Job
 
 __all__ = ["Writer"]
 

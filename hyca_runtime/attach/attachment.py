@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import nn
 
+from hyca_runtime.attach.bound_points import BoundOutput, bind_point
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
-from hyca_runtime.attach.sites import OutputSite, find_site
-from hyca_runtime.attach.stand_ins import placed
+from hyca_runtime.attach.proxies import placed
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
@@ -58,13 +58,13 @@ class Attachment:
         self.context = Context()
         self._slot = ForwardSlot(module)
         self._forward = self._slot.original
-        self._site = find_site(module, point)
+        self._bound = bind_point(module, point)
         self._patches: list[Patch] = []
         self._handler: Handler | None = None
         self._turn = threading.RLock()
-        self._watchers = outside(self._site.watchers)
+        self._captures = outside(self._bound.captures)
         self._take = outside(self._hand_over)
-        self._actors = outside(self._site.actors)
+        self._injectors = outside(self._bound.injectors)
 
     def install(self, handler: Handler) -> None:
         """Let `handler` answer every call of the network.
@@ -112,21 +112,21 @@ class Attachment:
         Args:
             keep: told the feature, never inside a compiled graph.
         """
-        with self._turn, placed(self._watchers()):
+        with self._turn, placed(self._captures()):
             output = self._forward(*args, **kwargs)
             return output, self._take(output, keep)
 
     def _hand_over(self, output: Any, keep: Keeper | None) -> Feature | None:
-        feature = self._site.captured(output)
+        feature = self._bound.captured(output)
         if keep is not None:
             keep(feature)
         return feature
 
     def predict(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run only what lies behind the cache point, on `feature`."""
-        if isinstance(self._site, OutputSite):
-            return self._site.output(feature)
-        with self._turn, placed(self._actors(feature)):
+        if isinstance(self._bound, BoundOutput):
+            return self._bound.output(feature)
+        with self._turn, placed(self._injectors(feature)):
             return self._forward(*args, **kwargs)
 
 

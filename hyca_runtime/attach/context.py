@@ -21,14 +21,14 @@ class Context(threading.local):
         branch: name of the guidance branch, "" if none was said.
         step: the step, None if it was not said.
         scheduler: of the pipeline that this thread runs, None for that the plan was applied to.
-        recipe: what its calls follow, None for the usual.
+        plan: what its calls follow, None for the usual.
     """
 
     def __init__(self) -> None:
         self.branch = ""
         self.step: int | None = None
         self.scheduler: Any = None
-        self.recipe: Any = None
+        self.plan: Any = None
 
     @contextmanager
     def saying(self, **what: Any) -> Iterator[None]:

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel
 from pydantic.dataclasses import dataclass
 
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.problem import Problem
-from hyca_calib.workload import Workload
 
 Verdict = Literal["holds", "partly", "fails", "not decided"]
 Numbers = dict[str, Any]

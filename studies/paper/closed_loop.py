@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from hyca_calib.budget import Budget
-from hyca_calib.metrics import interval
+from hyca_calib.costs.budget import Budget
+from hyca_calib.quality.metrics import interval
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.refine import to_db
 from hyca_calib.search.tune import solve

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import t
 
-from hyca_calib.metrics import expanded_tail, interval, resampled_means
+from hyca_calib.quality.metrics import expanded_tail, interval, resampled_means
 from studies.paper.replay_setup import TINY, Array
 
 Ratio = tuple[float, float, float]

@@ -7,15 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from hyca_calib.budget import Budget
-from hyca_calib.metrics import interval
-from hyca_calib.search.confirm import Confirmation
+from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.metrics import interval
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
+from hyca_calib.search.rollout_search import Confirmation
 from hyca_calib.search.run import Contender, SearchOptions
+from hyca_calib.search.study import Study
 from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.study import Study
-from hyca_calib.workload import Workload
 from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint

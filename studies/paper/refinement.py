@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyca_calib.metrics import interval
+from hyca_calib.quality.metrics import interval
 from studies.paper.chapter import Chapter, Claim, Context, Table, Verdict, finished, kept
 from studies.paper.effects import Ratio, difference
 from studies.paper.loop.joint import WAYS, joint

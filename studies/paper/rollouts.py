@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyca_calib.budget import Budget
-from hyca_calib.metrics import prompt_groups
-from hyca_calib.search import rolled
+from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.workload import Job, Split, Workload
+from hyca_calib.quality.metrics import prompt_groups
+from hyca_calib.search import rollout_error as rolled
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.healing import carried_over
+from hyca_calib.search.error_damping import carried_over
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import to_db
 from hyca_calib.search.run import Contender, SearchOptions, search
-from hyca_calib.study import Study
+from hyca_calib.search.study import Study
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Job, Split, Workload
 from hyca_runtime import Plan, load_plan
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 from hyca_runtime.point import CachePoint
 from studies.paper.chapter import Context
 from studies.paper.replay_setup import Array
@@ -50,12 +50,12 @@ def samples_of(problem: Problem, workload: Workload, split: Split) -> Samples:
     return Samples(workload.of(split), torch.from_numpy(problem.trace.latents_of(split)))
 
 
-def log_errors(pipe: Any, section: Section, samples: Samples, num_steps: int) -> Array:
+def log_errors(pipe: Any, section: NetworkPlan, samples: Samples, num_steps: int) -> Array:
     """Log squared error of each sample's final latent under `section`, ``(job,)``."""
     return rolled.log_errors(pipe, section, samples.jobs, samples.latents, num_steps).numpy()
 
 
-def psnr_db(pipe: Any, section: Section, samples: Samples, num_steps: int) -> list[float]:
+def psnr_db(pipe: Any, section: NetworkPlan, samples: Samples, num_steps: int) -> list[float]:
     """PSNR in dB of each sample's final latent under `section`."""
     return [to_db(error) for error in log_errors(pipe, section, samples, num_steps)]
 

@@ -29,9 +29,9 @@ CAPTIONS = {
 OBJECTIVE = (
     "All schedules here are judged by one objective, the one of the product's search: forecast errors within a gap "
     "add up coherently in the latent, weighted by the sampler's response and the gain of the network's tail, and the "
-    "squared norms of the gaps are summed (`hyca_calib/replay.py`). Taps are fitted on the fit split for each group of "
-    "channels and judged on the select split; rivals get the same taps. Costs are squared errors, tenfold is 10 dB, "
-    "and they are replayed: no cost sees that later computed steps meet a changed latent."
+    "squared norms of the gaps are summed (`hyca_calib/search/replay.py`). Taps are fitted on the fit split for each "
+    "group of channels and judged on the select split; rivals get the same taps. Costs are squared errors, tenfold is "
+    "10 dB, and they are replayed: no cost sees that later computed steps meet a changed latent."
 )
 
 

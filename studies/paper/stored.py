@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hyca_calib.pipelines.workload import Split
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Split
 from studies.paper.replay_setup import Array
 
 FEW_TOKENS = 4

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hyca_calib.defaults import batch_of, prompts_of
-from hyca_calib.models import load_pipeline
-from hyca_calib.provenance import provenance
-from hyca_calib.search.healing import PROBES, healed
+from hyca_calib.pipelines.defaults import batch_of, prompts_of
+from hyca_calib.pipelines.load import load_pipeline
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.provenance import provenance
+from hyca_calib.search.error_damping import PROBES, healed
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.request import TRACE_VERSION
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime.errors import StudyError
 from hyca_runtime.point import CachePoint
 from studies.paper.chapter import Chapter, Context

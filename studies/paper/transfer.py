@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from hyca_calib.metrics import interval, log_error
-from hyca_calib.search.origin import refinement_gain
+from hyca_calib.quality.metrics import interval, log_error
+from hyca_calib.search.lineage import refinement_gain
 from hyca_calib.search.refine import to_db
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan

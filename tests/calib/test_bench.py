@@ -14,6 +14,8 @@ import pytest
 import tiny
 import torch
 
+from hyca_calib.baselines import Axis, Baseline, Family, Settings
+from hyca_calib.baselines.score import Score, joined, undominated
 from hyca_calib.bench import (
     Bench,
     CleanPipeline,
@@ -39,10 +41,8 @@ from hyca_calib.commands.benching import BenchOptions
 from hyca_calib.commands.publishing import verify_bench
 from hyca_calib.commands.tracing import TraceOptions
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-from hyca_calib.peers import Axis, Family, Peer, Settings
-from hyca_calib.peers.score import Score, joined, undominated
-from hyca_calib.provenance import code_of
-from hyca_calib.workload import Workload
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.provenance import code_of
 from hyca_runtime import AttachError
 from hyca_runtime.errors import StudyError
 from hyca_runtime.plan import Plan
@@ -75,10 +75,10 @@ class TestSweep:
         )
         return Family("known", "here", axes, lambda pipe, settings: nullcontext(), STEPS)
 
-    def measure(self, peer: Peer) -> Score:
-        threshold, warm_up = float(peer.settings["threshold"]), float(peer.settings["warm-up"])
-        worse = abs(threshold - 0.4) * 10 + warm_up + (peer.settings["way"] == "b")
-        return Score(peer.name, peer.family, 2.0, (50 - worse,), peer.settings)
+    def measure(self, baseline: Baseline) -> Score:
+        threshold, warm_up = float(baseline.settings["threshold"]), float(baseline.settings["warm-up"])
+        worse = abs(threshold - 0.4) * 10 + warm_up + (baseline.settings["way"] == "b")
+        return Score(baseline.name, baseline.family, 2.0, (50 - worse,), baseline.settings)
 
     def test_it_goes_on_until_the_best_lies_inside(self) -> None:
         found = sweep(self.family(), self.measure, COSTS)
@@ -97,17 +97,17 @@ class TestSweep:
         assert any(end.endswith("not tried") for end in found.open_ends)
 
     def test_it_walks_over_what_does_the_very_same(self) -> None:
-        def flat(peer: Peer) -> Score:
-            threshold = float(peer.settings["threshold"])
-            return Score(peer.name, peer.family, 2.0, (45.0 if threshold > 1 else 40.0,), peer.settings)
+        def flat(baseline: Baseline) -> Score:
+            threshold = float(baseline.settings["threshold"])
+            return Score(baseline.name, baseline.family, 2.0, (45.0 if threshold > 1 else 40.0,), baseline.settings)
 
         found = sweep(self.family((0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)), flat, COSTS)
         assert max(score.mean_db for score in found.tried) == 45
         assert found.open_ends == ()
 
     def test_costs_that_do_not_matter_are_not_swept(self) -> None:
-        def dear(peer: Peer) -> Score:
-            return replace(self.measure(peer), flops_ratio=1.05)
+        def dear(baseline: Baseline) -> Score:
+            return replace(self.measure(baseline), flops_ratio=1.05)
 
         assert len(sweep(self.family(), dear, COSTS).tried) == 4, "only the first ones"
 
@@ -168,9 +168,9 @@ class TestIsolation:
         families = [culprit, fewer_steps()]
         alone = comparison(workload, families)
         both = comparison(workload, families)
-        first = both.rivals([culprit.peer({"n": 1}), fewer_steps().peer({"calls": 4})])
+        first = both.rivals([culprit.baseline({"n": 1}), fewer_steps().baseline({"calls": 4})])
         assert first[0].note == "module tree and full run"
-        assert first[1] == alone.rivals([fewer_steps().peer({"calls": 4})])[0]
+        assert first[1] == alone.rivals([fewer_steps().baseline({"calls": 4})])[0]
 
 
 class TestChoice:
@@ -211,12 +211,12 @@ class TestComparison:
     def test_from_sweep_to_table(self, workload: Workload, tmp_path: Path, plan: Plan) -> None:
         bench = comparison(workload, [fewer_steps(), fewer_steps("others", (5, 8))])
         sweeps = bench.sweeps(COSTS)
-        peers = bench.chosen(sweeps, windows([2.0, 3.0]))
+        baselines = bench.chosen(sweeps, windows([2.0, 3.0]))
         costs = {"fewer steps calls=6", "fewer steps calls=4"}
         dearer = {"fewer steps calls=6", "others calls=8"}
-        assert {peer.name for peer in peers} == costs | dearer, "five calls cost as much as no plan"
+        assert {baseline.name for baseline in baselines} == costs | dearer, "five calls cost as much as no plan"
         ours = bench.plans([("HyCa plan", "x.plan.json", plan)])
-        rows = [bench.full(), *bench.rivals(peers), *ours]
+        rows = [bench.full(), *bench.rivals(baselines), *ours]
         assert rows[1].result is not None
         assert rows[1].result.flops_ratio == pytest.approx(STEPS / 6, rel=1e-6)
         assert ours[0].ours
@@ -237,7 +237,7 @@ class TestComparison:
         bench = comparison(workload, [family])
         (found,) = bench.sweeps(COSTS)
         assert [score.error for score in found.tried] == ["AssertionError: no such block"] * 2
-        assert bench.rivals([family.peer({"n": 1})])[0].error == "AssertionError: no such block"
+        assert bench.rivals([family.baseline({"n": 1})])[0].error == "AssertionError: no such block"
 
     def test_the_choice_never_sees_the_test_split(self, workload: Workload) -> None:
         """Nothing of it is sampled before the settings are chosen."""
@@ -260,7 +260,7 @@ class TestComparison:
 
             family = replace(fewer_steps(counts=(3, 6)), apply=calibrated)
             bench = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
-            bench.attach(bench.rivals([family.peer({"calls": 6})]))
+            bench.attach(bench.rivals([family.baseline({"calls": 6})]))
             return learnt.known
 
         assert known_after() == known_after() == {"ratios for 6": [1.0]}
@@ -276,7 +276,7 @@ class TestComparison:
         family = replace(fewer_steps(counts=(3, 6)), apply=counted)
         first = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
         scores = first.sweeps(COSTS)[0].tried
-        rows = first.rivals([family.peer(score.settings) for score in scores])
+        rows = first.rivals([family.baseline(score.settings) for score in scores])
         assert done == ["3", "6", "3", "6"]
         done.clear()
         notes = tmp_path / MEASURED
@@ -285,7 +285,7 @@ class TestComparison:
         notes.write_text("\n".join([*lines[:-1], lines[-1][:40]]))
         again = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
         assert again.sweeps(COSTS)[0].tried == scores
-        assert again.rivals([family.peer(score.settings) for score in scores]) == rows
+        assert again.rivals([family.baseline(score.settings) for score in scores]) == rows
         assert done == ["6"], "what was cut off is measured again, nothing else"
         done.clear()
         comparison(workload, [family], Notebook(tmp_path, {"batch": 2})).sweeps(COSTS)
@@ -296,9 +296,9 @@ class TestComparison:
         assert done == ["3", "6"], "other code is another measurement"
 
     def test_code_is_followed_through_its_imports(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert code_of("hyca_calib.peers.layer_reuse") != code_of("hyca_calib.peers.caches")
+        assert code_of("hyca_calib.baselines.layer_reuse") != code_of("hyca_calib.baselines.caches")
         assert code_of("torch.nn") == code_of()
-        from hyca_calib import provenance
+        from hyca_calib.records import provenance
 
         monkeypatch.setattr(provenance, "ROOT", tmp_path)
         package = tmp_path / "hyca_calib"
@@ -389,13 +389,13 @@ class TestTable:
 class TestVerify:
     @pytest.mark.slow
     def test_rows_are_measured_again_in_fresh_processes(self, workload: Workload, tmp_path: Path) -> None:
-        from hyca_calib.peers import Setup, families
+        from hyca_calib.baselines import Setup, families
 
         setup = Setup(workload.of("fit")[:2], STEPS, lambda name, make: make(), lambda: pytest.fail("no trace"))
         family = next(f for f in families(tiny.pipeline(), setup) if f.name == "TaylorSeer")
         settings = next(iter(family.first()))
         bench = comparison(workload, [family])
-        (found,) = bench.rivals([family.peer(settings)])
+        (found,) = bench.rivals([family.baseline(settings)])
         assert found.result is not None
         facts = {"model": "tiny:pipeline", "workload": workload.describe(), "batch": 4, "commit": "here"}
         facts |= {"threads": torch.get_num_threads(), "processor": "this"}

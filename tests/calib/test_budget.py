@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hyca_calib.budget import Budget, parse_budgets
-from hyca_calib.cost import CostModel
+from hyca_calib.costs.budget import Budget, parse_budgets
+from hyca_calib.costs.flops import CostModel
 from hyca_runtime.errors import BudgetError
 
 COST = CostModel(full_flops=1000.0, tail_flops=4.0, feature_numel=0, full_seconds=1.0, predicted_seconds=0.01)

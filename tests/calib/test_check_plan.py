@@ -13,20 +13,20 @@ import tiny
 import torch
 from plans import STEPS, make_plan
 
-from hyca_calib.budget import Budget
+from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-from hyca_calib.replay import schedule_cost
-from hyca_calib.search.adapted import BROKEN, course_cost, course_of, is_on_grid
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section, plan_taps, provenance, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.check_plan import SCHEDULE_DB, TAPS_DB, check_plan, decide
 from hyca_calib.search.check_rollouts import judge, measure, rollout_db
-from hyca_calib.search.origin import own_problem, refinement_gain
+from hyca_calib.search.lineage import own_problem, refinement_gain
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import schedule_cost
+from hyca_calib.search.retimed import BROKEN, course_cost, course_of, is_on_grid
 from hyca_calib.search.tune import solve
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime import Plan, PlanMismatchError, apply_plan
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule

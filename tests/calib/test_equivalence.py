@@ -26,8 +26,8 @@ from hyca_calib.bench.power import detection, detection_table, load_margins
 from hyca_calib.bench.quality import Verdict
 from hyca_calib.demo import DEMOS
 from hyca_calib.demo.judge.network import Judge
-from hyca_calib.metrics import image_psnr, interval, prompt_groups, resampled_means
-from hyca_calib.workload import Job
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.quality.metrics import image_psnr, interval, prompt_groups, resampled_means
 
 DETAIL = 0.4
 MARGINS = Margins("planted", detail=DETAIL, confidence=0.1)

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from hyca_calib.replay import schedule_cost
 from hyca_calib.search.exact import best_schedules, gap_table, table_cost
+from hyca_calib.search.replay import schedule_cost
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
 

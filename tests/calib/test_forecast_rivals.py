@@ -14,19 +14,19 @@ import torch
 from numpy.polynomial import chebyshev
 from plans import make_plan
 
+from hyca_calib.baselines.base import Family, Setup
+from hyca_calib.baselines.learned_linear import TabledRule, l2p_family, learnt_weights
+from hyca_calib.baselines.speca import Speculation, relative_error, speca_family
+from hyca_calib.baselines.spectrum import SpectrumRule, chebyshev_row, growing_windows, spectrum_family
+from hyca_calib.baselines.stepwise import Call, Computed, Stream, counts, driven, refusal, stepwise, weighted
 from hyca_calib.demo import demo_prompts
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
-from hyca_calib.evaluate import network_flops
-from hyca_calib.peers.base import Family, Setup
-from hyca_calib.peers.learned_linear import TabledRule, l2p_family, learnt_weights
-from hyca_calib.peers.speca import Speculation, relative_error, speca_family
-from hyca_calib.peers.spectrum import SpectrumRule, chebyshev_row, growing_windows, spectrum_family
-from hyca_calib.peers.stepwise import Call, Computed, Stream, counts, driven, refusal, stepwise, weighted
-from hyca_calib.rollout import sample_latents
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Job, Workload
+from hyca_calib.quality.evaluate import network_flops
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Job, Workload
 from hyca_runtime import apply_plan
 from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.feature import Feature
@@ -283,7 +283,7 @@ class TestSpeCa:
             errors.append(relative_error(draft, live))
             return errors[-1]
 
-        monkeypatch.setattr("hyca_calib.peers.speca.relative_error", noted)
+        monkeypatch.setattr("hyca_calib.baselines.speca.relative_error", noted)
         with speca_family(pipe, setup).apply(pipe, self.settings(tau=0.0)):
             draw(pipe, jobs)
         assert errors[0] == pytest.approx(expected, rel=1e-4)

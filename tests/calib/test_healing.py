@@ -10,10 +10,10 @@ import pytest
 import tiny
 import torch
 
-from hyca_calib.search.healing import carried_over, healed, measure_healing, smoothed
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.search.error_damping import carried_over, healed, measure_healing, smoothed
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_what_is_measured_is_remembered(
     assert len(first.healing) == 12
     assert first.healing[-1] == pytest.approx(1.0)
     assert np.abs(first.step_weights / problem.step_weights) == pytest.approx(np.array(first.healing))
-    monkeypatch.setattr("hyca_calib.search.healing.measure_healing", None)
+    monkeypatch.setattr("hyca_calib.search.error_damping.measure_healing", None)
     assert healed(pipe, problem, workload.of("fit"), tmp_path / "j.log", 8) == first
     assert healed(pipe, problem, workload.of("fit"), tmp_path / "j.log", 0) is problem
 

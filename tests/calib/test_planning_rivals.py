@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from hyca_calib.budget import Budget
-from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-from hyca_calib.peers.base import Family, Setup
-from hyca_calib.peers.budcache import budcache_family, search_steps
-from hyca_calib.peers.cem import cem_family, error_prior, planned_steps
-from hyca_calib.peers.meancache import (
+from hyca_calib.baselines.base import Family, Setup
+from hyca_calib.baselines.budcache import budcache_family, search_steps
+from hyca_calib.baselines.cem import cem_family, error_prior, planned_steps
+from hyca_calib.baselines.meancache import (
     SPANS,
     Averaged,
     Crossing,
@@ -26,12 +24,15 @@ from hyca_calib.peers.meancache import (
     planned_gaps,
     velocity_times,
 )
-from hyca_calib.peers.output_gram import output_grams
-from hyca_calib.peers.paths import best_path
-from hyca_calib.peers.planned import Following, counts, near
-from hyca_calib.peers.recipes import recipe_families
-from hyca_calib.peers.stepwise import Computed, Stream
-from hyca_calib.rollout import sample_latents
+from hyca_calib.baselines.output_gram import output_grams
+from hyca_calib.baselines.paths import best_path
+from hyca_calib.baselines.planned import Following, counts, near
+from hyca_calib.baselines.recipes import recipe_families
+from hyca_calib.baselines.stepwise import Computed, Stream
+from hyca_calib.costs.budget import Budget
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.presets import (
     PRESETS,
     WARMUPS,
@@ -43,7 +44,6 @@ from hyca_calib.search.presets import (
 )
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime.feature import Feature
 
 STEPS = 12

@@ -14,13 +14,13 @@ from scipy.linalg import sqrtm
 from hyca_calib.bench.equivalence import Margins
 from hyca_calib.bench.power import load_margins
 from hyca_calib.bench.quality import Quality, Verdict, frechet_distance, judged, quality
+from hyca_calib.costs.memory import peak_memory
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.judge import WEIGHTS, load_judge
 from hyca_calib.demo.judge.network import FEATURES, SIZE, Judge, labels_of
-from hyca_calib.memory import peak_memory
-from hyca_calib.metrics import prompt_groups
-from hyca_calib.rollout import sample_images
-from hyca_calib.workload import Job, Workload
+from hyca_calib.pipelines.rollout import sample_images
+from hyca_calib.pipelines.workload import Job, Workload
+from hyca_calib.quality.metrics import prompt_groups
 
 
 def test_frechet_distance_is_the_published_formula() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hyca_calib.search.repay import owed, repaying
+from hyca_calib.search.error_feedback import owed, repaying
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
 from studies.paper.planning.synthetic import smooth_gram

@@ -22,26 +22,26 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from hyca_calib.baselines import Family, Settings, Setup
+from hyca_calib.baselines.broadcast import faster_family, pyramid_family, sea_family
+from hyca_calib.baselines.cacheable import cacheable, cached
+from hyca_calib.baselines.caches import first_block_family, magnitude_family, taylorseer_family
+from hyca_calib.baselines.dual_block import dual_block_families
+from hyca_calib.baselines.facts import observe
+from hyca_calib.baselines.layer_reuse import fora_family, layer_changes, reused, smooth_family, smooth_schedule
+from hyca_calib.baselines.magnitude import magnitude_ratios
+from hyca_calib.baselines.noise_levels import Spacing
+from hyca_calib.baselines.samplers import DPM, HEUN, OWN, UNIPC, sampled_by, sampler_families, samplers
+from hyca_calib.baselines.untouched import untouched
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji.text import WordEncoder
-from hyca_calib.demo.glyphs.train import build_scheduler
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
-from hyca_calib.evaluate import Run, network_flops, run_untimed
-from hyca_calib.metrics import compare_images
-from hyca_calib.peers import Family, Settings, Setup
-from hyca_calib.peers.broadcast import faster_family, pyramid_family, sea_family
-from hyca_calib.peers.cacheable import cacheable, cached
-from hyca_calib.peers.caches import first_block_family, magnitude_family, taylorseer_family
-from hyca_calib.peers.dual_block import dual_block_families
-from hyca_calib.peers.facts import observe
-from hyca_calib.peers.layer_reuse import fora_family, layer_changes, reused, smooth_family, smooth_schedule
-from hyca_calib.peers.magnitude import magnitude_ratios
-from hyca_calib.peers.noise_levels import Spacing
-from hyca_calib.peers.samplers import DPM, HEUN, OWN, UNIPC, sampled_by, sampler_families, samplers
-from hyca_calib.peers.untouched import untouched
-from hyca_calib.rollout import sample_images
-from hyca_calib.workload import Workload
+from hyca_calib.pipelines.rollout import sample_images
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.evaluate import Run, network_flops, run_untimed
+from hyca_calib.quality.metrics import compare_images
+from studies.training.glyphs.train import build_scheduler
 
 STEPS, CALLS = 12, 200
 pytestmark = [
@@ -109,8 +109,8 @@ class Bench:
 
     def figures(self, family: Family, settings: Settings) -> tuple[float, float]:
         """FLOPs ratio and mean dB."""
-        peer = family.peer(settings)
-        run = self.run(lambda: peer.applied(self.pipe), peer.steps)
+        baseline = family.baseline(settings)
+        run = self.run(lambda: baseline.applied(self.pipe), baseline.steps)
         near = compare_images(run.images, self.full.images, run.latents, self.full.latents)
         return self.full.flops / run.flops, float(np.mean(near.psnr_db))
 
@@ -192,9 +192,9 @@ class TestFamilies:
         """Settings are for the model, not for the object that the families were made with."""
         family = bench.families["FirstBlockCache"]
         other = copy.deepcopy(bench.pipe)
-        peer = family.peer(chosen(family))
-        mine = bench.run(lambda: peer.applied(bench.pipe), STEPS)
-        theirs = run_untimed(other, bench.jobs, STEPS, 4, lambda: peer.applied(other))
+        baseline = family.baseline(chosen(family))
+        mine = bench.run(lambda: baseline.applied(bench.pipe), STEPS)
+        theirs = run_untimed(other, bench.jobs, STEPS, 4, lambda: baseline.applied(other))
         assert torch.equal(mine.images, theirs.images)
 
     def test_settings_that_spare_nothing_are_the_full_run(self, bench: Bench) -> None:
@@ -210,8 +210,8 @@ class TestFamilies:
             "DBCache + TaylorSeer": {**chosen(bench.families["DBCache + TaylorSeer"]), "R": 0.0},
         }
         for name, settings in timid.items():
-            peer = bench.families[name].peer(settings)
-            run = bench.run(partial(peer.applied, bench.pipe), STEPS)
+            baseline = bench.families[name].baseline(settings)
+            run = bench.run(partial(baseline.applied, bench.pipe), STEPS)
             assert (run.images - bench.full.images).abs().max() < 1e-4, name
 
     def test_facts_of_a_full_run(self, bench: Bench) -> None:
@@ -261,7 +261,7 @@ class TestUntouched:
     def test_cache_dit_alone_changes_the_order_of_blocks(self) -> None:
         """Why `untouched` is needed; if this fails, cache-dit was mended."""
         pytest.importorskip("cache_dit")
-        from hyca_calib.zoo.peers.cache_dit import adapter_by_hand, carriers, package
+        from hyca_calib.baselines.cache_dit import adapter_by_hand, carriers, package
 
         dit, pipe = package(), tiny.pipeline()
         before = list(pipe.transformer._modules)
@@ -274,8 +274,8 @@ class TestUntouched:
 
 class TestCaches:
     def test_lite_by_name_is_lite_mode(self, of_flux: Bench) -> None:
-        peer = of_flux.families["TaylorSeer"].peer({"way": "lite", "N": 4, "O": 1, "W": 3})
-        found = of_flux.run(lambda: peer.applied(of_flux.pipe), STEPS)
+        baseline = of_flux.families["TaylorSeer"].baseline({"way": "lite", "N": 4, "O": 1, "W": 3})
+        found = of_flux.run(lambda: baseline.applied(of_flux.pipe), STEPS)
         told = {"cache_interval": 4, "disable_cache_before_step": 3, "taylor_factors_dtype": torch.float32}
         config = TaylorSeerCacheConfig(**told, use_lite_mode=True)
         expected = of_flux.run(lambda: cached(of_flux.pipe, config), STEPS)
@@ -313,7 +313,7 @@ class TestCaches:
 
         def heard() -> dict[str, list[Tensor]]:
             found: dict[str, list[Tensor]] = {"cond": [], "uncond": []}
-            with family.peer(chosen(family)).applied(bench.pipe):
+            with family.baseline(chosen(family)).applied(bench.pipe):
                 attention = bench.pipe.transformer.blocks[1].attn1  # the first does not see the prompt
                 own, calls = attention.forward, [0]
 
@@ -342,7 +342,7 @@ class TestCaches:
         assert ratio > of_dit.figures(family, {**settings, "guidance": 1})[0] + 0.2
         assert db > 15
         labels: list[Tensor] = []
-        with family.peer(settings).applied(of_dit.pipe):
+        with family.baseline(settings).applied(of_dit.pipe):
             embed = of_dit.pipe.transformer.transformer_blocks[0].norm1.emb.class_embedder
             hearing = embed.register_forward_pre_hook(lambda module, args: labels.append(args[0]))
             sample_images(of_dit.pipe, of_dit.jobs[:1], STEPS, 1)
@@ -446,12 +446,12 @@ class TestSamplers:
         for name in (OWN, DPM, UNIPC, HEUN):
             family = bench.families[name]
             for settings in family.first():
-                peer = family.peer(settings)
-                with peer.applied(bench.pipe):
+                baseline = family.baseline(settings)
+                with baseline.applied(bench.pipe):
                     drawn: list[Tensor] = []
-                    spent = network_flops(bench.pipe, partial(sample, peer.steps, drawn))
-                assert spent / one == settings["calls"], peer.name
-                assert drawn[0].isfinite().all(), peer.name
+                    spent = network_flops(bench.pipe, partial(sample, baseline.steps, drawn))
+                assert spent / one == settings["calls"], baseline.name
+                assert drawn[0].isfinite().all(), baseline.name
         assert type(bench.pipe.scheduler) is before
 
     def test_many_calls_far_below_the_last_level(self, of_dit: Bench) -> None:

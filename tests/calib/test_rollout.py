@@ -8,13 +8,13 @@ import pytest
 import tiny
 import torch
 
-from hyca_calib.evaluate import evaluate_plan
-from hyca_calib.rollout import sample_images, sample_latents
-from hyca_calib.workload import Job
-from hyca_calib.zoo import PIPELINES
-from hyca_calib.zoo.check import hand_plan
+from hyca_calib.pipelines.by_hand import hand_plan
+from hyca_calib.pipelines.rollout import sample_images, sample_latents
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.quality.evaluate import evaluate_plan
 from hyca_runtime.errors import WorkloadError
 from hyca_runtime.point import CachePoint
+from studies.zoo import PIPELINES
 
 STEPS = 6
 CLASSES = [Job(i, "test", seed=i, call={"class_labels": 10 * i}) for i in range(3)]

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from hyca_calib.search import storage
 from hyca_calib.search.candidate import Candidate, Settings
-from hyca_calib.search.scoreboard import Scoreboard, _task
+from hyca_calib.search.shared_rollouts import Scoreboard, _task
 from hyca_runtime.schedule import Schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")  # a trial that is only taken

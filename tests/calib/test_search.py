@@ -15,31 +15,31 @@ import pytest
 import tiny
 import torch
 
-from hyca_calib.budget import Budget
+from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-from hyca_calib.metrics import log_error
-from hyca_calib.replay import forecast_error
-from hyca_calib.rollout import sample_latents
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Grain, Settings
-from hyca_calib.search.confirm import Confirmation, confirm, neighbours, rollout_psnr
+from hyca_calib.search.preconditioner import OWN, coordinates, whitened
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement, affordable, refine_taps, step_size
+from hyca_calib.search.replay import forecast_error
+from hyca_calib.search.rollout_search import Confirmation, confirm, neighbours, rollout_psnr
 from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
-from hyca_calib.search.scoreboard import Scoreboard
+from hyca_calib.search.shared_rollouts import Scoreboard
+from hyca_calib.search.solver_table import solver_label
+from hyca_calib.search.study import Study
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.search.tune import Tuning, solve, tune
-from hyca_calib.search.whitening import OWN, coordinates, whitened
-from hyca_calib.solver_table import solver_label
-from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError
 from hyca_runtime.feature import Feature
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule
 
@@ -143,12 +143,12 @@ def candidates(problem: Problem) -> list[Candidate]:
 
 
 @pytest.fixture
-def start(problem: Problem, candidates: list[Candidate]) -> Section:
+def start(problem: Problem, candidates: list[Candidate]) -> NetworkPlan:
     return build_section(problem, candidates[0], 0)
 
 
 def gradient(
-    pipe: EmojiPipeline, section: Section, workload: Workload, goal: torch.Tensor, checkpointed: bool
+    pipe: EmojiPipeline, section: NetworkPlan, workload: Workload, goal: torch.Tensor, checkpointed: bool
 ) -> torch.Tensor:
     taps = torch.from_numpy(plan_taps(section)).float().requires_grad_()
     with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad():
@@ -160,7 +160,7 @@ def gradient(
 
 
 def test_checkpointed_gradients_are_the_same_and_right(
-    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: Section
+    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: NetworkPlan
 ) -> None:
     goal = torch.from_numpy(problem.trace.latents_of("fit"))
     plain, checked = (gradient(pipe, start, workload, goal, c) for c in (False, True))
@@ -178,7 +178,7 @@ def test_checkpointed_gradients_are_the_same_and_right(
     assert all(p.requires_grad for p in pipe.transformer.parameters())
 
 
-def test_a_rollout_leaves_nothing_behind(pipe: EmojiPipeline, workload: Workload, start: Section) -> None:
+def test_a_rollout_leaves_nothing_behind(pipe: EmojiPipeline, workload: Workload, start: NetworkPlan) -> None:
     """Features that stay from run to run pin the heap, which then grows by gigabytes."""
     kept: list[weakref.ref[torch.Tensor]] = []
 
@@ -196,7 +196,7 @@ def test_a_rollout_leaves_nothing_behind(pipe: EmojiPipeline, workload: Workload
 
 
 def refine(
-    pipe: Any, problem: Problem, workload: Workload, section: Section, path: Path, iterations: int
+    pipe: Any, problem: Problem, workload: Workload, section: NetworkPlan, path: Path, iterations: int
 ) -> tuple[Any, Any]:
     splits = [(workload.of(s), torch.from_numpy(problem.trace.latents_of(s))) for s in ("fit", "select")]
     begin, expand = coordinates(problem, section, "channel")
@@ -206,7 +206,7 @@ def refine(
 
 
 def test_refinement_improves_unseen_prompts_and_resumes(
-    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: Section, tmp_path: Path
+    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path
 ) -> None:
     path = tmp_path / "r.safetensors"
     _, account = refine(pipe, problem, workload, start, path, iterations=12)
@@ -373,7 +373,7 @@ def test_slow_models_are_refined_in_smaller_batches() -> None:
     assert affordable(Refinement(iterations=4), 100.0, 8) == Refinement(iterations=4), "the same on every machine"
 
 
-def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, start: Section) -> None:
+def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, start: NetworkPlan) -> None:
     taps, gram = plan_taps(start), problem.fit
     begin, expand = torch.zeros(taps.shape), whitened(taps, start.schedule, gram)
     np.testing.assert_allclose(expand(begin).double().numpy(), taps, atol=1e-5)
@@ -390,7 +390,7 @@ def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, s
         assert (change < 1.01 * missed * length + 1e-9).all(), "never more: the ridge only holds back"
 
 
-def test_channels_move_with_their_group_and_less_on_their_own(problem: Problem, start: Section) -> None:
+def test_channels_move_with_their_group_and_less_on_their_own(problem: Problem, start: NetworkPlan) -> None:
     begin, expand = coordinates(problem, start, "channel")
     taps, groups = torch.from_numpy(plan_taps(start)).float(), len(start.groups)
     own = whitened(plan_taps(start), start.schedule, problem.fit)
@@ -408,7 +408,7 @@ def test_channels_move_with_their_group_and_less_on_their_own(problem: Problem, 
     torch.testing.assert_close(expand(u), own(expected))
 
 
-def test_groups_move_as_one(problem: Problem, start: Section) -> None:
+def test_groups_move_as_one(problem: Problem, start: NetworkPlan) -> None:
     grouped = with_taps(start, np.repeat(plan_taps(start)[:, :, :1], start.model.num_channels, axis=2))
     begin, expand = coordinates(problem, grouped, "group")
     assert begin.shape[2] == len(start.groups)

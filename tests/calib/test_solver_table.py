@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hyca_calib.solver_table import ALL_SOLVERS, facts_of, to_markdown
+from hyca_calib.search.solver_table import ALL_SOLVERS, facts_of, to_markdown
 from hyca_runtime.solvers import AdaptiveSolver, Newton, solvers
 
 

@@ -15,26 +15,26 @@ import torch
 import zarr
 from storage import record
 
-from hyca_calib.budget import Budget
+from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.workload import SPLITS, Split, Workload
 from hyca_calib.search.assemble import assemble_section, channel_taps
 from hyca_calib.search.candidate import Candidate, Settings, partition
-from hyca_calib.search.confirm import Confirmation
-from hyca_calib.search.healing import healed, measure_healing
+from hyca_calib.search.error_damping import healed, measure_healing
+from hyca_calib.search.preconditioner import whitened
 from hyca_calib.search.presets import PRESETS, choose_once
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
+from hyca_calib.search.rollout_search import Confirmation
 from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
+from hyca_calib.search.study import Study
 from hyca_calib.search.taps import fit_solver
 from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.search.whitening import whitened
-from hyca_calib.study import Study
 from hyca_calib.trace.merge import merge_traces
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import SPLITS, Split, Workload
 from hyca_runtime.errors import TraceError
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Hold
 
@@ -188,7 +188,7 @@ def fitted(problem: Problem) -> dict[str, list[np.ndarray]]:
     }
 
 
-def held(problem: Problem) -> Section:
+def held(problem: Problem) -> NetworkPlan:
     """A section of the schedule in `fitted` that reuses."""
     groups = [(np.arange(problem.trace.num_channels), Hold(), Hold())]
     candidate = Candidate(Settings(groups=1, depth=1), Schedule.from_steps(12, (0, 1, 4, 8)), 0.0)

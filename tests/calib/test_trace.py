@@ -10,10 +10,10 @@ import pytest
 import tiny
 import zarr
 
-from hyca_calib.cost import count_flops
+from hyca_calib.costs.flops import count_flops
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace, newest_trace
-from hyca_calib.workload import Workload
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 

@@ -14,12 +14,12 @@ import tiny
 import torch
 from storage import record
 
-from hyca_calib.defaults import prompts_of
-from hyca_calib.models import load_pipeline, weights_digest
-from hyca_calib.rollout import sample_latents
+from hyca_calib.pipelines.defaults import prompts_of
+from hyca_calib.pipelines.load import load_pipeline, weights_digest
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime.errors import WorkloadError
 from hyca_runtime.point import CachePoint
 
@@ -59,7 +59,7 @@ import torch
 torch.set_num_threads(1)
 import tiny
 from storage import record
-from hyca_calib.workload import Workload
+from hyca_calib.pipelines.workload import Workload
 samples, out = int(sys.argv[1]), Path(sys.argv[2])
 pipe = tiny.pipeline()
 pipe("red heart", num_inference_steps=2)

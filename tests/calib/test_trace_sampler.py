@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyca_calib.trace.sampler import impulse_response, noise_levels
+from hyca_calib.trace.scheduler_response import impulse_response, noise_levels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
 

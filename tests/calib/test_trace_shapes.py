@@ -11,10 +11,10 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from hyca_calib.shapes import NETWORKS, Network
+from hyca_calib.bench.networks import NETWORKS, Network
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime.point import CachePoint
 
 

@@ -16,14 +16,14 @@ import zarr
 from storage import contents, listed, record
 from zarr.errors import ContainsGroupError
 
-from hyca_calib.trace.claim import Share, claimed
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.commits import Commit
 from hyca_calib.trace.folder import LocalFolder, open_folder
 from hyca_calib.trace.merge import merge_traces
-from hyca_calib.trace.needs import Needs
+from hyca_calib.trace.preflight import Needs
+from hyca_calib.trace.shard_lock import Share, claimed
 from hyca_calib.trace.store import Trace
 from hyca_calib.trace.verify import discard, verify
-from hyca_calib.workload import Workload
 from hyca_runtime.errors import TraceError
 
 

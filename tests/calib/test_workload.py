@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tiny
 
-from hyca_calib.workload import SPLITS, Workload, batches, merge_calls, read_prompts
+from hyca_calib.pipelines.workload import SPLITS, Workload, batches, merge_calls, read_prompts
 from hyca_runtime.errors import WorkloadError
 
 

@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyca_calib.budget import Budget, parse_budgets
-from hyca_calib.search.confirm import Confirmation
+from hyca_calib.costs.budget import Budget, parse_budgets
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
+from hyca_calib.search.rollout_search import Confirmation
 from hyca_calib.search.run import Contender, SearchOptions, search
+from hyca_calib.search.study import Study
 from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.study import Study
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
-from hyca_calib.zoo import PIPELINES
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.errors import AttachError
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
+from studies.zoo import PIPELINES
 
 STEPS = 6
 

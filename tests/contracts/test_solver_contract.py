@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from hyca_calib.solver_table import ALL_SOLVERS
+from hyca_calib.search.solver_table import ALL_SOLVERS
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.solvers import (
     BDF2,

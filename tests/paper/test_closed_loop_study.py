@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyca_calib.budget import Budget
+from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.candidate import Settings
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.tune import solve
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from studies.paper.chapter import Chapter, Context
 from studies.paper.closed_loop import closed_loop
 from studies.paper.loop.racers import RACERS, raced

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from studies.paper.chapter import Chapter, Context
 from studies.paper.points import LIVE_EMBEDDING, points
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section, plan_taps
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from studies.paper.chapter import Chapter, Context
 from studies.paper.loop.limits import reach
 from studies.paper.loop.on_policy import refitted

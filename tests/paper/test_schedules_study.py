@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hyca_calib.budget import parse_budgets
-from hyca_calib.cost import CostModel
-from hyca_calib.memory import peak_bytes
+from hyca_calib.costs.budget import parse_budgets
+from hyca_calib.costs.flops import CostModel
+from hyca_calib.costs.memory import peak_bytes
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.exact import GapTable, best_schedules, gap_table, table_cost
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.tune import Tuning
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from studies.paper.chapter import Chapter, Context
 from studies.paper.planning.comparison import ANNEALING, EXACT, unseen_costs
 from studies.paper.planning.full_size import search

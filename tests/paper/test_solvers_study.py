@@ -12,13 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hyca_calib.replay import grouped, schedule_cost
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.presets import published_schedule
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import grouped, schedule_cost
+from hyca_calib.search.solver_table import ALL_SOLVERS, solver_label
 from hyca_calib.search.taps import compile_rows, fit_solver
-from hyca_calib.solver_table import ALL_SOLVERS, solver_label
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime.adaptive import AdaptiveGroups
 from hyca_runtime.combine import forecast, split_weights
 from hyca_runtime.feature import Feature

@@ -13,10 +13,10 @@ import tiny
 import torch
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline, EmojiPipelineOutput, pack, unpack
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.check_plan import decide
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from studies.paper.chapter import Chapter, Context
 from studies.paper.transfer import transfer
 from studies.paper.transfers.situations import situations

@@ -16,14 +16,14 @@ from spies import overhear
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-from hyca_calib.zoo.check import hand_plan
+from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_runtime import Plan, PlanError, adaptive, apply_plan, load_plan, save_plan
 from hyca_runtime.adaptive import AdaptiveGroups, adaptive_groups
 from hyca_runtime.combine import forecast, split_weights
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.history import History
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 from hyca_runtime.point import parse_point
 from hyca_runtime.solvers import DynamicMode, Fitted, Hold, Newton
 
@@ -267,8 +267,8 @@ def test_at_every_kind_of_point(pipe: EmojiPipeline, text: str, monkeypatch: pyt
         DimensionGroup(name=str(i), channels=encode_channels(m.tolist()), solver=s.spec())
         for i, (m, s) in enumerate(zip(members, solvers, strict=True))
     )
-    fields = {name: getattr(plan.section, name) for name in Section.model_fields}
-    plan = Plan(name="modes", sections=(Section(**{**fields, "groups": groups}),))
+    fields = {name: getattr(plan.section, name) for name in NetworkPlan.model_fields}
+    plan = Plan(name="modes", sections=(NetworkPlan(**{**fields, "groups": groups}),))
     checked = [0]
 
     def spy(history: History, weights: Sequence[Tensor]) -> Feature:
@@ -281,7 +281,7 @@ def test_at_every_kind_of_point(pipe: EmojiPipeline, text: str, monkeypatch: pyt
             checked[0] += 1
         return found
 
-    monkeypatch.setattr("hyca_runtime.follower.forecast", spy)
+    monkeypatch.setattr("hyca_runtime.executor.forecast", spy)
     with apply_plan(pipe, plan):
         draw(pipe, true_cfg_scale=2.0)
     assert checked == [2 * (3 + 4)]

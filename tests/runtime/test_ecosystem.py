@@ -21,12 +21,13 @@ from plans import STEPS as EMOJI_STEPS
 from plans import make_plan
 from torch import Tensor, nn
 
-from hyca_calib.zoo import MODELS, PIPELINES
-from hyca_calib.zoo.check import COMPUTED, STEPS, counted_blocks, hand_plan, run_of
+from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_runtime import AttachError, Plan, Session, apply_plan
 from hyca_runtime.attach.points import find_block_lists
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
+from studies.zoo import MODELS, PIPELINES
+from studies.zoo.check import COMPUTED, STEPS, counted_blocks, run_of
 
 ZOO = ["FLUX.1", "Wan 2.1"]
 BRANCHES = 2

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import Plan, PlanError, PlanMismatchError, PlanMismatchWarning, apply_plan, merge_plans
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 from hyca_runtime.solvers import Hold, Newton
 
 
@@ -57,7 +57,9 @@ def test_fitted_groups_adapt_by_their_fallback(pipe: EmojiPipeline) -> None:
     group = plan.section.groups[0]
     taps = Fitted(tuple(range(2, STEPS)), torch.ones(STEPS - 2, 1, 1).numpy()).spec()
     fitted = group.model_copy(update={"solver": taps, "fallback": Hold().spec()})
-    section = Section(**{name: getattr(plan.section, name) for name in Section.model_fields} | {"groups": (fitted,)})
+    section = NetworkPlan(
+        **{name: getattr(plan.section, name) for name in NetworkPlan.model_fields} | {"groups": (fitted,)}
+    )
     with apply_plan(pipe, Plan(name="fitted", sections=(section,)), "adapt"):
         found = draw(pipe, 24)
     with apply_plan(pipe, plan, "adapt"):
@@ -151,5 +153,5 @@ def test_memory_is_said_before_and_after(pipe: EmojiPipeline) -> None:
         assert "no step has run yet; at most 0.00391 MiB of features" in str(session.report())
         draw(pipe, STEPS)
         assert session.report().cache_bytes == session.memory(samples=2)
-        held = [state.history.nbytes for f in session._followers.values() for state in f.streams.values()]
+        held = [state.history.nbytes for f in session._executors.values() for state in f.streams.values()]
         assert held == [0]  # given back with the last step

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-from hyca_calib.zoo.check import hand_plan, hand_section
+from hyca_calib.pipelines.by_hand import hand_plan, hand_section
 from hyca_runtime import AttachError, ClockError, Plan, PlanError, apply_plan
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.points import find_modules

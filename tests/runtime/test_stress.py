@@ -18,7 +18,7 @@ from plans import STEPS, make_plan
 from torch import Tensor
 
 from hyca_runtime import Plan, Session
-from hyca_runtime.recipe import OnMismatch
+from hyca_runtime.compiled_plan import OnMismatch
 
 SEQUENCES = 200
 

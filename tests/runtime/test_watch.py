@@ -16,9 +16,9 @@ from hyca_runtime import apply_plan
 from hyca_runtime.combine import forecast
 from hyca_runtime.errors import ForecastWarning
 from hyca_runtime.feature import Feature
+from hyca_runtime.finite_guard import FiniteGuard
 from hyca_runtime.history import History
 from hyca_runtime.plan import Plan
-from hyca_runtime.watch import Watch
 
 
 def sample(pipe: EmojiPipeline) -> torch.Tensor:
@@ -29,7 +29,7 @@ def sample(pipe: EmojiPipeline) -> torch.Tensor:
 
 
 def test_what_is_sound() -> None:
-    watch = Watch()
+    watch = FiniteGuard()
     assert watch.is_sound([torch.ones(2, 3, dtype=torch.float16), torch.full((4,), 60_000.0, dtype=torch.float16)])
     for bad in (float("nan"), float("inf"), -float("inf")):
         assert not watch.is_sound([torch.ones(2, 3), torch.tensor([1.0, bad])])
@@ -46,7 +46,7 @@ def test_a_bad_forecast_is_computed_instead(pipe: EmojiPipeline, plan: Plan, mon
             feature[0][0, 0, 0] = float("nan")
         return feature
 
-    monkeypatch.setattr("hyca_runtime.follower.forecast", sometimes)
+    monkeypatch.setattr("hyca_runtime.executor.forecast", sometimes)
     with apply_plan(pipe, plan) as session:
         with pytest.warns(ForecastWarning, match=r"forecast NaN or infinity at step 3; steps are computed") as told:
             latents = sample(pipe)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from commands import write_prompts
 
-from hyca_calib.demo.motion.clips import scenes
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
-from hyca_calib.demo.motion.train import Flow, Recipe
+from studies.training.motion.clips import scenes
+from studies.training.motion.train import Flow, Recipe
 
 
 @pytest.fixture

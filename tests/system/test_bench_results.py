@@ -12,11 +12,11 @@ from hyca_calib.bench import OURS, Bench, read_bench
 from hyca_calib.bench.stage import FULL
 from hyca_calib.bench.sweep import open_ends
 from hyca_calib.bench.verify import TOLERANCE_DB, Verification, drawn, families_of
-from hyca_calib.defaults import prompts_of
-from hyca_calib.metrics import prompt_groups
-from hyca_calib.models import load_pipeline
-from hyca_calib.provenance import processor
-from hyca_calib.workload import Workload
+from hyca_calib.pipelines.defaults import prompts_of
+from hyca_calib.pipelines.load import load_pipeline
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.metrics import prompt_groups
+from hyca_calib.records.provenance import processor
 from hyca_runtime import load_plan
 
 RESULTS = Path(__file__).parents[2] / "studies" / "bench"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from commands import MODEL, run
 
-from hyca_calib import console
 from hyca_calib.commands import doctor
+from hyca_calib.records import console
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
 

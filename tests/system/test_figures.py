@@ -20,12 +20,12 @@ from hyca_calib.bench.rows import Bench, Row
 from hyca_calib.bench.running_costs import demo_sentence, runtime_sentence, runtime_tables
 from hyca_calib.bench.standing import families_table, gains_table, measured, standing_list
 from hyca_calib.bench.sweep import Sweep
-from hyca_calib.evaluate import Evaluation
+from hyca_calib.quality.evaluate import Evaluation
 from hyca_runtime.errors import StudyError
 
 ROOT = Path(__file__).parents[2]
 
-GENERATED = ("models.md", "peers.md", "solvers.md")
+GENERATED = ("models.md", "baselines.md", "solvers.md")
 """Whole documents that a command writes; tests of their own look at them."""
 
 NUMBER = r"(?:\d+(?:\.\d+)?)"

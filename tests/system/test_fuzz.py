@@ -14,7 +14,7 @@ import tiny
 from plans import make_plan
 from storage import record
 
-from hyca_calib.workload import Workload
+from hyca_calib.pipelines.workload import Workload
 from hyca_runtime import save_plan
 from hyca_runtime.solvers import Fitted, Hold
 

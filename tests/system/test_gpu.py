@@ -11,9 +11,9 @@ import torch
 from plans import make_plan
 from storage import record
 
-from hyca_calib.rollout import sample_latents
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime import apply_plan
 from hyca_runtime.solvers import DynamicMode, Hold, Newton, Solver
 

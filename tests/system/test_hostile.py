@@ -19,10 +19,10 @@ from mutations import mutant, watched
 from plans import make_plan
 from storage import record
 
+from hyca_calib.pipelines.workload import Workload, read_prompts
 from hyca_calib.trace.folder import open_folder
 from hyca_calib.trace.metadata import check_array
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload, read_prompts
 from hyca_runtime import HycaError, apply_plan, load_plan, save_plan
 from hyca_runtime.errors import TraceError, WorkloadError
 from hyca_runtime.solvers import Fitted, Hold

@@ -14,19 +14,19 @@ from PIL import Image
 from storage import record
 from torch import Tensor
 
-from hyca_calib.budget import Budget
+from hyca_calib.costs.budget import Budget
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.motion import WEIGHTS, load
-from hyca_calib.demo.motion.clips import BACKGROUNDS, FRAMES, MOTIONS, OBJECTS, SIZE, Scene, render, scenes
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline, MotionPipelineOutput
-from hyca_calib.demo.motion.train import encoded, split_scenes
-from hyca_calib.rollout import sample_images
+from hyca_calib.pipelines.rollout import sample_images
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime import Plan, apply_plan
+from studies.training.motion.clips import BACKGROUNDS, FRAMES, MOTIONS, OBJECTS, SIZE, Scene, render, scenes
+from studies.training.motion.train import encoded, split_scenes
 
 
 def draw(pipe: MotionPipeline, prompt: str, **call: Any) -> Tensor:

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from storage import contents, record
 
-from hyca_calib.budget import Budget
+from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import Contender, SearchOptions, search
+from hyca_calib.search.study import Study
 from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.study import Study
-from hyca_calib.trace.claim import Share
 from hyca_calib.trace.folder import open_folder
 from hyca_calib.trace.merge import merge_traces
+from hyca_calib.trace.shard_lock import Share
 from hyca_calib.trace.store import Trace
 from hyca_calib.trace.verify import discard, verify
-from hyca_calib.workload import Workload
 from hyca_runtime.errors import TraceError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of boto

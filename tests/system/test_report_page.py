@@ -13,14 +13,14 @@ import tiny
 import torch
 from storage import record
 
-from hyca_calib.budget import Budget
+from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.report.summary import Summary
 from hyca_calib.report.write import siblings, write_report
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search_preset
-from hyca_calib.study import Study
+from hyca_calib.search.study import Study
 from hyca_calib.trace.store import Trace
-from hyca_calib.workload import Workload
 from hyca_runtime import load_plan, save_plan
 from hyca_runtime.plan import Quality
 

@@ -11,13 +11,14 @@ import torch
 from diffusers.models import transformers
 from diffusers.models.modeling_utils import ModelMixin
 
-from hyca_calib.zoo import MODELS, PIPELINES
-from hyca_calib.zoo.base import quiet
-from hyca_calib.zoo.check import check_model, check_pipeline, tensors_in
-from hyca_calib.zoo.table import POINTS, to_markdown
+from hyca_calib.pipelines.classes import quiet
+from hyca_calib.pipelines.outputs import tensors_of
 from hyca_runtime import AttachError
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.point import CachePoint
+from studies.zoo import MODELS, PIPELINES
+from studies.zoo.check import check_model, check_pipeline
+from studies.zoo.table import POINTS, to_markdown
 
 NOT_DENOISERS = {
     "DreamLiteTransformer2DModel",  # a block of a U-Net
@@ -93,7 +94,7 @@ def test_trunk_as_residual(name: str) -> None:
             return
         output, feature = attachment.compute((), call)
         assert feature is not None
-        pairs = zip(tensors_in(attachment.predict(feature, (), call)), tensors_in(output), strict=True)
+        pairs = zip(tensors_of(attachment.predict(feature, (), call)), tensors_of(output), strict=True)
         exact = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
     assert exact != (name in MORE_BETWEEN)
 
@@ -114,18 +115,18 @@ def test_idle_embedders_change_nothing(name: str, monkeypatch: pytest.MonkeyPatc
         attachment = Attachment(module, CachePoint())
         _, feature = attachment.compute((), model.call(1, 1.0))
         assert feature is not None
-        lean = tensors_in(attachment.predict(feature, (), call))
+        lean = tensors_of(attachment.predict(feature, (), call))
         monkeypatch.setattr("hyca_runtime.attach.points.EMBEDDERS", frozenset())
         busy = Attachment(module, CachePoint())
         busy.compute((), call)
-        whole = tensors_in(busy.predict(feature, (), call))
+        whole = tensors_of(busy.predict(feature, (), call))
     assert all(torch.equal(a, b) for a, b in zip(lean, whole, strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
 def test_model_compiled(name: str) -> None:
-    """A few of each way to call blocks; `hyca models --compiled` asks all."""
+    """A few of each way to call blocks; `python -m studies.zoo --compiled` asks all."""
     verdict = check_model(MODELS[name], "trunk", compiled=True)
     assert verdict.results["compiled"] == "yes", verdict.results
 

@@ -1,4 +1,4 @@
-"""``--model demo``: a small FLUX that draws emoji, trained by `hyca_calib.demo.emoji.train`."""
+"""``--model demo``: a small FLUX that draws emoji, trained by `studies.training.emoji.train`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``--model demo-video``: a small Wan that shows moving emoji, trained by `hyca_calib.demo.motion.train`."""
+"""``--model demo-video``: a small Wan that shows moving emoji, trained by `studies.training.motion.train`."""
 
 from __future__ import annotations
 

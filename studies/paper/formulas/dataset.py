@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.metrics import prompt_groups
-from hyca_calib.replay import Multistep, gaps, grouped, rows_of
+from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.search.candidate import Settings, partition
 from hyca_calib.search.problem import AXES
-from hyca_calib.solver_table import ALL_SOLVERS, solver_label
+from hyca_calib.search.replay import Multistep, gaps, grouped, rows_of
+from hyca_calib.search.solver_table import ALL_SOLVERS, solver_label
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import AdaptiveSolver, ClosedFormSolver
 from studies.paper.chapter import Context, Table

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from hyca_calib.replay import Multistep
+from hyca_calib.search.replay import Multistep
 from studies.paper.chapter import Claim, Part, Table
 from studies.paper.effects import Ratio, quantiles
 from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, closed_rows, noise_gain

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hyca_calib.solver_table import ALL_SOLVERS, SolverFacts, facts_of
+from hyca_calib.search.solver_table import ALL_SOLVERS, SolverFacts, facts_of
 from hyca_runtime.solvers import ClosedFormSolver, FoCa, Hermite, Newton, Taylor
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, logarithm

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hyca_calib.replay import grouped
+from hyca_calib.search.replay import grouped
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio
 from studies.paper.groups.subject import HORIZON, USUAL, Subject, members

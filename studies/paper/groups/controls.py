@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hyca_calib.clusters.stability import agreement, labels_by, summary
-from hyca_calib.replay import grouped
+from hyca_calib.search.replay import grouped
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, quantiles
 from studies.paper.groups.choice import DRAWS, random_labels

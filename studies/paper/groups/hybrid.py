@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.metrics import interval
+from hyca_calib.quality.metrics import interval
 from hyca_calib.search.candidate import POOL
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio

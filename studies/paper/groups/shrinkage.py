@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.replay import grouped
+from hyca_calib.search.replay import grouped
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, swing
 from studies.paper.groups.subject import RIDGES, USUAL, Subject, members

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.budget import Budget
 from hyca_calib.clusters.stability import labels_by
+from hyca_calib.costs.budget import Budget
 from hyca_calib.features.descriptors import describe_channels
-from hyca_calib.metrics import prompt_groups
-from hyca_calib.replay import grouped
+from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.search.candidate import Settings
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import grouped
 from hyca_calib.search.tune import DESCRIPTOR_SETS, solve
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Context

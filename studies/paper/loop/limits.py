@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyca_calib.workload import Split
+from hyca_calib.pipelines.workload import Split
 from studies.paper.loop.refinement_setup import RefinementSetup
 from studies.paper.replay_setup import Array
 

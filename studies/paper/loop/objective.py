@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from hyca_calib.budget import Budget
+from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate, Settings
-from hyca_calib.search.confirm import REPAID
+from hyca_calib.search.rollout_search import REPAID
 from hyca_calib.search.tune import solve
 from studies.paper.chapter import Claim, Context, Table
 from studies.paper.effects import Ratio, difference

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_calib.rollout import sample_latents
+from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_runtime.feature import Feature
 from studies.paper.loop.refinement_setup import RefinementSetup

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from hyca_calib.metrics import log_error
-from hyca_calib.rollout import sample_latents
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
 from hyca_runtime.attach.points import find_blocks, find_transformer
 from studies.paper.loop.refinement_setup import RefinementSetup

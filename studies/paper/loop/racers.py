@@ -17,9 +17,9 @@ from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-from hyca_calib.replay import grouped, schedule_cost
 from hyca_calib.search.candidate import partition
-from hyca_calib.search.confirm import neighbours
+from hyca_calib.search.replay import grouped, schedule_cost
+from hyca_calib.search.rollout_search import neighbours
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
 from studies.paper.loop.rollout_race import RolloutRace, Spent

@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hyca_calib.budget import Budget
-from hyca_calib.metrics import log_error
-from hyca_calib.rollout import sample_latents
+from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.preconditioner import whitened
 from hyca_calib.search.refine import Refinement, refine_taps, to_db
 from hyca_calib.search.tune import solve
-from hyca_calib.search.whitening import whitened
 from hyca_runtime import Plan, apply_plan
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 from studies.paper.chapter import Context, kept
 from studies.paper.rollouts import Samples, samples_of
 
@@ -44,7 +44,7 @@ class RefinementSetup:
 
     context: Context
     candidate: Candidate
-    section: Section
+    section: NetworkPlan
     start: Tensor
     fit: Samples
     select: Samples

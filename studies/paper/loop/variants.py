@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyca_calib.metrics import log_error
-from hyca_calib.rollout import sample_latents
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section, group_labels
+from hyca_calib.search.preconditioner import coordinates, drawn_to_groups
 from hyca_calib.search.refine import Refinement
-from hyca_calib.search.whitening import coordinates, drawn_to_groups
 from studies.paper.loop.refinement_setup import Objective, Parameters, RefinementSetup
 
 PLAIN_TAPS = 2e-3 / Refinement.lr

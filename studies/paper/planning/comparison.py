@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.metrics import interval
+from hyca_calib.quality.metrics import interval
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import over

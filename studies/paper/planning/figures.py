@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 
-from hyca_calib.metrics import interval
+from hyca_calib.quality.metrics import interval
 from studies.paper.drawing import ACCENT, FAINT, GREEN, GREY, INK, save, subplots
 from studies.paper.planning.comparison import ANNEALING, EVEN, EXACT, RULE
 

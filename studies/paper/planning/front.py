@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from hyca_calib.budget import Budget
+from hyca_calib.costs.budget import Budget
 from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 from studies.paper.chapter import Claim, Part, Table

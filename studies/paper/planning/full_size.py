@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hyca_calib.budget import Budget, parse_budgets
-from hyca_calib.memory import peak_bytes
+from hyca_calib.costs.budget import Budget, parse_budgets
+from hyca_calib.costs.memory import peak_bytes
 from hyca_calib.search.candidate import Settings, partition
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.tune import Tuning, solve, tune

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from hyca_calib.metrics import prompt_groups
-from hyca_calib.replay import grouped
+from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.search.candidate import Settings, partition
 from hyca_calib.search.exact import GapTable, best_schedules, gap_table, table_cost
 from hyca_calib.search.presets import published_schedule
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import grouped
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Context
 from studies.paper.replay_setup import Array
@@ -32,7 +32,7 @@ class Instance:
     Attributes:
         fit, judge, test: Gram matrices of the groups on the three splits, ``(group, step, step)``; `test` is for each
             prompt, ``(prompt, group, step, step)``.
-        times, step_weights: ``(step,)``, see `hyca_calib.replay`.
+        times, step_weights: ``(step,)``, see `hyca_calib.search.replay`.
         table_seconds, search_seconds: processor time for the table, and for all of `optimum`.
         optimum: the best schedule for each number of computed steps.
         prompts: a label of each sample of `test`, its prompt's; all have prompts of their own by default.

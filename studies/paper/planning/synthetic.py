@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from hyca_calib.cost import CostModel
+from hyca_calib.costs.flops import CostModel
+from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.trace.documents import write_json
-from hyca_calib.trace.facts import Facts
 from hyca_calib.trace.finish import COST, MANIFEST, manifest_of, summarise
 from hyca_calib.trace.folder import open_folder
-from hyca_calib.workload import SPLITS
+from hyca_calib.trace.layout import Facts
 from hyca_runtime.point import CachePoint
 from studies.paper.replay_setup import Array
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from hyca_calib.metrics import interval
-from hyca_calib.replay import schedule_cost
+from hyca_calib.quality.metrics import interval
 from hyca_calib.search.exact import table_cost
+from hyca_calib.search.replay import schedule_cost
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton, Solver

@@ -8,22 +8,22 @@ from typing import Any
 
 import torch
 
-from hyca_calib.budget import Budget
-from hyca_calib.defaults import batch_of
-from hyca_calib.metrics import prompt_groups
+from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.defaults import batch_of
+from hyca_calib.pipelines.workload import Job, Workload
+from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.check_plan import check_plan, remake
 from hyca_calib.search.check_rollouts import judge, rollout_db
-from hyca_calib.search.confirm import Confirmation
-from hyca_calib.search.origin import refinement_gain, settings_of
+from hyca_calib.search.lineage import refinement_gain, settings_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
+from hyca_calib.search.rollout_search import Confirmation
 from hyca_calib.search.run import Contender, SearchOptions
+from hyca_calib.search.study import Study
 from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.study import Study
-from hyca_calib.workload import Job, Workload
 from hyca_runtime import Plan
-from hyca_runtime.plan import Section
+from hyca_runtime.plan import NetworkPlan
 from studies.paper.chapter import Context, kept
 from studies.paper.rollouts import searched, traced
 from studies.paper.transfers.situations import Situation
@@ -71,11 +71,11 @@ def outcome(context: Context, plan: Plan, situation: Situation) -> dict[str, Any
     return found
 
 
-def closed_forms(section: Section) -> Section:
+def closed_forms(section: NetworkPlan) -> NetworkPlan:
     """The section with every group's closed form in the place of its taps."""
     groups = [group.model_copy(update={"solver": group.closed_form, "fallback": None}) for group in section.groups]
-    parts = {name: getattr(section, name) for name in Section.model_fields}
-    return Section(**{**parts, "groups": tuple(groups)})
+    parts = {name: getattr(section, name) for name in NetworkPlan.model_fields}
+    return NetworkPlan(**{**parts, "groups": tuple(groups)})
 
 
 def _rolled_out(

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from hyca_calib.demo.emoji.pipeline import PATCH, EmojiPipeline
-from hyca_calib.workload import Workload
+from hyca_calib.pipelines.workload import Workload
 from studies.paper.chapter import Context
 from studies.paper.transfers.tuned import fine_tuned
 from studies.paper.transfers.verdicts import OWN_PROMPTS, UNSEEN

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import PATCH, EmojiPipeline, image_ids
-from hyca_calib.demo.flow import flow_loss
-from hyca_calib.rollout import sample_latents
-from hyca_calib.workload import Job
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Job
+from studies.training.flow import flow_loss
 
 LR = 2e-4
 BATCH = 16

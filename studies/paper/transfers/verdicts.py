@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hyca_calib.metrics import interval
+from hyca_calib.quality.metrics import interval
 from studies.paper.chapter import Claim, Table
 from studies.paper.effects import apart, difference
 from studies.paper.ruling import above, all_above, all_below, below, decide

@@ -1,0 +1,155 @@
+"""What a rival is: a family of settings, of which the bench tries more until the best ones lie inside."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hyca_calib.pipelines.workload import Job
+
+if TYPE_CHECKING:
+    from hyca_calib.search.problem import Problem
+
+__all__ = ["Axis", "Baseline", "Family", "Recall", "Settings", "Setup", "Value", "ladder"]
+
+Value = int | float | str
+Settings = Mapping[str, Value]
+"""One value for every axis."""
+
+Recall = Callable[[str, Callable[[], Any]], Any]
+"""What was learnt under a name, by the function unless it is known; JSON."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing to set.
+
+    Attributes:
+        ladder: every value that may be tried, in order.
+        first: those that are tried at once; all if empty. With several, the neighbours of the best setting at every
+            cost are tried; with one, those of one best setting for each value that the best ones have.
+        closed: whether nothing lies beyond the ladder's ends (a cache interval of 2 is the least). An open ladder
+            must reach beyond what is worth trying; the bench reports an optimum at its end.
+        ordered: whether neighbours on the ladder are alike. Of an axis of names all values are tried at once.
+    """
+
+    name: str
+    ladder: tuple[Value, ...]
+    first: tuple[Value, ...] = ()
+    closed: bool = False
+    ordered: bool = True
+
+    @property
+    def dense(self) -> bool:
+        """Whether every best setting must have its neighbours tried on this axis, not only one of those alike."""
+        return len(self.first or self.ladder) > 1
+
+    def ways(self, value: Value) -> tuple[tuple[Value, ...], ...]:
+        """The rungs below `value`, nearest first, and those above it; nothing where there is no order."""
+        if not self.ordered:
+            return ()
+        at = self.ladder.index(value)
+        return self.ladder[:at][::-1], self.ladder[at + 1 :]
+
+    def at_edge(self, value: Value) -> bool:
+        """Whether a better value may lie beyond the ladder."""
+        return self.ordered and not self.closed and value in (self.ladder[0], self.ladder[-1])
+
+
+def ladder(low: float, high: float, factor: float = 1.25) -> tuple[float, ...]:
+    """Values from `low` to at least `high`, each `factor` times the one before, to two digits."""
+    values = [low]
+    while values[-1] < high:
+        values.append(float(f"{values[-1] * factor:.2g}"))
+    return tuple(values)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One setting of one method.
+
+    Attributes:
+        family: the method; its settings compete among themselves first.
+        steps: what the pipeline is called with.
+        applied: wraps the sampling of the pipeline it is given.
+        settings: what made it.
+    """
+
+    name: str
+    family: str
+    steps: int
+    applied: Callable[[Any], AbstractContextManager[Any]]
+    settings: Settings = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A method with all its settings.
+
+    Attributes:
+        source: paper, and whose code runs.
+        apply: puts the method, so set, on a pipeline for the while.
+        num_steps: what the pipeline is called with.
+        steps: the same where it depends on the settings.
+        allows: whether settings go together.
+        refused: why this network cannot have it, with the line of the upstream project; it has no settings then.
+    """
+
+    name: str
+    source: str
+    axes: tuple[Axis, ...]
+    apply: Callable[[Any, Settings], AbstractContextManager[Any]]
+    num_steps: int
+    steps: Callable[[Settings], int] | None = None
+    allows: Callable[[Settings], bool] = lambda settings: True
+    refused: str = ""
+
+    def baseline(self, settings: Settings) -> Baseline:
+        """The method so set."""
+        told = " ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
+        )
+        steps = self.steps(settings) if self.steps else self.num_steps
+        return Baseline(
+            f"{self.name} {told}", self.name, steps, lambda pipe: self.apply(pipe, settings), dict(settings)
+        )
+
+    def first(self) -> Iterator[Settings]:
+        """Settings that are tried at once."""
+        if self.refused:
+            return
+        for values in itertools.product(*(axis.first or axis.ladder for axis in self.axes)):
+            settings = dict(zip((axis.name for axis in self.axes), values, strict=True))
+            if self.allows(settings):
+                yield settings
+
+    def ways(self, settings: Settings) -> Iterator[tuple[Axis, int, list[Settings]]]:
+        """On every axis in both directions, by number: what lies there, nearest first."""
+        for axis in self.axes:
+            for direction, way in enumerate(axis.ways(settings[axis.name])):
+                moved = ({**settings, axis.name: value} for value in way)
+                yield axis, direction, [near for near in moved if self.allows(near)]
+
+    def edges(self, settings: Settings) -> list[str]:
+        """Axes on which a better setting may lie beyond the ladder."""
+        return [axis.name for axis in self.axes if axis.at_edge(settings[axis.name])]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every method may know beforehand.
+
+    Attributes:
+        jobs: samples of the fit split, for calibration.
+        num_steps: of the full run.
+        recall: keeps what a calibration found, under a name that says everything it depends on.
+        problem: statistics of a trace at the trunk.
+    """
+
+    jobs: Sequence[Job]
+    num_steps: int
+    recall: Recall
+    problem: Callable[[], Problem]

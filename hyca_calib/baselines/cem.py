@@ -1,0 +1,101 @@
+r"""CEM (arXiv 2512.23258): steps planned by dynamic programming on an error prior measured offline.
+
+The prior is how far the network's output at step t is from that n steps earlier, as cosine distance, the mean over
+samples; its running sum over the run stands for how errors build up ("cumulative error approximation"):
+
+.. math:: E(t, n) = 1 - \cos\big(D(t), D(t - n)\big), \qquad E^*(t, n) = \sum_{u \le t} E(u, n).
+
+Steps a and b with none computed between cost :math:`E^*(b, n)\,n^w`, where n = b - a - 1 steps are skipped; first
+and last step are computed, and gaps differ from the mean one by at most a given spread. The paper's release has
+weights w of 0, 1 and 2, a spread of 1, and the running sum for FLUX and DiT but not for Wan.
+
+The plan is put onto other methods: here onto reuse of the block stack's residual (what TeaCache holds), and onto
+TaylorSeer of order 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyca_calib.baselines.base import Axis, Family, Settings, Setup
+from hyca_calib.baselines.output_gram import known_grams
+from hyca_calib.baselines.paths import best_path
+from hyca_calib.baselines.planned import RESIDUAL, Following, counts, near
+from hyca_calib.baselines.stepwise import TRUNK, stepwise
+
+__all__ = ["cem_family", "error_prior", "planned_steps"]
+
+Array = NDArray[np.float64]
+FORECASTS = {"reuse": (RESIDUAL, 0), "TaylorSeer": (TRUNK, 1)}
+"""Where a feature is forecast, and with which order."""
+
+
+def cem_family(pipe: Any, setup: Setup) -> Family:
+    """CEM on reuse and on TaylorSeer; its prior is measured on `setup.jobs`."""
+    del pipe
+    ladder = counts(setup.num_steps)
+
+    @contextmanager
+    def apply(pipe: Any, settings: Settings) -> Iterator[None]:
+        steps = planned_steps(
+            error_prior(known_grams(pipe, setup)),
+            int(settings["computed"]),
+            int(settings["weight"]),
+            int(settings["spread"]),
+            settings["sum"] == "running",
+        )
+        point, order = FORECASTS[str(settings["forecast"])]
+        with stepwise(pipe, Following(frozenset(steps), order), point, depth=order + 1):
+            yield
+
+    axes = (
+        Axis("computed", ladder, near(ladder, setup.num_steps, (10, 16, 24, 36, 56))),
+        Axis("forecast", tuple(FORECASTS), ordered=False),
+        Axis("weight", (0, 1, 2, 3), (2,), closed=True),
+        Axis("spread", (0, 1, 2, 3, 4, 6, 9, 14), (1,)),
+        Axis("sum", ("none", "running"), ("running",), closed=True),
+    )
+    return Family("CEM", "arXiv 2512.23258, own implementation", axes, apply, setup.num_steps)
+
+
+def error_prior(grams: Array) -> Array:
+    """``(step, n)``: cosine distance to the output n steps earlier, the mean over samples; 0 before there is one.
+
+    Args:
+        grams: inner products of outputs ``(sample, step, step)``.
+    """
+    norms = np.sqrt(np.einsum("stt->st", grams))
+    distance = (1 - grams / (norms[:, :, None] * norms[:, None, :])).mean(axis=0)
+    prior: Array = np.zeros(distance.shape)
+    for n in range(1, len(prior)):
+        prior[n:, n] = np.maximum(np.diagonal(distance, -n), 0)
+    return prior
+
+
+def planned_steps(prior: Array, count: int, weight: int, spread: int, running: bool) -> tuple[int, ...]:
+    """The `count` steps with the least total error.
+
+    Args:
+        prior: as of `error_prior`.
+        spread: how far a gap may be from the mean one; more if no path fits otherwise.
+        running: whether errors are summed up over the run.
+    """
+    steps = len(prior)
+    if count >= steps:
+        return tuple(range(steps))
+    error = prior.cumsum(axis=0) if running else prior
+    between = np.maximum(np.arange(steps) - 1, 0)  # steps skipped by a gap of each length
+    base, widened = max(1, round(steps / count)), spread
+    while not (count - 1) * max(1, base - widened) <= steps - 1 <= (count - 1) * (base + widened):
+        widened += 1
+    costs = np.full((steps, steps), np.inf)
+    for gap in range(max(1, base - widened), min(steps - 1, base + widened) + 1):
+        n = int(between[gap])
+        for landing in range(gap, steps):
+            costs[landing - gap, landing] = error[landing, n] * n**weight if n else 0.0
+    return best_path(costs, count)

@@ -1,0 +1,180 @@
+"""Layers that run on some steps only and repeat their result on the others: FORA and SmoothCache.
+
+Both reuse what attention and feed-forward layers add to the residual stream; norms and gates stay live. FORA (arXiv
+2407.01425) computes every N-th step. SmoothCache (arXiv 2411.10510) makes a schedule for each kind of layer from how
+fast its results change during a full run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyca_calib.baselines.axes import INTERVALS, AxisFrom, nearest
+from hyca_calib.baselines.base import Axis, Family, Settings, Setup, ladder
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Job
+from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.forwards import Patch, Replacement
+from hyca_runtime.attach.points import Place, find_blocks, find_transformer
+
+__all__ = ["fora_family", "layer_changes", "reused", "smooth_family", "smooth_schedule"]
+
+LAYER = re.compile(r"attn\d*|ff\w*|mlp|proj_mlp")
+"""Names of the layers in a block of diffusers; a kind is a name."""
+FAR = 1e9
+"""More than any layer changes."""
+LOOKAHEADS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
+"""Most steps in a row that repeat; the paper takes 3."""
+
+Runs = Sequence[bool]
+"""Step by step, whether a layer runs."""
+
+
+def fora_family(num_steps: int) -> Family:
+    """FORA: every N-th step computes."""
+
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        runs = [step % int(settings["N"]) == 0 for step in range(num_steps)]
+        return reused(pipe, lambda kind: runs)
+
+    axis = AxisFrom("N", INTERVALS, (2, 3, 4, 6, 9, 14, 24))
+    return Family("FORA", "arXiv 2407.01425, from the paper", (axis,), apply, num_steps)
+
+
+def smooth_family(setup: Setup) -> Family:
+    """SmoothCache, which looks at a full run of the setup's samples when it is first used."""
+    most = max(LOOKAHEADS)
+
+    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+        told = setup.recall(
+            f"changes of layers over up to {most} steps", lambda: _told(layer_changes(pipe, setup.jobs, steps, most))
+        )
+        changes = {kind: torch.tensor(rows, dtype=torch.float64) for kind, rows in told.items()}
+        lookahead, threshold = int(settings["J"]), float(settings["threshold"])
+        return reused(pipe, lambda kind: smooth_schedule(changes[kind][:, :lookahead], threshold))
+
+    steps, thresholds = setup.num_steps, ladder(0.01, 4, 1.25)
+    axes = (
+        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.15, 0.4, 1.0, 4.0))),
+        AxisFrom("J", LOOKAHEADS, (3, 16)),
+    )
+    return Family("SmoothCache", "arXiv 2411.10510, from the paper", axes, apply, steps)
+
+
+def _told(changes: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
+    """As JSON, which has no infinity."""
+    return {kind: rows.clamp(max=FAR).tolist() for kind, rows in changes.items()}
+
+
+@contextmanager
+def reused(pipe: Any, runs_of: Callable[[str], Runs]) -> Iterator[None]:
+    """Layers run on the steps that ``runs_of(kind)`` says, and repeat their last result on the others."""
+    kept: dict[tuple[str, int], Any] = {}
+
+    def answer(place: Place, step: int, call: int, run: Callable[[], Any]) -> Any:
+        if runs[place.name][step]:
+            kept[place.path, call] = run()
+        return kept[place.path, call]
+
+    runs = {name: runs_of(name) for name in {place.name for place in _layers(pipe)}}
+    with _answered(pipe, answer):
+        yield
+
+
+def layer_changes(pipe: Any, jobs: Sequence[Job], num_steps: int, lookahead: int) -> Mapping[str, Tensor]:
+    """How much results change: ``sum |L_t - L_(t+j)| / sum |L_t|`` by kind, ``(step t, j - 1)``.
+
+    The mean over layers of the kind and guidance calls; infinite beyond the last step.
+    """
+    found: dict[str, Tensor] = defaultdict(lambda: torch.zeros(num_steps, lookahead, dtype=torch.float64))
+    past: dict[tuple[str, int], deque[list[Tensor]]] = defaultdict(lambda: deque(maxlen=lookahead))
+    counts: dict[str, set[tuple[str, int]]] = defaultdict(set)
+
+    def answer(place: Place, step: int, call: int, run: Callable[[], Any]) -> Any:
+        output = run()
+        parts = [part.float() for part in _parts(output)]
+        for j, older in enumerate(past[place.path, call], 1):
+            moved = sum((a - b).abs().sum() for a, b in zip(older, parts, strict=True))
+            found[place.name][step - j, j - 1] += float(moved / sum(part.abs().sum() for part in older))
+        past[place.path, call].appendleft(parts)
+        counts[place.name].add((place.path, call))
+        return output
+
+    with _answered(pipe, answer):
+        sample_latents(pipe, jobs, num_steps, len(jobs))
+    changes = {name: sums / len(counts[name]) for name, sums in found.items()}
+    for j in range(1, lookahead + 1):
+        for of_kind in changes.values():
+            of_kind[num_steps - j :, j - 1] = torch.inf
+    return changes
+
+
+def smooth_schedule(changes: Tensor, threshold: float) -> Runs:
+    """From a step that runs, skip as many as the change to the last of them allows; first and last step run.
+
+    Args:
+        changes: ``(step, j - 1)`` as of `layer_changes`.
+    """
+    runs, step = [True] * len(changes), 0
+    while step < len(changes):
+        near = (changes[step] <= threshold).nonzero().flatten().tolist()
+        skipped = near[-1] + 1 if near else 0
+        runs[step + 1 : step + 1 + skipped] = [False] * skipped
+        step += skipped + 1
+    runs[-1] = True
+    return runs
+
+
+Answer = Callable[[Place, int, int, Callable[[], Any]], Any]
+"""Of a layer, given the step, the number of the network's call within the step, and the layer's own work."""
+
+
+@contextmanager
+def _answered(pipe: Any, answer: Answer) -> Iterator[None]:
+    """Every layer's calls go to `answer`; steps are told apart by their timesteps, which fall during a run."""
+    network = find_transformer(pipe)
+    clock, time, step, call = Clock(network), -1.0, 0, 0
+
+    def hear(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal time, step, call
+        del module
+        now, _ = clock.timestep(args, kwargs)
+        step, call = (0, 0) if now > time else (step, call + 1) if now == time else (step + 1, 0)
+        time = now
+
+    def replaced(place: Place) -> Patch:
+        module, own = place.module, place.module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return answer(place, step, call, lambda: own(*args, **kwargs))
+
+        return Patch(module, "forward", Replacement(module, "forward", forward))
+
+    hearing = network.register_forward_pre_hook(hear, with_kwargs=True)
+    patches = [replaced(place) for place in _layers(pipe)]
+    try:
+        yield
+    finally:
+        hearing.remove()
+        for patch in patches:
+            patch.remove()
+
+
+def _layers(pipe: Any) -> list[Place]:
+    return [
+        Place(block.module, name, f"{block.path}.{name}")
+        for block in find_blocks(find_transformer(pipe))
+        for name, _ in block.module.named_children()
+        if LAYER.fullmatch(name)
+    ]
+
+
+def _parts(output: Any) -> list[Tensor]:
+    return [part for part in (output if isinstance(output, tuple | list) else [output]) if isinstance(part, Tensor)]

@@ -1,0 +1,80 @@
+"""Compute budgets: ``5x``, ``20%``, ``10 steps``."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from hyca_calib.costs.flops import CostModel
+from hyca_runtime.errors import BudgetError
+
+__all__ = ["Budget", "parse_budgets"]
+
+FORMS = "expected a speed-up like 5x, a share of the full FLOPs like 20%, or a number like '10 steps'"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most this much compute for one run.
+
+    Attributes:
+        text: as the user wrote it, normalised; also names folders.
+        share: allowed FLOPs over those of the full run, or None.
+        steps: allowed computed steps, or None.
+    """
+
+    text: str
+    share: float | None = None
+    steps: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read one budget.
+
+        Raises:
+            BudgetError: another form, a speed-up below 1x, a share above 100%.
+        """
+        compact = text.strip().lower().replace(" ", "")
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)x", compact):
+            ratio = float(match[1])
+            if ratio < 1:
+                raise BudgetError(f"budget {text!r} asks for more than the full run; use 1x or above")
+            return cls(compact, share=1 / ratio)
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", compact):
+            percent = float(match[1])
+            if not 0 < percent <= 100:
+                raise BudgetError(f"budget {text!r} must be above 0% and at most 100%")
+            return cls(compact, share=percent / 100)
+        if match := re.fullmatch(r"(\d+)steps?", compact):
+            if int(match[1]) < 1:
+                raise BudgetError(f"budget {text!r}: at least 1 step must be computed")
+            return cls(f"{match[1]}steps", steps=int(match[1]))
+        raise BudgetError(f"budget {text!r} is not one; {FORMS}")
+
+    def computed_steps(self, cost: CostModel, num_steps: int, depth: int) -> int:
+        """Most steps that can be computed within the budget, predicted steps paid for.
+
+        Raises:
+            BudgetError: not even one.
+        """
+        if self.steps is not None:
+            if self.steps > num_steps:
+                raise BudgetError(f"budget {self.text!r}: the trace has only {num_steps} steps")
+            return self.steps
+        share = 1.0 if self.share is None else self.share
+        light = cost.predicted_flops(depth)
+        spare = num_steps * (share * cost.full_flops - light)
+        computed = min(num_steps, math.floor(spare / (cost.full_flops - light) + 1e-9))
+        if computed < 1:
+            most = cost.flops_ratio(num_steps, 1, depth)
+            raise BudgetError(
+                f"budget {self.text!r} cannot be met: computing one of {num_steps} steps is {most:.1f}x already; "
+                f"ask for at most {math.floor(most)}x"
+            )
+        return computed
+
+
+def parse_budgets(text: str) -> tuple[Budget, ...]:
+    """Comma-separated budgets, each once."""
+    return tuple(dict.fromkeys(Budget.parse(part) for part in text.split(",")))

@@ -1,0 +1,128 @@
+"""What a plan says about where it comes from, held against a trace."""
+
+from __future__ import annotations
+
+from hyca_calib.search.candidate import Settings
+from hyca_calib.search.error_damping import carried_over
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.retimed import is_on_grid
+from hyca_calib.trace.folder import Where
+from hyca_calib.trace.store import Trace
+from hyca_runtime.errors import PlanMismatchError, TraceError
+from hyca_runtime.plan import NetworkPlan, Plan
+
+__all__ = ["changes_of", "misfit_of", "own_problem", "refinement_gain", "section_for", "settings_of", "trace_named_in"]
+
+
+def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, str]:
+    """The trace `plan` was made on, or None and why not.
+
+    Args:
+        path: where it is now; by default where the plan says it was.
+    """
+    named, fault = trace_named_in(plan)
+    told = path or named
+    if told is None:
+        return None, fault
+    try:
+        trace = Trace(str(told))
+    except TraceError as error:
+        return None, str(error)
+    same = trace.attributes["workload"]["digest"] == plan.provenance.get("workload", {}).get("digest")
+    if not same or misfit_of(plan, trace) or not is_on_grid(section_for(plan, trace), trace):
+        return None, f"{told} is not the trace the plan was made on"
+    return with_healing_of(plan, Problem(trace)), ""
+
+
+def trace_named_in(plan: Plan) -> tuple[str | None, str]:
+    """Where the plan says its trace was, or None and why it is not looked for there.
+
+    A plan is a file of anybody: it does not make this machine ask others for anything.
+    """
+    told = plan.provenance.get("trace")
+    if not isinstance(told, str) or not told:
+        return None, "the plan does not say which trace it was made on"
+    if "://" in told or told.startswith(("//", "\\\\")):
+        return None, f"the plan names a trace on another machine, {told[:200]!r}, which is opened only if you give it"
+    return told, ""
+
+
+def with_healing_of(plan: Plan, problem: Problem) -> Problem:
+    """The problem with the healing that was measured for `plan`."""
+    told = plan.provenance.get("healing")
+    if not isinstance(told, list) or not all(isinstance(share, int | float) for share in told):
+        return problem
+    return carried_over(told, problem)
+
+
+def refinement_gain(plan: Plan) -> float:
+    """What end-to-end refinement of the taps gained on the select split, dB; 0 without one."""
+    account = plan.provenance.get("refinement", {})
+    return max(0.0, float(account.get("select_psnr_after_db", 0)) - float(account.get("select_psnr_before_db", 0)))
+
+
+def section_for(plan: Plan, trace: Trace) -> NetworkPlan:
+    """The section a run of the trace follows: that of its times, else of the nearest number of steps."""
+    sections = [s for s in plan.sections if s.component == trace.attributes["model"]["component"]]
+    return min(
+        sections,
+        key=lambda section: (not is_on_grid(section, trace), abs(section.schedule.num_steps - trace.num_steps)),
+    )
+
+
+def settings_of(plan: Plan, section: NetworkPlan) -> Settings:
+    """How the plan was searched; the defaults where it does not say."""
+    try:
+        return Settings(**plan.provenance["settings"])
+    except (KeyError, TypeError):
+        return Settings(axis=section.sampler.axis)
+
+
+def misfit_of(plan: Plan, trace: Trace) -> str:
+    """Why the runtime would refuse the plan on the traced model, or "".
+
+    Raises:
+        PlanMismatchError: the plan has another cache point.
+    """
+    model = trace.attributes["model"]
+    section = next((s for s in plan.sections if s.component == model["component"]), None)
+    if section is None:
+        return f"the plan has nothing for the {model['component']}"
+    wanted = section.model
+    if wanted.transformer != model["transformer"]:
+        return f"the plan is for a {wanted.transformer}, the trace is of a {model['transformer']}"
+    if section.point != trace.point:
+        raise PlanMismatchError(
+            f"plan {plan.name!r} caches at '{section.point}', {trace.where} was recorded at '{trace.point}'; "
+            f"trace with --point {section.point}"
+        )
+    if wanted.num_channels != trace.num_channels:
+        return f"the plan is for {wanted.num_channels} channels, the trace has {trace.num_channels}"
+    if wanted.config_digest != model["config_digest"]:
+        return f"the plan is for a {wanted.transformer} of another configuration"
+    return ""
+
+
+def changes_of(plan: Plan, section: NetworkPlan, trace: Trace, own: Trace | None) -> tuple[str, ...]:
+    """How the trace differs from what the plan was made on, as far as is known."""
+    facts, steps = trace.attributes, section.schedule.num_steps
+    found = []
+    if steps != trace.num_steps:
+        found.append(f"{steps} steps -> {trace.num_steps}")
+    elif not is_on_grid(section, trace):
+        found.append("other timesteps")
+    for part, key, said in (
+        ("model", "scheduler", "another scheduler"),
+        ("model", "weights_digest", "other weights"),
+        ("workload", "prompts_digest", "other prompts or settings"),
+        ("workload", "seed", "another seed"),
+    ):
+        made = plan.provenance.get(part, {}).get(key)
+        if made is not None and made != facts[part][key]:
+            found.append(said)
+    if own is not None:
+        if own.attributes["branches"] != facts["branches"]:
+            found.append("other guidance branches")
+        if own.attributes["num_tokens"][0] != facts["num_tokens"][0]:
+            found.append("another number of tokens")
+    return tuple(found)

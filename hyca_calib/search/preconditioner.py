@@ -1,0 +1,91 @@
+r"""Coordinates in which every move of a row of taps matters equally.
+
+Computed features resemble each other: a move of all taps one way changes a forecast far more than one that bends it,
+and Adam steps equally far in each tap. With :math:`G = L L^T` the Gram matrix of the history and
+:math:`r` the root mean square of what the row :math:`w_0` misses, both on the fit split,
+
+.. math:: w(u) = w_0 + r L^{-T} u \quad\Rightarrow\quad \| \textstyle\sum_k (w - w_0)_k F_k \| = r \| u \|,
+
+so a step of a tenth changes any forecast by a tenth of its error, whatever the direction, the channel or the step.
+
+A channel moves with its group, and a little on its own: what its group needs is known from many gradients, and
+Adam steps equally far in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyca_calib.search.assemble import group_labels, plan_taps
+from hyca_calib.search.candidate import Grain
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import forecast_error, grouped
+from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.schedule import Schedule
+
+__all__ = ["coordinates", "drawn_to_groups", "whitened"]
+
+Array = NDArray[np.float64]
+
+RIDGE, TINY = 1e-5, 1e-30
+OWN = 0.3
+"""Of a channel's own step, over its group's; the study's chapter on refinement compares both with each alone."""
+
+
+def coordinates(problem: Problem, section: NetworkPlan, grain: Grain) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Where refinement of the section's taps begins, zeros, and the way from there to a row for every channel."""
+    taps, schedule, labels = plan_taps(section), section.schedule, torch.from_numpy(group_labels(section))
+    if grain == "channel":
+        return drawn_to_groups(whitened(taps, schedule, problem.fit), labels, taps.shape)
+    groups = [group.indices for group in section.groups]
+    first = [int(channels[0]) for channels in groups]
+    expand = whitened(taps[:, :, first], schedule, grouped(problem.fit, problem.channel_gain, groups))
+    return torch.zeros(*taps.shape[:2], len(groups)), lambda u: expand(u)[:, :, labels.to(u.device)]
+
+
+def drawn_to_groups(
+    expand: Callable[[Tensor], Tensor], labels: Tensor, shape: Sequence[int]
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Zeros and the way to taps: a row of moves for every group, and smaller ones for every channel.
+
+    Args:
+        expand: from coordinates of the taps' own `shape`, ``(predicted step, depth, channel)``.
+        labels: the group of each channel.
+    """
+    groups = int(labels.max()) + 1
+
+    def moved(u: Tensor) -> Tensor:
+        return expand(u[:, :, labels.to(u.device)] + OWN * u[:, :, groups:])
+
+    return torch.zeros(*shape[:2], groups + shape[2]), moved
+
+
+def whitened(taps: Array, schedule: Schedule, gram: Array) -> Callable[[Tensor], Tensor]:
+    """The map from coordinates u to taps, both ``(predicted step, depth, column)``; zero gives `taps`.
+
+    Args:
+        taps: short histories padded with zeros, which they stay.
+        gram: ``(column, step, step)``; a column is a channel or a group.
+    """
+    depth = taps.shape[1]
+    moves = np.zeros((len(taps), depth, depth, taps.shape[2]))
+    for i, step in enumerate(schedule.predicted_steps):
+        history = list(schedule.history(step, depth))
+        used = len(history)
+        past = gram[:, history][:, :, history]
+        strength = RIDGE * np.trace(past, axis1=1, axis2=2) / used + TINY
+        factor = np.linalg.cholesky(past + strength[:, None, None] * np.eye(used))
+        missed = np.sqrt(np.maximum(forecast_error(gram, taps[i, :used].T, history, step), TINY))
+        inverse = np.linalg.inv(factor).transpose(2, 1, 0)  # (history, direction, column)
+        moves[i, :used, :used] = missed * inverse
+    start, directions = torch.from_numpy(taps).float(), torch.from_numpy(moves).float()
+
+    def expand(u: Tensor) -> Tensor:
+        return start.to(u.device) + torch.einsum("skdc,sdc->skc", directions.to(u.device), u)
+
+    return expand

@@ -1,0 +1,89 @@
+"""What a plan does on the steps of a trace, its own or others, and what that costs there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import gap_cost, gaps, residual_gram
+from hyca_calib.trace.store import Trace
+from hyca_runtime.moment import Moment
+from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.policies.scheduled import Scheduled
+from hyca_runtime.schedule import Schedule
+
+__all__ = ["BROKEN", "Course", "course_cost", "course_of", "is_on_grid"]
+
+Array = NDArray[np.float64]
+BROKEN = 1e30
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a plan does in one run.
+
+    Attributes:
+        schedule: on the steps of the run.
+        weights: of each predicted step, ``(tap, channel)``, newest first.
+        adapted: whether those are not the plan's own steps.
+    """
+
+    schedule: Schedule
+    weights: dict[int, Array]
+    adapted: bool
+
+    @property
+    def depth(self) -> int:
+        """Most computed features that a forecast weighs."""
+        return max((len(rows) for rows in self.weights.values()), default=1)
+
+
+def is_on_grid(section: NetworkPlan, trace: Trace) -> bool:
+    """Whether the traced runs have the section's own times."""
+    own, theirs = _grids(section, trace)
+    return len(own) == len(theirs) and np.allclose(own, theirs, rtol=1e-4, atol=1e-6)
+
+
+def course_of(section: NetworkPlan, trace: Trace) -> Course:
+    """What the runtime does on the traced steps with ``on_mismatch="adapt"``.
+
+    Groups whose solver reads the features (`AdaptiveSolver`) are replayed by their closed form.
+    """
+    if is_on_grid(section, trace):
+        rows = {step: np.asarray(taps.weights, dtype=np.float64) for step, taps in section.taps.items()}
+        return Course(section.schedule, rows, adapted=False)
+    own, theirs = _grids(section, trace)
+    sign = 1.0 if own[0] <= own[-1] else -1.0
+    positions = np.interp(sign * theirs, sign * own, np.arange(len(own)))
+    policy, moments = Scheduled(section.schedule), zip(positions.tolist(), [-1.0, *positions[:-1]], strict=True)
+    actions = [policy.action(Moment(0, now, before, len(own))).kind for now, before in moments]
+    schedule = Schedule.from_steps(len(theirs), [i for i, action in enumerate(actions) if action == "compute"])
+    rows = {
+        step: section.weights_at(positions[list(history)].tolist(), float(positions[step])).astype(np.float64)
+        for history, targets in gaps(schedule, section.fallback_depth)
+        for step in targets
+    }
+    return Course(schedule, rows, adapted=True)
+
+
+def course_cost(problem: Problem, course: Course) -> float:
+    """Cost of a course on the select split, see `hyca_calib.search.replay`; `BROKEN` if its weights are not finite."""
+    total = 0.0
+    for history, targets in gaps(course.schedule, course.depth):
+        rows = [course.weights[step] for step in targets]
+        padded = [np.pad(row, ((0, len(history) - len(row)), (0, 0))) for row in rows]
+        residuals = residual_gram(problem.select, np.stack(padded, axis=-1).swapaxes(0, 1), history, targets)
+        total += float(gap_cost(residuals, problem.step_weights[list(targets)]) @ problem.channel_gain)
+    return total if np.isfinite(total) else BROKEN
+
+
+def _grids(section: NetworkPlan, trace: Trace) -> tuple[Array, Array]:
+    """Times of the section's steps and of the traced ones; the scheduler's own where both are known."""
+    theirs: Sequence[float] = trace.attributes["scheduler_timesteps"]
+    if section.sampler.scheduler_timesteps is not None and theirs:
+        return np.asarray(section.sampler.scheduler_timesteps), np.asarray(theirs, dtype=np.float64)
+    return np.asarray(section.sampler.timesteps), np.asarray(trace.timesteps, dtype=np.float64)

@@ -1,0 +1,107 @@
+"""What the first batch shows of every sample: branches, times, sizes. Kept as ``facts.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import numpy as np
+
+from hyca_calib.trace.documents import read_json, write_json
+from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.recorder import Recording
+from hyca_calib.trace.request import Request
+from hyca_calib.trace.scheduler_response import impulse_response, noise_levels
+from hyca_calib.trace.statistics import sampling_error
+from hyca_calib.trace.token_subset import choose_tokens
+from hyca_runtime.errors import TraceError
+
+__all__ = ["FACTS", "Facts"]
+
+FACTS = "facts.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One of each for a whole trace.
+
+    Attributes:
+        branches: guidance branches, in the order of their first call.
+        timesteps: what the network was called with.
+        scheduler_timesteps: the scheduler's own at those steps; empty where it does not say them.
+        sigmas, response: see `noise_levels` and `impulse_response`.
+        num_tokens: ``[branch][part]``, tokens of one sample.
+        stored: ``[branch][part]``, the tokens whose features are stored.
+        gram_share: share of the tokens that enter the statistics.
+        gram_error: standard error of a channel's energy that comes of that, see `sampling_error`.
+        channels: of all parts.
+        latent: shape of one sample's final latents.
+    """
+
+    branches: list[str]
+    timesteps: list[float]
+    scheduler_timesteps: list[float]
+    sigmas: list[float]
+    response: list[float]
+    num_tokens: list[list[int]]
+    stored: list[list[list[int]]]
+    gram_share: float
+    gram_error: float
+    channels: int
+    latent: list[int]
+
+    @classmethod
+    def of(cls, recording: Recording, request: Request) -> Self:
+        """What a batch shows."""
+        times = recording.scheduler_timesteps or recording.timesteps
+        sigmas = noise_levels(recording.scheduler, times)
+        response = impulse_response(recording.scheduler, times)
+        response = np.diff(sigmas) if response is None else response
+        looked_at = recording.tokens
+        seen, of = (sum(counts) for counts in (map(len, looked_at[0]), recording.num_tokens[0]))
+        most = min(request.tokens, *(len(tokens) for branch in looked_at for tokens in branch))
+        seed = request.workload.seed
+        return cls(
+            branches=recording.branches,
+            timesteps=recording.timesteps,
+            scheduler_timesteps=recording.scheduler_timesteps,
+            sigmas=sigmas.tolist(),
+            response=response.tolist(),
+            num_tokens=recording.num_tokens,
+            stored=[[t[choose_tokens(len(t), most, seed)].tolist() for t in branch] for branch in looked_at],
+            gram_share=seen / of,
+            gram_error=sampling_error(recording.features, recording.num_tokens),
+            channels=sum(part.shape[2] for part in recording.features[0][0]),
+            latent=list(recording.latents.shape[1:]),
+        )
+
+    @classmethod
+    def read(cls, folder: Folder) -> Self:
+        """Raises TraceError if they are missing or damaged."""
+        document = read_json(folder, FACTS)
+        try:
+            return cls(**document)
+        except TypeError as error:
+            raise TraceError(f"{folder}: {FACTS} is damaged ({error})") from error
+
+    @classmethod
+    def settled(cls, folder: Folder, recording: Recording, request: Request) -> Self:
+        """Those of earlier batches in `folder`; of this one, written there, if it is the first."""
+        if folder.exists(FACTS):
+            return cls.read(folder)
+        facts = cls.of(recording, request)
+        write_json(folder, FACTS, asdict(facts))
+        return facts
+
+    def check(self, recording: Recording) -> None:
+        """Raises TraceError if a batch differs in what must be the same for all."""
+        same = {
+            "guidance branches": recording.branches == self.branches,
+            "timesteps": recording.timesteps == self.timesteps,
+            "tokens": recording.num_tokens == self.num_tokens,
+            "size": list(recording.latents.shape[1:]) == self.latent,
+        }
+        if differs := [name for name, equal in same.items() if not equal]:
+            raise TraceError(
+                f"samples have different {', '.join(differs)}; trace each resolution and setting on its own"
+            )

@@ -1,0 +1,100 @@
+"""What a trace needs, known before it begins."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from hyca_calib.pipelines.workload import SPLITS
+from hyca_calib.records.console import human_bytes
+from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.recorder import Recording
+from hyca_calib.trace.request import Request
+from hyca_calib.trace.staging import SETS
+from hyca_calib.trace.statistics import BLOCK_BYTES, num_pairs
+from hyca_runtime.errors import TraceError
+
+__all__ = ["Needs", "available_bytes"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes, beside what the pipeline itself takes.
+
+    Attributes:
+        disk: before compression, of all batches that are to be recorded.
+        host: buffers of two batches, and one that is compressed.
+        device: features of all steps of one batch, and working memory.
+        free_disk: None if nobody knows.
+    """
+
+    disk: int
+    host: int
+    device: int
+    free_disk: int | None
+    free_host: int
+    free_device: int
+
+    @classmethod
+    def of(cls, probe: Recording, request: Request, batches: int, folder: Folder) -> Self:
+        """From a run of the first batch over a few steps.
+
+        Args:
+            batches: how many are to be recorded.
+        """
+        branches, steps = len(probe.branches), request.workload.num_steps
+        parts = probe.features[0][0]
+        channels, looked_at = sum(part.shape[2] for part in parts), parts[0].shape[1]
+        stored = min(request.tokens, looked_at)
+        samples = len(request.batches[0])
+        values = 4 * samples * branches * steps * stored * channels
+        latents = 4 * probe.latents.numel()
+        gram = 8 * branches * channels * num_pairs(steps)
+        sums = 2 * 8 * len(SPLITS) * branches * channels * steps**2
+        features = samples * branches * steps * looked_at * channels * parts[0].element_size()
+        device = parts[0].device
+        return cls(
+            disk=batches * (values + latents + gram) + sums,
+            host=(SETS + 1) * (values + latents + gram),
+            device=features + values + gram + 3 * BLOCK_BYTES,
+            free_disk=folder.free_bytes(),
+            free_host=available_bytes(torch.device("cpu")),
+            free_device=available_bytes(device),
+        )
+
+    def __str__(self) -> str:
+        told = {"disk": (self.disk, self.free_disk), "host": (self.host, self.free_host)}
+        told["device"] = (self.device, self.free_device)
+        return ", ".join(
+            f"{name} {human_bytes(need)}" + (f" of {human_bytes(free)} free" if free is not None else "")
+            for name, (need, free) in told.items()
+        )
+
+    def check(self) -> None:
+        """Raises TraceError if something does not fit."""
+        short = {
+            "disk": (self.disk, self.free_disk, "--tokens, --samples, or another --out"),
+            "host memory": (self.host, self.free_host, "--batch or --tokens"),
+            "device memory": (self.device, self.free_device, "--batch or --gram-tokens"),
+        }
+        for name, (need, free, remedy) in short.items():
+            if free is not None and need > free:
+                raise TraceError(
+                    f"the trace needs {human_bytes(need)} of {name}, {human_bytes(free)} are free; "
+                    f"change {remedy}, or insist with --force"
+                )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Free memory of a GPU; for others that of the host which programs can have, caches included."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123  (no file on a disk)
+            found = dict(line.split(":") for line in file)
+        return int(found["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

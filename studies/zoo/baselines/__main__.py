@@ -1,0 +1,5 @@
+"""``python -m studies.zoo.baselines``."""
+
+from studies.zoo.baselines import main
+
+main()
