@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,9 +29,9 @@ from hyca_runtime.solvers import (
     RungeKutta,
     Taylor,
     solver_from_spec,
-    solvers,
 )
 from hyca_runtime.solvers.base import OrderedSolver
+from hyca_runtime.testing import SOLVER_CHECKS, check_depth, check_unit_of_time, weights_of
 
 SOLVERS = [
     *ALL_SOLVERS,
@@ -40,65 +41,37 @@ SOLVERS = [
     Exponential(0.3),
     Exponential(0.0),
 ]
-UNEVEN = np.array([0.55, 0.61, 0.8, 0.84, 1.0])  # newest first: times of a sampler fall
-TARGET = 0.37
 
 
 def name(solver: ClosedFormSolver) -> str:
     return "-".join([solver.name, *(f"{value:.3g}" for value in asdict(solver).values())])  # type: ignore[call-overload]
 
 
-def weights(solver: ClosedFormSolver, times: np.ndarray = UNEVEN, target: float = TARGET) -> np.ndarray:
-    past = [Instant(-i, t) for i, t in enumerate(times)]
-    return solver.rows(past, Instant(1, target))[:, 0]
-
-
+@pytest.mark.parametrize("check", SOLVER_CHECKS)
 @pytest.mark.parametrize("solver", SOLVERS, ids=name)
-class TestSolverContract:
-    def test_constants_are_kept(self, solver: ClosedFormSolver) -> None:
-        assert weights(solver).sum() == pytest.approx(1.0, abs=1e-12)
+def test_solver_contract(solver: ClosedFormSolver, check: Callable[[ClosedFormSolver], None]) -> None:
+    check(solver)
 
-    def test_forecasts_of_the_newest_step_are_that_step(self, solver: ClosedFormSolver) -> None:
-        """A run with more steps than its plan stays on the plan's last step for a while."""
-        np.testing.assert_array_equal(weights(solver, target=UNEVEN[0]), np.eye(len(weights(solver)))[0])
 
-    def test_uses_no_more_than_its_depth(self, solver: ClosedFormSolver) -> None:
-        assert len(weights(solver)) == solver.depth
+@dataclass(frozen=True)
+class Broken(ClosedFormSolver):
+    """Linear extrapolation that loses a hundredth."""
 
-    def test_exact_on_polynomials_up_to_its_degree(self, solver: ClosedFormSolver) -> None:
-        for degree in range(solver.exact_degree + 1):
-            values = UNEVEN[: solver.depth] ** degree
-            assert weights(solver) @ values == pytest.approx(TARGET**degree, abs=1e-10)
+    name: ClassVar[str] = "newton"
+    depth: ClassVar[int] = 2
+    exact_degree: ClassVar[int] = 1
 
-    def test_degree_is_not_understated(self, solver: ClosedFormSolver) -> None:
-        degree = solver.exact_degree + 1
-        error = weights(solver) @ UNEVEN[: solver.depth] ** degree - TARGET**degree
-        assert abs(error) > 1e-6
+    def rows(self, past: Sequence[Instant], target: Instant) -> np.ndarray:
+        return 0.99 * super().rows(past, target)
 
-    def test_measured_order(self, solver: ClosedFormSolver) -> None:
-        """Halving all gaps divides the error of exp by 2 to the (degree + 1)."""
-        errors = []
-        for h in (2.0**-5, 2.0**-6):
-            times = UNEVEN * h
-            errors.append(abs(weights(solver, times, TARGET * h) @ np.exp(times[: solver.depth]) - np.exp(TARGET * h)))
-        order = np.log2(errors[0] / errors[1])
-        assert order == pytest.approx(solver.exact_degree + 1, abs=0.25)
+    def weights(self, times: np.ndarray, target: float) -> np.ndarray:
+        return Newton(1).weights(times, target)
 
-    def test_unit_and_origin_of_time_do_not_matter(self, solver: ClosedFormSolver) -> None:
-        moved = weights(solver, 1000 * UNEVEN - 40, 1000 * TARGET - 40)
-        assert moved == pytest.approx(weights(solver), rel=1e-8)
 
-    def test_cold_start(self, solver: ClosedFormSolver) -> None:
-        for count in range(1, solver.depth + 1):
-            row = weights(solver, UNEVEN[:count])
-            assert len(row) == count
-            assert row.sum() == pytest.approx(1.0)
-        assert weights(solver, UNEVEN[:1]).tolist() == [1.0]
-
-    def test_spec_round_trip(self, solver: ClosedFormSolver) -> None:
-        spec = SolverSpec.model_validate_json(json.dumps(solver.spec().model_dump()))
-        assert solver_from_spec(spec) == solver
-        assert solver.name in set(solvers)
+@pytest.mark.parametrize("check", [c for c in SOLVER_CHECKS if c not in (check_depth, check_unit_of_time)])
+def test_the_contract_refuses_a_broken_solver(check: Callable[[ClosedFormSolver], None]) -> None:
+    with pytest.raises(AssertionError, match=r"got|it is"):
+        check(Broken())
 
 
 @pytest.mark.parametrize(
@@ -128,7 +101,7 @@ class TestSolverContract:
     ids=lambda value: name(value) if isinstance(value, ClosedFormSolver) else "",
 )
 def test_rows_worked_by_hand_at_even_spacing(solver: ClosedFormSolver, expected: list[float]) -> None:
-    assert weights(solver, np.array([4.0, 3.0, 2.0, 1.0, 0.0]), 5.0) == pytest.approx(expected, abs=1e-12)
+    assert weights_of(solver, np.array([4.0, 3.0, 2.0, 1.0, 0.0]), 5.0) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -142,13 +115,13 @@ def test_rows_worked_by_hand_at_even_spacing(solver: ClosedFormSolver, expected:
     ids=lambda value: name(value) if isinstance(value, ClosedFormSolver) else "",
 )
 def test_rows_worked_by_hand_at_uneven_spacing(solver: ClosedFormSolver, expected: list[float]) -> None:
-    assert weights(solver, np.array([3.0, 1.0, 0.0]), 6.0) == pytest.approx(expected, abs=1e-12)
+    assert weights_of(solver, np.array([3.0, 1.0, 0.0]), 6.0) == pytest.approx(expected, abs=1e-12)
 
 
 def test_exponential_relaxation_is_followed_exactly() -> None:
     times = np.array([0.6, 0.8])
     values = 3.0 - 2.0 * np.exp(1.5 * (0.6 - times) / 0.2)
-    assert weights(Exponential(-1.5 * -1.0), times, 0.37) @ values == pytest.approx(
+    assert weights_of(Exponential(-1.5 * -1.0), times, 0.37) @ values == pytest.approx(
         3.0 - 2.0 * np.exp(1.5 * (0.6 - 0.37) / 0.2), rel=1e-10
     )
 

@@ -22,6 +22,7 @@ from hyca_calib.clusters import cluster, clusterers
 from hyca_calib.demo.emoji.pipeline import EmojiPipelineOutput
 from hyca_runtime import Plan, apply_plan, load_plan, save_plan
 from hyca_runtime.solvers import Instant, Newton, solvers
+from hyca_runtime.testing import check_solver
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,12 +46,8 @@ def example() -> Iterator[Callable[[str], ModuleType]]:
 
 
 def test_solver(example: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    from contracts.test_solver_contract import TestSolverContract
-
     damped = example("my_solver").Damped()
-    contract = TestSolverContract()
-    for check in [name for name in dir(contract) if name.startswith("test_")]:
-        getattr(contract, check)(damped)
+    check_solver(damped)
     past = [Instant(1, 0.8), Instant(0, 1.0)]
     near, far = (damped.rows(past, Instant(2, t))[:, 0] for t in (0.799, 0.0))
     np.testing.assert_allclose(near, Newton(1).rows(past, Instant(2, 0.799))[:, 0], atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,15 @@ def test_the_source_archive_carries_tests_and_documents(copy: Path, tmp_path: Pa
     with tarfile.open(built(copy, "sdist", tmp_path / "out")) as content:
         names = {name.partition("/")[2] for name in content.getnames()}
     assert {"constraints.txt", "docs/plan.md", "tests/conftest.py", "hyca_runtime/plan.py", "LICENSE"} <= names
+    assert {"studies/zoo/__main__.py", "studies/paper/__main__.py", "studies/training/loop.py"} <= names
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (copy / "README.md").read_text())
+    assert pictures, "README has pictures"
+    assert {"README.md", *pictures} <= names, "and shows them from the archive, too"
+
+
+def test_an_index_shows_a_page_without_broken_pictures() -> None:
+    page = (ROOT / project(ROOT)["project"]["readme"]).read_text()
+    assert "](" not in page, "nothing on it is relative to the repository"
 
 
 def project(folder: Path) -> dict[str, Any]:

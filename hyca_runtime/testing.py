@@ -1,0 +1,136 @@
+"""What every closed-form solver must keep, for whoever writes one.
+
+With pytest::
+
+    import pytest
+    from hyca_runtime.testing import SOLVER_CHECKS
+
+    @pytest.mark.parametrize("check", SOLVER_CHECKS)
+    def test_my_solver(check):
+        check(MySolver())
+
+or all at once, ``check_solver(MySolver())``. A check that fails raises AssertionError and says what was got.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyca_runtime.group import SolverSpec
+from hyca_runtime.solvers import ClosedFormSolver, Instant, solver_from_spec
+
+__all__ = [
+    "SOLVER_CHECKS",
+    "TARGET",
+    "UNEVEN",
+    "check_cold_start",
+    "check_constants",
+    "check_depth",
+    "check_exact_degree",
+    "check_measured_order",
+    "check_newest_step",
+    "check_solver",
+    "check_spec",
+    "check_unit_of_time",
+    "weights_of",
+]
+
+Array = NDArray[np.float64]
+
+UNEVEN: Array = np.array([0.55, 0.61, 0.8, 0.84, 1.0])
+"""Times of five computed steps, newest first: those of a sampler fall."""
+TARGET = 0.37
+"""The time that is forecast."""
+
+
+def weights_of(solver: ClosedFormSolver, times: Array = UNEVEN, target: float = TARGET) -> Array:
+    """The row ``(tap,)`` of a solver over computed steps at `times`, newest first."""
+    past = [Instant(-i, t) for i, t in enumerate(times)]
+    return np.asarray(solver.rows(past, Instant(1, target))[:, 0])
+
+
+def check_constants(solver: ClosedFormSolver) -> None:
+    """A feature that does not change is forecast exactly."""
+    _expect_close("sum of the weights", weights_of(solver).sum(), 1.0, 1e-12)
+
+
+def check_newest_step(solver: ClosedFormSolver) -> None:
+    """The forecast of the newest step is that step: a run with more steps than its plan stays there for a while."""
+    row = weights_of(solver, target=float(UNEVEN[0]))
+    _expect_close("weights at the newest step's own time", row, np.eye(len(row))[0], 0.0)
+
+
+def check_depth(solver: ClosedFormSolver) -> None:
+    """A solver uses as many steps as its `depth` says."""
+    _expect(len(weights_of(solver)) == solver.depth, f"{len(weights_of(solver))} weights, its depth is {solver.depth}")
+
+
+def check_exact_degree(solver: ClosedFormSolver) -> None:
+    """Polynomials up to `exact_degree` are forecast exactly, the next one is not."""
+    times = UNEVEN[: solver.depth]
+    for degree in range(solver.exact_degree + 1):
+        _expect_close(f"forecast of t^{degree}", weights_of(solver) @ times**degree, TARGET**degree, 1e-10)
+    degree = solver.exact_degree + 1
+    error = abs(weights_of(solver) @ times**degree - TARGET**degree)
+    _expect(bool(error > 1e-6), f"t^{degree} is forecast exactly as well; `exact_degree` is {solver.exact_degree}")
+
+
+def check_measured_order(solver: ClosedFormSolver) -> None:
+    """Halving all gaps divides the error of the exponential by 2 to the power ``exact_degree + 1``."""
+    errors = []
+    for h in (2.0**-5, 2.0**-6):
+        times = UNEVEN * h
+        forecast = weights_of(solver, times, TARGET * h) @ np.exp(times[: solver.depth])
+        errors.append(abs(forecast - np.exp(TARGET * h)))
+    _expect_close("measured order", np.log2(errors[0] / errors[1]), solver.exact_degree + 1.0, 0.25)
+
+
+def check_unit_of_time(solver: ClosedFormSolver) -> None:
+    """Unit and origin of time do not matter."""
+    row = weights_of(solver)
+    _expect_close("weights on another time axis", weights_of(solver, 1000 * UNEVEN - 40, 1000 * TARGET - 40), row, 1e-8)
+
+
+def check_cold_start(solver: ClosedFormSolver) -> None:
+    """With fewer computed steps than its depth a solver uses those there are; one is held."""
+    for count in range(1, solver.depth + 1):
+        row = weights_of(solver, UNEVEN[:count])
+        _expect(len(row) == count, f"{len(row)} weights over {count} computed steps")
+        _expect_close(f"sum of the weights over {count} computed steps", row.sum(), 1.0, 1e-6)
+    _expect_close("weights over one computed step", weights_of(solver, UNEVEN[:1]), np.ones(1), 0.0)
+
+
+def check_spec(solver: ClosedFormSolver) -> None:
+    """A plan can name the solver: it is registered, and made again from the JSON of its `spec` it is equal."""
+    again = solver_from_spec(SolverSpec.model_validate_json(solver.spec().model_dump_json()))
+    _expect(again == solver, f"made again from its spec it is {again}")
+
+
+SOLVER_CHECKS = (
+    check_constants,
+    check_newest_step,
+    check_depth,
+    check_exact_degree,
+    check_measured_order,
+    check_unit_of_time,
+    check_cold_start,
+    check_spec,
+)
+
+
+def check_solver(solver: ClosedFormSolver) -> None:
+    """Run all of `SOLVER_CHECKS`; raises AssertionError at the first that fails."""
+    for check in SOLVER_CHECKS:
+        check(solver)
+
+
+def _expect(kept: bool, got: str) -> None:
+    if not kept:
+        raise AssertionError(got)
+
+
+def _expect_close(what: str, got: Array | float, expected: Array | float, tolerance: float) -> None:
+    """`tolerance` is absolute, and relative to what was expected."""
+    close = np.allclose(got, expected, rtol=tolerance, atol=tolerance)
+    _expect(close, f"{what}: got {got}, expected {expected} within {tolerance:g}")
