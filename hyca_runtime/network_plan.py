@@ -52,15 +52,14 @@ class TimeGrid(Part):
     scheduler: str
     timesteps: tuple[float, ...]
     scheduler_timesteps: tuple[float, ...] | None = None
+    axis: str
+    axis_times: tuple[float, ...]
 
     def is_at(self, step: int, timestep: float, rounding: float) -> bool:
         """Whether the network is called with `timestep`, known up to relative `rounding`, on `step`."""
         if step >= len(self.timesteps):
             return False
         return abs(self.timesteps[step] - timestep) <= rounding * max(abs(self.timesteps[step]), 1e-6)
-
-    axis: str
-    axis_times: tuple[float, ...]
 
 
 class Cost(Part):

@@ -62,7 +62,7 @@ class Session:
             raise
 
     def _complain(self, message: str, kind: type[Warning]) -> None:
-        """Once of each kind."""
+        """Warn, but once of each kind of warning."""
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, kind, stacklevel=2)

@@ -45,7 +45,7 @@ class BoundPoint(ABC):
 
     @abstractmethod
     def captures(self) -> Proxies:
-        """Who takes whose place while the network is computed."""
+        """The proxies that stand in its modules' places while the network is computed."""
 
     @abstractmethod
     def captured(self, output: Any) -> Feature | None:
@@ -53,7 +53,7 @@ class BoundPoint(ABC):
 
     @abstractmethod
     def injectors(self, feature: Feature) -> Proxies:
-        """Who takes whose place while the network is predicted from `feature`."""
+        """The proxies that stand there while the network is predicted from `feature`."""
 
 
 class BoundOutput(BoundPoint):

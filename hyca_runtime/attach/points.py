@@ -175,7 +175,7 @@ def find_blocks(transformer: nn.Module) -> list[Place]:
 
 
 def first_block(blocks: Place) -> Place:
-    """Of a list of blocks."""
+    """The first block of a list of blocks."""
     name = next(iter(blocks.module._modules))  # noqa: SLF001
     return Place(blocks.module, name, f"{blocks.path}.{name}")
 

@@ -172,7 +172,7 @@ class IdleLinear(Proxy):
 
 
 class IdleList(nn.ModuleList):
-    """In the place of a list of blocks: none of them runs, yet a network may look at them by index.
+    """Takes the place of a list of blocks: none of them runs, yet a network may look at them by index.
 
     A slice of it is idle, too.
     """
