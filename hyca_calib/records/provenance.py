@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("hyca_runtime", "hyca_calib")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 __all__ = ["code_digest", "code_of", "command_line", "commit", "processor", "provenance", "versions"]
 

@@ -42,7 +42,7 @@ from hyca_calib.commands.publishing import verify_bench
 from hyca_calib.commands.tracing import TraceOptions
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.records.provenance import code_of
+from hyca_calib.records.provenance import code_digest, code_of
 from hyca_runtime import AttachError
 from hyca_runtime.errors import StudyError
 from hyca_runtime.plan import Plan
@@ -298,6 +298,7 @@ class TestComparison:
     def test_code_is_followed_through_its_imports(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert code_of("hyca_calib.baselines.layer_reuse") != code_of("hyca_calib.baselines.caches")
         assert code_of("torch.nn") == code_of()
+        assert code_digest() != code_of(), "the digest of no file at all"
         from hyca_calib.records import provenance
 
         monkeypatch.setattr(provenance, "ROOT", tmp_path)
