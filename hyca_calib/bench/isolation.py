@@ -23,7 +23,7 @@ OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_i
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What must not change.
+    """What a method must not change of a pipeline.
 
     Attributes:
         tree: digest of every module's name, order, class, forward, hooks and attributes, and of the pipeline's parts.
@@ -34,13 +34,13 @@ class Fingerprint:
     output: str
 
     def differs(self, other: Fingerprint) -> str:
-        """What is another, in words; "" if nothing is."""
+        """What differs from another fingerprint, in words; "" if nothing does."""
         parts = {"module tree": self.tree != other.tree, "full run": self.output != other.output}
         return " and ".join(name for name, changed in parts.items() if changed)
 
 
 def fingerprint(pipe: Any, job: Job) -> Fingerprint:
-    """Of a pipeline now, by a full run of `PROBE_STEPS` steps of one sample."""
+    """The fingerprint of a pipeline as it is now, by a full run of `PROBE_STEPS` steps of one sample."""
     latents = sample_latents(pipe, [job], PROBE_STEPS, 1)
     output = hashlib.sha256(latents.cpu().numpy().tobytes()).hexdigest()
     tree = hashlib.sha256(json.dumps(list(_tree(pipe))).encode()).hexdigest()
@@ -69,7 +69,7 @@ def _facts(module: nn.Module) -> Iterator[str]:
 
 
 def _code(kind: type, method: str) -> str:
-    """Whose code answers a call; a patch of the class shows here."""
+    """The name of the function that answers a call; a patch of the class shows here."""
     function = getattr(kind, method)
     inner = getattr(function, "__wrapped__", function)
     return f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', '')}"

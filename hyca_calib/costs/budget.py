@@ -53,10 +53,10 @@ class Budget:
         raise BudgetError(f"budget {text!r} is not one; {FORMS}")
 
     def computed_steps(self, cost: CostModel, num_steps: int, depth: int) -> int:
-        """Most steps that can be computed within the budget, predicted steps paid for.
+        """The most steps that can be computed within the budget, predicted steps paid for.
 
         Raises:
-            BudgetError: not even one.
+            BudgetError: the trace has fewer steps than are asked for, or not even one can be computed.
         """
         if self.steps is not None:
             if self.steps > num_steps:
@@ -76,5 +76,5 @@ class Budget:
 
 
 def parse_budgets(text: str) -> tuple[Budget, ...]:
-    """Comma-separated budgets, each once."""
+    """The budgets in a text that has commas between them, each once."""
     return tuple(dict.fromkeys(Budget.parse(part) for part in text.split(",")))

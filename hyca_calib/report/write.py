@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.atomic import write_text
 from hyca_calib.report import plots
 from hyca_calib.report.regrouping import regrouped
 from hyca_calib.report.summary import Summary
@@ -30,8 +31,7 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
     """Draw every picture and write both files; returns what they say in a few lines."""
     result, problem, section = study.read_result(), Problem(trace), plan.section
     wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan)
-    folder = study.folder / "pictures"
-    _draw(problem, wall, section, result, siblings(study, section), folder, workload.seed)
+    folder = _draw(study, problem, wall, section, result, workload.seed)
     content = {
         "plan": plan,
         "section": section,
@@ -44,30 +44,28 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
         loader=PackageLoader("hyca_calib.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
     linked = {path.stem: path.relative_to(study.folder).as_posix() for path in sorted(folder.glob("*.png"))}
-    inline = {path.stem: _inline(path) for path in sorted(folder.glob("*.svg"))}
+    inline = {
+        path.stem: f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        for path in sorted(folder.glob("*.svg"))
+    }
     rows = [
         {
             "caption": caption,
             "pictures": strip([tile.clips[i] for tile in wall.columns]),
-            "differences": strip([wall.full.clips[i], *_differences(wall, i)]),
+            "differences": strip([full, *(difference(tile.clips[i], full) for tile in wall.columns[1:])]),
             "psnr_db": [tile.psnr_db[i] if tile.psnr_db else None for tile in wall.columns],
         }
-        for i, caption in enumerate(wall.captions)
+        for i, (caption, full) in enumerate(zip(wall.captions, wall.full.clips, strict=True))
     ]
-    (study.folder / "report.md").write_text(environment.get_template("report.md").render(**content, pictures=linked))
-    study.report.write_text(environment.get_template("report.html").render(**content, pictures=inline, rows=rows))
-    return Summary.of(plan, wall, study.report)
+    markdown, page = (environment.get_template(name) for name in ("report.md", "report.html"))
+    write_text(study.folder / "report.md", markdown.render(**content, pictures=linked))
+    write_text(study.report, page.render(**content, pictures=inline, rows=rows))
+    return Summary(plan.name, study.report, wall)
 
 
-def _draw(
-    problem: Problem,
-    wall: Wall,
-    section: NetworkPlan,
-    result: dict[str, Any],
-    siblings: list[tuple[float, float]],
-    folder: Path,
-    seed: int,
-) -> None:
+def _draw(study: Study, problem: Problem, wall: Wall, section: NetworkPlan, result: dict[str, Any], seed: int) -> Path:
+    """Draw every picture; returns their folder."""
+    folder = study.folder / "pictures"
     plots.schedule_strip(section, folder / "schedule.png")
     if section.schedule.predicted_steps:
         plots.error_map(problem, section, folder / "errors.png")
@@ -77,12 +75,13 @@ def _draw(
     )
     if found := regrouped(problem, result["settings"], seed):
         plots.agreement_map(*found, folder / "agreement.png")
-    plots.front_plot(wall, siblings, folder / "front.png")
+    plots.front_plot(wall, siblings(study, section), folder / "front.png")
     plots.picture_wall(wall, folder / "wall.png")
+    return folder
 
 
 def siblings(study: Study, own: NetworkPlan) -> list[tuple[float, float]]:
-    """FLOPs ratio and select PSNR of the same model's plans for other budgets, in the folder above."""
+    """The FLOPs ratio and select PSNR of each plan of the same model for another budget, in the folder above."""
     found = []
     for path in sorted(study.folder.parent.glob("*/plan.json")):
         if path == study.plan:
@@ -94,14 +93,6 @@ def siblings(study: Study, own: NetworkPlan) -> list[tuple[float, float]]:
         if section.cost and section.quality and (section.model, section.sampler) == (own.model, own.sampler):
             found.append((section.cost.flops_ratio, section.quality.psnr_db))
     return found
-
-
-def _inline(path: Path) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _differences(wall: Wall, sample: int) -> list[Any]:
-    return [difference(tile.clips[sample], wall.full.clips[sample]) for tile in wall.columns[1:]]
 
 
 def _solver_table(section: NetworkPlan, result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hyca_calib.bench.networks import NETWORKS
-from hyca_calib.bench.runtime import measure_realised, measure_sum
+from hyca_calib.bench.runtime.networks import NETWORKS
+from hyca_calib.bench.runtime.timing import measure_realised, measure_sum
 
 
 @pytest.mark.parametrize("name", ["flux-57-tiny", "qwen-tiny", "hunyuan-tiny"])

@@ -7,18 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from hyca_calib.baselines.base import Settings
 from hyca_calib.bench.figures import Figures, Timing
-from hyca_calib.bench.quality import Quality
+from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.sweep import Sweep
 from hyca_calib.records.atomic import write_text
+from hyca_calib.records.provenance import Provenance
 
-__all__ = ["OURS", "RESULTS", "Bench", "Row", "read_bench"]
+__all__ = ["FULL", "OURS", "RESULTS", "Bench", "BenchFacts", "Row", "read_bench"]
 
 OURS = "HyCa"
 """The family of our plans."""
+FULL = "full run"
+"""The name of the full run's row, and of its family."""
 RESULTS = "bench.json"
 
 
@@ -29,6 +32,7 @@ class Row:
     Attributes:
         settings: what makes the method again, with its family; of our plans their file beside the table.
         steps: what the pipeline is called with.
+        error: why there are no figures.
         note: what the method left behind, if anything.
     """
 
@@ -38,10 +42,35 @@ class Row:
     result: Figures | None
     settings: Settings = field(default_factory=dict)
     steps: int = 0
-    quality: Quality | None = None
+    quality: PictureQuality | None = None
     timing: Timing | None = None
     error: str = ""
     note: str = ""
+
+
+class WorkloadFacts(BaseModel, frozen=True):
+    """What `Workload.describe` tells."""
+
+    digest: str
+    prompts_digest: str
+    num_prompts: int
+    num_samples: int
+    num_steps: int
+    seed: int
+
+
+class BenchFacts(Provenance, frozen=True):
+    """What a comparison was measured on.
+
+    Attributes:
+        model: as on the command line.
+        weights: digest of the network's.
+    """
+
+    model: str
+    workload: WorkloadFacts
+    batch: int
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +78,6 @@ class Bench:
     """A whole comparison.
 
     Attributes:
-        facts: model, workload, device, commit, versions and so on.
         groups: of every test sample, which prompt it has.
         rows: the full run, rivals, our plans.
         costs: FLOPs ratios at which the best settings were looked for.
@@ -57,18 +85,16 @@ class Bench:
         learnt: calibrations of rivals, by name.
     """
 
-    facts: dict[str, Any]
+    facts: BenchFacts
     groups: tuple[int, ...]
     rows: tuple[Row, ...]
     costs: tuple[float, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
     learnt: Mapping[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> Path:
-        """``bench.json``."""
-        path = folder / RESULTS
-        write_text(path, TypeAdapter(Bench).dump_json(self, indent=1).decode() + "\n")
-        return path
+    def write(self, folder: Path) -> None:
+        """Write ``bench.json``."""
+        write_text(folder / RESULTS, TypeAdapter(Bench).dump_json(self, indent=1).decode() + "\n")
 
 
 def read_bench(path: Path) -> Bench:
