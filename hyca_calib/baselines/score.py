@@ -57,7 +57,7 @@ def score(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: 
     run = run_untimed(pipe, jobs, baseline.steps, batch, applied)
     if not run.images.isfinite().all():
         raise ValueError("the pictures hold NaN or infinity")
-    near = run.compared(full).psnr_db
+    near = run.fidelity_to(full).psnr_db
     return Score(baseline.name, baseline.family, full.flops / run.flops, near, baseline.settings)
 
 

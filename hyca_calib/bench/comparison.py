@@ -130,11 +130,7 @@ class Comparison:
 
     def rivals(self, baselines: Sequence[Baseline], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
         """Measure these settings on the test split; the row of one that fails has its error."""
-        rows = []
-        for baseline in baselines:
-            rows.append(self._row(baseline, self._modules(self._by_name[baseline.family])))
-            on_row(rows[-1])
-        return rows
+        return [self._row(baseline, self._by_name[baseline.family], on_row) for baseline in baselines]
 
     def attach(self, rows: Sequence[Row]) -> None:
         """Apply each rival with figures once more: what it learnt is asked for, also where its row was recalled."""
@@ -148,12 +144,16 @@ class Comparison:
         self, plans: Sequence[tuple[str, str, Plan]], on_row: Callable[[Row], None] = lambda row: None
     ) -> list[Row]:
         """Measure plans on the test split; each is given as its name, its file beside the table, and itself."""
-        rows = []
-        for name, file, plan in plans:
-            baseline = plan_baseline(name, plan, self.test().num_steps, {"plan": file})
-            rows.append(self._row(baseline, self._modules(None), plan.model_dump_json(include={"sections"})))
-            on_row(rows[-1])
-        return rows
+        steps = self.test().num_steps
+        return [
+            self._row(
+                plan_baseline(name, plan, steps, {"plan": file}),
+                None,
+                on_row,
+                plan.model_dump_json(include={"sections"}),
+            )
+            for name, file, plan in plans
+        ]
 
     def full(self) -> Row:
         """The full run's own line."""
@@ -177,9 +177,9 @@ class Comparison:
         """Modules whose code decides the figures of a family, or of our plans."""
         return (module_of(family.apply) if family else "hyca_runtime", self.model, *HARNESS)
 
-    def _row(self, baseline: Baseline, modules: tuple[str, ...], content: str = "") -> Row:
-        judging, ours = self.judging, baseline.family == OURS
-        empty = Row(baseline.name, baseline.family, ours, None, baseline.settings, baseline.steps)
+    def _row(self, baseline: Baseline, family: Family | None, on_row: Callable[[Row], None], content: str = "") -> Row:
+        judging, modules = self.judging, self._modules(family)
+        empty = Row(baseline.name, baseline.family, family is None, None, baseline.settings, baseline.steps)
 
         def sampled() -> tuple[Row, Tensor | None]:
             stage = self.test()
@@ -195,19 +195,18 @@ class Comparison:
                 self.notebook.keep_pictures(baseline.name, images)
             return row
 
-        asked = {"settings": baseline.settings, "plan": content}
-        row = self.notebook.recall(Row, baseline.name, measured, modules, **asked)
-        if not (judging and row.result):
-            return row
-
-        def seen() -> PictureQuality:
+        def seen(judging: Judging) -> PictureQuality:
             images = self.notebook.pictures(baseline.name)
             return judging.quality(sampled()[1] if images is None else images)
 
-        of_judge = (*modules, Judging.__module__)
-        return replace(
-            row, quality=self.notebook.recall(PictureQuality, f"{row.method}, judged", seen, of_judge, **asked)
-        )
+        asked = {"settings": baseline.settings, "plan": content}
+        row = self.notebook.recall(Row, baseline.name, measured, modules, **asked)
+        if judging and row.result:
+            name, of_judge = f"{row.method}, judged", (*modules, Judging.__module__)
+            make = partial(seen, judging)
+            row = replace(row, quality=self.notebook.recall(PictureQuality, name, make, of_judge, **asked))
+        on_row(row)
+        return row
 
 
 def plan_baseline(name: str, plan: Plan, num_steps: int, settings: Settings) -> Baseline:

@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, pad
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.metrics import image_psnr
 
-__all__ = ["FEWER", "LEVELS", "PictureDamage", "blurred", "brought", "damaged", "noisy"]
+__all__ = ["FEWER", "LEVELS", "PictureDamage", "blurred", "damaged", "damaged_to", "noisy"]
 
 LEVELS = (40.0, 30.0, 25.0, 20.0)
 """PSNR to the full run, in dB."""
@@ -61,7 +61,7 @@ def noisy(images: Tensor, deviation: float, seed: int = 0) -> Tensor:
     return (images + deviation * noise).clamp(0, 1)
 
 
-def brought(images: Tensor, level: float, damage: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, float]:
+def damaged_to(images: Tensor, level: float, damage: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, float]:
     """Pictures damaged until their mean PSNR is `level` dB, and the strength, found by bisection on its logarithm."""
     low, high = 1e-3, 30.0
     for _ in range(30):
@@ -94,7 +94,7 @@ def damaged(
     }
     for kind, way in ways.items():
         for level in levels:
-            images, strength = brought(full, level, way)
+            images, strength = damaged_to(full, level, way)
             found.append((PictureDamage(kind, level, _psnr(images, full), strength), images))
     if draw is not None:
         few = jobs[:PROBES]

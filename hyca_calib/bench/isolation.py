@@ -88,10 +88,9 @@ class CleanPipeline:
 
     def __init__(self, make: Callable[[], Any], job: Job) -> None:
         self._make, self._job = make, job
-        self.pipe = make()
-        fingerprint(self.pipe, job)  # the first run may leave caches of the model's own
+        self._renew()
         self._clean = fingerprint(self.pipe, job)
-        if what := self._clean.differs(fingerprint(self.pipe, job)):
+        if what := self._changed():
             raise RuntimeError(f"two full runs of the untouched model differ in their {what}: nothing can be proven")
 
     def prove(self) -> str:
@@ -100,13 +99,18 @@ class CleanPipeline:
         Raises:
             RuntimeError: a new one differs, too: something outside the pipeline was changed.
         """
-        if not (what := self._clean.differs(fingerprint(self.pipe, self._job))):
-            return ""
-        self.pipe = self._make()
-        fingerprint(self.pipe, self._job)
-        if still := self._clean.differs(fingerprint(self.pipe, self._job)):
-            raise RuntimeError(
-                f"a newly made pipeline differs in its {still}: a method changed a class; start the process again, "
-                "what was measured is kept"
-            )
+        if what := self._changed():
+            self._renew()
+            if still := self._changed():
+                raise RuntimeError(
+                    f"a newly made pipeline differs in its {still}: a method changed a class; start the process again, "
+                    "what was measured is kept"
+                )
         return what
+
+    def _renew(self) -> None:
+        self.pipe = self._make()
+        fingerprint(self.pipe, self._job)  # the first run may leave caches of the model's own
+
+    def _changed(self) -> str:
+        return self._clean.differs(fingerprint(self.pipe, self._job))

@@ -171,7 +171,7 @@ def measure(model: str, samples: int, steps: int = 50, batch: int = 8) -> tuple[
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=tuple(DEMOS), required=True, help="whose judge")
     parser.add_argument("--samples", type=int, help="of the workload (default: those of the published table)")

@@ -1,4 +1,4 @@
-"""What the bench found, as values and as the file that is committed."""
+"""What the bench and the demo found, as values and as the files that are committed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from hyca_calib.baselines.base import Settings
 from hyca_calib.bench.figures import Figures, Timing
 from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.sweep import Sweep
+from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.provenance import Provenance
 
-__all__ = ["FULL", "OURS", "RESULTS", "Bench", "BenchFacts", "Row", "read_bench"]
+__all__ = ["DEMO_RUN", "FULL", "OURS", "RESULTS", "Bench", "BenchFacts", "DemoRun", "Row", "read_bench"]
 
 OURS = "HyCa"
 """The family of our plans."""
 FULL = "full run"
 """The name of the full run's row, and of its family."""
 RESULTS = "bench.json"
+DEMO_RUN = Path("studies/bench/demo-run.json")
+"""Where documents find a `DemoRun`, below the root of the repository."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +104,17 @@ def read_bench(path: Path) -> Bench:
     """The comparison in a folder, or in its file."""
     file = path / RESULTS if path.is_dir() else path
     return TypeAdapter(Bench).validate_json(file.read_text())
+
+
+class DemoRun(Provenance, frozen=True):
+    """What one run of ``hyca demo`` took and reached, from the trace to the report.
+
+    Attributes:
+        budget: as on the command line.
+        minutes: everything, by the clock.
+        result: the plan on the test split.
+    """
+
+    budget: str
+    minutes: float
+    result: Evaluation

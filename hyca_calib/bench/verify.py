@@ -22,7 +22,7 @@ from hyca_calib.quality.evaluate import SampledRun, run_untimed
 from hyca_runtime import load_plan
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["CALIBRATED", "TOLERANCE_DB", "RemeasuredRow", "Verification", "drawn", "families_of"]
+__all__ = ["CALIBRATED", "TOLERANCE_DB", "RemeasuredRow", "Verification", "families_of", "random_rows"]
 
 TOLERANCE_DB = 0.01
 CALIBRATED = 8
@@ -94,7 +94,7 @@ class Verification:
             run = run_untimed(pipe, jobs, baseline.steps, facts.batch, lambda: baseline.applied(pipe))
         except Exception as error:  # foreign code may raise anything
             return RemeasuredRow(row.method, published, error=f"{type(error).__name__}: {error}")
-        return RemeasuredRow(row.method, published, run.compared(full).psnr_db)
+        return RemeasuredRow(row.method, published, run.fidelity_to(full).psnr_db)
 
     def _baseline(self, pipe: Any, row: Row) -> Baseline:
         if row.ours:
@@ -104,7 +104,7 @@ class Verification:
         return next(family for family in found if family.name == row.family).baseline(row.settings)
 
 
-def drawn(bench: Bench, share: float, seed: int) -> list[Row]:
+def random_rows(bench: Bench, share: float, seed: int) -> list[Row]:
     """A random part of the rows that have figures, at least one."""
     known = [row for row in bench.rows if row.result and row.settings]
     return random.Random(seed).sample(known, min(len(known), max(1, round(share * len(known)))))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyca_calib.bench.demo_run import DemoRun
+from hyca_calib.bench.results import DemoRun
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, trace_model
 from hyca_calib.costs.budget import parse_budgets
@@ -43,7 +43,7 @@ def evaluate_file(
     jobs = workload.of("test")[:samples]
     pipe = load_pipeline(model, device, download)
     say(f"{len(jobs)} test samples, full run and plan ...")
-    return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, batch_of(model, batch), None, on_mismatch)[0]
+    return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, batch_of(model, batch), on_mismatch)[0]
 
 
 def report_study(folder: Path, trace: str | None, model: str | None) -> Path:

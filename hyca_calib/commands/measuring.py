@@ -13,14 +13,22 @@ from hyca_calib.pipelines.load import default_device
 from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.records.provenance import provenance
+from hyca_runtime.errors import WorkloadError
 
 __all__ = ["bench_runtime"]
 
 
 def bench_runtime(only: Sequence[str], out: Path) -> Path:
-    """``hyca_calib bench runtime``; returns the path of the figures."""
-    from hyca_calib.bench.runtime import timing
+    """``hyca_calib bench runtime``; returns the path of the figures.
 
+    Raises:
+        WorkloadError: there is no network of a name in `only`.
+    """
+    from hyca_calib.bench.runtime import timing
+    from hyca_calib.bench.runtime.networks import NETWORKS
+
+    if unknown := [name for name in only if name not in NETWORKS]:
+        raise WorkloadError(f"no network is called {' or '.join(unknown)}; there are {', '.join(NETWORKS)}")
     device = default_device()
     on_gpu = device.startswith("cuda")
     dtype = torch.bfloat16 if on_gpu else torch.float32

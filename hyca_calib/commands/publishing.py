@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hyca_calib.bench.documents.blocks import publish
 from hyca_calib.bench.results import read_bench
-from hyca_calib.bench.verify import TOLERANCE_DB, Verification, drawn
+from hyca_calib.bench.verify import TOLERANCE_DB, Verification, random_rows
 from hyca_calib.commands.benching import BenchOptions
 from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.records.console import counting
@@ -24,7 +24,7 @@ def verify_bench(options: BenchOptions, share: float = 0.1) -> str:
     """
     bench = read_bench(options.folder)
     how = Verification(options.folder, partial(load_pipeline, bench.facts.model), options.workload)
-    rows = drawn(bench, share, options.seed)
+    rows = random_rows(bench, share, options.seed)
     checks = []
     with counting("verify", len(rows)) as advance:
         for check in how.rows(rows):

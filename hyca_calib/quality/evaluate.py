@@ -23,17 +23,7 @@ from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import OnMismatch
 
-__all__ = [
-    "Evaluation",
-    "Fidelity",
-    "Method",
-    "SampledRun",
-    "evaluate_plan",
-    "network_flops",
-    "run_method",
-    "run_untimed",
-    "sampling_seconds",
-]
+__all__ = ["Evaluation", "Fidelity", "SampledRun", "evaluate_plan", "network_flops", "run_untimed", "sampling_seconds"]
 
 Method = Callable[[], AbstractContextManager[Any]]
 """Makes the context in which a pipeline samples."""
@@ -56,8 +46,8 @@ class SampledRun:
     flops: float
     peak_bytes: int | None = None
 
-    def compared(self, full: SampledRun) -> SampleFidelity:
-        """Its agreement with the full run of the same samples, one by one."""
+    def fidelity_to(self, full: SampledRun) -> SampleFidelity:
+        """How near it is to the full run of the same samples, one by one."""
         return compare_images(self.images, full.images, self.latents, full.latents)
 
 
@@ -83,7 +73,7 @@ class Fidelity:
     @classmethod
     def of(cls, run: SampledRun, full: SampledRun, **others: Any) -> Self:
         """A run against the full one; `others` are the attributes that a subclass adds."""
-        near = run.compared(full)
+        near = run.fidelity_to(full)
         return cls(
             psnr_db=statistics.fmean(near.psnr_db),
             psnr_db_worst=min(near.psnr_db),
@@ -115,26 +105,6 @@ class Evaluation(Fidelity):
     peak_bytes: int | None = None
 
 
-def run_method(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> tuple[SampledRun, Any]:
-    """Sample `jobs` inside `method`; returns the run and, of a plan, the session's report.
-
-    FLOPs are counted on one sample of its own, which warms up a CPU; a GPU, which tunes itself to shapes, by a batch.
-    """
-    device = device_of(pipe)
-    with method() as context:
-        flops = network_flops(pipe, lambda: sample_images(pipe, jobs[:1], num_steps, 1))
-        if isinstance(context, Session):
-            flops += context.report().forecast_flops
-        if device.type != "cpu":
-            sample_images(pipe, jobs[:batch], num_steps, batch)
-        with peak_memory(device) as peak:
-            begun = time.perf_counter()
-            images, latents = sample_images(pipe, jobs, num_steps, batch)
-            seconds = time.perf_counter() - begun
-        report = context.report() if isinstance(context, Session) else None
-    return SampledRun(images, latents, seconds, flops, peak.bytes), report
-
-
 def run_untimed(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> SampledRun:
     """Sample `jobs` inside `method`, each once and without a clock; FLOPs are the mean over all samples.
 
@@ -145,8 +115,7 @@ def run_untimed(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, meth
     with method() as context:
         for group in batches(jobs, batch):
             flops += network_flops(pipe, lambda group=group: parts.append(sample_images(pipe, group, num_steps, batch)))  # type: ignore[misc]
-            if isinstance(context, Session):
-                flops += context.report().forecast_flops
+            flops += _forecast_flops(context)
     images, latents = (torch.cat(column) for column in zip(*parts, strict=True))
     return SampledRun(images, latents, math.nan, flops / len(jobs))
 
@@ -158,17 +127,11 @@ def sampling_seconds(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int,
 
 
 def evaluate_plan(
-    pipe: Any,
-    plan: Plan,
-    jobs: Sequence[Job],
-    num_steps: int,
-    batch: int,
-    full: SampledRun | None = None,
-    on_mismatch: OnMismatch = "error",
+    pipe: Any, plan: Plan, jobs: Sequence[Job], num_steps: int, batch: int, on_mismatch: OnMismatch = "error"
 ) -> tuple[Evaluation, SampledRun, SampledRun]:
-    """Figures of `plan` on `jobs`, with the pictures of both runs; the full one is made if it is not given."""
-    full = full or run_method(pipe, jobs, num_steps, batch, nullcontext)[0]
-    run, report = run_method(pipe, jobs, num_steps, batch, lambda: apply_plan(pipe, plan, on_mismatch))
+    """Figures of `plan` on `jobs`, with its run and the full one."""
+    full, _ = _timed_run(pipe, jobs, num_steps, batch, nullcontext)
+    run, report = _timed_run(pipe, jobs, num_steps, batch, lambda: apply_plan(pipe, plan, on_mismatch))
     found = Evaluation.of(
         run,
         full,
@@ -181,6 +144,28 @@ def evaluate_plan(
         peak_bytes=run.peak_bytes,
     )
     return found, run, full
+
+
+def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> tuple[SampledRun, Any]:
+    """Sample `jobs` inside `method`; returns the run and, of a plan, the session's report.
+
+    FLOPs are counted on one sample of its own, which warms up a CPU; a GPU, which tunes itself to shapes, by a batch.
+    """
+    device = device_of(pipe)
+    with method() as context:
+        flops = network_flops(pipe, lambda: sample_images(pipe, jobs[:1], num_steps, 1)) + _forecast_flops(context)
+        if device.type != "cpu":
+            sample_images(pipe, jobs[:batch], num_steps, batch)
+        with peak_memory(device) as peak:
+            begun = time.perf_counter()
+            images, latents = sample_images(pipe, jobs, num_steps, batch)
+            seconds = time.perf_counter() - begun
+        report = context.report() if isinstance(context, Session) else None
+    return SampledRun(images, latents, seconds, flops, peak.bytes), report
+
+
+def _forecast_flops(context: Any) -> float:
+    return context.report().forecast_flops if isinstance(context, Session) else 0.0
 
 
 def network_flops(pipe: Any, sample: Callable[[], Any]) -> float:

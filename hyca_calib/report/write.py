@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from rich.table import Table
 
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.atomic import write_text
 from hyca_calib.report import plots
 from hyca_calib.report.regrouping import regrouped
-from hyca_calib.report.summary import Summary
 from hyca_calib.report.tiles import AMPLIFY, difference, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
@@ -21,10 +22,40 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.plan import NetworkPlan
 
-__all__ = ["siblings", "write_report"]
+__all__ = ["Summary", "siblings", "write_report"]
 
 WALL_SAMPLES = 8
 TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a report says, in a few lines: one plan beside what costs as much.
+
+    Attributes:
+        plan: its name.
+        page: where the report is.
+    """
+
+    plan: str
+    page: Path
+    wall: Wall
+
+    @property
+    def gain_db(self) -> float | None:
+        """How far the plan is above the best rival; None without one."""
+        return self.wall.plan.mean_db - self.wall.rivals[0].mean_db if self.wall.rivals else None
+
+    def table(self) -> Table:
+        """The plan and its rivals, for people at a terminal."""
+        wall = self.wall
+        faster, held = wall.full.seconds / wall.plan.seconds, wall.cache_bytes / 2**20
+        caption = f"{faster:.1f}x faster here, {held:.3g} MiB of features held"
+        found = Table("", "computes", "FLOPs", "PSNR to the full run", title=self.plan, caption=caption)
+        for tile in (wall.plan, *wall.rivals):
+            style = "bold" if tile is wall.plan else ""
+            found.add_row(tile.name, tile.told, f"1/{tile.flops_ratio:.2f}", f"{tile.mean_db:.1f} dB", style=style)
+        return found
 
 
 def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan: Plan) -> Summary:

@@ -26,7 +26,7 @@ from hyca_calib.bench.lead import lead
 from hyca_calib.bench.notebook import MEASURED, Notebook
 from hyca_calib.bench.results import Bench, BenchFacts, Row, read_bench
 from hyca_calib.bench.sweep import Sweep, sweep
-from hyca_calib.bench.verify import Verification, drawn
+from hyca_calib.bench.verify import Verification, random_rows
 from hyca_calib.commands import benching
 from hyca_calib.commands.benching import BenchOptions
 from hyca_calib.commands.publishing import verify_bench
@@ -406,7 +406,7 @@ class TestVerify:
         facts = facts_of(workload)
         Bench(facts, tuple(range(6)), (bench.full(), found)).write(tmp_path)
         how = Verification(tmp_path, tiny.pipeline, workload)
-        rows = drawn(read_bench(tmp_path), 1.0, seed=0)
+        rows = random_rows(read_bench(tmp_path), 1.0, seed=0)
         (check,) = how.rows(rows)
         assert check.off_by < 1e-3, check
         wrong = replace(found, result=replace(found.result, psnr_db_each=(1.0,) * 6))

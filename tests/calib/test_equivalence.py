@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from hyca_calib.bench.damage import FEWER, LEVELS, PictureDamage, blurred, brought, damaged, noisy
+from hyca_calib.bench.damage import FEWER, LEVELS, PictureDamage, blurred, damaged, damaged_to, noisy
 from hyca_calib.bench.equivalence import (
     LEAST_GROUPS,
     Effect,
@@ -174,7 +174,7 @@ def test_confidence_is_the_log_odds_of_what_was_asked_for() -> None:
 def test_damage_is_as_strong_as_it_says(level: float) -> None:
     images = pictures(4)
     for way in (noisy, lambda x, sigma: blurred(x, sigma, 1)):
-        found, strength = brought(images, level, way)
+        found, strength = damaged_to(images, level, way)
         assert np.mean(image_psnr(found, images)) == pytest.approx(level, abs=0.01)
         assert 1e-3 < strength < 30
 

@@ -10,7 +10,7 @@ import pytest
 
 from hyca_calib.bench.results import FULL, OURS, Bench, read_bench
 from hyca_calib.bench.sweep import open_ends
-from hyca_calib.bench.verify import TOLERANCE_DB, Verification, drawn, families_of
+from hyca_calib.bench.verify import TOLERANCE_DB, Verification, families_of, random_rows
 from hyca_calib.pipelines.defaults import prompts_of
 from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.workload import Workload
@@ -83,5 +83,5 @@ def test_fresh_processes_find_the_same(model: str) -> None:
         pytest.skip(f"measured on {bench.facts.processor}; another processor rounds otherwise, which thresholds see")
     share = DRAWN / len(MODELS) / len(bench.rows)
     how = Verification(RESULTS / model, partial(load_pipeline, model), workload_of(bench))
-    wrong = [check for check in how.rows(drawn(bench, share, seed)) if not check.off_by <= TOLERANCE_DB]
+    wrong = [check for check in how.rows(random_rows(bench, share, seed)) if not check.off_by <= TOLERANCE_DB]
     assert not wrong, f"seed {seed}"

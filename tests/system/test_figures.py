@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from hyca_calib.bench.demo_run import DEMO_RUN, DemoRun
 from hyca_calib.bench.documents.blocks import BLOCK, RENDERERS, documents, publish, rendered
 from hyca_calib.bench.documents.running_costs import demo_sentence, runtime_sentence, runtime_tables
 from hyca_calib.bench.documents.standing import benches_below, families_table, gains_table, standing_list
 from hyca_calib.bench.equivalence import Outcome
 from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.picture_quality import PictureQuality
-from hyca_calib.bench.results import Bench, BenchFacts, Row
+from hyca_calib.bench.results import DEMO_RUN, Bench, BenchFacts, DemoRun, Row
 from hyca_calib.bench.sweep import Sweep
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_json

@@ -15,8 +15,7 @@ from storage import record
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.report.summary import Summary
-from hyca_calib.report.write import siblings, write_report
+from hyca_calib.report.write import Summary, siblings, write_report
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search_preset
 from hyca_calib.search.study import Study

@@ -33,14 +33,8 @@ def table(head: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str
 
 def wrapped(text: str, bullet: str = "") -> str:
     """A paragraph, or an item that begins with `bullet`."""
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=bullet,
-        subsequent_indent=" " * len(bullet),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    indent = " " * len(bullet)
+    return textwrap.TextWrapper(WIDTH, bullet, indent, break_long_words=False, break_on_hyphens=False).fill(text)
 
 
 def lead_cells(found: Lead | None, digits: int) -> list[str]:

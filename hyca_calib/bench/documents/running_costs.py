@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyca_calib.bench.demo_run import DEMO_RUN, DemoRun
 from hyca_calib.bench.documents.markdown import listed, made_with, signed, table, wrapped
+from hyca_calib.bench.results import DEMO_RUN, DemoRun
 from hyca_calib.bench.runtime.costs import Realised, RuntimeCosts, TimedCache
 
 __all__ = ["demo_sentence", "runtime_sentence", "runtime_tables"]

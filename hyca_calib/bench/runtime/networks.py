@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from hyca_calib.pipelines.classes import find_class, quiet
-from hyca_runtime.attach.points import find_blocks
 
 __all__ = ["NETWORKS", "Network"]
 
@@ -53,10 +52,6 @@ class Network:
         """The width of the trunk."""
         config = _config(module)
         return int(config["num_attention_heads"] * config["attention_head_dim"])
-
-    def blocks(self, module: nn.Module) -> int:
-        """How many transformer blocks there are."""
-        return len(find_blocks(module))
 
 
 def _flux(module: nn.Module, device: str, dtype: torch.dtype, *, image: int, text: int) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def measure_overhead(device: str, repeats: int = 200) -> Overhead:
                 pairs.append((spent[0], whole - spent[0]))
                 scheduler.step(latents, t, latents)
     inside, around = (1000 * statistics.median(times) for times in zip(*pairs, strict=True))
-    return Overhead(subject.network.name, subject.network.blocks(module), inside, around)
+    return Overhead(subject.network.name, len(find_blocks(module)), inside, around)
 
 
 def measure_realised(
