@@ -10,8 +10,7 @@ from typing import Any
 
 from hyca_calib.baselines.base import Baseline, Settings
 from hyca_calib.pipelines.workload import Job
-from hyca_calib.quality.evaluate import Run, run_untimed
-from hyca_calib.quality.metrics import compare_images
+from hyca_calib.quality.evaluate import SampledRun, run_untimed
 
 __all__ = ["Score", "joined", "reason", "score", "score_or_error", "undominated"]
 
@@ -42,7 +41,7 @@ class Score:
         return (self.flops_ratio, self.psnr_db) == (other.flops_ratio, other.psnr_db)
 
 
-def score(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: Run) -> Score:
+def score(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: SampledRun) -> Score:
     """Sample `jobs` with `baseline`, once.
 
     Args:
@@ -58,11 +57,11 @@ def score(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: 
     run = run_untimed(pipe, jobs, baseline.steps, batch, applied)
     if not run.images.isfinite().all():
         raise ValueError("the pictures hold NaN or infinity")
-    near = compare_images(run.images, full.images, run.latents, full.latents)
-    return Score(baseline.name, baseline.family, full.flops / run.flops, near.psnr_db, baseline.settings)
+    near = run.fidelity_to(full).psnr_db
+    return Score(baseline.name, baseline.family, full.flops / run.flops, near, baseline.settings)
 
 
-def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: Run) -> Score:
+def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: SampledRun) -> Score:
     """As `score`; of a baseline that raises, the error."""
     try:
         return score(pipe, baseline, jobs, batch, full)

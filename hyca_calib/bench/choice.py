@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from hyca_calib.baselines.score import Score
 
-__all__ = ["MORE", "SAME_COST", "SPARING", "Window", "candidates", "chosen", "costs_of", "windows"]
+__all__ = ["CLOSE_LOOK", "MORE", "SAME_COST", "SPARING", "Window", "chosen", "costs_of", "windows"]
 
 SAME_COST = 1.02
 """A method whose FLOPs ratio is up to this much higher counts as spending as much."""
@@ -25,7 +26,7 @@ FAR_DB = 6.0
 
 @dataclass(frozen=True)
 class Window:
-    """FLOPs ratios from `low` to `high`."""
+    """A range of FLOPs ratios, from `low` to `high`."""
 
     low: float
     high: float
@@ -35,37 +36,28 @@ class Window:
 
 
 def costs_of(ratios: Iterable[float]) -> list[float]:
-    """The least FLOPs ratios at which a method is a rival of plans of these."""
+    """The least FLOPs ratios of methods that are rivals of plans with these ratios."""
     return sorted({SPARING, *(ratio / MORE for ratio in ratios)})
 
 
 def windows(ratios: Iterable[float]) -> list[Window]:
-    """What costs about as much as plans of these FLOPs ratios, and what costs more than the dearest of them."""
+    """A window around each of these FLOPs ratios of plans, and one of everything that spares enough to be a rival."""
     found = [Window(ratio / MORE, ratio * SAME_COST) for ratio in ratios]
     return [*found, Window(SPARING, math.inf)]
 
 
-def candidates(scores: Sequence[Score], places: Sequence[Window]) -> list[Score]:
-    """Of each window and family in reach the best few: they see more samples."""
-    return _best(scores, places, CLOSE_LOOK)
-
-
-def chosen(scores: Sequence[Score], places: Sequence[Window]) -> list[Score]:
-    """Of each window and family in reach the best one."""
-    return _best(scores, places, 1)
-
-
-def _best(scores: Sequence[Score], places: Sequence[Window], count: int) -> list[Score]:
+def chosen(scores: Sequence[Score], places: Sequence[Window], count: int = 1) -> list[Score]:
+    """In each window the best setting of each family in reach, or so many; `CLOSE_LOOK` of them see more samples."""
     kept: dict[str, Score] = {}
     for found in _in_windows(scores, places).values():
-        reach = [(behind, inside) for behind, inside in found if behind <= FAR_DB] or [min(found, key=_behind)]
-        for _, inside in reach:
+        reach = [inside for behind, inside in found if behind <= FAR_DB] or [min(found, key=itemgetter(0))[1]]
+        for inside in reach:
             kept |= {score.method: score for score in inside[:count]}
     return [*kept.values(), *_dear(scores, {score.family for score in kept.values()})]
 
 
 def _dear(scores: Sequence[Score], known: set[str]) -> list[Score]:
-    """Of families that cost too much to be anybody's rival the cheapest setting."""
+    """The cheapest setting of each family that costs too much to be anybody's rival."""
     found: dict[str, Score] = {}
     for score in scores:
         if not score.error and score.family not in known:
@@ -74,7 +66,7 @@ def _dear(scores: Sequence[Score], known: set[str]) -> list[Score]:
 
 
 def _in_windows(scores: Sequence[Score], places: Sequence[Window]) -> dict[str, list[tuple[float, list[Score]]]]:
-    """By family, for every window that it has settings in: how far it is behind the best one, and its settings."""
+    """For each family and window that it has settings in: how far it is behind the best one there, and its settings."""
     found: dict[str, list[tuple[float, list[Score]]]] = {}
     for place in places:
         inside = sorted((s for s in scores if place.holds(s)), key=lambda s: -s.mean_db)
@@ -82,7 +74,3 @@ def _in_windows(scores: Sequence[Score], places: Sequence[Window]) -> dict[str, 
             own = [score for score in inside if score.family == family]
             found.setdefault(family, []).append((inside[0].mean_db - own[0].mean_db, own))
     return found
-
-
-def _behind(found: tuple[float, list[Score]]) -> float:
-    return found[0]

@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, pad
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.metrics import image_psnr
 
-__all__ = ["FEWER", "LEVELS", "Damage", "blurred", "brought", "damaged", "noisy"]
+__all__ = ["FEWER", "LEVELS", "PictureDamage", "blurred", "damaged", "damaged_to", "noisy"]
 
 LEVELS = (40.0, 30.0, 25.0, 20.0)
 """PSNR to the full run, in dB."""
@@ -26,7 +26,7 @@ LADDER = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30)
 
 
 @dataclass(frozen=True)
-class Damage:
+class PictureDamage:
     """One way of damaging pictures.
 
     Attributes:
@@ -42,7 +42,7 @@ class Damage:
 
 
 def blurred(images: Tensor, sigma: float, frames: int) -> Tensor:
-    """Every frame blurred by a normal kernel of standard deviation `sigma` pixels, edges repeated.
+    """Pictures with every frame blurred by a normal kernel of standard deviation `sigma` pixels, edges repeated.
 
     Args:
         images: ``(sample, 3, frames * height, width)``.
@@ -56,12 +56,12 @@ def blurred(images: Tensor, sigma: float, frames: int) -> Tensor:
 
 
 def noisy(images: Tensor, deviation: float, seed: int = 0) -> Tensor:
-    """Normal noise added, kept in [0, 1]; the same noise for every `deviation`."""
+    """Pictures with normal noise added, kept in [0, 1]; the noise is the same for every `deviation`."""
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return (images + deviation * noise).clamp(0, 1)
 
 
-def brought(images: Tensor, level: float, damage: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, float]:
+def damaged_to(images: Tensor, level: float, damage: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, float]:
     """Pictures damaged until their mean PSNR is `level` dB, and the strength, found by bisection on its logarithm."""
     low, high = 1e-3, 30.0
     for _ in range(30):
@@ -79,7 +79,7 @@ def damaged(
     jobs: Sequence[Job] = (),
     draw: Callable[[Sequence[Job], int], Tensor] | None = None,
     levels: Sequence[float] = LEVELS,
-) -> list[tuple[Damage, Tensor]]:
+) -> list[tuple[PictureDamage, Tensor]]:
     """Pictures of a full run, blurred, noisy, and drawn with fewer steps, each near every level.
 
     Args:
@@ -94,16 +94,15 @@ def damaged(
     }
     for kind, way in ways.items():
         for level in levels:
-            images, strength = brought(full, level, way)
-            found.append((Damage(kind, level, _psnr(images, full), strength), images))
+            images, strength = damaged_to(full, level, way)
+            found.append((PictureDamage(kind, level, _psnr(images, full), strength), images))
     if draw is not None:
         few = jobs[:PROBES]
         reached = {steps: _psnr(draw(few, steps), full[: len(few)]) for steps in LADDER}
         nearest = {level: min(LADDER, key=lambda steps: abs(reached[steps] - level)) for level in levels}
         drawn = {steps: draw(jobs, steps) for steps in sorted(set(nearest.values()))}
-        found += [
-            (Damage(FEWER, level, _psnr(drawn[steps], full), steps), drawn[steps]) for level, steps in nearest.items()
-        ]
+        for level, steps in nearest.items():
+            found.append((PictureDamage(FEWER, level, _psnr(drawn[steps], full), steps), drawn[steps]))
     return found
 
 

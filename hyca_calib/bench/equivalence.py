@@ -15,9 +15,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.bench.damage import Damage
+from hyca_calib.bench.damage import PictureDamage
 from hyca_calib.bench.marks import CONFIDENCE
-from hyca_calib.quality.metrics import expanded_tail, resampled_means
+from hyca_calib.quality.metrics import interval_ends, resampled_means
 
 __all__ = [
     "LEVEL",
@@ -36,9 +36,9 @@ Array = NDArray[np.float64]
 Outcome = Literal["as good", "worse", "cannot tell"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 Marks = Mapping[str, tuple[float, ...]]
-"""Of every sample, by name; see `hyca_calib.bench.marks`."""
+"""By name, the values of every sample; see `hyca_calib.bench.marks`."""
 LEVEL = 0.05
-"""Of every test."""
+"""How often a test may err."""
 MARGIN_DB = 30.0
 """Damage as far from the full run as this is not to pass."""
 NEAR_DB = 1.0
@@ -78,11 +78,11 @@ class Departure:
 class Effect:
     """What a damage does to the marks."""
 
-    damage: Damage
+    damage: PictureDamage
     departures: tuple[Departure, ...]
 
     def change(self, confidence: bool) -> float | None:
-        """The largest one that the tests show, either way, of confidence, or of detail and flicker."""
+        """The largest change that the tests show, either way, of confidence, or of detail and flicker."""
         marks = [d for d in self.departures if (d.mark == CONFIDENCE) == confidence]
         return max((abs(d.mean) for d in marks if d.high < 0 or d.low > 0), default=None)
 
@@ -115,7 +115,7 @@ class Margins:
 def departures(
     found: Marks, full: Marks, margins: Margins | None = None, groups: Sequence[int] | None = None, seed: int = 0
 ) -> tuple[Departure, ...]:
-    """Of every mark, by a bootstrap of whole groups.
+    """How far every mark of a run is from the full run's, by a bootstrap of whole groups.
 
     Args:
         groups: a label per sample, see `hyca_calib.quality.metrics.prompt_groups`.
@@ -131,9 +131,8 @@ def departures(
     labels = range(len(apart)) if groups is None else groups
     count = len(set(labels))
     draws = resampled_means(apart, labels, RESAMPLES, seed)
-    # an end of each interval for one mark's tests, and of those that all marks share, at either side
-    tails = [expanded_tail(LEVEL, count), expanded_tail(LEVEL / len(names) / 2, count)]
-    near, far = (np.nanquantile(draws, (tail, 1 - tail), axis=0) for tail in tails)
+    # the interval of each mark's own tests, and the one of tests that all marks share, at either side
+    near, far = (interval_ends(draws, tail, count) for tail in (LEVEL, LEVEL / len(names) / 2))
     rows = []
     for i, name in enumerate(names):
         worse = far[1, i] < 0 or (far[0, i] > 0 and name != CONFIDENCE)
@@ -145,7 +144,7 @@ def departures(
 
 
 def outcome(found: Sequence[Departure]) -> Outcome:
-    """As good only if every mark is shown to be within its margin; else worse, if any is shown to be worse.
+    """What departures show: as good only if every mark is within its margin; else worse, if any is shown to be.
 
     A departure within the margin may be certain and still pass. As all marks must pass, each is tested at the full
     level; as one is enough to fail, those tests share it (Bonferroni).
@@ -156,7 +155,7 @@ def outcome(found: Sequence[Departure]) -> Outcome:
 
 
 def chosen_margins(model: str, effects: Sequence[Effect], source: str = "") -> Margins:
-    """By the rule that `Margins` states."""
+    """The margins that these damages give, by the rule that `Margins` states."""
     strong = [effect for effect in effects if effect.damage.psnr_db <= MARGIN_DB + NEAR_DB]
     if not strong:
         raise ValueError(f"no damage at {MARGIN_DB:.0f} dB among {len(effects)}; damage pictures at that level, too")

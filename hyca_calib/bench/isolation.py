@@ -23,7 +23,7 @@ OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_i
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What must not change.
+    """What a method must not change of a pipeline.
 
     Attributes:
         tree: digest of every module's name, order, class, forward, hooks and attributes, and of the pipeline's parts.
@@ -34,13 +34,13 @@ class Fingerprint:
     output: str
 
     def differs(self, other: Fingerprint) -> str:
-        """What is another, in words; "" if nothing is."""
+        """What differs from another fingerprint, in words; "" if nothing does."""
         parts = {"module tree": self.tree != other.tree, "full run": self.output != other.output}
         return " and ".join(name for name, changed in parts.items() if changed)
 
 
 def fingerprint(pipe: Any, job: Job) -> Fingerprint:
-    """Of a pipeline now, by a full run of `PROBE_STEPS` steps of one sample."""
+    """The fingerprint of a pipeline as it is now, by a full run of `PROBE_STEPS` steps of one sample."""
     latents = sample_latents(pipe, [job], PROBE_STEPS, 1)
     output = hashlib.sha256(latents.cpu().numpy().tobytes()).hexdigest()
     tree = hashlib.sha256(json.dumps(list(_tree(pipe))).encode()).hexdigest()
@@ -69,7 +69,7 @@ def _facts(module: nn.Module) -> Iterator[str]:
 
 
 def _code(kind: type, method: str) -> str:
-    """Whose code answers a call; a patch of the class shows here."""
+    """The name of the function that answers a call; a patch of the class shows here."""
     function = getattr(kind, method)
     inner = getattr(function, "__wrapped__", function)
     return f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', '')}"
@@ -88,10 +88,9 @@ class CleanPipeline:
 
     def __init__(self, make: Callable[[], Any], job: Job) -> None:
         self._make, self._job = make, job
-        self.pipe = make()
-        fingerprint(self.pipe, job)  # the first run may leave caches of the model's own
+        self._renew()
         self._clean = fingerprint(self.pipe, job)
-        if what := self._clean.differs(fingerprint(self.pipe, job)):
+        if what := self._changed():
             raise RuntimeError(f"two full runs of the untouched model differ in their {what}: nothing can be proven")
 
     def prove(self) -> str:
@@ -100,13 +99,18 @@ class CleanPipeline:
         Raises:
             RuntimeError: a new one differs, too: something outside the pipeline was changed.
         """
-        if not (what := self._clean.differs(fingerprint(self.pipe, self._job))):
-            return ""
-        self.pipe = self._make()
-        fingerprint(self.pipe, self._job)
-        if still := self._clean.differs(fingerprint(self.pipe, self._job)):
-            raise RuntimeError(
-                f"a newly made pipeline differs in its {still}: a method changed a class; start the process again, "
-                "what was measured is kept"
-            )
+        if what := self._changed():
+            self._renew()
+            if still := self._changed():
+                raise RuntimeError(
+                    f"a newly made pipeline differs in its {still}: a method changed a class; start the process again, "
+                    "what was measured is kept"
+                )
         return what
+
+    def _renew(self) -> None:
+        self.pipe = self._make()
+        fingerprint(self.pipe, self._job)  # the first run may leave caches of the model's own
+
+    def _changed(self) -> str:
+        return self._clean.differs(fingerprint(self.pipe, self._job))

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -37,16 +36,12 @@ def detail(images: Tensor, frames: int) -> dict[str, tuple[float, ...]]:
     clips = images.double().reshape(len(images), 3, frames, -1, images.shape[-1])
     found = {}
     for scale in SCALES:
-        blocks = avg_pool2d(clips.flatten(0, 2), scale).reshape(len(images), -1, *_blocks(clips, scale))
-        energy = sum(blocks.diff(dim=axis).square().flatten(1).mean(1) for axis in (-1, -2))
-        found[f"detail, {scale} px"] = _db(torch.as_tensor(energy))
+        blocks = avg_pool2d(clips.flatten(0, 2), scale)
+        apart = [blocks.diff(dim=axis).square().reshape(len(images), -1).mean(1) for axis in (-1, -2)]
+        found[f"detail, {scale} px"] = _db(apart[0] + apart[1])
     if frames > 1:
         found["flicker"] = _db(clips.diff(dim=2).square().flatten(1).mean(1))
     return found
-
-
-def _blocks(clips: Tensor, scale: int) -> tuple[int, int]:
-    return clips.shape[-2] // scale, clips.shape[-1] // scale
 
 
 def _db(energy: Tensor) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from hyca_calib.records.atomic import replacing
 from hyca_calib.records.provenance import code_of
 
 __all__ = ["MEASURED", "Notebook"]
@@ -54,7 +55,7 @@ class Notebook:
     def recall(
         self, kind: type[T], name: str, make: Callable[[], T], modules: tuple[str, ...] = (), **settings: Any
     ) -> T:
-        """The measurement of that name, by `make` unless it is known.
+        """The measurement of that name, made by `make` unless it is known.
 
         Args:
             kind: what pydantic can read back.
@@ -83,17 +84,16 @@ class Notebook:
         if self.folder is None:
             self._held[name] = images
             return
-        path = self._file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, images.half().numpy())
+        with replacing(_file(self.folder, name)) as partial, partial.open("wb") as file:
+            np.save(file, images.half().numpy())
 
     def pictures(self, name: str) -> Tensor | None:
-        """What was kept of that name, None if nothing was or it is gone."""
+        """The pictures that were kept under that name, None if none were or they are gone."""
         if self.folder is None:
             return self._held.get(name)
-        path = self._file(name)
+        path = _file(self.folder, name)
         return torch.from_numpy(np.load(path)).float() if path.exists() else None
 
-    def _file(self, name: str) -> Path:
-        assert self.folder is not None  # noqa: S101
-        return self.folder / PICTURES / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.npy"
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / PICTURES / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.npy"

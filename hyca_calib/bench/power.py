@@ -12,15 +12,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from hyca_calib.bench.damage import LEVELS, Damage, damaged
+from hyca_calib.bench.damage import PictureDamage, damaged
+from hyca_calib.bench.documents.markdown import table
 from hyca_calib.bench.equivalence import (
     LEVEL,
     OUTCOMES,
@@ -33,7 +32,7 @@ from hyca_calib.bench.equivalence import (
     outcome,
 )
 from hyca_calib.bench.marks import CONFIDENCE
-from hyca_calib.bench.quality import Verdict, judged
+from hyca_calib.bench.picture_quality import JudgedPictures, judged
 from hyca_calib.demo import DEMOS
 from hyca_calib.demo.judge import WEIGHTS, load_judge
 from hyca_calib.demo.judge.network import Judge
@@ -42,6 +41,7 @@ from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.rollout import sample_images
 from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.quality.metrics import image_psnr, prompt_groups
+from hyca_calib.records.atomic import write_json, write_text
 from hyca_calib.records.provenance import provenance
 
 __all__ = ["Detection", "detection", "detection_table", "load_margins", "margins"]
@@ -54,9 +54,14 @@ OTHER_NOISE = 50_000_017
 
 
 def margins(
-    judge: Judge, full: Tensor, jobs: Sequence[Job], runs: Sequence[tuple[Damage, Tensor]], model: str, source: str = ""
+    judge: Judge,
+    full: Tensor,
+    jobs: Sequence[Job],
+    runs: Sequence[tuple[PictureDamage, Tensor]],
+    model: str,
+    source: str = "",
 ) -> Margins:
-    """Chosen from damaged pictures.
+    """The margins that damaged pictures give.
 
     Args:
         full: pictures of `jobs` by the full run, ``(sample, 3, frames * height, width)``.
@@ -68,7 +73,7 @@ def margins(
 
 
 def load_margins(model: str, folder: Path = WEIGHTS) -> Margins | None:
-    """Those kept for an embedded model, None if there are none."""
+    """The margins kept for an embedded model, None if there are none."""
     path = folder / f"{model}-margins.json"
     return TypeAdapter(Margins).validate_python(json.loads(path.read_text())["margins"]) if path.exists() else None
 
@@ -93,16 +98,22 @@ class Detection:
 
 
 def detection(
-    name: str, found: Verdict, full: Verdict, psnr_db: float, limits: Margins, groups: Sequence[int], seed: int = 0
+    name: str,
+    found: JudgedPictures,
+    full: JudgedPictures,
+    psnr_db: float,
+    limits: Margins,
+    groups: Sequence[int],
+    seed: int = 0,
 ) -> Detection:
-    """Of one run, and of resamples of its prompts, each tested like a sample of its own."""
+    """What the tests say of one run, and of resamples of its prompts, each tested like a sample of its own."""
     rng, labels = np.random.default_rng(seed), np.asarray(groups)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     counts: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
     for _ in range(RESAMPLED):
         drawn = [members[i] for i in rng.integers(len(members), size=len(members))]
         pick, again = np.concatenate(drawn), np.repeat(range(len(drawn)), [len(of) for of in drawn])
-        one, other = ({k: tuple(np.take(v, pick)) for k, v in verdict.marks.items()} for verdict in (found, full))
+        one, other = ({k: tuple(np.take(v, pick)) for k, v in pictures.marks.items()} for pictures in (found, full))
         counts[outcome(departures(one, other, limits, again.tolist(), int(rng.integers(2**31))))] += 1
     apart = departures(found.marks, full.marks, limits, groups, seed)
     shares = {way: count / RESAMPLED for way, count in counts.items()}
@@ -114,11 +125,11 @@ def detection_table(found: Sequence[Detection], limits: Margins) -> str:
     marks = [d.mark for d in found[0].departures]
     head = ["run", "PSNR dB", "outcome", *(f"{way}, % of resamples" for way in OUTCOMES)]
     head += [f"{mark}, {'nats' if mark == CONFIDENCE else 'dB'} (90 %)" for mark in marks]
-    lines = [_line(head), _line(["---", "---:", "---"] + ["---:"] * (len(head) - 3))]
+    lines = []
     for run in found:
         cells = [run.name, f"{run.psnr_db:.1f}", run.outcome]
         cells += [f"{100 * run.shares[way]:.0f}" for way in OUTCOMES]
-        lines.append(_line(cells + [f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})" for d in run.departures]))
+        lines.append(cells + [f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})" for d in run.departures])
     kept = " and ".join(
         f"none of {name}, for no damage changes it" if margin is None else f"{margin:.3f} {unit} of {name}"
         for name, unit, margin in (("detail", "dB", limits.detail), (CONFIDENCE, "nats", limits.confidence))
@@ -130,15 +141,7 @@ def detection_table(found: Sequence[Detection], limits: Margins) -> str:
         "Resamples vary about the sample as the sample does about the truth, so their shares say less than a new "
         "sample's would."
     )
-    return "\n".join([*lines, "", f"{told} {rule}", ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _drawn(pipe: Any, batch: int, jobs: Sequence[Job], steps: int) -> Tensor:
-    return sample_images(pipe, jobs, steps, batch)[0]
+    return f"{table(head, 'lrl' + 'r' * (len(head) - 3), lines)}\n\n{told} {rule}\n"
 
 
 def measure(model: str, samples: int, steps: int = 50, batch: int = 8) -> tuple[Margins, list[Detection]]:
@@ -147,14 +150,17 @@ def measure(model: str, samples: int, steps: int = 50, batch: int = 8) -> tuple[
     if judge is None:
         raise ValueError(f"no judge for {model!r}; expected one of {', '.join(DEMOS)}")
     workload, pipe = Workload(prompts_of(model, None), samples, steps), load_pipeline(model, "cpu")
-    draw = partial(_drawn, pipe, batch)
     fit, test = workload.of("fit"), workload.of("test")
+
+    def draw(jobs: Sequence[Job], steps: int) -> Tensor:
+        return sample_images(pipe, jobs, steps, batch)[0]
+
     full = draw(fit, steps)
     source = f"pictures of {len(fit)} samples of the fit split, {steps} steps, damaged"
     limits = margins(judge, full, fit, damaged(full, judge.frames, fit, draw), model, source)
     full = draw(test, steps)
     own, groups, found = judged(judge, full, test), prompt_groups(test), []
-    for way, images in damaged(full, judge.frames, test, draw, LEVELS):
+    for way, images in damaged(full, judge.frames, test, draw):
         name = f"{way.kind}, {way.level:.0f} dB (strength {way.strength:.3g})"
         found.append(detection(name, judged(judge, images, test), own, way.psnr_db, limits, groups))
     other = draw([replace(job, seed=job.seed + OTHER_NOISE) for job in test], steps)
@@ -165,7 +171,7 @@ def measure(model: str, samples: int, steps: int = 50, batch: int = 8) -> tuple[
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=tuple(DEMOS), required=True, help="whose judge")
     parser.add_argument("--samples", type=int, help="of the workload (default: those of the published table)")
@@ -176,16 +182,11 @@ def main() -> None:
     args = parser.parse_args()
     limits, found = measure(args.model, args.samples or SAMPLES[args.model])
     made = provenance("cpu")
-    kept = {"made": made, "margins": TypeAdapter(Margins).dump_python(limits, mode="json")}
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.model}-margins.json").write_text(json.dumps(kept, indent=1) + "\n")
-    table = f"{detection_table(found, limits)}\nMade on {made['date']}, commit {made['commit']}.\n"
-    folder = args.tables / args.model
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = TypeAdapter(list[Detection]).dump_python(found, mode="json")
-    (folder / "judge.json").write_text(json.dumps({"made": made, "runs": runs}, indent=1) + "\n")
-    (folder / "judge.md").write_text(table)
-    print(table)
+    write_json(args.out / f"{args.model}-margins.json", {"made": made, "margins": limits})
+    text = f"{detection_table(found, limits)}\nMade on {made.date}, commit {made.commit}.\n"
+    write_json(args.tables / args.model / "judge.json", {"made": made, "runs": found})
+    write_text(args.tables / args.model / "judge.md", text)
+    print(text)
 
 
 if __name__ == "__main__":

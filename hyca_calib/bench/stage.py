@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from hyca_calib.baselines import Baseline
 from hyca_calib.baselines.score import Score, score_or_error
-from hyca_calib.bench.figures import Timing
+from hyca_calib.bench.figures import Figures, Timing, figures_of
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.costs.memory import peak_memory
 from hyca_calib.pipelines.rollout import device_of, sample_images
 from hyca_calib.pipelines.workload import Job
-from hyca_calib.quality.evaluate import Run, run_untimed
+from hyca_calib.quality.evaluate import SampledRun, run_untimed, sampling_seconds
 
-__all__ = ["FINER", "FULL", "NUM_EXACT", "Stage", "finer_run", "timed"]
+__all__ = ["Stage"]
 
 FINER = 4
 """Steps of the run that stands for the exact solution, over those of the full run."""
 NUM_EXACT = 16
 """Samples that have one."""
 REPEATS = 3
-
-FULL = "full run"
 
 
 @dataclass(frozen=True)
@@ -44,48 +40,43 @@ class Stage:
     jobs: Sequence[Job]
     num_steps: int
     batch: int
-    full: Run
+    full: SampledRun
     exact: Tensor | None = None
 
     @classmethod
     def of(cls, clean: CleanPipeline, jobs: Sequence[Job], num_steps: int, batch: int, exact: bool = False) -> Stage:
-        """Runs the model in full on `jobs`."""
+        """These samples, with the model run in full on them."""
         full = run_untimed(clean.pipe, jobs, num_steps, batch, nullcontext)
-        finer = finer_run(clean.pipe, jobs[:NUM_EXACT], num_steps, batch) if exact else None
+        finer = sample_images(clean.pipe, jobs[:NUM_EXACT], FINER * num_steps, batch)[0] if exact else None
         return cls(clean, jobs, num_steps, batch, full, finer)
 
-    def score(self, baseline: Baseline) -> tuple[Score, str]:
-        """The setting's score, or its error, and what it left behind."""
+    def score(self, baseline: Baseline) -> Score:
+        """The score of a setting, or its error."""
         found = score_or_error(self.clean.pipe, baseline, self.jobs, self.batch, self.full)
-        return found, self.clean.prove()
+        self.clean.prove()
+        return found
 
-    def run(self, baseline: Baseline) -> tuple[Run, str]:
+    def run(self, baseline: Baseline) -> tuple[SampledRun, str]:
         """All samples by `baseline`, and what it left behind."""
         pipe = self.clean.pipe
         run = run_untimed(pipe, self.jobs, baseline.steps, self.batch, lambda: baseline.applied(pipe))
         return run, self.clean.prove()
 
+    def figures(self, run: SampledRun) -> Figures:
+        """A run of the same samples against the full one, and against the exact solution."""
+        return figures_of(run, self.full, self.exact)
 
-def finer_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Tensor:
-    """Pictures from many more steps."""
-    return sample_images(pipe, jobs, FINER * num_steps, batch)[0]
+    def timing(self, baseline: Baseline) -> Timing:
+        """One batch by `baseline` and in full, in turn; medians of `REPEATS`."""
+        pipe, jobs = self.clean.pipe, self.jobs[: self.batch]
 
+        def seconds() -> float:
+            return sampling_seconds(pipe, jobs, baseline.steps, self.batch, lambda: baseline.applied(pipe))
 
-def timed(stage: Stage, baseline: Baseline) -> Timing:
-    """One batch by `baseline` and in full, in turn; medians of `REPEATS`."""
-    pipe, jobs = stage.clean.pipe, stage.jobs[: stage.batch]
-
-    def seconds(method: Callable[[], AbstractContextManager[Any]], steps: int) -> float:
-        with method():
-            begun = time.perf_counter()
-            sample_images(pipe, jobs, steps, stage.batch)
-            return time.perf_counter() - begun
-
-    with peak_memory(device_of(pipe)) as peak:
-        seconds(lambda: baseline.applied(pipe), baseline.steps)  # warms up, too
-    pairs = [
-        (seconds(nullcontext, stage.num_steps), seconds(lambda: baseline.applied(pipe), baseline.steps))
-        for _ in range(REPEATS)
-    ]
-    full, fast = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return Timing(full / fast, peak.bytes)
+        with peak_memory(device_of(pipe)) as peak:
+            seconds()  # warms up, too
+        pairs = [
+            (sampling_seconds(pipe, jobs, self.num_steps, self.batch, nullcontext), seconds()) for _ in range(REPEATS)
+        ]
+        full, fast = (statistics.median(column) for column in zip(*pairs, strict=True))
+        return Timing(full / fast, peak.bytes)

@@ -12,7 +12,7 @@ from hyca_calib.baselines.score import Score
 __all__ = ["MOST", "Sweep", "best_at", "open_ends", "sweep", "untried"]
 
 MOST = 300
-"""Settings of a family; a sweep that is cut there says so."""
+"""The most settings of a family that are tried; a sweep that is cut there says so."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def sweep(
 
 
 def best_at(scores: Sequence[Score], costs: Sequence[float]) -> list[Score]:
-    """For every cost the best setting that spends no more; each once."""
+    """The best settings that spend no more than each of the costs; each once."""
     found: dict[str, Score] = {}
     for cost in costs:
         inside = [score for score in scores if not score.error and score.flops_ratio >= cost]

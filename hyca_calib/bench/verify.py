@@ -8,32 +8,29 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hyca_calib.baselines import Baseline, Family, Setup, families
-from hyca_calib.bench.rows import OURS, Bench, Row, read_bench
-from hyca_calib.bench.run import plan_baseline
+from hyca_calib.bench.comparison import plan_baseline
+from hyca_calib.bench.results import Bench, Row, read_bench
 from hyca_calib.pipelines.workload import Job, Workload
-from hyca_calib.quality.evaluate import Run, run_untimed
-from hyca_calib.quality.metrics import compare_images
+from hyca_calib.quality.evaluate import SampledRun, run_untimed
 from hyca_runtime import load_plan
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["CALIBRATED", "TOLERANCE_DB", "Check", "Verification", "drawn", "families_of"]
+__all__ = ["CALIBRATED", "TOLERANCE_DB", "RemeasuredRow", "Verification", "families_of", "random_rows"]
 
 TOLERANCE_DB = 0.01
 CALIBRATED = 8
 """Samples of the fit split on which rivals are calibrated."""
 
-Load = Callable[[], Any]
-
 
 @dataclass(frozen=True)
-class Check:
+class RemeasuredRow:
     """A row, measured again on its first batch.
 
     Attributes:
@@ -64,54 +61,53 @@ class Verification:
     """
 
     folder: Path
-    load: Load
+    load: Callable[[], Any]
     workload: Workload
 
-    def rows(self, rows: Sequence[Row], workers: int = 1) -> Iterator[Check]:
-        """Check these, one process for each.
+    @cached_property
+    def _bench(self) -> Bench:
+        return read_bench(self.folder)
+
+    def rows(self, rows: Sequence[Row]) -> Iterator[RemeasuredRow]:
+        """Measure these again, each in a process of its own.
 
         Raises:
             WorkloadError: the table was made on other samples.
         """
-        bench = read_bench(self.folder)
-        if bench.facts["workload"]["digest"] != self.workload.digest:
+        facts = self._bench.facts
+        if facts.workload.digest != self.workload.digest:
             raise WorkloadError(f"{self.folder} was measured on other prompts, steps or seeds; give the same --prompts")
-        batch = int(bench.facts["batch"])
-        jobs, steps = self.workload.of("test")[:batch], self.workload.num_steps
-        threads = int(bench.facts["threads"])
-        torch.set_num_threads(threads)
-        full = run_untimed(self.load(), jobs, steps, batch, nullcontext)
-        alone = partial(_alone, self, jobs, batch, threads, full)
+        jobs = self.workload.of("test")[: facts.batch]
+        torch.set_num_threads(facts.threads)
+        full = run_untimed(self.load(), jobs, self.workload.num_steps, facts.batch, nullcontext)
         fresh = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=fresh, max_tasks_per_child=1) as pool:
-            yield from pool.map(alone, rows)
+        with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
+            yield from pool.map(partial(self._remeasured, jobs, full), rows)
+
+    def _remeasured(self, jobs: Sequence[Job], full: SampledRun, row: Row) -> RemeasuredRow:
+        facts = self._bench.facts
+        torch.set_num_threads(facts.threads)
+        published = row.result.psnr_db_each[: len(jobs)] if row.result else ()
+        try:
+            pipe = self.load()
+            baseline = self._baseline(pipe, row)
+            run = run_untimed(pipe, jobs, baseline.steps, facts.batch, lambda: baseline.applied(pipe))
+        except Exception as error:  # foreign code may raise anything
+            return RemeasuredRow(row.method, published, error=f"{type(error).__name__}: {error}")
+        return RemeasuredRow(row.method, published, run.fidelity_to(full).psnr_db)
+
+    def _baseline(self, pipe: Any, row: Row) -> Baseline:
+        if row.ours:
+            plan = load_plan(self.folder / str(row.settings["plan"]))
+            return plan_baseline(row.method, plan, self.workload.num_steps, row.settings)
+        found = families_of(self._bench, pipe, self.workload)
+        return next(family for family in found if family.name == row.family).baseline(row.settings)
 
 
-def drawn(bench: Bench, share: float, seed: int, least: int = 1) -> list[Row]:
-    """A random part of the rows that have figures."""
+def random_rows(bench: Bench, share: float, seed: int) -> list[Row]:
+    """A random part of the rows that have figures, at least one."""
     known = [row for row in bench.rows if row.result and row.settings]
-    return random.Random(seed).sample(known, min(len(known), max(least, round(share * len(known)))))
-
-
-def _alone(how: Verification, jobs: Sequence[Job], batch: int, threads: int, full: Run, row: Row) -> Check:
-    assert row.result is not None  # noqa: S101  (drawn so)
-    torch.set_num_threads(threads)
-    published = row.result.psnr_db_each[: len(jobs)]
-    try:
-        pipe = how.load()
-        baseline = _baseline(how, pipe, row)
-        run = run_untimed(pipe, jobs, baseline.steps, batch, lambda: baseline.applied(pipe))
-    except Exception as error:  # foreign code may raise anything
-        return Check(row.method, published, error=f"{type(error).__name__}: {error}")
-    return Check(row.method, published, compare_images(run.images, full.images, run.latents, full.latents).psnr_db)
-
-
-def _baseline(how: Verification, pipe: Any, row: Row) -> Baseline:
-    if row.family == OURS:
-        plan = load_plan(how.folder / str(row.settings["plan"]))
-        return plan_baseline(row.method, plan, how.workload.num_steps, row.settings)
-    found = families_of(read_bench(how.folder), pipe, how.workload)
-    return next(family for family in found if family.name == row.family).baseline(row.settings)
+    return random.Random(seed).sample(known, min(len(known), max(1, round(share * len(known)))))
 
 
 def families_of(bench: Bench, pipe: Any, workload: Workload) -> list[Family]:

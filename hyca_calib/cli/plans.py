@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,7 +35,7 @@ def demo(
 
     with one_line_errors():
         result, picture = commands.run_demo(budget, minutes, out, record)
-        show(result.to_json(), as_json)
+        show(asdict(result), as_json)
         say(f"picture: {picture}")
 
 
@@ -139,7 +140,7 @@ def evaluate(
 
     with one_line_errors():
         result = commands.evaluate_file(plan, model, prompts, samples, batch, steps, on_mismatch, device, download)
-        show(result.to_json(), as_json)
+        show(asdict(result), as_json)
 
 
 @app.command()

@@ -6,30 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from hyca_calib.baselines import Setup, families
-from hyca_calib.bench import (
-    MORE,
-    OURS,
-    SPARING,
-    Bench,
-    CleanPipeline,
-    Comparison,
-    Dot,
-    Row,
-    costs_of,
-    draw_front,
-    margin,
-    to_csv,
-    to_markdown,
-    windows,
-)
+from hyca_calib.bench.choice import MORE, SPARING, costs_of, windows
+from hyca_calib.bench.comparison import Comparison, Learnt
+from hyca_calib.bench.documents.comparison_table import to_csv, to_markdown
+from hyca_calib.bench.documents.front import Dot, draw_front
+from hyca_calib.bench.isolation import CleanPipeline
+from hyca_calib.bench.lead import lead
 from hyca_calib.bench.notebook import Notebook
 from hyca_calib.bench.power import load_margins
-from hyca_calib.bench.run import Learnt
+from hyca_calib.bench.results import OURS, Bench, BenchFacts, Row
 from hyca_calib.bench.sweep import MOST, Sweep
 from hyca_calib.bench.verify import CALIBRATED
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
@@ -42,7 +31,7 @@ from hyca_calib.pipelines.rollout import device_of
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_text
-from hyca_calib.records.console import growing, say
+from hyca_calib.records.console import say, stages
 from hyca_calib.records.provenance import provenance, versions
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
@@ -131,7 +120,7 @@ def bench_all(options: BenchOptions) -> Path:
         say(f"{found}  {row.method}")
 
     ours = comparison.plans(named, tell)
-    with growing() as progress:
+    with stages() as progress:
         ratios = [row.result.flops_ratio for row in ours if row.result] or USUAL_RATIOS
         costs = costs_of(ratios)
         sweeps = comparison.sweeps(costs, options.most, progress)
@@ -143,7 +132,7 @@ def bench_all(options: BenchOptions) -> Path:
     return _written(options.folder, Bench(facts, groups, tuple(rows), tuple(costs), tuple(sweeps), dict(learnt.known)))
 
 
-def _comparison(options: BenchOptions) -> tuple[Comparison, dict[str, Any], Learnt]:
+def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     """Everything that is measured with, and what the table says of it."""
     workload, batch = options.workload, batch_of(options.model, options.batch)
     clean = CleanPipeline(lambda: load_pipeline(options.model), workload.of("fit")[0])
@@ -166,7 +155,8 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, dict[str, Any], Lear
     judge = load_judge(options.model)
     judged = (judge, load_margins(options.model)) if judge else None
     comparison = Comparison.of(clean, workload, batch, found, judged, notebook)
-    return comparison, {**facts, **provenance(str(device_of(clean.pipe)))}, learnt
+    made = provenance(str(device_of(clean.pipe))).model_dump()
+    return comparison, BenchFacts.model_validate({**facts, **made}), learnt
 
 
 def _problem(options: BenchOptions) -> Problem:
@@ -187,7 +177,7 @@ def _timed(
         for row in ours
         if row.result
         for most in (MORE, float("inf"))
-        if (found := margin(row.result, rivals, groups, most))
+        if (found := lead(row.result, rivals, groups, most))
     }
     wanted = [row for row in (*rivals, *ours) if row.ours or row.method in met]
     timed = {row.method: row for row in comparison.timed(wanted, plans)}
@@ -205,9 +195,9 @@ def _written(folder: Path, bench: Bench) -> Path:
     facts, rows = bench.facts, bench.rows
     tested, prompts = len(bench.groups), len(set(bench.groups))
     head = (
-        f"{tested} test samples of {prompts} prompts of `{facts['model']}`, {facts['workload']['num_steps']} steps, "
-        f"seed {facts['workload']['seed']}, batch {facts['batch']}, {facts['device']} ({facts['processor']}), threads: "
-        f"{facts['threads']}, torch {facts['versions']['torch']}, {facts['date']}, commit {facts['commit']}. PSNR and "
+        f"{tested} test samples of {prompts} prompts of `{facts.model}`, {facts.workload.num_steps} steps, "
+        f"seed {facts.workload.seed}, batch {facts.batch}, {facts.device} ({facts.processor}), threads: "
+        f"{facts.threads}, torch {facts.versions['torch']}, {facts.date}, commit {facts.commit}. PSNR and "
         f"SSIM are to the full run; intervals resample prompts. Other ways spend at least as many FLOPs as the plan, "
         f"or 2 % less; their FLOPs ratio is {SPARING} or more, or within {100 * MORE - 100:.0f} % of the plan's. FLOPs "
         "are the mean over all samples. Settings were chosen on the select split; every family was swept until the "

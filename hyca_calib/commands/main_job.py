@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyca_calib.bench.demo_run import DemoRun
+from hyca_calib.bench.results import DemoRun
 from hyca_calib.commands.searching import STUDIES, Limits, search_plans
 from hyca_calib.commands.tracing import TraceOptions, trace_model
 from hyca_calib.costs.budget import parse_budgets
 from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import default_device, load_pipeline, load_traced
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
+from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import present, say
 from hyca_calib.records.provenance import provenance
 from hyca_calib.report.write import write_report
@@ -42,7 +43,7 @@ def evaluate_file(
     jobs = workload.of("test")[:samples]
     pipe = load_pipeline(model, device, download)
     say(f"{len(jobs)} test samples, full run and plan ...")
-    return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, batch_of(model, batch), None, on_mismatch)[0]
+    return evaluate_plan(pipe, plan, jobs, steps or workload.num_steps, batch_of(model, batch), on_mismatch)[0]
 
 
 def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
@@ -84,7 +85,8 @@ def run_demo(budget: str, minutes: float, out: Path | None, record: Path | None 
     spent = (time.monotonic() - begun) / 60
     say(f"{spent:.1f} minutes in all")
     if record is not None:
-        DemoRun(provenance(default_device()), budget, spent, result).write(record)
+        facts = provenance(default_device()).model_dump()
+        write_json(record, DemoRun(**facts, budget=budget, minutes=spent, result=result))
     return result, plan_path.parent / "pictures" / "wall.png"
 
 

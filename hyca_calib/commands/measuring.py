@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from hyca_calib.bench.runtime.costs import RuntimeCosts
 from hyca_calib.pipelines.load import default_device
+from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.records.provenance import provenance
+from hyca_runtime.errors import WorkloadError
 
 __all__ = ["bench_runtime"]
 
 
 def bench_runtime(only: Sequence[str], out: Path) -> Path:
-    """``hyca_calib bench runtime``; returns the path of the figures."""
-    from hyca_calib.bench import runtime as runtime_bench
+    """``hyca_calib bench runtime``; returns the path of the figures.
 
+    Raises:
+        WorkloadError: there is no network of a name in `only`.
+    """
+    from hyca_calib.bench.runtime import timing
+    from hyca_calib.bench.runtime.networks import NETWORKS
+
+    if unknown := [name for name in only if name not in NETWORKS]:
+        raise WorkloadError(f"no network is called {' or '.join(unknown)}; there are {', '.join(NETWORKS)}")
     device = default_device()
     on_gpu = device.startswith("cuda")
     dtype = torch.bfloat16 if on_gpu else torch.float32
     names = ("flux-dev", "qwen-image", "hunyuan-video") if on_gpu else ("flux-100m",)
     shapes = [(1, 4096, 3072), (1, 25216, 3072)] if on_gpu else [(1, 1024, 768), (1, 4096, 3072)]
-    out.mkdir(parents=True, exist_ok=True)
     path = out / f"runtime-{'cuda' if on_gpu else 'cpu'}.json"
-    facts: dict[str, Any] = {
-        **provenance(device),
-        "sum": [
-            asdict(runtime_bench.measure_sum(shape, dtype, taps, device)) for shape in shapes for taps in (2, 3, 4)
-        ],
-        "overhead": asdict(runtime_bench.measure_overhead(device)),
-        "realised": [],
-    }
+    costs = RuntimeCosts(
+        **provenance(device).model_dump(),
+        sum=tuple(timing.measure_sum(shape, dtype, taps, device) for shape in shapes for taps in (2, 3, 4)),
+        overhead=timing.measure_overhead(device),
+    )
     for name in only or names:
         say(f"{name}: full and planned runs in turn ...")
         steps, computed = (50, tuple(range(0, 50, 5))) if on_gpu else (20, (0, 5, 10, 15))
-        facts["realised"].append(asdict(runtime_bench.measure_realised(name, steps, computed, device, dtype)))
-        say(facts["realised"][-1])
-        path.write_text(json.dumps(facts, indent=1) + "\n")  # networks take minutes: what is measured is kept
+        found = timing.measure_realised(name, steps, computed, device, dtype)
+        say(str(asdict(found)))
+        costs = costs.model_copy(update={"realised": (*costs.realised, found)})
+        write_json(path, costs)  # networks take minutes: what is measured is kept
     return path

@@ -36,27 +36,26 @@ class Budget:
             BudgetError: another form, a speed-up below 1x, a share above 100%.
         """
         compact = text.strip().lower().replace(" ", "")
-        if match := re.fullmatch(r"(\d+(?:\.\d+)?)x", compact):
-            ratio = float(match[1])
-            if ratio < 1:
-                raise BudgetError(f"budget {text!r} asks for more than the full run; use 1x or above")
-            return cls(compact, share=1 / ratio)
-        if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", compact):
-            percent = float(match[1])
-            if not 0 < percent <= 100:
-                raise BudgetError(f"budget {text!r} must be above 0% and at most 100%")
-            return cls(compact, share=percent / 100)
-        if match := re.fullmatch(r"(\d+)steps?", compact):
-            if int(match[1]) < 1:
+        match = re.fullmatch(r"(?P<ratio>\d+(\.\d+)?)x|(?P<percent>\d+(\.\d+)?)%|(?P<steps>\d+)steps?", compact)
+        if match is None:
+            raise BudgetError(f"budget {text!r} is not one; {FORMS}")
+        if steps := match["steps"]:
+            if int(steps) < 1:
                 raise BudgetError(f"budget {text!r}: at least 1 step must be computed")
-            return cls(f"{match[1]}steps", steps=int(match[1]))
-        raise BudgetError(f"budget {text!r} is not one; {FORMS}")
+            return cls(f"{steps}steps", steps=int(steps))
+        if percent := match["percent"]:
+            if not 0 < float(percent) <= 100:
+                raise BudgetError(f"budget {text!r} must be above 0% and at most 100%")
+            return cls(compact, share=float(percent) / 100)
+        if (ratio := float(match["ratio"])) < 1:
+            raise BudgetError(f"budget {text!r} asks for more than the full run; use 1x or above")
+        return cls(compact, share=1 / ratio)
 
     def computed_steps(self, cost: CostModel, num_steps: int, depth: int) -> int:
-        """Most steps that can be computed within the budget, predicted steps paid for.
+        """The most steps that can be computed within the budget, predicted steps paid for.
 
         Raises:
-            BudgetError: not even one.
+            BudgetError: the trace has fewer steps than are asked for, or not even one can be computed.
         """
         if self.steps is not None:
             if self.steps > num_steps:
@@ -76,5 +75,5 @@ class Budget:
 
 
 def parse_budgets(text: str) -> tuple[Budget, ...]:
-    """Comma-separated budgets, each once."""
+    """The budgets in a text that has commas between them, each once."""
     return tuple(dict.fromkeys(Budget.parse(part) for part in text.split(",")))

@@ -11,16 +11,16 @@ from typing import Any, Self
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-__all__ = ["CostModel", "count_flops", "measure_seconds"]
+__all__ = ["CostModel", "count_flops", "measure_seconds", "seconds_of"]
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Cost of one step of one sample, all guidance branches together.
+    """What one step of one sample costs, all guidance branches together.
 
     Attributes:
-        full_flops: computing the network.
-        tail_flops: a predicted step without its weighted sum: embeddings, final norm, projection.
+        full_flops: of a step on which the network is computed.
+        tail_flops: of a predicted step without its weighted sum: embeddings, final norm, projection.
         feature_numel: numbers in one feature, for the cost of the weighted sum.
         full_seconds, predicted_seconds: measured at the trace's batch size, per sample.
     """
@@ -32,7 +32,7 @@ class CostModel:
     predicted_seconds: float
 
     def predicted_flops(self, depth: int) -> float:
-        """A predicted step: the tail, and a multiply and an add for each tap."""
+        """FLOPs of a predicted step: the tail, and a multiply and an add for each tap."""
         return self.tail_flops + 2.0 * depth * self.feature_numel
 
     def run_flops(self, num_steps: int, num_computed: int, depth: int) -> float:
@@ -44,7 +44,7 @@ class CostModel:
 
 
 def count_flops(function: Callable[[], Any]) -> float:
-    """FLOPs of matrix products, convolutions and attention while `function` runs."""
+    """FLOPs of the matrix products, convolutions and attention that `function` runs."""
     counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     with counter:
@@ -76,15 +76,17 @@ def _cpu_attention() -> dict[Any, Any]:
 
 
 def measure_seconds(function: Callable[[], Any], repeats: int = 3) -> float:
-    """Median wall time of `function` after one warm-up, device synchronised."""
-    times = []
-    for _ in range(repeats + 1):
-        _synchronize()
-        begun = time.perf_counter()
-        function()
-        _synchronize()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times[1:])
+    """Median of `seconds_of` over so many calls of `function`, after one that warms up."""
+    return statistics.median([seconds_of(function) for _ in range(repeats + 1)][1:])
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    """Wall time of one call of `function`; work on a GPU is waited for, before and after."""
+    _synchronize()
+    begun = time.perf_counter()
+    function()
+    _synchronize()
+    return time.perf_counter() - begun
 
 
 def _synchronize() -> None:

@@ -20,7 +20,7 @@ class Peak:
     """What `peak_memory` found.
 
     Attributes:
-        bytes: most that was held at once, beyond what there was before; None where it cannot be told.
+        bytes: the most that was held at once, beyond what there was before; None where it cannot be told.
     """
 
     bytes: int | None = None
@@ -28,7 +28,7 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Memory of the work inside: what tensors take on a GPU, else what Linux gives this process."""
+    """Measures the memory of the work inside: what tensors take on a GPU, else what Linux gives this process."""
     peak = Peak()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -45,10 +45,10 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 
 def peak_bytes() -> int:
-    """The most resident memory of this process.
+    """The most resident memory that this process has had.
 
-    On Linux from its status: ``getrusage`` there also counts the parent's memory, from before the exec. Elsewhere
-    (macOS) from ``getrusage``.
+    Linux tells it in the status of the process, for ``getrusage`` there also counts the parent's memory, from before
+    the exec; elsewhere (macOS) ``getrusage`` tells it.
     """
     if STATUS.exists():
         return _resident("VmHWM")

@@ -7,27 +7,30 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from hyca_calib.costs.flops import count_flops
+from hyca_calib.costs.flops import count_flops, seconds_of
 from hyca_calib.costs.memory import peak_memory
 from hyca_calib.pipelines.rollout import device_of, sample_images
 from hyca_calib.pipelines.workload import Job, batches
-from hyca_calib.quality.metrics import Agreement, compare_images
+from hyca_calib.quality.metrics import SampleFidelity, compare_images
 from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import OnMismatch
 
-__all__ = ["Evaluation", "Run", "evaluate_plan", "full_run", "network_flops", "run_method", "run_untimed"]
+__all__ = ["Evaluation", "Fidelity", "SampledRun", "evaluate_plan", "network_flops", "run_untimed", "sampling_seconds"]
+
+Method = Callable[[], AbstractContextManager[Any]]
+"""Makes the context in which a pipeline samples."""
 
 
 @dataclass(frozen=True)
-class Run:
+class SampledRun:
     """What one way of sampling produced.
 
     Attributes:
@@ -43,13 +46,20 @@ class Run:
     flops: float
     peak_bytes: int | None = None
 
+    def fidelity_to(self, full: SampledRun) -> SampleFidelity:
+        """How near it is to the full run of the same samples, one by one."""
+        return compare_images(self.images, full.images, self.latents, full.latents)
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures of one method; ratios are full run over method, so above 1 is cheaper.
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """One method against the model's own full run of the same samples.
 
     Attributes:
-        peak_bytes: see `Run`.
+        psnr_db, psnr_db_worst, psnr_db_each: of the pictures, peak 1; mean, least, sample by sample.
+        ssim, ssim_worst: structural similarity of the pictures; mean and least.
+        latent_error: squared error of the final latent over the full run's squared norm, mean.
+        flops_ratio: FLOPs of the full run over the method's, mean over the samples; above 1 is cheaper.
     """
 
     psnr_db: float
@@ -58,52 +68,44 @@ class Evaluation:
     ssim_worst: float
     latent_error: float
     flops_ratio: float
+    psnr_db_each: tuple[float, ...]
+
+    @classmethod
+    def of(cls, run: SampledRun, full: SampledRun, **others: Any) -> Self:
+        """A run against the full one; `others` are the attributes that a subclass adds."""
+        near = run.fidelity_to(full)
+        return cls(
+            psnr_db=statistics.fmean(near.psnr_db),
+            psnr_db_worst=min(near.psnr_db),
+            ssim=statistics.fmean(near.ssim),
+            ssim_worst=min(near.ssim),
+            latent_error=statistics.fmean(near.latent_error),
+            flops_ratio=full.flops / run.flops,
+            psnr_db_each=near.psnr_db,
+            **others,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Fidelity):
+    """One plan against the full run, with what it takes beyond FLOPs.
+
+    Attributes:
+        wall_ratio: seconds of the full run over the plan's; above 1 is faster.
+        cache_bytes: features held during the run.
+        peak_bytes: see `SampledRun`.
+    """
+
     wall_ratio: float
     steps_total: int
     steps_computed: int
     cache_bytes: int
     num_samples: int
     batch: int
-    psnr_db_each: tuple[float, ...]
     peak_bytes: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-def run_method(
-    pipe: Any,
-    jobs: Sequence[Job],
-    num_steps: int,
-    batch: int,
-    method: Callable[[], AbstractContextManager[Any]],
-) -> tuple[Run, Any]:
-    """Sample `jobs` inside `method`; returns the run and what the context gave.
-
-    FLOPs are counted on one sample of its own, which warms up a CPU; a GPU, which tunes itself to shapes, by a batch.
-    """
-    device = device_of(pipe)
-    with method() as context:
-        flops = network_flops(pipe, lambda: sample_images(pipe, jobs[:1], num_steps, 1))
-        if isinstance(context, Session):
-            flops += context.report().forecast_flops
-        if device.type != "cpu":
-            sample_images(pipe, jobs[:batch], num_steps, batch)
-        with peak_memory(device) as peak:
-            begun = time.perf_counter()
-            images, latents = sample_images(pipe, jobs, num_steps, batch)
-            seconds = time.perf_counter() - begun
-        report = context.report() if isinstance(context, Session) else None
-    return Run(images, latents, seconds, flops, peak.bytes), report
-
-
-def run_untimed(
-    pipe: Any,
-    jobs: Sequence[Job],
-    num_steps: int,
-    batch: int,
-    method: Callable[[], AbstractContextManager[Any]],
-) -> Run:
+def run_untimed(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> SampledRun:
     """Sample `jobs` inside `method`, each once and without a clock; FLOPs are the mean over all samples.
 
     A cache that decides while it runs costs more on some samples than on others.
@@ -113,51 +115,57 @@ def run_untimed(
     with method() as context:
         for group in batches(jobs, batch):
             flops += network_flops(pipe, lambda group=group: parts.append(sample_images(pipe, group, num_steps, batch)))  # type: ignore[misc]
-            if isinstance(context, Session):
-                flops += context.report().forecast_flops
+            flops += _forecast_flops(context)
     images, latents = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Run(images, latents, math.nan, flops / len(jobs))
+    return SampledRun(images, latents, math.nan, flops / len(jobs))
 
 
-def full_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> Run:
-    """The reference: every step computed."""
-    return run_method(pipe, jobs, num_steps, batch, nullcontext)[0]
-
-
-def compare(run: Run, full: Run, steps: tuple[int, int], cache_bytes: int, batch: int) -> Evaluation:
-    """`steps` are those of the sampler, and those computed."""
-    agreement: Agreement = compare_images(run.images, full.images, run.latents, full.latents)
-    return Evaluation(
-        psnr_db=statistics.fmean(agreement.psnr_db),
-        psnr_db_worst=min(agreement.psnr_db),
-        ssim=statistics.fmean(agreement.ssim),
-        ssim_worst=min(agreement.ssim),
-        latent_error=statistics.fmean(agreement.latent_error),
-        flops_ratio=full.flops / run.flops,
-        wall_ratio=full.seconds / run.seconds,
-        steps_total=steps[0],
-        steps_computed=steps[1],
-        cache_bytes=cache_bytes,
-        num_samples=len(agreement.psnr_db),
-        batch=batch,
-        psnr_db_each=agreement.psnr_db,
-        peak_bytes=run.peak_bytes,
-    )
+def sampling_seconds(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> float:
+    """Wall time of sampling `jobs` inside `method`, which is applied before the clock runs."""
+    with method():
+        return seconds_of(lambda: sample_images(pipe, jobs, num_steps, batch))
 
 
 def evaluate_plan(
-    pipe: Any,
-    plan: Plan,
-    jobs: Sequence[Job],
-    num_steps: int,
-    batch: int,
-    full: Run | None = None,
-    on_mismatch: OnMismatch = "error",
-) -> tuple[Evaluation, Run, Run]:
-    """Figures of `plan` on `jobs`, with the pictures of both runs."""
-    full = full or full_run(pipe, jobs, num_steps, batch)
-    run, report = run_method(pipe, jobs, num_steps, batch, lambda: apply_plan(pipe, plan, on_mismatch))
-    return compare(run, full, (report.steps, report.computed), report.cache_bytes, batch), run, full
+    pipe: Any, plan: Plan, jobs: Sequence[Job], num_steps: int, batch: int, on_mismatch: OnMismatch = "error"
+) -> tuple[Evaluation, SampledRun, SampledRun]:
+    """Figures of `plan` on `jobs`, with its run and the full one."""
+    full, _ = _timed_run(pipe, jobs, num_steps, batch, nullcontext)
+    run, report = _timed_run(pipe, jobs, num_steps, batch, lambda: apply_plan(pipe, plan, on_mismatch))
+    found = Evaluation.of(
+        run,
+        full,
+        wall_ratio=full.seconds / run.seconds,
+        steps_total=report.steps,
+        steps_computed=report.computed,
+        cache_bytes=report.cache_bytes,
+        num_samples=len(run.images),
+        batch=batch,
+        peak_bytes=run.peak_bytes,
+    )
+    return found, run, full
+
+
+def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> tuple[SampledRun, Any]:
+    """Sample `jobs` inside `method`; returns the run and, of a plan, the session's report.
+
+    FLOPs are counted on one sample of its own, which warms up a CPU; a GPU, which tunes itself to shapes, by a batch.
+    """
+    device = device_of(pipe)
+    with method() as context:
+        flops = network_flops(pipe, lambda: sample_images(pipe, jobs[:1], num_steps, 1)) + _forecast_flops(context)
+        if device.type != "cpu":
+            sample_images(pipe, jobs[:batch], num_steps, batch)
+        with peak_memory(device) as peak:
+            begun = time.perf_counter()
+            images, latents = sample_images(pipe, jobs, num_steps, batch)
+            seconds = time.perf_counter() - begun
+        report = context.report() if isinstance(context, Session) else None
+    return SampledRun(images, latents, seconds, flops, peak.bytes), report
+
+
+def _forecast_flops(context: Any) -> float:
+    return context.report().forecast_flops if isinstance(context, Session) else 0.0
 
 
 def network_flops(pipe: Any, sample: Callable[[], Any]) -> float:

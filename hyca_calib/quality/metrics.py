@@ -17,11 +17,11 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from hyca_calib.pipelines.workload import Job
 
 __all__ = [
-    "Agreement",
+    "SampleFidelity",
     "compare_images",
-    "expanded_tail",
     "image_psnr",
     "interval",
+    "interval_ends",
     "log_error",
     "prompt_groups",
     "resampled_means",
@@ -32,12 +32,12 @@ RESAMPLES = 2000
 
 
 def log_error(latents: Tensor, reference: Tensor) -> Tensor:
-    """Natural logarithm of the mean squared error of each sample, ``(sample,)``."""
+    """The natural logarithm of each sample's mean squared error, ``(sample,)``."""
     return (latents - reference).square().flatten(1).mean(1).clamp(min=1e-20).log()
 
 
 @dataclass(frozen=True)
-class Agreement:
+class SampleFidelity:
     """Pictures of two runs compared, sample by sample.
 
     Attributes:
@@ -57,14 +57,15 @@ def image_psnr(images: Tensor, reference: Tensor) -> list[float]:
     return [peak_signal_noise_ratio(a, b, data_range=1.0).clamp(max=150).item() for a, b in pairs]
 
 
-def compare_images(images: Tensor, reference: Tensor, latents: Tensor, reference_latents: Tensor) -> Agreement:
+def compare_images(images: Tensor, reference: Tensor, latents: Tensor, reference_latents: Tensor) -> SampleFidelity:
     """Compare pictures ``(sample, 3, height, width)`` in [0, 1] and their latents."""
-    pairs = list(zip(images.float(), reference.float(), strict=True))
-    psnr = image_psnr(images, reference)
+    pairs = zip(images.float(), reference.float(), strict=True)
     ssim = [structural_similarity_index_measure(a[None], b[None], data_range=1.0) for a, b in pairs]
     error = (latents - reference_latents).square().flatten(1).sum(1)
     relative = error / reference_latents.square().flatten(1).sum(1)
-    return Agreement(tuple(psnr), tuple(float(torch.as_tensor(s)) for s in ssim), tuple(relative.tolist()))
+    return SampleFidelity(
+        tuple(image_psnr(images, reference)), tuple(float(torch.as_tensor(s)) for s in ssim), tuple(relative.tolist())
+    )
 
 
 def prompt_groups(jobs: Sequence[Job]) -> tuple[int, ...]:
@@ -87,13 +88,12 @@ def interval(
     sample = np.asarray(values, dtype=np.float64)[:, None]
     labels = range(len(sample)) if groups is None else groups
     draws = resampled_means(sample, labels, RESAMPLES, seed)
-    tail = expanded_tail((1 - level) / 2, len(set(labels)))
-    low, high = np.quantile(draws, (tail, 1 - tail))
+    low, high = interval_ends(draws[:, 0], (1 - level) / 2, len(set(labels)))
     return float(sample.mean()), float(low), float(high)
 
 
 def resampled_means(values: Array, groups: Sequence[int], draws: int, seed: int = 0) -> Array:
-    """Means ``(draw, column)`` of whole groups drawn with replacement.
+    """Means ``(draw, column)`` over whole groups that are drawn with replacement.
 
     Args:
         values: ``(sample, column)``; NaN is left out.
@@ -116,12 +116,17 @@ def resampled_means(values: Array, groups: Sequence[int], draws: int, seed: int 
     return means
 
 
-def expanded_tail(tail: float, groups: int) -> float:
-    """The quantile to read off bootstrap means of `groups` groups for an interval that leaves out `tail` at each end.
+def interval_ends(draws: Array, tail: float, groups: int) -> Array:
+    """Both ends of the interval that leaves out `tail` at each of them, from a bootstrap over so many groups.
 
     Percentiles of few groups lie too close together; those of the expanded percentile interval (Hesterberg,
     arXiv 1411.5279) have the width of a t interval.
+
+    Args:
+        draws: ``(draw, ...)``; NaN is left out.
+
+    Returns:
+        ``(2, ...)``.
     """
-    if groups < 2:
-        return 0.0
-    return float(norm.cdf(math.sqrt(groups / (groups - 1)) * t.ppf(tail, groups - 1)))
+    expanded = norm.cdf(math.sqrt(groups / (groups - 1)) * t.ppf(tail, groups - 1)) if groups > 1 else 0.0
+    return np.asarray(np.nanquantile(draws, (expanded, 1 - expanded), axis=0))

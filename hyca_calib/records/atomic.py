@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["replacing", "write_text"]
+from pydantic_core import to_jsonable_python
+
+__all__ = ["replacing", "write_json", "write_text"]
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to be written, which takes its place in the end; after an exception `path` is as it was."""
+    """A file beside `path` to be written, which takes its place in the end; after an exception `path` is as it was.
+
+    Folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     yield partial
     partial.replace(path)
@@ -19,6 +27,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` whole or not at all; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(text)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content`, models and dataclasses included, as indented JSON, whole or not at all; folders are made."""
+    write_text(path, json.dumps(to_jsonable_python(content), indent=1) + "\n")

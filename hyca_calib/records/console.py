@@ -15,7 +15,7 @@ from rich.table import Table
 
 from hyca_runtime.errors import HycaError
 
-__all__ = ["counting", "growing", "human_bytes", "log_json", "one_line_errors", "present", "say", "stages"]
+__all__ = ["counting", "human_bytes", "log_json", "one_line_errors", "present", "say", "stages"]
 
 _console = Console(stderr=True, highlight=False)
 """Progress and errors; results go to standard output."""
@@ -87,15 +87,8 @@ def counting(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 @contextlib.contextmanager
-def stages(names: tuple[str, ...]) -> Iterator[Callable[[str, float, str], None]]:
-    """A bar for each stage; yields ``(stage, share done, news)``."""
-    with growing(names) as tell:
-        yield tell
-
-
-@contextlib.contextmanager
-def growing(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], None]]:
-    """The same, with another bar for every stage that is first heard of."""
+def stages(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], None]]:
+    """A bar for each of these stages, and for every other that is heard of; yields ``(stage, share done, news)``."""
     if _json:
         told: dict[str, float] = {}
 
@@ -120,18 +113,16 @@ def growing(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], N
         def tell(stage: str, share: float, news: str) -> None:
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage, total=1.0, news="", start=False)
-            task = next(task for task in progress.tasks if task.id == tasks[stage])
-            if not task.started:
-                progress.start_task(task.id)
-            progress.update(task.id, completed=min(1.0, share), news=news)
+            progress.start_task(tasks[stage])
+            progress.update(tasks[stage], completed=min(1.0, share), news=news)
             if share >= 1:
-                progress.stop_task(task.id)
+                progress.stop_task(tasks[stage])
 
         yield tell
 
 
 def human_bytes(size: float) -> str:
-    """``1536`` -> ``"1.5 KiB"``."""
+    """A size in words for people: ``1536`` is ``"1.5 KiB"``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

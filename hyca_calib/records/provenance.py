@@ -10,30 +10,54 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import BaseModel
+
+__all__ = ["Provenance", "code_digest", "code_of", "command_line", "commit", "processor", "provenance", "versions"]
 
 PACKAGES = ("hyca_runtime", "hyca_calib")
-ROOT = Path(__file__).parents[1]
-
-__all__ = ["code_digest", "code_of", "command_line", "commit", "processor", "provenance", "versions"]
-
+ROOT = Path(__file__).parents[2]
+"""The folder that both packages are in."""
 LIBRARIES = ("hyca", "torch", "diffusers", "cache-dit", "numpy", "scikit-learn", "optuna", "zarr")
+
+
+class Provenance(BaseModel, frozen=True):
+    """What a result file says of its making; files of other results have these facts beside their own.
+
+    Attributes:
+        commit, date: of the code, and the day; both empty in files from before they were kept.
+        code: digest of every source file of both packages, see `code_digest`.
+        device: the networks ran on it, the name of a GPU or ``cpu``.
+        threads: of torch on the CPU.
+        versions: installed versions of what decides a result, by name.
+    """
+
+    commit: str = ""
+    code: str = ""
+    date: str = ""
+    device: str
+    processor: str = ""
+    threads: int
+    versions: dict[str, str]
+
+    @property
+    def known(self) -> bool:
+        """Whether the file says of which code and day it is."""
+        return bool(self.commit and self.date)
 
 
 def versions() -> dict[str, str]:
     """Installed versions of what decides a result."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -42,21 +66,17 @@ def command_line() -> str:
     return re.sub(r"://[^@/\s]*@", "://", shlex.join(sys.orig_argv))
 
 
-def provenance(device: str) -> dict[str, Any]:
-    """What a result file says of its making: code, day, machine, software.
-
-    Args:
-        device: the networks ran on it.
-    """
-    return {
-        "commit": commit(),
-        "code": code_digest(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-    }
+def provenance(device: str) -> Provenance:
+    """Facts of a result that is made now, by networks on `device`."""
+    return Provenance(
+        commit=commit(),
+        code=code_digest(),
+        date=datetime.now(UTC).date().isoformat(),
+        device=torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        processor=processor(),
+        threads=torch.get_num_threads(),
+        versions=versions(),
+    )
 
 
 @cache
@@ -76,16 +96,16 @@ def commit() -> str:
 
 @cache
 def code_digest() -> str:
-    """Short digest of every source file of both packages: equal code, equal digest."""
+    """A short digest of every source file of both packages: equal code has an equal digest."""
     return _digest([path for package in PACKAGES for path in (ROOT / package).rglob("*.py")])
 
 
 @cache
 def code_of(*modules: str) -> str:
-    """Short digest of the files of ours that these modules consist of, with all that they import of ours.
+    """A short digest of these modules' files and of all files of ours that they import, directly or not.
 
     Args:
-        modules: full names; of other packages they count for nothing, for `versions` tells those.
+        modules: full names; those of other packages count for nothing, for `versions` tells of them.
     """
     found: set[Path] = set()
     wanted = list(modules)
@@ -112,7 +132,7 @@ def _file(module: str) -> Path | None:
 
 
 def _imports(path: Path) -> list[str]:
-    """Names that may be modules; what is imported for type checkers alone is not."""
+    """Names that may be of modules; what is imported for type checkers alone is left out."""
     found: list[str] = []
     nodes: list[ast.AST] = [ast.parse(path.read_text())]
     while nodes:
@@ -128,7 +148,7 @@ def _imports(path: Path) -> list[str]:
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """The name of the CPU."""
     try:
         names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

@@ -9,23 +9,20 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hyca_calib.report.drawing import ACCENT, FAINT, INK, bare, save
 from hyca_calib.report.tiles import AMPLIFY, difference
 from hyca_calib.report.wall import Wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import forecast_error
 from hyca_runtime.plan import NetworkPlan
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
-
 __all__ = ["agreement_map", "error_map", "front_plot", "picture_wall", "schedule_strip", "trajectories", "trials_plot"]
-
-INK, FAINT, ACCENT = "#1b2a41", "#d9e2ec", "#e4572e"
 
 
 def schedule_strip(section: NetworkPlan, path: Path) -> None:
@@ -40,7 +37,7 @@ def schedule_strip(section: NetworkPlan, path: Path) -> None:
 
 
 def _spread(places: Sequence[int], apart: float) -> list[int]:
-    """Those whose labels do not touch, from the left."""
+    """The places whose labels do not touch, from the left."""
     kept: list[int] = []
     for place in places:
         if not kept or place - kept[-1] > apart:
@@ -65,7 +62,7 @@ def error_map(problem: Problem, section: NetworkPlan, path: Path) -> None:
     with np.errstate(divide="ignore"):
         shades = axes.imshow(np.log10(table), aspect="auto", cmap="magma", interpolation="nearest")
     figure.colorbar(shades, ax=axes, label="log10 relative error", fraction=0.03)
-    axes.set(xlabel="sampler step (white: computed)", ylabel="group")
+    axes.set(xlabel="sampler step (white: computed)")
     axes.set_yticks(range(len(table)), [str(g.indices.size) for g in section.groups], fontsize=7)
     axes.set_ylabel("group (its size)")
     _finish(figure, axes, path)
@@ -160,17 +157,10 @@ def picture_wall(wall: Wall, path: Path) -> None:
             if psnr:
                 axes.set_xlabel(f"{psnr[c]:.1f} dB", fontsize=7, labelpad=1)
         grid[r][0].set_ylabel(title, fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    save(figure, path)
 
 
-def _finish(figure: matplotlib.figure.Figure, axes: matplotlib.axes.Axes, path: Path) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _finish(figure: Figure, axes: Axes, path: Path) -> None:
+    bare(axes)
     figure.tight_layout(pad=0.5)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    pyplot.close(figure)
+    save(figure, path, svg=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,14 +20,12 @@ from hyca_calib.baselines.samplers import DPM, OWN, sampled_by, samplers
 from hyca_calib.baselines.score import reason
 from hyca_calib.pipelines.rollout import sample_clips
 from hyca_calib.pipelines.workload import Job
-from hyca_calib.quality.evaluate import Run, run_untimed
-from hyca_calib.quality.metrics import compare_images
+from hyca_calib.quality.evaluate import SampledRun, run_untimed, sampling_seconds
 from hyca_calib.search.problem import Problem
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.schedule import Schedule
 
 __all__ = ["Tile", "Wall", "draw_wall"]
-
 
 STARTS = (0, 3, 5)
 """Where samplers' levels begin, see `Spacing`: few spacings stand for many."""
@@ -92,7 +89,8 @@ def draw_wall(pipe: Any, jobs: Sequence[Job], num_steps: int, plan: Plan) -> Wal
     with apply_plan(pipe, plan) as session:
         ours = run_untimed(pipe, jobs, num_steps, len(jobs), lambda: nullcontext(session))
         report = session.report()
-    seconds = [_seconds(pipe, jobs, num_steps, method) for method in (nullcontext, partial(apply_plan, pipe, plan))]
+    methods = nullcontext, partial(apply_plan, pipe, plan)
+    seconds = [sampling_seconds(pipe, jobs, num_steps, len(jobs), method) for method in methods]
     schedule = plan.section.schedule
     others = [_tried(pipe, jobs, baseline, full, frames) for baseline in _rivals(pipe, jobs, num_steps, schedule)]
     return Wall(
@@ -124,7 +122,7 @@ def _no_trace() -> Problem:
     raise LookupError("the wall has no trace; none of its rivals asks for one")
 
 
-def _tried(pipe: Any, jobs: Sequence[Job], baseline: Baseline, full: Run, frames: int) -> Tile:
+def _tried(pipe: Any, jobs: Sequence[Job], baseline: Baseline, full: SampledRun, frames: int) -> Tile:
     told = baseline.name.removeprefix(f"{baseline.family} ")
     try:
         run = run_untimed(pipe, jobs, baseline.steps, len(jobs), partial(baseline.applied, pipe))
@@ -134,24 +132,16 @@ def _tried(pipe: Any, jobs: Sequence[Job], baseline: Baseline, full: Run, frames
 
 
 def _best_of_families(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
-    """The best setting of each, best first."""
+    """The best setting of each family, best first."""
     best: dict[str, Tile] = {}
     for tile in sorted(tiles, key=lambda tile: -tile.mean_db):
         best.setdefault(tile.name, tile)
     return tuple(best.values())
 
 
-def _tile(name: str, told: str, run: Run, full: Run, frames: int, seconds: float) -> Tile:
-    psnr = compare_images(run.images, full.images, run.latents, full.latents).psnr_db
-    return Tile(name, told, full.flops / run.flops, _clips(run, frames), psnr, seconds)
+def _tile(name: str, told: str, run: SampledRun, full: SampledRun, frames: int, seconds: float) -> Tile:
+    return Tile(name, told, full.flops / run.flops, _clips(run, frames), run.fidelity_to(full).psnr_db, seconds)
 
 
-def _clips(run: Run, frames: int) -> Tensor:
+def _clips(run: SampledRun, frames: int) -> Tensor:
     return run.images.unflatten(2, (frames, -1)).transpose(1, 2)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def _seconds(pipe: Any, jobs: Sequence[Job], num_steps: int, method: Any) -> float:
-    with method():
-        begun = time.perf_counter()
-        sample_clips(pipe, jobs, num_steps, len(jobs))
-        return time.perf_counter() - begun

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from rich.table import Table
 
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.atomic import write_text
 from hyca_calib.report import plots
 from hyca_calib.report.regrouping import regrouped
-from hyca_calib.report.summary import Summary
 from hyca_calib.report.tiles import AMPLIFY, difference, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
@@ -20,18 +22,47 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.plan import NetworkPlan
 
-__all__ = ["siblings", "write_report"]
+__all__ = ["Summary", "siblings", "write_report"]
 
 WALL_SAMPLES = 8
 TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a report says, in a few lines: one plan beside what costs as much.
+
+    Attributes:
+        plan: its name.
+        page: where the report is.
+    """
+
+    plan: str
+    page: Path
+    wall: Wall
+
+    @property
+    def gain_db(self) -> float | None:
+        """How far the plan is above the best rival; None without one."""
+        return self.wall.plan.mean_db - self.wall.rivals[0].mean_db if self.wall.rivals else None
+
+    def table(self) -> Table:
+        """The plan and its rivals, for people at a terminal."""
+        wall = self.wall
+        faster, held = wall.full.seconds / wall.plan.seconds, wall.cache_bytes / 2**20
+        caption = f"{faster:.1f}x faster here, {held:.3g} MiB of features held"
+        found = Table("", "computes", "FLOPs", "PSNR to the full run", title=self.plan, caption=caption)
+        for tile in (wall.plan, *wall.rivals):
+            style = "bold" if tile is wall.plan else ""
+            found.add_row(tile.name, tile.told, f"1/{tile.flops_ratio:.2f}", f"{tile.mean_db:.1f} dB", style=style)
+        return found
 
 
 def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan: Plan) -> Summary:
     """Draw every picture and write both files; returns what they say in a few lines."""
     result, problem, section = study.read_result(), Problem(trace), plan.section
     wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan)
-    folder = study.folder / "pictures"
-    _draw(problem, wall, section, result, siblings(study, section), folder, workload.seed)
+    folder = _draw(study, problem, wall, section, result, workload.seed)
     content = {
         "plan": plan,
         "section": section,
@@ -44,30 +75,28 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
         loader=PackageLoader("hyca_calib.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
     linked = {path.stem: path.relative_to(study.folder).as_posix() for path in sorted(folder.glob("*.png"))}
-    inline = {path.stem: _inline(path) for path in sorted(folder.glob("*.svg"))}
+    inline = {
+        path.stem: f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        for path in sorted(folder.glob("*.svg"))
+    }
     rows = [
         {
             "caption": caption,
             "pictures": strip([tile.clips[i] for tile in wall.columns]),
-            "differences": strip([wall.full.clips[i], *_differences(wall, i)]),
+            "differences": strip([full, *(difference(tile.clips[i], full) for tile in wall.columns[1:])]),
             "psnr_db": [tile.psnr_db[i] if tile.psnr_db else None for tile in wall.columns],
         }
-        for i, caption in enumerate(wall.captions)
+        for i, (caption, full) in enumerate(zip(wall.captions, wall.full.clips, strict=True))
     ]
-    (study.folder / "report.md").write_text(environment.get_template("report.md").render(**content, pictures=linked))
-    study.report.write_text(environment.get_template("report.html").render(**content, pictures=inline, rows=rows))
-    return Summary.of(plan, wall, study.report)
+    markdown, page = (environment.get_template(name) for name in ("report.md", "report.html"))
+    write_text(study.folder / "report.md", markdown.render(**content, pictures=linked))
+    write_text(study.report, page.render(**content, pictures=inline, rows=rows))
+    return Summary(plan.name, study.report, wall)
 
 
-def _draw(
-    problem: Problem,
-    wall: Wall,
-    section: NetworkPlan,
-    result: dict[str, Any],
-    siblings: list[tuple[float, float]],
-    folder: Path,
-    seed: int,
-) -> None:
+def _draw(study: Study, problem: Problem, wall: Wall, section: NetworkPlan, result: dict[str, Any], seed: int) -> Path:
+    """Draw every picture; returns their folder."""
+    folder = study.folder / "pictures"
     plots.schedule_strip(section, folder / "schedule.png")
     if section.schedule.predicted_steps:
         plots.error_map(problem, section, folder / "errors.png")
@@ -77,12 +106,13 @@ def _draw(
     )
     if found := regrouped(problem, result["settings"], seed):
         plots.agreement_map(*found, folder / "agreement.png")
-    plots.front_plot(wall, siblings, folder / "front.png")
+    plots.front_plot(wall, siblings(study, section), folder / "front.png")
     plots.picture_wall(wall, folder / "wall.png")
+    return folder
 
 
 def siblings(study: Study, own: NetworkPlan) -> list[tuple[float, float]]:
-    """FLOPs ratio and select PSNR of the same model's plans for other budgets, in the folder above."""
+    """The FLOPs ratio and select PSNR of each plan of the same model for another budget, in the folder above."""
     found = []
     for path in sorted(study.folder.parent.glob("*/plan.json")):
         if path == study.plan:
@@ -94,14 +124,6 @@ def siblings(study: Study, own: NetworkPlan) -> list[tuple[float, float]]:
         if section.cost and section.quality and (section.model, section.sampler) == (own.model, own.sampler):
             found.append((section.cost.flops_ratio, section.quality.psnr_db))
     return found
-
-
-def _inline(path: Path) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _differences(wall: Wall, sample: int) -> list[Any]:
-    return [difference(tile.clips[sample], wall.full.clips[sample]) for tile in wall.columns[1:]]
 
 
 def _solver_table(section: NetworkPlan, result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hyca_calib.cli.options import Seed
-from hyca_calib.records.console import growing, one_line_errors
+from hyca_calib.records.console import one_line_errors, stages
 from studies.paper.page import render
 from studies.paper.study import Study
 
@@ -44,7 +44,7 @@ def main(
             print(render(out))
             return
         study = Study(work, out, seed, **(QUICK if quick else {}), quick=quick)
-        with growing() as tell:
+        with stages() as tell:
             print(study.make(only or [], tell))
 
 

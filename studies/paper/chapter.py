@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.dataclasses import dataclass
 
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.atomic import write_text
 from hyca_calib.search.problem import Problem
 
 Verdict = Literal["holds", "partly", "fails", "not decided"]
@@ -165,6 +166,5 @@ def verdicts(questions: Mapping[str, Question[Any]], numbers: Numbers) -> tuple[
 def kept(path: Path, work: Callable[[], Made]) -> Any:
     """What the work found, from JSON on disk; done only if it is not there, so an interrupted run goes on."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(work(), allow_nan=False))
+        write_text(path, json.dumps(work(), allow_nan=False))
     return json.loads(path.read_text())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import t
 
-from hyca_calib.quality.metrics import expanded_tail, interval, resampled_means
+from hyca_calib.quality.metrics import interval, interval_ends, resampled_means
 from studies.paper.replay_setup import TINY, Array
 
 Ratio = tuple[float, float, float]
@@ -42,8 +42,7 @@ def over(one: Array, other: Array, seed: int, groups: Sequence[int] | None = Non
 
 def quantiles(draws: Array, groups: int, level: float = 0.95) -> tuple[float, float]:
     """Ends of the interval from bootstrap draws over so many groups."""
-    tail = expanded_tail((1 - level) / 2, groups)
-    low, high = np.quantile(draws, (tail, 1 - tail))
+    low, high = interval_ends(draws, (1 - level) / 2, groups)
     return float(low), float(high)
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hyca_calib.records.atomic import write_json, write_text
 from hyca_calib.trace.request import TRACE_VERSION
 from hyca_runtime.errors import StudyError
 from studies.paper.chapter import Chapter, finished
@@ -92,7 +93,7 @@ def write_page(out: Path, settings: dict[str, Any], kept: dict[str, dict[str, An
     found = {key: decided(key, kept[key]) for key in order if key in kept}
     write_json(out / NUMBERS, {"settings": settings, "chapters": {k: c.model_dump() for k, c in found.items()}})
     page = out / "README.md"
-    page.write_text("\n".join(_page(settings, found)))
+    write_text(page, "\n".join(_page(settings, found)))
     return page
 
 
@@ -144,11 +145,3 @@ def _shown(key: str, chapter: Chapter) -> list[str]:
     if made.get("trace", 0) < TRACE_VERSION:
         facts.append(OLDER)
     return [text, f"*{'; '.join(facts)}. {libraries}.*\n"]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Indented, and whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)

@@ -14,6 +14,7 @@ from typing import Any
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
 from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.atomic import write_json
 from hyca_calib.records.provenance import provenance
 from hyca_calib.search.error_damping import PROBES, healed
 from hyca_calib.search.problem import Problem
@@ -23,7 +24,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import StudyError
 from hyca_runtime.point import CachePoint
 from studies.paper.chapter import Chapter, Context
-from studies.paper.page import CHAPTERS, FIGURES, NUMBERS, write_json, write_page
+from studies.paper.page import CHAPTERS, FIGURES, NUMBERS, write_page
 
 Tell = Callable[[str, float, str], None]
 """Told the chapter, the share of it that is done, and a line of news."""
@@ -168,6 +169,6 @@ def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:
 
 def circumstances() -> dict[str, Any]:
     """Of a chapter that is made now."""
-    made = provenance("cpu")
+    made = provenance("cpu").model_dump()
     threads = "a thread" if made["threads"] == 1 else f"{made['threads']} threads"
     return {**made, "device": f"{threads} of {made['processor']}", "trace": TRACE_VERSION}

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import counting, one_line_errors, say
 from hyca_runtime.errors import WorkloadError
 from studies.zoo import MODELS, PIPELINES
@@ -36,8 +37,7 @@ def main(
 
             table = to_markdown(*check_all(only or [], compiled, tell))
         if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(table)
+            write_text(out, table)
         print(out or table)
 
 

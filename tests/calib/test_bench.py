@@ -16,33 +16,24 @@ import torch
 
 from hyca_calib.baselines import Axis, Baseline, Family, Settings
 from hyca_calib.baselines.score import Score, joined, undominated
-from hyca_calib.bench import (
-    Bench,
-    CleanPipeline,
-    Comparison,
-    Dot,
-    Figures,
-    Row,
-    draw_front,
-    margin,
-    read_bench,
-    to_csv,
-    to_markdown,
-    windows,
-)
-from hyca_calib.bench.choice import candidates, chosen
-from hyca_calib.bench.isolation import fingerprint
+from hyca_calib.bench.choice import CLOSE_LOOK, chosen, windows
+from hyca_calib.bench.comparison import HARNESS, Comparison, Learnt
+from hyca_calib.bench.documents.comparison_table import to_csv, to_markdown
+from hyca_calib.bench.documents.front import Dot, draw_front
+from hyca_calib.bench.figures import Figures
+from hyca_calib.bench.isolation import CleanPipeline, fingerprint
+from hyca_calib.bench.lead import lead
 from hyca_calib.bench.notebook import MEASURED, Notebook
-from hyca_calib.bench.run import Learnt
+from hyca_calib.bench.results import Bench, BenchFacts, Row, read_bench
 from hyca_calib.bench.sweep import Sweep, sweep
-from hyca_calib.bench.verify import Verification, drawn
+from hyca_calib.bench.verify import Verification, random_rows
 from hyca_calib.commands import benching
 from hyca_calib.commands.benching import BenchOptions
 from hyca_calib.commands.publishing import verify_bench
 from hyca_calib.commands.tracing import TraceOptions
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.records.provenance import code_of
+from hyca_calib.records.provenance import code_digest, code_of, provenance
 from hyca_runtime import AttachError
 from hyca_runtime.errors import StudyError
 from hyca_runtime.plan import Plan
@@ -62,6 +53,12 @@ def fewer_steps(name: str = "fewer steps", counts: tuple[int, ...] = (3, 4, 6, 9
 def comparison(workload: Workload, families: list[Family], notebook: Notebook | None = None) -> Comparison:
     clean = CleanPipeline(tiny.pipeline, workload.of("fit")[0])
     return Comparison.of(clean, workload, 4, families, None, notebook)
+
+
+def facts_of(workload: Workload) -> BenchFacts:
+    """Facts of a comparison on the tiny pipeline."""
+    own = {"model": "tiny:pipeline", "workload": workload.describe(), "batch": 4, "weights": "0"}
+    return BenchFacts.model_validate({**provenance("cpu").model_dump(), **own})
 
 
 class TestSweep:
@@ -183,7 +180,13 @@ class TestChoice:
         assert {s.method for s in chosen(self.scores(), places)} == {"a 1.9", "a 3.0", "b 1.6"}, (
             "b at 2.0 is far behind"
         )
-        assert {s.method for s in candidates(self.scores(), places)} == {"a 2.0", "a 1.9", "a 3.0", "b 2.0", "b 1.6"}
+        assert {s.method for s in chosen(self.scores(), places, CLOSE_LOOK)} == {
+            "a 2.0",
+            "a 1.9",
+            "a 3.0",
+            "b 2.0",
+            "b 1.6",
+        }
 
     def test_a_family_that_is_far_behind_everywhere_has_one_row(self) -> None:
         far = [Score(f"c {ratio}", "c", ratio, (db,)) for ratio, db in ((2.0, 20.0), (3.0, 30.0))]
@@ -225,7 +228,7 @@ class TestComparison:
         assert timed[0].timing is None
         assert timed[1].timing is not None
         assert timed[1].timing.wall_ratio > 1
-        written = Bench({"model": "tiny"}, tuple(range(6)), tuple(timed), COSTS, tuple(sweeps), {"ratios": [1.0]})
+        written = Bench(facts_of(workload), tuple(range(6)), tuple(timed), COSTS, tuple(sweeps), {"ratios": [1.0]})
         written.write(tmp_path)
         assert read_bench(tmp_path) == written
 
@@ -298,15 +301,16 @@ class TestComparison:
     def test_code_is_followed_through_its_imports(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert code_of("hyca_calib.baselines.layer_reuse") != code_of("hyca_calib.baselines.caches")
         assert code_of("torch.nn") == code_of()
-        from hyca_calib.records import provenance
-
-        monkeypatch.setattr(provenance, "ROOT", tmp_path)
+        assert code_digest() != code_of(), "the digest of no file at all"
+        for harness in HARNESS:
+            assert code_of(harness) != code_of(), f"{harness} is no module"
+        monkeypatch.setattr("hyca_calib.records.provenance.ROOT", tmp_path)
         package = tmp_path / "hyca_calib"
         package.mkdir()
         (package / "a.py").write_text("from hyca_calib.b import x\n")
         (package / "b.py").write_text("x = 1\n")
         (package / "c.py").write_text("y = 1\n")
-        fresh = provenance.code_of.__wrapped__
+        fresh = code_of.__wrapped__
         before = fresh("hyca_calib.a")
         (package / "c.py").write_text("y = 2\n")
         assert fresh("hyca_calib.a") == before
@@ -326,7 +330,9 @@ class TestComparison:
 
 
 def row(name: str, ratio: float, psnr: tuple[float, ...], ours: bool = False) -> Row:
-    figures = Figures(ratio, sum(psnr) / len(psnr), min(psnr), 1.0, 1.0, 0.1, psnr)
+    mean = sum(psnr) / len(psnr)
+    similar: dict[str, float] = {"ssim": 1.0, "ssim_worst": 1.0, "latent_error": 0.1}
+    figures = Figures(flops_ratio=ratio, psnr_db=mean, psnr_db_worst=min(psnr), psnr_db_each=psnr, **similar)
     return Row(name, name.split()[0], ours, figures)
 
 
@@ -339,20 +345,20 @@ class TestTable:
         row("5x", 5.0, (50.0, 53.0, 53.0), ours=True),
     )
 
-    def test_margins(self) -> None:
+    def test_how_far_a_plan_is_ahead(self) -> None:
         ours = self.ROWS[-1].result
         assert ours is not None
-        found = margin(ours, self.ROWS, (0, 1, 2))
+        found = lead(ours, self.ROWS, (0, 1, 2))
         assert found is not None
         assert (found.mean, found.rival) == (10.0, "steps 20"), "dearer rivals count, those that spare nothing do not"
         assert found.low <= 9.0 + 1e-9
         assert found.high >= 10.5
         cheap = row("1x", 1.1, (60.0,), ours=True).result
         assert cheap is not None
-        assert margin(cheap, self.ROWS, (0,)) is None
+        assert lead(cheap, self.ROWS, (0,)) is None
         near = row("1.3x", 1.3, (91.0, 91.0, 91.0), ours=True).result
         assert near is not None
-        level = margin(near, self.ROWS, (0, 1, 2))
+        level = lead(near, self.ROWS, (0, 1, 2))
         assert level is not None
         assert (level.mean, level.rival) == (1.0, "lazy"), "what costs about the same does"
 
@@ -361,15 +367,15 @@ class TestTable:
         ours = row("5x", 5.0, psnr, ours=True).result
         rival = row("steps 10", 5.0, (40.0,) * 9)
         assert ours is not None
-        alone = margin(ours, [rival], tuple(range(9)))
-        together = margin(ours, [rival], (0, 0, 0, 1, 1, 1, 2, 2, 2))
+        alone = lead(ours, [rival], tuple(range(9)))
+        together = lead(ours, [rival], (0, 0, 0, 1, 1, 1, 2, 2, 2))
         assert alone is not None
         assert together is not None
         assert together.high - together.low > 1.3 * (alone.high - alone.low)
 
-    def test_what_is_written(self, tmp_path: Path) -> None:
+    def test_what_is_written(self, workload: Workload, tmp_path: Path) -> None:
         refused = Sweep("none", "a paper", "no attention: upstream/file.py line 3", (), ())
-        text = to_markdown(Bench({}, (0, 1, 2), self.ROWS, COSTS, (refused,)))
+        text = to_markdown(Bench(facts_of(workload), (0, 1, 2), self.ROWS, COSTS, (refused,)))
         assert "| 5x | 5.00 |  | **52.00** | 32.00, steps 10 (5.05x) | +20.00 (" in text
         assert ") | 42.00, steps 20 (2.50x) | +10.00 (" in text
         assert "| none | 0 | 0 | 0 | no attention: upstream/file.py line 3 | a paper |" in text
@@ -397,11 +403,10 @@ class TestVerify:
         bench = comparison(workload, [family])
         (found,) = bench.rivals([family.baseline(settings)])
         assert found.result is not None
-        facts = {"model": "tiny:pipeline", "workload": workload.describe(), "batch": 4, "commit": "here"}
-        facts |= {"threads": torch.get_num_threads(), "processor": "this"}
+        facts = facts_of(workload)
         Bench(facts, tuple(range(6)), (bench.full(), found)).write(tmp_path)
         how = Verification(tmp_path, tiny.pipeline, workload)
-        rows = drawn(read_bench(tmp_path), 1.0, seed=0)
+        rows = random_rows(read_bench(tmp_path), 1.0, seed=0)
         (check,) = how.rows(rows)
         assert check.off_by < 1e-3, check
         wrong = replace(found, result=replace(found.result, psnr_db_each=(1.0,) * 6))

@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from hyca_calib.bench.damage import FEWER, LEVELS, Damage, blurred, brought, damaged, noisy
+from hyca_calib.bench.damage import FEWER, LEVELS, PictureDamage, blurred, damaged, damaged_to, noisy
 from hyca_calib.bench.equivalence import (
     LEAST_GROUPS,
     Effect,
@@ -22,8 +22,8 @@ from hyca_calib.bench.equivalence import (
     outcome,
 )
 from hyca_calib.bench.marks import CONFIDENCE, SCALES, confidence, detail
+from hyca_calib.bench.picture_quality import JudgedPictures
 from hyca_calib.bench.power import detection, detection_table, load_margins
-from hyca_calib.bench.quality import Verdict
 from hyca_calib.demo import DEMOS
 from hyca_calib.demo.judge.network import Judge
 from hyca_calib.pipelines.workload import Job
@@ -174,7 +174,7 @@ def test_confidence_is_the_log_odds_of_what_was_asked_for() -> None:
 def test_damage_is_as_strong_as_it_says(level: float) -> None:
     images = pictures(4)
     for way in (noisy, lambda x, sigma: blurred(x, sigma, 1)):
-        found, strength = brought(images, level, way)
+        found, strength = damaged_to(images, level, way)
         assert np.mean(image_psnr(found, images)) == pytest.approx(level, abs=0.01)
         assert 1e-3 < strength < 30
 
@@ -199,7 +199,7 @@ def test_the_mildest_damage_decides() -> None:
 
     def effect(kind: str, level: float, detail_db: float, nats: float, reached: float | None = None) -> Effect:
         away = marks(zero + detail_db, zero + nats)
-        return Effect(Damage(kind, level, reached or level, 1.0), departures(away, marks(zero, zero)))
+        return Effect(PictureDamage(kind, level, reached or level, 1.0), departures(away, marks(zero, zero)))
 
     effects = [
         effect("blur", 40, -0.1, -9),
@@ -223,8 +223,8 @@ def test_the_mildest_damage_decides() -> None:
 def test_the_table_tells_what_is_detected() -> None:
     images = pictures(24)
 
-    def seen(x: Tensor) -> Verdict:
-        return Verdict(np.zeros((24, 2)), (1.0,) * 24, {**detail(x, 1), CONFIDENCE: (1.0,) * 24})
+    def seen(x: Tensor) -> JudgedPictures:
+        return JudgedPictures(np.zeros((24, 2)), (1.0,) * 24, {**detail(x, 1), CONFIDENCE: (1.0,) * 24})
 
     groups = list(islice(cycle(range(12)), 24))
     full = seen(images)

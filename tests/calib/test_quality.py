@@ -12,8 +12,8 @@ from safetensors import safe_open
 from scipy.linalg import sqrtm
 
 from hyca_calib.bench.equivalence import Margins
+from hyca_calib.bench.picture_quality import JudgedPictures, PictureQuality, frechet_distance, judged, quality
 from hyca_calib.bench.power import load_margins
-from hyca_calib.bench.quality import Quality, Verdict, frechet_distance, judged, quality
 from hyca_calib.costs.memory import peak_memory
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.judge import WEIGHTS, load_judge
@@ -50,25 +50,39 @@ def test_a_worse_method_is_seen() -> None:
     rng = np.random.default_rng(0)
     judge = Judge(("a", "b"), 1)
     marks = {"detail, 1 px": tuple(rng.normal(size=48).tolist()), "confidence": (1.0,) * 48}
-    good = Verdict(rng.normal(size=(48, FEATURES)), (1.0,) * 48, marks)
-    bad = Verdict(good.features + 2, (1.0,) * 24 + (0.0,) * 24, {**marks, "confidence": (0.0,) * 48})
+    good = JudgedPictures(rng.normal(size=(48, FEATURES)), (1.0,) * 48, marks)
+    bad = JudgedPictures(good.features + 2, (1.0,) * 24 + (0.0,) * 24, {**marks, "confidence": (0.0,) * 48})
     margins = Margins("planted", 0.3, 0.1)
     assert quality(judge, bad, good, margins).outcome == "worse"
-    assert quality(judge, bad, good, margins).accuracy_gain[0] == -0.5
+    gain = quality(judge, bad, good, margins).accuracy_gain
+    assert gain is not None
+    assert gain[0] == -0.5
     same = quality(judge, good, good, margins)
     assert same.outcome == "as good"
     assert same.frechet_excess == (0.0, 0.0, 0.0)
     assert quality(judge, good, good).outcome == "cannot tell"  # without margins
 
 
+def test_words_that_the_judge_does_not_know_count_for_nothing() -> None:
+    """The figures of what it knows can be written as JSON and read back, also where it knows nothing."""
+    rng, judge, kept = np.random.default_rng(0), Judge(("a", "b"), 1), TypeAdapter(PictureQuality)
+    for unknown, accuracy, gain in ((1, 0.5, -0.5), (4, None, None)):
+        full = JudgedPictures(rng.normal(size=(4, FEATURES)), (np.nan,) * unknown + (1.0,) * (4 - unknown))
+        found = JudgedPictures(full.features, (np.nan,) * unknown + (0.5,) * (4 - unknown))
+        seen = quality(judge, found, full)
+        assert seen.accuracy == accuracy
+        assert (seen.accuracy_gain and seen.accuracy_gain[0]) == gain
+        assert kept.validate_json(kept.dump_json(seen)) == seen
+
+
 def test_repeated_prompts_are_resampled_together() -> None:
     rng, groups = np.random.default_rng(0), [i // 3 for i in range(48)]
     judge = Judge(("a", "b"), 1)
     shift = rng.normal(size=(16, FEATURES)).repeat(3, axis=0)
-    full = Verdict(
+    full = JudgedPictures(
         rng.normal(size=(16, FEATURES)).repeat(3, axis=0) + 0.1 * rng.normal(size=(48, FEATURES)), (1.0,) * 48
     )
-    found = Verdict(full.features + shift, (1.0,) * 48)
+    found = JudgedPictures(full.features + shift, (1.0,) * 48)
     (_, low, high), (_, naive_low, naive_high) = (
         quality(judge, found, full, groups=of).frechet_excess for of in (groups, None)
     )
@@ -81,7 +95,7 @@ def test_quality_is_kept_as_json() -> None:
     images = torch.rand(len(jobs), 3, SIZE, SIZE)
     full, found = (judged(judge.eval(), x, jobs) for x in (images, images.roll(1, 0)))
     assert set(full.marks) == {"detail, 1 px", "detail, 2 px", "detail, 4 px", "confidence"}
-    kept, seen = TypeAdapter(Quality), quality(judge, found, full, Margins("planted", 0.3, 0.1))
+    kept, seen = TypeAdapter(PictureQuality), quality(judge, found, full, Margins("planted", 0.3, 0.1))
     assert kept.validate_json(json.dumps(kept.dump_python(seen, mode="json"), allow_nan=False)) == seen
 
 

@@ -39,7 +39,7 @@ from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
 from hyca_calib.pipelines.rollout import sample_images
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.quality.evaluate import Run, network_flops, run_untimed
+from hyca_calib.quality.evaluate import SampledRun, network_flops, run_untimed
 from hyca_calib.quality.metrics import compare_images
 from studies.training.glyphs.train import build_scheduler
 
@@ -104,7 +104,7 @@ class Bench:
             self.known[name] = json.dumps(make())
         return json.loads(self.known[name])
 
-    def run(self, method: Callable[[], Any], steps: int) -> Run:
+    def run(self, method: Callable[[], Any], steps: int) -> SampledRun:
         return run_untimed(self.pipe, self.jobs, steps, 4, method)
 
     def figures(self, family: Family, settings: Settings) -> tuple[float, float]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from hyca_calib.bench.networks import NETWORKS
-from hyca_calib.bench.runtime import measure_realised, measure_sum
+from hyca_calib.bench.runtime.networks import NETWORKS
+from hyca_calib.bench.runtime.timing import measure_realised, measure_sum
+from hyca_calib.commands.measuring import bench_runtime
+from hyca_runtime.errors import WorkloadError
 
 
 @pytest.mark.parametrize("name", ["flux-57-tiny", "qwen-tiny", "hunyuan-tiny"])
@@ -39,6 +43,11 @@ def test_full_sizes_are_those_of_the_released_models(name: str) -> None:
         arguments = network.inputs(module, "cpu", torch.bfloat16)
     assert arguments["timestep"].dtype == torch.bfloat16
     assert network.channels(module) == {"flux-100m": 768}.get(name, 3072)
+
+
+def test_a_network_that_is_not_there_is_named_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(WorkloadError, match="no network is called flux or wan; there are flux-dev, qwen-image"):
+        bench_runtime(["flux", "flux-100m", "wan"], tmp_path)
 
 
 def test_the_sum_is_timed_against_a_copy() -> None:

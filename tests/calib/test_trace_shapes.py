@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from hyca_calib.bench.networks import NETWORKS, Network
+from hyca_calib.bench.runtime.networks import NETWORKS, Network
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hyca_calib.bench import OURS, Bench, read_bench
-from hyca_calib.bench.stage import FULL
+from hyca_calib.bench.results import FULL, OURS, Bench, read_bench
 from hyca_calib.bench.sweep import open_ends
-from hyca_calib.bench.verify import TOLERANCE_DB, Verification, drawn, families_of
+from hyca_calib.bench.verify import TOLERANCE_DB, Verification, families_of, random_rows
 from hyca_calib.pipelines.defaults import prompts_of
 from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.workload import Workload
@@ -27,18 +26,18 @@ each_model = pytest.mark.parametrize("model", MODELS)
 
 
 def workload_of(bench: Bench) -> Workload:
-    made = bench.facts["workload"]
-    return Workload(prompts_of(bench.facts["model"], None), made["num_samples"], made["num_steps"], made["seed"])
+    made = bench.facts.workload
+    return Workload(prompts_of(bench.facts.model, None), made.num_samples, made.num_steps, made.seed)
 
 
 @each_model
 def test_they_say_where_they_come_from(model: str) -> None:
     bench = read_bench(RESULTS / model)
     known = {"commit", "code", "date", "device", "processor", "threads", "versions", "workload", "batch", "weights"}
-    assert known <= set(bench.facts)
-    assert {"torch", "diffusers", "cache-dit"} <= set(bench.facts["versions"])
+    assert known <= bench.facts.model_fields_set
+    assert {"torch", "diffusers", "cache-dit"} <= set(bench.facts.versions)
     workload = workload_of(bench)
-    assert bench.facts["workload"] == workload.describe()
+    assert bench.facts.workload.model_dump() == workload.describe()
     assert bench.groups == prompt_groups(workload.of("test"))
 
 
@@ -80,9 +79,9 @@ def test_plans_lie_beside_their_figures(model: str) -> None:
 def test_fresh_processes_find_the_same(model: str) -> None:
     """Settings drawn anew at every run of this test; the seed is in the message."""
     bench, seed = read_bench(RESULTS / model), random.SystemRandom().randrange(10**6)
-    if processor() != bench.facts["processor"]:
-        pytest.skip(f"measured on {bench.facts['processor']}; another processor rounds otherwise, which thresholds see")
+    if processor() != bench.facts.processor:
+        pytest.skip(f"measured on {bench.facts.processor}; another processor rounds otherwise, which thresholds see")
     share = DRAWN / len(MODELS) / len(bench.rows)
     how = Verification(RESULTS / model, partial(load_pipeline, model), workload_of(bench))
-    wrong = [check for check in how.rows(drawn(bench, share, seed)) if not check.off_by <= TOLERANCE_DB]
+    wrong = [check for check in how.rows(random_rows(bench, share, seed)) if not check.off_by <= TOLERANCE_DB]
     assert not wrong, f"seed {seed}"

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from hyca_calib.bench.claims import BLOCK, RENDERERS, documents, publish, rendered
-from hyca_calib.bench.demo_run import DEMO_RUN, DemoRun
+from hyca_calib.bench.documents.blocks import BLOCK, RENDERERS, documents, publish, rendered
+from hyca_calib.bench.documents.running_costs import demo_sentence, runtime_sentence, runtime_tables
+from hyca_calib.bench.documents.standing import benches_below, families_table, gains_table, standing_list
 from hyca_calib.bench.equivalence import Outcome
 from hyca_calib.bench.figures import Figures
-from hyca_calib.bench.quality import Quality
-from hyca_calib.bench.rows import Bench, Row
-from hyca_calib.bench.running_costs import demo_sentence, runtime_sentence, runtime_tables
-from hyca_calib.bench.standing import families_table, gains_table, measured, standing_list
+from hyca_calib.bench.picture_quality import PictureQuality
+from hyca_calib.bench.results import DEMO_RUN, Bench, BenchFacts, DemoRun, Row
 from hyca_calib.bench.sweep import Sweep
 from hyca_calib.quality.evaluate import Evaluation
+from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
 ROOT = Path(__file__).parents[2]
@@ -127,15 +127,20 @@ FACTS: dict[str, Any] = {
 }
 
 
+SIMILAR: dict[str, Any] = {"ssim": 1.0, "ssim_worst": 1.0, "latent_error": 0.0}
+
+
 def row(method: str, family: str, ratio: float, each: tuple[float, ...], ours: bool = False) -> Row:
     mean = sum(each) / len(each)
-    return Row(method, family, ours, Figures(ratio, mean, min(each), 1.0, 1.0, 0.0, each))
+    figures = Figures(flops_ratio=ratio, psnr_db=mean, psnr_db_worst=min(each), psnr_db_each=each, **SIMILAR)
+    return Row(method, family, ours, figures)
 
 
-def bench(*rows: Row, sweeps: tuple[Sweep, ...] = (), **facts: Any) -> Bench:
+def bench(*rows: Row, sweeps: tuple[Sweep, ...] = ()) -> Bench:
     full = row("full run", "full run", 1.0, (150.0,) * 4)
-    workload = {"num_steps": 50, "seed": 0}
-    return Bench({**FACTS, "workload": workload, **facts}, (0, 0, 1, 1), (full, *rows), sweeps=sweeps)
+    workload = {"num_steps": 50, "seed": 0, "num_samples": 9, "num_prompts": 4, "digest": "", "prompts_digest": ""}
+    own = {"model": "demo", "workload": workload, "batch": 8, "weights": "0"}
+    return Bench(BenchFacts.model_validate({**FACTS, **own}), (0, 0, 1, 1), (full, *rows), sweeps=sweeps)
 
 
 def at(mean: float) -> tuple[float, ...]:
@@ -193,7 +198,9 @@ def test_pictures_are_as_good_only_where_that_was_shown(root: Path) -> None:
     assert "Pictures on their own" not in standing_list(root)
     outcomes: tuple[Outcome, ...] = ("as good", "cannot tell")
     plans = [
-        replace(row(f"HyCa plan {i}x", "HyCa", float(i), at(60.0), ours=True), quality=Quality(1.0, 1.0, outcome=way))
+        replace(
+            row(f"HyCa plan {i}x", "HyCa", float(i), at(60.0), ours=True), quality=PictureQuality(1.0, 1.0, outcome=way)
+        )
         for i, way in enumerate(outcomes, 2)
     ]
     bench(*plans).write(root / "studies" / "bench" / "one")
@@ -225,21 +232,34 @@ def test_families_say_what_was_tried(root: Path) -> None:
 
 def test_the_committed_results_can_be_read() -> None:
     """All of them say of which code and day they are, or no figure is shown."""
-    assert all(found.bench for found in measured(ROOT))
+    assert all(bench.facts.known for bench in benches_below(ROOT).values())
 
 
 def test_what_the_demo_takes(tmp_path: Path) -> None:
     assert "being measured again" in " ".join(demo_sentence(tmp_path).split())
-    found = Evaluation(71.25, 64.7, 1.0, 1.0, 0.0, 5.5, 5.42, 50, 9, 1024, 2, 8, (64.7, 77.8))
-    run = DemoRun(FACTS, "5x", 8.94, found)
-    run.write(tmp_path / DEMO_RUN)
-    assert DemoRun.read(tmp_path / DEMO_RUN) == run
+    found = Evaluation(
+        flops_ratio=5.5,
+        psnr_db=71.25,
+        psnr_db_worst=64.7,
+        psnr_db_each=(64.7, 77.8),
+        **SIMILAR,
+        wall_ratio=5.42,
+        steps_total=50,
+        steps_computed=9,
+        cache_bytes=1024,
+        num_samples=2,
+        batch=8,
+    )
+    run = DemoRun(**FACTS, budget="5x", minutes=8.94, result=found)
+    write_json(tmp_path / DEMO_RUN, run)
+    assert DemoRun.model_validate_json((tmp_path / DEMO_RUN).read_text()) == run
     text = " ".join(demo_sentence(tmp_path).split())
     assert "took 8.9 minutes" in text
     assert "5.50x fewer FLOPs, 5.42x less wall time (batch 8), 71.2 dB" in text
     assert "64.7 dB the worst (a slow CPU, 1 CPU thread" in text
 
 
+SPEEDS = {"sum_gb_per_s": 93.0, "copy_gb_per_s": 100.0, "share": 0.93}
 REALISED = {
     "network": "flux-dev",
     "dtype": "bfloat16",
@@ -267,7 +287,7 @@ def test_what_the_runtime_costs(tmp_path: Path) -> None:
     facts = {
         **FACTS,
         "device": "a fast GPU",
-        "sum": [{"shape": [1, 8, 4], "dtype": "bfloat16", "taps": 2, "share": 0.93}],
+        "sum": [{"shape": [1, 8, 4], "dtype": "bfloat16", "taps": 2, **SPEEDS}],
         "overhead": {"network": "narrow", "blocks": 57, "network_ms": 20.0, "added_ms": 0.17},
         "realised": [REALISED],
     }

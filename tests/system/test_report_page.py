@@ -15,8 +15,7 @@ from storage import record
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.report.summary import Summary
-from hyca_calib.report.write import siblings, write_report
+from hyca_calib.report.write import Summary, siblings, write_report
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search_preset
 from hyca_calib.search.study import Study
@@ -81,14 +80,14 @@ def test_one_file_without_a_network(pictures: tuple[Path, Summary]) -> None:
 
 def test_it_says_what_was_gained_and_what_it_cost(pictures: tuple[Path, Summary]) -> None:
     page, summary = pictures
-    (name, _, ratio, psnr), text = summary.rows[0], page.read_text()
-    assert name == "plan"
+    plan, rivals, text = summary.wall.plan, summary.wall.rivals, page.read_text()
+    assert plan.name == "plan"
     assert summary.page == page
-    assert f"{ratio:.1f} times less compute" in text
-    assert f"{psnr:.1f} dB" in text
-    assert {row[0] for row in summary.rows[1:]} <= {"fewer steps", "DPM-Solver++", "TaylorSeer"}
-    assert summary.gain_db == pytest.approx(psnr - max(row[3] for row in summary.rows[1:]))
-    assert summary.table().row_count == len(summary.rows)
+    assert f"{plan.flops_ratio:.1f} times less compute" in text
+    assert f"{plan.mean_db:.1f} dB" in text
+    assert {rival.name for rival in rivals} <= {"fewer steps", "DPM-Solver++", "TaylorSeer"}
+    assert summary.gain_db == pytest.approx(plan.mean_db - max(rival.mean_db for rival in rivals))
+    assert summary.table().row_count == 1 + len(rivals)
     markdown = page.with_suffix(".md").read_text()
     for linked in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
         assert (page.parent / linked).stat().st_size > 1000
@@ -136,7 +135,7 @@ def test_clips_move_in_step(tmp_path: Path, motion: Any, browser: Any) -> None:
     opened(browser, page, 1280, 900)
     assert browser.get_log("browser") == []
     width = browser.execute_script("return document.querySelector('picture.pictures img').naturalWidth")
-    assert width == (32 + 2) * (1 + len(summary.rows)) - 2
+    assert width == (32 + 2) * len(summary.wall.columns) - 2
 
 
 def test_only_plans_of_the_same_model_are_beside_it(pictures: tuple[Path, Summary], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from hyca_calib.demo.emoji import load
+from hyca_calib.records.atomic import write_text
 from studies.training.picture_grid import picture_grid
 
 __all__ = ["write_card"]
@@ -71,4 +72,4 @@ def write_card(folder: Path) -> None:
         num_held=len(facts["held_out_names"]),
         words=len(pipe.text_encoder.index),
     )
-    (folder / "README.md").write_text(text)
+    write_text(folder / "README.md", text)

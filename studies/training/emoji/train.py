@@ -7,7 +7,6 @@ from the last one. Needs the `train` extra and Debian's ``fonts-noto-color-emoji
 from __future__ import annotations
 
 import copy
-import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from hyca_calib.demo.emoji.pipeline import PATCH, EmojiPipeline, image_ids, pack
 from hyca_calib.demo.emoji.text import PAD, WordEncoder
+from hyca_calib.records.atomic import write_json
 from studies.training.emoji.card import write_card
 from studies.training.emoji.data import EmojiSet, load_emoji
 from studies.training.flow import flow_loss
@@ -114,7 +114,7 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
         EmojiPipeline(half.transformer, half.text_encoder, scheduler, recipe.image_size).save_pretrained(folder)
         facts |= {"recipe": asdict(loop) | asdict(recipe), "pictures": len(kept)}
         facts |= {"trained_names": [data.names[i] for i in kept], "held_out_names": [data.names[i] for i in held]}
-        (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        write_json(folder / "training.json", facts)
 
     train_loop(model, loss_of, loop, out, device, compiled, export)
     write_card(out / "pipeline")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from hyca_calib.demo.glyphs import load
+from hyca_calib.records.atomic import write_text
 from studies.training.picture_grid import picture_grid
 
 __all__ = ["write_card"]
@@ -62,4 +63,4 @@ def write_card(folder: Path) -> None:
         ema=facts["recipe"]["ema"],
         loss=facts["loss"],
     )
-    (folder / "README.md").write_text(text)
+    write_text(folder / "README.md", text)

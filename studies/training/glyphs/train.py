@@ -7,7 +7,6 @@ velocity ``v = alpha noise - sigma x`` (Salimans & Ho 2022). Needs some of Debia
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from hyca_calib.demo.glyphs.pipeline import CLASSES, GlyphPipeline
+from hyca_calib.records.atomic import write_json
 from studies.training.glyphs.card import write_card
 from studies.training.glyphs.data import colour, load_glyphs
 from studies.training.loop import Loop, parse_options, train_loop
@@ -101,7 +101,7 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
         half = copy.deepcopy(average).to(torch.bfloat16)
         GlyphPipeline(half, scheduler, CLASSES).save_pretrained(folder)
         facts |= {"recipe": asdict(loop) | asdict(recipe), "fonts": len(fonts), "pictures": len(fonts) * len(CLASSES)}
-        (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        write_json(folder / "training.json", facts)
 
     # A DiT in training mode drops the label anew in every block; dropping it here drops it in all of them.
     transformer = build_transformer(recipe).eval()

@@ -8,7 +8,6 @@ few minutes and the same command continues from the last one. Needs the `train` 
 from __future__ import annotations
 
 import copy
-import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from hyca_calib.demo.emoji.text import PAD, WordEncoder
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
+from hyca_calib.records.atomic import write_json
 from studies.training.emoji.data import load_glyphs
 from studies.training.flow import flow_loss
 from studies.training.loop import Loop, parse_options, train_loop
@@ -123,7 +123,7 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
         pipe.save_pretrained(folder)
         facts |= {"recipe": asdict(loop) | asdict(recipe), "clips": len(clips), "codec_db": round(fidelity, 1)}
         facts |= {"trained_captions": [s.caption for s in kept], "held_out_captions": [s.caption for s in held]}
-        (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        write_json(folder / "training.json", facts)
 
     train_loop(model, loss_of, loop, out, device, compiled, export)
     write_card(out / "pipeline")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,22 @@ from hyca_calib.bench.equivalence import Departure, Margins, Marks, Outcome, dep
 from hyca_calib.bench.marks import CONFIDENCE, confidence, detail
 from hyca_calib.demo.judge.network import Judge, labels_of
 from hyca_calib.pipelines.workload import Job
-from hyca_calib.quality.metrics import interval
+from hyca_calib.quality.metrics import interval, prompt_groups
 
-__all__ = ["Quality", "Verdict", "frechet_distance", "judged", "quality"]
+__all__ = ["JudgedPictures", "Judging", "PictureQuality", "frechet_distance", "judged", "quality"]
 
 Array = NDArray[np.float64]
+Interval = tuple[float, float, float]
+"""A value and both ends of its 95 % interval."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgedPictures:
     """What the judge sees in each picture of one method.
 
     Attributes:
         features: ``(sample, feature)``.
-        recalled: share of what was asked for that the judge recognises, ``(sample,)``.
+        recalled: share of what was asked for that the judge recognises, ``(sample,)``; NaN where it knows none of it.
         marks: detail and confidence, by name, ``(sample,)`` each.
     """
 
@@ -42,12 +45,12 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Quality:
+class PictureQuality:
     """Figures that need no reference picture.
 
     Attributes:
         frechet: distance of the pictures' features to those of real pictures, lower is better.
-        accuracy: share of the words, or classes, asked for that the judge recognises.
+        accuracy: share of the words, or classes, asked for that the judge recognises; None if it knows none of them.
         frechet_excess, accuracy_gain: over the full run's, and 95 % interval that respects repeated prompts: of a
             jackknife, for resamples with repeats have too small a covariance, and of a bootstrap.
         outcome: of the tests of `hyca_calib.bench.equivalence`, on the marks.
@@ -55,15 +58,45 @@ class Quality:
     """
 
     frechet: float
-    accuracy: float
-    frechet_excess: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    accuracy_gain: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    accuracy: float | None
+    frechet_excess: Interval = (0.0, 0.0, 0.0)
+    accuracy_gain: Interval | None = (0.0, 0.0, 0.0)
     outcome: Outcome = "cannot tell"
     departures: tuple[Departure, ...] = ()
 
 
+@dataclass(frozen=True)
+class Judging:
+    """The judge of a model at work: pictures on their own, against the full run's of the same samples.
+
+    Attributes:
+        margins: within which pictures are as good; without them nothing can be shown to be.
+        full: gives pictures ``(sample, 3, height, width)`` of the full run of `jobs`.
+    """
+
+    judge: Judge
+    margins: Margins | None
+    jobs: Sequence[Job]
+    full: Callable[[], Tensor]
+
+    @cached_property
+    def _judged_full(self) -> JudgedPictures:
+        return judged(self.judge, self.full(), self.jobs)
+
+    def quality(self, images: Tensor | None) -> PictureQuality:
+        """The quality of a method's pictures of the same samples.
+
+        Raises:
+            ValueError: there are none: a method that gave pictures once failed now.
+        """
+        if images is None:
+            raise ValueError("the method gave no pictures this time; measure it again")
+        found = judged(self.judge, images, self.jobs)
+        return quality(self.judge, found, self._judged_full, self.margins, prompt_groups(self.jobs))
+
+
 def frechet_distance(features: Array, mean: Array, covariance: Array) -> float:
-    r"""Between normal distributions fitted to ``(sample, feature)`` and the given one (Heusel et al. 2017).
+    r"""Distance between a normal distribution fitted to ``(sample, feature)`` and the given one (Heusel et al. 2017).
 
     .. math:: |m - \mu|^2 + \mathrm{tr}(C + \Sigma - 2 (\Sigma^{1/2} C \Sigma^{1/2})^{1/2})
     """
@@ -75,23 +108,23 @@ def frechet_distance(features: Array, mean: Array, covariance: Array) -> float:
     return float(apart + np.trace(own) + np.trace(covariance) - 2 * common)
 
 
-def judged(judge: Judge, images: Tensor, jobs: Sequence[Job]) -> Verdict:
-    """Pictures ``(sample, 3, height, width)`` of `jobs` in [0, 1]."""
+def judged(judge: Judge, images: Tensor, jobs: Sequence[Job]) -> JudgedPictures:
+    """What the judge sees in pictures ``(sample, 3, height, width)`` of `jobs` in [0, 1]."""
     features, logits = judge.judge(images)
     asked = [labels_of(job.call) for job in jobs]
     marks = {**detail(images, judge.frames), CONFIDENCE: confidence(judge, logits, asked)}
-    return Verdict(features.double().numpy(), tuple(judge.recalled(logits, asked)), marks)
+    return JudgedPictures(features.double().numpy(), tuple(judge.recalled(logits, asked)), marks)
 
 
 def quality(
     judge: Judge,
-    found: Verdict,
-    full: Verdict,
+    found: JudgedPictures,
+    full: JudgedPictures,
     margins: Margins | None = None,
     groups: Sequence[int] | None = None,
     seed: int = 0,
-) -> Quality:
-    """Of one method, against the full run on the same jobs.
+) -> PictureQuality:
+    """The quality of one method's pictures, against the full run on the same jobs.
 
     Args:
         margins: see `hyca_calib.bench.power.load_margins`; without them nothing can be shown to be as good.
@@ -100,24 +133,26 @@ def quality(
     """
     mean, covariance = judge.mean.double().numpy(), judge.covariance.double().numpy()
     labels = np.arange(len(full.recalled)) if groups is None else np.asarray(groups)
+    recalled, known = np.asarray(found.recalled), ~np.isnan(full.recalled)
+    gains = np.subtract(recalled, full.recalled)[known].tolist()
 
     def excess(of: Array | slice = slice(None)) -> float:
-        one, other = (frechet_distance(verdict.features[of], mean, covariance) for verdict in (found, full))
+        one, other = (frechet_distance(pictures.features[of], mean, covariance) for pictures in (found, full))
         return one - other
 
     without = [excess(labels != label) for label in np.unique(labels)]
     apart = departures(found.marks, full.marks, margins, labels.tolist(), seed)
-    return Quality(
+    return PictureQuality(
         frechet=frechet_distance(found.features, mean, covariance),
-        accuracy=statistics.fmean(found.recalled),
+        accuracy=statistics.fmean(recalled[known]) if gains else None,
         frechet_excess=_jackknife(excess(), without),
-        accuracy_gain=interval(np.subtract(found.recalled, full.recalled).tolist(), seed, labels.tolist()),
+        accuracy_gain=interval(gains, seed, labels[known].tolist()) if gains else None,
         outcome=outcome(apart),
         departures=apart,
     )
 
 
-def _jackknife(value: float, without: Sequence[float]) -> tuple[float, float, float]:
+def _jackknife(value: float, without: Sequence[float]) -> Interval:
     """A value and its 95 % t interval, from the values `without` one group each (Tukey 1958)."""
     count = len(without)
     if count < 2:

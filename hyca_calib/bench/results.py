@@ -1,4 +1,4 @@
-"""What the bench found, as values and as the file that is committed."""
+"""What the bench and the demo found, as values and as the files that are committed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from hyca_calib.baselines.base import Settings
 from hyca_calib.bench.figures import Figures, Timing
-from hyca_calib.bench.quality import Quality
+from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.sweep import Sweep
+from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_text
+from hyca_calib.records.provenance import Provenance
 
-__all__ = ["OURS", "RESULTS", "Bench", "Row", "read_bench"]
+__all__ = ["DEMO_RUN", "FULL", "OURS", "RESULTS", "Bench", "BenchFacts", "DemoRun", "Row", "read_bench"]
 
 OURS = "HyCa"
 """The family of our plans."""
+FULL = "full run"
+"""The name of the full run's row, and of its family."""
 RESULTS = "bench.json"
+DEMO_RUN = Path("studies/bench/demo-run.json")
+"""Where documents find a `DemoRun`, below the root of the repository."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Row:
     Attributes:
         settings: what makes the method again, with its family; of our plans their file beside the table.
         steps: what the pipeline is called with.
+        error: why there are no figures.
         note: what the method left behind, if anything.
     """
 
@@ -38,10 +45,35 @@ class Row:
     result: Figures | None
     settings: Settings = field(default_factory=dict)
     steps: int = 0
-    quality: Quality | None = None
+    quality: PictureQuality | None = None
     timing: Timing | None = None
     error: str = ""
     note: str = ""
+
+
+class WorkloadFacts(BaseModel, frozen=True):
+    """What `Workload.describe` tells."""
+
+    digest: str
+    prompts_digest: str
+    num_prompts: int
+    num_samples: int
+    num_steps: int
+    seed: int
+
+
+class BenchFacts(Provenance, frozen=True):
+    """What a comparison was measured on.
+
+    Attributes:
+        model: as on the command line.
+        weights: digest of the network's.
+    """
+
+    model: str
+    workload: WorkloadFacts
+    batch: int
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +81,6 @@ class Bench:
     """A whole comparison.
 
     Attributes:
-        facts: model, workload, device, commit, versions and so on.
         groups: of every test sample, which prompt it has.
         rows: the full run, rivals, our plans.
         costs: FLOPs ratios at which the best settings were looked for.
@@ -57,21 +88,33 @@ class Bench:
         learnt: calibrations of rivals, by name.
     """
 
-    facts: dict[str, Any]
+    facts: BenchFacts
     groups: tuple[int, ...]
     rows: tuple[Row, ...]
     costs: tuple[float, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
     learnt: Mapping[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> Path:
-        """``bench.json``."""
-        path = folder / RESULTS
-        write_text(path, TypeAdapter(Bench).dump_json(self, indent=1).decode() + "\n")
-        return path
+    def write(self, folder: Path) -> None:
+        """Write ``bench.json``."""
+        write_text(folder / RESULTS, TypeAdapter(Bench).dump_json(self, indent=1).decode() + "\n")
 
 
 def read_bench(path: Path) -> Bench:
     """The comparison in a folder, or in its file."""
     file = path / RESULTS if path.is_dir() else path
     return TypeAdapter(Bench).validate_json(file.read_text())
+
+
+class DemoRun(Provenance, frozen=True):
+    """What one run of ``hyca demo`` took and reached, from the trace to the report.
+
+    Attributes:
+        budget: as on the command line.
+        minutes: everything, by the clock.
+        result: the plan on the test split.
+    """
+
+    budget: str
+    minutes: float
+    result: Evaluation

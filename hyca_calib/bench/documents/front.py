@@ -1,4 +1,4 @@
-"""All methods in one picture."""
+"""All methods of a comparison in one picture."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
+from matplotlib import colormaps, pyplot
 
 from hyca_calib.bench.choice import MORE, SPARING
-
-matplotlib.use("Agg")
-
-from matplotlib import colormaps, pyplot
+from hyca_calib.report.drawing import ACCENT, bare, save
 
 __all__ = ["Dot", "draw_front"]
 
@@ -31,7 +28,6 @@ COLORS = {
 }
 OTHERS = (*colormaps["tab20b"].colors, *colormaps["tab20c"].colors)  # type: ignore[attr-defined]
 """Of families without a colour of their own, in turn."""
-ACCENT = "#e4572e"
 TICKS = (SPARING, 2, 3, 4, 5, 6, 7, 8, 10, 12)
 
 
@@ -68,16 +64,14 @@ def draw_front(plans: Sequence[Dot], rivals: Sequence[Dot], path: Path, tried: S
     axes.set(xlabel="FLOPs of the full run over the method's", ylabel="PSNR to the full run, dB", xlim=(1.25, 14))
     if shown := _points([*plans, *rivals])[1]:
         axes.set_ylim(bottom=min(shown) - 2)
-    axes.spines[["top", "right"]].set_visible(False)
+    bare(axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right upper", fontsize=8, frameon=False, ncols=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    save(figure, path)
 
 
 def _points(dots: Sequence[Dot], family: str | None = None) -> tuple[list[float], list[float]]:
-    """FLOPs ratio and PSNR of those that spare something, cheapest last."""
+    """FLOPs ratios and PSNR of the dots that spare something, cheapest last."""
     wanted = [dot for dot in dots if dot.flops_ratio >= SPARING / MORE and family in (None, dot.family)]
     ranked = sorted(wanted, key=lambda dot: dot.flops_ratio)
     return [dot.flops_ratio for dot in ranked], [dot.psnr_db for dot in ranked]

@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from hyca_calib.bench.running_costs import demo_sentence, runtime_sentence, runtime_tables
-from hyca_calib.bench.standing import families_table, gains_table, rules_sentence, standing_list
+from hyca_calib.bench.documents.running_costs import demo_sentence, runtime_sentence, runtime_tables
+from hyca_calib.bench.documents.standing import families_table, gains_table, rules_sentence, standing_list
 from hyca_calib.records.atomic import write_text
 from hyca_runtime.errors import StudyError
 
@@ -34,11 +34,11 @@ RENDERERS: dict[str, Callable[[Path], str]] = {
     "runtime": runtime_sentence,
     "runtime-tables": runtime_tables,
 }
-"""Each makes Markdown of the result files below a root folder."""
+"""By the name of the block, what makes Markdown of the result files below a root folder."""
 
 
 def documents(root: Path) -> list[Path]:
-    """Where blocks may stand."""
+    """The files that blocks may stand in."""
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 

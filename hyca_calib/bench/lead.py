@@ -1,0 +1,54 @@
+"""How far a plan is ahead of the best rival."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyca_calib.bench.choice import MORE, SAME_COST, SPARING
+from hyca_calib.bench.figures import Figures
+from hyca_calib.bench.results import Row
+from hyca_calib.quality.metrics import interval
+
+__all__ = ["Lead", "lead"]
+
+
+@dataclass(frozen=True)
+class Lead:
+    """PSNR in dB above the best rival, sample by sample: mean and 95 % interval, prompts resampled."""
+
+    mean: float
+    low: float
+    high: float
+    rival: str
+    rival_ratio: float
+    rival_db: float
+
+
+def lead(
+    ours: Figures, rows: Sequence[Row], groups: Sequence[int] | None, most: float = math.inf, seed: int = 0
+) -> Lead | None:
+    """How far a plan is above the best rival that spends at least as many FLOPs; None without one.
+
+    A rival that spends up to 2 % less counts too, so that equal numbers of computed steps are compared; one that
+    spares next to nothing does not. The best is that of the test split, which favours the rival.
+
+    Args:
+        groups: the prompt of every sample; samples of one prompt are resampled together.
+        most: FLOPs of a rival, over the plan's.
+    """
+    about = ours.flops_ratio / MORE
+    least = max(min(SPARING, about), ours.flops_ratio / most)
+    rivals = [
+        (row.result, row.method)
+        for row in rows
+        if row.result and not row.ours and least <= row.result.flops_ratio <= ours.flops_ratio * SAME_COST
+    ]
+    if not rivals:
+        return None
+    best, name = max(rivals, key=lambda pair: pair[0].psnr_db)
+    paired = np.subtract(ours.psnr_db_each, best.psnr_db_each).tolist()
+    return Lead(*interval(paired, seed, groups), rival=name, rival_ratio=best.flops_ratio, rival_db=best.psnr_db)
