@@ -15,7 +15,7 @@ from hyca_calib.report.summary import Summary
 from hyca_calib.report.tiles import AMPLIFY, difference, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.study import Study
+from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.plan import NetworkPlan
@@ -26,7 +26,7 @@ WALL_SAMPLES = 8
 TINY = 1e-30
 
 
-def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan: Plan) -> Summary:
+def write_report(pipe: Any, study: StudyFolder, trace: Trace, workload: Workload, plan: Plan) -> Summary:
     """Draw every picture and write both files; returns what they say in a few lines."""
     result, problem, section = study.read_result(), Problem(trace), plan.section
     wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan)
@@ -81,7 +81,7 @@ def _draw(
     plots.picture_wall(wall, folder / "wall.png")
 
 
-def siblings(study: Study, own: NetworkPlan) -> list[tuple[float, float]]:
+def siblings(study: StudyFolder, own: NetworkPlan) -> list[tuple[float, float]]:
     """FLOPs ratio and select PSNR of the same model's plans for other budgets, in the folder above."""
     found = []
     for path in sorted(study.folder.parent.glob("*/plan.json")):

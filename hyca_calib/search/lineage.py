@@ -11,7 +11,16 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import PlanMismatchError, TraceError
 from hyca_runtime.plan import NetworkPlan, Plan
 
-__all__ = ["changes_of", "misfit_of", "own_problem", "refinement_gain", "section_for", "settings_of", "trace_named_in"]
+__all__ = [
+    "changes_of",
+    "misfit_of",
+    "own_problem",
+    "refinement_gain",
+    "section_for",
+    "settings_of",
+    "trace_named_in",
+    "with_damping_of",
+]
 
 
 def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, str]:
@@ -31,7 +40,7 @@ def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, 
     same = trace.attributes["workload"]["digest"] == plan.provenance.get("workload", {}).get("digest")
     if not same or misfit_of(plan, trace) or not is_on_grid(section_for(plan, trace), trace):
         return None, f"{told} is not the trace the plan was made on"
-    return with_healing_of(plan, Problem(trace)), ""
+    return with_damping_of(plan, Problem(trace)), ""
 
 
 def trace_named_in(plan: Plan) -> tuple[str | None, str]:
@@ -47,10 +56,10 @@ def trace_named_in(plan: Plan) -> tuple[str | None, str]:
     return told, ""
 
 
-def with_healing_of(plan: Plan, problem: Problem) -> Problem:
-    """The problem with the healing that was measured for `plan`."""
+def with_damping_of(plan: Plan, problem: Problem) -> Problem:
+    """The problem with the damping that was measured for `plan`."""
     told = plan.provenance.get("healing")
-    if not isinstance(told, list) or not all(isinstance(share, int | float) for share in told):
+    if not isinstance(told, list) or not all(isinstance(factor, int | float) for factor in told):
         return problem
     return carried_over(told, problem)
 

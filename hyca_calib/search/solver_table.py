@@ -25,33 +25,37 @@ from hyca_runtime.solvers import (
     Taylor,
 )
 
-__all__ = ["ALL_SOLVERS", "SolverFacts", "facts_of", "solver_label", "to_markdown"]
+__all__ = ["ALL_SOLVERS", "POOL", "SolverFacts", "facts_of", "solver_label", "to_markdown"]
 
 ALL_SOLVERS: tuple[ClosedFormSolver, ...] = (
     Hold(),
-    Newton(1),
-    Newton(2),
-    Newton(3),
-    Newton(4),
-    Taylor(2),
-    Taylor(3),
-    AdamsBashforth(2),
-    AdamsBashforth(3),
-    AdamsBashforth(4),
+    *map(Newton, (1, 2, 3, 4)),
+    *map(Taylor, (2, 3)),
+    *map(AdamsBashforth, (2, 3, 4)),
     AdamsMoulton(),
-    BDF2(),
-    BDF2(slope=True),
-    BDF3(),
-    BDF3(slope=True),
+    *map(BDF2, (False, True)),
+    *map(BDF3, (False, True)),
     RungeKutta(),
     FoCa(),
-    Hermite(1),
-    Hermite(2),
-    Exponential(-0.5),
-    Exponential(-1.0),
+    *map(Hermite, (1, 2)),
+    *map(Exponential, (-0.5, -1.0)),
     DynamicMode(),
 )
 """Every solver with the settings of the papers."""
+
+POOL: tuple[ClosedFormSolver, ...] = (
+    Hold(),
+    *map(Newton, (1, 2, 3)),
+    *map(Taylor, (2, 3)),
+    *map(AdamsBashforth, (2, 3)),
+    AdamsMoulton(),
+    BDF2(),
+    BDF3(),
+    RungeKutta(),
+    FoCa(),
+    *map(Exponential, (-0.5, -1.0)),
+)
+"""Closed-form solvers a group may prefer to its fitted taps. Taylor 1 and BDF 2 with slope are Newton 1."""
 
 UNEVEN = np.array([0.55, 0.61, 0.8, 0.84, 1.0])
 AHEAD = 0.37

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,13 @@ from filelock import FileLock
 from hyca_calib.records.atomic import write_text
 from hyca_runtime.errors import StudyError
 
-__all__ = ["JOURNAL", "Study"]
+__all__ = ["JOURNAL", "StudyFolder"]
 
 JOURNAL = "journal.log"
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyFolder:
     """A folder for one budget.
 
     ``request.json`` says what was asked, before anything ran; ``plan.json`` and ``result.json`` are
@@ -30,7 +28,7 @@ class Study:
     folder: Path
 
     @classmethod
-    def open(cls, folder: Path, request: dict[str, Any]) -> Study:
+    def open(cls, folder: Path, request: dict[str, Any]) -> StudyFolder:
         """Make the folder, or go on in it if it was made for the same request.
 
         Raises:
@@ -59,11 +57,9 @@ class Study:
     def journal(self) -> Path:
         return self.folder / JOURNAL
 
-    @contextmanager
-    def last_word(self) -> Iterator[None]:
+    def last_word(self) -> FileLock:
         """One of several workers refines and writes the plan; the others wait, and take over if it dies."""
-        with FileLock(self.folder / "plan.lock"):
-            yield
+        return FileLock(self.folder / "plan.lock")
 
     @property
     def refinement(self) -> Path:

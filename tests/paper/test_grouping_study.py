@@ -12,9 +12,9 @@ import pytest
 
 from hyca_calib.clusters.stability import agreement, labels_by, labels_of, separation, summary
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.search.candidate import POOL
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import grouped, schedule_cost
+from hyca_calib.search.solver_table import POOL
 from hyca_calib.search.taps import fit_solver
 from hyca_calib.trace.store import Trace
 from hyca_runtime.schedule import Schedule

@@ -13,12 +13,12 @@ from torch import Tensor
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section, group_labels
+from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import coordinates, drawn_to_groups
-from hyca_calib.search.refine import Refinement
 from studies.paper.loop.refinement_setup import Objective, Parameters, RefinementSetup
 
 PLAIN_TAPS = 2e-3 / Refinement.lr
-"""A step of the taps themselves over one of whitened coordinates."""
+"""A step of the taps themselves over one of preconditioned coordinates."""
 RANKS = (2, 8)
 PLAIN_LOSS = 1e3  # Adam does not mind the scale of a loss, its epsilon does
 
@@ -38,8 +38,7 @@ def parameterisations(setup: RefinementSetup) -> dict[str, Parameters]:
 
 def _rows_of_groups(setup: RefinementSetup, groups: int) -> Parameters:
     candidate = replace(setup.candidate, settings=replace(setup.candidate.settings, groups=groups, taps="group"))
-    problem = setup.context.problem
-    return coordinates(problem, build_section(problem, candidate, setup.context.seed), "group")
+    return coordinates(setup.context.problem, build_section(candidate), "group")
 
 
 def _shrunk(setup: RefinementSetup) -> Parameters:

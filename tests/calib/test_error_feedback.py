@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hyca_calib.search.error_feedback import owed, repaying
+from hyca_calib.search.error_feedback import with_feedback
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
 from studies.paper.planning.synthetic import smooth_gram
@@ -22,22 +22,34 @@ def fitted(gram: np.ndarray, schedule: Schedule) -> np.ndarray:
     return fit_solver(gram, schedule, np.linspace(1, 0, STEPS, endpoint=False), 3, 1e-6).weights
 
 
+def owed(taps: np.ndarray, schedule: Schedule, gram: np.ndarray, step_weights: np.ndarray) -> np.ndarray:
+    """Squared error in the end, ``(channel,)``, of a network that never looks at the latent."""
+    error = np.zeros((len(gram), STEPS))  # a row over the features of all steps
+    for rows, step in zip(taps, schedule.predicted_steps, strict=True):
+        history = list(schedule.history(step, len(rows)))
+        error[:, history] += step_weights[step] * rows[: len(history)].T
+        error[:, step] -= step_weights[step]
+    return np.asarray(np.einsum("cs,cst,ct->c", error, gram, error))
+
+
 @pytest.mark.parametrize("computed", [(0, 4, 9, 15, 20), (0, 1, 6, 13), (0, 5, 6, 7, 14)])
 def test_what_is_repaid_is_owed_no_more(gram: np.ndarray, computed: tuple[int, ...]) -> None:
     schedule = Schedule.from_steps(STEPS, computed)
     taps = fitted(gram, schedule)
     before = owed(taps, schedule, gram, WEIGHTS).sum()
-    left = [owed(repaying(taps, schedule, gram, WEIGHTS, share), schedule, gram, WEIGHTS).sum() for share in (0.5, 1)]
+    left = [
+        owed(with_feedback(taps, schedule, gram, WEIGHTS, share), schedule, gram, WEIGHTS).sum() for share in (0.5, 1)
+    ]
     assert left[1] < left[0] < before
 
 
 def test_nothing_is_repaid_of_nothing(gram: np.ndarray) -> None:
     schedule = Schedule.from_steps(STEPS, (0, 4, 9, 15, 20))
     taps = fitted(gram, schedule)
-    assert (repaying(taps, schedule, gram, WEIGHTS, 0.0) == taps).all()
+    assert (with_feedback(taps, schedule, gram, WEIGHTS, 0.0) == taps).all()
     first_gap = [i for i, step in enumerate(schedule.predicted_steps) if step < 4]
-    assert (repaying(taps, schedule, gram, WEIGHTS, 1.0)[first_gap] == taps[first_gap]).all()
-    assert (repaying(taps, schedule, gram, 0 * WEIGHTS, 1.0) == taps).all()
+    assert (with_feedback(taps, schedule, gram, WEIGHTS, 1.0)[first_gap] == taps[first_gap]).all()
+    assert (with_feedback(taps, schedule, gram, 0 * WEIGHTS, 1.0) == taps).all()
 
 
 def test_a_constant_owes_nothing(gram: np.ndarray) -> None:
@@ -46,4 +58,4 @@ def test_a_constant_owes_nothing(gram: np.ndarray) -> None:
     taps = np.zeros((len(schedule.predicted_steps), 3, 2))
     taps[:, 0] = 1.0
     assert owed(taps, schedule, flat, WEIGHTS) == pytest.approx(0)
-    assert repaying(taps, schedule, flat, WEIGHTS, 1.0) == pytest.approx(taps, abs=1e-6)
+    assert with_feedback(taps, schedule, flat, WEIGHTS, 1.0) == pytest.approx(taps, abs=1e-6)
