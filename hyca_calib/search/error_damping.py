@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -86,16 +86,15 @@ def measure_damping(
     steps, response = problem.trace.num_steps, np.abs(problem.trace.response)
     used = problem.workload.of("fit")[: max(1, min(JOBS, probes // 3))]
     found: list[tuple[int, float]] = []
-    with _Pusher(pipe, problem) as pusher:
-        for number, (job, pushed) in enumerate(zip(used, _plan(steps, len(used), probes), strict=True)):
-            plain = pusher.run(job, None)
-            left = {}
-            for i, step in enumerate(pushed):
-                change = (pusher.run(job, step) - plain).pow(2).mean().sqrt().item()
-                left[step] = change / max(pusher.push * response[step], 1e-30)
-                on_progress((number + (i + 1) / len(pushed)) / len(used))
-            last = left.pop(steps - 1)
-            found += [(step, factor / last) for step, factor in left.items()]
+    for number, (job, pushed) in enumerate(zip(used, _plan(steps, len(used), probes), strict=True)):
+        plain, _ = _pushed_run(pipe, problem, job, None)
+        left = {}
+        for i, step in enumerate(pushed):
+            latents, push = _pushed_run(pipe, problem, job, step)
+            left[step] = (latents - plain).pow(2).mean().sqrt().item() / max(push * response[step], 1e-30)
+            on_progress((number + (i + 1) / len(pushed)) / len(used))
+        last = left.pop(steps - 1)
+        found += [(step, factor / last) for step, factor in left.items()]
     return smoothed(found, steps)
 
 
@@ -123,51 +122,35 @@ def _plan(steps: int, jobs: int, probes: int) -> list[list[int]]:
     return [[*wanted[job::jobs], steps - 1] for job in range(jobs)]
 
 
-class _Pusher:
-    """Runs a pipeline in full, with a push at one step. A context manager."""
+def _pushed_run(pipe: Any, problem: Problem, job: Job, step: int | None) -> tuple[Tensor, float]:
+    """Final latents of a full run whose feature is pushed at one step, and the push as the output shows it.
 
-    def __init__(self, pipe: Any, problem: Problem) -> None:
-        self._pipe, self._problem = pipe, problem
-        module = find_transformer(pipe, problem.trace.attributes["model"]["component"])
-        self._attachment = Attachment(module, problem.trace.point)
-        self._clock = Clock(module, getattr(pipe, "scheduler", None))
-        self._begin(None)
+    That is the root mean square change of the network's output; 0 without a step.
+    """
+    module = find_transformer(pipe, problem.trace.attributes["model"]["component"])
+    attachment, clock = Attachment(module, problem.trace.point), Clock(module, getattr(pipe, "scheduler", None))
+    branches, pushes = Branches(), list[float]()
+    calls, latest = Counter[str](), dict[str, Feature]()  # of each branch
 
-    def _begin(self, step: int | None) -> None:
-        """Forget the run before; `step` will be pushed."""
-        self._step, self._branches = step, Branches()
-        self._calls, self._latest = Counter[str](), dict[str, Feature]()  # of each branch
-        self._pushes = list[float]()
-
-    def __enter__(self) -> Self:
-        self._attachment.install(self._answer)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._attachment.remove()
-
-    @property
-    def push(self) -> float:
-        """Root mean square change of the network's output at the pushed step of the latest run."""
-        return float(np.sqrt(np.mean(np.square(self._pushes)))) if self._pushes else 0.0
-
-    def run(self, job: Job, step: int | None) -> Tensor:
-        """Final latents."""
-        self._begin(step)
-        return sample_latents(self._pipe, [job], self._problem.inference_steps, 1)
-
-    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output, feature = self._attachment.compute(args, kwargs)
+    def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output, feature = attachment.compute(args, kwargs)
         if feature is None:
             return output
-        name = self._branches.label(self._attachment.context.branch, self._clock.prompt(args, kwargs))
-        before, now = self._latest.get(name), Feature((part.detach().clone() for part in feature), feature.form)
-        number = self._calls[name] % self._problem.trace.num_steps
-        self._latest[name], self._calls[name] = now, self._calls[name] + 1
-        if number != self._step or before is None:
+        branch = branches.label(attachment.context.branch, clock.prompt(args, kwargs))
+        before, now = latest.get(branch), Feature((part.detach().clone() for part in feature), feature.form)
+        number = calls[branch] % problem.trace.num_steps
+        latest[branch], calls[branch] = now, calls[branch] + 1
+        if number != step or before is None:
             return output
         pushed = Feature((new + PUSH * (new - old) for new, old in zip(now, before, strict=True)), feature.form)
-        changed = self._attachment.predict(pushed, args, kwargs)
+        changed = attachment.predict(pushed, args, kwargs)
         for a, b in zip(tensors_of(changed), tensors_of(output), strict=True):
-            self._pushes.append((a.float() - b.float()).pow(2).mean().sqrt().item())
+            pushes.append((a.float() - b.float()).pow(2).mean().sqrt().item())
         return changed
+
+    attachment.install(answer)
+    try:
+        latents = sample_latents(pipe, [job], problem.inference_steps, 1)
+    finally:
+        attachment.remove()
+    return latents, float(np.sqrt(np.mean(np.square(pushes)))) if pushes else 0.0

@@ -11,16 +11,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import PlanMismatchError, TraceError
 from hyca_runtime.plan import NetworkPlan, Plan
 
-__all__ = [
-    "changes_of",
-    "misfit_of",
-    "own_problem",
-    "refinement_gain",
-    "section_for",
-    "settings_of",
-    "trace_named_in",
-    "with_damping_of",
-]
+__all__ = ["changes_of", "misfit_of", "own_problem", "refinement_gain", "section_for", "settings_of", "trace_named_in"]
 
 
 def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, str]:

@@ -12,7 +12,6 @@ what the taps did before, which is where most of the gain comes from.
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.rollout_error import to_db
 from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
+from hyca_calib.trace.preflight import available_bytes
 from hyca_runtime.plan import NetworkPlan
 
 __all__ = ["RefinementTask", "affordable", "refine_taps", "step_size"]
@@ -220,10 +220,4 @@ def _probed(task: RefinementTask, settings: Refinement) -> tuple[Refinement, boo
         sample_latents(task.pipe, task.fit.jobs[:1], task.fit.num_steps, 1)
     settings = affordable(settings, time.monotonic() - begun, len(task.select.jobs))
     kept = activation_bytes(task.pipe, task.section, task.fit.num_steps, task.fit.jobs[0])
-    return settings, kept * settings.batch > settings.memory_share * _free_bytes(device)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return settings, kept * settings.batch > settings.memory_share * available_bytes(device)

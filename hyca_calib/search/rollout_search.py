@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.options import RolloutLimits
@@ -64,29 +65,27 @@ def search_by_rollouts(
     return climb.best, climb.psnr
 
 
+@dataclass
 class _Climb:
     """The best candidate so far, as long as the limits last."""
 
-    def __init__(
-        self,
-        start: Candidate,
-        limits: RolloutLimits,
-        rollouts: SharedRollouts,
-        on_progress: Callable[[float, float], None],
-    ) -> None:
-        self.best, self.psnr = start, -math.inf
-        self._limits, self._rollouts, self._on_progress = limits, rollouts, on_progress
-        self._begun, self._tried = time.monotonic(), set[Candidate]()
+    best: Candidate
+    limits: RolloutLimits
+    rollouts: SharedRollouts
+    on_progress: Callable[[float, float], None]
+    psnr: float = -math.inf
+    begun: float = field(default_factory=time.monotonic)
+    tried: set[Candidate] = field(default_factory=set)
 
     def improves(self, window: Sequence[Candidate]) -> bool:
         """Roll out the window; whether its best candidate is the new best."""
-        scores = self._rollouts.score(window)
-        self._tried.update(window)
+        scores = self.rollouts.score(window)
+        self.tried.update(window)
         psnr, winner = max(zip(scores, window, strict=True), key=lambda pair: pair[0])
         better = psnr > self.psnr + GAIN_DB
         if better:
             self.best, self.psnr = winner, psnr
-        self._on_progress(self._share(), self.psnr)
+        self.on_progress(self._share(), self.psnr)
         return better
 
     def try_all(self, moves: Sequence[Candidate]) -> None:
@@ -97,16 +96,16 @@ class _Climb:
         return any(self.improves(window) for window in self._in_time(moves))
 
     def _in_time(self, moves: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
-        for begin in range(0, len(moves), self._limits.workers):
+        for begin in range(0, len(moves), self.limits.workers):
             if self._share() >= 1:
                 return
-            yield moves[begin : begin + self._limits.workers]
+            yield moves[begin : begin + self.limits.workers]
 
     def _share(self) -> float:
         """Of the limits that is spent."""
-        seconds, rollouts = 60 * self._limits.minutes, self._limits.rollouts
-        of_time = (time.monotonic() - self._begun) / seconds if seconds else 1.0
-        return min(1.0, max(of_time, len(self._tried) / rollouts if rollouts else 0.0))
+        seconds, rollouts = 60 * self.limits.minutes, self.limits.rollouts
+        of_time = (time.monotonic() - self.begun) / seconds if seconds else 1.0
+        return min(1.0, max(of_time, len(self.tried) / rollouts if rollouts else 0.0))
 
 
 def _moves_and_kicks(candidate: Candidate, shuffle: random.Random) -> list[Candidate]:

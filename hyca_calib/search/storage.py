@@ -103,7 +103,8 @@ def _opened(storage: Storage) -> BaseStorage:
     scheme, found, rest = text.partition("://")
     if not found:
         Path(text).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(text, lock_obj=cast(Any, _Lock(text))))
+        # Optuna's own locks wait half a minute for a dead process; this one the system frees when a process ends
+        return JournalStorage(JournalFileBackend(text, lock_obj=cast(Any, FileLock(f"{text}.flock"))))
     if scheme == "grpc":
         host, _, port = rest.partition(":")
         return GrpcStorageProxy(host=host, port=int(port or 13000))
@@ -120,17 +121,3 @@ def public(storage: Storage) -> str:
     """How a storage may be named in files and messages: without the password."""
     scheme, found, rest = str(storage).partition("://")
     return f"{scheme}{found}{rest.rpartition('@')[2]}"
-
-
-class _Lock:
-    """The system frees it when a process ends, however it ends; Optuna's own wait half a minute for a dead one."""
-
-    def __init__(self, path: str) -> None:
-        self._lock = FileLock(f"{path}.flock")
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()

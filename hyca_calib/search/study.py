@@ -34,23 +34,20 @@ class StudyFolder:
         Raises:
             StudyError: it holds another study.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = folder / "request.json"
-        wanted = json.loads(json.dumps(request))
-        if kept.exists():
-            try:
-                found = json.loads(kept.read_text())
-            except ValueError as error:
-                raise StudyError(f"{kept}: not JSON; remove the folder or choose another --out") from error
-            if found != wanted:
-                differs = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-                raise StudyError(
-                    f"{folder} holds a study with another {', '.join(differs)}; choose another --out, or remove it"
-                )
-        elif any(folder.iterdir()):
-            raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
-        else:
+        kept, wanted = folder / "request.json", json.loads(json.dumps(request))
+        if not kept.exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
             _write(kept, wanted)
+            return cls(folder)
+        try:
+            found = json.loads(kept.read_text())
+        except ValueError as error:
+            raise StudyError(f"{kept}: not JSON; remove the folder or choose another --out") from error
+        if differs := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
+            raise StudyError(
+                f"{folder} holds a study with another {', '.join(differs)}; choose another --out, or remove it"
+            )
         return cls(folder)
 
     @property

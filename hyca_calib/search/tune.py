@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import optuna
@@ -33,7 +34,6 @@ DESCRIPTOR_SETS = (
 CLUSTERERS = ("kmeans", "gaussian_mixture", "agglomerative")
 MAX_GROUPS = 32
 TINY = 1e-30
-TUNED = ("groups", "descriptors", "clusterer", "depth", "ridge", "axis", "start")
 
 
 def solve(problem: Problem, settings: Settings, budgets: Sequence[Budget], seed: int) -> list[Candidate]:
@@ -103,10 +103,9 @@ def _sampler(number: int, tuning: Tuning, seed: int) -> optuna.samplers.BaseSamp
     defaults = list(dict.fromkeys((tuning.groups or 16, tuning.groups or 1)))
     if number >= len(defaults):
         return sampler
-    settings = Settings(groups=defaults[number])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.PartialFixedSampler({name: getattr(settings, name) for name in TUNED}, sampler)
+        return optuna.samplers.PartialFixedSampler(asdict(Settings(groups=defaults[number])), sampler)
 
 
 def _count(study: optuna.Study, *states: TrialState) -> int:
