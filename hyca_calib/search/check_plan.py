@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.assemble import build_section
@@ -59,10 +59,8 @@ class Remade:
     redo: Candidate
 
 
-class Costs(BaseModel):
+class Costs(BaseModel, frozen=True):
     """Replayed costs on the select split of one trace; `closed` is the best closed form, named `closed_form`."""
-
-    model_config = ConfigDict(frozen=True)
 
     plan: float
     refit: float
@@ -72,7 +70,7 @@ class Costs(BaseModel):
     closed_form: str
 
 
-class Check(BaseModel):
+class Check(BaseModel, frozen=True):
     """What was found.
 
     Attributes:
@@ -82,8 +80,6 @@ class Check(BaseModel):
         here, home: costs on the trace and on the plan's own; None where there is nothing to replay.
         taps_db, schedule_db: expected gains of fitting the taps again, and of a new schedule beyond that.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     verdict: Verdict
     reason: str

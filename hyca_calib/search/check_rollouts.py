@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.check_plan import Verdict, decide, remake
@@ -18,7 +18,7 @@ from hyca_runtime.plan import NetworkPlan, Plan
 __all__ = ["Measured", "judge", "measure", "rollout_db"]
 
 
-class Measured(BaseModel):
+class Measured(BaseModel, frozen=True):
     """Rollouts of a plan and its remedies.
 
     Attributes:
@@ -26,8 +26,6 @@ class Measured(BaseModel):
             beyond them; mean over samples.
         plan_db, refit_db, redo_db: PSNR of each sample's final latent to the full run's, dB.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     verdict: Verdict
     taps_db: float

@@ -20,7 +20,7 @@ __all__ = ["sweep_damping"]
 
 POWERS = (1.0, 1.5, 0.5, 2.0, 1.25, 0.75, 0.0)
 STARTS = (1, 2)
-REPAID = 0.5
+FEEDBACK_SHARE = 0.5
 
 
 def sweep_damping(candidate: Candidate, budget: Budget) -> list[Candidate]:
@@ -28,7 +28,7 @@ def sweep_damping(candidate: Candidate, budget: Budget) -> list[Candidate]:
 
     Without a measured damping they are few.
     """
-    problem, repay = candidate.problem, REPAID if candidate.settings.taps == "channel" else 0.0
+    problem, repay = candidate.problem, FEEDBACK_SHARE if candidate.settings.taps == "channel" else 0.0
     found = dict[Schedule, Candidate]()
     for power in POWERS if problem.damping else (1.0,):
         assumed = replace(problem, damping=tuple(factor**power for factor in problem.damping))

@@ -150,7 +150,7 @@ def _pushed_run(pipe: Any, problem: Problem, job: Job, step: int | None) -> tupl
 
     attachment.install(answer)
     try:
-        latents = sample_latents(pipe, [job], problem.inference_steps, 1)
+        latents = sample_latents(pipe, [job], problem.workload.num_steps, 1)
     finally:
         attachment.remove()
     return latents, float(np.sqrt(np.mean(np.square(pushes)))) if pushes else 0.0

@@ -114,9 +114,9 @@ def _lines(times: Array, ahead: Steps, max_gap: int) -> Array:
     out = np.zeros((steps, max_gap + 1, 2, len(ahead)))
     for a in range(steps):
         targets = np.minimum(a + ahead, steps - 1).tolist()
-        out[a, 0, :1] = rows_of(Newton(1), times, (a,), targets)
-        for gap in range(1, min(max_gap, a) + 1):
-            out[a, gap] = rows_of(Newton(1), times, (a, a - gap), targets)
+        for gap in range(min(max_gap, a) + 1):
+            history = (a, a - gap) if gap else (a,)
+            out[a, gap, : len(history)] = rows_of(Newton(1), times, history, targets)
     return out
 
 

@@ -106,11 +106,9 @@ def documented_warmup(preset: Preset, transformer: str, num_steps: int) -> int:
 def published_schedule(num_steps: int, count: int, warmup: int) -> Schedule:
     """The first `warmup` steps, then every N-th, with the least N that needs at most `count` steps."""
     warmup = min(warmup, count)
-    for interval in range(1, num_steps + 1):
-        schedule = Schedule.every(num_steps, interval, warmup)
-        if len(schedule.computed_steps) <= count:
-            return schedule
-    return Schedule.from_steps(num_steps, range(warmup))
+    schedules = (Schedule.every(num_steps, interval, warmup) for interval in range(1, num_steps + 1))
+    within = (schedule for schedule in schedules if len(schedule.computed_steps) <= count)
+    return next(within, Schedule.from_steps(num_steps, range(warmup)))
 
 
 def preset_section(
@@ -157,10 +155,10 @@ def _chosen(
     """Channels of each group, their solver as `schedule` needs it, and its closed form."""
     groups, closed = choose_once(problem, preset.pool, seed)
     times = problem.times("step")
-    solvers: list[Solver] = [
-        compile_rows(solver, schedule, times, multistep) if multistep == "recursive" else solver for solver in closed
+    return [
+        (channels, compile_rows(solver, schedule, times, multistep) if multistep == "recursive" else solver, solver)
+        for channels, solver in zip(groups, closed, strict=True)
     ]
-    return list(zip(groups, solvers, closed, strict=True))
 
 
 def choose_once(

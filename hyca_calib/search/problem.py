@@ -66,15 +66,10 @@ class Problem:
         """What was traced."""
         return self.trace.workload()
 
-    @property
-    def inference_steps(self) -> int:
-        """What the pipeline is called with; it may run fewer (image to image)."""
-        return self.workload.num_steps
-
     def samples(self, split: Split) -> Samples:
         """The traced jobs of a split."""
         latents = torch.from_numpy(self.trace.latents_of(split))
-        return Samples(self.workload.of(split), latents, self.inference_steps)
+        return Samples(self.workload.of(split), latents, self.workload.num_steps)
 
     @cached_property
     def fit(self) -> Array:

@@ -26,7 +26,6 @@ from torch import Tensor
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.records.atomic import replacing
-from hyca_calib.search.assemble import plan_taps
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.rollout_error import to_db
@@ -88,37 +87,29 @@ def refine_taps(
         NotDifferentiableError: gradients do not get through the pipeline.
     """
     theta = task.start.detach().to(device_of(task.pipe), torch.float32, copy=True)
-    state = _State(theta, settings.lr, state_path)
-    begun, seconds = time.monotonic() - state.seconds, 60 * settings.minutes
+    state = _State(theta, settings, state_path)
     settings, checkpointed = _probed(task, settings)
     count, batch = len(task.fit.jobs), min(settings.batch, len(task.fit.jobs))
-
-    def spent() -> float:
-        return min(1.0, (time.monotonic() - begun) / seconds) if seconds else 1.0
-
-    def share() -> float:
-        """Of the work that is done; counted, where iterations are, lest steps depend on the machine's speed."""
-        return min(1.0, state.iteration / settings.iterations) if settings.iterations else spent()
 
     def judge() -> None:
         rollout.follow(task.expand(state.theta.detach()))
         with torch.no_grad():
-            state.note(_final_error(task.pipe, task.select).item(), time.monotonic() - begun)
-        on_progress(share(), to_db(state.best_error))
+            state.note(_final_error(task.pipe, task.select).item())
+        on_progress(state.share, to_db(state.best_error))
 
     with TapRollout(task.pipe, task.section, checkpointed) as rollout:
         if state.iteration == 0:
             judge()
-        judged = math.floor(share() * settings.evaluations)
-        while share() < 1 and spent() < 1:
-            rate = step_size(settings, share())
+        judged = math.floor(state.share * settings.evaluations)
+        while state.share < 1 and state.spent < 1:
+            lr = step_size(settings, state.share)
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
             chosen = picker.sample(range(count), batch)
             rollout.follow(task.expand(state.theta))
             with torch.enable_grad():
                 loss = objective(chosen) if objective else _final_error(task.pipe, task.fit[chosen], with_grad=True)
-            state.step(loss, rate)
-            if (due := math.floor(share() * settings.evaluations)) > judged:
+            state.step(loss, lr)
+            if (due := math.floor(state.share * settings.evaluations)) > judged:
                 judge()
                 judged = due
         if state.iteration:
@@ -146,15 +137,28 @@ class _State:
         theta: parameters to begin with, if there is nothing at `path`.
     """
 
-    def __init__(self, theta: Tensor, lr: float, path: Path) -> None:
-        self.theta, self._path = theta.requires_grad_(), path
-        self._optimizer = torch.optim.Adam([self.theta], lr=lr, betas=(0.9, 0.98))
+    def __init__(self, theta: Tensor, settings: Refinement, path: Path) -> None:
+        self.theta, self._settings, self._path = theta.requires_grad_(), settings, path
+        self._optimizer = torch.optim.Adam([self.theta], lr=settings.lr, betas=(0.9, 0.98))
         self.best = theta.detach().clone()
         self.best_error = self.first_error = math.inf
         self.iteration, self.seconds = 0, 0.0
         kept = load_file(path, device=str(theta.device)) if path.exists() else {}
         if "parameters" in kept and kept["parameters"].shape == theta.shape:  # else of an older version
             self._restore(kept)
+        self._begun = time.monotonic() - self.seconds
+
+    @property
+    def spent(self) -> float:
+        """The share of the time that is spent."""
+        seconds = 60 * self._settings.minutes
+        return min(1.0, (time.monotonic() - self._begun) / seconds) if seconds else 1.0
+
+    @property
+    def share(self) -> float:
+        """Of the work that is done; counted, where iterations are, lest steps depend on the machine's speed."""
+        iterations = self._settings.iterations
+        return min(1.0, self.iteration / iterations) if iterations else self.spent
 
     def step(self, loss: Tensor, lr: float) -> None:
         """Move the parameters down the gradient of `loss`."""
@@ -164,9 +168,9 @@ class _State:
         self._optimizer.step()
         self.iteration += 1
 
-    def note(self, error: float, seconds: float) -> None:
-        """Keep on disk that the parameters have this error, `seconds` after the beginning."""
-        self.seconds = seconds
+    def note(self, error: float) -> None:
+        """Keep on disk that the parameters have this error on the select split."""
+        self.seconds = time.monotonic() - self._begun
         self.first_error = error if self.first_error == math.inf else self.first_error
         if error < self.best_error:
             self.best_error, self.best = error, self.theta.detach().clone()
@@ -214,10 +218,9 @@ def affordable(settings: Refinement, seconds: float, judged: int) -> Refinement:
 
 def _probed(task: RefinementTask, settings: Refinement) -> tuple[Refinement, bool]:
     """The settings that can be afforded, and whether their activations exceed the memory allowed."""
-    begun, device = time.monotonic(), device_of(task.pipe)
-    with TapRollout(task.pipe, task.section, checkpointed=False) as rollout, torch.no_grad():
-        rollout.follow(torch.from_numpy(plan_taps(task.section)).float().to(device))
+    begun = time.monotonic()
+    with TapRollout(task.pipe, task.section, checkpointed=False), torch.no_grad():
         sample_latents(task.pipe, task.fit.jobs[:1], task.fit.num_steps, 1)
     settings = affordable(settings, time.monotonic() - begun, len(task.select.jobs))
     kept = activation_bytes(task.pipe, task.section, task.fit.num_steps, task.fit.jobs[0])
-    return settings, kept * settings.batch > settings.memory_share * available_bytes(device)
+    return settings, kept * settings.batch > settings.memory_share * available_bytes(device_of(task.pipe))

@@ -38,11 +38,7 @@ target, or step by step on its own forecasts."""
 
 
 def rows_of(
-    solver: Solver,
-    times: Array,
-    history: Sequence[int],
-    targets: Sequence[int],
-    multistep: Multistep = "anchored",
+    solver: Solver, times: Array, history: Sequence[int], targets: Sequence[int], multistep: Multistep = "anchored"
 ) -> Array:
     """Weights ``(len(history), len(targets))`` of a solver with one row per group, zero where unused.
 

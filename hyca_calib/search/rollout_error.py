@@ -24,11 +24,7 @@ LOST = 4.0
 
 
 def log_errors(
-    pipe: Any,
-    section: NetworkPlan,
-    samples: Samples,
-    batch: int | None = None,
-    on_mismatch: OnMismatch = "error",
+    pipe: Any, section: NetworkPlan, samples: Samples, batch: int | None = None, on_mismatch: OnMismatch = "error"
 ) -> Tensor:
     """Log squared error of each sample's final latent, float64 ``(job,)``, on the CPU.
 

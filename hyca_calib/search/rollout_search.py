@@ -13,10 +13,10 @@ from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["REPAID", "neighbours", "search_by_rollouts"]
+__all__ = ["FEEDBACK_SHARES", "neighbours", "search_by_rollouts"]
 
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-REPAID = (0.5, 0.25, 0.75, 1.0)
+FEEDBACK_SHARES = (0.5, 0.25, 0.75, 1.0)
 """Shares of earlier errors that are taken back, see `with_feedback`."""
 OTHERS = 4
 """Offline candidates that are rolled out after the finalists."""
@@ -53,7 +53,7 @@ def search_by_rollouts(
     climb = _Climb(candidates[0], limits, rollouts, on_progress)
     climb.improves(candidates[: limits.finalists])
     if climb.best.settings.taps == "channel":
-        climb.try_all([climb.best.moved(repay=repay) for repay in REPAID])
+        climb.try_all([climb.best.moved(repay=repay) for repay in FEEDBACK_SHARES])
     climb.try_all([climb.best.moved(ridge=ridge) for ridge in RIDGES])
     repay, ridge = climb.best.settings.repay, climb.best.settings.ridge
     others = [candidate.moved(repay=repay) for candidate in candidates[limits.finalists :][:OTHERS]]

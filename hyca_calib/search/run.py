@@ -33,10 +33,12 @@ Progress = Callable[[Stage, float, str], None]
 """Told the stage, the share of it that is done, and a line of news."""
 Tried = dict[str, list[dict[str, Any]]]
 """What was rolled out at each cache point."""
+NOT_SEARCHED: dict[str, Any] = {"solver_costs": {}, "rollouts": [], "points": {}, "refinement": {}, "seconds": {}}
+"""What reports read of a search, where a published recipe has none."""
 
 
 @dataclass(frozen=True)
-class _Search:
+class _Run:
     """What all stages of one search are told."""
 
     pipe: Any
@@ -61,14 +63,14 @@ def search(
         contenders: what `tune` found on traces of the same workload at different cache points, best first; rollouts
             decide between the points.
     """
-    this, begun = _Search(pipe, budget, study, options, on_progress), time.monotonic()
-    chosen, winner, tried = _confirmed(this, contenders)
+    run, begun = _Run(pipe, budget, study, options, on_progress), time.monotonic()
+    chosen, winner, tried = _confirmed(run, contenders)
     on_progress("confirm", 1.0, f"{sum(map(len, tried.values()))} rollouts")
     confirmed = time.monotonic()
     with study.last_word():
         if study.complete:  # another worker was faster
             return load_plan(study.plan)
-        section, refinement = _refined(this, winner)
+        section, refinement = _refined(run, winner)
         on_progress("refine", 1.0, f"{section.quality.psnr_db:.2f} dB" if section.quality else "")
         groups = zip(winner.groups, winner.solvers, strict=True)
         account = {
@@ -84,44 +86,42 @@ def search(
         return _write_plan(study, winner, section, budget.text, account)
 
 
-def _confirmed(
-    this: _Search, contenders: Sequence[Sequence[Candidate]]
-) -> tuple[Sequence[Candidate], Candidate, Tried]:
+def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Sequence[Candidate], Candidate, Tried]:
     """The candidates of the best cache point, the winner among them and their neighbours, and what was rolled out.
 
     Of several contenders each gets a share of half of the limits, the one that is ahead then the other half.
     """
-    limits, num, tried = this.options.confirmation, len(contenders), Tried()
+    limits, num, tried = run.options.confirmation, len(contenders), Tried()
     chosen, begin = contenders[0], 0.0
     if num > 1:
-        rollouts = limits.rollouts and max(1, limits.rollouts // (2 * num))
+        rollouts = None if limits.rollouts is None else max(1, limits.rollouts // (2 * num))
         heat = replace(limits, minutes=limits.minutes / 2 / num, rollouts=rollouts)
-        heats = [_heat(this, c, heat, tried, i / 2 / num, (i + 1) / 2 / num) for i, c in enumerate(contenders)]
+        heats = [_heat(run, c, heat, tried, i / 2 / num, (i + 1) / 2 / num) for i, c in enumerate(contenders)]
         chosen = contenders[min(range(num), key=lambda i: heats[i][0])]
         limits, begin = replace(limits, minutes=limits.minutes / 2), 0.5
-    return chosen, _heat(this, chosen, limits, tried, begin, 1.0)[1], tried
+    return chosen, _heat(run, chosen, limits, tried, begin, 1.0)[1], tried
 
 
 def _heat(
-    this: _Search, candidates: Sequence[Candidate], limits: RolloutLimits, tried: Tried, begin: float, end: float
+    run: _Run, candidates: Sequence[Candidate], limits: RolloutLimits, tried: Tried, begin: float, end: float
 ) -> tuple[float, Candidate]:
     """The winner of one contender after a part of the stage, and what it is judged by: the less, the better."""
     first = candidates[0]
     problem, point = first.problem, str(first.problem.trace.point)
     tried[point] = []
-    if this.pipe is None or not first.schedule.predicted_steps or not limits.minutes:
+    if run.pipe is None or not first.schedule.predicted_steps or not limits.minutes:
         return first.cost, first
-    samples, seed = problem.samples("select"), this.options.seed
+    samples, seed = problem.samples("select"), run.options.seed
     rollouts = SharedRollouts(
-        this.options.storage or this.study.journal,
-        f"rollouts {problem.identity} {this.budget.text} seed {seed}",
-        lambda candidate: rollout_psnr(this.pipe, build_section(candidate), samples),
+        run.options.storage or run.study.journal,
+        f"rollouts {problem.identity} {run.budget.text} seed {seed}",
+        lambda candidate: rollout_psnr(run.pipe, build_section(candidate), samples),
     )
 
     def tell(done: float, psnr: float) -> None:
-        this.on_progress("confirm", begin + (end - begin) * done, f"{psnr:.2f} dB")
+        run.on_progress("confirm", begin + (end - begin) * done, f"{psnr:.2f} dB")
 
-    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep_damping(first, this.budget))
+    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep_damping(first, run.budget))
     tried[point] = rollouts.history()
     return -psnr, winner
 
@@ -142,11 +142,7 @@ def search_preset(
             if isinstance(closed, ClosedFormSolver)
         ],
         "candidates": [_summary(candidate)],
-        "solver_costs": {},
-        "rollouts": [],
-        "points": {},
-        "refinement": {},
-        "seconds": {},
+        **NOT_SEARCHED,
     }
     return _write_plan(study, candidate, _judged(pipe, problem, section), f"{preset}-{budget.text}", account)
 
@@ -179,26 +175,26 @@ def _write_plan(
     return plan
 
 
-def _refined(this: _Search, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:
+def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:
     """The winner as a section with refined taps and its agreement on the select split, and an account of that.
 
     If the pipeline cannot be differentiated, the taps stay unrefined, and the account says why.
     """
-    pipe, problem, options = this.pipe, winner.problem, this.options
+    pipe, problem, options = run.pipe, winner.problem, run.options
     section, account = build_section(winner), dict[str, Any]()
     if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
         start, expand = coordinates(problem, section, winner.settings.taps)
         task = RefinementTask(pipe, section, start, expand, problem.samples("fit"), problem.samples("select"))
 
         def tell(share: float, psnr: float) -> None:
-            this.on_progress("refine", share, f"{psnr:.2f} dB")
+            run.on_progress("refine", share, f"{psnr:.2f} dB")
 
         try:
-            theta, account = refine_taps(task, options.refinement, this.study.refinement, options.seed, tell)
+            theta, account = refine_taps(task, options.refinement, run.study.refinement, options.seed, tell)
             section = with_taps(section, expand(theta).double().numpy())
         except NotDifferentiableError as error:
             news = f"taps stay unrefined, this pipeline cannot be differentiated: {error}"
-            this.on_progress("refine", 1.0, news)
+            run.on_progress("refine", 1.0, news)
             account = {"skipped": str(error)}
     return _judged(pipe, problem, section), account
 

@@ -89,15 +89,15 @@ class SolverFacts:
 
 def facts_of(solver: ClosedFormSolver) -> SolverFacts:
     """Measure one solver."""
-    even = np.arange(0.0, -solver.depth, -1.0)
+    orders = tuple(_order(solver, count) for count in range(1, solver.depth + 1))
     return SolverFacts(
         label=solver_label(solver),
         depth=solver.depth,
         exact_degree=solver.exact_degree,
-        order=_order(solver, solver.depth),
-        noise=None if isinstance(solver, AdaptiveSolver) else (_noise(solver, even, 1.0), _noise(solver, even, 4.0)),
+        order=orders[-1],
+        noise=None if isinstance(solver, AdaptiveSolver) else (_noise(solver, 1.0), _noise(solver, 4.0)),
         relaxing=_relaxing(solver),
-        cold=tuple(_order(solver, count) for count in range(1, solver.depth)),
+        cold=orders[:-1],
     )
 
 
@@ -138,8 +138,8 @@ def _weights(solver: ClosedFormSolver, times: np.ndarray, target: float) -> np.n
     return solver.rows([Instant(-i, t) for i, t in enumerate(times)], Instant(1, target))[:, 0]
 
 
-def _noise(solver: ClosedFormSolver, times: np.ndarray, ahead: float) -> float:
-    return float(np.abs(_weights(solver, times, ahead)).sum())
+def _noise(solver: ClosedFormSolver, ahead: float) -> float:
+    return float(np.abs(_weights(solver, np.arange(0.0, -solver.depth, -1.0), ahead)).sum())
 
 
 def _forecast(solver: ClosedFormSolver, times: np.ndarray, target: float, features: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,21 @@ __all__ = ["JOURNAL", "StudyFolder"]
 JOURNAL = "journal.log"
 
 
-@dataclass(frozen=True)
 class StudyFolder:
     """A folder for one budget.
 
     ``request.json`` says what was asked, before anything ran; ``plan.json`` and ``result.json`` are
     written last, so a folder with a plan is complete.
+
+    Attributes:
+        journal: where workers share trials and rollouts, unless a storage is given.
+        refinement: state of a refinement, to go on from after an interruption.
+        plan, report: what a search makes.
     """
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.journal, self.refinement = folder, folder / JOURNAL, folder / "refine.safetensors"
+        self.plan, self.report, self._result = folder / "plan.json", folder / "report.html", folder / "result.json"
 
     @classmethod
     def open(cls, folder: Path, request: dict[str, Any]) -> StudyFolder:
@@ -50,29 +55,13 @@ class StudyFolder:
             )
         return cls(folder)
 
-    @property
-    def journal(self) -> Path:
-        return self.folder / JOURNAL
-
     def last_word(self) -> FileLock:
         """One of several workers refines and writes the plan; the others wait, and take over if it dies."""
         return FileLock(self.folder / "plan.lock")
 
     @property
-    def refinement(self) -> Path:
-        return self.folder / "refine.safetensors"
-
-    @property
-    def plan(self) -> Path:
-        return self.folder / "plan.json"
-
-    @property
-    def report(self) -> Path:
-        return self.folder / "report.html"
-
-    @property
     def complete(self) -> bool:
-        return self.plan.exists() and (self.folder / "result.json").exists()
+        return self.plan.exists() and self._result.exists()
 
     def read_result(self) -> dict[str, Any]:
         """What the search found, for reports.
@@ -82,10 +71,10 @@ class StudyFolder:
         """
         if not self.complete:
             raise StudyError(f"{self.folder}: no complete study here; run or resume: python -m hyca_calib search")
-        return dict(json.loads((self.folder / "result.json").read_text()))
+        return dict(json.loads(self._result.read_text()))
 
     def write_result(self, result: dict[str, Any]) -> None:
-        _write(self.folder / "result.json", result)
+        _write(self._result, result)
 
 
 def _write(path: Path, content: Any) -> None:

@@ -23,13 +23,7 @@ __all__ = ["compile_rows", "fit_rows", "fit_solver"]
 TINY = 1e-30
 
 
-def fit_rows(
-    gram: Array,
-    history: ArrayLike,
-    targets: ArrayLike,
-    ridge: float,
-    prior: Array,
-) -> Array:
+def fit_rows(gram: Array, history: ArrayLike, targets: ArrayLike, ridge: float, prior: Array) -> Array:
     """Taps ``(group, *many, history, target)`` for Gram matrices ``(group, step, step)``.
 
     Args:

@@ -22,7 +22,7 @@ def fitted(gram: np.ndarray, schedule: Schedule) -> np.ndarray:
     return fit_solver(gram, schedule, np.linspace(1, 0, STEPS, endpoint=False), 3, 1e-6).weights
 
 
-def owed(taps: np.ndarray, schedule: Schedule, gram: np.ndarray, step_weights: np.ndarray) -> np.ndarray:
+def final_error(taps: np.ndarray, schedule: Schedule, gram: np.ndarray, step_weights: np.ndarray) -> np.ndarray:
     """Squared error in the end, ``(channel,)``, of a network that never looks at the latent."""
     error = np.zeros((len(gram), STEPS))  # a row over the features of all steps
     for rows, step in zip(taps, schedule.predicted_steps, strict=True):
@@ -33,17 +33,18 @@ def owed(taps: np.ndarray, schedule: Schedule, gram: np.ndarray, step_weights: n
 
 
 @pytest.mark.parametrize("computed", [(0, 4, 9, 15, 20), (0, 1, 6, 13), (0, 5, 6, 7, 14)])
-def test_what_is_repaid_is_owed_no_more(gram: np.ndarray, computed: tuple[int, ...]) -> None:
+def test_feedback_leaves_less_error(gram: np.ndarray, computed: tuple[int, ...]) -> None:
     schedule = Schedule.from_steps(STEPS, computed)
     taps = fitted(gram, schedule)
-    before = owed(taps, schedule, gram, WEIGHTS).sum()
+    before = final_error(taps, schedule, gram, WEIGHTS).sum()
     left = [
-        owed(with_feedback(taps, schedule, gram, WEIGHTS, share), schedule, gram, WEIGHTS).sum() for share in (0.5, 1)
+        final_error(with_feedback(taps, schedule, gram, WEIGHTS, share), schedule, gram, WEIGHTS).sum()
+        for share in (0.5, 1)
     ]
     assert left[1] < left[0] < before
 
 
-def test_nothing_is_repaid_of_nothing(gram: np.ndarray) -> None:
+def test_without_an_error_or_a_share_nothing_changes(gram: np.ndarray) -> None:
     schedule = Schedule.from_steps(STEPS, (0, 4, 9, 15, 20))
     taps = fitted(gram, schedule)
     assert (with_feedback(taps, schedule, gram, WEIGHTS, 0.0) == taps).all()
@@ -52,10 +53,10 @@ def test_nothing_is_repaid_of_nothing(gram: np.ndarray) -> None:
     assert (with_feedback(taps, schedule, gram, 0 * WEIGHTS, 1.0) == taps).all()
 
 
-def test_a_constant_owes_nothing(gram: np.ndarray) -> None:
+def test_a_constant_needs_no_feedback(gram: np.ndarray) -> None:
     flat = np.ones((2, STEPS, STEPS))
     schedule = Schedule.from_steps(STEPS, (0, 4, 9, 15, 20))
     taps = np.zeros((len(schedule.predicted_steps), 3, 2))
     taps[:, 0] = 1.0
-    assert owed(taps, schedule, flat, WEIGHTS) == pytest.approx(0)
+    assert final_error(taps, schedule, flat, WEIGHTS) == pytest.approx(0)
     assert with_feedback(taps, schedule, flat, WEIGHTS, 1.0) == pytest.approx(taps, abs=1e-6)

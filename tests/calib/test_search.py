@@ -113,7 +113,7 @@ def test_neighbours_move_one_step() -> None:
         assert len(set(other.computed_steps) - set(schedule.computed_steps)) == 1
 
 
-def test_confirmation_never_gets_worse_and_repeats_nothing(
+def test_rollouts_never_make_it_worse_and_are_not_repeated(
     problem: Problem, study: StudyFolder, pipe: EmojiPipeline
 ) -> None:
     start = Candidate(problem, SETTINGS, Schedule.from_steps(12, (0, 1, 2, 3)))
@@ -137,6 +137,36 @@ def test_confirmation_never_gets_worse_and_repeats_nothing(
     assert len(rolled) == 12
     assert run(14)[1] >= psnr
     assert len(rolled) == 14
+
+
+def test_every_rollout_that_is_allowed_is_another_one(problem: Problem, study: StudyFolder) -> None:
+    """Also where an offline candidate is a neighbour of the best one."""
+    first, second = (Schedule.from_steps(12, (0, 1, 2, last)) for last in (3, 4))
+    offline = [Candidate(problem, SETTINGS, s).knowing(cost=cost) for s, cost in ((first, 1.0), (second, 2.0))]
+    rolled: list[Candidate] = []
+
+    def rollout(candidate: Candidate) -> float:
+        rolled.append(candidate)
+        return 20.0 if candidate.schedule == first else 10.0
+
+    shared = SharedRollouts(study.journal, "rollouts", rollout)
+    search_by_rollouts(offline, RolloutLimits(minutes=10, finalists=1, rollouts=24), shared, seed=0)
+    assert len(rolled) == len(set(rolled)) == 24
+
+
+def test_moves_carry_the_groups(problem: Problem, study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a schedule nor a ridge nor feedback is a reason to cluster the channels again."""
+    offline = solve(problem, SETTINGS, (BUDGET,), 0)
+    built: list[int] = []
+
+    def rollout(candidate: Candidate) -> float:
+        built.append(len(build_section(candidate).groups))
+        return float(len(built))
+
+    monkeypatch.setattr("hyca_calib.search.candidate.cluster", None)
+    shared = SharedRollouts(study.journal, "rollouts", rollout)
+    search_by_rollouts(offline, RolloutLimits(minutes=10, rollouts=8), shared, seed=0)
+    assert built == [3] * 8
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.problem import Samples
-from hyca_calib.search.rollout_search import REPAID
+from hyca_calib.search.rollout_search import FEEDBACK_SHARES
 from hyca_calib.search.tune import solve
 from studies.paper.chapter import Claim, Context, Table
 from studies.paper.effects import Ratio, difference
@@ -18,9 +18,9 @@ from studies.paper.rollouts import fitted_psnr_db
 from studies.paper.ruling import all_above, ruled, told_db
 
 BUDGETS = ("3x", "5x", "7x", "8x")
-SHARES = (0.0, *REPAID)
+SHARES = (0.0, *FEEDBACK_SHARES)
 MATTERS_DB = 0.1
-HALF = REPAID[0]
+HALF = FEEDBACK_SHARES[0]
 
 
 def measured(context: Context, settings: Settings, samples: Samples) -> dict[str, Any]:

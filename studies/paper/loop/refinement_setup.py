@@ -116,7 +116,7 @@ class RefinementSetup:
         """PSNR of each sample: of the final latent, and of the picture, its values clipped to [-1, 1]."""
         section = with_taps(self.section, taps.double().numpy())
         with apply_plan(self.context.pipe, Plan(name="refinement", sections=(section,)), on_mismatch="error"):
-            latents = sample_latents(self.context.pipe, samples.jobs, self.context.problem.inference_steps, 8)
+            latents = sample_latents(self.context.pipe, samples.jobs, samples.num_steps, 8)
         pairs = {
             "latent_db": (latents, samples.latents),
             "picture_db": (latents.clamp(-1, 1), samples.latents.clamp(-1, 1)),

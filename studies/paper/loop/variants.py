@@ -59,7 +59,7 @@ def _low_rank(setup: RefinementSetup, rank: int) -> Parameters:
 
 def losses(setup: RefinementSetup) -> dict[str, Callable[[], Objective] | None]:
     """Makers of objectives by name; None is the default, the mean log error of the final latent."""
-    pipe, steps = setup.context.pipe, setup.context.problem.inference_steps
+    pipe, steps = setup.context.pipe, setup.context.problem.workload.num_steps
 
     def latents_of(chosen: list[int]) -> Tensor:
         return sample_latents(pipe, [setup.fit.jobs[i] for i in chosen], steps, len(chosen), with_grad=True)
@@ -114,6 +114,6 @@ def _full_paths(setup: RefinementSetup) -> list[Tensor]:
     pipe, jobs = setup.context.pipe, setup.fit.jobs
     for i in range(0, len(jobs), 8):
         with _steps(pipe.scheduler) as path:
-            sample_latents(pipe, jobs[i : i + 8], setup.context.problem.inference_steps, 8)
+            sample_latents(pipe, jobs[i : i + 8], setup.context.problem.workload.num_steps, 8)
         pieces.append(path)
     return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
