@@ -71,7 +71,7 @@ class Costs(BaseModel, frozen=True):
 
 
 class Check(BaseModel, frozen=True):
-    """What was found.
+    """What a check of a plan on a trace found.
 
     Attributes:
         changes: how the trace differs from the plan's own.

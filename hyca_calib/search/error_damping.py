@@ -35,10 +35,11 @@ __all__ = ["carried_over", "measure_damping", "smoothed", "with_damping"]
 
 JOBS = 4
 PUSH = 0.3
-"""Of the feature's change since the step before: the size and direction that forecast errors have."""
+"""A push over the feature's change since the step before: the size and direction that forecast errors have."""
 BANDWIDTH = 0.12
-"""Of the smoothing over steps, as a share of all."""
+"""Bandwidth of the smoothing over steps, as a share of all steps."""
 LEAST, MOST = 1e-3, 1e3
+"""Factors beyond these are taken for them."""
 
 
 def with_damping(
@@ -86,7 +87,7 @@ def measure_damping(
     steps, response = problem.trace.num_steps, np.abs(problem.trace.response)
     used = problem.workload.of("fit")[: max(1, min(JOBS, probes // 3))]
     found: list[tuple[int, float]] = []
-    for number, (job, pushed) in enumerate(zip(used, _plan(steps, len(used), probes), strict=True)):
+    for number, (job, pushed) in enumerate(zip(used, _pushed_steps(steps, len(used), probes), strict=True)):
         plain, _ = _pushed_run(pipe, problem, job, None)
         left = {}
         for i, step in enumerate(pushed):
@@ -115,8 +116,8 @@ def smoothed(found: Sequence[tuple[int, float]], steps: int) -> Array:
     return np.asarray(np.exp(np.minimum(curve - curve[-1], np.log(MOST))))
 
 
-def _plan(steps: int, jobs: int, probes: int) -> list[list[int]]:
-    """For each job the steps that are pushed: spread over all, the last one always."""
+def _pushed_steps(steps: int, jobs: int, probes: int) -> list[list[int]]:
+    """The steps that are pushed in runs of each job: spread over all, the last one always."""
     each = max(1, probes // jobs - 1)
     wanted = np.unique(np.linspace(1, steps - 2, each * jobs).round().astype(int)).tolist()
     return [[*wanted[job::jobs], steps - 1] for job in range(jobs)]

@@ -73,7 +73,7 @@ class SearchOptions:
     """Limits of all stages of a search.
 
     Attributes:
-        confirmation: of the rollouts that decide between offline candidates and improve them.
+        confirmation: limits of the rollouts that decide between offline candidates and improve them.
         seed: source of all randomness.
         storage: where workers share trials and rollouts, see `open_study`; None for the study's own folder.
         probes: full runs of one sample that measure how errors are damped; 0 for none.

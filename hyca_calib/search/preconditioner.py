@@ -31,7 +31,7 @@ __all__ = ["coordinates", "drawn_to_groups", "preconditioned"]
 
 RIDGE, TINY = 1e-5, 1e-30
 OWN = 0.3
-"""Of a channel's own step, over its group's; the study's chapter on refinement compares both with each alone."""
+"""A channel's own step, over its group's; the study's chapter on refinement compares both with each alone."""
 
 
 def coordinates(problem: Problem, section: NetworkPlan, grain: Grain) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

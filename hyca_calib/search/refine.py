@@ -35,12 +35,11 @@ from hyca_runtime.plan import NetworkPlan
 
 __all__ = ["RefinementTask", "affordable", "refine_taps", "step_size"]
 
-LEAST = 20
-"""Iterations that limited minutes should be enough for; slow models get smaller batches."""
-SMALLEST = 4
-"""Samples of an iteration; the gradient of fewer is noise."""
-FEWEST, JUDGING = 3, 0.2
-"""Evaluations, and the share of the minutes they may take beyond those."""
+LEAST_ITERATIONS, LEAST_BATCH, LEAST_EVALUATIONS = 20, 4, 3
+"""What limited minutes should be enough for: slow models get smaller batches, but the gradient of fewer than four
+samples is noise."""
+JUDGING = 0.2
+"""The share of the minutes that evaluations may take beyond the least ones."""
 WITH_BACKWARD = 3
 """Cost of a rollout and its gradient, over that of the rollout."""
 
@@ -156,7 +155,7 @@ class _State:
 
     @property
     def share(self) -> float:
-        """Of the work that is done; counted, where iterations are, lest steps depend on the machine's speed."""
+        """The share of the work that is done; of iterations, if they are limited, lest steps depend on the machine."""
         iterations = self._settings.iterations
         return min(1.0, self.iteration / iterations) if iterations else self.spent
 
@@ -211,8 +210,8 @@ def affordable(settings: Refinement, seconds: float, judged: int) -> Refinement:
     if settings.iterations is not None:
         return settings
     limit = 60 * settings.minutes
-    batch = max(SMALLEST, int(limit / (LEAST * WITH_BACKWARD * seconds)))
-    evaluations = max(FEWEST, int(JUDGING * limit / (judged * seconds)))
+    batch = max(LEAST_BATCH, int(limit / (LEAST_ITERATIONS * WITH_BACKWARD * seconds)))
+    evaluations = max(LEAST_EVALUATIONS, int(JUDGING * limit / (judged * seconds)))
     return replace(settings, batch=min(settings.batch, batch), evaluations=min(settings.evaluations, evaluations))
 
 

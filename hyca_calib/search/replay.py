@@ -66,7 +66,7 @@ def _recursive_rows(solver: Solver, times: Array, history: Sequence[int], target
 
 
 def residual_gram(gram: Array, weights: Array, history: ArrayLike, targets: ArrayLike) -> Array:
-    """R of the formula above.
+    """The Gram matrix R of the residuals, by the formula above.
 
     Args:
         gram: ``(..., step, step)``.

@@ -102,7 +102,7 @@ class _Climb:
             yield moves[begin : begin + self.limits.workers]
 
     def _share(self) -> float:
-        """Of the limits that is spent."""
+        """The share of the limits that is spent."""
         seconds, rollouts = 60 * self.limits.minutes, self.limits.rollouts
         of_time = (time.monotonic() - self.begun) / seconds if seconds else 1.0
         return min(1.0, max(of_time, len(self.tried) / rollouts if rollouts else 0.0))

@@ -109,7 +109,7 @@ def solver_label(solver: ClosedFormSolver) -> str:
 
 
 def to_markdown(facts: list[SolverFacts]) -> str:
-    """The table."""
+    """The table of solvers in Markdown."""
     lines = [
         "# Solvers",
         "",

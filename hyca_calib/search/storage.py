@@ -34,7 +34,7 @@ UNSIGNED = timedelta(minutes=1)
 
 
 def open_study(storage: Storage, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    """The study called `name`, made if it is not there; an expensive value is better when lower.
+    """The study called `name`, made if it is not there; the lower a value, the better.
 
     Raises:
         StudyError: the storage cannot be reached.
@@ -80,7 +80,7 @@ def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def _is_dead(trial: FrozenTrial) -> bool:
-    """Of a process of this machine we know; of others only that they are late."""
+    """Whether the trial's worker is gone: of processes of this machine we know, of others only that they are late."""
     worker = trial.user_attrs.get(WORKER)
     if worker and worker[0] == socket.gethostname():
         return not _runs(worker[1]) or worker[1] == os.getpid()

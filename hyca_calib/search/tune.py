@@ -95,9 +95,9 @@ def tune(
 
 
 def _sampler(number: int, tuning: Tuning, seed: int) -> optuna.samplers.BaseSampler:
-    """Of trial `number` of those that did not fail: what it suggests does not depend on interruptions before.
+    """The sampler of trial `number` of those that did not fail; the first trials are of defaults.
 
-    The first ones are defaults.
+    What it suggests does not depend on interruptions before.
     """
     sampler = optuna.samplers.TPESampler(seed=seed * 1_000_003 + number, n_startup_trials=12)
     defaults = list(dict.fromkeys((tuning.groups or 16, tuning.groups or 1)))

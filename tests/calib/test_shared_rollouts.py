@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -92,3 +93,18 @@ def test_a_living_worker_keeps_its_rollout(where: str) -> None:
     study = held(where, [socket.gethostname(), os.getppid()])
     storage.give_back(study)
     assert states(study) == [TrialState.RUNNING]
+
+
+def test_what_another_worker_asked_for_is_rolled_out_here(where: str) -> None:
+    other = replace(CANDIDATE, settings=Settings(groups=2), schedule=Schedule.from_steps(12, (0, 3, 6, 9)))
+    study, rolled = storage.open_study(where, "rollouts"), list[Candidate]()
+    study.enqueue_trial({}, user_attrs={storage.TASK: task_of(other)})
+
+    def rollout(candidate: Candidate) -> float:
+        rolled.append(candidate)
+        return float(len(candidate.schedule.computed_steps))
+
+    shared = SharedRollouts(where, "rollouts", rollout)
+    assert shared.score([CANDIDATE]) == [3.0]
+    assert rolled == [other, CANDIDATE]
+    assert shared.history() == [{**c.choices, "psnr_db": score} for c, score in ((other, 4.0), (CANDIDATE, 3.0))]
