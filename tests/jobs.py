@@ -12,14 +12,13 @@ from storage import record
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.search.error_damping import healed
+from hyca_calib.search.error_damping import with_damping
+from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement
-from hyca_calib.search.rollout_search import Confirmation
-from hyca_calib.search.run import Contender, SearchOptions, search
+from hyca_calib.search.run import search
 from hyca_calib.search.storage import Storage
-from hyca_calib.search.study import Study
-from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.tune import tune
 from hyca_calib.trace.store import Trace
 
 __all__ = ["NAMES", "TRIALS", "trace_and_search"]
@@ -39,18 +38,18 @@ def trace_and_search(folder: Path, storage: Storage | None = None, workers: int 
     path, where = NAMES
     record(path, workload(), batch=2)
     pipe, budget = tiny.pipeline(), Budget.parse("3x")
-    study = Study.open(Path(where), {"budget": "3x"})
+    study = StudyFolder.open(Path(where), {"budget": "3x"})
     if study.complete:
         return
-    problem = healed(pipe, Problem(Trace(path)), workload().of("fit"), storage or study.journal, PROBES)
+    problem = with_damping(pipe, Problem(Trace(path)), storage or study.journal, PROBES)
     tuning = Tuning(trials=TRIALS, timeout=3600)
     candidates = tune(problem, (budget,), tuning, storage or study.journal, 0)[budget]
     options = SearchOptions(
-        Confirmation(minutes=60, finalists=3, rollouts=ROLLOUTS, workers=workers),
+        RolloutLimits(minutes=60, finalists=3, rollouts=ROLLOUTS, workers=workers),
         Refinement(minutes=60, iterations=ITERATIONS, batch=2, evaluations=4),
         storage=storage,
     )
-    search(pipe, [Contender(problem, candidates)], workload(), budget, study, options)
+    search(pipe, [candidates], budget, study, options)
 
 
 if __name__ == "__main__":

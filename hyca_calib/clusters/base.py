@@ -9,15 +9,18 @@ from numpy.typing import NDArray
 
 from hyca_runtime.registry import Registry
 
-__all__ = ["Clusterer", "cluster", "clusterers"]
+__all__ = ["Array", "Clusterer", "Labels", "cluster", "clusterers"]
 
-Clusterer = Callable[[NDArray[np.float64], int, int], NDArray[np.int64]]
-"""``(descriptors (channel, feature), num_groups, seed) -> labels (channel,)``."""
+Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
+"""The group of each channel, ``(channel,)``."""
+Clusterer = Callable[[Array, int, int], Labels]
+"""``(descriptors (channel, feature), num_groups, seed) -> labels``."""
 
 clusterers: Registry[Clusterer] = Registry("clusterer", "hyca.clusterers")
 
 
-def cluster(name: str, descriptors: NDArray[np.float64], num_groups: int, seed: int) -> list[NDArray[np.int64]]:
+def cluster(name: str, descriptors: Array, num_groups: int, seed: int) -> list[NDArray[np.int64]]:
     """Channel indices of each group, ordered by their first channel; never an empty group."""
     num_groups = min(num_groups, len(descriptors))
     if num_groups == 1:

@@ -9,33 +9,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from hyca_calib.clusters.base import cluster
+from hyca_calib.clusters.base import Array, Labels, cluster
 
-__all__ = ["Agreement", "agreement", "labels_by", "labels_of", "separation", "summary"]
-
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Adjusted Rand index over pairs of labelings: mean, standard deviation, extremes."""
-
-    mean: float
-    spread: float
-    lowest: float
-    highest: float
-    pairs: int
+__all__ = ["agreement", "labels_by", "labels_of", "separation"]
 
 
 def labels_of(groups: Sequence[NDArray[np.int64]], count: int) -> Labels:
-    """The group of each of `count` channels, ``(channel,)``."""
+    """The group of each of `count` channels, ``(channel,)``, from the channel indices of each group."""
     labels = np.zeros(count, dtype=np.int64)
     for i, members in enumerate(groups):
         labels[members] = i
@@ -56,14 +41,6 @@ def agreement(labelings: Sequence[Labels]) -> Array:
         for j in range(i):
             found[i, j] = found[j, i] = adjusted_rand_score(one, labelings[j])
     return found
-
-
-def summary(labelings: Sequence[Labels]) -> Agreement:
-    """Agreement of two labelings or more, over all pairs."""
-    pairs = agreement(labelings)[np.triu_indices(len(labelings), k=1)]
-    if not pairs.size:
-        raise ValueError("agreement needs at least two labelings")
-    return Agreement(float(pairs.mean()), float(pairs.std()), float(pairs.min()), float(pairs.max()), pairs.size)
 
 
 def separation(descriptors: Array, labels: Labels) -> float:

@@ -15,7 +15,7 @@ from hyca_calib.quality.metrics import interval
 from hyca_calib.records.console import say
 from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
 from hyca_calib.search.check_rollouts import Measured, measure
-from hyca_calib.search.lineage import own_problem, with_healing_of
+from hyca_calib.search.lineage import own_problem, with_damping_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
@@ -56,8 +56,8 @@ class CheckResult:
             "trace": self.trace,
             "verdict": self.verdict,
             "own_trace": self.own_trace,
-            "check": self.check.to_json(),
-            "measured": self.measured.to_json() if self.measured else None,
+            "check": self.check.model_dump(),
+            "measured": self.measured.model_dump() if self.measured else None,
         }
 
 
@@ -76,7 +76,7 @@ def check_file(
         model: rolled out on the first `samples` test jobs of the trace, if given.
     """
     plan = load_plan(plan_path)
-    problem = with_healing_of(plan, Problem(Trace(trace_path)))
+    problem = with_damping_of(plan, Problem(Trace(trace_path)))
     own, missing = own_problem(plan, own_trace)
     check = check_plan(plan, problem, own)
     measured = None
@@ -112,11 +112,9 @@ def show_check(result: CheckResult) -> None:
 
 
 def _measured(plan: Plan, problem: Problem, model: str, samples: int, batch: int | None) -> Measured:
-    workload = problem.trace.workload()
-    pipe = load_traced(problem.trace.attributes["model"], model)
-    jobs = workload.of("test")[:samples]
-    say(f"{len(jobs)} test samples under the plan, with new taps and with a new schedule ...")
-    return measure(pipe, plan, problem, jobs, batch_of(model, batch))
+    pipe, tested = load_traced(problem.trace.attributes["model"], model), problem.samples("test")[:samples]
+    say(f"{len(tested.jobs)} test samples under the plan, with new taps and with a new schedule ...")
+    return measure(pipe, plan, problem, tested, batch_of(model, batch))
 
 
 def _table(check: Check, here: Costs, measured: Measured | None) -> Table:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.records.console import human_bytes
-from hyca_calib.search.study import Study
+from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.commits import committed
 from hyca_calib.trace.finish import MANIFEST
 from hyca_calib.trace.folder import open_folder
@@ -32,7 +32,7 @@ def describe(where: str) -> Facts:
     if path.is_file():
         return _of_plan(load_plan(path))
     if (path / "request.json").is_file() and "limits" in json.loads((path / "request.json").read_text()):
-        return _of_study(Study(path))
+        return _of_study(StudyFolder(path))
     folder = open_folder(where)
     if folder.exists(REQUEST) or folder.exists(MANIFEST):
         return _of_trace(where)
@@ -63,7 +63,7 @@ def _of_plan(plan: Plan) -> Facts:
     return facts
 
 
-def _of_study(study: Study) -> Facts:
+def _of_study(study: StudyFolder) -> Facts:
     request = json.loads((study.folder / "request.json").read_text())
     facts = {
         "study": str(study.folder),

@@ -18,7 +18,7 @@ from hyca_calib.records.console import present, say
 from hyca_calib.records.provenance import provenance
 from hyca_calib.report.write import write_report
 from hyca_calib.search.lineage import trace_named_in
-from hyca_calib.search.study import Study
+from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
 from hyca_runtime.compiled_plan import OnMismatch
@@ -53,7 +53,7 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
         trace: where the trace is now; by default where the plan says it was.
         model: see `load_traced`.
     """
-    study = Study(folder)
+    study = StudyFolder(folder)
     study.read_result()
     plan = load_plan(study.plan)
     recorded = Trace(trace or _own_trace(plan))

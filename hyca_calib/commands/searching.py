@@ -16,17 +16,16 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import present, say, stages
 from hyca_calib.report.front import write_front
 from hyca_calib.report.write import write_report
-from hyca_calib.search.candidate import Candidate, Grain
-from hyca_calib.search.error_damping import PROBES, healed
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.error_damping import with_damping
+from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement
 from hyca_calib.search.replay import Multistep
-from hyca_calib.search.rollout_search import Confirmation
-from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
+from hyca_calib.search.run import search, search_preset
 from hyca_calib.search.storage import public
-from hyca_calib.search.study import JOURNAL, Study
-from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.search.study import JOURNAL, StudyFolder
+from hyca_calib.search.tune import tune
 from hyca_calib.trace.folder import open_folder
 from hyca_calib.trace.run_log import on_record
 from hyca_calib.trace.store import Trace, newest_trace
@@ -43,7 +42,7 @@ class Limits:
     """Options of one search; minutes for `confirm` and `refine`, seconds for `timeout`.
 
     Attributes:
-        probes: full runs that measure how errors heal; 0 for none.
+        probes: full runs that measure how errors are damped; 0 for none.
         rollouts, iterations: ends of `confirm` and `refine` that do not depend on the machine's speed.
         preset: "best" searches; any other is a published recipe, and only `multistep` matters to it.
         storage: where workers share trials and rollouts, see `open_study`; None for the study's own folder.
@@ -62,7 +61,7 @@ class Limits:
     multistep: Multistep = "anchored"
     rollouts: int | None = None
     iterations: int | None = None
-    probes: int = PROBES
+    probes: int = SearchOptions.probes
     storage: str | None = None
     workers: int = 1
     model: str | None = None
@@ -76,7 +75,7 @@ class Limits:
     @property
     def options(self) -> SearchOptions:
         return SearchOptions(
-            confirmation=Confirmation(self.confirm, rollouts=self.rollouts, workers=self.workers),
+            confirmation=RolloutLimits(self.confirm, rollouts=self.rollouts, workers=self.workers),
             refinement=Refinement(self.refine, self.iterations),
             seed=self.seed,
             storage=self.storage,
@@ -106,7 +105,7 @@ def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path 
     folder = out or STUDIES / f"{Path(recorded[0].where).stem}-{'-'.join(b.text for b in wanted)}{suffix}"
     folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
     requests = [_request(recorded, budget, limits) for budget in wanted]
-    studies = [Study.open(where, request) for where, request in zip(folders, requests, strict=True)]
+    studies = [StudyFolder.open(where, request) for where, request in zip(folders, requests, strict=True)]
     if all(study.complete and study.report.exists() for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
@@ -121,7 +120,7 @@ def _search_all(
     recorded: Sequence[Trace],
     workload: Workload,
     wanted: Sequence[Budget],
-    studies: Sequence[Study],
+    studies: Sequence[StudyFolder],
     limits: Limits,
     folder: Path,
 ) -> None:
@@ -130,17 +129,16 @@ def _search_all(
     pipe = load_traced(recorded[0].attributes["model"], limits.model, limits.device, limits.download)
     candidates: list[dict[Budget, list[Candidate]]] = []
     if limits.preset == "best" and not all(study.complete for study in studies):
-        problems = [_healed(pipe, problem, workload, limits, folder) for problem in problems]
+        problems = [_damped(pipe, problem, limits, folder) for problem in problems]
         candidates = [_tuned(problem, wanted, limits, folder) for problem in problems]
     for study, budget in zip(studies, wanted, strict=True):
         if not study.complete:
             say(f"budget {budget.text} -> {study.folder}")
             if limits.preset != "best":
-                search_preset(pipe, problems[0], workload, budget, study, limits.preset, limits.multistep)
+                search_preset(pipe, problems[0], budget, study, limits.preset, limits.multistep)
             else:
-                contenders = [Contender(p, found[budget]) for p, found in zip(problems, candidates, strict=True)]
                 with stages(("confirm", "refine")) as tell:
-                    search(pipe, contenders, workload, budget, study, limits.options, tell)
+                    search(pipe, [found[budget] for found in candidates], budget, study, limits.options, tell)
         if not study.report.exists():
             plan = load_plan(study.plan)
             chosen = next(trace_ for trace_ in recorded if trace_.point == plan.section.point)
@@ -165,16 +163,14 @@ def _traces(paths: list[str], limits: Limits) -> list[Trace]:
     return recorded
 
 
-def _healed(pipe: Any, problem: Problem, workload: Workload, limits: Limits, folder: Path) -> Problem:
-    """The problem with its healing, from real runs."""
+def _damped(pipe: Any, problem: Problem, limits: Limits, folder: Path) -> Problem:
+    """The problem with its damping, from real runs."""
     if not limits.probes:
         return problem
     storage = limits.storage or folder / JOURNAL
     with stages(("probe",)) as tell:
-        found = healed(
-            pipe, problem, workload.of("fit"), storage, limits.probes, lambda share: tell("probe", share, "")
-        )
-        tell("probe", 1.0, f"{problem.trace.point}: {100 * found.healing[1]:.0f} % of an early error is left")
+        found = with_damping(pipe, problem, storage, limits.probes, lambda share: tell("probe", share, ""))
+        tell("probe", 1.0, f"{problem.trace.point}: {100 * found.damping[1]:.0f} % of an early error is left")
     return found
 
 

@@ -17,7 +17,7 @@ from hyca_calib.report.regrouping import regrouped
 from hyca_calib.report.tiles import AMPLIFY, difference, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.study import Study
+from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.plan import NetworkPlan
@@ -58,7 +58,7 @@ class Summary:
         return found
 
 
-def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan: Plan) -> Summary:
+def write_report(pipe: Any, study: StudyFolder, trace: Trace, workload: Workload, plan: Plan) -> Summary:
     """Draw every picture and write both files; returns what they say in a few lines."""
     result, problem, section = study.read_result(), Problem(trace), plan.section
     wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan)
@@ -94,7 +94,7 @@ def write_report(pipe: Any, study: Study, trace: Trace, workload: Workload, plan
     return Summary(plan.name, study.report, wall)
 
 
-def _draw(study: Study, problem: Problem, wall: Wall, section: NetworkPlan, result: dict[str, Any], seed: int) -> Path:
+def _draw(study: StudyFolder, problem: Problem, wall: Wall, section: NetworkPlan, result: dict[str, Any], seed: int) -> Path:
     """Draw every picture; returns their folder."""
     folder = study.folder / "pictures"
     plots.schedule_strip(section, folder / "schedule.png")
@@ -111,7 +111,7 @@ def _draw(study: Study, problem: Problem, wall: Wall, section: NetworkPlan, resu
     return folder
 
 
-def siblings(study: Study, own: NetworkPlan) -> list[tuple[float, float]]:
+def siblings(study: StudyFolder, own: NetworkPlan) -> list[tuple[float, float]]:
     """The FLOPs ratio and select PSNR of each plan of the same model for another budget, in the folder above."""
     found = []
     for path in sorted(study.folder.parent.glob("*/plan.json")):

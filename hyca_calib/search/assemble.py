@@ -9,31 +9,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyca_calib.clusters.stability import labels_of
 from hyca_calib.records.provenance import versions
-from hyca_calib.search.candidate import Candidate, best_closed, choose_solvers, partition
-from hyca_calib.search.error_feedback import repaying
+from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.error_feedback import with_feedback
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import Array
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.plan import Cost, ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Fitted, Solver
 
 __all__ = ["assemble_section", "build_section", "channel_taps", "group_labels", "plan_taps", "provenance", "with_taps"]
 
-Array = NDArray[np.float64]
 
-
-def build_section(problem: Problem, candidate: Candidate, seed: int) -> NetworkPlan:
+def build_section(candidate: Candidate) -> NetworkPlan:
     """The section of `candidate`, unrefined: per group the best solver on replay, then a row for every channel
     unless the settings say otherwise."""
-    groups = partition(problem, candidate.settings, seed)
-    solvers, table = choose_solvers(problem, candidate.settings, candidate.schedule, groups)
-    section = assemble_section(
-        problem, candidate, list(zip(groups, solvers, best_closed(table, len(groups)), strict=True))
-    )
-    if candidate.settings.taps == "group" or not candidate.schedule.predicted_steps:
+    problem, settings, schedule = candidate.problem, candidate.settings, candidate.schedule
+    groups = zip(candidate.groups, candidate.solvers, candidate.closed_forms, strict=True)
+    section = assemble_section(problem, schedule, settings.axis, list(groups))
+    if settings.taps == "group" or not schedule.predicted_steps:
         return section
-    return with_taps(section, channel_taps(problem, candidate, section))
+    return with_taps(section, channel_taps(problem, settings, section))
 
 
 def plan_taps(section: NetworkPlan) -> Array:
@@ -47,10 +46,7 @@ def plan_taps(section: NetworkPlan) -> Array:
 
 def group_labels(section: NetworkPlan) -> NDArray[np.int64]:
     """The group of each channel, ``(channel,)``."""
-    labels = np.zeros(section.model.num_channels, dtype=np.int64)
-    for i, group in enumerate(section.groups):
-        labels[group.indices] = i
-    return labels
+    return labels_of([group.indices for group in section.groups], section.model.num_channels)
 
 
 def with_taps(section: NetworkPlan, taps: Array) -> NetworkPlan:
@@ -66,26 +62,30 @@ def with_taps(section: NetworkPlan, taps: Array) -> NetworkPlan:
     return NetworkPlan(**{**parts, "groups": tuple(groups)})
 
 
-def channel_taps(problem: Problem, candidate: Candidate, section: NetworkPlan) -> Array:
+def channel_taps(problem: Problem, settings: Settings, section: NetworkPlan) -> Array:
     """One row for every channel, drawn by the ridge towards its group's: ``(predicted step, depth, channel)``."""
     table = plan_taps(section)
-    for i, step in enumerate(candidate.schedule.predicted_steps):
+    for i, step in enumerate(section.schedule.predicted_steps):
         history = section.taps[step].history
         prior = table[i, : len(history)].T[..., None]
-        rows = fit_rows(problem.fit, history, [step], candidate.settings.ridge, prior)
+        rows = fit_rows(problem.fit, history, [step], settings.ridge, prior)
         table[i, : len(history)] = rows[..., 0].T
-    if not candidate.settings.repay:
+    if not settings.repay:
         return table
-    return repaying(table, candidate.schedule, problem.fit, problem.step_weights, candidate.settings.repay)
+    return with_feedback(table, section.schedule, problem.fit, problem.step_weights, settings.repay)
 
 
 def assemble_section(
-    problem: Problem, candidate: Candidate, groups: Sequence[tuple[NDArray[np.int64], Solver, Solver]]
+    problem: Problem, schedule: Schedule, axis: str, groups: Sequence[tuple[NDArray[np.int64], Solver, Solver]]
 ) -> NetworkPlan:
-    """A section from groups with their solvers and closed forms, with the trace's fingerprints and costs."""
-    trace, schedule = problem.trace, candidate.schedule
-    facts, depth = trace.attributes, max(solver.depth for _, solver, _ in groups)
-    light = trace.cost.predicted_flops(depth)
+    """A section with the trace's fingerprints and costs.
+
+    Args:
+        axis: time axis of the solvers.
+        groups: channels of each group, their solver, and their closed form.
+    """
+    trace, depth = problem.trace, max(solver.depth for _, solver, _ in groups)
+    facts = trace.attributes
     return NetworkPlan(
         component=facts["model"].get("component", "transformer"),
         model=ModelFingerprint(
@@ -97,8 +97,8 @@ def assemble_section(
             scheduler=facts["model"]["scheduler"],
             timesteps=tuple(trace.timesteps.tolist()),
             scheduler_timesteps=tuple(facts["scheduler_timesteps"]) or None,
-            axis=candidate.settings.axis,
-            axis_times=tuple(problem.times(candidate.settings.axis).tolist()),
+            axis=axis,
+            axis_times=tuple(problem.times(axis).tolist()),
         ),
         point=trace.point,
         schedule=schedule,
@@ -113,22 +113,22 @@ def assemble_section(
         ),
         cost=Cost(
             full_step_flops=trace.cost.full_flops,
-            predicted_step_flops=light,
+            predicted_step_flops=trace.cost.predicted_flops(depth),
             flops_ratio=trace.cost.flops_ratio(schedule.num_steps, len(schedule.computed_steps), depth),
             feature_numel=trace.cost.feature_numel,
         ),
     )
 
 
-def provenance(problem: Problem, candidate: Candidate) -> dict[str, Any]:
+def provenance(candidate: Candidate) -> dict[str, Any]:
     """Where a plan comes from."""
-    facts = problem.trace.attributes
+    trace = candidate.problem.trace
     return {
-        "model": facts["model"],
-        "workload": facts["workload"],
-        "trace": problem.trace.where,
+        "model": trace.attributes["model"],
+        "workload": trace.attributes["workload"],
+        "trace": trace.where,
         "settings": asdict(candidate.settings),
         "replayed_cost": candidate.cost,
-        "healing": [round(share, 4) for share in problem.healing],
+        "healing": [round(share, 4) for share in candidate.problem.damping],
         "versions": versions(),
     }

@@ -1,59 +1,28 @@
-"""A point of the search space: settings, groups, and a solver for each group."""
+"""A point of the search space: settings and a schedule, with the groups and solvers they lead to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.clusters import cluster
 from hyca_calib.features.descriptors import describe_channels
+from hyca_calib.search.options import Grain
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import grouped, schedule_cost
-from hyca_calib.search.solver_table import solver_label
+from hyca_calib.search.solver_table import POOL, solver_label
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.solvers import (
-    BDF2,
-    BDF3,
-    AdamsBashforth,
-    AdamsMoulton,
-    ClosedFormSolver,
-    Exponential,
-    FoCa,
-    Hold,
-    Newton,
-    RungeKutta,
-    Solver,
-    Taylor,
-)
+from hyca_runtime.solvers import Hold, Solver
 
-__all__ = ["POOL", "Candidate", "Grain", "Settings", "best_closed", "choose_solvers", "partition", "replayed"]
+__all__ = ["FITTED", "Candidate", "Settings", "partition"]
 
-POOL: tuple[ClosedFormSolver, ...] = (
-    Hold(),
-    Newton(1),
-    Newton(2),
-    Newton(3),
-    Taylor(2),
-    Taylor(3),
-    AdamsBashforth(2),
-    AdamsBashforth(3),
-    AdamsMoulton(),
-    BDF2(),
-    BDF3(),
-    RungeKutta(),
-    FoCa(),
-    Exponential(-0.5),
-    Exponential(-1.0),
-)
-"""Closed-form solvers a group may prefer to its fitted taps. Taylor 1 and BDF 2 with slope are Newton 1."""
-
-
-Grain = Literal["channel", "group"]
+FITTED = "fitted"
+"""Label of the taps that are fitted to each group."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +38,7 @@ class Settings:
         axis: time axis of the solvers.
         start: leading steps that are always computed.
         taps: a row of taps for every channel, drawn by the ridge towards its group's, or one for every group.
-        repay: share of the error of earlier forecasts that rows for channels make up for, see `repaying`.
+        repay: share of the error of earlier forecasts that rows for channels make up for, see `with_feedback`.
     """
 
     groups: int = 16
@@ -85,11 +54,80 @@ class Settings:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings with the schedule that is best for them, and its replayed cost on the select split."""
+    """Settings and a schedule for one problem; what follows from them is found when it is asked for, and kept.
 
+    Attributes:
+        seed: of the clusterer.
+    """
+
+    problem: Problem
     settings: Settings
     schedule: Schedule
-    cost: float
+    seed: int = 0
+
+    def knowing(self, groups: list[NDArray[np.int64]] | None = None, cost: float | None = None) -> Candidate:
+        """This candidate, spared from finding what the caller has found already."""
+        known = {"groups": groups, "cost": cost}
+        vars(self).update({name: value for name, value in known.items() if value is not None})
+        return self
+
+    def moved(self, schedule: Schedule | None = None, **settings: Any) -> Candidate:
+        """A candidate with the same groups: with another schedule, or settings that do not concern the groups."""
+        settled = replace(self.settings, **settings)
+        return replace(self, settings=settled, schedule=schedule or self.schedule).knowing(groups=self.groups)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What decides a rollout, for JSON."""
+        return {"settings": asdict(self.settings), "computed": list(self.schedule.computed_steps)}
+
+    @cached_property
+    def groups(self) -> list[NDArray[np.int64]]:
+        """Channel indices of each group."""
+        return partition(self.problem, self.settings, self.seed)
+
+    @cached_property
+    def cost(self) -> float:
+        """Replayed cost on the select split."""
+        costs = list(self.solver_costs.values())
+        return float(np.min(costs, axis=0).sum()) if costs else 0.0
+
+    @cached_property
+    def solver_costs(self) -> dict[str, list[float]]:
+        """Replayed cost of every solver for each group on the select split; empty where nothing is predicted."""
+        if not self.schedule.predicted_steps:
+            return {}
+        problem, times = self.problem, self.problem.times(self.settings.axis)
+        judge = grouped(problem.select, problem.channel_gain, self.groups)
+        return {
+            label: schedule_cost(judge, self.schedule, times, problem.step_weights, solvers).tolist()
+            for label, solvers in self._options.items()
+        }
+
+    @property
+    def solvers(self) -> list[Solver]:
+        """For each group the solver that is best at the horizons which the schedule really has."""
+        return self._cheapest(self.solver_costs)
+
+    @property
+    def closed_forms(self) -> list[Solver]:
+        """For each group the best solver that serves other steps, too."""
+        return self._cheapest({label: costs for label, costs in self.solver_costs.items() if label != FITTED})
+
+    @cached_property
+    def _options(self) -> dict[str, list[Solver]]:
+        """Solvers of all groups, by label: one closed form everywhere, or taps that are fitted to each group."""
+        problem, settings = self.problem, self.settings
+        fit, times = grouped(problem.fit, problem.channel_gain, self.groups), problem.times(settings.axis)
+        found: dict[str, list[Solver]] = {solver_label(solver): [solver] * len(self.groups) for solver in POOL}
+        found[FITTED] = [fit_solver(g[None], self.schedule, times, settings.depth, settings.ridge) for g in fit]
+        return found
+
+    def _cheapest(self, costs: dict[str, list[float]]) -> list[Solver]:
+        if not costs:
+            return [Hold()] * len(self.groups)
+        best = [min(costs, key=lambda label: costs[label][g]) for g in range(len(self.groups))]
+        return [self._options[label][g] for g, label in enumerate(best)]
 
 
 def partition(problem: Problem, settings: Settings, seed: int) -> list[NDArray[np.int64]]:
@@ -98,46 +136,3 @@ def partition(problem: Problem, settings: Settings, seed: int) -> list[NDArray[n
         return [np.arange(problem.trace.num_channels)]
     descriptors = describe_channels(problem.fit, tuple(settings.descriptors.split("+")))
     return cluster(settings.clusterer, descriptors, settings.groups, seed)
-
-
-def choose_solvers(
-    problem: Problem, settings: Settings, schedule: Schedule, groups: Sequence[NDArray[np.int64]]
-) -> tuple[list[Solver], dict[str, list[float]]]:
-    """For each group the solver that is best at the horizons `schedule` really has.
-
-    Returns:
-        The solvers, and every solver's replayed cost per group on the select split.
-    """
-    if not schedule.predicted_steps:
-        return [Hold()] * len(groups), {}
-    times = problem.times(settings.axis)
-    fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (problem.fit, problem.select))
-    fitted = [fit_solver(gram[None], schedule, times, settings.depth, settings.ridge) for gram in fit]
-
-    def costs(solvers: Sequence[Solver]) -> list[float]:
-        found: list[float] = schedule_cost(judge, schedule, times, problem.step_weights, solvers).tolist()
-        return found
-
-    table = {solver_label(solver): costs([solver] * len(groups)) for solver in POOL} | {"fitted": costs(fitted)}
-    by_label = {solver_label(solver): solver for solver in POOL}
-    chosen: list[Solver] = []
-    for g in range(len(groups)):
-        best = min(table, key=lambda name: table[name][g])
-        chosen.append(fitted[g] if best == "fitted" else by_label[best])
-    return chosen, table
-
-
-def replayed(
-    problem: Problem, settings: Settings, schedule: Schedule, groups: Sequence[NDArray[np.int64]]
-) -> Candidate:
-    """The candidate of `settings` and `schedule`, with the best solver for each of `groups`."""
-    _, costs = choose_solvers(problem, settings, schedule, groups)
-    cost = float(np.min(list(costs.values()), axis=0).sum()) if costs else 0.0
-    return Candidate(settings, schedule, cost)
-
-
-def best_closed(table: dict[str, list[float]], num_groups: int) -> list[Solver]:
-    """For each group the closed form that replays best, from the table of `choose_solvers`."""
-    if not table:
-        return [Hold()] * num_groups
-    return [min(POOL, key=lambda solver: table[solver_label(solver)][g]) for g in range(num_groups)]

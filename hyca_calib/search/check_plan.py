@@ -18,29 +18,21 @@ trace cannot be read, both ratios are taken to be 1.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.assemble import build_section
-from hyca_calib.search.candidate import Candidate, choose_solvers, partition
+from hyca_calib.search.candidate import FITTED, Candidate
 from hyca_calib.search.lineage import changes_of, misfit_of, refinement_gain, section_for, settings_of
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.retimed import BROKEN, Course, course_cost, course_of
+from hyca_calib.search.retimed import BROKEN, Retimed, retime, retimed_cost
 from hyca_calib.search.tune import solve
 from hyca_runtime.plan import NetworkPlan, Plan
 
-__all__ = [
-    "SCHEDULE_DB",
-    "TAPS_DB",
-    "Check",
-    "Costs",
-    "Remade",
-    "Verdict",
-    "check_plan",
-    "decide",
-    "remake",
-]
+__all__ = ["SCHEDULE_DB", "TAPS_DB", "Check", "Costs", "Remade", "Verdict", "check_plan", "decide", "remake"]
 
 Verdict = Literal["holds", "refit", "redo", "other model"]
 
@@ -56,19 +48,18 @@ class Remade:
 
     Attributes:
         section: the plan's that a run of the trace follows.
-        course: what that section does there.
+        retimed: what that section does there.
         refit: the same schedule with taps fitted on the trace.
         redo: the best schedule of as many computed steps, with fitted taps.
     """
 
     section: NetworkPlan
-    course: Course
-    refit: NetworkPlan
-    redo: NetworkPlan
+    retimed: Retimed
+    refit: Candidate
+    redo: Candidate
 
 
-@dataclass(frozen=True)
-class Costs:
+class Costs(BaseModel, frozen=True):
     """Replayed costs on the select split of one trace; `closed` is the best closed form, named `closed_form`."""
 
     plan: float
@@ -79,9 +70,8 @@ class Costs:
     closed_form: str
 
 
-@dataclass(frozen=True)
-class Check:
-    """What was found.
+class Check(BaseModel, frozen=True):
+    """What a check of a plan on a trace found.
 
     Attributes:
         changes: how the trace differs from the plan's own.
@@ -103,9 +93,6 @@ class Check:
     taps_db: float = 0.0
     schedule_db: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def check_plan(plan: Plan, problem: Problem, own: Problem | None = None, seed: int = 0) -> Check:
     """Whether `plan` holds on the trace of `problem`.
@@ -117,21 +104,21 @@ def check_plan(plan: Plan, problem: Problem, own: Problem | None = None, seed: i
         PlanMismatchError: the trace was recorded at another cache point, so it says nothing about the plan.
     """
     if misfit := misfit_of(plan, problem.trace):
-        return Check("other model", misfit)
+        return Check(verdict="other model", reason=misfit)
     remade = remake(plan, problem, seed)
     found = Check(
         verdict="redo",
         reason="it computes every step here and saves nothing",
         changes=changes_of(plan, remade.section, problem.trace, own.trace if own else None),
-        adapted=remade.course.adapted,
+        adapted=remade.retimed.adapted,
         num_steps=problem.trace.num_steps,
-        computed=remade.course.schedule.computed_steps,
+        computed=remade.retimed.schedule.computed_steps,
         redo_computed=remade.redo.schedule.computed_steps,
     )
-    if not remade.course.schedule.predicted_steps:
+    if not remade.retimed.schedule.predicted_steps:
         return found
-    here = _costs(plan, problem, remade, seed)
-    home = _costs(plan, own, remake(plan, own, seed), seed) if own is not None else None
+    here = _costs(problem, remade)
+    home = _costs(own, remake(plan, own, seed)) if own is not None else None
     taps_db, schedule_db = _expected_gains(here, home, refinement_gain(plan))
     guided_anew = own is not None and len(own.trace.branches) != len(problem.trace.branches)
     verdict = decide(taps_db, 0.0 if guided_anew else schedule_db)
@@ -140,9 +127,8 @@ def check_plan(plan: Plan, problem: Problem, own: Problem | None = None, seed: i
         reason = "its closed forms break down on these steps: their weights are not finite"
     elif guided_anew:
         reason += " (not counted: how guidance weighs the errors of its branches is not in the statistics)"
-    return replace(
-        found, verdict=verdict, reason=reason, here=here, home=home, taps_db=taps_db, schedule_db=schedule_db
-    )
+    gains = {"taps_db": taps_db, "schedule_db": schedule_db}
+    return found.model_copy(update={"verdict": verdict, "reason": reason, "here": here, "home": home, **gains})
 
 
 def decide(taps_db: float, schedule_db: float) -> Verdict:
@@ -155,11 +141,10 @@ def decide(taps_db: float, schedule_db: float) -> Verdict:
 def remake(plan: Plan, problem: Problem, seed: int) -> Remade:
     """The plan and its remedies on the traced steps."""
     section = section_for(plan, problem.trace)
-    course, settings = course_of(section, problem.trace), settings_of(plan, section)
-    budget = Budget.parse(f"{len(course.schedule.computed_steps)} steps")
-    searched = solve(problem, settings, [budget], seed)[0]
-    refit = build_section(problem, Candidate(settings, course.schedule, 0.0), seed)
-    return Remade(section, course, refit, build_section(problem, searched, seed))
+    retimed, settings = retime(section, problem.trace), settings_of(plan, section)
+    budget = Budget.parse(f"{len(retimed.schedule.computed_steps)} steps")
+    refit = Candidate(problem, settings, retimed.schedule, seed)
+    return Remade(section, retimed, refit, solve(problem, settings, [budget], seed)[0])
 
 
 def _expected_gains(here: Costs, home: Costs | None, refined_db: float) -> tuple[float, float]:
@@ -174,11 +159,18 @@ def _db(ratio: float) -> float:
     return 10 * math.log10(max(ratio, TINY))
 
 
-def _costs(plan: Plan, problem: Problem, remade: Remade, seed: int) -> Costs:
-    settings = settings_of(plan, remade.section)
-    schedule, groups = remade.course.schedule, partition(problem, settings, seed)
-    forms = {name: sum(costs) for name, costs in choose_solvers(problem, settings, schedule, groups)[1].items()}
-    forms.pop("fitted")
+def _costs(problem: Problem, remade: Remade) -> Costs:
+    refit, redo = (
+        retimed_cost(problem, retime(build_section(candidate), problem.trace))
+        for candidate in (remade.refit, remade.redo)
+    )
+    forms = {name: sum(costs) for name, costs in remade.refit.solver_costs.items() if name != FITTED}
     best = min(forms, key=lambda name: forms[name])
-    refit, redo = (course_cost(problem, course_of(section, problem.trace)) for section in (remade.refit, remade.redo))
-    return Costs(course_cost(problem, remade.course), refit, redo, forms["hold"], forms[best], best)
+    return Costs(
+        plan=retimed_cost(problem, remade.retimed),
+        refit=refit,
+        redo=redo,
+        hold=forms["hold"],
+        closed=forms[best],
+        closed_form=best,
+    )

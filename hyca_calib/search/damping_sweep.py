@@ -1,9 +1,9 @@
-"""Schedules in case the offline objective is wrong about how much of an error heals.
+"""Schedules in case the offline objective is wrong about how much errors are damped.
 
 How fast the network takes errors back decides where a schedule spends its steps, and it is the one number that
-recorded features cannot tell: it is measured on a few runs, for errors of one size, and rows that repay earlier
-errors add to it. So the exact search is repeated with the measured healing raised to other powers, from 0,
-nothing heals, to 2, twice as fast; a rollout of each then tells.
+recorded features cannot tell: it is measured on a few runs, for errors of one size, and rows that take back earlier
+errors add to it. So the exact search is repeated with the measured damping raised to other powers, from 0,
+nothing is damped, to 2, twice as fast; a rollout of each then tells.
 """
 
 from __future__ import annotations
@@ -11,29 +11,33 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.search.candidate import Candidate, Settings
-from hyca_calib.search.problem import Problem
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["hedged"]
+__all__ = ["sweep_damping"]
 
 POWERS = (1.0, 1.5, 0.5, 2.0, 1.25, 0.75, 0.0)
 STARTS = (1, 2)
-REPAID = 0.5
+FEEDBACK_SHARE = 0.5
 
 
-def hedged(problem: Problem, settings: Settings, budget: Budget, seed: int) -> list[Candidate]:
-    """Candidates that are best if errors heal less or more, likely ones first; without a measured healing, few."""
-    repay = REPAID if settings.taps == "channel" else 0.0
+def sweep_damping(candidate: Candidate, budget: Budget) -> list[Candidate]:
+    """Candidates like `candidate` that are best if errors are damped less or more, likely ones first.
+
+    Without a measured damping they are few.
+    """
+    problem, repay = candidate.problem, FEEDBACK_SHARE if candidate.settings.taps == "channel" else 0.0
     found = dict[Schedule, Candidate]()
-    for power in POWERS if problem.healing else (1.0,):
-        assumed = replace(problem, healing=tuple(share**power for share in problem.healing))
+    for power in POWERS if problem.damping else (1.0,):
+        assumed = replace(problem, damping=tuple(factor**power for factor in problem.damping))
         for start in STARTS:
+            settings = replace(candidate.settings, start=start, repay=repay)
             try:
-                (candidate,) = solve(assumed, replace(settings, start=start, repay=repay), [budget], seed)
+                (best,) = solve(assumed, settings, [budget], candidate.seed)
             except BudgetError:  # the budget leaves no schedule that starts so
                 continue
-            found.setdefault(candidate.schedule, candidate)
+            judged = replace(best, problem=problem).knowing(groups=best.groups)
+            found.setdefault(best.schedule, judged)
     return list(found.values())

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.search.replay import rows_of
+from hyca_calib.search.replay import Array, rows_of
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton
 
-__all__ = ["GapTable", "best_schedules", "gap_table", "table_cost"]
+__all__ = ["GapTable", "best_schedules", "gap_table"]
 
-Array = NDArray[np.float64]
 Steps = NDArray[np.int64]
 
 BLOCK = 32
@@ -115,9 +114,9 @@ def _lines(times: Array, ahead: Steps, max_gap: int) -> Array:
     out = np.zeros((steps, max_gap + 1, 2, len(ahead)))
     for a in range(steps):
         targets = np.minimum(a + ahead, steps - 1).tolist()
-        out[a, 0, :1] = rows_of(Newton(1), times, (a,), targets)
-        for gap in range(1, min(max_gap, a) + 1):
-            out[a, gap] = rows_of(Newton(1), times, (a, a - gap), targets)
+        for gap in range(min(max_gap, a) + 1):
+            history = (a, a - gap) if gap else (a,)
+            out[a, gap, : len(history)] = rows_of(Newton(1), times, history, targets)
     return out
 
 
@@ -172,26 +171,3 @@ def _trace_back(ends: Array, picks: dict[int, NDArray[np.int16]], steps: int, co
         newest, k = newest - gaps.pop(0), k - 1
         path.append(newest)
     return sorted([*path, *(newest - np.cumsum(gaps)).tolist()])
-
-
-def table_cost(table: GapTable, computed: Steps) -> Array:
-    """Costs ``(n,)`` of many schedules of equally many steps at once.
-
-    Args:
-        computed: ``(n, K)`` ascending computed steps, the first of them 0.
-    """
-    ends = np.concatenate([computed, np.full((len(computed), 1), table.num_steps)], axis=1)
-    gaps, count, longest = np.diff(ends, axis=1), computed.shape[1], len(table.histories)
-    within = gaps.max(axis=1) <= table.max_gap
-    g = np.minimum(gaps, table.max_gap)
-
-    def costs(length: int, of: slice) -> Array:
-        """Summed over the gaps after the steps `of`, each with a history of `length`."""
-        back = [g[:, of.start - i : of.stop - i] for i in range(1, length)]
-        return np.asarray(table.histories[length - 1][computed[:, of], *back, g[:, of]].sum(axis=1))
-
-    short = min(count, longest - 1)
-    total = costs(longest, slice(short, count))
-    for k in range(short):
-        total += costs(k + 1, slice(k, k + 1))
-    return np.where(within, total, np.inf)

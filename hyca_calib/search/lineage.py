@@ -31,7 +31,7 @@ def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, 
     same = trace.attributes["workload"]["digest"] == plan.provenance.get("workload", {}).get("digest")
     if not same or misfit_of(plan, trace) or not is_on_grid(section_for(plan, trace), trace):
         return None, f"{told} is not the trace the plan was made on"
-    return with_healing_of(plan, Problem(trace)), ""
+    return with_damping_of(plan, Problem(trace)), ""
 
 
 def trace_named_in(plan: Plan) -> tuple[str | None, str]:
@@ -47,10 +47,10 @@ def trace_named_in(plan: Plan) -> tuple[str | None, str]:
     return told, ""
 
 
-def with_healing_of(plan: Plan, problem: Problem) -> Problem:
-    """The problem with the healing that was measured for `plan`."""
+def with_damping_of(plan: Plan, problem: Problem) -> Problem:
+    """The problem with the damping that was measured for `plan`."""
     told = plan.provenance.get("healing")
-    if not isinstance(told, list) or not all(isinstance(share, int | float) for share in told):
+    if not isinstance(told, list) or not all(isinstance(factor, int | float) for factor in told):
         return problem
     return carried_over(told, problem)
 
@@ -106,23 +106,18 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
 def changes_of(plan: Plan, section: NetworkPlan, trace: Trace, own: Trace | None) -> tuple[str, ...]:
     """How the trace differs from what the plan was made on, as far as is known."""
     facts, steps = trace.attributes, section.schedule.num_steps
-    found = []
-    if steps != trace.num_steps:
-        found.append(f"{steps} steps -> {trace.num_steps}")
-    elif not is_on_grid(section, trace):
-        found.append("other timesteps")
-    for part, key, said in (
-        ("model", "scheduler", "another scheduler"),
-        ("model", "weights_digest", "other weights"),
-        ("workload", "prompts_digest", "other prompts or settings"),
-        ("workload", "seed", "another seed"),
-    ):
-        made = plan.provenance.get(part, {}).get(key)
-        if made is not None and made != facts[part][key]:
-            found.append(said)
-    if own is not None:
-        if own.attributes["branches"] != facts["branches"]:
-            found.append("other guidance branches")
-        if own.attributes["num_tokens"][0] != facts["num_tokens"][0]:
-            found.append("another number of tokens")
-    return tuple(found)
+
+    def differs(part: str, key: str) -> bool:
+        return plan.provenance.get(part, {}).get(key, facts[part][key]) not in (None, facts[part][key])
+
+    found = {
+        f"{steps} steps -> {trace.num_steps}": steps != trace.num_steps,
+        "other timesteps": steps == trace.num_steps and not is_on_grid(section, trace),
+        "another scheduler": differs("model", "scheduler"),
+        "other weights": differs("model", "weights_digest"),
+        "other prompts or settings": differs("workload", "prompts_digest"),
+        "another seed": differs("workload", "seed"),
+        "other guidance branches": own is not None and own.attributes["branches"] != facts["branches"],
+        "another number of tokens": own is not None and own.attributes["num_tokens"][0] != facts["num_tokens"][0],
+    }
+    return tuple(change for change, is_so in found.items() if is_so)

@@ -18,33 +18,30 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hyca_calib.search.assemble import group_labels, plan_taps
-from hyca_calib.search.candidate import Grain
+from hyca_calib.search.options import Grain
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.replay import forecast_error, grouped
+from hyca_calib.search.replay import Array, forecast_error, grouped
 from hyca_runtime.plan import NetworkPlan
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["coordinates", "drawn_to_groups", "whitened"]
-
-Array = NDArray[np.float64]
+__all__ = ["coordinates", "drawn_to_groups", "preconditioned"]
 
 RIDGE, TINY = 1e-5, 1e-30
 OWN = 0.3
-"""Of a channel's own step, over its group's; the study's chapter on refinement compares both with each alone."""
+"""A channel's own step, over its group's; the study's chapter on refinement compares both with each alone."""
 
 
 def coordinates(problem: Problem, section: NetworkPlan, grain: Grain) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Where refinement of the section's taps begins, zeros, and the way from there to a row for every channel."""
     taps, schedule, labels = plan_taps(section), section.schedule, torch.from_numpy(group_labels(section))
     if grain == "channel":
-        return drawn_to_groups(whitened(taps, schedule, problem.fit), labels, taps.shape)
+        return drawn_to_groups(preconditioned(taps, schedule, problem.fit), labels, taps.shape)
     groups = [group.indices for group in section.groups]
     first = [int(channels[0]) for channels in groups]
-    expand = whitened(taps[:, :, first], schedule, grouped(problem.fit, problem.channel_gain, groups))
+    expand = preconditioned(taps[:, :, first], schedule, grouped(problem.fit, problem.channel_gain, groups))
     return torch.zeros(*taps.shape[:2], len(groups)), lambda u: expand(u)[:, :, labels.to(u.device)]
 
 
@@ -65,7 +62,7 @@ def drawn_to_groups(
     return torch.zeros(*shape[:2], groups + shape[2]), moved
 
 
-def whitened(taps: Array, schedule: Schedule, gram: Array) -> Callable[[Tensor], Tensor]:
+def preconditioned(taps: Array, schedule: Schedule, gram: Array) -> Callable[[Tensor], Tensor]:
     """The map from coordinates u to taps, both ``(predicted step, depth, column)``; zero gives `taps`.
 
     Args:

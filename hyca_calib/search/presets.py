@@ -10,14 +10,13 @@ both ways, see `Multistep`).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import silhouette_score
 
 from hyca_calib.clusters import cluster
+from hyca_calib.clusters.stability import labels_of, separation
 from hyca_calib.costs.budget import Budget
 from hyca_calib.features.descriptors import describe_channels
 from hyca_calib.search.assemble import assemble_section
@@ -45,13 +44,11 @@ __all__ = [
     "Preset",
     "choose_once",
     "documented_warmup",
-    "interval_schedule",
     "preset_section",
     "published_schedule",
     "recipe_section",
 ]
 
-Array = NDArray[np.float64]
 PROBE_STEPS = 6
 """The "first few timesteps" a probe looks at; the step after them is the one that is predicted."""
 PAPER_DESCRIPTORS = ("energy", "dynamics", "spectrum")
@@ -106,19 +103,12 @@ def documented_warmup(preset: Preset, transformer: str, num_steps: int) -> int:
     return min(known, max(1, num_steps // 4))
 
 
-def interval_schedule(num_steps: int, interval: int, warmup: int) -> Schedule:
-    """The first `warmup` steps, then every `interval`-th."""
-    return Schedule.from_steps(num_steps, [*range(warmup), *range(warmup - 1 + interval, num_steps, interval)])
-
-
 def published_schedule(num_steps: int, count: int, warmup: int) -> Schedule:
     """The first `warmup` steps, then every N-th, with the least N that needs at most `count` steps."""
     warmup = min(warmup, count)
-    for interval in range(1, num_steps + 1):
-        schedule = interval_schedule(num_steps, interval, warmup)
-        if len(schedule.computed_steps) <= count:
-            return schedule
-    return Schedule.from_steps(num_steps, range(warmup))
+    schedules = (Schedule.every(num_steps, interval, warmup) for interval in range(1, num_steps + 1))
+    within = (schedule for schedule in schedules if len(schedule.computed_steps) <= count)
+    return next(within, Schedule.from_steps(num_steps, range(warmup)))
 
 
 def preset_section(
@@ -137,43 +127,38 @@ def preset_section(
     Raises:
         BudgetError: not even one step can be computed.
     """
-    trace = problem.trace
-    depth = max(solver.depth for solver in preset.pool)
+    trace, depth = problem.trace, max(solver.depth for solver in preset.pool)
     count = budget.computed_steps(trace.cost, trace.num_steps, depth)
     leading = warmup or documented_warmup(preset, trace.attributes["model"]["transformer"], trace.num_steps)
     schedule = published_schedule(trace.num_steps, count, leading)
-    groups, solvers, _ = chosen = _chosen(problem, preset, schedule, seed, multistep)
+    parts = _chosen(problem, preset, schedule, seed, multistep)
+    groups, solvers = [channels for channels, _, _ in parts], [solver for _, solver, _ in parts]
     judged, times = grouped(problem.select, problem.channel_gain, groups), problem.times("step")
     cost = float(schedule_cost(judged, schedule, times, problem.step_weights, solvers).sum())
-    candidate = Candidate(_settings(preset, len(groups), leading), schedule, cost)
-    return candidate, assemble_section(problem, candidate, list(zip(*chosen, strict=True)))
+    described = "+".join(PAPER_DESCRIPTORS)
+    settings = Settings(groups=len(groups), descriptors=described, depth=depth, axis="step", start=leading)
+    candidate = Candidate(problem, settings, schedule, seed).knowing(groups, cost)
+    return candidate, assemble_section(problem, schedule, "step", parts)
 
 
 def recipe_section(
     problem: Problem, preset: Preset, interval: int, warmup: int, seed: int, multistep: Multistep = "anchored"
 ) -> NetworkPlan:
     """The published recipe with its own numbers, N and W, as a section of a plan; it looks at one sample only."""
-    schedule = interval_schedule(problem.trace.num_steps, interval, warmup)
-    chosen = _chosen(problem, preset, schedule, seed, multistep)
-    candidate = Candidate(_settings(preset, len(chosen[0]), warmup), schedule, math.nan)
-    return assemble_section(problem, candidate, list(zip(*chosen, strict=True)))
+    schedule = Schedule.every(problem.trace.num_steps, interval, warmup)
+    return assemble_section(problem, schedule, "step", _chosen(problem, preset, schedule, seed, multistep))
 
 
 def _chosen(
     problem: Problem, preset: Preset, schedule: Schedule, seed: int, multistep: Multistep
-) -> tuple[list[NDArray[np.int64]], list[Solver], list[ClosedFormSolver]]:
-    """Groups of channels, the solver of each as `schedule` needs it, and its closed form."""
+) -> list[tuple[NDArray[np.int64], Solver, Solver]]:
+    """Channels of each group, their solver as `schedule` needs it, and its closed form."""
     groups, closed = choose_once(problem, preset.pool, seed)
     times = problem.times("step")
-    solvers: list[Solver] = [
-        compile_rows(solver, schedule, times, multistep) if multistep == "recursive" else solver for solver in closed
+    return [
+        (channels, compile_rows(solver, schedule, times, multistep) if multistep == "recursive" else solver, solver)
+        for channels, solver in zip(groups, closed, strict=True)
     ]
-    return groups, solvers, closed
-
-
-def _settings(preset: Preset, groups: int, warmup: int) -> Settings:
-    depth = max(solver.depth for solver in preset.pool)
-    return Settings(groups=groups, descriptors="+".join(PAPER_DESCRIPTORS), depth=depth, axis="step", start=warmup)
 
 
 def choose_once(
@@ -187,7 +172,8 @@ def choose_once(
     target = min(PROBE_STEPS, problem.trace.num_steps - 1)
     descriptors = describe_channels(probe[:, :target, :target], PAPER_DESCRIPTORS)
     options = [cluster("kmeans", descriptors, k, seed) for k in range(2, min(8, len(channels) - 1) + 1)]
-    groups = max(options, key=lambda found: _silhouette(descriptors, found))
+    apart = [separation(descriptors, labels_of(found, len(channels))) for found in options]
+    groups = options[int(np.argmax(np.nan_to_num(apart, nan=-1.0)))]
     history = tuple(range(target - 1, -1, -1))
     times = problem.times("step")
     errors = []
@@ -196,10 +182,3 @@ def choose_once(
         errors.append(forecast_error(probe, np.broadcast_to(rows, (len(channels), len(rows))), history, target))
     best = [int(np.argmin([error[group].mean() for error in errors])) for group in groups]
     return groups, [pool[i] for i in best]
-
-
-def _silhouette(descriptors: Array, groups: list[NDArray[np.int64]]) -> float:
-    labels = np.zeros(len(descriptors), dtype=np.int64)
-    for i, group in enumerate(groups):
-        labels[group] = i
-    return float(silhouette_score(descriptors, labels)) if 1 < len(groups) < len(labels) else -1.0

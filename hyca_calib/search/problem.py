@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from hyca_calib.pipelines.workload import Split
+from hyca_calib.pipelines.workload import Job, Split, Workload
+from hyca_calib.search.replay import Array
 from hyca_calib.trace.store import Trace
 
-__all__ = ["AXES", "Problem"]
-
-Array = NDArray[np.float64]
+__all__ = ["AXES", "Problem", "Samples"]
 
 AXES = ("step", "sigma", "log_snr")
 """Time axes a solver can extrapolate on: step index, noise level, log signal-to-noise ratio of a
@@ -23,15 +23,33 @@ rectified flow, ``2 log((1 - sigma) / sigma)``."""
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Jobs and their full runs.
+
+    Attributes:
+        latents: final latents of the full runs, ``(job, ...)``.
+        num_steps: what the pipeline is called with; it may run fewer (image to image).
+    """
+
+    jobs: tuple[Job, ...]
+    latents: Tensor
+    num_steps: int
+
+    def __getitem__(self, chosen: slice | list[int]) -> Samples:
+        places = np.arange(len(self.jobs))[chosen]
+        return replace(self, jobs=tuple(self.jobs[place] for place in places), latents=self.latents[chosen])
+
+
+@dataclass(frozen=True)
 class Problem:
     """A trace seen by the search.
 
     Attributes:
-        healing: share of an error at each step that is left in the end, see `measure_healing`; all of it if empty.
+        damping: factor that is left in the end of an error at each step, see `measure_damping`; 1 if empty.
     """
 
     trace: Trace
-    healing: tuple[float, ...] = ()
+    damping: tuple[float, ...] = ()
 
     @cached_property
     def identity(self) -> str:
@@ -43,10 +61,15 @@ class Problem:
         """``(channel, step, step)``, the mean over the samples of the split."""
         return np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
 
-    @property
-    def inference_steps(self) -> int:
-        """What the pipeline is called with; it may run fewer (image to image)."""
-        return int(self.trace.attributes["workload"]["num_steps"])
+    @cached_property
+    def workload(self) -> Workload:
+        """What was traced."""
+        return self.trace.workload()
+
+    def samples(self, split: Split) -> Samples:
+        """The traced jobs of a split."""
+        latents = torch.from_numpy(self.trace.latents_of(split))
+        return Samples(self.workload.of(split), latents, self.workload.num_steps)
 
     @cached_property
     def fit(self) -> Array:
@@ -63,13 +86,10 @@ class Problem:
 
     @cached_property
     def step_weights(self) -> Array:
-        """Weight of an error at each step: the sampler's response times the tail's gain there, ``(step,)``.
-
-        Less what heals.
-        """
+        """Weight of an error at each step: the sampler's response times the tail's gain there, damped, ``(step,)``."""
         known = self.channel_gain > 0
         gain = self.trace.gain.mean(axis=0)[:, known] / self.channel_gain[known]
-        return np.asarray(self.trace.response * np.sqrt(gain.mean(axis=1)) * (self.healing or 1.0))
+        return np.asarray(self.trace.response * np.sqrt(gain.mean(axis=1)) * (self.damping or 1.0))
 
     def times(self, axis: str) -> Array:
         """Position of each step on `axis`, one of `AXES`."""

@@ -38,11 +38,7 @@ target, or step by step on its own forecasts."""
 
 
 def rows_of(
-    solver: Solver,
-    times: Array,
-    history: Sequence[int],
-    targets: Sequence[int],
-    multistep: Multistep = "anchored",
+    solver: Solver, times: Array, history: Sequence[int], targets: Sequence[int], multistep: Multistep = "anchored"
 ) -> Array:
     """Weights ``(len(history), len(targets))`` of a solver with one row per group, zero where unused.
 
@@ -70,7 +66,7 @@ def _recursive_rows(solver: Solver, times: Array, history: Sequence[int], target
 
 
 def residual_gram(gram: Array, weights: Array, history: ArrayLike, targets: ArrayLike) -> Array:
-    """R of the formula above.
+    """The Gram matrix R of the residuals, by the formula above.
 
     Args:
         gram: ``(..., step, step)``.

@@ -6,25 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.replay import gap_cost, gaps, residual_gram
+from hyca_calib.search.replay import Array, gap_cost, gaps, residual_gram
 from hyca_calib.trace.store import Trace
 from hyca_runtime.moment import Moment
 from hyca_runtime.plan import NetworkPlan
 from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["BROKEN", "Course", "course_cost", "course_of", "is_on_grid"]
+__all__ = ["BROKEN", "Retimed", "is_on_grid", "retime", "retimed_cost"]
 
-Array = NDArray[np.float64]
 BROKEN = 1e30
 
 
 @dataclass(frozen=True)
-class Course:
-    """What a plan does in one run.
+class Retimed:
+    """A plan on the steps of one run.
 
     Attributes:
         schedule: on the steps of the run.
@@ -48,14 +46,14 @@ def is_on_grid(section: NetworkPlan, trace: Trace) -> bool:
     return len(own) == len(theirs) and np.allclose(own, theirs, rtol=1e-4, atol=1e-6)
 
 
-def course_of(section: NetworkPlan, trace: Trace) -> Course:
+def retime(section: NetworkPlan, trace: Trace) -> Retimed:
     """What the runtime does on the traced steps with ``on_mismatch="adapt"``.
 
     Groups whose solver reads the features (`AdaptiveSolver`) are replayed by their closed form.
     """
     if is_on_grid(section, trace):
         rows = {step: np.asarray(taps.weights, dtype=np.float64) for step, taps in section.taps.items()}
-        return Course(section.schedule, rows, adapted=False)
+        return Retimed(section.schedule, rows, adapted=False)
     own, theirs = _grids(section, trace)
     sign = 1.0 if own[0] <= own[-1] else -1.0
     positions = np.interp(sign * theirs, sign * own, np.arange(len(own)))
@@ -67,14 +65,14 @@ def course_of(section: NetworkPlan, trace: Trace) -> Course:
         for history, targets in gaps(schedule, section.fallback_depth)
         for step in targets
     }
-    return Course(schedule, rows, adapted=True)
+    return Retimed(schedule, rows, adapted=True)
 
 
-def course_cost(problem: Problem, course: Course) -> float:
-    """Cost of a course on the select split, see `hyca_calib.search.replay`; `BROKEN` if its weights are not finite."""
+def retimed_cost(problem: Problem, retimed: Retimed) -> float:
+    """Cost of a plan on the select split, see `hyca_calib.search.replay`; `BROKEN` if its weights are not finite."""
     total = 0.0
-    for history, targets in gaps(course.schedule, course.depth):
-        rows = [course.weights[step] for step in targets]
+    for history, targets in gaps(retimed.schedule, retimed.depth):
+        rows = [retimed.weights[step] for step in targets]
         padded = [np.pad(row, ((0, len(history) - len(row)), (0, 0))) for row in rows]
         residuals = residual_gram(problem.select, np.stack(padded, axis=-1).swapaxes(0, 1), history, targets)
         total += float(gap_cost(residuals, problem.step_weights[list(targets)]) @ problem.channel_gain)

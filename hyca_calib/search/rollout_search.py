@@ -6,23 +6,18 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.refine import to_db
-from hyca_calib.search.rollout_error import log_errors
-from hyca_calib.search.shared_rollouts import Scoreboard
-from hyca_runtime.plan import NetworkPlan
+from hyca_calib.search.options import RolloutLimits
+from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["Confirmation", "confirm", "rollout_psnr"]
+__all__ = ["FEEDBACK_SHARES", "neighbours", "search_by_rollouts"]
 
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-REPAID = (0.5, 0.25, 0.75, 1.0)
+FEEDBACK_SHARES = (0.5, 0.25, 0.75, 1.0)
+"""Shares of earlier errors that are taken back, see `with_feedback`."""
 OTHERS = 4
 """Offline candidates that are rolled out after the finalists."""
 GAIN_DB = 0.02
@@ -31,110 +26,102 @@ KICKS = 64
 """Pairs of moves that are tried where no single move improves."""
 
 
-@dataclass(frozen=True)
-class Confirmation:
-    """Limits of the rollouts.
-
-    Attributes:
-        minutes: wall time, 0 to trust the offline objective.
-        finalists: offline candidates that are rolled out whatever the time.
-        rollouts: no more than so many, if the time is not spent before; same result on every machine.
-        workers: processes that search at once; so many moves are tried before the best of them is taken.
-    """
-
-    minutes: float = 1.0
-    finalists: int = 2
-    rollouts: int | None = None
-    workers: int = 1
-
-
-def rollout_psnr(pipe: Any, section: NetworkPlan, jobs: Sequence[Job], reference: Tensor, num_steps: int) -> float:
-    """PSNR in dB of the final latents under `section`, from the mean log error over `jobs`."""
-    return to_db(log_errors(pipe, section, jobs, reference, num_steps).mean().item())
-
-
-def confirm(
+def search_by_rollouts(
     candidates: Sequence[Candidate],
-    limits: Confirmation,
-    board: Scoreboard,
+    limits: RolloutLimits,
+    rollouts: SharedRollouts,
     seed: int,
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
-    hedges: Sequence[Candidate] = (),
+    alternatives: Sequence[Candidate] = (),
 ) -> tuple[Candidate, float]:
-    """Roll out the best candidates, then what gains most first: other shares repaid, other ridges, more candidates
-    and hedges, steps moved.
+    """Roll out the best candidates, then what gains most first: other shares taken back, other ridges, more candidates
+    and alternatives, steps moved.
 
     The ridge decides how far taps trust their fit, which a replay with a clean history overrates or
     underrates by several dB; a replay knows nothing of what the network mends by itself, either.
 
     Args:
         candidates: best first by the offline objective.
-        board: where rollouts are done and remembered; none is repeated after an interruption.
-        hedges: candidates in case the offline objective is wrong, see `hedged`.
+        rollouts: where they are done and remembered; none is repeated after an interruption.
+        seed: of the order in which moves are tried.
+        on_progress: told the share of the limits that is spent, and the best PSNR so far.
+        alternatives: candidates in case the offline objective is wrong, see `sweep_damping`.
 
     Returns:
         The winner and its PSNR in dB.
     """
-    begun, seconds, tried = time.monotonic(), 60 * limits.minutes, set[Candidate]()
+    climb = _Climb(candidates[0], limits, rollouts, on_progress)
+    climb.improves(candidates[: limits.finalists])
+    if climb.best.settings.taps == "channel":
+        climb.try_all([climb.best.moved(repay=repay) for repay in FEEDBACK_SHARES])
+    climb.try_all([climb.best.moved(ridge=ridge) for ridge in RIDGES])
+    repay, ridge = climb.best.settings.repay, climb.best.settings.ridge
+    others = [candidate.moved(repay=repay) for candidate in candidates[limits.finalists :][:OTHERS]]
+    climb.try_all(others + [candidate.moved(repay=repay, ridge=ridge) for candidate in alternatives])
+    shuffle = random.Random(seed)
+    while climb.try_until_better(_moves_and_kicks(climb.best, shuffle)):
+        pass
+    rollouts.finish()
+    return climb.best, climb.psnr
 
-    def share() -> float:
-        """Of the limits that is spent."""
-        of_time = (time.monotonic() - begun) / seconds if seconds else 1.0
-        return min(1.0, max(of_time, len(tried) / limits.rollouts if limits.rollouts else 0.0))
 
-    best, best_psnr = candidates[0], -math.inf
+@dataclass
+class _Climb:
+    """The best candidate so far, as long as the limits last."""
 
-    def improves(window: Sequence[Candidate]) -> bool:
-        nonlocal best, best_psnr
-        scores = board.score(window)
-        tried.update(window)
+    best: Candidate
+    limits: RolloutLimits
+    rollouts: SharedRollouts
+    on_progress: Callable[[float, float], None]
+    psnr: float = -math.inf
+    begun: float = field(default_factory=time.monotonic)
+    tried: set[Candidate] = field(default_factory=set)
+
+    def improves(self, window: Sequence[Candidate]) -> bool:
+        """Roll out the window; whether its best candidate is the new best."""
+        scores = self.rollouts.score(window)
+        self.tried.update(window)
         psnr, winner = max(zip(scores, window, strict=True), key=lambda pair: pair[0])
-        better = psnr > best_psnr + GAIN_DB
+        better = psnr > self.psnr + GAIN_DB
         if better:
-            best, best_psnr = winner, psnr
-        on_progress(share(), best_psnr)
+            self.best, self.psnr = winner, psnr
+        self.on_progress(self._share(), self.psnr)
         return better
 
-    def in_time(moves: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
-        for begin in range(0, len(moves), limits.workers):
-            if share() >= 1:
+    def try_all(self, moves: Sequence[Candidate]) -> None:
+        for window in self._in_time(moves):
+            self.improves(window)
+
+    def try_until_better(self, moves: Sequence[Candidate]) -> bool:
+        return any(self.improves(window) for window in self._in_time(moves))
+
+    def _in_time(self, moves: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
+        for begin in range(0, len(moves), self.limits.workers):
+            if self._share() >= 1:
                 return
-            yield moves[begin : begin + limits.workers]
+            yield moves[begin : begin + self.limits.workers]
 
-    improves(candidates[: limits.finalists])
-    if best.settings.taps == "channel":
-        for window in in_time([_having(best, repay=repay) for repay in REPAID]):
-            improves(window)
-    for window in in_time([_having(best, ridge=ridge) for ridge in RIDGES]):
-        improves(window)
-    repay, ridge = best.settings.repay, best.settings.ridge
-    others = [_having(c, repay=repay) for c in candidates[limits.finalists :][:OTHERS]]
-    others += [_having(hedge, repay=repay, ridge=ridge) for hedge in hedges]
-    for window in in_time(others):
-        improves(window)
-    shuffle = random.Random(seed)
-    improved = True
-    while improved:
-        moves = _moves(best)
-        shuffle.shuffle(moves)
-        kicks = [shuffle.choice(_moves(shuffle.choice(moves))) for _ in range(KICKS)] if moves else []
-        improved = any(improves(window) for window in in_time(moves + kicks))
-    board.finish()
-    return best, best_psnr
+    def _share(self) -> float:
+        """The share of the limits that is spent."""
+        seconds, rollouts = 60 * self.limits.minutes, self.limits.rollouts
+        of_time = (time.monotonic() - self.begun) / seconds if seconds else 1.0
+        return min(1.0, max(of_time, len(self.tried) / rollouts if rollouts else 0.0))
 
 
-def _having(candidate: Candidate, **settings: Any) -> Candidate:
-    """`candidate` with other settings."""
-    return replace(candidate, settings=replace(candidate.settings, **settings))
+def _moves_and_kicks(candidate: Candidate, shuffle: random.Random) -> list[Candidate]:
+    """Candidates one step away, then some two steps away."""
+    moves = _moves(candidate)
+    shuffle.shuffle(moves)
+    return moves + [shuffle.choice(_moves(shuffle.choice(moves))) for _ in range(KICKS if moves else 0)]
 
 
 def _moves(candidate: Candidate) -> list[Candidate]:
     """Candidates a small step away."""
     settings = candidate.settings
-    moves = [replace(candidate, schedule=other) for other in neighbours(candidate.schedule, settings.start)]
-    moves += [_having(candidate, ridge=ridge) for ridge in (settings.ridge / 3, settings.ridge * 3)]
+    moves = [candidate.moved(schedule) for schedule in neighbours(candidate.schedule, settings.start)]
+    moves += [candidate.moved(ridge=ridge) for ridge in (settings.ridge / 3, settings.ridge * 3)]
     shares = (settings.repay - 0.125, settings.repay + 0.125) if settings.taps == "channel" else ()
-    return moves + [_having(candidate, repay=share) for share in shares if 0 <= share <= 1]
+    return moves + [candidate.moved(repay=share) for share in shares if 0 <= share <= 1]
 
 
 def neighbours(schedule: Schedule, start: int) -> list[Schedule]:

@@ -1,277 +1,203 @@
-"""The whole of ``hyca_calib search`` for one budget: tune, confirm, refine, write the plan."""
+"""The whole of ``hyca_calib search`` for one budget: rollouts, refinement, the plan and its account."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
-
 from hyca_calib.costs.budget import Budget
-from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section, provenance, with_taps
-from hyca_calib.search.candidate import Candidate, choose_solvers, partition, replayed
-from hyca_calib.search.damping_sweep import hedged
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.damping_sweep import sweep_damping
+from hyca_calib.search.options import RolloutLimits, SearchOptions
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement, refine_taps
+from hyca_calib.search.refine import RefinementTask, refine_taps
 from hyca_calib.search.replay import Multistep
-from hyca_calib.search.rollout_search import Confirmation, confirm, rollout_psnr
-from hyca_calib.search.shared_rollouts import Scoreboard
+from hyca_calib.search.rollout_error import rollout_psnr
+from hyca_calib.search.rollout_search import search_by_rollouts
+from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
-from hyca_calib.search.storage import Storage
-from hyca_calib.search.study import Study
+from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tap_rollout import NotDifferentiableError
 from hyca_runtime.plan import NetworkPlan, Plan, Quality, load_plan, save_plan
-from hyca_runtime.solvers import ClosedFormSolver, Solver
+from hyca_runtime.solvers import ClosedFormSolver
 
-__all__ = ["Contender", "Progress", "SearchOptions", "Stage", "search", "search_preset"]
+__all__ = ["Progress", "Stage", "search", "search_preset"]
 
 Stage = Literal["confirm", "refine"]
 Progress = Callable[[Stage, float, str], None]
 """Told the stage, the share of it that is done, and a line of news."""
+Tried = dict[str, list[dict[str, Any]]]
+"""What was rolled out at each cache point."""
+NOT_SEARCHED: dict[str, Any] = {"solver_costs": {}, "rollouts": [], "points": {}, "refinement": {}, "seconds": {}}
+"""What reports read of a search, where a published recipe has none."""
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A trace, and what `tune` found on it, best first."""
+class _Run:
+    """What all stages of one search are told."""
 
-    problem: Problem
-    candidates: Sequence[Candidate]
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """Limits of the stages on the model itself."""
-
-    confirmation: Confirmation = field(default_factory=Confirmation)
-    refinement: Refinement = field(default_factory=Refinement)
-    seed: int = 0
-    storage: Storage | None = None
-    """Where workers share their rollouts; None for the study's own folder."""
+    pipe: Any
+    budget: Budget
+    study: StudyFolder
+    options: SearchOptions
+    on_progress: Progress
 
 
 def search(
     pipe: Any,
-    contenders: Sequence[Contender],
-    workload: Workload,
+    contenders: Sequence[Sequence[Candidate]],
     budget: Budget,
-    study: Study,
+    study: StudyFolder,
     options: SearchOptions,
     on_progress: Progress = lambda stage, share, news: None,
 ) -> Plan:
     """Find the best plan among the candidates and their neighbours, and write it with its account into `study`.
 
     Args:
-        pipe: the pipeline that was traced; None skips confirmation and refinement.
-        contenders: traces of the same workload at different cache points; rollouts decide between them.
+        pipe: the pipeline that was traced; None skips rollouts and refinement.
+        contenders: what `tune` found on traces of the same workload at different cache points, best first; rollouts
+            decide between the points.
     """
-    begun = time.monotonic()
-    chosen, winner, tried = _confirmed(pipe, contenders, workload, budget, study, options, on_progress)
+    run, begun = _Run(pipe, budget, study, options, on_progress), time.monotonic()
+    chosen, winner, tried = _confirmed(run, contenders)
     on_progress("confirm", 1.0, f"{sum(map(len, tried.values()))} rollouts")
     confirmed = time.monotonic()
     with study.last_word():
         if study.complete:  # another worker was faster
             return load_plan(study.plan)
-        section, refinement = _refined(pipe, chosen.problem, winner, workload, study, options, on_progress)
+        section, refinement = _refined(run, winner)
         on_progress("refine", 1.0, f"{section.quality.psnr_db:.2f} dB" if section.quality else "")
-        account = _describe_choice(chosen.problem, winner, options.seed) | {
-            "candidates": [_summary(c) for c in chosen.candidates[:20]],
-            "rollouts": tried[str(chosen.problem.trace.point)],
+        groups = zip(winner.groups, winner.solvers, strict=True)
+        account = {
+            **winner.choices,
+            "groups": [{"size": len(channels), "solver": solver.name} for channels, solver in groups],
+            "solver_costs": winner.solver_costs,
+            "candidates": [_summary(candidate) for candidate in chosen[:20]],
+            "rollouts": tried[str(winner.problem.trace.point)],
             "points": {point: max((r["psnr_db"] for r in rolled), default=None) for point, rolled in tried.items()},
             "refinement": refinement,
             "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
         }
-        return _write_plan(chosen.problem, budget.text, winner, section, refinement, study, account)
+        return _write_plan(study, winner, section, budget.text, account)
 
 
-def _confirmed(
-    pipe: Any,
-    contenders: Sequence[Contender],
-    workload: Workload,
-    budget: Budget,
-    study: Study,
-    options: SearchOptions,
-    on_progress: Progress,
-) -> tuple[Contender, Candidate, dict[str, list[dict[str, Any]]]]:
-    """The best contender, its winner, and what was rolled out at each cache point.
+def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Sequence[Candidate], Candidate, Tried]:
+    """The candidates of the best cache point, the winner among them and their neighbours, and what was rolled out.
 
     Of several contenders each gets a share of half of the limits, the one that is ahead then the other half.
     """
-    limits, num = options.confirmation, len(contenders)
-    tried: dict[str, list[dict[str, Any]]] = {}
-
-    def run(contender: Contender, limits: Confirmation, begin: float, end: float) -> tuple[float, Candidate]:
-        problem, winner = contender.problem, contender.candidates[0]
-        tried[str(problem.trace.point)] = []
-        if pipe is None or not winner.schedule.predicted_steps or not limits.minutes:
-            return winner.cost, winner
-        board = _board(pipe, problem, workload, budget, study, options)
-
-        def tell(done: float, psnr: float) -> None:
-            on_progress("confirm", begin + (end - begin) * done, f"{psnr:.2f} dB")
-
-        hedges = hedged(problem, winner.settings, budget, options.seed)
-        winner, psnr = confirm(contender.candidates, limits, board, options.seed, tell, hedges)
-        tried[str(problem.trace.point)] = board.history()
-        return -psnr, winner
-
+    limits, num, tried = run.options.confirmation, len(contenders), Tried()
     chosen, begin = contenders[0], 0.0
     if num > 1:
-        heat = replace(limits, minutes=limits.minutes / 2 / num, rollouts=_split(limits.rollouts, 2 * num))
-        heats = [run(c, heat, i / 2 / num, (i + 1) / 2 / num) for i, c in enumerate(contenders)]
+        rollouts = None if limits.rollouts is None else max(1, limits.rollouts // (2 * num))
+        heat = replace(limits, minutes=limits.minutes / 2 / num, rollouts=rollouts)
+        heats = [_heat(run, c, heat, tried, i / 2 / num, (i + 1) / 2 / num) for i, c in enumerate(contenders)]
         chosen = contenders[min(range(num), key=lambda i: heats[i][0])]
         limits, begin = replace(limits, minutes=limits.minutes / 2), 0.5
-    _, winner = run(chosen, limits, begin, 1.0)
-    groups = partition(chosen.problem, winner.settings, options.seed)
-    return chosen, replayed(chosen.problem, winner.settings, winner.schedule, groups), tried
+    return chosen, _heat(run, chosen, limits, tried, begin, 1.0)[1], tried
 
 
-def _split(rollouts: int | None, parts: int) -> int | None:
-    return None if rollouts is None else max(1, rollouts // parts)
+def _heat(
+    run: _Run, candidates: Sequence[Candidate], limits: RolloutLimits, tried: Tried, begin: float, end: float
+) -> tuple[float, Candidate]:
+    """The winner of one contender after a part of the stage, and what it is judged by: the less, the better."""
+    first = candidates[0]
+    problem, point = first.problem, str(first.problem.trace.point)
+    tried[point] = []
+    if run.pipe is None or not first.schedule.predicted_steps or not limits.minutes:
+        return first.cost, first
+    samples, seed = problem.samples("select"), run.options.seed
+    rollouts = SharedRollouts(
+        run.options.storage or run.study.journal,
+        f"rollouts {problem.identity} {run.budget.text} seed {seed}",
+        lambda candidate: rollout_psnr(run.pipe, build_section(candidate), samples),
+    )
 
+    def tell(done: float, psnr: float) -> None:
+        run.on_progress("confirm", begin + (end - begin) * done, f"{psnr:.2f} dB")
 
-def _board(
-    pipe: Any, problem: Problem, workload: Workload, budget: Budget, study: Study, options: SearchOptions
-) -> Scoreboard:
-    """Rollouts on the select split."""
-    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
-
-    def rollout(candidate: Candidate) -> float:
-        section = build_section(problem, candidate, options.seed)
-        return rollout_psnr(pipe, section, jobs, goal, problem.inference_steps)
-
-    name = f"rollouts {problem.identity} {budget.text} seed {options.seed}"
-    return Scoreboard(options.storage or study.journal, name, problem.trace.num_steps, rollout)
+    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep_damping(first, run.budget))
+    tried[point] = rollouts.history()
+    return -psnr, winner
 
 
 def search_preset(
-    pipe: Any, problem: Problem, workload: Workload, budget: Budget, study: Study, preset: str, multistep: Multistep
+    pipe: Any, problem: Problem, budget: Budget, study: StudyFolder, preset: str, multistep: Multistep
 ) -> Plan:
     """The plan of a published recipe, written with its account into `study`."""
     candidate, section = preset_section(problem, PRESETS[preset], budget, 0, multistep)
-    section = _judged(pipe, problem, section, workload)
     account = {
         "preset": preset,
         "source": PRESETS[preset].source,
         "multistep": multistep,
-        "settings": asdict(candidate.settings),
-        "computed": list(candidate.schedule.computed_steps),
-        "groups": [{"size": len(g), "solver": _name(closed)} for g, closed in section.fallbacks],
+        **candidate.choices,
+        "groups": [
+            {"size": len(channels), "solver": solver_label(closed)}
+            for channels, closed in section.fallbacks
+            if isinstance(closed, ClosedFormSolver)
+        ],
         "candidates": [_summary(candidate)],
-        "solver_costs": {},
-        "rollouts": [],
-        "points": {},
-        "refinement": {},
-        "seconds": {},
+        **NOT_SEARCHED,
     }
-    return _write_plan(problem, f"{preset}-{budget.text}", candidate, section, {}, study, account)
+    return _write_plan(study, candidate, _judged(pipe, problem, section), f"{preset}-{budget.text}", account)
 
 
-def _judged(pipe: Any, problem: Problem, section: NetworkPlan, workload: Workload) -> NetworkPlan:
+def _judged(pipe: Any, problem: Problem, section: NetworkPlan) -> NetworkPlan:
     """The section with its agreement on the select split; without a pipeline as it is."""
     if pipe is None:
         return section
-    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
-    psnr = rollout_psnr(pipe, section, jobs, goal, problem.inference_steps)
-    return section.model_copy(update={"quality": Quality(split="select", num_samples=len(jobs), psnr_db=psnr)})
+    samples = problem.samples("select")
+    psnr = rollout_psnr(pipe, section, samples)
+    quality = Quality(split="select", num_samples=len(samples.jobs), psnr_db=psnr)
+    return section.model_copy(update={"quality": quality})
 
 
 def _write_plan(
-    problem: Problem,
-    suffix: str,
-    winner: Candidate,
-    section: NetworkPlan,
-    refinement: dict[str, Any],
-    study: Study,
-    account: dict[str, Any],
+    study: StudyFolder, winner: Candidate, section: NetworkPlan, suffix: str, account: dict[str, Any]
 ) -> Plan:
-    """Write the account, then the plan: a folder with a plan is complete."""
+    """Write the account, then the plan: a folder with a plan is complete.
+
+    A plan tells of its refinement, but not how long it took, so that equal searches give equal plans.
+    """
+    refinement = {key: value for key, value in account["refinement"].items() if key != "minutes"}
     plan = Plan(
-        name=f"{problem.trace.attributes['model']['name']}-{suffix}",
+        name=f"{winner.problem.trace.attributes['model']['name']}-{suffix}",
         sections=(section,),
-        provenance=provenance(problem, winner) | _lasting(refinement),
+        provenance=provenance(winner) | ({"refinement": refinement} if "iterations" in refinement else {}),
     )
     study.write_result(account)
     save_plan(plan, study.plan)
     return plan
 
 
-def _lasting(refinement: dict[str, Any]) -> dict[str, Any]:
-    """What a plan tells of its refinement; not how long it took, so that equal searches give equal plans."""
-    if "iterations" not in refinement:
-        return {}
-    return {"refinement": {key: value for key, value in refinement.items() if key != "minutes"}}
+def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:
+    """The winner as a section with refined taps and its agreement on the select split, and an account of that.
 
-
-def _refined(
-    pipe: Any,
-    problem: Problem,
-    winner: Candidate,
-    workload: Workload,
-    study: Study,
-    options: SearchOptions,
-    on_progress: Progress,
-) -> tuple[NetworkPlan, dict[str, Any]]:
-    """The winner as a section with refined taps and its agreement on the select split, and an account of that."""
-    section, refinement = build_section(problem, winner, options.seed), dict[str, Any]()
+    If the pipeline cannot be differentiated, the taps stay unrefined, and the account says why.
+    """
+    pipe, problem, options = run.pipe, winner.problem, run.options
+    section, account = build_section(winner), dict[str, Any]()
     if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
-        section, refinement = _with_refined_taps(pipe, problem, winner, section, workload, study, options, on_progress)
-    return _judged(pipe, problem, section, workload), refinement
+        start, expand = coordinates(problem, section, winner.settings.taps)
+        task = RefinementTask(pipe, section, start, expand, problem.samples("fit"), problem.samples("select"))
 
+        def tell(share: float, psnr: float) -> None:
+            run.on_progress("refine", share, f"{psnr:.2f} dB")
 
-def _with_refined_taps(
-    pipe: Any,
-    problem: Problem,
-    winner: Candidate,
-    section: NetworkPlan,
-    workload: Workload,
-    study: Study,
-    options: SearchOptions,
-    on_progress: Progress,
-) -> tuple[NetworkPlan, dict[str, Any]]:
-    """The section with refined taps; unrefined, with the reason, if the pipeline cannot be differentiated."""
-    start, expand = coordinates(problem, section, winner.settings.taps)
-    splits = [(workload.of(s), torch.from_numpy(problem.trace.latents_of(s))) for s in ("fit", "select")]
-    try:
-        theta, account = refine_taps(
-            pipe,
-            section,
-            problem.inference_steps,
-            start,
-            expand,
-            splits[0],
-            splits[1],
-            options.refinement,
-            study.refinement,
-            options.seed,
-            lambda share, psnr: on_progress("refine", share, f"{psnr:.2f} dB"),
-        )
-    except NotDifferentiableError as error:
-        on_progress("refine", 1.0, f"taps stay unrefined, this pipeline cannot be differentiated: {error}")
-        return section, {"skipped": str(error)}
-    return with_taps(section, expand(theta).double().numpy()), account
-
-
-def _describe_choice(problem: Problem, winner: Candidate, seed: int) -> dict[str, Any]:
-    """Which solver each group took, and what the others would have cost, for reports."""
-    groups = partition(problem, winner.settings, seed)
-    chosen, costs = choose_solvers(problem, winner.settings, winner.schedule, groups)
-    return {
-        "settings": asdict(winner.settings),
-        "computed": list(winner.schedule.computed_steps),
-        "groups": [{"size": len(g), "solver": s.name} for g, s in zip(groups, chosen, strict=False)],
-        "solver_costs": costs,
-    }
+        try:
+            theta, account = refine_taps(task, options.refinement, run.study.refinement, options.seed, tell)
+            section = with_taps(section, expand(theta).double().numpy())
+        except NotDifferentiableError as error:
+            news = f"taps stay unrefined, this pipeline cannot be differentiated: {error}"
+            run.on_progress("refine", 1.0, news)
+            account = {"skipped": str(error)}
+    return _judged(pipe, problem, section), account
 
 
 def _summary(candidate: Candidate) -> dict[str, Any]:
-    computed = list(candidate.schedule.computed_steps)
-    return {"settings": asdict(candidate.settings), "computed": computed, "cost": candidate.cost}
-
-
-def _name(solver: Solver) -> str:
-    return solver_label(solver) if isinstance(solver, ClosedFormSolver) else solver.name
+    return candidate.choices | {"cost": candidate.cost}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -15,28 +15,29 @@ from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.storage import TASK, Storage, give_back, open_study, run_trial
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["Scoreboard"]
+__all__ = ["SharedRollouts"]
 
 POLL_S = 0.2
 
 
-class Scoreboard:
+class SharedRollouts:
     """Scores of candidates, kept in an Optuna study; a trial is one rollout.
 
     Args:
         storage: shared by the workers.
         name: of the study.
-        num_steps: of the candidates' schedules.
         rollout: a candidate's score; the same for all workers.
     """
 
-    def __init__(self, storage: Storage, name: str, num_steps: int, rollout: Callable[[Candidate], float]) -> None:
+    def __init__(self, storage: Storage, name: str, rollout: Callable[[Candidate], float]) -> None:
         self._study = open_study(storage, name, optuna.samplers.RandomSampler(seed=0))
-        self._num_steps, self._rollout = num_steps, rollout
+        self._rollout = rollout
+        self._asked: dict[str, Candidate] = {}
 
     def score(self, candidates: Sequence[Candidate]) -> list[float]:
-        """Of each candidate; those that other workers are at are waited for."""
-        tasks = [_task(candidate) for candidate in candidates]
+        """The score of each candidate; those that other workers are at are waited for."""
+        tasks = [task_of(candidate) for candidate in candidates]
+        self._asked.update(zip(tasks, candidates, strict=True))
         while not set(tasks) <= (known := self._known()).keys():
             give_back(self._study)
             taken = self._tasks(TrialState.WAITING, TrialState.RUNNING) | known.keys()
@@ -73,11 +74,14 @@ class Scoreboard:
         return {t.user_attrs.get(TASK, "") for t in self._study.get_trials(deepcopy=False, states=states)}
 
     def _candidate(self, task: str) -> Candidate:
-        told = json.loads(task)
-        return Candidate(Settings(**told["settings"]), Schedule.from_steps(self._num_steps, told["computed"]), 0.0)
+        """What was asked for as `task`, here or by another worker on the same problem."""
+        if task in self._asked:
+            return self._asked[task]
+        chosen, like = json.loads(task), next(iter(self._asked.values()))
+        schedule = Schedule.from_steps(like.schedule.num_steps, chosen["computed"])
+        return replace(like, settings=Settings(**chosen["settings"]), schedule=schedule)
 
 
-def _task(candidate: Candidate) -> str:
-    """What decides a rollout."""
-    told = {"settings": asdict(candidate.settings), "computed": list(candidate.schedule.computed_steps)}
-    return json.dumps(told, sort_keys=True)
+def task_of(candidate: Candidate) -> str:
+    """What workers know a candidate by."""
+    return json.dumps(candidate.choices, sort_keys=True)

@@ -25,33 +25,37 @@ from hyca_runtime.solvers import (
     Taylor,
 )
 
-__all__ = ["ALL_SOLVERS", "SolverFacts", "facts_of", "solver_label", "to_markdown"]
+__all__ = ["ALL_SOLVERS", "POOL", "SolverFacts", "facts_of", "solver_label", "to_markdown"]
 
 ALL_SOLVERS: tuple[ClosedFormSolver, ...] = (
     Hold(),
-    Newton(1),
-    Newton(2),
-    Newton(3),
-    Newton(4),
-    Taylor(2),
-    Taylor(3),
-    AdamsBashforth(2),
-    AdamsBashforth(3),
-    AdamsBashforth(4),
+    *map(Newton, (1, 2, 3, 4)),
+    *map(Taylor, (2, 3)),
+    *map(AdamsBashforth, (2, 3, 4)),
     AdamsMoulton(),
-    BDF2(),
-    BDF2(slope=True),
-    BDF3(),
-    BDF3(slope=True),
+    *map(BDF2, (False, True)),
+    *map(BDF3, (False, True)),
     RungeKutta(),
     FoCa(),
-    Hermite(1),
-    Hermite(2),
-    Exponential(-0.5),
-    Exponential(-1.0),
+    *map(Hermite, (1, 2)),
+    *map(Exponential, (-0.5, -1.0)),
     DynamicMode(),
 )
 """Every solver with the settings of the papers."""
+
+POOL: tuple[ClosedFormSolver, ...] = (
+    Hold(),
+    *map(Newton, (1, 2, 3)),
+    *map(Taylor, (2, 3)),
+    *map(AdamsBashforth, (2, 3)),
+    AdamsMoulton(),
+    BDF2(),
+    BDF3(),
+    RungeKutta(),
+    FoCa(),
+    *map(Exponential, (-0.5, -1.0)),
+)
+"""Closed-form solvers a group may prefer to its fitted taps. Taylor 1 and BDF 2 with slope are Newton 1."""
 
 UNEVEN = np.array([0.55, 0.61, 0.8, 0.84, 1.0])
 AHEAD = 0.37
@@ -85,15 +89,15 @@ class SolverFacts:
 
 def facts_of(solver: ClosedFormSolver) -> SolverFacts:
     """Measure one solver."""
-    even = np.arange(0.0, -solver.depth, -1.0)
+    orders = tuple(_order(solver, count) for count in range(1, solver.depth + 1))
     return SolverFacts(
         label=solver_label(solver),
         depth=solver.depth,
         exact_degree=solver.exact_degree,
-        order=_order(solver, solver.depth),
-        noise=None if isinstance(solver, AdaptiveSolver) else (_noise(solver, even, 1.0), _noise(solver, even, 4.0)),
+        order=orders[-1],
+        noise=None if isinstance(solver, AdaptiveSolver) else (_noise(solver, 1.0), _noise(solver, 4.0)),
         relaxing=_relaxing(solver),
-        cold=tuple(_order(solver, count) for count in range(1, solver.depth)),
+        cold=orders[:-1],
     )
 
 
@@ -105,7 +109,7 @@ def solver_label(solver: ClosedFormSolver) -> str:
 
 
 def to_markdown(facts: list[SolverFacts]) -> str:
-    """The table."""
+    """The table of solvers in Markdown."""
     lines = [
         "# Solvers",
         "",
@@ -134,8 +138,8 @@ def _weights(solver: ClosedFormSolver, times: np.ndarray, target: float) -> np.n
     return solver.rows([Instant(-i, t) for i, t in enumerate(times)], Instant(1, target))[:, 0]
 
 
-def _noise(solver: ClosedFormSolver, times: np.ndarray, ahead: float) -> float:
-    return float(np.abs(_weights(solver, times, ahead)).sum())
+def _noise(solver: ClosedFormSolver, ahead: float) -> float:
+    return float(np.abs(_weights(solver, np.arange(0.0, -solver.depth, -1.0), ahead)).sum())
 
 
 def _forecast(solver: ClosedFormSolver, times: np.ndarray, target: float, features: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ UNSIGNED = timedelta(minutes=1)
 
 
 def open_study(storage: Storage, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    """The study called `name`, made if it is not there; an expensive value is better when lower.
+    """The study called `name`, made if it is not there; the lower a value, the better.
 
     Raises:
         StudyError: the storage cannot be reached.
@@ -80,7 +80,7 @@ def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def _is_dead(trial: FrozenTrial) -> bool:
-    """Of a process of this machine we know; of others only that they are late."""
+    """Whether the trial's worker is gone: of processes of this machine we know, of others only that they are late."""
     worker = trial.user_attrs.get(WORKER)
     if worker and worker[0] == socket.gethostname():
         return not _runs(worker[1]) or worker[1] == os.getpid()
@@ -103,7 +103,8 @@ def _opened(storage: Storage) -> BaseStorage:
     scheme, found, rest = text.partition("://")
     if not found:
         Path(text).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(text, lock_obj=cast(Any, _Lock(text))))
+        # Optuna's own locks wait half a minute for a dead process; this one the system frees when a process ends
+        return JournalStorage(JournalFileBackend(text, lock_obj=cast(Any, FileLock(f"{text}.flock"))))
     if scheme == "grpc":
         host, _, port = rest.partition(":")
         return GrpcStorageProxy(host=host, port=int(port or 13000))
@@ -120,17 +121,3 @@ def public(storage: Storage) -> str:
     """How a storage may be named in files and messages: without the password."""
     scheme, found, rest = str(storage).partition("://")
     return f"{scheme}{found}{rest.rpartition('@')[2]}"
-
-
-class _Lock:
-    """The system frees it when a process ends, however it ends; Optuna's own wait half a minute for a dead one."""
-
-    def __init__(self, path: str) -> None:
-        self._lock = FileLock(f"{path}.flock")
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,72 +11,57 @@ from filelock import FileLock
 from hyca_calib.records.atomic import write_text
 from hyca_runtime.errors import StudyError
 
-__all__ = ["JOURNAL", "Study"]
+__all__ = ["JOURNAL", "StudyFolder"]
 
 JOURNAL = "journal.log"
 
 
-@dataclass(frozen=True)
-class Study:
+class StudyFolder:
     """A folder for one budget.
 
     ``request.json`` says what was asked, before anything ran; ``plan.json`` and ``result.json`` are
     written last, so a folder with a plan is complete.
+
+    Attributes:
+        journal: where workers share trials and rollouts, unless a storage is given.
+        refinement: state of a refinement, to go on from after an interruption.
+        plan, report: what a search makes.
     """
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.journal, self.refinement = folder, folder / JOURNAL, folder / "refine.safetensors"
+        self.plan, self.report, self._result = folder / "plan.json", folder / "report.html", folder / "result.json"
 
     @classmethod
-    def open(cls, folder: Path, request: dict[str, Any]) -> Study:
+    def open(cls, folder: Path, request: dict[str, Any]) -> StudyFolder:
         """Make the folder, or go on in it if it was made for the same request.
 
         Raises:
             StudyError: it holds another study.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = folder / "request.json"
-        wanted = json.loads(json.dumps(request))
-        if kept.exists():
-            try:
-                found = json.loads(kept.read_text())
-            except ValueError as error:
-                raise StudyError(f"{kept}: not JSON; remove the folder or choose another --out") from error
-            if found != wanted:
-                differs = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-                raise StudyError(
-                    f"{folder} holds a study with another {', '.join(differs)}; choose another --out, or remove it"
-                )
-        elif any(folder.iterdir()):
-            raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
-        else:
+        kept, wanted = folder / "request.json", json.loads(json.dumps(request))
+        if not kept.exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
             _write(kept, wanted)
+            return cls(folder)
+        try:
+            found = json.loads(kept.read_text())
+        except ValueError as error:
+            raise StudyError(f"{kept}: not JSON; remove the folder or choose another --out") from error
+        if differs := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
+            raise StudyError(
+                f"{folder} holds a study with another {', '.join(differs)}; choose another --out, or remove it"
+            )
         return cls(folder)
 
-    @property
-    def journal(self) -> Path:
-        return self.folder / JOURNAL
-
-    @contextmanager
-    def last_word(self) -> Iterator[None]:
+    def last_word(self) -> FileLock:
         """One of several workers refines and writes the plan; the others wait, and take over if it dies."""
-        with FileLock(self.folder / "plan.lock"):
-            yield
-
-    @property
-    def refinement(self) -> Path:
-        return self.folder / "refine.safetensors"
-
-    @property
-    def plan(self) -> Path:
-        return self.folder / "plan.json"
-
-    @property
-    def report(self) -> Path:
-        return self.folder / "report.html"
+        return FileLock(self.folder / "plan.lock")
 
     @property
     def complete(self) -> bool:
-        return self.plan.exists() and (self.folder / "result.json").exists()
+        return self.plan.exists() and self._result.exists()
 
     def read_result(self) -> dict[str, Any]:
         """What the search found, for reports.
@@ -89,10 +71,10 @@ class Study:
         """
         if not self.complete:
             raise StudyError(f"{self.folder}: no complete study here; run or resume: python -m hyca_calib search")
-        return dict(json.loads((self.folder / "result.json").read_text()))
+        return dict(json.loads(self._result.read_text()))
 
     def write_result(self, result: dict[str, Any]) -> None:
-        _write(self.folder / "result.json", result)
+        _write(self._result, result)
 
 
 def _write(path: Path, content: Any) -> None:

@@ -30,7 +30,7 @@ class NotDifferentiableError(RuntimeError):
 
 
 class TapRollout:
-    """Drives a network by a plan whose taps are a differentiable tensor, see `follow`. A context manager.
+    """Drives a network by a plan, whose taps may be replaced by a differentiable tensor. A context manager.
 
     Args:
         on_history: told the branch, the step and the history, newest first, before each forecast.
@@ -43,17 +43,13 @@ class TapRollout:
         checkpointed: bool,
         on_history: Callable[[str, int, Sequence[Feature]], None] = lambda branch, step, history: None,
     ) -> None:
-        self._on_history = on_history
         module = find_transformer(pipe, section.component)
-        self._section = section
+        self._section, self._checkpointed, self._on_history = section, checkpointed, on_history
         self._attachment = Attachment(module, section.point)
         self._clock = Clock(module, getattr(pipe, "scheduler", None))
-        self._branches = Branches()
         self._row = {step: i for i, step in enumerate(section.schedule.predicted_steps)}
-        self._streams: dict[str, tuple[RunTracker, deque[Feature]]] = {}
-        self._checkpointed = checkpointed
         self._frozen = [p for p in module.parameters() if p.requires_grad]
-        self._taps = torch.empty(0)
+        self.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)))
 
     def __enter__(self) -> Self:
         for parameter in self._frozen:
@@ -72,9 +68,8 @@ class TapRollout:
 
         Where guidance branches have no names, every run brings its own: kept, their features would pin the heap.
         """
-        self._taps = taps
-        self._streams.clear()
-        self._branches = Branches()
+        self._taps, self._branches = taps, Branches()
+        self._streams = dict[str, tuple[RunTracker, deque[Feature]]]()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         prompt = self._clock.prompt(args, kwargs)

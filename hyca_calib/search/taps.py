@@ -12,25 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from hyca_calib.search.replay import Multistep, gaps, rows_of
+from hyca_calib.search.replay import Array, Multistep, gaps, rows_of
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Fitted, Newton, Solver
 
 __all__ = ["compile_rows", "fit_rows", "fit_solver"]
 
-Array = NDArray[np.float64]
 TINY = 1e-30
 
 
-def fit_rows(
-    gram: Array,
-    history: ArrayLike,
-    targets: ArrayLike,
-    ridge: float,
-    prior: Array,
-) -> Array:
+def fit_rows(gram: Array, history: ArrayLike, targets: ArrayLike, ridge: float, prior: Array) -> Array:
     """Taps ``(group, *many, history, target)`` for Gram matrices ``(group, step, step)``.
 
     Args:

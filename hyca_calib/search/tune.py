@@ -5,22 +5,23 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.search.candidate import Candidate, Grain, Settings, partition, replayed
+from hyca_calib.search.candidate import Candidate, Settings, partition
 from hyca_calib.search.exact import best_schedules, gap_table
+from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import AXES, Problem
 from hyca_calib.search.replay import grouped
 from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["Tuning", "solve", "tune"]
+__all__ = ["solve", "tune"]
 
 DESCRIPTOR_SETS = (
     "energy",
@@ -33,24 +34,6 @@ DESCRIPTOR_SETS = (
 CLUSTERERS = ("kmeans", "gaussian_mixture", "agglomerative")
 MAX_GROUPS = 32
 TINY = 1e-30
-TUNED = ("groups", "descriptors", "clusterer", "depth", "ridge", "axis", "start")
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Limits of the offline part.
-
-    Attributes:
-        trials: settings tried.
-        timeout: seconds after which no further trial starts.
-        groups: fixes the number of groups; None lets Optuna choose.
-        taps: see `Settings`.
-    """
-
-    trials: int = 40
-    timeout: float = 45.0
-    groups: int | None = None
-    taps: Grain = "channel"
 
 
 def solve(problem: Problem, settings: Settings, budgets: Sequence[Budget], seed: int) -> list[Candidate]:
@@ -70,15 +53,11 @@ def solve(problem: Problem, settings: Settings, budgets: Sequence[Budget], seed:
     max_gap = min(steps, max(4, 2 * widest))
     table = gap_table(fit, judge, times, problem.step_weights, settings.depth, settings.ridge, max_gap)
     found = best_schedules(table, range(fewest, max(counts) + 1), start)
-    candidates = []
+    found[steps] = Schedule.from_steps(steps, range(steps))
     for budget, count in zip(budgets, counts, strict=True):
-        if count == steps:
-            candidates.append(Candidate(settings, Schedule.from_steps(steps, range(steps)), 0.0))
-        elif count not in found:
+        if count not in found:
             raise BudgetError(f"budget {budget.text!r}: no schedule with {count} of {steps} computed steps")
-        else:
-            candidates.append(replayed(problem, settings, found[count], groups))
-    return candidates
+    return [Candidate(problem, settings, found[count], seed).knowing(groups=groups) for count in counts]
 
 
 def tune(
@@ -112,22 +91,21 @@ def tune(
         study.sampler = _sampler(_count(study, TrialState.COMPLETE, TrialState.RUNNING), tuning, seed)
         run_trial(study, objective)
     finished = study.get_trials(states=(TrialState.COMPLETE,))
-    return {budget: _distinct(finished, i, problem.trace.num_steps, tuning.taps) for i, budget in enumerate(budgets)}
+    return {budget: _distinct(problem, finished, i, tuning, seed) for i, budget in enumerate(budgets)}
 
 
 def _sampler(number: int, tuning: Tuning, seed: int) -> optuna.samplers.BaseSampler:
-    """Of trial `number` of those that did not fail: what it suggests does not depend on interruptions before.
+    """The sampler of trial `number` of those that did not fail; the first trials are of defaults.
 
-    The first ones are defaults.
+    What it suggests does not depend on interruptions before.
     """
     sampler = optuna.samplers.TPESampler(seed=seed * 1_000_003 + number, n_startup_trials=12)
     defaults = list(dict.fromkeys((tuning.groups or 16, tuning.groups or 1)))
     if number >= len(defaults):
         return sampler
-    settings = Settings(groups=defaults[number])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.PartialFixedSampler({name: getattr(settings, name) for name in TUNED}, sampler)
+        return optuna.samplers.PartialFixedSampler(asdict(Settings(groups=defaults[number])), sampler)
 
 
 def _count(study: optuna.Study, *states: TrialState) -> int:
@@ -148,12 +126,11 @@ def _suggest(trial: Trial, tuning: Tuning) -> Settings:
     )
 
 
-def _distinct(trials: list[FrozenTrial], budget: int, num_steps: int, taps: Grain) -> list[Candidate]:
+def _distinct(problem: Problem, trials: list[FrozenTrial], budget: int, tuning: Tuning, seed: int) -> list[Candidate]:
     """The best trial of every schedule for one budget."""
-    best: dict[tuple[int, ...], Candidate] = {}
+    best = dict[Schedule, Candidate]()
     for trial in sorted(trials, key=lambda t: t.user_attrs["costs"][budget]):
-        computed = tuple(trial.user_attrs["computed"][budget])
-        schedule = Schedule.from_steps(num_steps, computed)
-        settings = Settings(**trial.params, taps=taps)
-        best.setdefault(computed, Candidate(settings, schedule, trial.user_attrs["costs"][budget]))
+        schedule = Schedule.from_steps(problem.trace.num_steps, trial.user_attrs["computed"][budget])
+        candidate = Candidate(problem, Settings(**trial.params, taps=tuning.taps), schedule, seed)
+        best.setdefault(schedule, candidate.knowing(cost=trial.user_attrs["costs"][budget]))
     return list(best.values())

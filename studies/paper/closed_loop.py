@@ -10,9 +10,10 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.quality.metrics import interval
+from hyca_calib.quality.metrics import interval, prompt_groups
 from hyca_calib.search.candidate import Candidate, Settings
-from hyca_calib.search.refine import to_db
+from hyca_calib.search.problem import Samples
+from hyca_calib.search.rollout_error import to_db
 from hyca_calib.search.tune import solve
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Chapter, Claim, Context, Table, Verdict, finished, kept
@@ -22,7 +23,7 @@ from studies.paper.loop import objective
 from studies.paper.loop.racers import CLIMBING, MODELS, PRUNED, RACERS, offline_costs, raced
 from studies.paper.loop.rollout_race import RolloutRace
 from studies.paper.replay_setup import Array
-from studies.paper.rollouts import Samples, fitted_psnr_db, samples_of
+from studies.paper.rollouts import fitted_psnr_db
 from studies.paper.ruling import above, any_of, decide, listed, ruled, shared_level, told_db
 
 BUDGET = "5x"
@@ -42,7 +43,7 @@ def closed_loop(context: Context) -> Chapter:
     """The chapter. Every race is kept in the folder: an interrupted run goes on where it stopped."""
     settings = Settings(start=1)
     start = solve(context.problem, settings, (Budget.parse(BUDGET),), context.seed)[0].schedule
-    samples = samples_of(context.problem, context.workload, "select").first(2 if context.quick else SAMPLES)
+    samples = context.problem.samples("select")[: 2 if context.quick else SAMPLES]
     rollouts, seeds = (3, 1) if context.quick else (ROLLOUTS, SEEDS)
 
     def race() -> RolloutRace:
@@ -56,7 +57,7 @@ def closed_loop(context: Context) -> Chapter:
         done[f"{name}/{seed}"] = kept(context.folder / "races" / f"{name} {seed}.json", course)
     _draw(done, context.folder / FIGURE)
     context.tell(1.0, "objectives")
-    test = samples_of(context.problem, context.workload, "test").first(2 if context.quick else TESTED)
+    test = context.problem.samples("test")[: 2 if context.quick else TESTED]
     chapter = Chapter(
         name="closed-loop",
         title="Schedules by rollouts",
@@ -68,7 +69,7 @@ def closed_loop(context: Context) -> Chapter:
             "offline_rank": _offline_and_closed(race(), done),
             "objectives": objective.measured(context, settings, samples),
             "climbed": _climbed(context, settings, start, done, test),
-            "test_prompts": test.prompts,
+            "test_prompts": prompt_groups(test.jobs),
         },
     )
     return finished(chapter, claims, tables)
@@ -169,7 +170,9 @@ def _climbed(
     for key, course in done.items():
         if key.startswith(f"{CLIMBING}/"):
             found[key] = Schedule.from_steps(start.num_steps, course["computed"])
-    candidates = {name: Candidate(settings, schedule, 0.0) for name, schedule in found.items()}
+    candidates = {
+        name: Candidate(context.problem, settings, schedule, context.seed) for name, schedule in found.items()
+    }
     return {name: fitted_psnr_db(context, candidate, test) for name, candidate in candidates.items()}
 
 

@@ -9,19 +9,17 @@ from typing import Any
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.quality.metrics import interval
+from hyca_calib.quality.metrics import interval, prompt_groups
+from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement
-from hyca_calib.search.rollout_search import Confirmation
-from hyca_calib.search.run import Contender, SearchOptions
-from hyca_calib.search.study import Study
-from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.tune import tune
 from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint
 from studies.paper.chapter import Chapter, Claim, Context, Table, Verdict, finished, kept
 from studies.paper.effects import Ratio, difference
-from studies.paper.rollouts import psnr_db, samples_of, searched, traced
+from studies.paper.rollouts import psnr_db, searched, traced
 from studies.paper.ruling import above, any_of, below, decide, listed, ruled, shared_level, told_db
 
 BUDGETS = ("3x", "5x")
@@ -89,12 +87,12 @@ def _searched(context: Context, workload: Workload, name: str, point: CachePoint
     tuning = Tuning(trials=3 if context.quick else 20, timeout=120)
     candidates = tune(problem, budgets, tuning, context.folder / f"{name}.log", context.seed)
     refinement = Refinement(minutes=60, iterations=2 if context.quick else 40, batch=2 if context.quick else 8)
-    options = SearchOptions(Confirmation(0.01 if context.quick else 0.7), refinement, seed=context.seed)
-    test = samples_of(problem, workload, "test")
+    options = SearchOptions(RolloutLimits(0.01 if context.quick else 0.7), refinement, seed=context.seed)
+    test = problem.samples("test")
     rows = {}
     for budget in budgets:
-        study = Study.open(context.folder / f"{name} {budget.text}", {"point": str(point), "budget": budget.text})
-        plan = searched(context.pipe, Contender(problem, candidates[budget]), workload, budget, study, options)
+        study = StudyFolder.open(context.folder / f"{name} {budget.text}", {"point": str(point), "budget": budget.text})
+        plan = searched(context.pipe, candidates[budget], budget, study, options)
         section, result = plan.section, study.read_result()
         rows[budget.text] = {
             "computed": len(section.schedule.computed_steps),
@@ -102,8 +100,8 @@ def _searched(context: Context, workload: Workload, name: str, point: CachePoint
             "flops_ratio": section.cost.flops_ratio if section.cost else math.nan,
             "floats_cached": section.depth * problem.trace.cost.feature_numel,
             "confirmed_db": max((r["psnr_db"] for r in result["rollouts"]), default=math.nan),
-            "test_db": psnr_db(context.pipe, section, test, problem.inference_steps),
-            "prompts": test.prompts,
+            "test_db": psnr_db(context.pipe, section, test),
+            "prompts": prompt_groups(test.jobs),
         }
     return rows
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyca_calib.quality.metrics import interval
+from hyca_calib.quality.metrics import interval, prompt_groups
 from studies.paper.chapter import Chapter, Claim, Context, Table, Verdict, finished, kept
 from studies.paper.effects import Ratio, difference
 from studies.paper.loop.joint import WAYS, joint
@@ -58,7 +58,13 @@ def refinement(context: Context) -> Chapter:
         name="refinement",
         title="Refinement of the taps by gradient",
         text=(_opening(setup, before), _arithmetic(costs)),
-        numbers={**found, "before": before, "reach_db": limits, "price": costs, "test_prompts": setup.test.prompts},
+        numbers={
+            **found,
+            "before": before,
+            "reach_db": limits,
+            "price": costs,
+            "test_prompts": prompt_groups(setup.test.jobs),
+        },
     )
     return finished(chapter, claims, tables)
 

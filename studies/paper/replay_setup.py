@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.search.candidate import POOL
 from hyca_calib.search.replay import gap_cost, gaps, residual_gram, rows_of
+from hyca_calib.search.solver_table import POOL
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton

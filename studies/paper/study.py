@@ -16,7 +16,8 @@ from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.atomic import write_json
 from hyca_calib.records.provenance import provenance
-from hyca_calib.search.error_damping import PROBES, healed
+from hyca_calib.search.error_damping import with_damping
+from hyca_calib.search.options import SearchOptions
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.request import TRACE_VERSION
 from hyca_calib.trace.run import trace
@@ -97,8 +98,8 @@ class Study:
             tell(done / len(workload.jobs), f"{model}: {done} of {len(workload.jobs)} samples")
 
         trace(pipe, workload, CachePoint(), path, model_name=model, batch=batch, tokens=10**6, on_samples=count)
-        probes = 6 if self.quick else PROBES
-        problem = healed(pipe, Problem(Trace(path)), workload.of("fit"), folder / "healing.log", probes)
+        probes = 6 if self.quick else SearchOptions.probes
+        problem = with_damping(pipe, Problem(Trace(path)), folder / "healing.log", probes)
         return Context(model, pipe, problem, workload, folder, self.seed, self.quick)
 
     def _claim(self) -> None:

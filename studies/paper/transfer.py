@@ -10,7 +10,7 @@ import torch
 
 from hyca_calib.quality.metrics import interval, log_error
 from hyca_calib.search.lineage import refinement_gain
-from hyca_calib.search.refine import to_db
+from hyca_calib.search.rollout_error import to_db
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 from studies.paper.chapter import Chapter, Claim, Context, Table, finished

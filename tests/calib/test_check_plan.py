@@ -23,7 +23,7 @@ from hyca_calib.search.check_rollouts import judge, measure, rollout_db
 from hyca_calib.search.lineage import own_problem, refinement_gain
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import schedule_cost
-from hyca_calib.search.retimed import BROKEN, course_cost, course_of, is_on_grid
+from hyca_calib.search.retimed import BROKEN, is_on_grid, retime, retimed_cost
 from hyca_calib.search.tune import solve
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
@@ -36,7 +36,7 @@ SETTINGS = Settings(groups=2)
 
 
 def grid(times: list[float]) -> Any:
-    """All that a course asks of a trace: the scheduler's timesteps, and the network's."""
+    """All that retiming asks of a trace: the scheduler's timesteps, and the network's."""
     return SimpleNamespace(attributes={"scheduler_timesteps": times}, timesteps=np.array(times) / 1000)
 
 
@@ -48,7 +48,7 @@ def problem(recorded: Trace) -> Problem:
 @pytest.fixture(scope="module")
 def searched(problem: Problem) -> Plan:
     candidate = solve(problem, SETTINGS, [Budget.parse("4 steps")], 0)[0]
-    return planned(problem, candidate)
+    return planned(candidate)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def traced(pipe: EmojiPipeline, workload: Workload, folder: Path) -> Problem:
     return Problem(Trace(folder / "t.zarr"))
 
 
-def planned(problem: Problem, candidate: Candidate, **origin: Any) -> Plan:
-    section = build_section(problem, candidate, 0)
-    return Plan(name="searched", sections=(section,), provenance=provenance(problem, candidate) | origin)
+def planned(candidate: Candidate, **lineage: Any) -> Plan:
+    section = build_section(candidate)
+    return Plan(name="searched", sections=(section,), provenance=provenance(candidate) | lineage)
 
 
 def with_spoilt_taps(plan: Plan, by: float) -> Plan:
@@ -73,25 +73,25 @@ def with_spoilt_taps(plan: Plan, by: float) -> Plan:
     return plan.model_copy(update={"sections": (with_taps(plan.section, taps),)})
 
 
-class TestCourse:
+class TestRetimed:
     def test_on_its_own_steps_it_is_the_plan(self, recorded: Trace, problem: Problem, plan: Plan) -> None:
-        course = course_of(plan.section, recorded)
-        assert not course.adapted
-        assert course.schedule == plan.section.schedule
+        retimed = retime(plan.section, recorded)
+        assert not retimed.adapted
+        assert retimed.schedule == plan.section.schedule
         times = np.asarray(plan.section.sampler.axis_times)
         halves = np.array_split(np.arange(recorded.num_channels), 2)
         expected = sum(
             float(
-                schedule_cost(problem.select[half], course.schedule, times, problem.step_weights, [solver] * len(half))
+                schedule_cost(problem.select[half], retimed.schedule, times, problem.step_weights, [solver] * len(half))
                 @ problem.channel_gain[half]
             )
             for half, solver in zip(halves, (Newton(1), Hold()), strict=True)
         )
-        np.testing.assert_allclose(course_cost(problem, course), expected, rtol=1e-5)
+        np.testing.assert_allclose(retimed_cost(problem, retimed), expected, rtol=1e-5)
 
     @pytest.mark.parametrize("steps", [6, 9, 18, 24, 50])
     def test_adapted_it_is_what_the_runtime_does(self, pipe: EmojiPipeline, steps: int) -> None:
-        """Every feature of an adapted run is a computed one, or the course's sum of computed ones."""
+        """Every feature of an adapted run is a computed one, or the retimed plan's sum of computed ones."""
         plan = make_plan(pipe.transformer)
         seen: list[np.ndarray] = []
         inner = pipe.transformer.norm_out.forward
@@ -106,11 +106,11 @@ class TestCourse:
         with apply_plan(pipe, plan, "adapt") as session:
             pipe("red heart", num_inference_steps=steps, generator=generator, output_type="latent")
             computed = session.report().computed
-        course = course_of(plan.section, grid(pipe.scheduler.timesteps.tolist()))
-        assert course.adapted
-        assert len(course.schedule.computed_steps) == computed
-        for step, rows in course.weights.items():
-            history = course.schedule.history(step, len(rows))
+        retimed = retime(plan.section, grid(pipe.scheduler.timesteps.tolist()))
+        assert retimed.adapted
+        assert len(retimed.schedule.computed_steps) == computed
+        for step, rows in retimed.weights.items():
+            history = retimed.schedule.history(step, len(rows))
             forecast = sum(row * seen[past] for row, past in zip(rows, history, strict=True))
             np.testing.assert_allclose(seen[step], forecast, rtol=1e-4, atol=1e-5)
 
@@ -119,12 +119,12 @@ class TestCourse:
         other = grid(shifted)
         assert is_on_grid(plan.section, recorded)
         assert not is_on_grid(plan.section, other)
-        assert course_of(plan.section, other).adapted
+        assert retime(plan.section, other).adapted
 
     def test_weights_that_break_down(self, problem: Problem, plan: Plan) -> None:
-        course = course_of(plan.section, problem.trace)
-        broken = replace(course, weights={step: rows * np.nan for step, rows in course.weights.items()})
-        assert course_cost(problem, broken) == BROKEN
+        retimed = retime(plan.section, problem.trace)
+        broken = replace(retimed, weights={step: rows * np.nan for step, rows in retimed.weights.items()})
+        assert retimed_cost(problem, broken) == BROKEN
 
 
 class TestVerdict:
@@ -161,7 +161,7 @@ class TestVerdict:
         np.testing.assert_allclose(10 ** (check_plan(refined, problem).taps_db / 10) - 1, excess * 10**0.6)
 
     def test_a_poor_schedule_is_to_be_searched_again(self, problem: Problem) -> None:
-        poor = planned(problem, Candidate(SETTINGS, Schedule.from_steps(STEPS, (0, 1, 2, 3)), 0.0))
+        poor = planned(Candidate(problem, SETTINGS, Schedule.from_steps(STEPS, (0, 1, 2, 3))))
         check = check_plan(poor, problem)
         assert check.verdict == "redo"
         assert check.here is not None
@@ -180,7 +180,7 @@ class TestVerdict:
 
     def test_nothing_is_saved_where_everything_is_computed(self, problem: Problem, longer: Problem) -> None:
         steps = longer.trace.num_steps
-        dense = planned(longer, Candidate(SETTINGS, Schedule.from_steps(steps, set(range(steps)) - {5}), 0.0))
+        dense = planned(Candidate(longer, SETTINGS, Schedule.from_steps(steps, set(range(steps)) - {5})))
         check = check_plan(dense, problem, longer)
         assert check.verdict == "redo"
         assert check.here is None
@@ -245,14 +245,13 @@ class TestRollouts:
         assert judge([40.0], [40.0], [43.0], 0.0).verdict == "redo"
         assert judge([40.0], [39.5], [39.5], refined_db=2.0).verdict == "refit"  # refined, they would be better
 
-    def test_they_are_those_of_the_runtime(self, searched: Plan, problem: Problem, workload: Workload) -> None:
-        pipe, jobs = tiny.pipeline(), workload.of("test")[:3]
-        found = measure(pipe, searched, problem, jobs, batch=2)
+    def test_they_are_those_of_the_runtime(self, searched: Plan, problem: Problem) -> None:
+        pipe, samples = tiny.pipeline(), problem.samples("test")[:3]
+        found = measure(pipe, searched, problem, samples, batch=2)
         assert len(found.plan_db) == len(found.refit_db) == len(found.redo_db) == 3
         np.testing.assert_allclose(found.plan_db, found.refit_db, atol=0.01)  # it was fitted on this very trace
-        goal = torch.from_numpy(problem.trace.latents_of("test")[:3])
-        computed = planned(problem, Candidate(SETTINGS, Schedule.from_steps(STEPS, range(STEPS)), 0.0)).section
-        full = rollout_db(pipe, computed, jobs, goal, STEPS, 2)
+        computed = planned(Candidate(problem, SETTINGS, Schedule.from_steps(STEPS, range(STEPS)))).section
+        full = rollout_db(pipe, computed, samples, 2)
         assert min(full) > max(found.plan_db) + 20
         wild = with_taps(searched.section, 1e38 * plan_taps(searched.section))
-        assert rollout_db(pipe, wild, jobs, goal, STEPS, 2) == pytest.approx([0.0] * 3, abs=1e-9)
+        assert rollout_db(pipe, wild, samples, 2) == pytest.approx([0.0] * 3, abs=1e-9)

@@ -37,7 +37,6 @@ from hyca_calib.search.presets import (
     PRESETS,
     WARMUPS,
     documented_warmup,
-    interval_schedule,
     preset_section,
     published_schedule,
     recipe_section,
@@ -45,6 +44,7 @@ from hyca_calib.search.presets import (
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime.feature import Feature
+from hyca_runtime.schedule import Schedule
 
 STEPS = 12
 
@@ -279,12 +279,12 @@ class TestRecipes:
         [(5, 1, (0, 5, 10)), (5, 2, (0, 1, 6, 11)), (4, 3, (0, 1, 2, 6, 10)), (11, 1, (0, 11)), (11, 3, (0, 1, 2))],
     )
     def test_schedules(self, interval: int, warmup: int, computed: tuple[int, ...]) -> None:
-        assert interval_schedule(12, interval, warmup).computed_steps == computed
+        assert Schedule.every(12, interval, warmup).computed_steps == computed
 
     @pytest.mark.parametrize(("interval", "warmup", "full"), [(5, 3, 12), (6, 3, 10), (7, 3, 9), (4, 1, 13), (6, 1, 9)])
     def test_step_counts_of_the_paper(self, interval: int, warmup: int, full: int) -> None:
         """What the FLOPs in its tables say, for FLUX.1-dev, and for HunyuanVideo in the last case."""
-        schedule = interval_schedule(50, interval, warmup)
+        schedule = Schedule.every(50, interval, warmup)
         assert len(schedule.computed_steps) == full
         assert published_schedule(50, full, warmup) == schedule
 
@@ -341,7 +341,7 @@ class TestFamilies:
                 if "computed" in settings:
                     assert calls == settings["computed"], (family.name, settings)
                 else:
-                    schedule = interval_schedule(STEPS, settings["interval"], settings["warmup"])
+                    schedule = Schedule.every(STEPS, settings["interval"], settings["warmup"])
                     assert calls == len(schedule.computed_steps), (family.name, settings)
                 assert not torch.equal(drawn, full), (family.name, settings)
                 assert state() == before, (family.name, settings)

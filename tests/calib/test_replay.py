@@ -32,8 +32,8 @@ def problem(recorded: Trace) -> Problem:
 
 
 @pytest.fixture(scope="module")
-def candidate() -> Candidate:
-    return Candidate(Settings(groups=3, ridge=1e-4, taps="group"), SCHEDULE, 0.0)
+def candidate(problem: Problem) -> Candidate:
+    return Candidate(problem, Settings(groups=3, ridge=1e-4, taps="group"), SCHEDULE)
 
 
 def stored(trace: Trace, split: Split) -> np.ndarray:
@@ -43,8 +43,7 @@ def stored(trace: Trace, split: Split) -> np.ndarray:
 
 @pytest.mark.parametrize("split", ["fit", "select", "test"])
 def test_gram_error_equals_the_error_on_stored_features(recorded: Trace, candidate: Candidate, split: Split) -> None:
-    problem = Problem(recorded)
-    section = build_section(problem, candidate, seed=0)
+    section = build_section(candidate)
     features, gram = stored(recorded, split), recorded.gram(split)
     for step, taps in section.taps.items():
         weights = taps.weights.astype(np.float64)
@@ -57,8 +56,8 @@ def test_gram_error_equals_the_error_on_stored_features(recorded: Trace, candida
 
 def test_replay_predicts_what_the_runtime_predicts(recorded: Trace, workload: Workload, candidate: Candidate) -> None:
     """Feed the runtime the very latents of the traced run: its forecasts must be the replayed ones."""
-    problem, pipe = Problem(recorded), tiny.pipeline()
-    section = build_section(problem, candidate, seed=0)
+    pipe = tiny.pipeline()
+    section = build_section(candidate)
     received: dict[int, Tensor] = {}
     inner: Callable[..., Tensor] = pipe.transformer.norm_out.forward
 
@@ -127,19 +126,19 @@ def test_schedule_cost_of_fitted_is_below_linear(problem: Problem) -> None:
 
 
 def test_taps_survive_the_way_through_a_plan(problem: Problem, candidate: Candidate) -> None:
-    section = build_section(problem, candidate, seed=0)
+    section = build_section(candidate)
     shared = with_taps(section, plan_taps(section))
     assert [g.solver.name for g in shared.groups] == ["fitted"] * len(section.groups)
     np.testing.assert_allclose(plan_taps(shared), plan_taps(section), rtol=1e-6)
-    own = channel_taps(problem, candidate, section)
+    own = channel_taps(problem, candidate.settings, section)
     np.testing.assert_allclose(plan_taps(with_taps(section, own)), own, rtol=1e-6, atol=1e-7)
     labels = group_labels(section)
     assert all((labels[g.indices] == i).all() for i, g in enumerate(section.groups))
 
 
 def test_channel_taps_err_no_more_than_their_groups_on_fit(problem: Problem, candidate: Candidate) -> None:
-    section = build_section(problem, candidate, seed=0)
-    own = with_taps(section, channel_taps(problem, candidate, section))
+    section = build_section(candidate)
+    own = with_taps(section, channel_taps(problem, candidate.settings, section))
     for step, taps in section.taps.items():
         before = forecast_error(problem.fit, taps.weights.T.astype(float), taps.history, step).sum()
         after = forecast_error(problem.fit, own.taps[step].weights.T.astype(float), taps.history, step).sum()

@@ -21,19 +21,21 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section, plan_taps, with_taps
-from hyca_calib.search.candidate import Candidate, Grain, Settings
-from hyca_calib.search.preconditioner import OWN, coordinates, whitened
+from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.preconditioner import OWN, coordinates, preconditioned
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement, affordable, refine_taps, step_size
+from hyca_calib.search.refine import RefinementTask, affordable, refine_taps, step_size
 from hyca_calib.search.replay import forecast_error
-from hyca_calib.search.rollout_search import Confirmation, confirm, neighbours, rollout_psnr
-from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
-from hyca_calib.search.shared_rollouts import Scoreboard
+from hyca_calib.search.rollout_error import rollout_psnr
+from hyca_calib.search.rollout_search import neighbours, search_by_rollouts
+from hyca_calib.search.run import search, search_preset
+from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
-from hyca_calib.search.study import Study
+from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tap_rollout import TapRollout
-from hyca_calib.search.tune import Tuning, solve, tune
+from hyca_calib.search.tune import solve, tune
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
@@ -53,8 +55,8 @@ def problem(recorded: Trace) -> Problem:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return Study.open(tmp_path / "study", {"budget": "3x"})
+def study(tmp_path: Path) -> StudyFolder:
+    return StudyFolder.open(tmp_path / "study", {"budget": "3x"})
 
 
 def test_a_solved_schedule_keeps_the_budget(problem: Problem) -> None:
@@ -68,7 +70,7 @@ def test_a_solved_schedule_keeps_the_budget(problem: Problem) -> None:
             assert 1 / cost.flops_ratio(12, count, 3) <= budget.share + 1e-9
 
 
-def test_tuning_resumes_and_prefers_the_cheapest(problem: Problem, study: Study, tmp_path: Path) -> None:
+def test_tuning_resumes_and_prefers_the_cheapest(problem: Problem, study: StudyFolder, tmp_path: Path) -> None:
     def run(trials: int, journal: Path = study.journal) -> list[Candidate]:
         return tune(problem, (BUDGET,), Tuning(trials=trials, timeout=60), journal, seed=0)[BUDGET]
 
@@ -83,7 +85,7 @@ def test_tuning_resumes_and_prefers_the_cheapest(problem: Problem, study: Study,
     assert run(16, tmp_path / "uninterrupted.log") == more
 
 
-def test_a_failed_trial_is_made_again(problem: Problem, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_trial_is_made_again(problem: Problem, study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nothing had been."""
     count = [0]
 
@@ -111,30 +113,60 @@ def test_neighbours_move_one_step() -> None:
         assert len(set(other.computed_steps) - set(schedule.computed_steps)) == 1
 
 
-def test_confirmation_never_gets_worse_and_repeats_nothing(
-    problem: Problem, workload: Workload, study: Study, pipe: EmojiPipeline
+def test_rollouts_never_make_it_worse_and_are_not_repeated(
+    problem: Problem, study: StudyFolder, pipe: EmojiPipeline
 ) -> None:
-    start = Candidate(SETTINGS, Schedule.from_steps(12, (0, 1, 2, 3)), 1.0)
-    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
-    before = rollout_psnr(pipe, build_section(problem, start, 0), jobs, goal, 12)
+    start = Candidate(problem, SETTINGS, Schedule.from_steps(12, (0, 1, 2, 3)))
+    samples = problem.samples("select")
+    before = rollout_psnr(pipe, build_section(start), samples)
 
     rolled: list[Candidate] = []
 
     def rollout(candidate: Candidate) -> float:
         rolled.append(candidate)
-        return rollout_psnr(pipe, build_section(problem, candidate, 0), jobs, goal, 12)
+        return rollout_psnr(pipe, build_section(candidate), samples)
 
     def run(rollouts: int) -> tuple[Candidate, float]:
-        board = Scoreboard(study.journal, "rollouts", 12, rollout)
-        return confirm([start], Confirmation(minutes=10, rollouts=rollouts), board, seed=0)
+        shared = SharedRollouts(study.journal, "rollouts", rollout)
+        return search_by_rollouts([start], RolloutLimits(minutes=10, rollouts=rollouts), shared, seed=0)
 
     best, psnr = run(12)
-    assert rollout_psnr(pipe, build_section(problem, best, 0), jobs, goal, 12) == psnr > before
+    assert rollout_psnr(pipe, build_section(best), samples) == psnr > before
     assert len(rolled) == 12
     assert run(12) == (best, psnr)
     assert len(rolled) == 12
     assert run(14)[1] >= psnr
     assert len(rolled) == 14
+
+
+def test_every_rollout_that_is_allowed_is_another_one(problem: Problem, study: StudyFolder) -> None:
+    """Also where an offline candidate is a neighbour of the best one."""
+    first, second = (Schedule.from_steps(12, (0, 1, 2, last)) for last in (3, 4))
+    offline = [Candidate(problem, SETTINGS, s).knowing(cost=cost) for s, cost in ((first, 1.0), (second, 2.0))]
+    rolled: list[Candidate] = []
+
+    def rollout(candidate: Candidate) -> float:
+        rolled.append(candidate)
+        return 20.0 if candidate.schedule == first else 10.0
+
+    shared = SharedRollouts(study.journal, "rollouts", rollout)
+    search_by_rollouts(offline, RolloutLimits(minutes=10, finalists=1, rollouts=24), shared, seed=0)
+    assert len(rolled) == len(set(rolled)) == 24
+
+
+def test_moves_carry_the_groups(problem: Problem, study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a schedule nor a ridge nor feedback is a reason to cluster the channels again."""
+    offline = solve(problem, SETTINGS, (BUDGET,), 0)
+    built: list[int] = []
+
+    def rollout(candidate: Candidate) -> float:
+        built.append(len(build_section(candidate).groups))
+        return float(len(built))
+
+    monkeypatch.setattr("hyca_calib.search.candidate.cluster", None)
+    shared = SharedRollouts(study.journal, "rollouts", rollout)
+    search_by_rollouts(offline, RolloutLimits(minutes=10, rollouts=8), shared, seed=0)
+    assert built == [3] * 8
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +175,8 @@ def candidates(problem: Problem) -> list[Candidate]:
 
 
 @pytest.fixture
-def start(problem: Problem, candidates: list[Candidate]) -> NetworkPlan:
-    return build_section(problem, candidates[0], 0)
+def start(candidates: list[Candidate]) -> NetworkPlan:
+    return build_section(candidates[0])
 
 
 def gradient(
@@ -171,9 +203,7 @@ def test_checkpointed_gradients_are_the_same_and_right(
     losses = []
     for sign in (-1, 1):
         moved = with_taps(start, taps + sign * 1e-3 * direction)
-        losses.append(
-            -rollout_psnr(pipe, moved, workload.of("fit"), goal, 12) * torch.log(torch.tensor(10.0)).item() / 10
-        )
+        losses.append(-rollout_psnr(pipe, moved, problem.samples("fit")) * torch.log(torch.tensor(10.0)).item() / 10)
     assert (losses[1] - losses[0]) / 2e-3 == pytest.approx(plain.norm().item(), rel=0.05)
     assert all(p.requires_grad for p in pipe.transformer.parameters())
 
@@ -195,44 +225,47 @@ def test_a_rollout_leaves_nothing_behind(pipe: EmojiPipeline, workload: Workload
         assert not any(found() is not None for found in kept)
 
 
-def refine(
-    pipe: Any, problem: Problem, workload: Workload, section: NetworkPlan, path: Path, iterations: int
-) -> tuple[Any, Any]:
-    splits = [(workload.of(s), torch.from_numpy(problem.trace.latents_of(s))) for s in ("fit", "select")]
+def refine(pipe: Any, problem: Problem, section: NetworkPlan, path: Path, iterations: int) -> tuple[Any, Any]:
     begin, expand = coordinates(problem, section, "channel")
+    task = RefinementTask(pipe, section, begin, expand, problem.samples("fit"), problem.samples("select"))
     settings = Refinement(minutes=60, iterations=iterations, batch=6, evaluations=3)
-    u, account = refine_taps(pipe, section, 12, begin, expand, splits[0], splits[1], settings, path, seed=0)
+    u, account = refine_taps(task, settings, path, seed=0)
     return expand(u), account
 
 
 def test_refinement_improves_unseen_prompts_and_resumes(
-    problem: Problem, workload: Workload, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path
+    problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path
 ) -> None:
     path = tmp_path / "r.safetensors"
-    _, account = refine(pipe, problem, workload, start, path, iterations=12)
+    _, account = refine(pipe, problem, start, path, iterations=12)
     assert account["select_psnr_after_db"] > account["select_psnr_before_db"] + 0.5
-    taps, again = refine(pipe, problem, workload, start, path, iterations=14)
+    taps, again = refine(pipe, problem, start, path, iterations=14)
     assert (account["iterations"], again["iterations"]) == (12, 14)
     assert again["select_psnr_before_db"] == account["select_psnr_before_db"]
     assert again["minutes"] >= account["minutes"] > 0, "the clock goes on, too"
     refined = with_taps(start, taps.double().numpy())
-    jobs, goal = workload.of("select"), torch.from_numpy(problem.trace.latents_of("select"))
-    assert rollout_psnr(pipe, refined, jobs, goal, 12) == pytest.approx(again["select_psnr_after_db"], abs=0.05)
+    assert rollout_psnr(pipe, refined, problem.samples("select")) == pytest.approx(
+        again["select_psnr_after_db"], abs=0.05
+    )
 
 
-OPTIONS = SearchOptions(Confirmation(0.02), Refinement(minutes=60, iterations=3, batch=6, evaluations=2))
+OPTIONS = SearchOptions(RolloutLimits(0.02), Refinement(minutes=60, iterations=3, batch=6, evaluations=2))
 
 
 @pytest.mark.parametrize("taps", ["channel", "group"])
 def test_a_whole_search(
-    problem: Problem, candidates: list[Candidate], workload: Workload, study: Study, pipe: EmojiPipeline, taps: Grain
+    problem: Problem,
+    candidates: list[Candidate],
+    workload: Workload,
+    study: StudyFolder,
+    pipe: EmojiPipeline,
+    taps: Grain,
 ) -> None:
     candidates = [replace(c, settings=replace(c.settings, taps=taps)) for c in candidates]
     news: list[str] = []
     plan = search(
         pipe,
-        [Contender(problem, candidates)],
-        workload,
+        [candidates],
         BUDGET,
         study,
         OPTIONS,
@@ -259,7 +292,7 @@ def _width(weights: Any) -> int:
 
 
 def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
-    problem: Problem, candidates: list[Candidate], workload: Workload, study: Study
+    problem: Problem, candidates: list[Candidate], workload: Workload, study: StudyFolder
 ) -> None:
     class Closed(EmojiPipeline):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -272,8 +305,7 @@ def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
     news: list[str] = []
     plan = search(
         closed,
-        [Contender(problem, candidates)],
-        workload,
+        [candidates],
         BUDGET,
         study,
         OPTIONS,
@@ -289,7 +321,7 @@ def test_other_failures_of_refinement_are_told(
     problem: Problem,
     candidates: list[Candidate],
     workload: Workload,
-    study: Study,
+    study: StudyFolder,
     pipe: EmojiPipeline,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -299,22 +331,22 @@ def test_other_failures_of_refinement_are_told(
 
     monkeypatch.setattr("hyca_calib.search.refine.log_error", fail)
     with pytest.raises(type(error), match=str(error)):
-        search(pipe, [Contender(problem, candidates)], workload, BUDGET, study, OPTIONS)
+        search(pipe, [candidates], BUDGET, study, OPTIONS)
 
 
 def test_rollouts_decide_between_cache_points(
     problem: Problem,
     candidates: list[Candidate],
     workload: Workload,
-    study: Study,
+    study: StudyFolder,
     pipe: EmojiPipeline,
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "output.zarr"
     trace(tiny.pipeline(), workload, CachePoint(kind="output"), path, model_name="tiny:pipeline", batch=7, tokens=1)
     other = Problem(Trace(path))
-    contenders = [Contender(problem, candidates), Contender(other, solve(other, SETTINGS, (BUDGET,), 0))]
-    plan = search(pipe, contenders, workload, BUDGET, study, OPTIONS)
+    contenders = [candidates, solve(other, SETTINGS, (BUDGET,), 0)]
+    plan = search(pipe, contenders, BUDGET, study, OPTIONS)
     found = study.read_result()["points"]
     assert set(found) == {"trunk", "output"}
     assert str(plan.section.point) == max(found, key=lambda point: found[point])
@@ -322,35 +354,35 @@ def test_rollouts_decide_between_cache_points(
 
 
 def test_without_a_pipeline_only_the_statistics_speak(
-    problem: Problem, candidates: list[Candidate], workload: Workload, study: Study
+    problem: Problem, candidates: list[Candidate], workload: Workload, study: StudyFolder
 ) -> None:
-    plan = search(None, [Contender(problem, candidates)], workload, BUDGET, study, OPTIONS)
+    plan = search(None, [candidates], BUDGET, study, OPTIONS)
     assert plan.section.quality is None
     assert study.read_result()["rollouts"] == []
 
 
 def test_a_folder_holds_one_study(tmp_path: Path) -> None:
-    Study.open(tmp_path / "a", {"budget": "3x", "seed": 0})
-    Study.open(tmp_path / "a", {"budget": "3x", "seed": 0})
+    StudyFolder.open(tmp_path / "a", {"budget": "3x", "seed": 0})
+    StudyFolder.open(tmp_path / "a", {"budget": "3x", "seed": 0})
     with pytest.raises(StudyError, match="another seed"):
-        Study.open(tmp_path / "a", {"budget": "3x", "seed": 1})
+        StudyFolder.open(tmp_path / "a", {"budget": "3x", "seed": 1})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
     with pytest.raises(StudyError, match="not empty"):
-        Study.open(tmp_path / "b", {})
+        StudyFolder.open(tmp_path / "b", {})
     with pytest.raises(StudyError, match="no complete study"):
-        Study(tmp_path / "a").read_result()
+        StudyFolder(tmp_path / "a").read_result()
     (tmp_path / "a" / "request.json").write_text("{")
     with pytest.raises(StudyError, match="not JSON"):
-        Study.open(tmp_path / "a", json.loads("{}"))
+        StudyFolder.open(tmp_path / "a", json.loads("{}"))
 
 
 @pytest.mark.parametrize("multistep", ["anchored", "recursive"])
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_a_published_recipe_becomes_a_plan(
-    problem: Problem, workload: Workload, study: Study, pipe: EmojiPipeline, preset: str, multistep: Any
+    problem: Problem, workload: Workload, study: StudyFolder, pipe: EmojiPipeline, preset: str, multistep: Any
 ) -> None:
-    plan = search_preset(pipe, problem, workload, Budget.parse("2x"), study, preset, multistep)
+    plan = search_preset(pipe, problem, Budget.parse("2x"), study, preset, multistep)
     assert load_plan(study.plan) == plan
     assert plan.section.quality is not None
     assert plan.section.quality.psnr_db > 10
@@ -375,7 +407,7 @@ def test_slow_models_are_refined_in_smaller_batches() -> None:
 
 def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, start: NetworkPlan) -> None:
     taps, gram = plan_taps(start), problem.fit
-    begin, expand = torch.zeros(taps.shape), whitened(taps, start.schedule, gram)
+    begin, expand = torch.zeros(taps.shape), preconditioned(taps, start.schedule, gram)
     np.testing.assert_allclose(expand(begin).double().numpy(), taps, atol=1e-5)
     u = torch.randn(begin.shape, generator=torch.Generator().manual_seed(0))
     moved = expand(u).double().numpy() - taps
@@ -393,7 +425,7 @@ def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, s
 def test_channels_move_with_their_group_and_less_on_their_own(problem: Problem, start: NetworkPlan) -> None:
     begin, expand = coordinates(problem, start, "channel")
     taps, groups = torch.from_numpy(plan_taps(start)).float(), len(start.groups)
-    own = whitened(plan_taps(start), start.schedule, problem.fit)
+    own = preconditioned(plan_taps(start), start.schedule, problem.fit)
     torch.testing.assert_close(expand(begin), taps)
     members = list(start.groups[1].indices)
     u = begin.clone()

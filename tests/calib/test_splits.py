@@ -19,17 +19,16 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import SPLITS, Split, Workload
 from hyca_calib.search.assemble import assemble_section, channel_taps
-from hyca_calib.search.candidate import Candidate, Settings, partition
-from hyca_calib.search.error_damping import healed, measure_healing
-from hyca_calib.search.preconditioner import whitened
+from hyca_calib.search.candidate import Settings, partition
+from hyca_calib.search.error_damping import measure_damping, with_damping
+from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.preconditioner import preconditioned
 from hyca_calib.search.presets import PRESETS, choose_once
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement
-from hyca_calib.search.rollout_search import Confirmation
-from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
-from hyca_calib.search.study import Study
+from hyca_calib.search.run import search, search_preset
+from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.taps import fit_solver
-from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.search.tune import tune
 from hyca_calib.trace.merge import merge_traces
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.store import Trace
@@ -41,7 +40,7 @@ from hyca_runtime.solvers import Hold
 BUDGET = Budget.parse("3x")
 FOREVER = 1e12
 """Minutes; the step size of a refinement falls with the share of them that is spent."""
-LIMITS = SearchOptions(Confirmation(FOREVER, rollouts=5), Refinement(FOREVER, iterations=2, batch=3, evaluations=1))
+LIMITS = SearchOptions(RolloutLimits(FOREVER, rollouts=5), Refinement(FOREVER, iterations=2, batch=3, evaluations=1))
 
 
 class Perturbing(EmojiPipeline):
@@ -83,18 +82,18 @@ def recorded_anew(path: Path, workload: Workload, pipe: EmojiPipeline) -> Trace:
 
 def plan_of(recorded: Trace, study: Path) -> bytes:
     """A whole search with all its stages; its limits do not depend on the clock."""
-    workload, pipe = recorded.workload(), tiny.pipeline()
-    where = Study.open(study, {})
-    problem = healed(pipe, Problem(recorded), workload.of("fit"), where.journal, probes=8)
+    pipe = tiny.pipeline()
+    where = StudyFolder.open(study, {})
+    problem = with_damping(pipe, Problem(recorded), where.journal, probes=8)
     candidates = tune(problem, (BUDGET,), Tuning(trials=4, timeout=600), where.journal, seed=0)[BUDGET]
-    search(pipe, [Contender(problem, candidates)], workload, BUDGET, where, LIMITS)
+    search(pipe, [candidates], BUDGET, where, LIMITS)
     return where.plan.read_bytes()
 
 
 def recipe_of(recorded: Trace, study: Path) -> bytes:
     """The published recipe, which chooses its solvers on one prompt."""
-    where = Study.open(study, {})
-    search_preset(tiny.pipeline(), Problem(recorded), recorded.workload(), BUDGET, where, "hyca", "anchored")
+    where = StudyFolder.open(study, {})
+    search_preset(tiny.pipeline(), Problem(recorded), BUDGET, where, "hyca", "anchored")
     return where.plan.read_bytes()
 
 
@@ -182,8 +181,8 @@ def fitted(problem: Problem) -> dict[str, list[np.ndarray]]:
     return {
         "gains": [problem.channel_gain, problem.step_weights],
         "groups": partition(problem, settings, 0),
-        "taps": [taps, channel_taps(problem, Candidate(replace(settings, repay=0.5), schedule, 0.0), held(problem))],
-        "coordinates": [whitened(taps, schedule, problem.fit)(torch.ones(taps.shape)).numpy()],
+        "taps": [taps, channel_taps(problem, replace(settings, repay=0.5), held(problem))],
+        "coordinates": [preconditioned(taps, schedule, problem.fit)(torch.ones(taps.shape)).numpy()],
         "the recipe's choice": [*groups, np.array([solver.name for solver in solvers])],
     }
 
@@ -191,8 +190,7 @@ def fitted(problem: Problem) -> dict[str, list[np.ndarray]]:
 def held(problem: Problem) -> NetworkPlan:
     """A section of the schedule in `fitted` that reuses."""
     groups = [(np.arange(problem.trace.num_channels), Hold(), Hold())]
-    candidate = Candidate(Settings(groups=1, depth=1), Schedule.from_steps(12, (0, 1, 4, 8)), 0.0)
-    return assemble_section(problem, candidate, groups)
+    return assemble_section(problem, Schedule.from_steps(12, (0, 1, 4, 8)), "sigma", groups)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -205,7 +203,7 @@ def test_nothing_but_the_fit_split_is_fitted(path: Path, workload: Workload, spl
 
 
 def test_pushes_are_on_samples_of_the_fit_split(recorded: Trace, workload: Workload) -> None:
-    """Healing is measured on the model itself: no other noise is drawn."""
+    """Damping is measured on the model itself: no other noise is drawn."""
     drawn: set[int] = set()
 
     class Watched(EmojiPipeline):
@@ -215,7 +213,7 @@ def test_pushes_are_on_samples_of_the_fit_split(recorded: Trace, workload: Workl
 
     pipe = tiny.pipeline()
     pipe.__class__ = Watched
-    measure_healing(pipe, Problem(recorded), workload.of("fit"), probes=6)
+    measure_damping(pipe, Problem(recorded), probes=6)
     assert drawn
     assert drawn <= {job.seed for job in workload.of("fit")}
 

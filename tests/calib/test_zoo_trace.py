@@ -11,12 +11,11 @@ from torch import Tensor
 
 from hyca_calib.costs.budget import Budget, parse_budgets
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement
-from hyca_calib.search.rollout_search import Confirmation
-from hyca_calib.search.run import Contender, SearchOptions, search
-from hyca_calib.search.study import Study
-from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.search.run import search
+from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.tune import tune
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, apply_plan
@@ -55,13 +54,13 @@ def plan_for(
     path = folder / f"{component}.zarr"
     trace(pipe, workload, parse_point(point), path, model_name="zoo", batch=1, tokens=4, component=component)
     recorded = Trace(path)
-    options = SearchOptions(Confirmation(0.01), Refinement(0.0))
-    study = Study.open(folder / f"study-{component}", {"trace": str(path)})
+    options = SearchOptions(RolloutLimits(0.01), Refinement(0.0))
+    study = StudyFolder.open(folder / f"study-{component}", {"trace": str(path)})
     (wanted,) = parse_budgets(budget)
     assert isinstance(wanted, Budget)
     problem = Problem(recorded)
     candidates = tune(problem, (wanted,), Tuning(trials=3, timeout=5.0, groups=2), study.journal, 0)[wanted]
-    return recorded, search(pipe, [Contender(problem, candidates)], workload, wanted, study, options)
+    return recorded, search(pipe, [candidates], wanted, study, options)
 
 
 @pytest.mark.filterwarnings("ignore:In CPU autocast")  # Mochi's own pipeline

@@ -19,14 +19,13 @@ from studies.paper.chapter import Chapter, Context
 from studies.paper.closed_loop import closed_loop
 from studies.paper.loop.racers import RACERS, raced
 from studies.paper.loop.rollout_race import RolloutRace
-from studies.paper.rollouts import samples_of
 
 
 @pytest.fixture
-def race(recorded: Trace, workload: Workload, pipe: EmojiPipeline) -> RolloutRace:
+def race(recorded: Trace, pipe: EmojiPipeline) -> RolloutRace:
     problem, settings = Problem(recorded), Settings(groups=2)
     start = solve(problem, settings, (Budget.parse("3x"),), 0)[0].schedule
-    return RolloutRace(pipe, problem, settings, samples_of(problem, workload, "select"), start, 6.0, 0)
+    return RolloutRace(pipe, problem, settings, problem.samples("select"), start, 6.0, 0)
 
 
 @pytest.mark.parametrize("name", RACERS)

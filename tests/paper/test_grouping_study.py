@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyca_calib.clusters.stability import agreement, labels_by, labels_of, separation, summary
+from hyca_calib.clusters.stability import agreement, labels_by, labels_of, separation
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.search.candidate import POOL
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import grouped, schedule_cost
+from hyca_calib.search.solver_table import POOL
 from hyca_calib.search.taps import fit_solver
 from hyca_calib.trace.store import Trace
 from hyca_runtime.schedule import Schedule
@@ -23,6 +23,7 @@ from studies.paper.grouping import grouping
 from studies.paper.groups import controls as controlled
 from studies.paper.groups import heterogeneity as diverse
 from studies.paper.groups import stability as lasting
+from studies.paper.groups.agreement import summary
 from studies.paper.groups.choice import descend, hybrid_cost, random_labels
 from studies.paper.groups.controls import controls, token_outcome
 from studies.paper.groups.heterogeneity import heterogeneity

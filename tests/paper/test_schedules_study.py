@@ -17,9 +17,9 @@ from hyca_calib.costs.budget import parse_budgets
 from hyca_calib.costs.flops import CostModel
 from hyca_calib.costs.memory import peak_bytes
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.search.exact import GapTable, best_schedules, gap_table, table_cost
+from hyca_calib.search.exact import GapTable, best_schedules, gap_table
+from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.tune import Tuning
 from hyca_calib.trace.store import Trace
 from studies.paper.chapter import Chapter, Context
 from studies.paper.planning.comparison import ANNEALING, EXACT, unseen_costs
@@ -28,6 +28,7 @@ from studies.paper.planning.growth import HISTORY, Cost, _slopes
 from studies.paper.planning.instance import Instance, instance
 from studies.paper.planning.rivals import anneal, draw, enumerate_all, even_schedule, random_search
 from studies.paper.planning.synthetic import smooth_gram, write_trace
+from studies.paper.planning.table_cost import table_cost
 from studies.paper.ruling import NO_INTERVAL
 from studies.paper.schedules import QUESTIONS, claims, schedules
 

@@ -11,10 +11,11 @@ from storage import contents, record
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.search.options import SearchOptions, Tuning
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.run import Contender, SearchOptions, search
-from hyca_calib.search.study import Study
-from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.search.run import search
+from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.tune import tune
 from hyca_calib.trace.folder import open_folder
 from hyca_calib.trace.merge import merge_traces
 from hyca_calib.trace.shard_lock import Share
@@ -64,9 +65,9 @@ def test_end_to_end(bucket: str, tmp_path: Path, workload: Workload) -> None:
     assert merge_traces([url], tmp_path / "copy.zarr") == (14, 14)
     problem, budget = Problem(Trace(url)), Budget.parse("3x")
     np.testing.assert_array_equal(problem.select, Problem(Trace(local)).select)
-    study = Study.open(tmp_path / "study", {})
+    study = StudyFolder.open(tmp_path / "study", {})
     candidates = tune(problem, (budget,), Tuning(trials=2, timeout=60), study.journal, 0)[budget]
-    plan = search(None, [Contender(problem, candidates)], workload, budget, study, SearchOptions())
+    plan = search(None, [candidates], budget, study, SearchOptions())
     assert plan.provenance["trace"] == url
 
 

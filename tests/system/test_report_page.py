@@ -18,7 +18,7 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.report.write import Summary, siblings, write_report
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search_preset
-from hyca_calib.search.study import Study
+from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan, save_plan
 from hyca_runtime.plan import Quality
@@ -31,8 +31,8 @@ def reported(folder: Path, pipe: Any, workload: Workload, batch: int) -> tuple[P
     """A study of a published recipe, with its report."""
     record(folder / "t.zarr", workload, pipe, batch=batch)
     trace = Trace(folder / "t.zarr")
-    study = Study.open(folder / "study", {})
-    plan = search_preset(pipe, Problem(trace), workload, Budget.parse("2x"), study, "hyca", "anchored")
+    study = StudyFolder.open(folder / "study", {})
+    plan = search_preset(pipe, Problem(trace), Budget.parse("2x"), study, "hyca", "anchored")
     return study.report, write_report(pipe, study, trace, workload, plan)
 
 
@@ -149,7 +149,7 @@ def test_only_plans_of_the_same_model_are_beside_it(pictures: tuple[Path, Summar
         (tmp_path / name).mkdir()
         section = plan.section.model_copy(update=changed)
         save_plan(plan.model_copy(update={"sections": (section,)}), tmp_path / name / "plan.json")
-    found = siblings(Study(tmp_path / "own"), plan.section)
+    found = siblings(StudyFolder(tmp_path / "own"), plan.section)
     assert plan.section.cost is not None
     assert found == [(plan.section.cost.flops_ratio, 33.0)]
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hyca_calib.clusters.stability import agreement, labels_by, summary
+from hyca_calib.clusters.stability import agreement, labels_by
 from hyca_calib.search.replay import grouped
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, quantiles
+from studies.paper.groups.agreement import summary
 from studies.paper.groups.choice import DRAWS, random_labels
 from studies.paper.groups.subject import HORIZON, USUAL, Subject, describe, members
 from studies.paper.replay_setup import Array, Labels, Rows, by_label

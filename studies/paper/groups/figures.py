@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hyca_calib.clusters.stability import Agreement
 from studies.paper.drawing import ACCENT, GREEN, GREY, INK, colours, heat_maps, save, subplots
+from studies.paper.groups.agreement import Agreement
 from studies.paper.groups.choice import DESCENT
 from studies.paper.groups.heterogeneity import LABELS
 from studies.paper.groups.shrinkage import DRAWN, GROUP, POOLED

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from hyca_calib.features import descriptors
-from hyca_calib.search.candidate import POOL
 from hyca_calib.search.replay import forecast_error, rows_of
-from hyca_calib.search.solver_table import solver_label
+from hyca_calib.search.solver_table import POOL, solver_label
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio, quantiles
 from studies.paper.groups.subject import Subject

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.quality.metrics import interval
-from hyca_calib.search.candidate import POOL
+from hyca_calib.search.solver_table import POOL
 from studies.paper.chapter import Claim, Part, Table, Verdict
 from studies.paper.effects import Ratio
 from studies.paper.groups.choice import hybrid_cost

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hyca_calib.clusters.stability import Agreement, labels_by, separation, summary
+from hyca_calib.clusters.stability import labels_by, separation
 from studies.paper.chapter import Claim, Part, Table, Verdict
+from studies.paper.groups.agreement import Agreement, summary
 from studies.paper.groups.subject import HORIZON, USUAL, Subject, bare, describe
 from studies.paper.replay_setup import Array
 from studies.paper.ruling import above, all_below, decide, listed, ruled

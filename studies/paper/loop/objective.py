@@ -9,17 +9,18 @@ import numpy as np
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate, Settings
-from hyca_calib.search.rollout_search import REPAID
+from hyca_calib.search.problem import Samples
+from hyca_calib.search.rollout_search import FEEDBACK_SHARES
 from hyca_calib.search.tune import solve
 from studies.paper.chapter import Claim, Context, Table
 from studies.paper.effects import Ratio, difference
-from studies.paper.rollouts import Samples, fitted_psnr_db
+from studies.paper.rollouts import fitted_psnr_db
 from studies.paper.ruling import all_above, ruled, told_db
 
 BUDGETS = ("3x", "5x", "7x", "8x")
-SHARES = (0.0, *REPAID)
+SHARES = (0.0, *FEEDBACK_SHARES)
 MATTERS_DB = 0.1
-HALF = REPAID[0]
+HALF = FEEDBACK_SHARES[0]
 
 
 def measured(context: Context, settings: Settings, samples: Samples) -> dict[str, Any]:
@@ -32,18 +33,20 @@ def measured(context: Context, settings: Settings, samples: Samples) -> dict[str
     found = {}
     for text in BUDGETS[:1] if context.quick else BUDGETS:
         schedules = {
-            "carried": solve(replace(problem, healing=()), settings, (Budget.parse(text),), context.seed)[0].schedule,
+            "carried": solve(replace(problem, damping=()), settings, (Budget.parse(text),), context.seed)[0].schedule,
             "healing": solve(problem, settings, (Budget.parse(text),), context.seed)[0].schedule,
         }
-        candidates = {name: Candidate(settings, schedule, 0.0) for name, schedule in schedules.items()}
+        candidates = {
+            name: Candidate(problem, settings, schedule, context.seed) for name, schedule in schedules.items()
+        }
         healing = candidates["healing"]
-        repaid = {share: replace(healing, settings=replace(settings, repay=share)) for share in SHARES[1:]}
+        repaid = {share: healing.moved(repay=share) for share in SHARES[1:]}
         found[text] = {
             "computed": {name: list(schedule.computed_steps) for name, schedule in schedules.items()},
             "psnr_db": {name: fitted_psnr_db(context, one, samples) for name, one in candidates.items()},
             "repaid_db": {f"{share:g}": fitted_psnr_db(context, one, samples) for share, one in repaid.items()},
         }
-    return {"budgets": found, "healing": list(problem.healing)}
+    return {"budgets": found, "healing": list(problem.damping)}
 
 
 def tables(found: dict[str, Any]) -> tuple[Table, Table]:

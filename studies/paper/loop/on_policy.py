@@ -47,7 +47,7 @@ def refitted(setup: RefinementSetup, taps: Tensor) -> Tensor:
         for begin in range(0, len(setup.fit.jobs), 8):
             jobs = setup.fit.jobs[begin : begin + 8]
             offset, size = jobs[0].index, len(jobs)
-            sample_latents(setup.context.pipe, jobs, setup.context.problem.inference_steps, size)
+            sample_latents(setup.context.pipe, jobs, setup.context.problem.workload.num_steps, size)
     start = taps.double().numpy().transpose(0, 2, 1)[..., None]
     ridge = setup.candidate.settings.ridge * np.trace(past, axis1=-2, axis2=-1) / depth + 1e-12
     damped = past + ridge[..., None, None] * np.eye(depth)

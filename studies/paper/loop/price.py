@@ -21,7 +21,7 @@ GIB = 2**30
 
 def price(setup: RefinementSetup) -> dict[str, Any]:
     """Measured seconds and bytes for one sample, and what they make for FLUX.1-dev in bfloat16."""
-    pipe, steps, section = setup.context.pipe, setup.context.problem.inference_steps, setup.section
+    pipe, steps, section = setup.context.pipe, setup.context.problem.workload.num_steps, setup.section
     jobs, goal = setup.fit.jobs[:2], setup.fit.latents[:2]
 
     def iterate(checkpointed: bool) -> None:

@@ -14,16 +14,19 @@ from torch import Tensor
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section, plan_taps, with_taps
 from hyca_calib.search.candidate import Candidate, Settings
-from hyca_calib.search.preconditioner import whitened
-from hyca_calib.search.refine import Refinement, refine_taps, to_db
+from hyca_calib.search.options import Refinement
+from hyca_calib.search.preconditioner import preconditioned
+from hyca_calib.search.problem import Samples
+from hyca_calib.search.refine import RefinementTask, refine_taps
+from hyca_calib.search.rollout_error import to_db
 from hyca_calib.search.tune import solve
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.plan import NetworkPlan
 from studies.paper.chapter import Context, kept
-from studies.paper.rollouts import Samples, samples_of
 
 BUDGET = "5x"
 Objective = Callable[[list[int]], Tensor]
@@ -57,7 +60,7 @@ class RefinementSetup:
 
     def on(self, candidate: Candidate) -> RefinementSetup:
         """The same for another schedule."""
-        section = build_section(self.context.problem, candidate, self.context.seed)
+        section = build_section(candidate)
         return replace(self, candidate=candidate, section=section, start=torch.from_numpy(plan_taps(section)).float())
 
     def refined(
@@ -75,19 +78,13 @@ class RefinementSetup:
             objective: makes one for `refine_taps`.
             prompts: refine on that many of the fit samples.
         """
-        problem, fit = self.context.problem, self.fit.first(prompts or len(self.fit.jobs))
+        fit = self.fit[:prompts]
 
         def work() -> dict[str, Any]:
             begin, expand = parameters or self.own_coordinates
             begun = time.monotonic()
             best, account = refine_taps(
-                self.context.pipe,
-                self.section,
-                problem.inference_steps,
-                begin,
-                expand,
-                (fit.jobs, fit.latents),
-                (self.select.jobs, self.select.latents),
+                RefinementTask(self.context.pipe, self.section, begin, expand, fit, self.select),
                 replace(self.settings, iterations=iterations or self.settings.iterations),
                 self.folder / f"{name}.safetensors",
                 self.context.seed,
@@ -96,7 +93,7 @@ class RefinementSetup:
             facts = {"name": name, "numbers": best.numel(), "seconds": time.monotonic() - begun, **account}
             taps = expand(best)
             save_file({"taps": taps.contiguous()}, self._taps(name))
-            facts["fit_db"] = self.judge(taps, fit.first(len(self.test.jobs)))["latent_db"]
+            facts["fit_db"] = self.judge(taps, fit[: len(self.test.jobs)])["latent_db"]
             return facts | self.judge(taps, self.test)
 
         found: dict[str, Any] = kept(self.folder / f"{name}.json", work)
@@ -104,9 +101,9 @@ class RefinementSetup:
 
     @property
     def own_coordinates(self) -> Parameters:
-        """Zeros, and the way from `whitened` coordinates around `start` to taps."""
+        """Zeros, and the way from `preconditioned` coordinates around `start` to taps."""
         start = self.start.double().numpy()
-        return torch.zeros_like(self.start), whitened(start, self.section.schedule, self.context.problem.fit)
+        return torch.zeros_like(self.start), preconditioned(start, self.section.schedule, self.context.problem.fit)
 
     def taps_of(self, name: str) -> Tensor:
         """What a refinement that is on disk found."""
@@ -119,7 +116,7 @@ class RefinementSetup:
         """PSNR of each sample: of the final latent, and of the picture, its values clipped to [-1, 1]."""
         section = with_taps(self.section, taps.double().numpy())
         with apply_plan(self.context.pipe, Plan(name="refinement", sections=(section,)), on_mismatch="error"):
-            latents = sample_latents(self.context.pipe, samples.jobs, self.context.problem.inference_steps, 8)
+            latents = sample_latents(self.context.pipe, samples.jobs, samples.num_steps, 8)
         pairs = {
             "latent_db": (latents, samples.latents),
             "picture_db": (latents.clamp(-1, 1), samples.latents.clamp(-1, 1)),
@@ -131,10 +128,10 @@ def refinement_setup(context: Context) -> RefinementSetup:
     """The setup at 5x; `context.quick` needs seconds."""
     problem, quick = context.problem, context.quick
     candidate = solve(problem, Settings(), (Budget.parse(BUDGET),), context.seed)[0]
-    fit, select, test = (samples_of(problem, context.workload, split) for split in ("fit", "select", "test"))
+    fit, select, test = (problem.samples(split) for split in SPLITS)
     settings = Refinement(minutes=600, iterations=2 if quick else 40, batch=2 if quick else 8, evaluations=4)
-    empty = build_section(problem, candidate, context.seed)
+    empty = build_section(candidate)
     setup = RefinementSetup(
-        context, candidate, empty, torch.empty(0), fit, select, test.first(2 if quick else 24), settings
+        context, candidate, empty, torch.empty(0), fit, select, test[: 2 if quick else 24], settings
     )
     return setup.on(candidate)

@@ -9,10 +9,10 @@ import numpy as np
 
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, Settings
-from hyca_calib.search.problem import Problem
+from hyca_calib.search.problem import Problem, Samples
 from hyca_runtime.schedule import Schedule
 from studies.paper.replay_setup import Array
-from studies.paper.rollouts import Samples, log_errors
+from studies.paper.rollouts import log_errors
 
 
 class Spent(Exception):  # noqa: N818  (a signal, not an error)
@@ -66,9 +66,9 @@ class RolloutRace:
         if len(have) < count:
             if self.spent >= self.budget:
                 raise Spent
-            section = build_section(self.problem, Candidate(self.settings, schedule, 0.0), self.seed)
-            rest = Samples(self.samples.jobs[len(have) : count], self.samples.latents[len(have) : count])
-            found = log_errors(self.pipe, section, rest, self.problem.inference_steps)
+            section = build_section(Candidate(self.problem, self.settings, schedule, self.seed))
+            rest = self.samples[len(have) : count]
+            found = log_errors(self.pipe, section, rest)
             self.parts[schedule] = have = np.concatenate([have, found])
             self.spent += len(rest.jobs) / len(self.samples.jobs)
         return have[:count]

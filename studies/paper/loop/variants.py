@@ -13,12 +13,12 @@ from torch import Tensor
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section, group_labels
+from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import coordinates, drawn_to_groups
-from hyca_calib.search.refine import Refinement
 from studies.paper.loop.refinement_setup import Objective, Parameters, RefinementSetup
 
 PLAIN_TAPS = 2e-3 / Refinement.lr
-"""A step of the taps themselves over one of whitened coordinates."""
+"""A step of the taps themselves over one of preconditioned coordinates."""
 RANKS = (2, 8)
 PLAIN_LOSS = 1e3  # Adam does not mind the scale of a loss, its epsilon does
 
@@ -38,8 +38,7 @@ def parameterisations(setup: RefinementSetup) -> dict[str, Parameters]:
 
 def _rows_of_groups(setup: RefinementSetup, groups: int) -> Parameters:
     candidate = replace(setup.candidate, settings=replace(setup.candidate.settings, groups=groups, taps="group"))
-    problem = setup.context.problem
-    return coordinates(problem, build_section(problem, candidate, setup.context.seed), "group")
+    return coordinates(setup.context.problem, build_section(candidate), "group")
 
 
 def _shrunk(setup: RefinementSetup) -> Parameters:
@@ -60,7 +59,7 @@ def _low_rank(setup: RefinementSetup, rank: int) -> Parameters:
 
 def losses(setup: RefinementSetup) -> dict[str, Callable[[], Objective] | None]:
     """Makers of objectives by name; None is the default, the mean log error of the final latent."""
-    pipe, steps = setup.context.pipe, setup.context.problem.inference_steps
+    pipe, steps = setup.context.pipe, setup.context.problem.workload.num_steps
 
     def latents_of(chosen: list[int]) -> Tensor:
         return sample_latents(pipe, [setup.fit.jobs[i] for i in chosen], steps, len(chosen), with_grad=True)
@@ -115,6 +114,6 @@ def _full_paths(setup: RefinementSetup) -> list[Tensor]:
     pipe, jobs = setup.context.pipe, setup.fit.jobs
     for i in range(0, len(jobs), 8):
         with _steps(pipe.scheduler) as path:
-            sample_latents(pipe, jobs[i : i + 8], setup.context.problem.inference_steps, 8)
+            sample_latents(pipe, jobs[i : i + 8], setup.context.problem.workload.num_steps, 8)
         pieces.append(path)
     return [torch.cat(parts) for parts in zip(*pieces, strict=True)]

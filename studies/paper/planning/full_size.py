@@ -17,8 +17,9 @@ import numpy as np
 from hyca_calib.costs.budget import Budget, parse_budgets
 from hyca_calib.costs.memory import peak_bytes
 from hyca_calib.search.candidate import Settings, partition
+from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.tune import Tuning, solve, tune
+from hyca_calib.search.tune import solve, tune
 from hyca_calib.trace.store import Trace
 from studies.paper.chapter import Part, Table
 from studies.paper.groups.subject import CLUSTERERS
@@ -88,7 +89,7 @@ def search(path: Path, budgets: str, tuning: Tuning, seed: int) -> Measured:
 
 def _stages(problem: Problem, settings: Settings, budgets: tuple[Budget, ...], seed: int) -> tuple[float, float]:
     _, grouping = timed(partial(partition, problem, settings, seed))
-    _, trial = timed(partial(solve, problem, settings, budgets, seed))
+    _, trial = timed(lambda: [candidate.cost for candidate in solve(problem, settings, budgets, seed)])
     return grouping, trial
 
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.search.candidate import Settings, partition
-from hyca_calib.search.exact import GapTable, best_schedules, gap_table, table_cost
+from hyca_calib.search.exact import GapTable, best_schedules, gap_table
 from hyca_calib.search.presets import published_schedule
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import grouped
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Context
+from studies.paper.planning.table_cost import table_cost
 from studies.paper.replay_setup import Array
 
 Found = TypeVar("Found")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.search.exact import GapTable, table_cost
+from hyca_calib.search.exact import GapTable
 from hyca_runtime.schedule import Schedule
+from studies.paper.planning.table_cost import table_cost
 from studies.paper.replay_setup import Array
 
 Steps = NDArray[np.int64]

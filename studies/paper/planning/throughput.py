@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 from hyca_calib.quality.metrics import interval
-from hyca_calib.search.exact import table_cost
 from hyca_calib.search.replay import schedule_cost
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
@@ -13,6 +12,7 @@ from hyca_runtime.solvers import Newton, Solver
 from studies.paper.chapter import Part, Table
 from studies.paper.planning.instance import Instance, timed
 from studies.paper.planning.rivals import draw
+from studies.paper.planning.table_cost import table_cost
 
 Rate = tuple[float, float, float]
 

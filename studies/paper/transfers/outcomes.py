@@ -6,22 +6,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.defaults import batch_of
-from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.quality.metrics import prompt_groups
+from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.check_plan import check_plan, remake
 from hyca_calib.search.check_rollouts import judge, rollout_db
-from hyca_calib.search.lineage import refinement_gain, settings_of
-from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Refinement
-from hyca_calib.search.rollout_search import Confirmation
-from hyca_calib.search.run import Contender, SearchOptions
-from hyca_calib.search.study import Study
-from hyca_calib.search.tune import Tuning, tune
+from hyca_calib.search.lineage import refinement_gain
+from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.problem import Problem, Samples
+from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.tune import tune
 from hyca_runtime import Plan
 from hyca_runtime.plan import NetworkPlan
 from studies.paper.chapter import Context, kept
@@ -32,7 +28,7 @@ BUDGET = "5x"
 TRIALS, ITERATIONS, BATCH, ROLLED_OUT = 12, 20, 8, 16
 NO_LIMIT = 1e4
 """Minutes or seconds; counts end the work, so that every run ends alike."""
-FINALISTS = Confirmation(minutes=1e-9, finalists=3)
+FINALISTS = RolloutLimits(minutes=1e-9, finalists=3)
 """Rollouts decide between the candidates given, and move no step of theirs."""
 
 
@@ -43,7 +39,7 @@ def home_plan(context: Context) -> Plan:
     folder.mkdir(parents=True, exist_ok=True)
     tuning = Tuning(trials=2 if context.quick else TRIALS, timeout=NO_LIMIT)
     candidates = tune(context.problem, [budget], tuning, folder / "journal.log", context.seed)[budget]
-    return _refined(context, context.pipe, context.problem, context.workload, candidates, "home")
+    return _refined(context, context.pipe, candidates, "home")
 
 
 def outcome(context: Context, plan: Plan, situation: Situation) -> dict[str, Any]:
@@ -55,14 +51,14 @@ def outcome(context: Context, plan: Plan, situation: Situation) -> dict[str, Any
         point, batch = context.problem.trace.point, batch_of(context.model, None)
         problem = traced(context, pipe, situation.workload, point, path, batch)
         psnr = _rolled_out(context, plan, situation, pipe, problem)
-        measured = judge(psnr["plan"], psnr["refit"], psnr["redo"], refinement_gain(plan)).to_json()
+        measured = judge(psnr["plan"], psnr["refit"], psnr["redo"], refinement_gain(plan)).model_dump()
         return {
             "name": situation.name,
             "kind": situation.kind,
-            "check": check_plan(plan, problem, context.problem, context.seed).to_json(),
+            "check": check_plan(plan, problem, context.problem, context.seed).model_dump(),
             "measured": {key: measured[key] for key in ("verdict", "taps_db", "schedule_db")},
             "psnr_db": psnr,
-            "prompts": prompt_groups(_judged(context, situation)),
+            "prompts": prompt_groups(_judged(context, problem).jobs),
             "relative_flops": problem.trace.cost.full_flops / context.problem.trace.cost.full_flops,
             "seconds": time.monotonic() - begun,
         }
@@ -92,35 +88,29 @@ def _rolled_out(
     sections = {
         "plan": remade.section,
         "closed": closed_forms(remade.section),
-        "refit": remade.refit,
-        "redo": remade.redo,
+        "refit": build_section(remade.refit),
+        "redo": build_section(remade.redo),
     }
-    settings = settings_of(plan, remade.section)
-    kept, new = (Candidate(settings, section.schedule, 0.0) for section in (remade.refit, remade.redo))
-    again = {"redone": [new, kept]} if situation.kind != "nothing" else {}
+    again = {"redone": [remade.redo, remade.refit]} if situation.kind != "nothing" else {}
     if situation.kind == "resolution":
-        again["refined here"] = [kept]
+        again["refined here"] = [remade.refit]
     for name, candidates in again.items():
         folder = f"{situation.slug}-{name.replace(' ', '-')}"
-        sections[name] = _refined(context, pipe, problem, situation.workload, candidates, folder).section
-    jobs = _judged(context, situation)
-    goal, batch = torch.from_numpy(problem.trace.latents_of("test")[: len(jobs)]), batch_of(context.model, None)
-    return {
-        name: rollout_db(pipe, section, jobs, goal, problem.inference_steps, batch)
-        for name, section in sections.items()
-    }
+        sections[name] = _refined(context, pipe, candidates, folder).section
+    samples, batch = _judged(context, problem), batch_of(context.model, None)
+    return {name: rollout_db(pipe, section, samples, batch) for name, section in sections.items()}
 
 
-def _judged(context: Context, situation: Situation) -> Sequence[Job]:
-    return situation.workload.of("test")[: 2 if context.quick else ROLLED_OUT]
+def _judged(context: Context, problem: Problem) -> Samples:
+    return problem.samples("test")[: 2 if context.quick else ROLLED_OUT]
 
 
-def _refined(
-    context: Context, pipe: Any, problem: Problem, workload: Workload, candidates: Sequence[Candidate], name: str
-) -> Plan:
+def _refined(context: Context, pipe: Any, candidates: Sequence[Candidate], name: str) -> Plan:
     """The best candidate on the select split, refined for as many iterations as every plan of the chapter."""
     iterations, size = (1, 2) if context.quick else (ITERATIONS, BATCH)
     refinement = Refinement(NO_LIMIT, iterations=iterations, batch=size, evaluations=4)
-    study = Study.open(context.folder / "plans" / name, {"name": name, "seed": context.seed, "quick": context.quick})
+    study = StudyFolder.open(
+        context.folder / "plans" / name, {"name": name, "seed": context.seed, "quick": context.quick}
+    )
     options = SearchOptions(FINALISTS, refinement, context.seed)
-    return searched(pipe, Contender(problem, candidates), workload, Budget.parse(BUDGET), study, options)
+    return searched(pipe, candidates, Budget.parse(BUDGET), study, options)

@@ -10,8 +10,7 @@ import pytest
 import tiny
 import torch
 
-from hyca_calib.pipelines.workload import Workload
-from hyca_calib.search.error_damping import carried_over, healed, measure_healing, smoothed
+from hyca_calib.search.error_damping import carried_over, measure_damping, smoothed, with_damping
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 
@@ -21,15 +20,15 @@ def problem(recorded: Trace) -> Problem:
     return Problem(recorded)
 
 
-def test_a_network_that_does_not_look_heals_nothing(problem: Problem, workload: Workload) -> None:
+def test_a_network_that_does_not_look_damps_nothing(problem: Problem) -> None:
     """Its output does not depend on the latent: what is done at a step stays done."""
     pipe = tiny.pipeline()
     pipe.transformer.x_embedder.weight.data.zero_()
-    found = measure_healing(pipe, problem, workload.of("fit"), probes=12)
+    found = measure_damping(pipe, problem, probes=12)
     assert found == pytest.approx(np.ones(12), rel=0.02)
 
 
-def test_a_network_that_pulls_back_heals(problem: Problem, workload: Workload) -> None:
+def test_a_network_that_pulls_back_damps(problem: Problem) -> None:
     """dx/dt = x in falling t: an error at noise level s shrinks to the power that Euler's steps make of it."""
     pipe = tiny.pipeline()
     inner = pipe.transformer.forward
@@ -42,23 +41,21 @@ def test_a_network_that_pulls_back_heals(problem: Problem, workload: Workload) -
 
     pipe.transformer.x_embedder.weight.data.zero_()
     pipe.transformer.forward = Pulling().forward
-    found = measure_healing(pipe, problem, workload.of("fit"), probes=24)
+    found = measure_damping(pipe, problem, probes=24)
     expected = (1 - 2.0 / 12) ** np.arange(11, -1, -1)  # every later Euler step of 1/12 takes a sixth away
     assert found == pytest.approx(expected, rel=0.15)
 
 
-def test_what_is_measured_is_remembered(
-    problem: Problem, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_measured_is_remembered(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, told = tiny.pipeline(), list[float]()
-    first = healed(pipe, problem, workload.of("fit"), tmp_path / "j.log", 8, told.append)
+    first = with_damping(pipe, problem, tmp_path / "j.log", 8, told.append)
     assert told[-1] == 1.0
-    assert len(first.healing) == 12
-    assert first.healing[-1] == pytest.approx(1.0)
-    assert np.abs(first.step_weights / problem.step_weights) == pytest.approx(np.array(first.healing))
-    monkeypatch.setattr("hyca_calib.search.error_damping.measure_healing", None)
-    assert healed(pipe, problem, workload.of("fit"), tmp_path / "j.log", 8) == first
-    assert healed(pipe, problem, workload.of("fit"), tmp_path / "j.log", 0) is problem
+    assert len(first.damping) == 12
+    assert first.damping[-1] == pytest.approx(1.0)
+    assert np.abs(first.step_weights / problem.step_weights) == pytest.approx(np.array(first.damping))
+    monkeypatch.setattr("hyca_calib.search.error_damping.measure_damping", None)
+    assert with_damping(pipe, problem, tmp_path / "j.log", 8) == first
+    assert with_damping(pipe, problem, tmp_path / "j.log", 0) is problem
 
 
 def test_smoothing() -> None:
@@ -74,5 +71,5 @@ def test_smoothing() -> None:
 
 def test_other_steps(problem: Problem) -> None:
     assert carried_over([], problem) is problem
-    found = carried_over([0.0, 1.0], problem).healing
+    found = carried_over([0.0, 1.0], problem).damping
     assert found == pytest.approx(np.linspace(0, 1, 12))

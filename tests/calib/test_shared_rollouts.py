@@ -6,9 +6,10 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pytest
@@ -17,17 +18,18 @@ from optuna.trial import TrialState
 
 from hyca_calib.search import storage
 from hyca_calib.search.candidate import Candidate, Settings
-from hyca_calib.search.shared_rollouts import Scoreboard, _task
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.shared_rollouts import SharedRollouts, task_of
 from hyca_runtime.schedule import Schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")  # a trial that is only taken
-CANDIDATE = Candidate(Settings(), Schedule.from_steps(12, (0, 4, 8)), 1.0)
+CANDIDATE = Candidate(cast(Problem, None), Settings(), Schedule.from_steps(12, (0, 4, 8)))
 
 
 def held(where: str, worker: list[Any] | None) -> optuna.Study:
     """A study in which a worker has taken the rollout of `CANDIDATE`, and perhaps signed for it."""
     study = storage.open_study(where, "rollouts")
-    study.enqueue_trial({}, user_attrs={storage.TASK: _task(CANDIDATE)})
+    study.enqueue_trial({}, user_attrs={storage.TASK: task_of(CANDIDATE)})
     trial = study.ask()
     if worker:
         trial.set_user_attr(storage.WORKER, worker)
@@ -44,7 +46,7 @@ def score(where: str) -> tuple[list[float], int]:
         rolled.append(candidate)
         return 7.0
 
-    return Scoreboard(where, "rollouts", 12, rollout).score([CANDIDATE]), len(rolled)
+    return SharedRollouts(where, "rollouts", rollout).score([CANDIDATE]), len(rolled)
 
 
 def states(study: optuna.Study) -> list[TrialState]:
@@ -91,3 +93,18 @@ def test_a_living_worker_keeps_its_rollout(where: str) -> None:
     study = held(where, [socket.gethostname(), os.getppid()])
     storage.give_back(study)
     assert states(study) == [TrialState.RUNNING]
+
+
+def test_what_another_worker_asked_for_is_rolled_out_here(where: str) -> None:
+    other = replace(CANDIDATE, settings=Settings(groups=2), schedule=Schedule.from_steps(12, (0, 3, 6, 9)))
+    study, rolled = storage.open_study(where, "rollouts"), list[Candidate]()
+    study.enqueue_trial({}, user_attrs={storage.TASK: task_of(other)})
+
+    def rollout(candidate: Candidate) -> float:
+        rolled.append(candidate)
+        return float(len(candidate.schedule.computed_steps))
+
+    shared = SharedRollouts(where, "rollouts", rollout)
+    assert shared.score([CANDIDATE]) == [3.0]
+    assert rolled == [other, CANDIDATE]
+    assert shared.history() == [{**c.choices, "psnr_db": score} for c, score in ((other, 4.0), (CANDIDATE, 3.0))]

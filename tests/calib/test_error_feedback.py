@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hyca_calib.search.error_feedback import with_feedback
+from hyca_calib.search.taps import fit_solver
+from hyca_runtime.schedule import Schedule
+from studies.paper.planning.synthetic import smooth_gram
+
+STEPS = 24
+WEIGHTS = np.full(STEPS, -1 / STEPS)
+
+
+@pytest.fixture(scope="module")
+def gram() -> np.ndarray:
+    return smooth_gram(6, STEPS, np.random.default_rng(0))
+
+
+def fitted(gram: np.ndarray, schedule: Schedule) -> np.ndarray:
+    """``(predicted step, depth, channel)``."""
+    return fit_solver(gram, schedule, np.linspace(1, 0, STEPS, endpoint=False), 3, 1e-6).weights
+
+
+def final_error(taps: np.ndarray, schedule: Schedule, gram: np.ndarray, step_weights: np.ndarray) -> np.ndarray:
+    """Squared error in the end, ``(channel,)``, of a network that never looks at the latent."""
+    error = np.zeros((len(gram), STEPS))  # a row over the features of all steps
+    for rows, step in zip(taps, schedule.predicted_steps, strict=True):
+        history = list(schedule.history(step, len(rows)))
+        error[:, history] += step_weights[step] * rows[: len(history)].T
+        error[:, step] -= step_weights[step]
+    return np.asarray(np.einsum("cs,cst,ct->c", error, gram, error))
+
+
+@pytest.mark.parametrize("computed", [(0, 4, 9, 15, 20), (0, 1, 6, 13), (0, 5, 6, 7, 14)])
+def test_feedback_leaves_less_error(gram: np.ndarray, computed: tuple[int, ...]) -> None:
+    schedule = Schedule.from_steps(STEPS, computed)
+    taps = fitted(gram, schedule)
+    before = final_error(taps, schedule, gram, WEIGHTS).sum()
+    left = [
+        final_error(with_feedback(taps, schedule, gram, WEIGHTS, share), schedule, gram, WEIGHTS).sum()
+        for share in (0.5, 1)
+    ]
+    assert left[1] < left[0] < before
+
+
+def test_without_an_error_or_a_share_nothing_changes(gram: np.ndarray) -> None:
+    schedule = Schedule.from_steps(STEPS, (0, 4, 9, 15, 20))
+    taps = fitted(gram, schedule)
+    assert (with_feedback(taps, schedule, gram, WEIGHTS, 0.0) == taps).all()
+    first_gap = [i for i, step in enumerate(schedule.predicted_steps) if step < 4]
+    assert (with_feedback(taps, schedule, gram, WEIGHTS, 1.0)[first_gap] == taps[first_gap]).all()
+    assert (with_feedback(taps, schedule, gram, 0 * WEIGHTS, 1.0) == taps).all()
+
+
+def test_a_constant_needs_no_feedback(gram: np.ndarray) -> None:
+    flat = np.ones((2, STEPS, STEPS))
+    schedule = Schedule.from_steps(STEPS, (0, 4, 9, 15, 20))
+    taps = np.zeros((len(schedule.predicted_steps), 3, 2))
+    taps[:, 0] = 1.0
+    assert final_error(taps, schedule, flat, WEIGHTS) == pytest.approx(0)
+    assert with_feedback(taps, schedule, flat, WEIGHTS, 1.0) == pytest.approx(taps, abs=1e-6)
