@@ -149,7 +149,7 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, dict[str, Any], Lear
     clean = CleanPipeline(lambda: load_pipeline(options.model), workload.of("fit")[0])
     facts = {
         "model": options.model,
-        "workload": workload.describe(),
+        "workload": workload.describe().model_dump(),
         "batch": batch,
         "threads": torch.get_num_threads(),
         "weights": weights_digest(find_transformer(clean.pipe)),

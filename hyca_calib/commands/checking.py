@@ -113,7 +113,7 @@ def show_check(result: CheckResult) -> None:
 
 def _measured(plan: Plan, problem: Problem, model: str, samples: int, batch: int | None) -> Measured:
     workload = problem.trace.workload()
-    pipe = load_traced(problem.trace.attributes["model"], model)
+    pipe = load_traced(problem.trace.attributes.model, model)
     jobs = workload.of("test")[:samples]
     say(f"{len(jobs)} test samples under the plan, with new taps and with a new schedule ...")
     return measure(pipe, plan, problem, jobs, batch_of(model, batch))

@@ -84,19 +84,19 @@ def assemble_section(
 ) -> NetworkPlan:
     """A section from groups with their solvers and closed forms, with the trace's fingerprints and costs."""
     trace, schedule = problem.trace, candidate.schedule
-    facts, depth = trace.attributes, max(solver.depth for _, solver, _ in groups)
+    traced, depth = trace.attributes, max(solver.depth for _, solver, _ in groups)
     light = trace.cost.predicted_flops(depth)
     return NetworkPlan(
-        component=facts["model"].get("component", "transformer"),
+        component=traced.model.component,
         model=ModelFingerprint(
-            transformer=facts["model"]["transformer"],
-            config_digest=facts["model"]["config_digest"],
+            transformer=traced.model.transformer,
+            config_digest=traced.model.config_digest,
             num_channels=trace.num_channels,
         ),
         sampler=TimeGrid(
-            scheduler=facts["model"]["scheduler"],
+            scheduler=traced.model.scheduler,
             timesteps=tuple(trace.timesteps.tolist()),
-            scheduler_timesteps=tuple(facts["scheduler_timesteps"]) or None,
+            scheduler_timesteps=tuple(traced.scheduler_timesteps) or None,
             axis=candidate.settings.axis,
             axis_times=tuple(problem.times(candidate.settings.axis).tolist()),
         ),
@@ -122,10 +122,8 @@ def assemble_section(
 
 def provenance(problem: Problem, candidate: Candidate) -> dict[str, Any]:
     """Where a plan comes from."""
-    facts = problem.trace.attributes
     return {
-        "model": facts["model"],
-        "workload": facts["workload"],
+        **problem.trace.attributes.model_dump(include={"model", "workload"}),
         "trace": problem.trace.where,
         "settings": asdict(candidate.settings),
         "replayed_cost": candidate.cost,

@@ -87,7 +87,7 @@ def measure_healing(
     steps, response = problem.trace.num_steps, np.abs(problem.trace.response)
     used = jobs[: max(1, min(JOBS, probes // 3))]
     plan = _plan(steps, len(used), probes)
-    component = problem.trace.attributes["model"]["component"]
+    component = problem.trace.attributes.model.component
     found: list[tuple[int, float]] = []
     with _Pusher(pipe, problem, component) as pusher:
         for number, (job, pushed) in enumerate(zip(used, plan, strict=True)):

@@ -140,7 +140,7 @@ def preset_section(
     trace = problem.trace
     depth = max(solver.depth for solver in preset.pool)
     count = budget.computed_steps(trace.cost, trace.num_steps, depth)
-    leading = warmup or documented_warmup(preset, trace.attributes["model"]["transformer"], trace.num_steps)
+    leading = warmup or documented_warmup(preset, trace.attributes.model.transformer, trace.num_steps)
     schedule = published_schedule(trace.num_steps, count, leading)
     groups, solvers, _ = chosen = _chosen(problem, preset, schedule, seed, multistep)
     judged, times = grouped(problem.select, problem.channel_gain, groups), problem.times("step")

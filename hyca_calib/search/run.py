@@ -191,7 +191,7 @@ def _write_plan(
 ) -> Plan:
     """Write the account, then the plan: a folder with a plan is complete."""
     plan = Plan(
-        name=f"{problem.trace.attributes['model']['name']}-{suffix}",
+        name=f"{problem.trace.attributes.model.name}-{suffix}",
         sections=(section,),
         provenance=provenance(problem, winner) | _lasting(refinement),
     )

@@ -28,7 +28,7 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from hyca_calib.trace.digests import Witness
 from hyca_calib.trace.folder import Folder
-from hyca_calib.trace.layout import Facts
+from hyca_calib.trace.layout import Layout
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.statistics import num_pairs
 from hyca_runtime.errors import TraceError
@@ -51,14 +51,14 @@ class Arrays:
     latents: Any
 
     @classmethod
-    def open(cls, folder: Folder, request: Request, facts: Facts) -> Arrays:
+    def open(cls, folder: Folder, request: Request, layout: Layout) -> Arrays:
         """The arrays in `folder`, made if they are not there; several processes may do that at once."""
         witness = Witness(folder.store(read_only=False))
         with folder.clear_errors():
             root = _root(witness)
-            at, steps = f"points/{request.point.kind}", len(facts.timesteps)
-            samples, branches, channels = request.num_samples, len(facts.branches), facts.channels
-            tokens = sum(map(len, facts.stored[0][:1]))
+            at, steps = f"points/{request.point.kind}", len(layout.timesteps)
+            samples, branches, channels = request.num_samples, len(layout.branches), layout.channels
+            tokens = sum(map(len, layout.stored[0][:1]))
             width = min(channels, WIDTH)
             padded = -(-channels // width) * width
             values = _at(
@@ -74,7 +74,7 @@ class Arrays:
             gram = _at(root, f"{at}/batch_gram", shape, "float64", (1, 1, width, pairs), (1, branches, padded, pairs))
             each = (branches, steps, channels)
             gain = _at(root, f"{at}/batch_gain", (len(request.batches), *each), "float64", (1, *each))
-            latents = _at(root, "latents", (samples, *facts.latent), "float32", (1, *facts.latent))
+            latents = _at(root, "latents", (samples, *layout.latent), "float32", (1, *layout.latent))
         return cls(root, witness, values, gram, gain, latents)
 
 

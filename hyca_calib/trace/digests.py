@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
@@ -13,8 +12,7 @@ from zarr.storage import WrapperStore
 __all__ = ["FileDigest", "Witness"]
 
 
-@dataclass(frozen=True)
-class FileDigest:
+class FileDigest(NamedTuple):
     """What a file must hold."""
 
     size: int
@@ -23,9 +21,6 @@ class FileDigest:
     @classmethod
     def of(cls, content: bytes) -> FileDigest:
         return cls(len(content), hashlib.sha256(content).hexdigest())
-
-    def to_json(self) -> list[Any]:
-        return [self.size, self.sha256]
 
 
 class Witness(WrapperStore[Store]):
@@ -40,6 +35,6 @@ class Witness(WrapperStore[Store]):
         self._seen[key] = FileDigest.of(value.to_bytes())
 
     def take(self) -> dict[str, FileDigest]:
-        """Everything written since the last call."""
+        """Everything written since the last call, in the order of the keys."""
         seen, self._seen = self._seen, {}
-        return seen
+        return dict(sorted(seen.items()))

@@ -397,7 +397,7 @@ class TestVerify:
         bench = comparison(workload, [family])
         (found,) = bench.rivals([family.baseline(settings)])
         assert found.result is not None
-        facts = {"model": "tiny:pipeline", "workload": workload.describe(), "batch": 4, "commit": "here"}
+        facts = {"model": "tiny:pipeline", "workload": workload.describe().model_dump(), "batch": 4, "commit": "here"}
         facts |= {"threads": torch.get_num_threads(), "processor": "this"}
         Bench(facts, tuple(range(6)), (bench.full(), found)).write(tmp_path)
         how = Verification(tmp_path, tiny.pipeline, workload)

@@ -34,8 +34,8 @@ def test_what_is_stored(recorded: Trace) -> None:
     assert recorded.timesteps == pytest.approx(np.linspace(1, 1 / 12, 12))
     assert recorded.sigmas == pytest.approx(np.linspace(1, 0, 13), abs=1e-6)
     assert recorded.response == pytest.approx(np.full(12, -1 / 12), abs=1e-4)
-    assert recorded.attributes["branches"] == ["cond"]
-    assert {"weights_digest", "config_digest"} <= set(recorded.attributes["model"])
+    assert recorded.branches == ["cond"]
+    assert len(recorded.attributes.model.weights_digest) == len(recorded.attributes.model.config_digest) == 64
     store = zarr.open_group(recorded.where, mode="r")
     assert store.metadata.zarr_format == 3
     values = store["points/trunk/values"]

@@ -38,7 +38,7 @@ def test_they_say_where_they_come_from(model: str) -> None:
     assert known <= set(bench.facts)
     assert {"torch", "diffusers", "cache-dit"} <= set(bench.facts["versions"])
     workload = workload_of(bench)
-    assert bench.facts["workload"] == workload.describe()
+    assert bench.facts["workload"] == workload.describe().model_dump()
     assert bench.groups == prompt_groups(workload.of("test"))
 
 
