@@ -9,8 +9,8 @@ from typing import Any
 from hyca_calib.records.console import human_bytes
 from hyca_calib.search.study import Study
 from hyca_calib.trace.commits import NonFinite, committed
+from hyca_calib.trace.digests import MANIFEST
 from hyca_calib.trace.folder import Folder
-from hyca_calib.trace.manifest import MANIFEST
 from hyca_calib.trace.request import REQUEST, Request
 from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.store import Trace

@@ -74,9 +74,11 @@ class Workload:
 
     def __post_init__(self) -> None:
         if len(self.prompts) < len(SPLITS):
-            raise WorkloadError(f"need at least {len(SPLITS)} prompts, one per split, got {len(self.prompts)}")
+            raise WorkloadError(
+                f"need at least {len(SPLITS)} prompts, one per split, got {len(self.prompts)}; add some"
+            )
         if self.num_samples < sum(SHARES.values()):
-            raise WorkloadError(f"need at least {sum(SHARES.values())} samples, got {self.num_samples}")
+            raise WorkloadError(f"need at least {sum(SHARES.values())} samples, got {self.num_samples}; draw more")
         if self.num_steps < 4:
             raise WorkloadError(f"need at least 4 steps for anything to be predicted, got {self.num_steps}")
 

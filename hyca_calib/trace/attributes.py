@@ -22,12 +22,9 @@ class TraceAttributes(BaseModel, frozen=True):
     """The attributes of a trace.
 
     Attributes:
-        branches: guidance branches, in the order of their first call.
-        num_tokens: ``[branch][part]``, tokens of one sample.
-        scheduler_timesteps: the scheduler's own at the steps that ran; empty where it does not say them.
+        branches, num_tokens, scheduler_timesteps, gram_share, gram_error: see `Layout`.
+        model, point, batch: see `Request`.
         splits: the split of each sample.
-        batch: samples in one pipeline call.
-        gram_share, gram_error: see `Layout`.
         excluded: numbers of the samples that are in no statistics, because they hold NaN or infinity.
         nonfinite: where they do.
     """

@@ -11,9 +11,10 @@ from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.trace.arrays import Arrays, write_array
 from hyca_calib.trace.attributes import TraceAttributes
 from hyca_calib.trace.commits import Commit
+from hyca_calib.trace.digests import Manifest
+from hyca_calib.trace.documents import read_as
 from hyca_calib.trace.folder import Folder
-from hyca_calib.trace.layout import Layout
-from hyca_calib.trace.manifest import Manifest
+from hyca_calib.trace.layout import LAYOUT, Layout
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.shard_lock import Shard, sole_writer
 from hyca_calib.trace.statistics import unpacked_gram
@@ -36,7 +37,7 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
     with sole_writer(folder, shard) as alone:
         if alone:
             folder.drop_partial()
-    layout = Layout.read(folder)
+    layout = read_as(Layout, folder, LAYOUT)
     commits = [Commit.read(folder, n) for n in range(len(request.batches))]
     arrays = Arrays.open(folder, request, layout)
     excluded = sorted(set().union(*(commit.excluded for commit in commits)))
@@ -54,7 +55,7 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
                 gain += arrays.gain[number]
         gram = unpacked_gram(sums, len(layout.timesteps))
         summarise(arrays.root, gram, gain / measured, layout, _attributes(request, layout, commits, excluded))
-    Manifest.of(folder, commits).write(folder)
+    Manifest.of(folder, {key: of for commit in commits for key, of in commit.files.items()}).write(folder)
 
 
 def summarise(root: Any, gram: np.ndarray, gain: np.ndarray, layout: Layout, attributes: TraceAttributes) -> None:

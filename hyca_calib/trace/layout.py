@@ -24,11 +24,8 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     """What is the same for all samples of a trace.
 
     Attributes:
-        branches: guidance branches, in the order of their first call.
-        timesteps: what the network was called with.
-        scheduler_timesteps: the scheduler's own at those steps; empty where it does not say them.
+        branches, timesteps, scheduler_timesteps, num_tokens: see `Recording`.
         sigmas, response: see `noise_levels` and `impulse_response`.
-        num_tokens: ``[branch][part]``, tokens of one sample.
         stored: ``[branch][part]``, the tokens whose features are stored.
         gram_share: share of the tokens that enter the statistics.
         gram_error: standard error of a channel's energy that comes of that, see `sampling_error`.
@@ -74,15 +71,10 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
         )
 
     @classmethod
-    def read(cls, folder: Folder) -> Self:
-        """Raises TraceError if it is missing or damaged."""
-        return read_as(cls, folder, LAYOUT)
-
-    @classmethod
     def settled(cls, folder: Folder, recording: Recording, request: Request) -> Self:
         """The layout of earlier batches in `folder`; that of this one, written there, if it is the first."""
         if folder.exists(LAYOUT):
-            return cls.read(folder)
+            return read_as(cls, folder, LAYOUT)
         layout = cls.of(recording, request)
         write_json(folder, LAYOUT, layout.model_dump())
         return layout

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hyca_calib.trace.commits import Commit, committed
-from hyca_calib.trace.digests import FileDigest
+from hyca_calib.trace.digests import MANIFEST, FileDigest
 from hyca_calib.trace.documents import damaged
 from hyca_calib.trace.finish import COST, finish
 from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.layout import LAYOUT
-from hyca_calib.trace.manifest import MANIFEST
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.shard_lock import Shard, shard_lock
 

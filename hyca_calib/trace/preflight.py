@@ -14,7 +14,7 @@ from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.statistics import BLOCK_BYTES, num_pairs
-from hyca_calib.trace.writer import BUFFERS
+from hyca_calib.trace.writer import WAITING
 from hyca_runtime.errors import TraceError
 
 __all__ = ["Preflight", "available_bytes"]
@@ -57,7 +57,7 @@ class Preflight:
         features = samples * branches * steps * looked_at * channels * parts[0].element_size()
         return cls(
             disk=batches * (values + latents + gram) + sums,
-            host=(BUFFERS + 1) * (values + latents + gram),
+            host=(WAITING + 1) * (values + latents + gram),
             device=features + values + gram + 3 * BLOCK_BYTES,
             free_disk=folder.free_bytes(),
             free_host=available_bytes(torch.device("cpu")),

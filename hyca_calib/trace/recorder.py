@@ -41,7 +41,7 @@ class Recording:
         features: ``[branch][step]``, one ``(sample, token, channel)`` for each part, on the device; of very
             many tokens a random subset.
         tokens: ``[branch][part]``, which tokens those are.
-        num_tokens: ``[branch][part]``, how many there are.
+        num_tokens: ``[branch][part]``, how many one sample has.
         gains: ``[branch][step]``, each ``(channel,)``: mean squared change of the network's output
             per squared change of the feature, channels of all parts.
         latents: final latents ``(sample, ...)``.

@@ -9,11 +9,11 @@ from typing import Any
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.commits import Commit, committed
+from hyca_calib.trace.digests import MANIFEST
 from hyca_calib.trace.documents import write_json
 from hyca_calib.trace.finish import COST, finish
 from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.layout import LAYOUT, Layout
-from hyca_calib.trace.manifest import MANIFEST
 from hyca_calib.trace.preflight import Preflight
 from hyca_calib.trace.recorder import Recorder, Recording
 from hyca_calib.trace.request import Request
@@ -82,60 +82,49 @@ def trace(
         on_samples(sum(len(request.batches[n]) for n in done))
         known = folder.exists(LAYOUT) and folder.exists(COST)  # a repair may have taken them away
         if todo := sorted(mine - done) or ([] if known else sorted(mine)[:1]):
-            with Recorder(pipe, point, gram_tokens, workload.seed, component) as recorder:
-                _check_room(recorder, request, len(todo), folder, force, on_preflight)
-                _record(recorder, request, folder, todo, shard, on_samples)
+            _record(pipe, request, folder, todo, force, shard, on_preflight, on_samples)
         if len(committed(folder)) < len(request.batches):
             return False
         finish(folder, request, shard)
         return True
 
 
-def _check_room(
-    recorder: Recorder,
-    request: Request,
-    batches: int,
-    folder: Folder,
-    force: bool,
-    on_preflight: Callable[[Preflight], None],
-) -> None:
-    """Raises TraceError if the trace needs more than is free, by a short run of the first batch."""
-    probe = recorder.record(request.batches[0], PROBE_STEPS, request.workload.seed)
-    preflight = Preflight.of(probe, request, batches, folder)
-    on_preflight(preflight)
-    if not force:
-        preflight.check()
-
-
 def _record(
-    recorder: Recorder,
+    pipe: Any,
     request: Request,
     folder: Folder,
     todo: Sequence[int],
+    force: bool,
     shard: Shard,
+    on_preflight: Callable[[Preflight], None],
     on_samples: Callable[[int], None],
 ) -> None:
     """Sample and store the batches in `todo`."""
+    steps, seed = request.workload.num_steps, request.workload.seed
+    with Recorder(pipe, request.point, request.gram_tokens, seed, request.model.component) as recorder:
+        preflight = Preflight.of(recorder.record(request.batches[0], PROBE_STEPS, seed), request, len(todo), folder)
+        on_preflight(preflight)
+        if not force:
+            preflight.check()
 
-    def sampled(number: int) -> Recording:
-        steps, seed = request.workload.num_steps, request.workload.seed + number
-        return recorder.record(request.batches[number], steps, seed, number in request.gain_batches)
+        def sampled(number: int) -> Recording:
+            return recorder.record(request.batches[number], steps, seed + number, number in request.gain_batches)
 
-    about = {"device": str(recorder.device), "share": str(shard), "batches": len(todo), "done": 0}
-    with run_log(folder, about) as note:
+        about = {"device": str(recorder.device), "share": str(shard), "batches": len(todo), "done": 0}
+        with run_log(folder, about) as note:
 
-        def on_commit(done: Commit) -> None:
-            note["done"] += 1
-            on_samples(len(done.samples))
+            def on_commit(done: Commit) -> None:
+                note["done"] += 1
+                on_samples(len(done.samples))
 
-        first = sampled(todo[0])
-        layout = Layout.settled(folder, first, request)
-        if not folder.exists(COST):
-            cost = recorder.measure_cost(request.batches[todo[0]], len(layout.branches))
-            write_json(folder, COST, asdict(cost))
-        device = first.features[0][0][0].device  # not that of weights, which may be offloaded
-        with Writer(folder, request, layout, device, on_commit) as writer:
-            writer.write(todo[0], first)
-            del first  # two recordings would not fit
-            for number in todo[1:]:
-                writer.write(number, sampled(number))
+            first = sampled(todo[0])
+            layout = Layout.settled(folder, first, request)
+            if not folder.exists(COST):
+                cost = recorder.measure_cost(request.batches[todo[0]], len(layout.branches))
+                write_json(folder, COST, asdict(cost))
+            device = first.features[0][0][0].device  # not that of weights, which may be offloaded
+            with Writer(folder, request, layout, device, on_commit) as writer:
+                writer.write(todo[0], first)
+                del first  # the features of two batches need not fit
+                for number in todo[1:]:
+                    writer.write(number, sampled(number))

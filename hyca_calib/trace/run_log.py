@@ -20,14 +20,8 @@ RUNS = "runs"
 
 @contextmanager
 def run_log(folder: Folder, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Note a run when it begins and when it ends.
-
-    Args:
-        about: what to note besides the process and the versions.
-
-    Yields:
-        The note; what is put into it is noted, too.
-    """
+    """Note a run, with what `about` says of it, when it begins and when it ends; what is put into the yielded
+    dictionary is noted, too."""
     begun = datetime.now(UTC)
     key = f"{RUNS}/{begun:%Y%m%dT%H%M%S.%f}-{os.getpid()}.json"
     note: dict[str, Any] = {

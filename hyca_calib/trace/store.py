@@ -15,10 +15,10 @@ from hyca_calib.costs.flops import CostModel
 from hyca_calib.pipelines.workload import SPLITS, Split, Workload
 from hyca_calib.trace.attributes import TraceAttributes
 from hyca_calib.trace.commits import committed
+from hyca_calib.trace.digests import MANIFEST
 from hyca_calib.trace.documents import damaged, read_as, read_json
 from hyca_calib.trace.finish import COST
 from hyca_calib.trace.folder import Folder, Where
-from hyca_calib.trace.manifest import MANIFEST
 from hyca_calib.trace.metadata import check_array, check_group
 from hyca_calib.trace.request import REQUEST, Request
 from hyca_runtime.errors import HycaError, TraceError

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hyca_calib.trace.commits import COMMITS, Commit, committed
-from hyca_calib.trace.digests import FileDigest
+from hyca_calib.trace.digests import MANIFEST, UNCOUNTED, FileDigest, Manifest
 from hyca_calib.trace.documents import read_as
 from hyca_calib.trace.folder import Folder, Where
-from hyca_calib.trace.manifest import MANIFEST, UNCOUNTED, Manifest
 from hyca_calib.trace.request import REQUEST, Request
 from hyca_runtime.errors import TraceError
 
@@ -53,8 +52,8 @@ def verify(where: Where, on_file: Callable[[int, int], None] = lambda done, tota
     folder = Folder(where)
     if not folder.exists(REQUEST):
         raise TraceError(f"{folder}: no trace here, or its {REQUEST} is gone; give the path of a trace, or trace again")
-    expected: dict[str, FileDigest] = {}
     damages: list[Damage] = []
+    expected: dict[str, FileDigest] = {}
     complete = folder.exists(MANIFEST)
     if complete:
         try:
@@ -62,28 +61,38 @@ def verify(where: Where, on_file: Callable[[int, int], None] = lambda done, tota
         except TraceError:
             damages.append(Damage(MANIFEST, "changed"))
             complete = False
-    owners: dict[str, Commit] = {}
+    owners = _accounts(folder)
     for batch in sorted(committed(folder)):
+        account = Commit.key(batch)
         try:
             commit = Commit.read(folder, batch)
         except TraceError:
-            damages.append(_of_batch(folder, batch, "changed"))
+            damages.append(Damage(account, "changed", *owners.get(account, ())))
             continue
         for key, digest in commit.files.items():
             expected.setdefault(key, digest)
-            owners[key] = commit
+            owners[key] = (batch, commit.samples)
     there = {key for key in folder.listing() if not key.startswith(UNCOUNTED)}
     for i, (key, digest) in enumerate(sorted(expected.items())):
         on_file(i, len(expected))
         if key not in there:
-            damages.append(_damage(folder, key, "missing", owners.get(key)))
+            damages.append(Damage(key, "missing", *owners.get(key, ())))
         elif FileDigest.of(folder.read(key)) != digest:
-            damages.append(_damage(folder, key, "changed", owners.get(key)))
+            damages.append(Damage(key, "changed", *owners.get(key, ())))
     if complete:
         strangers = (key for key in there - expected.keys() if key.startswith(DATA))
         damages += [Damage(key, "unknown") for key in sorted(strangers)]
     on_file(len(expected), len(expected))
     return list(dict.fromkeys(damages))
+
+
+def _accounts(folder: Folder) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Batch and samples of every account that there should be, by key; none if the request is damaged."""
+    try:
+        batches = Request.read(folder).batches
+    except TraceError:
+        return {}
+    return {Commit.key(n): (n, tuple(job.index for job in jobs)) for n, jobs in enumerate(batches)}
 
 
 def discard(where: Where, damages: Iterable[Damage]) -> None:
@@ -92,20 +101,3 @@ def discard(where: Where, damages: Iterable[Damage]) -> None:
     keys = [Commit.key(damage.batch) for damage in found if damage.batch is not None]
     for key in (MANIFEST, *keys, *(damage.key for damage in found)) if found else ():
         folder.delete(key)
-
-
-def _damage(folder: Folder, key: str, kind: Kind, owner: Commit | None) -> Damage:
-    if owner is not None:
-        return Damage(key, kind, owner.batch, owner.samples)
-    name = key.removeprefix(f"{COMMITS}/").removesuffix(".json")
-    if key.startswith(COMMITS) and name.isdecimal():
-        return _of_batch(folder, int(name), kind)
-    return Damage(key, kind)
-
-
-def _of_batch(folder: Folder, batch: int, kind: Kind) -> Damage:
-    try:
-        jobs = Request.read(folder).batches[batch]
-    except (TraceError, IndexError):
-        return Damage(Commit.key(batch), kind)
-    return Damage(Commit.key(batch), kind, batch, tuple(job.index for job in jobs))

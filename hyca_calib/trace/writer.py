@@ -19,9 +19,9 @@ from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.reduce import reduced
 from hyca_calib.trace.request import Request
 
-__all__ = ["BUFFERS", "Writer"]
+__all__ = ["WAITING", "Writer"]
 
-BUFFERS = 2
+WAITING = 2
 """Batches that wait or are written; more would only need memory."""
 
 
@@ -29,7 +29,7 @@ class Writer:
     """Writes batches in order; an error comes up at the next call. A context manager.
 
     While one batch is sampled, the one before is copied to the host, and the one before that is written. From a GPU
-    they are copied to pinned buffers, on a stream of its own.
+    they are copied to pinned memory, which torch keeps for the next one, on a stream of its own.
 
     Args:
         layout: of all batches.
@@ -49,7 +49,6 @@ class Writer:
         self._arrays = Arrays.open(folder, request, layout)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hyca-trace")
         self._waiting: deque[Future[None]] = deque()
-        self._buffers: deque[dict[str, Tensor]] = deque({} for _ in range(BUFFERS))
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
@@ -64,7 +63,7 @@ class Writer:
             self._thread.shutdown(wait=True, cancel_futures=True)
 
     def write(self, batch: int, recording: Recording) -> None:
-        """Hand over a batch; waits while all buffers are in use.
+        """Hand over a batch; waits while there are too many.
 
         Raises:
             TraceError: the batch is of another layout, or storage failed.
@@ -72,9 +71,8 @@ class Writer:
         self._layout.check(recording)
         samples = tuple(job.index for job in self._request.batches[batch])
         tensors, nonfinite = reduced(recording, self._layout, samples)
-        if len(self._waiting) == BUFFERS:
+        if len(self._waiting) == WAITING:
             self._waiting.popleft().result()
-        self._buffers.rotate()  # to those that were used longest ago, whose batch is written
         self._waiting.append(self._thread.submit(self._write, batch, samples, nonfinite, *self._staged(tensors)))
 
     def _staged(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
@@ -83,22 +81,12 @@ class Writer:
             return {name: tensor.cpu() for name, tensor in tensors.items()}, None
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
-            staged = {name: self._copy(name, tensor) for name, tensor in tensors.items()}
-            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            copied.record(self._stream)
+            staged = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}
+            copied = self._stream.record_event()
+        for tensor in tensors.values():
+            if tensor.is_cuda:
+                tensor.record_stream(self._stream)  # its memory is not reused before the copy is done
         return staged, copied
-
-    def _copy(self, name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_cuda:
-            return tensor
-        buffers = self._buffers[0]
-        kept = buffers.get(name)
-        if kept is None or kept.dtype != tensor.dtype or kept.numel() < tensor.numel():
-            kept = buffers[name] = torch.empty(tensor.numel(), dtype=tensor.dtype, pin_memory=True)
-        buffer = kept[: tensor.numel()].view(tensor.shape)
-        buffer.copy_(tensor, non_blocking=True)
-        tensor.record_stream(self._stream)  # its memory is not reused before the copy is done
-        return buffer
 
     def _write(
         self,

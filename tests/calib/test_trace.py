@@ -151,8 +151,19 @@ def test_other_stores_and_other_versions(recorded: Trace, tmp_path: Path) -> Non
         (copy / "zarr.json").write_text(json.dumps(meta))
         with pytest.raises(TraceError, match=complaint):
             Trace(copy)
+    del meta["attributes"]["model"]["component"]
+    meta["attributes"]["version"] = 4
+    (copy / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(TraceError, match=r"zarr.json is not as written \(model.component: .*--repair"):
+        Trace(copy)
+    (copy / "manifest.json").unlink()
+    (copy / "request.json").unlink()
+    meta["attributes"]["model"]["component"] = "transformer"
+    (copy / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(TraceError, match=r"request.json is missing; trace again with --overwrite"):
+        Trace(copy)
     zarr.create_group(tmp_path / "other.zarr")
-    with pytest.raises(TraceError, match="not a HyCa trace"):
+    with pytest.raises(TraceError, match="not a HyCa trace but another Zarr group; give the path of a trace"):
         Trace(tmp_path / "other.zarr")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 import zarr
 from storage import contents, listed, record
 from zarr.errors import ContainsGroupError
@@ -22,9 +23,11 @@ from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.merge import merge_traces
 from hyca_calib.trace.preflight import Preflight
 from hyca_calib.trace.shard_lock import Shard, shard_lock
+from hyca_calib.trace.statistics import sampling_error
 from hyca_calib.trace.store import Trace
 from hyca_calib.trace.verify import discard, verify
 from hyca_runtime.errors import TraceError
+from hyca_runtime.feature import Feature
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +203,22 @@ def test_two_writers_of_an_object_store(workload: Workload) -> None:
     assert not folder.exists(".locks/0-of-1.json")
 
 
+def test_locks_of_an_object_store_that_are_none(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is no longer there when it is read, one was never written whole."""
+    folder = Folder("memory://locks/t.zarr")
+    folder.write(".locks/0-of-1.json", b"{")
+    listing = Folder.listing
+    monkeypatch.setattr(Folder, "listing", lambda self, under="": [*listing(self, under), ".locks/0-of-2.json"])
+    with shard_lock(folder, Shard()):
+        assert json.loads(folder.read(".locks/0-of-1.json"))["time"] > 1e9
+
+
+@pytest.mark.parametrize("share", ["9/8", "0/2", "1/0", "half"])
+def test_shares_that_are_none(share: str) -> None:
+    with pytest.raises(TraceError, match=rf"share '?{share}'?: expected K/N"):
+        Shard.parse(share)
+
+
 def test_an_object_store_holds_the_same(whole: Path, workload: Workload) -> None:
     url = "memory://same/t.zarr"
     assert record(url, workload)
@@ -332,6 +351,18 @@ def test_the_place_of_nan_is_told(tmp_path: Path, workload: Workload) -> None:
     kept = json.loads((tmp_path / "t.zarr" / Commit.key(0)).read_text())["nonfinite"]
     assert kept == [{"sample": 0, "branch": "cond", "step": 0, "channels": [11], "num_channels": 1}]
     assert commit.nonfinite == (NonFinite(sample=0, branch="cond", step=0, channels=(11,), num_channels=1),)
+
+
+def test_nan_spares_the_error_of_a_sample_of_tokens(tmp_path: Path, workload: Workload) -> None:
+    """It is told by what is finite in the first batch; if nothing is, it is the whole."""
+    errors = []
+    for name, pipe in (("well", None), ("sick", Sick({workload.jobs[1].seed}))):
+        record(tmp_path / name, workload, pipe, gram_tokens=8, tokens=3)
+        errors.append(Trace(tmp_path / name).attributes.gram_error)
+    assert Trace(tmp_path / "sick").attributes.excluded == [1]
+    assert errors[1] == pytest.approx(errors[0], rel=0.2)
+    lost = Feature((torch.full((1, 4, 2), torch.nan),))
+    assert sampling_error([[lost]], [[8]]) == 1
 
 
 def test_a_sample_of_tokens_stands_for_all(whole: Path, tmp_path: Path, workload: Workload) -> None:

@@ -12,11 +12,11 @@ from hyca_calib.costs.flops import CostModel
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import SPLITS, WorkloadSummary
 from hyca_calib.trace.attributes import TraceAttributes
+from hyca_calib.trace.digests import Manifest
 from hyca_calib.trace.documents import write_json
 from hyca_calib.trace.finish import COST, summarise
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.layout import Layout
-from hyca_calib.trace.manifest import Manifest
 from hyca_runtime.point import CachePoint
 from studies.paper.replay_setup import Array
 
@@ -83,4 +83,4 @@ def write_trace(path: Path, channels: int, steps: int, branches: int, cost: Cost
     root = zarr.open_group(folder.store(read_only=False), mode="w")
     summarise(root, gram, np.ones((branches, steps, channels)), layout, attributes)
     write_json(folder, COST, asdict(cost))
-    Manifest.of(folder).write(folder)
+    Manifest.of(folder, {}).write(folder)
