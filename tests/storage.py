@@ -9,7 +9,7 @@ from typing import Any
 import tiny
 
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.trace.folder import Where, open_folder
+from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.run import trace
 from hyca_runtime.point import CachePoint
 
@@ -24,7 +24,7 @@ def record(out: Where, workload: Workload, pipe: Any = None, **options: Any) -> 
 
 def contents(where: Where) -> dict[str, bytes]:
     """All that must be the same in equal traces; every file, half-written ones too."""
-    folder = open_folder(where)
+    folder = Folder(where)
     if folder.local is None:
         found = {key: folder.read(key) for key in folder.listing()}
     else:
@@ -35,5 +35,5 @@ def contents(where: Where) -> dict[str, bytes]:
 
 def listed(where: Where) -> dict[str, Any]:
     """What the manifest lists but for the file of measured seconds."""
-    files = json.loads(open_folder(where).read("manifest.json"))["files"]
+    files = json.loads(Folder(where).read("manifest.json"))["files"]
     return {key: entry for key, entry in files.items() if key != "cost.json"}

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from hyca_calib.baselines.base import Settings
 from hyca_calib.bench.figures import Figures, Timing
 from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.sweep import Sweep
+from hyca_calib.pipelines.workload import WorkloadSummary
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.provenance import Provenance
@@ -51,17 +52,6 @@ class Row:
     note: str = ""
 
 
-class WorkloadFacts(BaseModel, frozen=True):
-    """What `Workload.describe` tells."""
-
-    digest: str
-    prompts_digest: str
-    num_prompts: int
-    num_samples: int
-    num_steps: int
-    seed: int
-
-
 class BenchFacts(Provenance, frozen=True):
     """What a comparison was measured on.
 
@@ -71,7 +61,7 @@ class BenchFacts(Provenance, frozen=True):
     """
 
     model: str
-    workload: WorkloadFacts
+    workload: WorkloadSummary
     batch: int
     weights: str
 

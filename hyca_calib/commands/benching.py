@@ -138,7 +138,7 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     clean = CleanPipeline(lambda: load_pipeline(options.model), workload.of("fit")[0])
     facts = {
         "model": options.model,
-        "workload": workload.describe(),
+        "workload": workload.describe().model_dump(),
         "batch": batch,
         "threads": torch.get_num_threads(),
         "weights": weights_digest(find_transformer(clean.pipe)),

@@ -112,7 +112,7 @@ def show_check(result: CheckResult) -> None:
 
 
 def _measured(plan: Plan, problem: Problem, model: str, samples: int, batch: int | None) -> Measured:
-    pipe, tested = load_traced(problem.trace.attributes["model"], model), problem.samples("test")[:samples]
+    pipe, tested = load_traced(problem.trace.attributes.model, model), problem.samples("test")[:samples]
     say(f"{len(tested.jobs)} test samples under the plan, with new taps and with a new schedule ...")
     return measure(pipe, plan, problem, tested, batch_of(model, batch))
 

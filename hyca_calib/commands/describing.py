@@ -8,9 +8,9 @@ from typing import Any
 
 from hyca_calib.records.console import human_bytes
 from hyca_calib.search.study import StudyFolder
-from hyca_calib.trace.commits import committed
-from hyca_calib.trace.finish import MANIFEST
-from hyca_calib.trace.folder import open_folder
+from hyca_calib.trace.commits import NonFinite, committed
+from hyca_calib.trace.digests import MANIFEST
+from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.request import REQUEST, Request
 from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.store import Trace
@@ -33,7 +33,7 @@ def describe(where: str) -> Facts:
         return _of_plan(load_plan(path))
     if (path / "request.json").is_file() and "limits" in json.loads((path / "request.json").read_text()):
         return _of_study(StudyFolder(path))
-    folder = open_folder(where)
+    folder = Folder(where)
     if folder.exists(REQUEST) or folder.exists(MANIFEST):
         return _of_trace(where)
     raise StudyError(f"{where}: neither a trace nor a study nor a plan")
@@ -81,29 +81,29 @@ def _of_study(study: StudyFolder) -> Facts:
 
 
 def _of_trace(where: str) -> Facts:
-    folder = open_folder(where)
+    folder = Folder(where)
     request = Request.read(folder)
     done = sum(len(request.batches[n]) for n in committed(folder) if n < len(request.batches))
     model, workload = request.model, request.workload
     facts = {
         "trace": where,
         "state": "complete" if folder.exists(MANIFEST) else "begun; give the same `trace` command again",
-        "model": f"{model['name']} ({model['pipeline']}, {model['transformer']})",
+        "model": f"{model.name} ({model.pipeline}, {model.transformer})",
         "point": str(request.point),
         "samples": f"{done} of {request.num_samples}, of {len(workload.prompts)} prompts, seed {workload.seed}",
-        "sampler": f"{model['scheduler']}, {workload.num_steps} steps",
+        "sampler": f"{model.scheduler}, {workload.num_steps} steps",
         "on disk": human_bytes(folder.stored_bytes("")),
     }
     if folder.exists(MANIFEST):
         trace = Trace(where)
-        cost = trace.cost
+        cost, told = trace.cost, trace.attributes
         facts |= {
             "branches": ", ".join(name or "unnamed" for name in trace.branches),
             "channels": str(trace.num_channels),
-            "tokens": f"{trace.attributes['num_tokens']} of a sample; {100 * trace.attributes['gram_share']:.3g} % of "
-            f"them in the statistics (standard error {100 * trace.attributes['gram_error']:.2g} %)",
+            "tokens": f"{told.num_tokens} of a sample; {100 * told.gram_share:.3g} % of "
+            f"them in the statistics (standard error {100 * told.gram_error:.2g} %)",
             "full step": f"{cost.full_flops / 1e9:.4g} GFLOPs, {cost.full_seconds:.3g} s a sample",
-            "left out": _told_samples(trace.attributes["nonfinite"]),
+            "left out": _told_samples(told.nonfinite),
         }
     runs = sorted(key for key in folder.listing(RUNS))
     if runs:
@@ -118,14 +118,9 @@ def _told(facts: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
-def _told_samples(nonfinite: list[dict[str, Any]]) -> str:
+def _told_samples(nonfinite: list[NonFinite]) -> str:
     """Samples with NaN or infinity and where they have them."""
     if not nonfinite:
         return "no sample"
-    places = [
-        f"sample {n['sample']} (step {n['step']}, channels {' '.join(map(str, n['channels']))} ...)"
-        if "step" in n
-        else f"sample {n['sample']} (latents)"
-        for n in nonfinite
-    ]
-    return "NaN or infinity in " + ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")
+    more = f" and {len(nonfinite) - 8} more" if len(nonfinite) > 8 else ""
+    return "NaN or infinity in " + ", ".join(map(str, nonfinite[:8])) + more

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.records.console import human_bytes
-from hyca_calib.trace.folder import open_folder
+from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.preflight import available_bytes
 from hyca_runtime import HycaError, apply_plan
 from hyca_runtime.point import CachePoint
@@ -121,5 +121,5 @@ def _stored() -> str:
         array[...] = np.arange(4)
         if np.asarray(zarr.open_array(f"{folder}/x.zarr")[...]).tolist() != [0, 1, 2, 3]:
             raise ValueError("Zarr does not return what it was given")
-    free = human_bytes(open_folder(".").free_bytes() or 0)
+    free = human_bytes(Folder(".").free_bytes() or 0)
     return f"Zarr writes and reads; {free} free here"

@@ -57,7 +57,7 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     study.read_result()
     plan = load_plan(study.plan)
     recorded = Trace(trace or _own_trace(plan))
-    pipe = load_traced(recorded.attributes["model"], model)
+    pipe = load_traced(recorded.attributes.model, model)
     summary = write_report(pipe, study, recorded, recorded.workload(), plan)
     present(summary.table())
     return summary.page

@@ -26,8 +26,8 @@ from hyca_calib.search.run import search, search_preset
 from hyca_calib.search.storage import public
 from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.search.tune import tune
-from hyca_calib.trace.folder import open_folder
-from hyca_calib.trace.run_log import on_record
+from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError, TraceError
@@ -109,8 +109,8 @@ def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path 
     if all(study.complete and study.report.exists() for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
-    with on_record(
-        open_folder(folder), {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
+    with run_log(
+        Folder(folder), {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
     ):
         _search_all(recorded, workload, wanted, studies, limits, folder)
     return [study.plan for study in studies]
@@ -126,7 +126,7 @@ def _search_all(
 ) -> None:
     """Tune all budgets together, then make each study that is not complete."""
     problems = [Problem(trace_) for trace_ in recorded]
-    pipe = load_traced(recorded[0].attributes["model"], limits.model, limits.device, limits.download)
+    pipe = load_traced(recorded[0].attributes.model, limits.model, limits.device, limits.download)
     candidates: list[dict[Budget, list[Candidate]]] = []
     if limits.preset == "best" and not all(study.complete for study in studies):
         problems = [_damped(pipe, problem, limits, folder) for problem in problems]
@@ -152,7 +152,7 @@ def _search_all(
 def _traces(paths: list[str], limits: Limits) -> list[Trace]:
     """The traces, which must be of one model at different cache points."""
     recorded = [Trace(path) for path in paths]
-    models = {trace_.attributes["model"]["weights_digest"] for trace_ in recorded}
+    models = {trace_.attributes.model.weights_digest for trace_ in recorded}
     points = {str(trace_.point) for trace_ in recorded}
     if len(models) > 1 or len(points) < len(recorded):
         raise TraceError(

@@ -10,12 +10,12 @@ from hyca_calib.pipelines.defaults import batch_of, prompts_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import counting, say
-from hyca_calib.trace.folder import Where, open_folder
+from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.merge import merge_traces
-from hyca_calib.trace.preflight import Needs
+from hyca_calib.trace.preflight import Preflight
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.run import GRAM_TOKENS, trace
-from hyca_calib.trace.shard_lock import Share
+from hyca_calib.trace.shard_lock import Shard
 from hyca_calib.trace.verify import Damage, discard, verify
 from hyca_runtime.point import parse_point
 
@@ -56,13 +56,13 @@ class TraceOptions:
 def trace_model(options: TraceOptions) -> str:
     """``hyca_calib trace``; returns the trace's path or URL."""
     workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
-    point, share = parse_point(options.point), Share.parse(options.share) if options.share else Share.of_launcher()
+    point, shard = parse_point(options.point), Shard.parse(options.share) if options.share else Shard.of_launcher()
     pipe = load_pipeline(options.model, options.device, options.download)
 
-    def state_needs(needs: Needs) -> None:
-        say(f"{options.where}: needs {needs}")
+    def state_needs(preflight: Preflight) -> None:
+        say(f"{options.where}: needs {preflight}")
 
-    with counting("trace", len(workload.jobs) if share.world == 1 else None) as advance:
+    with counting("trace", len(workload.jobs) if shard.world == 1 else None) as advance:
         complete = trace(
             pipe,
             workload,
@@ -75,12 +75,12 @@ def trace_model(options: TraceOptions) -> str:
             component=options.component,
             overwrite=options.overwrite,
             force=options.force,
-            share=share,
-            on_needs=state_needs,
+            shard=shard,
+            on_preflight=state_needs,
             on_samples=advance,
         )
     if not complete:
-        say(f"share {share} is done; the last process to finish completes the trace")
+        say(f"share {shard} is done; the last process to finish completes the trace")
     return options.where
 
 
@@ -92,7 +92,7 @@ def verify_trace(where: str, repair: bool, model: str | None = None, download: b
         say(str(damage))
     if not damages or not repair:
         return damages
-    request = Request.read(open_folder(where))
+    request = Request.read(Folder(where))
     pipe = load_traced(request.model, model, download=download)
     discard(where, damages)
     with counting("repair", request.num_samples) as advance:
@@ -101,12 +101,12 @@ def verify_trace(where: str, repair: bool, model: str | None = None, download: b
             request.workload,
             request.point,
             where,
-            model_name=request.model["name"],
+            model_name=request.model.name,
             batch=request.batch,
             tokens=request.tokens,
             gram_tokens=request.gram_tokens,
-            component=request.model["component"],
-            share=Share(),
+            component=request.model.component,
+            shard=Shard(),
             on_samples=advance,
         )
     return verify(where)

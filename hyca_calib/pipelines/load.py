@@ -11,18 +11,19 @@ import hashlib
 import importlib
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from hyca_calib.demo import DEMOS, demo_pipeline
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
+from hyca_runtime.session import config_digest
 
-__all__ = ["PLACEMENTS", "check_weights", "default_device", "load_pipeline", "load_traced", "weights_digest"]
+__all__ = ["PLACEMENTS", "TracedModel", "default_device", "load_pipeline", "load_traced", "weights_digest"]
 
 PLACEMENTS = ("balanced", "offload", "sequential")
 """For models larger than one GPU: spread over all GPUs; moved in network by network, or layer by layer."""
@@ -60,32 +61,54 @@ def load_pipeline(name: str, device: str | None = None, download: bool = False) 
     return pipe
 
 
-def load_traced(
-    facts: Mapping[str, Any], given: str | None = None, device: str | None = None, download: bool = False
-) -> Any:
-    """The pipeline that a trace was recorded from: `given` by the user, else the one that the trace names.
+class TracedModel(BaseModel, frozen=True):
+    """The model that a trace is recorded from.
 
-    Args:
-        facts: of the model, as the trace has them.
+    Attributes:
+        name: what the user called it.
+        component: which of the pipeline's networks is watched.
+        pipeline, transformer, scheduler: class names.
+    """
+
+    name: str
+    pipeline: str
+    component: str
+    transformer: str
+    scheduler: str
+    config_digest: str
+    weights_digest: str
+
+    @classmethod
+    def of(cls, pipe: Any, name: str, component: str) -> Self:
+        """The model in a pipeline."""
+        transformer = find_transformer(pipe, component)
+        return cls(
+            name=name,
+            pipeline=type(pipe).__name__,
+            component=component,
+            transformer=type(transformer).__name__,
+            scheduler=type(getattr(pipe, "scheduler", None)).__name__,
+            config_digest=config_digest(transformer),
+            weights_digest=weights_digest(transformer),
+        )
+
+
+def load_traced(model: TracedModel, given: str | None = None, device: str | None = None, download: bool = False) -> Any:
+    """The pipeline that a trace was recorded from: `given` by the user, else the one that the trace names.
 
     Raises:
         WorkloadError: the trace names code, or the weights are others than the traced ones.
     """
-    if given is None and FACTORY.fullmatch(facts["name"]):
+    if given is None and FACTORY.fullmatch(model.name):
         raise WorkloadError(
-            f"the trace names the model {facts['name']!r}, which is code; a file does not decide what is run: "
-            f"if you trust it, say so with --model {facts['name']}"
+            f"the trace names the model {model.name!r}, which is code; a file does not decide what is run: "
+            f"if you trust it, say so with --model {model.name}"
         )
-    name = given or facts["name"]
+    name = given or model.name
     pipe = load_pipeline(name, device, download)
-    check_weights(pipe, facts, name)
-    return pipe
-
-
-def check_weights(pipe: Any, facts: Mapping[str, Any], name: str) -> None:
-    """Raise `WorkloadError` unless the pipeline is the one that was traced."""
-    if weights_digest(find_transformer(pipe, facts["component"])) != facts["weights_digest"]:
+    if weights_digest(find_transformer(pipe, model.component)) != model.weights_digest:
         raise WorkloadError(f"model {name!r} is not the one that was traced: its weights differ; trace it first")
+    return pipe
 
 
 def _placed(pipe: Any, where: str) -> Any:

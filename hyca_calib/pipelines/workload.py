@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
+from pydantic import BaseModel
 
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["SPLITS", "Job", "Split", "Workload", "batches", "read_prompts"]
+__all__ = ["SPLITS", "Job", "Split", "Workload", "WorkloadSummary", "batches", "read_prompts"]
 
 Split = Literal["fit", "select", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -40,6 +41,22 @@ class Job:
     call: dict[str, Any]
 
 
+class WorkloadSummary(BaseModel, frozen=True):
+    """A workload without its prompts.
+
+    Attributes:
+        digest: of everything that decides the samples.
+        prompts_digest: of the prompts alone.
+    """
+
+    digest: str
+    prompts_digest: str
+    num_prompts: int
+    num_samples: int
+    num_steps: int
+    seed: int
+
+
 @dataclass(frozen=True)
 class Workload:
     """A reproducible set of samples.
@@ -57,9 +74,11 @@ class Workload:
 
     def __post_init__(self) -> None:
         if len(self.prompts) < len(SPLITS):
-            raise WorkloadError(f"need at least {len(SPLITS)} prompts, one per split, got {len(self.prompts)}")
+            raise WorkloadError(
+                f"need at least {len(SPLITS)} prompts, one per split, got {len(self.prompts)}; add some"
+            )
         if self.num_samples < sum(SHARES.values()):
-            raise WorkloadError(f"need at least {sum(SHARES.values())} samples, got {self.num_samples}")
+            raise WorkloadError(f"need at least {sum(SHARES.values())} samples, got {self.num_samples}; draw more")
         if self.num_steps < 4:
             raise WorkloadError(f"need at least 4 steps for anything to be predicted, got {self.num_steps}")
 
@@ -93,37 +112,20 @@ class Workload:
 
     @property
     def digest(self) -> str:
-        facts = (self.prompts, self.num_samples, self.num_steps, self.seed)
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        drawn = (self.prompts, self.num_samples, self.num_steps, self.seed)
+        return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, prompts included."""
-        return {
-            "prompts": list(self.prompts),
-            "num_samples": self.num_samples,
-            "num_steps": self.num_steps,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
-        """The inverse."""
-        samples, steps, seed = (int(document[name]) for name in ("num_samples", "num_steps", "seed"))
-        if not all(isinstance(call, dict) for call in document["prompts"]):
-            raise WorkloadError("the prompts of a workload must be objects of pipeline arguments")
-        return cls(tuple(document["prompts"]), samples, steps, seed)
-
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> WorkloadSummary:
         """What must be given again to draw the same samples, besides the prompts."""
         prompts = hashlib.sha256(json.dumps(self.prompts, sort_keys=True).encode()).hexdigest()
-        return {
-            "digest": self.digest,
-            "prompts_digest": prompts,
-            "num_prompts": len(self.prompts),
-            "num_samples": self.num_samples,
-            "num_steps": self.num_steps,
-            "seed": self.seed,
-        }
+        return WorkloadSummary(
+            digest=self.digest,
+            prompts_digest=prompts,
+            num_prompts=len(self.prompts),
+            num_samples=self.num_samples,
+            num_steps=self.num_steps,
+            seed=self.seed,
+        )
 
 
 def _share(total: int) -> dict[Split, int]:

@@ -94,7 +94,9 @@ def write_report(pipe: Any, study: StudyFolder, trace: Trace, workload: Workload
     return Summary(plan.name, study.report, wall)
 
 
-def _draw(study: StudyFolder, problem: Problem, wall: Wall, section: NetworkPlan, result: dict[str, Any], seed: int) -> Path:
+def _draw(
+    study: StudyFolder, problem: Problem, wall: Wall, section: NetworkPlan, result: dict[str, Any], seed: int
+) -> Path:
     """Draw every picture; returns their folder."""
     folder = study.folder / "pictures"
     plots.schedule_strip(section, folder / "schedule.png")

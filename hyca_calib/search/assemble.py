@@ -85,18 +85,18 @@ def assemble_section(
         groups: channels of each group, their solver, and their closed form.
     """
     trace, depth = problem.trace, max(solver.depth for _, solver, _ in groups)
-    facts = trace.attributes
+    traced = trace.attributes
     return NetworkPlan(
-        component=facts["model"].get("component", "transformer"),
+        component=traced.model.component,
         model=ModelFingerprint(
-            transformer=facts["model"]["transformer"],
-            config_digest=facts["model"]["config_digest"],
+            transformer=traced.model.transformer,
+            config_digest=traced.model.config_digest,
             num_channels=trace.num_channels,
         ),
         sampler=TimeGrid(
-            scheduler=facts["model"]["scheduler"],
+            scheduler=traced.model.scheduler,
             timesteps=tuple(trace.timesteps.tolist()),
-            scheduler_timesteps=tuple(facts["scheduler_timesteps"]) or None,
+            scheduler_timesteps=tuple(traced.scheduler_timesteps) or None,
             axis=axis,
             axis_times=tuple(problem.times(axis).tolist()),
         ),
@@ -124,8 +124,7 @@ def provenance(candidate: Candidate) -> dict[str, Any]:
     """Where a plan comes from."""
     trace = candidate.problem.trace
     return {
-        "model": trace.attributes["model"],
-        "workload": trace.attributes["workload"],
+        **trace.attributes.model_dump(include={"model", "workload"}),
         "trace": trace.where,
         "settings": asdict(candidate.settings),
         "replayed_cost": candidate.cost,

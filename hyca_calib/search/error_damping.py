@@ -128,7 +128,7 @@ def _pushed_run(pipe: Any, problem: Problem, job: Job, step: int | None) -> tupl
 
     That is the root mean square change of the network's output; 0 without a step.
     """
-    module = find_transformer(pipe, problem.trace.attributes["model"]["component"])
+    module = find_transformer(pipe, problem.trace.attributes.model.component)
     attachment, clock = Attachment(module, problem.trace.point), Clock(module, getattr(pipe, "scheduler", None))
     branches, pushes = Branches(), list[float]()
     calls, latest = Counter[str](), dict[str, Feature]()  # of each branch

@@ -28,7 +28,7 @@ def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, 
         trace = Trace(str(told))
     except TraceError as error:
         return None, str(error)
-    same = trace.attributes["workload"]["digest"] == plan.provenance.get("workload", {}).get("digest")
+    same = trace.attributes.workload.digest == plan.provenance.get("workload", {}).get("digest")
     if not same or misfit_of(plan, trace) or not is_on_grid(section_for(plan, trace), trace):
         return None, f"{told} is not the trace the plan was made on"
     return with_damping_of(plan, Problem(trace)), ""
@@ -63,7 +63,7 @@ def refinement_gain(plan: Plan) -> float:
 
 def section_for(plan: Plan, trace: Trace) -> NetworkPlan:
     """The section a run of the trace follows: that of its times, else of the nearest number of steps."""
-    sections = [s for s in plan.sections if s.component == trace.attributes["model"]["component"]]
+    sections = [s for s in plan.sections if s.component == trace.attributes.model.component]
     return min(
         sections,
         key=lambda section: (not is_on_grid(section, trace), abs(section.schedule.num_steps - trace.num_steps)),
@@ -84,13 +84,13 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
     Raises:
         PlanMismatchError: the plan has another cache point.
     """
-    model = trace.attributes["model"]
-    section = next((s for s in plan.sections if s.component == model["component"]), None)
+    model = trace.attributes.model
+    section = next((s for s in plan.sections if s.component == model.component), None)
     if section is None:
-        return f"the plan has nothing for the {model['component']}"
+        return f"the plan has nothing for the {model.component}"
     wanted = section.model
-    if wanted.transformer != model["transformer"]:
-        return f"the plan is for a {wanted.transformer}, the trace is of a {model['transformer']}"
+    if wanted.transformer != model.transformer:
+        return f"the plan is for a {wanted.transformer}, the trace is of a {model.transformer}"
     if section.point != trace.point:
         raise PlanMismatchError(
             f"plan {plan.name!r} caches at '{section.point}', {trace.where} was recorded at '{trace.point}'; "
@@ -98,17 +98,18 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
         )
     if wanted.num_channels != trace.num_channels:
         return f"the plan is for {wanted.num_channels} channels, the trace has {trace.num_channels}"
-    if wanted.config_digest != model["config_digest"]:
+    if wanted.config_digest != model.config_digest:
         return f"the plan is for a {wanted.transformer} of another configuration"
     return ""
 
 
 def changes_of(plan: Plan, section: NetworkPlan, trace: Trace, own: Trace | None) -> tuple[str, ...]:
     """How the trace differs from what the plan was made on, as far as is known."""
-    facts, steps = trace.attributes, section.schedule.num_steps
+    traced, steps = trace.attributes, section.schedule.num_steps
 
     def differs(part: str, key: str) -> bool:
-        return plan.provenance.get(part, {}).get(key, facts[part][key]) not in (None, facts[part][key])
+        here = getattr(getattr(traced, part), key)
+        return plan.provenance.get(part, {}).get(key, here) not in (None, here)
 
     found = {
         f"{steps} steps -> {trace.num_steps}": steps != trace.num_steps,
@@ -117,7 +118,7 @@ def changes_of(plan: Plan, section: NetworkPlan, trace: Trace, own: Trace | None
         "other weights": differs("model", "weights_digest"),
         "other prompts or settings": differs("workload", "prompts_digest"),
         "another seed": differs("workload", "seed"),
-        "other guidance branches": own is not None and own.attributes["branches"] != facts["branches"],
-        "another number of tokens": own is not None and own.attributes["num_tokens"][0] != facts["num_tokens"][0],
+        "other guidance branches": own is not None and own.branches != trace.branches,
+        "another number of tokens": own is not None and own.attributes.num_tokens[0] != traced.num_tokens[0],
     }
     return tuple(change for change, is_so in found.items() if is_so)

@@ -129,7 +129,7 @@ def preset_section(
     """
     trace, depth = problem.trace, max(solver.depth for solver in preset.pool)
     count = budget.computed_steps(trace.cost, trace.num_steps, depth)
-    leading = warmup or documented_warmup(preset, trace.attributes["model"]["transformer"], trace.num_steps)
+    leading = warmup or documented_warmup(preset, trace.attributes.model.transformer, trace.num_steps)
     schedule = published_schedule(trace.num_steps, count, leading)
     parts = _chosen(problem, preset, schedule, seed, multistep)
     groups, solvers = [channels for channels, _, _ in parts], [solver for _, solver, _ in parts]

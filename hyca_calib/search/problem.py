@@ -54,8 +54,8 @@ class Problem:
     @cached_property
     def identity(self) -> str:
         """Short digest of what was traced and what its numbers mean: names its studies on a shared storage."""
-        facts = {key: self.trace.attributes.get(key) for key in ("version", "model", "workload", "point", "batch")}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        traced = self.trace.attributes.model_dump(include={"version", "model", "workload", "point", "batch"})
+        return hashlib.sha256(json.dumps(traced, sort_keys=True).encode()).hexdigest()[:12]
 
     def gram(self, split: Split) -> Array:
         """``(channel, step, step)``, the mean over the samples of the split."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +80,7 @@ def retimed_cost(problem: Problem, retimed: Retimed) -> float:
 
 def _grids(section: NetworkPlan, trace: Trace) -> tuple[Array, Array]:
     """Times of the section's steps and of the traced ones; the scheduler's own where both are known."""
-    theirs: Sequence[float] = trace.attributes["scheduler_timesteps"]
+    theirs = trace.attributes.scheduler_timesteps
     if section.sampler.scheduler_timesteps is not None and theirs:
         return np.asarray(section.sampler.scheduler_timesteps), np.asarray(theirs, dtype=np.float64)
     return np.asarray(section.sampler.timesteps), np.asarray(trace.timesteps, dtype=np.float64)

@@ -166,7 +166,7 @@ def _write_plan(
     """
     refinement = {key: value for key, value in account["refinement"].items() if key != "minutes"}
     plan = Plan(
-        name=f"{winner.problem.trace.attributes['model']['name']}-{suffix}",
+        name=f"{winner.problem.trace.attributes.model.name}-{suffix}",
         sections=(section,),
         provenance=provenance(winner) | ({"refinement": refinement} if "iterations" in refinement else {}),
     )

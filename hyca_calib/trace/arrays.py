@@ -28,13 +28,14 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from hyca_calib.trace.digests import Witness
 from hyca_calib.trace.folder import Folder
-from hyca_calib.trace.layout import Facts
+from hyca_calib.trace.layout import Layout
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.statistics import num_pairs
 from hyca_runtime.errors import TraceError
 
 __all__ = ["Arrays", "write_array"]
 
+Sizes = tuple[int, ...]
 WIDTH = 64
 """Channels of a chunk."""
 
@@ -51,30 +52,23 @@ class Arrays:
     latents: Any
 
     @classmethod
-    def open(cls, folder: Folder, request: Request, facts: Facts) -> Arrays:
+    def open(cls, folder: Folder, request: Request, layout: Layout) -> Arrays:
         """The arrays in `folder`, made if they are not there; several processes may do that at once."""
         witness = Witness(folder.store(read_only=False))
+        at, steps, batches = f"points/{request.point.kind}", len(layout.timesteps), len(request.batches)
+        samples, branches, channels = request.num_samples, len(layout.branches), layout.channels
+        tokens, pairs = len(layout.stored[0][0]), num_pairs(steps)
+        width = min(channels, WIDTH)
+        padded = -(-channels // width) * width
         with folder.clear_errors():
             root = _root(witness)
-            at, steps = f"points/{request.point.kind}", len(facts.timesteps)
-            samples, branches, channels = request.num_samples, len(facts.branches), facts.channels
-            tokens = sum(map(len, facts.stored[0][:1]))
-            width = min(channels, WIDTH)
-            padded = -(-channels // width) * width
-            values = _at(
-                root,
-                f"{at}/values",
-                (samples, branches, steps, tokens, channels),
-                "float32",
-                (1, 1, steps, tokens, width),
-                (1, branches, steps, tokens, padded),
-            )
-            pairs = num_pairs(steps)
-            shape = (len(request.batches), branches, channels, pairs)
-            gram = _at(root, f"{at}/batch_gram", shape, "float64", (1, 1, width, pairs), (1, branches, padded, pairs))
+            of_values, of_gram = (samples, branches, steps, tokens, channels), (batches, branches, channels, pairs)
+            chunk, shard = (1, 1, steps, tokens, width), (1, branches, steps, tokens, padded)
+            values = _at(root, f"{at}/values", of_values, "float32", chunk, shard)
+            gram = _at(root, f"{at}/batch_gram", of_gram, "float64", (1, 1, width, pairs), (1, branches, padded, pairs))
             each = (branches, steps, channels)
-            gain = _at(root, f"{at}/batch_gain", (len(request.batches), *each), "float64", (1, *each))
-            latents = _at(root, "latents", (samples, *facts.latent), "float32", (1, *facts.latent))
+            gain = _at(root, f"{at}/batch_gain", (batches, *each), "float64", (1, *each))
+            latents = _at(root, "latents", (samples, *layout.latent), "float32", (1, *layout.latent))
         return cls(root, witness, values, gram, gain, latents)
 
 
@@ -91,23 +85,15 @@ def _root(store: Any) -> Any:
         return zarr.open_group(store, mode="r+", zarr_format=3)
 
 
-def _at(
-    root: Any,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: str,
-    chunks: tuple[int, ...],
-    shards: tuple[int, ...] | None = None,
-) -> Any:
+def _at(root: Any, name: str, shape: Sizes, dtype: str, chunks: Sizes, shards: Sizes | None = None) -> Any:
+    """The array `name`, made if it is not there.
+
+    Args:
+        chunks, shards: what is compressed as one, and what is one file; a chunk is by default.
+    """
+    codecs = [ZstdCodec(level=3), Crc32cCodec()]
     try:
-        return root.create_array(
-            name,
-            shape=shape,
-            dtype=dtype,
-            chunks=chunks,
-            shards=shards,
-            compressors=[ZstdCodec(level=3), Crc32cCodec()],
-        )
+        return root.create_array(name, shape=shape, dtype=dtype, chunks=chunks, shards=shards, compressors=codecs)
     except ContainsArrayError:
         found = root[name]
         if found.shape != shape:

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
+
+from pydantic import BaseModel
 
 from hyca_calib.trace.digests import FileDigest
-from hyca_calib.trace.documents import read_json, write_json
+from hyca_calib.trace.documents import damaged, read_as, write_json
 from hyca_calib.trace.folder import Folder
-from hyca_runtime.errors import TraceError
 
-__all__ = ["COMMITS", "Commit", "committed"]
+__all__ = ["COMMITS", "Commit", "NonFinite", "committed"]
 
 COMMITS = "commits"
 
 
-@dataclass(frozen=True)
-class Commit:
-    """One batch.
+class NonFinite(BaseModel, frozen=True):
+    """A sample with NaN or infinity, and where they come up first: in a feature, else in the final latents.
 
     Attributes:
-        samples: what is in it.
-        files: what it wrote.
-        nonfinite: where NaN or infinity was, see `reduce`; these samples are in no statistics.
+        channels: some of those that hold them.
+        num_channels: how many do.
+    """
+
+    sample: int
+    branch: str | None = None
+    step: int | None = None
+    channels: tuple[int, ...] | None = None
+    num_channels: int | None = None
+    latents: bool | None = None
+
+    def __str__(self) -> str:
+        channels = " ".join(map(str, self.channels or ()))
+        place = "latents" if self.latents else f"step {self.step}, channels {channels} ..."
+        return f"sample {self.sample} ({place})"
+
+
+class Commit(BaseModel, frozen=True):
+    """What a batch has written.
+
+    Attributes:
+        samples: numbers of the samples in it.
+        files: digests of its files, by key.
+        nonfinite: samples that are in no statistics.
     """
 
     batch: int
     samples: tuple[int, ...]
-    files: Mapping[str, FileDigest]
-    nonfinite: Sequence[Mapping[str, Any]] = ()
+    files: dict[str, FileDigest]
+    nonfinite: tuple[NonFinite, ...] = ()
 
     @staticmethod
     def key(batch: int) -> str:
@@ -38,28 +57,17 @@ class Commit:
     @property
     def excluded(self) -> set[int]:
         """Samples that are in no statistics."""
-        return {int(found["sample"]) for found in self.nonfinite}
+        return {found.sample for found in self.nonfinite}
 
     def write(self, folder: Folder) -> None:
-        document = {
-            "batch": self.batch,
-            "samples": list(self.samples),
-            "files": {key: self.files[key].to_json() for key in sorted(self.files)},
-            "nonfinite": [dict(found) for found in self.nonfinite],
-        }
-        write_json(folder, self.key(self.batch), document)
+        write_json(folder, self.key(self.batch), self.model_dump(exclude_none=True))
 
     @classmethod
     def read(cls, folder: Folder, batch: int) -> Self:
         """Raises TraceError if it is missing or damaged."""
-        document = read_json(folder, cls.key(batch))
-        try:
-            files = {str(key): FileDigest(int(size), str(sha)) for key, (size, sha) in document["files"].items()}
-            found = cls(int(document["batch"]), tuple(map(int, document["samples"])), files, document["nonfinite"])
-            if found.batch != batch or not all(isinstance(n, dict) and "sample" in n for n in found.nonfinite):
-                raise ValueError("it is of another batch")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TraceError(f"{folder}: {cls.key(batch)} is damaged ({type(error).__name__}: {error})") from error
+        found = read_as(cls, folder, cls.key(batch))
+        if found.batch != batch:
+            raise damaged(folder, cls.key(batch), f"is of batch {found.batch}, expected {batch}")
         return found
 
 

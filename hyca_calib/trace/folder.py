@@ -10,74 +10,113 @@ import os
 import re
 import shutil
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fsspec.core import url_to_fs
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore
 
 from hyca_runtime.errors import TraceError
 
-__all__ = ["Folder", "Where", "open_folder"]
+__all__ = ["Folder", "Where"]
 
 Where = str | Path
 PART = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.+-]+")
 PARTIAL = ".partial"
 
 
-class Folder(ABC):
-    """Files by key."""
+class Folder:
+    """The files at a path or URL, by key; nothing need be there yet.
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    The driver of an object store takes credentials from the environment, as it documents.
+
+    Attributes:
+        where: the path or URL.
+        local: the path; None for an object store.
+
+    Raises:
+        TraceError: a URL of a kind that no installed driver knows.
+    """
+
+    def __init__(self, where: Where) -> None:
+        self.local = None if "://" in str(where) else Path(where).absolute()
+        self.where = str(where).rstrip("/") if self.local is None else str(Path(where))
+        filesystem, root = _object_store(self.where) if self.local is None else (LocalFileSystem(), str(self.local))
+        self._files = DirFileSystem(root, filesystem, skip_instance_cache=True)
 
     def __str__(self) -> str:
         return self.where
 
-    @property
-    @abstractmethod
-    def local(self) -> Path | None:
-        """The folder's path, if it has one."""
-
-    @abstractmethod
     def read(self, key: str) -> bytes:
         """Raises FileNotFoundError if it is not there, TraceError if it cannot be read."""
-
-    @abstractmethod
-    def write(self, key: str, content: bytes) -> None: ...
-
-    @abstractmethod
-    def delete(self, key: str) -> None:
-        """Nothing happens if it is not there."""
-
-    @abstractmethod
-    def listing(self, under: str = "") -> list[str]:
-        """Of all files below, sorted; half-written ones are left out."""
-
-    @abstractmethod
-    def stored_bytes(self, under: str) -> int:
-        """Size of all files below."""
-
-    @abstractmethod
-    def clear(self) -> None:
-        """Delete everything."""
-
-    @abstractmethod
-    def free_bytes(self) -> int | None:
-        """Room for more; None if nobody knows."""
-
-    @abstractmethod
-    def store(self, read_only: bool) -> Store:
-        """The folder for Zarr."""
+        with self.clear_errors(FileNotFoundError):
+            name = _checked(key)
+            if self.local is not None and not (self.local / name).resolve().is_relative_to(self.local.resolve()):
+                raise TraceError(f"{self}: {key!r} leads out of the folder; expected a file or a link within it")
+            return bytes(self._files.cat_file(name))
 
     def exists(self, key: str) -> bool:
-        try:
-            self.read(key)
-        except FileNotFoundError:
-            return False
-        return True
+        with self.clear_errors():
+            self._files.fs.invalidate_cache()
+            return bool(self._files.isfile(_checked(key)))
+
+    def write(self, key: str, content: bytes) -> None:
+        with self.clear_errors():
+            if self.local is None:
+                self._files.pipe_file(_checked(key), content)
+            else:
+                _write_whole(self.local / _checked(key), content)
+
+    def delete(self, key: str) -> None:
+        """Nothing happens if it is not there."""
+        with self.clear_errors(), suppress(FileNotFoundError):
+            self._files.rm_file(_checked(key))
+
+    def listing(self, under: str = "") -> list[str]:
+        """Keys of all files below, sorted; half-written ones are left out."""
+        with self.clear_errors():
+            if self.local is None:
+                self._files.fs.invalidate_cache()
+                return sorted(self._files.find(under))
+            found = (p for p in (self.local / under).rglob("*") if p.is_file() and not p.name.endswith(PARTIAL))
+            return sorted(p.relative_to(self.local).as_posix() for p in found)
+
+    def stored_bytes(self, under: str) -> int:
+        """Size of all files below."""
+        with self.clear_errors():
+            return int(self._files.du(under))
+
+    def clear(self) -> None:
+        """Delete everything."""
+        with self.clear_errors():
+            if self.local is None:
+                self._files.rm("", recursive=True)
+            else:
+                shutil.rmtree(self.local)
+
+    def drop_partial(self) -> None:
+        """Delete what killed processes left half written on a local disk; only while nobody writes."""
+        with self.clear_errors():
+            for path in self.local.rglob(f"*{PARTIAL}") if self.local is not None else ():
+                path.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int | None:
+        """Room for more; None if nobody knows."""
+        if self.local is None:
+            return None
+        with self.clear_errors():
+            return shutil.disk_usage(next(p for p in (self.local, *self.local.parents) if p.exists())).free
+
+    def store(self, read_only: bool) -> Store:
+        """The folder as Zarr sees it."""
+        if self.local is None:
+            return FsspecStore.from_url(self.where, read_only=read_only)
+        return LocalStore(self.local, read_only=read_only)
 
     @contextmanager
     def clear_errors(self, *passing: type[Exception]) -> Iterator[None]:
@@ -88,158 +127,33 @@ class Folder(ABC):
             if isinstance(error, (TraceError, *passing)):
                 raise
             told = " ".join(str(error).split())[:200]
-            raise TraceError(f"{self.where}: {type(error).__name__}: {told}") from error
+            raise TraceError(f"{self}: {type(error).__name__}: {told}") from error
 
 
-class LocalFolder(Folder):
-    """A folder of this machine, or a mounted one."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-
-    @property
-    def local(self) -> Path:
-        return self._path
-
-    def read(self, key: str) -> bytes:
-        with self.clear_errors(FileNotFoundError):
-            path = self._path.joinpath(*_parts(key))
-            if not path.resolve().is_relative_to(self._path.resolve()):
-                raise TraceError(f"{self.where}: {key!r} leads out of the folder")
-            return path.read_bytes()
-
-    def exists(self, key: str) -> bool:
-        return self._path.joinpath(*_parts(key)).is_file()
-
-    def write(self, key: str, content: bytes) -> None:
-        path = self._path.joinpath(*_parts(key))
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-        with self.clear_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
-
-    def delete(self, key: str) -> None:
-        with self.clear_errors():
-            self._path.joinpath(*_parts(key)).unlink(missing_ok=True)
-
-    def listing(self, under: str = "") -> list[str]:
-        with self.clear_errors():
-            found = (p for p in self._path.joinpath(under).rglob("*") if p.is_file() and not p.name.endswith(PARTIAL))
-            return sorted(p.relative_to(self._path).as_posix() for p in found)
-
-    def stored_bytes(self, under: str) -> int:
-        return sum(self._path.joinpath(*_parts(key)).stat().st_size for key in self.listing(under))
-
-    def clear(self) -> None:
-        with self.clear_errors():
-            shutil.rmtree(self._path)
-
-    def free_bytes(self) -> int:
-        with self.clear_errors():
-            there = next(p for p in (self._path, *self._path.absolute().parents) if p.exists())
-            return shutil.disk_usage(there).free
-
-    def store(self, read_only: bool) -> Store:
-        from zarr.storage import LocalStore
-
-        return LocalStore(self._path, read_only=read_only)
-
-    def drop_partial(self) -> None:
-        """Delete what a killed process left half written; only while nobody writes."""
-        with self.clear_errors():
-            for path in self._path.rglob(f"*{PARTIAL}"):
-                path.unlink(missing_ok=True)
-
-
-class RemoteFolder(Folder):
-    """An object store, through fsspec. Credentials come from the environment, as its driver documents."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url.rstrip("/"))
-        self._fs, self._root = _filesystem(self.where)
-
-    @property
-    def local(self) -> None:
-        return None
-
-    def read(self, key: str) -> bytes:
-        with self.clear_errors(FileNotFoundError):
-            return bytes(self._fs.cat_file(self._at(key)))
-
-    def exists(self, key: str) -> bool:
-        with self.clear_errors():
-            self._fs.invalidate_cache()
-            return bool(self._fs.isfile(self._at(key)))
-
-    def write(self, key: str, content: bytes) -> None:
-        with self.clear_errors():
-            self._fs.pipe_file(self._at(key), content)
-
-    def delete(self, key: str) -> None:
-        with self.clear_errors():
-            if self.exists(key):
-                self._fs.rm_file(self._at(key))
-
-    def listing(self, under: str = "") -> list[str]:
-        with self.clear_errors():
-            self._fs.invalidate_cache()
-            found = self._fs.find(f"{self._root}/{under}".rstrip("/"))
-            return sorted(path[len(self._root) + 1 :] for path in found)
-
-    def stored_bytes(self, under: str) -> int:
-        with self.clear_errors():
-            return int(self._fs.du(f"{self._root}/{under}"))
-
-    def clear(self) -> None:
-        with self.clear_errors():
-            self._fs.rm(self._root, recursive=True)
-
-    def free_bytes(self) -> None:
-        return None
-
-    def store(self, read_only: bool) -> Store:
-        from zarr.storage import FsspecStore
-
-        return FsspecStore.from_url(self.where, read_only=read_only)
-
-    def _at(self, key: str) -> str:
-        return "/".join((self._root, *_parts(key)))
-
-
-def open_folder(where: Where) -> Folder:
-    """The folder at a path or URL; it need not exist.
-
-    Raises:
-        TraceError: a URL of a kind that no installed driver knows.
-    """
-    text = str(where)
-    if "://" in text:
-        return RemoteFolder(text)
-    return LocalFolder(Path(where))
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    import fsspec
-
+def _object_store(url: str) -> tuple[Any, str]:
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = url_to_fs(url)
     except (ImportError, ValueError) as error:
         kind = url.partition("://")[0]
         raise TraceError(f"{url}: cannot open {kind}:// ({error}); pip install the fsspec driver of it") from error
     return filesystem, root.rstrip("/")
 
 
-def _parts(key: str) -> tuple[str, ...]:
-    parts = tuple(key.split("/"))
-    if not all(PART.fullmatch(part) for part in parts):
+def _write_whole(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _checked(key: str) -> str:
+    if not all(PART.fullmatch(part) for part in key.split("/")):
         raise TraceError(f"{key[:80]!r} is no key of a trace; expected names joined by '/'")
-    return parts
+    return key

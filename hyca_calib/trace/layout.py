@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Self
 
 import numpy as np
+from pydantic import BaseModel
 
-from hyca_calib.trace.documents import read_json, write_json
+from hyca_calib.trace.documents import read_as, write_json
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.scheduler_response import impulse_response, noise_levels
-from hyca_calib.trace.statistics import sampling_error
-from hyca_calib.trace.token_subset import choose_tokens
+from hyca_calib.trace.statistics import choose_tokens, sampling_error
 from hyca_runtime.errors import TraceError
 
-__all__ = ["FACTS", "Facts"]
+__all__ = ["LAYOUT", "Layout"]
 
-FACTS = "facts.json"
+LAYOUT = "facts.json"
 
 
-@dataclass(frozen=True)
-class Facts:
-    """One of each for a whole trace.
+class Layout(BaseModel, frozen=True, extra="forbid"):
+    """What is the same for all samples of a trace.
 
     Attributes:
-        branches: guidance branches, in the order of their first call.
-        timesteps: what the network was called with.
-        scheduler_timesteps: the scheduler's own at those steps; empty where it does not say them.
+        branches, timesteps, scheduler_timesteps, num_tokens: see `Recording`.
         sigmas, response: see `noise_levels` and `impulse_response`.
-        num_tokens: ``[branch][part]``, tokens of one sample.
         stored: ``[branch][part]``, the tokens whose features are stored.
         gram_share: share of the tokens that enter the statistics.
         gram_error: standard error of a channel's energy that comes of that, see `sampling_error`.
@@ -52,7 +47,7 @@ class Facts:
 
     @classmethod
     def of(cls, recording: Recording, request: Request) -> Self:
-        """What a batch shows."""
+        """The layout that a batch shows."""
         times = recording.scheduler_timesteps or recording.timesteps
         sigmas = noise_levels(recording.scheduler, times)
         response = impulse_response(recording.scheduler, times)
@@ -76,22 +71,13 @@ class Facts:
         )
 
     @classmethod
-    def read(cls, folder: Folder) -> Self:
-        """Raises TraceError if they are missing or damaged."""
-        document = read_json(folder, FACTS)
-        try:
-            return cls(**document)
-        except TypeError as error:
-            raise TraceError(f"{folder}: {FACTS} is damaged ({error})") from error
-
-    @classmethod
     def settled(cls, folder: Folder, recording: Recording, request: Request) -> Self:
-        """Those of earlier batches in `folder`; of this one, written there, if it is the first."""
-        if folder.exists(FACTS):
-            return cls.read(folder)
-        facts = cls.of(recording, request)
-        write_json(folder, FACTS, asdict(facts))
-        return facts
+        """The layout of earlier batches in `folder`; that of this one, written there, if it is the first."""
+        if folder.exists(LAYOUT):
+            return read_as(cls, folder, LAYOUT)
+        layout = cls.of(recording, request)
+        write_json(folder, LAYOUT, layout.model_dump())
+        return layout
 
     def check(self, recording: Recording) -> None:
         """Raises TraceError if a batch differs in what must be the same for all."""

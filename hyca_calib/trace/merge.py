@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hyca_calib.trace.commits import Commit, committed
-from hyca_calib.trace.digests import FileDigest
-from hyca_calib.trace.finish import COST, MANIFEST, finish
-from hyca_calib.trace.folder import Folder, Where, open_folder
-from hyca_calib.trace.layout import FACTS
+from hyca_calib.trace.digests import MANIFEST, FileDigest
+from hyca_calib.trace.documents import damaged
+from hyca_calib.trace.finish import COST, finish
+from hyca_calib.trace.folder import Folder, Where
+from hyca_calib.trace.layout import LAYOUT
 from hyca_calib.trace.request import Request
-from hyca_calib.trace.shard_lock import Share, claimed
-from hyca_runtime.errors import TraceError
+from hyca_calib.trace.shard_lock import Shard, shard_lock
 
 __all__ = ["merge_traces"]
 
@@ -30,11 +30,11 @@ def merge_traces(
     Raises:
         TraceError: the parts are of different requests, or a file is damaged.
     """
-    folders = [open_folder(part) for part in parts]
-    request, target = Request.read(folders[0]), open_folder(out)
+    folders = [Folder(part) for part in parts]
+    request, target = Request.read(folders[0]), Folder(out)
     for folder in folders:
         Request.read(folder).settle(target)
-    with claimed(target, Share()):
+    with shard_lock(target, Shard()):
         done = committed(target)
         on_samples(sum(len(request.batches[n]) for n in done))
         for folder in folders:
@@ -44,17 +44,17 @@ def merge_traces(
                 done.add(batch)
                 on_samples(len(commit.samples))
         if len(done) == len(request.batches) and not target.exists(MANIFEST):
-            finish(target, request, Share())
+            finish(target, request, Shard())
     return sum(len(request.batches[n]) for n in done), request.num_samples
 
 
 def _copy(source: Folder, target: Folder, commit: Commit) -> None:
-    for key in (FACTS, COST):
+    for key in (LAYOUT, COST):
         if not target.exists(key):
             target.write(key, source.read(key))
     for key, digest in commit.files.items():
         content = source.read(key)
         if FileDigest.of(content) != digest:
-            raise TraceError(f"{source}: {key} is damaged; mend it first: hyca verify {source} --repair")
+            raise damaged(source, key, "is damaged")
         target.write(key, content)
     commit.write(target)

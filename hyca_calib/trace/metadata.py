@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hyca_calib.trace.documents import Document, read_json
+from hyca_calib.trace.documents import Document, damaged, read_json
 from hyca_calib.trace.folder import Folder
-from hyca_runtime.errors import TraceError
 
 __all__ = ["check_array", "check_group"]
 
@@ -23,9 +22,9 @@ def check_group(folder: Folder) -> None:
     """Raises TraceError unless the root is a Zarr v3 group."""
     found = read_json(folder, "zarr.json")
     if found.get("zarr_format") != 3 or found.get("node_type") != "group":
-        raise TraceError(f"{folder}: zarr.json is no Zarr v3 group")
+        raise damaged(folder, "zarr.json", "is no Zarr v3 group")
     if found.get("consolidated_metadata") is not None:
-        raise TraceError(f"{folder}: zarr.json has consolidated metadata, which no trace has")
+        raise damaged(folder, "zarr.json", "has consolidated metadata, which no trace has")
 
 
 def check_array(folder: Folder, name: str) -> None:
@@ -37,9 +36,7 @@ def check_array(folder: Folder, name: str) -> None:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         fault = f"{type(error).__name__}: {error}"
     if fault:
-        raise TraceError(
-            f"{folder}: {key} is not as written ({fault[:120]}); mend it: python -m hyca_calib verify {folder} --repair"
-        )
+        raise damaged(folder, key, f"is not as written ({fault[:120]})")
 
 
 def _fault(found: Document) -> str:
@@ -79,15 +76,10 @@ def _is_shape(shape: Any, least: int) -> bool:
 def _are_codecs(codecs: Any, depth: int) -> bool:
     if depth == 0 or not isinstance(codecs, list) or not 0 < len(codecs) <= MAX_DIMENSIONS:
         return False
-    for codec in codecs:
-        if codec["name"] not in CODECS:
-            return False
-        if codec["name"] == "sharding_indexed":
-            inner = codec["configuration"]
-            if not (
-                _is_shape(inner["chunk_shape"], least=1)
-                and _are_codecs(inner["codecs"], depth - 1)
-                and _are_codecs(inner["index_codecs"], depth - 1)
-            ):
-                return False
-    return True
+    shards = [codec["configuration"] for codec in codecs if codec["name"] == "sharding_indexed"]
+    return all(codec["name"] in CODECS for codec in codecs) and all(
+        _is_shape(inner["chunk_shape"], least=1)
+        and _are_codecs(inner["codecs"], depth - 1)
+        and _are_codecs(inner["index_codecs"], depth - 1)
+        for inner in shards
+    )

@@ -13,16 +13,16 @@ from hyca_calib.records.console import human_bytes
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.request import Request
-from hyca_calib.trace.staging import SETS
 from hyca_calib.trace.statistics import BLOCK_BYTES, num_pairs
+from hyca_calib.trace.writer import WAITING
 from hyca_runtime.errors import TraceError
 
-__all__ = ["Needs", "available_bytes"]
+__all__ = ["Preflight", "available_bytes"]
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Bytes, beside what the pipeline itself takes.
+class Preflight:
+    """The bytes that a trace needs beside what the pipeline itself takes, and those that are free.
 
     Attributes:
         disk: before compression, of all batches that are to be recorded.
@@ -40,7 +40,7 @@ class Needs:
 
     @classmethod
     def of(cls, probe: Recording, request: Request, batches: int, folder: Folder) -> Self:
-        """From a run of the first batch over a few steps.
+        """What a run of the first batch over a few steps lets expect.
 
         Args:
             batches: how many are to be recorded.
@@ -55,36 +55,37 @@ class Needs:
         gram = 8 * branches * channels * num_pairs(steps)
         sums = 2 * 8 * len(SPLITS) * branches * channels * steps**2
         features = samples * branches * steps * looked_at * channels * parts[0].element_size()
-        device = parts[0].device
         return cls(
             disk=batches * (values + latents + gram) + sums,
-            host=(SETS + 1) * (values + latents + gram),
+            host=(WAITING + 1) * (values + latents + gram),
             device=features + values + gram + 3 * BLOCK_BYTES,
             free_disk=folder.free_bytes(),
             free_host=available_bytes(torch.device("cpu")),
-            free_device=available_bytes(device),
+            free_device=available_bytes(parts[0].device),
+        )
+
+    def _resources(self) -> tuple[tuple[str, int, int | None, str], ...]:
+        """Name, bytes needed and free, and the options that change the need."""
+        return (
+            ("disk", self.disk, self.free_disk, "--tokens, --samples, or another --out"),
+            ("host memory", self.host, self.free_host, "--batch or --tokens"),
+            ("device memory", self.device, self.free_device, "--batch or --gram-tokens"),
         )
 
     def __str__(self) -> str:
-        told = {"disk": (self.disk, self.free_disk), "host": (self.host, self.free_host)}
-        told["device"] = (self.device, self.free_device)
         return ", ".join(
-            f"{name} {human_bytes(need)}" + (f" of {human_bytes(free)} free" if free is not None else "")
-            for name, (need, free) in told.items()
+            f"{name.removesuffix(' memory')} {human_bytes(need)}"
+            + (f" of {human_bytes(free)} free" if free is not None else "")
+            for name, need, free, _ in self._resources()
         )
 
     def check(self) -> None:
         """Raises TraceError if something does not fit."""
-        short = {
-            "disk": (self.disk, self.free_disk, "--tokens, --samples, or another --out"),
-            "host memory": (self.host, self.free_host, "--batch or --tokens"),
-            "device memory": (self.device, self.free_device, "--batch or --gram-tokens"),
-        }
-        for name, (need, free, remedy) in short.items():
+        for name, need, free, options in self._resources():
             if free is not None and need > free:
                 raise TraceError(
                     f"the trace needs {human_bytes(need)} of {name}, {human_bytes(free)} are free; "
-                    f"change {remedy}, or insist with --force"
+                    f"change {options}, or insist with --force"
                 )
 
 

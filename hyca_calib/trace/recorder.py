@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from hyca_calib.pipelines.branches import Branches
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
-from hyca_calib.trace.token_subset import choose_tokens
+from hyca_calib.trace.statistics import choose_tokens
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
@@ -30,7 +30,7 @@ RECALL = {True: 1e-3, False: 0.05}
 """Relative error of a step predicted from its own feature, in float32 and in fewer bits: rounding, no more."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recording:
     """One batch of samples, watched.
 
@@ -41,22 +41,22 @@ class Recording:
         features: ``[branch][step]``, one ``(sample, token, channel)`` for each part, on the device; of very
             many tokens a random subset.
         tokens: ``[branch][part]``, which tokens those are.
-        num_tokens: ``[branch][part]``, how many there are.
+        num_tokens: ``[branch][part]``, how many one sample has.
         gains: ``[branch][step]``, each ``(channel,)``: mean squared change of the network's output
             per squared change of the feature, channels of all parts.
         latents: final latents ``(sample, ...)``.
         scheduler: a copy of the pipeline's as it was before the first step.
     """
 
-    branches: list[str] = field(default_factory=list)
-    timesteps: list[float] = field(default_factory=list)
-    scheduler_timesteps: list[float] = field(default_factory=list)
-    features: list[list[Feature]] = field(default_factory=list)
-    tokens: list[list[np.ndarray]] = field(default_factory=list)
-    num_tokens: list[list[int]] = field(default_factory=list)
-    gains: list[list[Tensor]] = field(default_factory=list)
-    latents: Tensor = field(default_factory=lambda: torch.empty(0))
-    scheduler: Any = None
+    branches: list[str]
+    timesteps: list[float]
+    scheduler_timesteps: list[float]
+    features: list[list[Feature]]
+    tokens: list[list[np.ndarray]]
+    num_tokens: list[list[int]]
+    gains: list[list[Tensor]]
+    latents: Tensor
+    scheduler: Any
 
 
 @dataclass(frozen=True)
@@ -128,31 +128,19 @@ class Recorder:
         self._with_gain = with_gain
         latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
-        by_branch: dict[str, list[list[_Call]]] = {}
-        for call in calls:
-            passes = by_branch.setdefault(call.branch, [])
-            if not passes or call.time == passes[0][0].time:
-                passes.append([])
-            passes[-1].append(call)
-        longest = max((len(passes[0]) for passes in by_branch.values()), default=0)
-        whole = {branch: passes for branch, passes in by_branch.items() if len(passes[0]) == longest}
-        if not longest or {len(p) for passes in whole.values() for p in passes} != {longest}:
-            counts = {branch: [len(p) for p in passes] for branch, passes in by_branch.items()}
-            raise TraceError(
-                f"expected equally many calls of the network in every guidance branch and pass, got {counts or 'none'}"
-            )
-        first = next(iter(whole.values()))[0]
+        branches = _by_branch_and_step(calls)
+        features = [[_joined(step, len(jobs)) for step in steps] for steps in branches.values()]
+        tokens = [self._tokens(steps[0], len(jobs)) for steps in branches.values()]
+        first = [step[0] for step in next(iter(branches.values()))]
         scheduler_times = [call.scheduler_time for call in first if call.scheduler_time is not None]
         return Recording(
-            branches=list(whole),
+            branches=list(branches),
             timesteps=[call.time for call in first],
-            scheduler_timesteps=scheduler_times if len(scheduler_times) == longest else [],
-            features=[[self._joined(step, len(jobs)) for step in zip(*p, strict=True)] for p in whole.values()],
-            tokens=[self._tokens([p[0] for p in passes], len(jobs)) for passes in whole.values()],
-            num_tokens=[_num_tokens([p[0] for p in passes], len(jobs)) for passes in whole.values()],
-            gains=[
-                [torch.stack([c.gain for c in step]).mean(0) for step in zip(*p, strict=True)] for p in whole.values()
-            ],
+            scheduler_timesteps=scheduler_times if len(scheduler_times) == len(first) else [],
+            features=features,
+            tokens=[chosen for chosen, _ in tokens],
+            num_tokens=[counts for _, counts in tokens],
+            gains=[[torch.stack([c.gain for c in step]).mean(0) for step in steps] for steps in branches.values()],
             latents=latents,
             scheduler=self._scheduler,
         )
@@ -241,37 +229,46 @@ class Recorder:
         chosen = torch.from_numpy(choose_tokens(part.shape[1], self._most_tokens, self._seed))
         return part.index_select(1, chosen.to(part.device))
 
-    def _tokens(self, calls: Sequence[_Call], num_samples: int) -> list[np.ndarray]:
-        """Which tokens `_joined` holds, for each part."""
-        found = []
+    def _tokens(self, calls: Sequence[_Call], num_samples: int) -> tuple[list[np.ndarray], list[int]]:
+        """Which tokens of one sample `_joined` holds, and how many there are, for each part."""
+        chosen, counts = [], []
         for i in range(len(calls[0].feature)):
-            ids, begin = [], 0
-            for call in calls:
-                count = call.num_tokens[i]
-                for _ in range(call.feature[i].shape[0] // num_samples):
-                    ids.append(begin + choose_tokens(count, self._most_tokens, self._seed))
-                    begin += count
-            found.append(np.concatenate(ids))
-        return found
-
-    def _joined(self, calls: Sequence[_Call], num_samples: int) -> Feature:
-        """``(sample, token, channel)``; halves of a batched guidance call and passes become tokens."""
-        parts = []
-        for i in range(len(calls[0].feature)):
-            pieces = []
-            for call in calls:
-                part = call.feature[i]
-                if part.shape[0] % num_samples:
-                    raise TraceError(f"the network has a batch of {part.shape[0]} for {num_samples} samples")
-                tokens, channels = part.shape[1:]
-                pieces.append(part.reshape(-1, num_samples, tokens, channels).transpose(0, 1).flatten(1, 2))
-            parts.append(torch.cat(pieces, dim=1))
-        return Feature(parts)
+            pieces = [call.num_tokens[i] for call in calls for _ in range(len(call.feature[i]) // num_samples)]
+            begins = np.cumsum([0, *pieces[:-1]])
+            subsets = (choose_tokens(count, self._most_tokens, self._seed) for count in pieces)
+            chosen.append(np.concatenate([begin + subset for begin, subset in zip(begins, subsets, strict=True)]))
+            counts.append(sum(pieces))
+        return chosen, counts
 
 
-def _num_tokens(calls: Sequence[_Call], num_samples: int) -> list[int]:
-    """How many tokens one sample has in all of `calls`, for each part."""
-    return [
-        sum(call.num_tokens[i] * (call.feature[i].shape[0] // num_samples) for call in calls)
-        for i in range(len(calls[0].feature))
-    ]
+def _by_branch_and_step(calls: Sequence[_Call]) -> dict[str, list[tuple[_Call, ...]]]:
+    """Calls of the branches that ran to the end: ``[branch][step][pass]``; a pass begins where the times do."""
+    by_branch: dict[str, list[list[_Call]]] = {}
+    for call in calls:
+        passes = by_branch.setdefault(call.branch, [])
+        if not passes or call.time == passes[0][0].time:
+            passes.append([])
+        passes[-1].append(call)
+    longest = max((len(passes[0]) for passes in by_branch.values()), default=0)
+    whole = {branch: passes for branch, passes in by_branch.items() if len(passes[0]) == longest}
+    if not longest or {len(p) for passes in whole.values() for p in passes} != {longest}:
+        counts = {branch: [len(p) for p in passes] for branch, passes in by_branch.items()}
+        raise TraceError(
+            f"expected equally many calls of the network in every guidance branch and pass, got {counts or 'none'}"
+        )
+    return {branch: list(zip(*passes, strict=True)) for branch, passes in whole.items()}
+
+
+def _joined(calls: Sequence[_Call], num_samples: int) -> Feature:
+    """``(sample, token, channel)``; halves of a batched guidance call and passes become tokens."""
+    parts = []
+    for pieces in zip(*(call.feature for call in calls), strict=True):
+        if any(len(piece) % num_samples for piece in pieces):
+            batches = sorted({len(piece) for piece in pieces})
+            raise TraceError(
+                f"expected calls of the network with a multiple of {num_samples} samples, got {batches}; "
+                "trace with --batch 1"
+            )
+        split = (piece.reshape(-1, num_samples, *piece.shape[1:]).transpose(0, 1).flatten(1, 2) for piece in pieces)
+        parts.append(torch.cat(tuple(split), dim=1))
+    return Feature(parts)

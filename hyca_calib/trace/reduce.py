@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_calib.trace.layout import Facts
+from hyca_calib.trace.commits import NonFinite
+from hyca_calib.trace.layout import Layout
 from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.statistics import packed_gram
 
@@ -20,8 +20,8 @@ SHOWN = 8
 
 
 def reduced(
-    recording: Recording, facts: Facts, samples: Sequence[int]
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    recording: Recording, layout: Layout, samples: Sequence[int]
+) -> tuple[dict[str, Tensor], tuple[NonFinite, ...]]:
     """What is stored of a batch, and where it holds NaN or infinity.
 
     Args:
@@ -38,16 +38,16 @@ def reduced(
         for counts, tokens in zip(recording.num_tokens, recording.tokens, strict=True)
     ]
     gram = packed_gram(recording.features, everyone, scales)
-    nonfinite: list[dict[str, Any]] = []
+    nonfinite: tuple[NonFinite, ...] = ()
     good = everyone
     if not bool(gram.isfinite().all() & recording.latents.isfinite().all()):
-        nonfinite = _nonfinite(recording, facts, samples)
-        bad = {found["sample"] for found in nonfinite}
-        good = everyone[[number not in bad for number in samples]]
+        places = [_first_nonfinite(recording, layout, i, number) for i, number in enumerate(samples)]
+        nonfinite = tuple(place for place in places if place is not None)
+        good = everyone[[place is None for place in places]]
         gram = packed_gram(recording.features, good, scales)
     gain = torch.stack([torch.stack(steps) for steps in recording.gains]).double()
     tensors = {
-        "values": _values(recording, facts),
+        "values": _values(recording, layout),
         "gram": gram,
         "gain": (gain * len(good)).nan_to_num(0, 0, 0),
         "latents": recording.latents,
@@ -55,10 +55,10 @@ def reduced(
     return tensors, nonfinite
 
 
-def _values(recording: Recording, facts: Facts) -> Tensor:
+def _values(recording: Recording, layout: Layout) -> Tensor:
     """Features of the stored tokens, channels of all parts side by side."""
     branches = []
-    for steps, looked_at, stored in zip(recording.features, recording.tokens, facts.stored, strict=True):
+    for steps, looked_at, stored in zip(recording.features, recording.tokens, layout.stored, strict=True):
         places = [
             torch.from_numpy(np.searchsorted(seen, wanted)).to(steps[0][0].device)
             for seen, wanted in zip(looked_at, stored, strict=True)
@@ -71,24 +71,14 @@ def _values(recording: Recording, facts: Facts) -> Tensor:
     return torch.stack(branches, 1).float()
 
 
-def _nonfinite(recording: Recording, facts: Facts, samples: Sequence[int]) -> list[dict[str, Any]]:
-    """The first place of each bad sample: branch, step, and some of the channels."""
-    found: list[dict[str, Any]] = []
-    for i, number in enumerate(samples):
-        place = next(
-            (
-                {"branch": facts.branches[b], "step": s, "channels": channels[:SHOWN], "num_channels": len(channels)}
-                for b, steps in enumerate(recording.features)
-                for s, feature in enumerate(steps)
-                if (channels := _bad_channels(feature, i))
-            ),
-            None,
-        )
-        if place is None and not recording.latents[i].isfinite().all():
-            place = {"latents": True}
-        if place is not None:
-            found.append({"sample": number, **place})
-    return found
+def _first_nonfinite(recording: Recording, layout: Layout, place: int, number: int) -> NonFinite | None:
+    """Where the sample at `place` in the batch first holds NaN or infinity; None if it does not."""
+    for branch, steps in zip(layout.branches, recording.features, strict=True):
+        for step, feature in enumerate(steps):
+            if bad := _bad_channels(feature, place):
+                shown, count = tuple(bad[:SHOWN]), len(bad)
+                return NonFinite(sample=number, branch=branch, step=step, channels=shown, num_channels=count)
+    return None if recording.latents[place].isfinite().all() else NonFinite(sample=number, latents=True)
 
 
 def _bad_channels(feature: Sequence[Tensor], sample: int) -> list[int]:

@@ -2,69 +2,41 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
-from hyca_calib.pipelines.load import weights_digest
+from pydantic import BaseModel
+
+from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Job, Workload, batches
-from hyca_calib.trace.documents import Document, read_json, write_json
+from hyca_calib.trace.documents import REQUEST, Document, checked, read_json, write_json
 from hyca_calib.trace.folder import Folder
-from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
-from hyca_runtime.session import config_digest
 
 __all__ = ["REQUEST", "TRACE_VERSION", "Request", "check_version"]
 
-REQUEST = "request.json"
 TRACE_VERSION = 4
 """Since 4 the tail's gain is that of the fit split alone; before, every second batch of all splits was in it."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """One trace.
+class Request(BaseModel, frozen=True):
+    """What one trace is made for.
 
     Attributes:
-        model: names and digests of the model.
+        point: where in the network the feature is taken.
         batch: samples in one pipeline call; a batch is recorded and stored as a whole.
         tokens: tokens of each sample whose features are stored.
         gram_tokens: tokens of each network call that enter the statistics, chosen at random if there are more.
     """
 
-    model: dict[str, str]
-    workload: Workload
+    version: int = TRACE_VERSION
+    model: TracedModel
     point: CachePoint
     batch: int
     tokens: int
     gram_tokens: int
-
-    @classmethod
-    def of(
-        cls,
-        pipe: Any,
-        workload: Workload,
-        point: CachePoint,
-        model_name: str,
-        component: str,
-        batch: int,
-        tokens: int,
-        gram_tokens: int,
-    ) -> Self:
-        """The request for a pipeline."""
-        transformer, scheduler = find_transformer(pipe, component), getattr(pipe, "scheduler", None)
-        model = {
-            "name": model_name,
-            "pipeline": type(pipe).__name__,
-            "component": component,
-            "transformer": type(transformer).__name__,
-            "scheduler": type(scheduler).__name__,
-            "config_digest": config_digest(transformer),
-            "weights_digest": weights_digest(transformer),
-        }
-        return cls(model, workload, point, batch, tokens, gram_tokens)
+    workload: Workload
 
     @cached_property
     def batches(self) -> tuple[tuple[Job, ...], ...]:
@@ -84,28 +56,6 @@ class Request:
     def num_samples(self) -> int:
         return len(self.workload.jobs)
 
-    def to_json(self) -> Document:
-        return {
-            "version": TRACE_VERSION,
-            "model": self.model,
-            "point": self.point.model_dump(),
-            "batch": self.batch,
-            "tokens": self.tokens,
-            "gram_tokens": self.gram_tokens,
-            "workload": self.workload.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, document: Document) -> Self:
-        return cls(
-            model={str(key): str(value) for key, value in document["model"].items()},
-            workload=Workload.from_json(document["workload"]),
-            point=CachePoint(**document["point"]),
-            batch=int(document["batch"]),
-            tokens=int(document["tokens"]),
-            gram_tokens=int(document["gram_tokens"]),
-        )
-
     @classmethod
     def read(cls, folder: Folder) -> Self:
         """What `folder` was made for.
@@ -113,12 +63,7 @@ class Request:
         Raises:
             TraceError: it does not say, or not clearly, or for another version.
         """
-        document = read_json(folder, REQUEST)
-        check_version(folder, document.get("version", 0))
-        try:
-            return cls.from_json(document)
-        except (KeyError, TypeError, ValueError) as error:
-            raise TraceError(f"{folder}: {REQUEST} is damaged ({type(error).__name__}: {error})") from error
+        return checked(cls, _of_this_version(folder), folder, REQUEST)
 
     def settle(self, folder: Folder) -> None:
         """Write the request, or go on where the same one was begun.
@@ -126,7 +71,7 @@ class Request:
         Raises:
             TraceError: the folder holds something else, or a trace of another version.
         """
-        wanted = json.loads(json.dumps(self.to_json()))
+        wanted = self.model_dump(mode="json", exclude={"workload": {"excluded"}})
         if not folder.exists(REQUEST):
             strangers = any(not key.startswith(".") for key in folder.listing())
             if not strangers:
@@ -134,12 +79,17 @@ class Request:
                 return
             if not folder.exists(REQUEST):  # not even by now: other processes may have begun with us
                 raise TraceError(f"{folder} exists and holds no trace that could be gone on with; choose another --out")
-        found = read_json(folder, REQUEST)
-        check_version(folder, found.get("version", 0))
+        found = _of_this_version(folder)
         if differs := sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key)):
             raise TraceError(
                 f"{folder} holds a trace with another {', '.join(differs)}; choose another --out, or --overwrite it"
             )
+
+
+def _of_this_version(folder: Folder) -> Document:
+    document = read_json(folder, REQUEST)
+    check_version(folder, document.get("version", 0))
+    return document
 
 
 def check_version(folder: Folder, version: object) -> None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.trace.arrays import Arrays
 from hyca_calib.trace.commits import Commit, committed
+from hyca_calib.trace.digests import MANIFEST
 from hyca_calib.trace.documents import write_json
-from hyca_calib.trace.finish import COST, MANIFEST, finish
-from hyca_calib.trace.folder import Folder, Where, open_folder
-from hyca_calib.trace.layout import FACTS, Facts
-from hyca_calib.trace.preflight import Needs
-from hyca_calib.trace.recorder import Recorder
-from hyca_calib.trace.reduce import reduced
+from hyca_calib.trace.finish import COST, finish
+from hyca_calib.trace.folder import Folder, Where
+from hyca_calib.trace.layout import LAYOUT, Layout
+from hyca_calib.trace.preflight import Preflight
+from hyca_calib.trace.recorder import Recorder, Recording
 from hyca_calib.trace.request import Request
-from hyca_calib.trace.run_log import on_record
-from hyca_calib.trace.shard_lock import Share, claimed
-from hyca_calib.trace.staging import Staging
+from hyca_calib.trace.run_log import run_log
+from hyca_calib.trace.shard_lock import Shard, shard_lock
 from hyca_calib.trace.writer import Writer
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
@@ -44,8 +42,8 @@ def trace(
     component: str = "transformer",
     overwrite: bool = False,
     force: bool = False,
-    share: Share | None = None,
-    on_needs: Callable[[Needs], None] = lambda needs: None,
+    shard: Shard | None = None,
+    on_preflight: Callable[[Preflight], None] = lambda preflight: None,
     on_samples: Callable[[int], None] = lambda done: None,
 ) -> bool:
     """Record `workload` at `point` into `out`; goes on where an earlier call was interrupted.
@@ -53,44 +51,41 @@ def trace(
     Memory: the features of one batch and the buffers of two, independent of the number of samples.
 
     Args:
-        out: a folder or a URL.
-        batch: samples in one pipeline call, and in one unit of storage.
-        tokens: tokens of each sample whose features are stored.
-        gram_tokens: of more tokens in one network call a random subset enters the statistics.
+        batch, tokens, gram_tokens: see `Request`.
         component: which of the pipeline's networks.
         overwrite: replace what is at `out`.
         force: begin even if it will not fit.
-        share: the batches to take care of; default: all, or what a launcher such as torchrun gave this process.
-        on_needs: told the needs before the first sample.
+        shard: the batches to take care of; default: all, or what a launcher such as torchrun gave this process.
+        on_preflight: told what the trace needs before the first sample.
         on_samples: told how many samples were there, then how many each batch adds.
 
     Returns:
-        Whether the trace is complete; not while other shares are missing.
+        Whether the trace is complete; not while other shards are missing.
 
     Raises:
-        TraceError: `out` holds something else or is in use, the needs exceed what is free, or storage fails;
+        TraceError: `out` holds something else or is in use, the trace needs more than is free, or storage fails;
             what is committed by then is kept.
     """
-    folder, share = open_folder(out), share or Share.of_launcher()
-    request = Request.of(pipe, workload, point, model_name, component, batch, tokens, gram_tokens)
+    folder, shard, model = Folder(out), shard or Shard.of_launcher(), TracedModel.of(pipe, model_name, component)
+    request = Request(model=model, point=point, batch=batch, tokens=tokens, gram_tokens=gram_tokens, workload=workload)
     if overwrite and folder.listing():
-        if share.world > 1:
+        if shard.world > 1:
             raise TraceError(f"{folder} exists; with several processes delete it first instead of --overwrite")
         folder.clear()
     request.settle(folder)
     if folder.exists(MANIFEST):
         on_samples(request.num_samples)
         return True
-    with claimed(folder, share):
-        mine = {n for n in range(len(request.batches)) if share.takes(n)}
+    with shard_lock(folder, shard):
+        mine = {n for n in range(len(request.batches)) if shard.takes(n)}
         done = committed(folder) & mine
         on_samples(sum(len(request.batches[n]) for n in done))
-        known = folder.exists(FACTS) and folder.exists(COST)  # a repair may have taken them away
+        known = folder.exists(LAYOUT) and folder.exists(COST)  # a repair may have taken them away
         if todo := sorted(mine - done) or ([] if known else sorted(mine)[:1]):
-            _record(pipe, request, folder, todo, force, share, on_needs, on_samples)
+            _record(pipe, request, folder, todo, force, shard, on_preflight, on_samples)
         if len(committed(folder)) < len(request.batches):
             return False
-        finish(folder, request, share)
+        finish(folder, request, shard)
         return True
 
 
@@ -100,47 +95,36 @@ def _record(
     folder: Folder,
     todo: Sequence[int],
     force: bool,
-    share: Share,
-    on_needs: Callable[[Needs], None],
+    shard: Shard,
+    on_preflight: Callable[[Preflight], None],
     on_samples: Callable[[int], None],
 ) -> None:
     """Sample and store the batches in `todo`."""
-    workload = request.workload
-    with Recorder(pipe, request.point, request.gram_tokens, workload.seed, request.model["component"]) as recorder:
-        probe = recorder.record(request.batches[0], PROBE_STEPS, workload.seed)
-        needs = Needs.of(probe, request, len(todo), folder)
-        on_needs(needs)
+    steps, seed = request.workload.num_steps, request.workload.seed
+    with Recorder(pipe, request.point, request.gram_tokens, seed, request.model.component) as recorder:
+        preflight = Preflight.of(recorder.record(request.batches[0], PROBE_STEPS, seed), request, len(todo), folder)
+        on_preflight(preflight)
         if not force:
-            needs.check()
-        del probe
-        about = {"device": str(recorder.device), "share": str(share), "batches": len(todo), "done": 0}
-        with on_record(folder, about) as note:
+            preflight.check()
 
-            def commit(done: Commit) -> None:
+        def sampled(number: int) -> Recording:
+            return recorder.record(request.batches[number], steps, seed + number, number in request.gain_batches)
+
+        about = {"device": str(recorder.device), "share": str(shard), "batches": len(todo), "done": 0}
+        with run_log(folder, about) as note:
+
+            def on_commit(done: Commit) -> None:
                 note["done"] += 1
                 on_samples(len(done.samples))
 
-            _batches(recorder, request, folder, todo, commit)
-
-
-def _batches(
-    recorder: Recorder, request: Request, folder: Folder, todo: Sequence[int], on_commit: Callable[[Commit], None]
-) -> None:
-    """While one batch is sampled, the one before is copied to the host, and the one before that is written."""
-    writer = None
-    with ExitStack() as stack:
-        for number in todo:
-            jobs = request.batches[number]
-            seed, with_gain = request.workload.seed + number, number in request.gain_batches
-            recording = recorder.record(jobs, request.workload.num_steps, seed, with_gain)
-            if writer is None:
-                facts = Facts.settled(folder, recording, request)
-                if not folder.exists(COST):
-                    write_json(folder, COST, asdict(recorder.measure_cost(jobs, len(facts.branches))))
-                staging = Staging(recording.features[0][0][0].device)  # not that of weights, which may be offloaded
-                writer = stack.enter_context(Writer(folder, Arrays.open(folder, request, facts), on_commit))
-            facts.check(recording)
-            tensors, nonfinite = reduced(recording, facts, [job.index for job in jobs])
-            del recording
-            writer.write(number, jobs, staging.stage(tensors), nonfinite)
-            del tensors
+            first = sampled(todo[0])
+            layout = Layout.settled(folder, first, request)
+            if not folder.exists(COST):
+                cost = recorder.measure_cost(request.batches[todo[0]], len(layout.branches))
+                write_json(folder, COST, asdict(cost))
+            device = first.features[0][0][0].device  # not that of weights, which may be offloaded
+            with Writer(folder, request, layout, device, on_commit) as writer:
+                writer.write(todo[0], first)
+                del first  # the features of two batches need not fit
+                for number in todo[1:]:
+                    writer.write(number, sampled(number))

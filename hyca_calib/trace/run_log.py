@@ -13,14 +13,15 @@ from hyca_calib.records.provenance import command_line, versions
 from hyca_calib.trace.documents import write_json
 from hyca_calib.trace.folder import Folder
 
-__all__ = ["RUNS", "on_record"]
+__all__ = ["RUNS", "run_log"]
 
 RUNS = "runs"
 
 
 @contextmanager
-def on_record(folder: Folder, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Note a run when it begins and when it ends; what is put into the yielded dictionary is noted, too."""
+def run_log(folder: Folder, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Note a run, with what `about` says of it, when it begins and when it ends; what is put into the yielded
+    dictionary is noted, too."""
     begun = datetime.now(UTC)
     key = f"{RUNS}/{begun:%Y%m%dT%H%M%S.%f}-{os.getpid()}.json"
     note: dict[str, Any] = {
@@ -30,7 +31,7 @@ def on_record(folder: Folder, facts: dict[str, Any]) -> Iterator[dict[str, Any]]
         "begun": begun.isoformat(timespec="seconds"),
         "ended": None,
         "versions": versions(),
-        **facts,
+        **about,
     }
     write_json(folder, key, note)
     try:

@@ -21,10 +21,17 @@ from torch import Tensor
 
 from hyca_runtime.feature import Feature
 
-__all__ = ["num_pairs", "packed_gram", "sampling_error", "unpacked_gram"]
+__all__ = ["choose_tokens", "num_pairs", "packed_gram", "sampling_error", "unpacked_gram"]
 
 BLOCK_BYTES = 256 * 1024**2
 """Working memory: channels are taken in blocks that fit."""
+
+
+def choose_tokens(num_tokens: int, keep: int, seed: int) -> np.ndarray:
+    """A random subset of `keep` token indices, ascending; all of them if there are no more."""
+    if keep >= num_tokens:
+        return np.arange(num_tokens)
+    return np.sort(np.random.default_rng(seed).choice(num_tokens, keep, replace=False))
 
 
 def num_pairs(steps: int) -> int:
@@ -61,7 +68,8 @@ def sampling_error(features: Sequence[Sequence[Feature]], num_tokens: Sequence[S
     """Standard error of a channel's energy that comes of looking at a random subset of its tokens.
 
     The median over branches, steps and channels, relative to the energy, from the spread of the tokens that are
-    looked at (Cochran, Sampling Techniques, eq. 2.20, with the correction for finite populations).
+    looked at (Cochran, Sampling Techniques, eq. 2.20, with the correction for finite populations). Channels with NaN
+    or infinity do not count; if all have them, it is 1, the whole of the energy.
 
     Args:
         features: ``[branch][step]``, one ``(sample, token, channel)`` for each part.
@@ -76,7 +84,9 @@ def sampling_error(features: Sequence[Sequence[Feature]], num_tokens: Sequence[S
         for feature in steps
         for part, count in zip(feature, counts, strict=True)
     ]
-    return float(torch.cat(found).median())
+    errors = torch.cat(found)
+    finite = errors[errors.isfinite()]
+    return float(finite.median()) if len(finite) else 1.0
 
 
 def _relative_error(part: Tensor, num_tokens: int) -> Tensor:

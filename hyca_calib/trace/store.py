@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import zarr
 
 from hyca_calib.costs.flops import CostModel
 from hyca_calib.pipelines.workload import SPLITS, Split, Workload
+from hyca_calib.trace.attributes import TraceAttributes
 from hyca_calib.trace.commits import committed
-from hyca_calib.trace.documents import read_json
-from hyca_calib.trace.finish import COST, MANIFEST
-from hyca_calib.trace.folder import Folder, Where, open_folder
+from hyca_calib.trace.digests import MANIFEST
+from hyca_calib.trace.documents import damaged, read_as, read_json
+from hyca_calib.trace.finish import COST
+from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.metadata import check_array, check_group
-from hyca_calib.trace.request import REQUEST, Request, check_version
+from hyca_calib.trace.request import REQUEST, Request
 from hyca_runtime.errors import HycaError, TraceError
-from hyca_runtime.point import CachePoint
 
 __all__ = ["Trace", "newest_trace"]
 
@@ -36,19 +37,15 @@ class Trace:
     """
 
     def __init__(self, where: Where) -> None:
-        self.folder = open_folder(where)
+        self.folder = Folder(where)
         _check_complete(self.folder)
         check_group(self.folder)
         with self._readable():
             self._root = zarr.open_group(self.folder.store(read_only=True), mode="r")
-            self.attributes: dict[str, Any] = json.loads(json.dumps(self._root.attrs.asdict()))
-            if self.attributes.get("format") != "hyca-trace":
-                raise TraceError(f"{self.folder}: not a HyCa trace; trace again")
-            check_version(self.folder, self.attributes["version"])
-            self.point = CachePoint(**self.attributes["point"])
-            self.cost = CostModel(**read_json(self.folder, COST))
-            self.branches: list[str] = self.attributes["branches"]
-            self._excluded = frozenset(map(int, self.attributes["excluded"]))
+            self.attributes = TraceAttributes.of_group(self.folder, self._root.attrs.asdict())
+        self.cost = read_as(CostModel, self.folder, COST)
+        self.point, self.branches = self.attributes.point, self.attributes.branches
+        self._excluded = frozenset(self.attributes.excluded)
         self._gram = self.array(f"points/{self.point.kind}/gram")
         self.gain = self.array(f"points/{self.point.kind}/gain")
         self.timesteps = self.array("times/timestep")
@@ -75,8 +72,7 @@ class Trace:
         for name, (array, shape) in expected.items():
             if array.shape != shape:
                 raise TraceError(f"{self.folder}: {name} has shape {array.shape}, expected {shape}; trace again")
-        splits = self.attributes.get("splits")
-        if not isinstance(splits, list) or not all(self.samples(split) for split in SPLITS):
+        if not all(self.samples(split) for split in SPLITS):
             raise TraceError(f"{self.folder}: a split has no samples; trace again")
 
     def _array(self, name: str) -> Any:
@@ -92,10 +88,7 @@ class Trace:
             raise
         except Exception as error:
             told = f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
-            raise TraceError(
-                f"{self.folder}: the trace is damaged or truncated ({told}); "
-                f"mend it: python -m hyca_calib verify {self.folder} --repair"
-            ) from error
+            raise damaged(self.folder, "the trace", f"is damaged or truncated ({told})") from error
 
     @property
     def where(self) -> str:
@@ -116,8 +109,8 @@ class Trace:
 
     def samples(self, split: Split) -> list[int]:
         """Numbers of the samples of a split, in the order of `Workload.of`; without those that hold NaN or infinity."""
-        splits = self.attributes["splits"]
-        return [i for i, of in enumerate(splits) if of == split and i not in self._excluded]
+        splits = enumerate(self.attributes.splits)
+        return [i for i, of in splits if of == split and i not in self._excluded]
 
     def values(self, split: Split, most: int | None = None) -> np.ndarray:
         """Features of the stored tokens ``(sample, branch, step, token, channel)`` of the first `most` samples."""
@@ -141,15 +134,16 @@ class Trace:
 
     def check_same_samples(self, other: Trace) -> None:
         """Raises TraceError unless both have the same samples in each split."""
-        if self.attributes["workload"]["digest"] != other.attributes["workload"]["digest"]:
-            raise TraceError(f"{self.where} and {other.where} are of other prompts, samples, steps or seeds")
+        if self.attributes.workload.digest != other.attributes.workload.digest:
+            raise TraceError(
+                f"{self.where} and {other.where} are of other prompts, samples, steps or seeds; trace them alike"
+            )
         if self._excluded != other._excluded:
             raise TraceError(f"{self.where} and {other.where} hold NaN or infinity in other samples; trace again")
 
     def workload(self) -> Workload:
         """What was sampled; samples that hold NaN or infinity are in no split."""
-        made = Request.read(self.folder).workload
-        return Workload(made.prompts, made.num_samples, made.num_steps, made.seed, self._excluded)
+        return replace(Request.read(self.folder).workload, excluded=self._excluded)
 
 
 def newest_trace(folder: Path) -> Path:
@@ -169,10 +163,8 @@ def _check_complete(folder: Folder) -> None:
         return
     if not folder.exists(REQUEST):
         if folder.exists("zarr.json"):
-            found = read_json(folder, "zarr.json").get("attributes", {})
-            if isinstance(found, dict) and found.get("format") == "hyca-trace":
-                check_version(folder, found.get("version", 0))
-            raise TraceError(f"{folder}: not a HyCa trace; trace again")
+            TraceAttributes.of_group(folder, read_json(folder, "zarr.json").get("attributes"))
+            raise damaged(folder, REQUEST, "is missing")
         raise TraceError(f"{folder}: no such trace; make one: python -m hyca_calib trace --out {folder}")
     request = Request.read(folder)
     done = sum(len(request.batches[n]) for n in committed(folder) if n < len(request.batches))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from hyca_calib.trace.commits import COMMITS, Commit, committed
-from hyca_calib.trace.digests import FileDigest
-from hyca_calib.trace.documents import read_json
-from hyca_calib.trace.finish import MANIFEST, UNCOUNTED
-from hyca_calib.trace.folder import Folder, Where, open_folder
+from hyca_calib.trace.digests import MANIFEST, UNCOUNTED, FileDigest, Manifest
+from hyca_calib.trace.documents import read_as
+from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.request import REQUEST, Request
 from hyca_runtime.errors import TraceError
 
@@ -52,80 +49,55 @@ def verify(where: Where, on_file: Callable[[int, int], None] = lambda done, tota
     Raises:
         TraceError: no trace, or one that no longer says what it was made for.
     """
-    folder = open_folder(where)
+    folder = Folder(where)
     if not folder.exists(REQUEST):
-        raise TraceError(f"{folder}: no trace here, or its {REQUEST} is gone; trace again")
-    expected, damages = _manifest(folder)
-    all_listed = folder.exists(MANIFEST) and not damages
-    owners: dict[str, Commit] = {}
+        raise TraceError(f"{folder}: no trace here, or its {REQUEST} is gone; give the path of a trace, or trace again")
+    damages: list[Damage] = []
+    expected: dict[str, FileDigest] = {}
+    complete = folder.exists(MANIFEST)
+    if complete:
+        try:
+            expected.update(read_as(Manifest, folder, MANIFEST).files)
+        except TraceError:
+            damages.append(Damage(MANIFEST, "changed"))
+            complete = False
+    owners = _accounts(folder)
     for batch in sorted(committed(folder)):
+        account = Commit.key(batch)
         try:
             commit = Commit.read(folder, batch)
         except TraceError:
-            damages.append(_of_batch(folder, batch))
+            damages.append(Damage(account, "changed", *owners.get(account, ())))
             continue
         for key, digest in commit.files.items():
             expected.setdefault(key, digest)
-            owners[key] = commit
+            owners[key] = (batch, commit.samples)
     there = {key for key in folder.listing() if not key.startswith(UNCOUNTED)}
-    found = []
     for i, (key, digest) in enumerate(sorted(expected.items())):
         on_file(i, len(expected))
-        if kind := _compare(folder, key, digest, there):
-            found.append(_damage(folder, key, kind, owners.get(key)))
-    damages += found
-    if all_listed:
+        if key not in there:
+            damages.append(Damage(key, "missing", *owners.get(key, ())))
+        elif FileDigest.of(folder.read(key)) != digest:
+            damages.append(Damage(key, "changed", *owners.get(key, ())))
+    if complete:
         strangers = (key for key in there - expected.keys() if key.startswith(DATA))
         damages += [Damage(key, "unknown") for key in sorted(strangers)]
     on_file(len(expected), len(expected))
     return list(dict.fromkeys(damages))
 
 
+def _accounts(folder: Folder) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Batch and samples of every account that there should be, by key; none if the request is damaged."""
+    try:
+        batches = Request.read(folder).batches
+    except TraceError:
+        return {}
+    return {Commit.key(n): (n, tuple(job.index for job in jobs)) for n, jobs in enumerate(batches)}
+
+
 def discard(where: Where, damages: Iterable[Damage]) -> None:
     """Take damaged files, and the accounts of their batches, out of the trace: `trace` makes them again."""
-    folder = open_folder(where)
-    found: Sequence[Damage] = list(damages)
-    if not found:
-        return
-    folder.delete(MANIFEST)
-    for damage in found:
-        if damage.batch is not None:
-            folder.delete(Commit.key(damage.batch))
-    for damage in found:
-        folder.delete(damage.key)
-
-
-def _manifest(folder: Folder) -> tuple[dict[str, FileDigest], list[Damage]]:
-    if not folder.exists(MANIFEST):
-        return {}, []
-    try:
-        document = read_json(folder, MANIFEST)
-        listed = document["files"]
-        if hashlib.sha256(json.dumps(listed).encode()).hexdigest() != document["sha256"]:
-            raise TraceError("its digest differs")
-        return {key: FileDigest(int(size), str(sha)) for key, (size, sha) in listed.items()}, []
-    except (TraceError, KeyError, TypeError, ValueError, AttributeError):
-        return {}, [Damage(MANIFEST, "changed")]
-
-
-def _compare(folder: Folder, key: str, digest: FileDigest, there: set[str]) -> Kind | None:
-    if key not in there:
-        return "missing"
-    return None if FileDigest.of(folder.read(key)) == digest else "changed"
-
-
-def _damage(folder: Folder, key: str, kind: Kind, owner: Commit | None) -> Damage:
-    if owner is not None:
-        return Damage(key, kind, owner.batch, owner.samples)
-    name = key.removeprefix(f"{COMMITS}/").removesuffix(".json")
-    if key.startswith(COMMITS) and name.isdecimal():
-        return _of_batch(folder, int(name), kind)
-    return Damage(key, kind)
-
-
-def _of_batch(folder: Folder, batch: int, kind: Kind = "changed") -> Damage:
-    try:
-        jobs = Request.read(folder).batches[batch]
-    except (TraceError, IndexError):
-        return Damage(Commit.key(batch), kind)
-    return Damage(Commit.key(batch), kind, batch, tuple(job.index for job in jobs))
+    folder, found = Folder(where), list(damages)
+    keys = [Commit.key(damage.batch) for damage in found if damage.batch is not None]
+    for key in (MANIFEST, *keys, *(damage.key for damage in found)) if found else ():
+        folder.delete(key)

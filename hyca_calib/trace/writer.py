@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-from hyca_calib.pipelines.workload import Job
-from hyca_calib.trace.arrays import Arrays
-from hyca_calib.trace.commits import Commit
-from hyca_calib.trace.folder import Folder
-from hyca_calib.trace.staging import Staged
+import torch
+from torch import Tensor
 
-__all__ = ["Writer"]
+from hyca_calib.trace.arrays import Arrays
+from hyca_calib.trace.commits import Commit, NonFinite
+from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.layout import Layout
+from hyca_calib.trace.recorder import Recording
+from hyca_calib.trace.reduce import reduced
+from hyca_calib.trace.request import Request
+
+__all__ = ["WAITING", "Writer"]
 
 WAITING = 2
 """Batches that wait or are written; more would only need memory."""
 
 
 class Writer:
-    """Writes what it is given, in order; an error comes up at the next call. A context manager."""
+    """Writes batches in order; an error comes up at the next call. A context manager.
 
-    def __init__(self, folder: Folder, arrays: Arrays, on_commit: Callable[[Commit], None]) -> None:
-        self._folder, self._arrays, self._on_commit = folder, arrays, on_commit
+    While one batch is sampled, the one before is copied to the host, and the one before that is written. From a GPU
+    they are copied to pinned memory, which torch keeps for the next one, on a stream of its own.
+
+    Args:
+        layout: of all batches.
+        device: where the features are.
+        on_commit: told of every batch that is written.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        request: Request,
+        layout: Layout,
+        device: torch.device,
+        on_commit: Callable[[Commit], None],
+    ) -> None:
+        self._folder, self._request, self._layout, self._on_commit = folder, request, layout, on_commit
+        self._arrays = Arrays.open(folder, request, layout)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hyca-trace")
         self._waiting: deque[Future[None]] = deque()
+        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
@@ -39,25 +62,50 @@ class Writer:
         finally:
             self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def write(self, batch: int, jobs: Sequence[Job], staged: Staged, nonfinite: Sequence[Mapping[str, Any]]) -> None:
-        """Hand over a batch; waits while there are too many."""
-        while len(self._waiting) >= WAITING:
-            self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(self._write, batch, jobs, staged, nonfinite))
+    def write(self, batch: int, recording: Recording) -> None:
+        """Hand over a batch; waits while there are too many.
 
-    def _write(self, batch: int, jobs: Sequence[Job], staged: Staged, nonfinite: Sequence[Mapping[str, Any]]) -> None:
-        try:
-            arrays = {name: tensor.numpy() for name, tensor in staged.wait().items()}
-            to = self._arrays
-            with self._folder.clear_errors():
-                to.witness.take()
-                samples = slice(jobs[0].index, jobs[-1].index + 1)
-                to.values[samples] = arrays["values"]
-                to.latents[samples] = arrays["latents"]
-                to.gram[batch] = arrays["gram"]
-                to.gain[batch] = arrays["gain"]
-            commit = Commit(batch, tuple(job.index for job in jobs), to.witness.take(), nonfinite)
-            commit.write(self._folder)
-        finally:
-            staged.release()
+        Raises:
+            TraceError: the batch is of another layout, or storage failed.
+        """
+        self._layout.check(recording)
+        samples = tuple(job.index for job in self._request.batches[batch])
+        tensors, nonfinite = reduced(recording, self._layout, samples)
+        if len(self._waiting) == WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._write, batch, samples, nonfinite, *self._staged(tensors)))
+
+    def _staged(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
+        """The tensors on the host, and the event at which they are there; None if they are already."""
+        if self._stream is None:
+            return {name: tensor.cpu() for name, tensor in tensors.items()}, None
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            staged = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}
+            copied = self._stream.record_event()
+        for tensor in tensors.values():
+            if tensor.is_cuda:
+                tensor.record_stream(self._stream)  # its memory is not reused before the copy is done
+        return staged, copied
+
+    def _write(
+        self,
+        batch: int,
+        samples: tuple[int, ...],
+        nonfinite: tuple[NonFinite, ...],
+        staged: dict[str, Tensor],
+        copied: Any,
+    ) -> None:
+        if copied is not None:
+            copied.synchronize()
+        found, arrays = {name: tensor.numpy() for name, tensor in staged.items()}, self._arrays
+        with self._folder.clear_errors():
+            arrays.witness.take()
+            numbers = slice(samples[0], samples[-1] + 1)
+            arrays.values[numbers] = found["values"]
+            arrays.latents[numbers] = found["latents"]
+            arrays.gram[batch] = found["gram"]
+            arrays.gain[batch] = found["gain"]
+        commit = Commit(batch=batch, samples=samples, files=arrays.witness.take(), nonfinite=nonfinite)
+        commit.write(self._folder)
         self._on_commit(commit)

@@ -37,7 +37,7 @@ SETTINGS = Settings(groups=2)
 
 def grid(times: list[float]) -> Any:
     """All that retiming asks of a trace: the scheduler's timesteps, and the network's."""
-    return SimpleNamespace(attributes={"scheduler_timesteps": times}, timesteps=np.array(times) / 1000)
+    return SimpleNamespace(attributes=SimpleNamespace(scheduler_timesteps=times), timesteps=np.array(times) / 1000)
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def test_other_test_samples_give_the_same_plan(
 ) -> None:
     before = Trace(path).gram("test")
     recorded = recorded_anew(path, workload, perturbing(workload, "test", broken))
-    assert bool(recorded.attributes["excluded"]) == broken
+    assert bool(recorded.attributes.excluded) == broken
     assert not np.allclose(recorded.gram("test"), before, rtol=1e-3), "the perturbation must be one"
     assert plan_of(recorded, tmp_path / "search") == plans[0]
     assert recipe_of(recorded, tmp_path / "recipe") == plans[1]

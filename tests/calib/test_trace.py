@@ -34,8 +34,8 @@ def test_what_is_stored(recorded: Trace) -> None:
     assert recorded.timesteps == pytest.approx(np.linspace(1, 1 / 12, 12))
     assert recorded.sigmas == pytest.approx(np.linspace(1, 0, 13), abs=1e-6)
     assert recorded.response == pytest.approx(np.full(12, -1 / 12), abs=1e-4)
-    assert recorded.attributes["branches"] == ["cond"]
-    assert {"weights_digest", "config_digest"} <= set(recorded.attributes["model"])
+    assert recorded.branches == ["cond"]
+    assert len(recorded.attributes.model.weights_digest) == len(recorded.attributes.model.config_digest) == 64
     store = zarr.open_group(recorded.where, mode="r")
     assert store.metadata.zarr_format == 3
     values = store["points/trunk/values"]
@@ -151,8 +151,19 @@ def test_other_stores_and_other_versions(recorded: Trace, tmp_path: Path) -> Non
         (copy / "zarr.json").write_text(json.dumps(meta))
         with pytest.raises(TraceError, match=complaint):
             Trace(copy)
+    del meta["attributes"]["model"]["component"]
+    meta["attributes"]["version"] = 4
+    (copy / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(TraceError, match=r"zarr.json is not as written \(model.component: .*--repair"):
+        Trace(copy)
+    (copy / "manifest.json").unlink()
+    (copy / "request.json").unlink()
+    meta["attributes"]["model"]["component"] = "transformer"
+    (copy / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(TraceError, match=r"request.json is missing; trace again with --overwrite"):
+        Trace(copy)
     zarr.create_group(tmp_path / "other.zarr")
-    with pytest.raises(TraceError, match="not a HyCa trace"):
+    with pytest.raises(TraceError, match="not a HyCa trace but another Zarr group; give the path of a trace"):
         Trace(tmp_path / "other.zarr")
 
 

@@ -12,19 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 import zarr
 from storage import contents, listed, record
 from zarr.errors import ContainsGroupError
 
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.trace.commits import Commit
-from hyca_calib.trace.folder import LocalFolder, open_folder
+from hyca_calib.trace.commits import Commit, NonFinite
+from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.merge import merge_traces
-from hyca_calib.trace.preflight import Needs
-from hyca_calib.trace.shard_lock import Share, claimed
+from hyca_calib.trace.preflight import Preflight
+from hyca_calib.trace.shard_lock import Shard, shard_lock
+from hyca_calib.trace.statistics import sampling_error
 from hyca_calib.trace.store import Trace
 from hyca_calib.trace.verify import discard, verify
 from hyca_runtime.errors import TraceError
+from hyca_runtime.feature import Feature
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +64,8 @@ def test_an_interrupted_trace_ends_with_the_same_bytes(
 def test_shares_make_one_trace(whole: Path, tmp_path: Path, workload: Workload) -> None:
     """Whatever the order, and resumed with another number of processes."""
     path = tmp_path / "t.zarr"
-    assert not record(path, workload, share=Share(2, 3))
-    assert not record(path, workload, share=Share(0, 3))
+    assert not record(path, workload, shard=Shard(2, 3))
+    assert not record(path, workload, shard=Shard(0, 3))
     assert record(path, workload)
     assert contents(path) == contents(whole)
     assert verify(path) == []
@@ -71,7 +74,7 @@ def test_shares_make_one_trace(whole: Path, tmp_path: Path, workload: Workload) 
 def test_parts_are_gathered(whole: Path, tmp_path: Path, workload: Workload) -> None:
     parts = [tmp_path / f"{rank}.zarr" for rank in range(2)]
     for rank, part in enumerate(parts):
-        assert not record(part, workload, share=Share(rank, 2))
+        assert not record(part, workload, shard=Shard(rank, 2))
     out = tmp_path / "out.zarr"
     assert merge_traces(parts[:1], out) == (8, 14)
     assert merge_traces(parts, out) == (14, 14)
@@ -79,7 +82,7 @@ def test_parts_are_gathered(whole: Path, tmp_path: Path, workload: Workload) -> 
     assert merge_traces([whole], tmp_path / "copy.zarr") == (14, 14)
     assert contents(tmp_path / "copy.zarr") == contents(whole)
     other = tmp_path / "other.zarr"
-    record(other, workload, tokens=4, share=Share(0, 2))
+    record(other, workload, tokens=4, shard=Shard(0, 2))
     with pytest.raises(TraceError, match="another tokens"):
         merge_traces([parts[0], other], tmp_path / "bad.zarr")
 
@@ -152,25 +155,25 @@ def test_missing_files_are_named(whole: Path, tmp_path: Path) -> None:
 
 def test_two_writers(tmp_path: Path, workload: Workload) -> None:
     path = tmp_path / "t.zarr"
-    with claimed(open_folder(path), Share(1, 2)):
+    with shard_lock(Folder(path), Shard(1, 2)):
         with pytest.raises(TraceError, match=r"traced by another process \(share 1-of-2\)"):
-            record(path, workload, share=Share(1, 2))
+            record(path, workload, shard=Shard(1, 2))
         with pytest.raises(TraceError, match=r"share 1-of-2.*choose another --out"):
             record(path, workload)
-        assert not record(path, workload, share=Share(0, 2))
-    assert record(path, workload, share=Share(1, 2))
+        assert not record(path, workload, shard=Shard(0, 2))
+    assert record(path, workload, shard=Shard(1, 2))
 
 
 def test_a_rank_that_is_done_leaves_alone_what_others_are_writing(tmp_path: Path, workload: Workload) -> None:
     path = tmp_path / "t.zarr"
-    assert not record(path, workload, share=Share(0, 2))
+    assert not record(path, workload, shard=Shard(0, 2))
     half = path / "runs" / "note.json.partial"
     half.write_text("{")
-    with claimed(open_folder(path), Share(0, 2)):  # it has nothing to record, but its note is not written yet
-        assert record(path, workload, share=Share(1, 2))
+    with shard_lock(Folder(path), Shard(0, 2)):  # it has nothing to record, but its note is not written yet
+        assert record(path, workload, shard=Shard(1, 2))
         assert half.exists()
     (path / "manifest.json").unlink()
-    assert record(path, workload, share=Share(1, 2))
+    assert record(path, workload, shard=Shard(1, 2))
     assert not half.exists(), "nobody was there to write it"
 
 
@@ -191,7 +194,7 @@ def test_ranks_that_open_a_store_at_once(tmp_path: Path, workload: Workload, mon
 
 def test_two_writers_of_an_object_store(workload: Workload) -> None:
     url = "memory://two/t.zarr"
-    folder = open_folder(url)
+    folder = Folder(url)
     folder.write(".locks/0-of-1.json", json.dumps({"host": "elsewhere", "pid": 7, "time": 2e12}).encode())
     with pytest.raises(TraceError, match=r"share 0-of-1, by process 7 on elsewhere"):
         record(url, workload)
@@ -200,24 +203,40 @@ def test_two_writers_of_an_object_store(workload: Workload) -> None:
     assert not folder.exists(".locks/0-of-1.json")
 
 
+def test_locks_of_an_object_store_that_are_none(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is no longer there when it is read, one was never written whole."""
+    folder = Folder("memory://locks/t.zarr")
+    folder.write(".locks/0-of-1.json", b"{")
+    listing = Folder.listing
+    monkeypatch.setattr(Folder, "listing", lambda self, under="": [*listing(self, under), ".locks/0-of-2.json"])
+    with shard_lock(folder, Shard()):
+        assert json.loads(folder.read(".locks/0-of-1.json"))["time"] > 1e9
+
+
+@pytest.mark.parametrize("share", ["9/8", "0/2", "1/0", "half"])
+def test_shares_that_are_none(share: str) -> None:
+    with pytest.raises(TraceError, match=rf"share '?{share}'?: expected K/N"):
+        Shard.parse(share)
+
+
 def test_an_object_store_holds_the_same(whole: Path, workload: Workload) -> None:
     url = "memory://same/t.zarr"
     assert record(url, workload)
     assert contents(url) == contents(whole)
     assert verify(url) == []
     np.testing.assert_array_equal(Trace(url).latents_of("test"), Trace(whole).latents_of("test"))
-    open_folder(url).write("latents/c/2/0/0", b"rot")
+    Folder(url).write("latents/c/2/0/0", b"rot")
     assert [d.samples for d in verify(url)] == [(0, 1, 2, 3)]
 
 
 def test_unknown_kinds_of_urls() -> None:
     with pytest.raises(TraceError, match="cannot open carrier"):
-        open_folder("carrier://pigeon")
+        Folder("carrier://pigeon")
 
 
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "a//b", "..", "a\\b", "a\x00"])
 def test_no_key_leads_out_of_a_folder(tmp_path: Path, key: str) -> None:
-    folder = open_folder(tmp_path / "in")
+    folder = Folder(tmp_path / "in")
     for act in (folder.read, folder.delete, lambda k: folder.write(k, b"")):
         with pytest.raises(TraceError, match="is no key of a trace"):
             act(key)
@@ -228,22 +247,22 @@ def test_no_link_leads_out_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/link").symlink_to(tmp_path / "secret")
     with pytest.raises(TraceError, match="leads out of the folder"):
-        open_folder(tmp_path / "in").read("link")
+        Folder(tmp_path / "in").read("link")
 
 
 def test_a_full_disk_loses_nothing(
     whole: Path, tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, write, count = tmp_path / "t.zarr", LocalFolder.write, [0]
+    path, write, count = tmp_path / "t.zarr", Folder.write, [0]
 
-    def full(self: LocalFolder, key: str, content: bytes) -> None:
+    def full(self: Folder, key: str, content: bytes) -> None:
         count[0] += key.startswith("commits/")
         if count[0] >= 3:
             with self.clear_errors():
                 raise OSError(errno.ENOSPC, "No space left on device")
         write(self, key, content)
 
-    monkeypatch.setattr(LocalFolder, "write", full)
+    monkeypatch.setattr(Folder, "write", full)
     with pytest.raises(TraceError, match=r"t\.zarr: OSError: \[Errno 28\] No space left on device"):
         record(path, workload)
     monkeypatch.undo()
@@ -260,13 +279,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, workload: Workload) -> 
 
 
 def test_needs_are_told_and_refused(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Needs] = []
-    monkeypatch.setattr(LocalFolder, "free_bytes", lambda self: 1000)
+    told: list[Preflight] = []
+    monkeypatch.setattr(Folder, "free_bytes", lambda self: 1000)
     with pytest.raises(TraceError, match=r"the trace needs .* KiB of disk, 1000 B are free; .* --force"):
-        record(tmp_path / "t.zarr", workload, on_needs=told.append)
+        record(tmp_path / "t.zarr", workload, on_preflight=told.append)
     (needs,) = told
     assert f"of {1000} B free" in str(needs)
-    record(tmp_path / "t.zarr", workload, force=True, on_needs=told.append)
+    record(tmp_path / "t.zarr", workload, force=True, on_preflight=told.append)
     stored = sum(p.stat().st_size for p in (tmp_path / "t.zarr").rglob("c/**/*") if p.is_file())
     assert 0.5 * needs.disk < stored < 1.1 * needs.disk
 
@@ -300,8 +319,8 @@ def test_nan_is_reported_and_kept_out(whole: Path, tmp_path: Path, workload: Wor
     pipe = Sick({job.seed for job in sick})
     record(tmp_path / "t.zarr", workload, pipe)
     found, healthy = Trace(tmp_path / "t.zarr"), Trace(whole)
-    assert found.attributes["excluded"] == [1, 12]
-    assert [n["sample"] for n in found.attributes["nonfinite"]] == [1, 12]
+    assert found.attributes.excluded == [1, 12]
+    assert [place.sample for place in found.attributes.nonfinite] == [1, 12]
     assert found.samples("fit") == [0, 2, 3, 4, 5]
     assert [job.index for job in found.workload().of("test")] == [8, 9, 10, 11, 13]
     assert np.isfinite(found.gram("fit")).all()
@@ -328,8 +347,22 @@ def test_the_place_of_nan_is_told(tmp_path: Path, workload: Workload) -> None:
     block.forward = infected
     with pytest.raises(TraceError, match="every sample of fit and select and test holds NaN or infinity"):
         record(tmp_path / "t.zarr", workload, pipe, batch=1)
-    found = Commit.read(open_folder(tmp_path / "t.zarr"), 0).nonfinite
-    assert found == [{"sample": 0, "branch": "cond", "step": 0, "channels": [11], "num_channels": 1}]
+    commit = Commit.read(Folder(tmp_path / "t.zarr"), 0)
+    kept = json.loads((tmp_path / "t.zarr" / Commit.key(0)).read_text())["nonfinite"]
+    assert kept == [{"sample": 0, "branch": "cond", "step": 0, "channels": [11], "num_channels": 1}]
+    assert commit.nonfinite == (NonFinite(sample=0, branch="cond", step=0, channels=(11,), num_channels=1),)
+
+
+def test_nan_spares_the_error_of_a_sample_of_tokens(tmp_path: Path, workload: Workload) -> None:
+    """It is told by what is finite in the first batch; if nothing is, it is the whole."""
+    errors = []
+    for name, pipe in (("well", None), ("sick", Sick({workload.jobs[1].seed}))):
+        record(tmp_path / name, workload, pipe, gram_tokens=8, tokens=3)
+        errors.append(Trace(tmp_path / name).attributes.gram_error)
+    assert Trace(tmp_path / "sick").attributes.excluded == [1]
+    assert errors[1] == pytest.approx(errors[0], rel=0.2)
+    lost = Feature((torch.full((1, 4, 2), torch.nan),))
+    assert sampling_error([[lost]], [[8]]) == 1
 
 
 def test_a_sample_of_tokens_stands_for_all(whole: Path, tmp_path: Path, workload: Workload) -> None:
@@ -339,11 +372,11 @@ def test_a_sample_of_tokens_stands_for_all(whole: Path, tmp_path: Path, workload
         other = Workload(workload.prompts, 14, 12, seed=workload.seed)
         record(tmp_path / f"{seed}.zarr", other, gram_tokens=8 + seed % 2, tokens=3)
         sampled = Trace(tmp_path / f"{seed}.zarr")
-        assert sampled.attributes["gram_share"] == (8 + seed % 2) / 16
+        assert sampled.attributes.gram_share == (8 + seed % 2) / 16
         energy, truth = (np.einsum("ctt->ct", t.gram("fit")) for t in (sampled, full))
         ratios.append(np.median(np.abs(energy / truth - 1)))
-        errors.append(sampled.attributes["gram_error"])
+        errors.append(sampled.attributes.gram_error)
         assert set(np.ravel(sampled.array("points/trunk/tokens"))) <= set(range(16))
-    assert full.attributes["gram_error"] == 0
-    assert full.attributes["gram_share"] == 1
+    assert full.attributes.gram_error == 0
+    assert full.attributes.gram_share == 1
     assert 0.2 < np.mean(ratios) / np.mean(errors) < 1.5

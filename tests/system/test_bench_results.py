@@ -37,7 +37,7 @@ def test_they_say_where_they_come_from(model: str) -> None:
     assert known <= bench.facts.model_fields_set
     assert {"torch", "diffusers", "cache-dit"} <= set(bench.facts.versions)
     workload = workload_of(bench)
-    assert bench.facts.workload.model_dump() == workload.describe()
+    assert bench.facts.workload == workload.describe()
     assert bench.groups == prompt_groups(workload.of("test"))
 
 

@@ -20,7 +20,7 @@ from plans import make_plan
 from storage import record
 
 from hyca_calib.pipelines.workload import Workload, read_prompts
-from hyca_calib.trace.folder import open_folder
+from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.metadata import check_array
 from hyca_calib.trace.store import Trace
 from hyca_runtime import HycaError, apply_plan, load_plan, save_plan
@@ -147,7 +147,7 @@ def test_metadata_is_checked_before_zarr_acts_on_it(
     content = json.loads((path / name / "zarr.json").read_text())
     (path / name / "zarr.json").write_text(json.dumps({**content, **change}))
     with pytest.raises(TraceError, match=rf"is not as written \(.*{fault}.*--repair"):
-        check_array(open_folder(path), name)
+        check_array(Folder(path), name)
     with pytest.raises(TraceError, match="is not as written"):
         Trace(path)
 

@@ -151,7 +151,7 @@ def test_it_is_traced_and_follows_a_plan(motion: MotionPipeline, tmp_path: Path)
     workload = Workload(tuple({"prompt": scene.caption} for scene in scenes()[:7]), num_samples=7, num_steps=8)
     assert record(tmp_path / "t.zarr", workload, motion, batch=2)
     trace = Trace(tmp_path / "t.zarr")
-    assert trace.attributes["branches"] == ["cond", "uncond"]
+    assert trace.branches == ["cond", "uncond"]
     section = preset_section(Problem(trace), PRESETS["hold"], Budget.parse("2x"), 0, "anchored")[1]
     job = workload.of("test")[:1]
     full, _ = sample_images(motion, job, 8, 1)

@@ -16,9 +16,9 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tune import tune
-from hyca_calib.trace.folder import open_folder
+from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.merge import merge_traces
-from hyca_calib.trace.shard_lock import Share
+from hyca_calib.trace.shard_lock import Shard
 from hyca_calib.trace.store import Trace
 from hyca_calib.trace.verify import discard, verify
 from hyca_runtime.errors import TraceError
@@ -50,13 +50,13 @@ def bucket() -> Iterator[str]:
 def test_end_to_end(bucket: str, tmp_path: Path, workload: Workload) -> None:
     url, local = f"{bucket}/runs/t.zarr", tmp_path / "t.zarr"
     assert record(local, workload)
-    assert not record(url, workload, share=Share(0, 2))
+    assert not record(url, workload, shard=Shard(0, 2))
     with pytest.raises(TraceError, match=r"incomplete, \d+ of 14 samples"):
         Trace(url)
     assert record(url, workload)
     assert contents(url) == contents(local)
     assert verify(url) == []
-    open_folder(url).write("latents/c/2/0/0", b"rot")
+    Folder(url).write("latents/c/2/0/0", b"rot")
     (damage,) = verify(url)
     assert damage.samples == (0, 1, 2, 3)
     discard(url, [damage])

@@ -9,16 +9,28 @@ import numpy as np
 import zarr
 
 from hyca_calib.costs.flops import CostModel
-from hyca_calib.pipelines.workload import SPLITS
+from hyca_calib.pipelines.load import TracedModel
+from hyca_calib.pipelines.workload import SPLITS, WorkloadSummary
+from hyca_calib.trace.attributes import TraceAttributes
+from hyca_calib.trace.digests import Manifest
 from hyca_calib.trace.documents import write_json
-from hyca_calib.trace.finish import COST, MANIFEST, manifest_of, summarise
-from hyca_calib.trace.folder import open_folder
-from hyca_calib.trace.layout import Facts
+from hyca_calib.trace.finish import COST, summarise
+from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.layout import Layout
 from hyca_runtime.point import CachePoint
 from studies.paper.replay_setup import Array
 
 WAVES, DRAWS, NOISE = 8, 32, 0.01
 SMOOTHNESS = (0.3, 0.7)
+MODEL = TracedModel(
+    name="synthetic",
+    pipeline="",
+    component="transformer",
+    transformer="",
+    scheduler="",
+    config_digest="",
+    weights_digest="",
+)
 
 
 def smooth_gram(channels: int, steps: int, rng: np.random.Generator) -> Array:
@@ -38,7 +50,7 @@ def write_trace(path: Path, channels: int, steps: int, branches: int, cost: Cost
     """A trace of a rectified flow with made-up Gram matrices; each split has one sample, none is stored."""
     rng, sigmas = np.random.default_rng(seed), np.linspace(1, 0, steps + 1)
     gram = np.stack([[smooth_gram(channels, steps, rng) for _ in range(branches)] for _ in SPLITS])
-    facts = Facts(
+    layout = Layout(
         branches=[f"branch {i}" for i in range(branches)],
         timesteps=sigmas[:-1].tolist(),
         scheduler_timesteps=[],
@@ -51,9 +63,24 @@ def write_trace(path: Path, channels: int, steps: int, branches: int, cost: Cost
         channels=channels,
         latent=[1],
     )
-    folder, point = open_folder(path), CachePoint()
-    attributes = {"splits": list(SPLITS), "branches": facts.branches, "point": point.model_dump(), "excluded": []}
+    attributes = TraceAttributes(
+        branches=layout.branches,
+        num_tokens=layout.num_tokens,
+        scheduler_timesteps=layout.scheduler_timesteps,
+        model=MODEL,
+        point=CachePoint(),
+        workload=WorkloadSummary(
+            digest="", prompts_digest="", num_prompts=0, num_samples=len(SPLITS), num_steps=steps, seed=seed
+        ),
+        splits=list(SPLITS),
+        batch=1,
+        gram_share=layout.gram_share,
+        gram_error=layout.gram_error,
+        excluded=[],
+        nonfinite=[],
+    )
+    folder = Folder(path)
     root = zarr.open_group(folder.store(read_only=False), mode="w")
-    summarise(root, point.kind, gram, np.ones((branches, steps, channels)), facts, attributes)
+    summarise(root, gram, np.ones((branches, steps, channels)), layout, attributes)
     write_json(folder, COST, asdict(cost))
-    write_json(folder, MANIFEST, manifest_of(folder, ()))
+    Manifest.of(folder, {}).write(folder)

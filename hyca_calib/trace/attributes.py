@@ -1,0 +1,61 @@
+"""What a complete trace says of itself, kept as the attributes of its Zarr group."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel
+
+from hyca_calib.pipelines.load import TracedModel
+from hyca_calib.pipelines.workload import Split, WorkloadSummary
+from hyca_calib.trace.commits import NonFinite
+from hyca_calib.trace.documents import checked
+from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.request import TRACE_VERSION, check_version
+from hyca_runtime.errors import TraceError
+from hyca_runtime.point import CachePoint
+
+__all__ = ["TraceAttributes"]
+
+
+class TraceAttributes(BaseModel, frozen=True):
+    """The attributes of a trace.
+
+    Attributes:
+        branches, num_tokens, scheduler_timesteps, gram_share, gram_error: see `Layout`.
+        model, point, batch: see `Request`.
+        splits: the split of each sample.
+        excluded: numbers of the samples that are in no statistics, because they hold NaN or infinity.
+        nonfinite: where they do.
+    """
+
+    format: Literal["hyca-trace"] = "hyca-trace"
+    version: int = TRACE_VERSION
+    branches: list[str]
+    num_tokens: list[list[int]]
+    scheduler_timesteps: list[float]
+    model: TracedModel
+    point: CachePoint
+    workload: WorkloadSummary
+    splits: list[Split]
+    batch: int
+    gram_share: float
+    gram_error: float
+    excluded: list[int]
+    nonfinite: list[NonFinite]
+
+    @classmethod
+    def of_group(cls, folder: Folder, content: object) -> Self:
+        """The attributes in `content`, which the Zarr group in `folder` has.
+
+        Raises:
+            TraceError: the group is no trace, or one of another version, or damaged.
+        """
+        found = content if isinstance(content, dict) else {}
+        if found.get("format") != cls.model_fields["format"].default:
+            raise TraceError(
+                f"{folder}: not a HyCa trace but another Zarr group; give the path of a trace, or make one: "
+                "python -m hyca_calib trace"
+            )
+        check_version(folder, found.get("version", 0))
+        return checked(cls, found, folder, "zarr.json")
