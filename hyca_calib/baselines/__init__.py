@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from hyca_calib.baselines.base import Axis, Baseline, Family, Settings, Setup
-from hyca_calib.baselines.broadcast import faster_family, pyramid_family, sea_family
+from hyca_calib.baselines.broadcast import faster_family, pyramid_family
 from hyca_calib.baselines.budcache import budcache_family
-from hyca_calib.baselines.caches import first_block_family, magnitude_family, taylorseer_family
+from hyca_calib.baselines.cache_dit import dual_block_families
+from hyca_calib.baselines.caches import first_block_family, magnitude_family, sea_family, taylorseer_family
 from hyca_calib.baselines.cem import cem_family
-from hyca_calib.baselines.dual_block import dual_block_families
 from hyca_calib.baselines.layer_reuse import fora_family, smooth_family
 from hyca_calib.baselines.learned_linear import l2p_family
 from hyca_calib.baselines.meancache import meancache_family
@@ -42,8 +42,8 @@ def families(pipe: Any, setup: Setup) -> list[Family]:
         spectrum_family(pipe, setup),
         speca_family(pipe, setup),
         l2p_family(pipe, setup),
-        budcache_family(pipe, setup),
-        cem_family(pipe, setup),
+        budcache_family(setup),
+        cem_family(setup),
         meancache_family(pipe, setup),
-        *recipe_families(pipe, setup),
+        *recipe_families(setup),
     ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from hyca_calib.baselines.base import Baseline
+from hyca_calib.baselines.cache_dit import masked
 from hyca_calib.baselines.caches import taylorseer_family
-from hyca_calib.baselines.dual_block import masked
 
 __all__ = ["baselines_at_steps"]
 
@@ -20,11 +20,7 @@ def baselines_at_steps(num_steps: int, computed: Sequence[int]) -> list[Baseline
     found = [family.baseline({"way": way, "N": interval, "O": 1, "W": 1}) for way in ("lite", "last block")]
     if importlib.util.find_spec("cache_dit") is not None:
         mask = [int(step in computed) for step in range(num_steps)]
-        for calibrator in ("", " + TaylorSeer"):
-            name = f"DBCache{calibrator}"
-
-            def applied(pipe: Any, calibrator: str = calibrator) -> Any:
-                return masked(pipe, num_steps, calibrator, mask)
-
+        for name, calibrator in (("DBCache", ""), ("DBCache + TaylorSeer", " + TaylorSeer")):
+            applied = partial(masked, num_steps=num_steps, calibrator=calibrator, mask=mask)
             found.append(Baseline(f"{name}, the same steps", name, num_steps, applied))
     return found

@@ -19,16 +19,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup
-from hyca_calib.baselines.planned import OUTPUT, RESIDUAL, Following, near
-from hyca_calib.baselines.stepwise import stepwise
+from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup, nearest
+from hyca_calib.baselines.stepwise import OUTPUT, RESIDUAL, solver_weights, tabled
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_runtime.point import CachePoint
+from hyca_runtime.solvers import Hold
 
 __all__ = ["Steps", "budcache_family", "search_steps"]
 
@@ -48,40 +47,37 @@ REACH, FAR_SWAPS, NEAR_SHARE = 3, 2, 0.7
 """Farthest shift; swaps of each computed step that a climb looks at; share of shifts among the moves of annealing."""
 
 
-def budcache_family(pipe: Any, setup: Setup, rollouts: int = ROLLOUTS) -> Family:
+def budcache_family(setup: Setup, rollouts: int = ROLLOUTS) -> Family:
     """BudCache; every setting searches once, with so many rollouts of one prompt, as the release does."""
-    del pipe
-    ladder = near(range(2, setup.num_steps), setup.num_steps, PERCENTS)
+    num = setup.num_steps
 
-    @contextmanager
-    def apply(pipe: Any, settings: Settings) -> Iterator[None]:
+    def apply(pipe: Any, settings: Settings) -> Applied:
         point, count = POINTS[str(settings["reuse"])], int(settings["computed"])
         rollouts = int(settings["rollouts"])
         name = f"BudCache, {settings['reuse']}, {count} steps, {rollouts} rollouts"
-        steps = setup.recall(name, lambda: _searched(pipe, point, setup.jobs[:1], setup.num_steps, count, rollouts))
-        with stepwise(pipe, Following(frozenset(steps)), point, depth=1):
-            yield
+        steps = setup.recall(name, lambda: _searched(pipe, point, setup.jobs[:1], num, count, rollouts))
+        return tabled(pipe, solver_weights(Hold(), num, steps), point)
 
     axes = (
-        Axis("computed", ladder, near(ladder, setup.num_steps, FIRST)),
+        Axis("computed", nearest(range(2, num), _shares(num, PERCENTS)), _shares(num, FIRST)),
         Axis("rollouts", (rollouts,), closed=True),
         Axis("reuse", tuple(POINTS), ("residual",), closed=True),
     )
-    return Family("BudCache", "arXiv 2606.13496, own implementation", axes, apply, setup.num_steps)
+    return Family("BudCache", "arXiv 2606.13496, own implementation", axes, apply, num)
+
+
+def _shares(num_steps: int, percents: Sequence[int]) -> tuple[float, ...]:
+    return tuple(num_steps * percent / 100 for percent in percents)
 
 
 def _searched(pipe: Any, point: CachePoint, jobs: Sequence[Job], num_steps: int, count: int, rollouts: int) -> Steps:
     goal = sample_latents(pipe, jobs, num_steps, len(jobs))
 
     def error(steps: Steps) -> float:
-        with stepwise(pipe, Following(frozenset(steps)), point, depth=1):
+        with tabled(pipe, solver_weights(Hold(), num_steps, steps), point):
             return float((sample_latents(pipe, jobs, num_steps, len(jobs)) - goal).square().mean())
 
     return search_steps(error, num_steps, count, rollouts)
-
-
-class _SpentError(Exception):
-    """There are no rollouts left."""
 
 
 def search_steps(error: Callable[[Steps], float], num_steps: int, count: int, rollouts: int, seed: int = 0) -> Steps:
@@ -90,17 +86,12 @@ def search_steps(error: Callable[[Steps], float], num_steps: int, count: int, ro
     most = min(rollouts, math.comb(num_steps - 1, count - 1))
 
     def judged(steps: Steps) -> float:
-        if steps not in known:
-            if len(known) >= most:
-                raise _SpentError
+        if steps not in known and len(known) < most:
             known[steps] = error(steps)
-        return known[steps]
+        return known.get(steps, math.inf)  # what no rollout is left for is not gone to
 
-    try:
-        while len(known) < most:
-            _climb(judged, _annealed(judged, _random_steps(num_steps, count, rng), num_steps, rng), num_steps, rng)
-    except _SpentError:
-        pass
+    while len(known) < most:
+        _climb(judged, _annealed(judged, _random_steps(num_steps, count, rng), num_steps, rng), num_steps, rng)
     return min(known, key=lambda steps: (known[steps], steps))
 
 

@@ -15,46 +15,36 @@ TaylorSeer of order 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup
-from hyca_calib.baselines.output_gram import known_grams
-from hyca_calib.baselines.paths import best_path
-from hyca_calib.baselines.planned import RESIDUAL, Following, counts, near
-from hyca_calib.baselines.stepwise import TRUNK, stepwise
+from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup
+from hyca_calib.baselines.full_run import known_grams
+from hyca_calib.baselines.paths import best_path, computed_axis
+from hyca_calib.baselines.stepwise import RESIDUAL, TRUNK, solver_weights, tabled
+from hyca_runtime.solvers import Hold, Taylor
 
 __all__ = ["cem_family", "error_prior", "planned_steps"]
 
 Array = NDArray[np.float64]
-FORECASTS = {"reuse": (RESIDUAL, 0), "TaylorSeer": (TRUNK, 1)}
-"""Where a feature is forecast, and with which order."""
+FORECASTS = {"reuse": (RESIDUAL, Hold()), "TaylorSeer": (TRUNK, Taylor(1))}
+"""Where a feature is forecast, and how."""
 
 
-def cem_family(pipe: Any, setup: Setup) -> Family:
+def cem_family(setup: Setup) -> Family:
     """CEM on reuse and on TaylorSeer; its prior is measured on `setup.jobs`."""
-    del pipe
-    ladder = counts(setup.num_steps)
 
-    @contextmanager
-    def apply(pipe: Any, settings: Settings) -> Iterator[None]:
-        steps = planned_steps(
-            error_prior(known_grams(pipe, setup)),
-            int(settings["computed"]),
-            int(settings["weight"]),
-            int(settings["spread"]),
-            settings["sum"] == "running",
-        )
-        point, order = FORECASTS[str(settings["forecast"])]
-        with stepwise(pipe, Following(frozenset(steps), order), point, depth=order + 1):
-            yield
+    def apply(pipe: Any, settings: Settings) -> Applied:
+        count, weight, spread = (int(settings[name]) for name in ("computed", "weight", "spread"))
+        prior = error_prior(known_grams(pipe, setup))
+        steps = planned_steps(prior, count, weight, spread, settings["sum"] == "running")
+        point, solver = FORECASTS[str(settings["forecast"])]
+        return tabled(pipe, solver_weights(solver, setup.num_steps, steps), point)
 
     axes = (
-        Axis("computed", ladder, near(ladder, setup.num_steps, (10, 16, 24, 36, 56))),
+        computed_axis(setup.num_steps),
         Axis("forecast", tuple(FORECASTS), ordered=False),
         Axis("weight", (0, 1, 2, 3), (2,), closed=True),
         Axis("spread", (0, 1, 2, 3, 4, 6, 9, 14), (1,)),

@@ -21,6 +21,8 @@ __all__ = ["Spacing", "diffusion_on", "flow_on"]
 Array = NDArray[np.float64]
 Levels = Callable[[int], Array]
 """Noise levels, or timesteps, for a number of steps."""
+ALMOST_NOISE = 1 - 1e-6
+"""UniPC divides by the log-SNR of the first level, which pure noise has none of; diffusers steps back as far."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,8 @@ class Spacing:
 
 def _falling(times: Array) -> Array:
     """Whole timesteps with at least 1 between them, for many steps round to the same; the last one stays."""
-    rising = times[::-1] - np.arange(len(times))
-    return np.asarray((np.maximum.accumulate(rising) + np.arange(len(times)))[::-1])
-
-
-ALMOST_NOISE = 1 - 1e-6
-"""UniPC divides by the log-SNR of the first level, which pure noise has none of; diffusers steps back as far."""
+    places = np.arange(len(times))
+    return np.asarray((np.maximum.accumulate(times[::-1] - places) + places)[::-1])
 
 
 def flow_on(own: Any, make: Callable[[], Any], levels: Levels | None = None) -> Callable[[], Any]:

@@ -1,11 +1,20 @@
-"""The cheapest path over a given number of steps: dynamic programming of the methods that plan by edge costs."""
+"""What methods that plan by edge costs share: the cheapest path over a given number of steps, and their numbers."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["best_path"]
+from hyca_calib.baselines.base import Axis
+
+__all__ = ["best_path", "computed_axis"]
+
+
+def computed_axis(num_steps: int) -> Axis:
+    """The number of computed steps: each up to a half of the run, then every third."""
+    half = num_steps // 2
+    rungs = (*range(min(3, half), half), *range(half, num_steps, 3))
+    return Axis("computed", rungs, tuple(num_steps * percent / 100 for percent in (10, 16, 24, 36, 56)))
 
 
 def best_path(costs: NDArray[np.float64], count: int) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Whatever is done to a pipeline meanwhile is undone.
 
-Rivals are other people's code. Some leave a bound `forward` behind, some put a network's lists of blocks back in
+Most methods are other people's code. Some leave a bound `forward` behind, some put a network's lists of blocks back in
 another order, which caches that read that order then take for another network.
 """
 
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-__all__ = ["untouched"]
+__all__ = ["hook_registries", "untouched"]
 
-REGISTRY = "_diffusers_hook"
-"""Where diffusers keeps the hooks of a module."""
+
+def hook_registries(network: nn.Module) -> list[Any]:
+    """Where diffusers keeps the hooks of the network's modules."""
+    attributes = [vars(module) for module in network.modules()]
+    return [of_module["_diffusers_hook"] for of_module in attributes if "_diffusers_hook" in of_module]
 
 
 @contextmanager
@@ -26,13 +29,13 @@ def untouched(pipe: Any) -> Iterator[None]:
     kind = type(pipe)
     networks = [part for part in vars(pipe).values() if isinstance(part, nn.Module)]
     modules = [module for network in networks for module in network.modules()]
-    registries = [vars(module)[REGISTRY] for module in modules if REGISTRY in vars(module)]
-    methods, kept = dict(vars(kind)), [_Kept(owner) for owner in (pipe, *modules, *registries)]
+    registries = [registry for network in networks for registry in hook_registries(network)]
+    methods, restorers = dict(vars(kind)), [_restorer(owner) for owner in (pipe, *modules, *registries)]
     try:
         yield
     finally:
-        for one in kept:
-            one.put_back()
+        for restore in restorers:
+            restore()
         for name in vars(kind).keys() - methods.keys():
             delattr(kind, name)
         for name, method in methods.items():
@@ -40,21 +43,21 @@ def untouched(pipe: Any) -> Iterator[None]:
                 setattr(kind, name, method)
 
 
-class _Kept:
-    """The class and attributes of an object, and what its dictionaries and lists held."""
+def _restorer(owner: Any) -> Callable[[], None]:
+    """Gives an object its class and attributes back, and its dictionaries and lists what they hold now."""
+    kind, attributes = type(owner), dict(vars(owner))
+    held = [
+        (value, copy.copy(value))
+        for value in attributes.values()
+        if type(value) in (dict, OrderedDict, list)  # tensors and modules have a content that nobody changes
+    ]
 
-    def __init__(self, owner: Any) -> None:
-        self._owner, self._kind, self._values = owner, type(owner), dict(vars(owner))
-        self._held = [
-            (value, copy.copy(value))
-            for value in self._values.values()
-            if type(value) in (dict, OrderedDict, list)  # tensors and modules have a content that nobody changes
-        ]
-
-    def put_back(self) -> None:
-        self._owner.__class__ = self._kind
-        vars(self._owner).clear()
-        vars(self._owner).update(self._values)
-        for value, content in self._held:
+    def restore() -> None:
+        owner.__class__ = kind
+        vars(owner).clear()
+        vars(owner).update(attributes)
+        for value, content in held:
             value.clear()
             value.extend(content) if isinstance(value, list) else value.update(content)
+
+    return restore

@@ -1,4 +1,4 @@
-"""Rivals that plan under a budget: what they plan is what their papers say, and the network is left as it was."""
+"""Methods that plan under a budget: what they plan is what their papers say, and the network is left as it was."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from hyca_calib.baselines.base import Family, Setup
 from hyca_calib.baselines.budcache import budcache_family, search_steps
 from hyca_calib.baselines.cem import cem_family, error_prior, planned_steps
+from hyca_calib.baselines.full_run import output_grams
 from hyca_calib.baselines.meancache import (
     SPANS,
     Averaged,
@@ -24,11 +25,9 @@ from hyca_calib.baselines.meancache import (
     planned_gaps,
     velocity_times,
 )
-from hyca_calib.baselines.output_gram import output_grams
-from hyca_calib.baselines.paths import best_path
-from hyca_calib.baselines.planned import Following, counts, near
+from hyca_calib.baselines.paths import best_path, computed_axis
 from hyca_calib.baselines.recipes import recipe_families
-from hyca_calib.baselines.stepwise import Computed, Stream
+from hyca_calib.baselines.stepwise import Computed, Stream, solver_weights, weighted
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.rollout import sample_latents
@@ -45,6 +44,7 @@ from hyca_calib.search.presets import (
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime.feature import Feature
+from hyca_runtime.solvers import ClosedFormSolver, Hold, Taylor
 
 STEPS = 12
 
@@ -68,10 +68,10 @@ def setup(recorded: Trace, workload: Workload) -> Setup:
 
 def families(pipe: Any, setup: Setup) -> list[Family]:
     return [
-        budcache_family(pipe, setup),
-        cem_family(pipe, setup),
+        budcache_family(setup),
+        cem_family(setup),
         meancache_family(pipe, setup),
-        *recipe_families(pipe, setup),
+        *recipe_families(setup),
     ]
 
 
@@ -176,14 +176,14 @@ class TestBudCache:
 
 def crossed(times: np.ndarray, spans: dict[int, int], crossing: Crossing, velocities: np.ndarray) -> np.ndarray:
     """The velocity used at every step of a run."""
-    rule, stream, used = Averaged(tuple(times), spans, crossing), Stream(""), []
+    rule, stream, used = Averaged(times, spans, crossing), Stream(""), []
     for step, own in enumerate(velocities):
         stream.step = step
         feature = rule.forecast(stream) if stream.past else None
         assert (feature is None) == (step in spans)
         if feature is None:
             feature = Feature((torch.tensor(own),))
-            stream.past.insert(0, Computed(step, feature))
+            stream.past.appendleft(Computed(step, feature))
         used.append(feature[0].numpy())
     return np.stack(used)
 
@@ -309,7 +309,7 @@ class TestRecipes:
         assert recipe_section(problem, PRESETS["hyca"], 3, 1, 0, "recursive") == section
 
     def test_contraction_is_a_setting(self, pipe: EmojiPipeline, setup: Setup) -> None:
-        hicache = recipe_families(pipe, setup)[2]
+        hicache = recipe_families(setup)[2]
         drawn = {}
         for contraction in (0.5, 0.9):
             with hicache.apply(pipe, {"interval": 4, "warmup": 2, "contraction": contraction}):
@@ -371,14 +371,15 @@ class TestFamilies:
         for family in families(pipe, wide):
             assert len(list(family.first())) <= 12
             for axis in family.axes:
-                assert set(axis.first) <= set(axis.ladder)
+                assert set(axis.first_rungs) <= set(axis.ladder)
 
     @pytest.mark.parametrize("steps", [8, 12, 28, 50])
     def test_ladders(self, steps: int) -> None:
-        ladder = counts(steps)
-        assert list(ladder) == sorted(set(ladder))
+        axis = computed_axis(steps)
+        ladder = [int(rung) for rung in axis.ladder]
+        assert ladder == sorted(set(ladder))
         assert 2 <= ladder[0] < ladder[-1] < steps
-        assert set(near(ladder, steps, (10, 50, 90))) <= set(ladder)
+        assert set(axis.first_rungs) <= set(ladder)
 
     def test_outputs_multiplied(self, pipe: EmojiPipeline, setup: Setup) -> None:
         """The products of a run's outputs, against the latents that Euler steps of these outputs lead through."""
@@ -399,10 +400,12 @@ class TestFamilies:
 
     def test_a_line_is_continued(self) -> None:
         """Order 1 with the distances as they are."""
-        stream = Stream("", 6, [Computed(s, Feature((torch.tensor([2.0 + 3.0 * s]),))) for s in (4, 1, 0)])
-        found = Following(frozenset({0, 1, 4}), 1).forecast(stream)
-        assert found is not None
-        assert found[0].item() == pytest.approx(20.0)
-        held = Following(frozenset({0, 1, 4})).forecast(stream)
-        assert held is not None
-        assert held[0].item() == 14.0
+        past = [Computed(s, Feature((torch.tensor([2.0 + 3.0 * s]),))) for s in (4, 1, 0)]
+
+        def forecast(solver: ClosedFormSolver) -> float:
+            weights = solver_weights(solver, 7, (0, 1, 4))
+            assert list(weights) == [2, 3, 5, 6]
+            return weighted(past, weights[6])[0].item()
+
+        assert forecast(Taylor(1)) == pytest.approx(20.0)
+        assert forecast(Hold()) == 14.0
