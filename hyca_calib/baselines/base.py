@@ -155,13 +155,10 @@ class Family:
 
     def baseline(self, settings: Settings) -> Baseline:
         """The method so set."""
-        told = " ".join(
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
-        )
+        told = (f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items())
         steps = self.steps(settings) if self.steps else self.num_steps
-        return Baseline(
-            f"{self.name} {told}", self.name, steps, lambda pipe: self.apply(pipe, settings), dict(settings)
-        )
+        name = " ".join([self.name, *told])
+        return Baseline(name, self.name, steps, lambda pipe: self.apply(pipe, settings), dict(settings))
 
     def first(self) -> Iterator[Settings]:
         """Settings that are tried at once."""

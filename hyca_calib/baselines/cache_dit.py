@@ -14,12 +14,12 @@ from typing import Any
 from torch import nn
 
 from hyca_calib.baselines.base import INTERVALS, WARMUPS, Applied, Axis, Family, HalfOpenAxis, Settings, Setup, ladder
+from hyca_calib.baselines.foreign_caches import untouched
 from hyca_calib.baselines.full_run import observe
-from hyca_calib.baselines.untouched import untouched
 from hyca_runtime.attach.block_io import block_io
 from hyca_runtime.attach.points import Place, find_block_lists, find_transformer
 
-__all__ = ["adapter_by_hand", "carriers", "dual_block_families", "forward_pattern", "masked", "package"]
+__all__ = ["DualBlock", "adapter_by_hand", "by_mask", "carriers", "dual_block_families", "forward_pattern", "package"]
 
 CALIBRATORS: dict[str, tuple[tuple[Axis, ...], Callable[[Any, Settings], Any]]] = {
     "": ((), lambda dit, settings: None),
@@ -34,7 +34,6 @@ CALIBRATORS: dict[str, tuple[tuple[Axis, ...], Callable[[Any, Settings], Any]]] 
     ),
 }
 """What forecasts the cached residual: its own axes, and how cache-dit is told it."""
-MASKS = ("slow", "medium", "fast", "ultra")
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,7 @@ class DualBlock:
 
     @contextmanager
     def enabled(self, pipe: Any, settings: Settings, options: Mapping[str, Any]) -> Iterator[None]:
-        """The pipeline with it.
-
-        Args:
-            settings: those of the calibrator among them.
-        """
+        """The pipeline with it; of the settings the calibrator's are read."""
         dit = package()
         config = dit.DBCacheConfig(
             **{"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, **options},
@@ -114,12 +109,12 @@ def _families(cache: DualBlock, blocks: int) -> tuple[Family, ...]:
             "max_continuous_cached_steps": int(settings["MC"]) if settings["MC"] != num else -1,
         }
 
-    def by_mask(settings: Settings) -> dict[str, Any]:
-        return _static(package().steps_mask(total_steps=num, mask_policy=settings["mask"]))
+    def by_policy(settings: Settings) -> dict[str, Any]:
+        return by_mask(package().steps_mask(total_steps=num, mask_policy=settings["mask"]))
 
     def by_interval(settings: Settings) -> dict[str, Any]:
         warmup, interval = int(settings["W"]), int(settings["N"])
-        return _static([int(step < warmup or (step - warmup + 1) % interval == 0) for step in range(num)])
+        return by_mask([int(step < warmup or (step - warmup + 1) % interval == 0) for step in range(num)])
 
     num = cache.num_steps
     counts = tuple(n for n in (1, 2, 4, 8, 16, 32) if n < blocks)
@@ -133,17 +128,13 @@ def _families(cache: DualBlock, blocks: int) -> tuple[Family, ...]:
     intervals = (HalfOpenAxis("N", INTERVALS, (2, 4, 8, 24)), HalfOpenAxis("W", WARMUPS, (1, 5)))
     return (
         cache.family("", axes, by_threshold, lambda settings: int(settings["F"]) + int(settings["B"]) < blocks),
-        cache.family(", masks", [Axis("mask", MASKS, ordered=False)], by_mask),
+        cache.family(", masks", [Axis("mask", ("slow", "medium", "fast", "ultra"), ordered=False)], by_policy),
         cache.family(", every N-th step", intervals, by_interval),
     )
 
 
-def masked(pipe: Any, num_steps: int, calibrator: str, mask: Sequence[int]) -> Applied:
-    """DBCache with a calibrator on a network with one call a step, which computes the steps that are 1."""
-    return DualBlock(calibrator, num_steps).enabled(pipe, {}, _static(mask))
-
-
-def _static(mask: Sequence[int]) -> dict[str, Any]:
+def by_mask(mask: Sequence[int]) -> dict[str, Any]:
+    """Options of cache-dit to compute the steps that are 1."""
     return {"steps_computation_mask": list(mask), "steps_computation_policy": "static"}
 
 

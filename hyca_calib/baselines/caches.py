@@ -1,102 +1,40 @@
-"""TaylorSeer, FirstBlockCache, MagCache and SeaCache as diffusers has them, also on networks not prepared for them."""
+"""TaylorSeer, FirstBlockCache, MagCache, SeaCache, PyramidAttentionBroadcast and FasterCache as diffusers has them."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
 from hyca_calib.baselines.base import INTERVALS, WARMUPS, Applied, Axis, Family, HalfOpenAxis, Settings, Setup, ladder
-from hyca_calib.baselines.full_run import magnitude_ratios
-from hyca_calib.baselines.untouched import untouched
-from hyca_runtime.attach.clock import Clock
+from hyca_calib.baselines.foreign_caches import cached, timed
+from hyca_calib.baselines.full_run import magnitude_ratios, observe
 from hyca_runtime.attach.points import find_blocks, find_transformer
 
-__all__ = ["cacheable", "cached", "first_block_family", "magnitude_family", "sea_family", "taylorseer_family"]
+__all__ = ["diffusers_families", "taylorseer_family"]
 
 PROJECTION = r"proj_out(_2)?"
 """The module that makes the network's output: FLUX's lite mode knows it by the first name, DiT has the second."""
 KNOWN_TO_SEA = ("WanTransformer3DModel", "Cosmos3OmniTransformer")
 """Networks whose latents SeaCache finds by itself."""
+RANGES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25)
+COND_FIRST = ("DiTTransformer2DModel",)
+"""Networks whose pipelines put the conditional half of the batch first; FasterCache takes it to be the second."""
+HALVED = ("hidden_states", "encoder_hidden_states", "timestep", "class_labels", "pooled_projections")
 
 
-@contextmanager
-def cached(pipe: Any, config: str, **options: Any) -> Iterator[None]:
-    """The pipeline with a cache of diffusers on its transformer.
-
-    Args:
-        config: the class of diffusers that the cache is told by, given `options`.
-    """
-    import diffusers
-
-    with cacheable(pipe) as transformer:
-        transformer.enable_cache(getattr(diffusers, config)(**options))
-        try:
-            yield
-        finally:
-            transformer.disable_cache()
-
-
-@contextmanager
-def cacheable(pipe: Any) -> Iterator[Any]:
-    """The transformer of `pipe` with ``enable_cache``, told of every call where in the run it is.
-
-    Most networks have it from diffusers' ``CacheMixin``, and their pipelines name the context of each call; not all
-    pipelines say the step there, as WanPipeline does, so what they leave out is read from the scheduler. Other
-    networks, DiT among them, are given the mixin for the while, with one context for all calls: what a user would do
-    by a subclass. Afterwards the network is as it was.
-    """
-    from diffusers import CacheMixin
-
-    with untouched(pipe):
-        transformer, clock = pipe.transformer, Clock(pipe.transformer)
-        plain: Any = type(transformer)
-        if isinstance(transformer, CacheMixin):
-            inner: Callable[..., Applied] = transformer.cache_context
-
-            def cache_context(name: str, **fields: Any) -> Applied:
-                return inner(name, **{**_moment(pipe, None), **fields})
-
-            transformer.cache_context = cache_context
-        else:
-
-            def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-                with self.cache_context("all", **_moment(pipe, clock.timestep(args, kwargs)[0])):
-                    return plain.__call__(self, *args, **kwargs)
-
-            transformer.__class__ = type(plain.__name__, (CacheMixin, plain), {"__call__": call})
-        yield transformer
-
-
-def _moment(pipe: Any, time: float | None) -> dict[str, Any]:
-    """Step, number of steps and noise level, as far as the scheduler tells them.
-
-    Args:
-        time: of the call, for schedulers that do not keep their place.
-    """
-    scheduler: Any = getattr(pipe, "scheduler", None)
-    times = getattr(scheduler, "timesteps", None)
-    if times is None:
-        return {}
-    times = times.tolist()
-    index = getattr(scheduler, "step_index", None)
-    if index is None:
-        index = times.index(time) if time in times else 0
-    if index >= len(times):
-        return {}
-    if hasattr(scheduler, "alphas_cumprod"):
-        kept = float(scheduler.alphas_cumprod[int(times[index])])
-        signal, noise = kept**0.5, (1 - kept) ** 0.5
-        sigma = noise / (signal + noise)  # of the flow that has the same ratio of noise to signal
-    elif hasattr(scheduler, "sigmas"):
-        sigma = float(scheduler.sigmas[index])
-    else:
-        return {}
-    return {"step_index": index, "num_inference_steps": len(times), "sigma": sigma}
+def diffusers_families(pipe: Any, setup: Setup) -> list[Family]:
+    """The caches of diffusers."""
+    return [
+        taylorseer_family(setup.num_steps),
+        _first_block_family(setup.num_steps),
+        _magnitude_family(setup),
+        _sea_family(pipe, setup),
+        _pyramid_family(pipe, setup),
+        _faster_family(pipe, setup),
+    ]
 
 
 def taylorseer_family(num_steps: int) -> Family:
@@ -125,7 +63,7 @@ def taylorseer_family(num_steps: int) -> Family:
     return Family("TaylorSeer", "arXiv 2503.06923; diffusers", axes, apply, num_steps)
 
 
-def first_block_family(num_steps: int) -> Family:
+def _first_block_family(num_steps: int) -> Family:
     """FirstBlockCache: the residual of the first block decides."""
 
     def apply(pipe: Any, settings: Settings) -> Applied:
@@ -135,7 +73,7 @@ def first_block_family(num_steps: int) -> Family:
     return Family("FirstBlockCache", "ParaAttention; diffusers", (axis,), apply, num_steps)
 
 
-def magnitude_family(setup: Setup) -> Family:
+def _magnitude_family(setup: Setup) -> Family:
     """MagCache, calibrated on the samples of the setup when it is first used."""
 
     def apply(pipe: Any, settings: Settings) -> Applied:
@@ -158,7 +96,7 @@ def magnitude_family(setup: Setup) -> Family:
     return Family("MagCache", "arXiv 2506.09045; diffusers", axes, apply, setup.num_steps)
 
 
-def sea_family(pipe: Any, setup: Setup) -> Family:
+def _sea_family(pipe: Any, setup: Setup) -> Family:
     """SeaCache; networks that it does not know by themselves get the callback that it asks for."""
     known = type(find_transformer(pipe)).__name__ in KNOWN_TO_SEA
 
@@ -191,14 +129,69 @@ def _latents(_network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
     if not isinstance(value, Tensor):
         return None
     if value.ndim == 3:
-        rows, columns = _grid(kwargs.get("img_ids"), value.shape[1])
+        ids, side = kwargs.get("img_ids"), math.isqrt(value.shape[1])  # FLUX says ``(token, 3)`` places, others nothing
+        rows, columns = (ids.reshape(-1, ids.shape[-1])[-1][-2:] + 1).int() if isinstance(ids, Tensor) else (side, side)
         value = value.transpose(1, 2).reshape(len(value), -1, rows, columns)
     return list((value if value.ndim == 5 else value.unsqueeze(2)).unbind())
 
 
-def _grid(ids: Any, tokens: int) -> tuple[int, int]:
-    """Rows and columns of tokens, by FLUX's position ids ``(tokens, 3)``; a square without them."""
-    if not isinstance(ids, Tensor):
-        return math.isqrt(tokens), math.isqrt(tokens)
-    last = ids.reshape(-1, ids.shape[-1])[-1]
-    return int(last[-2]) + 1, int(last[-1]) + 1
+def _pyramid_family(pipe: Any, setup: Setup) -> Family:
+    """PyramidAttentionBroadcast, on self- and cross-attention."""
+    facts = observe(pipe, setup)
+
+    def apply(pipe: Any, settings: Settings) -> Applied:
+        times = (-1, facts.bound(int(settings["W"])))
+        return timed(
+            pipe,
+            "PyramidAttentionBroadcastConfig",
+            facts.unit,
+            spatial_attention_block_skip_range=int(settings["N"]),
+            cross_attention_block_skip_range=int(settings["cross"]) * int(settings["N"]),
+            spatial_attention_timestep_skip_range=times,
+            cross_attention_timestep_skip_range=times,
+        )
+
+    crosses = any(getattr(module, "is_cross_attention", False) for module in find_transformer(pipe).modules())
+    cross = (1, 2, 3, 4, 6)  # cross-attention, so many times as long
+    axes = (
+        HalfOpenAxis("N", RANGES, (2, 3, 5, 8)),
+        HalfOpenAxis("W", WARMUPS, (1, 4, 12)),
+        HalfOpenAxis("cross", cross, (1,)) if crosses else Axis("cross", (1,), closed=True),
+    )
+    return Family("PyramidAttentionBroadcast", "arXiv 2408.12588; diffusers", axes, apply, setup.num_steps)
+
+
+def _faster_family(pipe: Any, setup: Setup) -> Family:
+    """FasterCache: attention extrapolated from its last two results; guidance from its frequencies.
+
+    Guidance only where one call of the network has both branches, as upstream requires (diffusers,
+    hooks/faster_cache.py, `FasterCacheDenoiserHook.new_forward`, which cuts the batch in two).
+    """
+    facts = observe(pipe, setup)
+    both = facts.batch == 2
+
+    def apply(pipe: Any, settings: Settings) -> Applied:
+        times, weight = (-1, facts.bound(int(settings["W"]))), float(settings["weight"])
+        return timed(
+            pipe,
+            "FasterCacheConfig",
+            facts.unit,
+            turned=both and type(pipe.transformer).__name__ in COND_FIRST,
+            spatial_attention_block_skip_range=int(settings["N"]),
+            spatial_attention_timestep_skip_range=times,
+            unconditional_batch_skip_range=int(settings["guidance"]),
+            unconditional_batch_timestep_skip_range=times,
+            attention_weight_callback=lambda _: weight,
+            is_guidance_distilled=int(settings["guidance"]) == 1,
+            tensor_format="BCHW",
+            _unconditional_conditional_input_kwargs_identifiers=list(HALVED),
+        )
+
+    guidance = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+    axes = (
+        HalfOpenAxis("N", RANGES, (2, 4, 8)),
+        HalfOpenAxis("W", WARMUPS, (1, 4)),
+        Axis("weight", (0.0, 0.25, 0.5, 0.75, 1.0), (0.5,), closed=True),
+        HalfOpenAxis("guidance", guidance, (1, 3)) if both else Axis("guidance", (1,), closed=True),
+    )
+    return Family("FasterCache", "arXiv 2410.19355; diffusers", axes, apply, setup.num_steps)

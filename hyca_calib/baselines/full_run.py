@@ -22,7 +22,7 @@ from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 
-__all__ = ["Facts", "known_grams", "magnitude_ratios", "observe", "output_grams"]
+__all__ = ["Facts", "magnitude_ratios", "observe", "output_grams"]
 
 
 class Facts(BaseModel):
@@ -47,6 +47,10 @@ class Facts(BaseModel):
     def unit(self) -> float:
         """What the network's time is multiplied with to run from about 1000 down."""
         return 1000.0 if max(self.times) <= 1 else 1.0
+
+    def bound(self, steps: int) -> float:
+        """The timestep, from about 1000, below which all steps lie but so many first ones."""
+        return self.times[min(steps, len(self.times)) - 1] * self.unit
 
 
 def observe(pipe: Any, setup: Setup) -> Facts:
@@ -92,20 +96,20 @@ def _taken(
     return list(found.values())
 
 
-def output_grams(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[list[list[float]]]:
-    """Inner products between the outputs of all steps of full runs, ``(sample, step, step)``, summed over branches."""
-    found = []
-    for job in jobs:
-        outputs = _taken(pipe, [job], num_steps, OUTPUT, lambda output: torch.cat([part.flatten() for part in output]))
-        runs = [torch.stack(run).double() for run in outputs]
-        found.append(torch.stack([run @ run.T for run in runs]).sum(dim=0).tolist())
-    return found
+def output_grams(pipe: Any, setup: Setup) -> NDArray[np.float64]:
+    """Inner products between the network's outputs on all steps of full runs, unless they are known.
 
+    Returns:
+        ``(sample, step, step)``, summed over guidance branches.
+    """
 
-def known_grams(pipe: Any, setup: Setup) -> NDArray[np.float64]:
-    """As `output_grams` of all samples for calibration, made once."""
+    def gram(job: Job) -> list[list[float]]:
+        branches = _taken(pipe, [job], setup.num_steps, OUTPUT, lambda parts: torch.cat([p.flatten() for p in parts]))
+        outputs = [torch.stack(branch).double() for branch in branches]
+        return torch.stack([run @ run.T for run in outputs]).sum(dim=0).tolist()
+
     name = f"inner products of outputs, {len(setup.jobs)} samples"
-    return np.asarray(setup.recall(name, lambda: output_grams(pipe, setup.jobs, setup.num_steps)))
+    return np.asarray(setup.recall(name, lambda: [gram(job) for job in setup.jobs]))
 
 
 def magnitude_ratios(pipe: Any, jobs: Sequence[Job], num_steps: int) -> list[float]:

@@ -8,7 +8,7 @@ fast its results change during a full run.
 from __future__ import annotations
 
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -92,7 +92,6 @@ def layer_changes(pipe: Any, jobs: Sequence[Job], num_steps: int, lookahead: int
     """
     found: dict[str, Tensor] = defaultdict(lambda: torch.zeros(num_steps, lookahead, dtype=torch.float64))
     past: dict[tuple[str, int], deque[list[Tensor]]] = defaultdict(lambda: deque(maxlen=lookahead))
-    counts: dict[str, set[tuple[str, int]]] = defaultdict(set)
 
     def answer(place: Place, step: int, call: int, run: Callable[[], Any]) -> Any:
         output = run()
@@ -101,13 +100,13 @@ def layer_changes(pipe: Any, jobs: Sequence[Job], num_steps: int, lookahead: int
             moved = sum((a - b).abs().sum() for a, b in zip(older, parts, strict=True))
             found[place.name][step - j, j - 1] += float(moved / sum(part.abs().sum() for part in older))
         past[place.path, call].appendleft(parts)
-        counts[place.name].add((place.path, call))
         return output
 
     with _answered(pipe, answer):
         sample_latents(pipe, jobs, num_steps, len(jobs))
+    layers = Counter(path.rpartition(".")[2] for path, _ in past)
     beyond = torch.arange(num_steps)[:, None] + torch.arange(lookahead) + 1 >= num_steps
-    return {name: (sums / len(counts[name])).masked_fill(beyond, torch.inf) for name, sums in found.items()}
+    return {name: (sums / layers[name]).masked_fill(beyond, torch.inf) for name, sums in found.items()}
 
 
 def smooth_schedule(changes: Tensor, threshold: float) -> Runs:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup, counts
-from hyca_calib.baselines.stepwise import refusal, tabled
+from hyca_calib.baselines.stepwise import Weights, refusal, tabled
 from hyca_runtime.schedule import Schedule
 
 __all__ = ["l2p_family", "learnt_weights"]
@@ -33,9 +33,7 @@ __all__ = ["l2p_family", "learnt_weights"]
 RIDGE = 1e-6
 
 
-def learnt_weights(
-    gram: NDArray[np.float64], schedule: Schedule, depth: int, ridge: float = RIDGE
-) -> dict[int, list[float]]:
+def learnt_weights(gram: NDArray[np.float64], schedule: Schedule, depth: int, ridge: float = RIDGE) -> Weights:
     """Least squares for each predicted step.
 
     Args:

@@ -26,29 +26,20 @@ import itertools
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup
-from hyca_calib.baselines.full_run import known_grams
-from hyca_calib.baselines.paths import best_path, computed_axis
+from hyca_calib.baselines.cem import best_path, computed_axis
+from hyca_calib.baselines.full_run import output_grams
 from hyca_calib.baselines.stepwise import OUTPUT, Call, Computed, Stream, driven, weighted
 from hyca_runtime.feature import Feature
 
-__all__ = [
-    "Averaged",
-    "Crossing",
-    "average_weights",
-    "edge_costs",
-    "meancache_family",
-    "planned_gaps",
-    "velocity_times",
-]
+__all__ = ["Averaged", "average_weights", "edge_costs", "meancache_family", "planned_gaps", "velocity_times"]
 
 Array = NDArray[np.float64]
-Crossing = Literal["jump", "rolling"]
 SPANS = (1, 2, 3, 4, 5, 6)
 """The values of K in the release's tables."""
 
@@ -58,14 +49,12 @@ def meancache_family(pipe: Any, setup: Setup) -> Family:
     prediction = str(getattr(pipe.scheduler.config, "prediction_type", "flow"))
 
     def apply(pipe: Any, settings: Settings) -> Applied:
-        levels = setup.recall(
-            "noise levels of a full run", lambda: [float(one) for one in setup.problem().trace.sigmas]
-        )
+        levels = setup.recall("noise levels of a full run", lambda: [*map(float, setup.problem().trace.sigmas)])
         times = velocity_times(np.asarray(levels), prediction)
-        costs, spans = edge_costs(known_grams(pipe, setup), times)
+        costs, spans = edge_costs(output_grams(pipe, setup), times)
         gaps = planned_gaps(costs, spans, int(settings["computed"]), float(settings["gamma"]))
-        crossing: Crossing = "jump" if settings["crossing"] == "jump" else "rolling"
-        return driven(pipe, Averaged(times, gaps, crossing).answer, OUTPUT, depth=1)
+        averaged = Averaged(times, gaps, rolling=settings["crossing"] == "rolling")
+        return driven(pipe, averaged.answer, OUTPUT, depth=1)
 
     axes = (
         computed_axis(setup.num_steps),
@@ -148,12 +137,12 @@ class Averaged:
     Attributes:
         times: of the velocities, before each step and after the last.
         spans: steps that are computed, ascending, and the K of the gap behind each.
-        crossing: how a gap is crossed.
+        rolling: whether a gap is crossed step by step, else by a jump.
     """
 
     times: Array
     spans: Mapping[int, int]
-    crossing: Crossing = "jump"
+    rolling: bool = False
 
     def answer(self, call: Call) -> Any:
         feature = self.forecast(call.stream) if call.stream.past else None
@@ -167,7 +156,7 @@ class Averaged:
         if stream.step in self.spans:
             return None
         last = stream.past[0].step
-        if self.crossing == "rolling":
+        if self.rolling:
             feature = weighted(used, self._rolled(stream.step, self.spans[last]))
         elif stream.step == last + 1:
             stream.memory["gap"] = feature = weighted(used, self._rest(last, self.spans[last]))

@@ -136,9 +136,9 @@ def _flow_samplers(own: Any, sigmas: tuple[float, ...]) -> list[Sampler]:
 
     def sampler(family: str, source: str, make: Made, calls: int = 1) -> Sampler:
         def spaced(spacing: Spacing) -> Made:
-            return flow_on(own, make, spacing.flow(sigmas))
+            return partial(flow_on, own, make, spacing.flow(sigmas))
 
-        return Sampler(family, source, flow_on(own, make), spaced, calls, calls - 1)
+        return Sampler(family, source, partial(flow_on, own, make), spaced, calls, calls - 1)
 
     scale = own.config.num_train_timesteps
     flow = {"num_train_timesteps": scale, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
@@ -157,7 +157,7 @@ def _diffusion_samplers(own: Any) -> list[Sampler]:
         make = partial(kind.from_config, own.config, **options)
 
         def spaced(spacing: Spacing) -> Made:
-            return diffusion_on(make, spacing.timesteps(own))
+            return partial(diffusion_on, make, spacing.timesteps(own))
 
         return Sampler(family, source, make, spaced)
 
@@ -172,5 +172,5 @@ def _diffusion_samplers(own: Any) -> list[Sampler]:
         sampler(OWN, ddim, DPMSolverMultistepScheduler, solver_order=1),
         sampler(DPM, "2M, arXiv 2211.01095; diffusers", DPMSolverMultistepScheduler, solver_order=2),
         sampler(UNIPC, "arXiv 2302.04867; diffusers", UniPCMultistepScheduler, solver_order=2),
-        replace(heun, own=diffusion_on(heun.own, own_levels), calls=2, spared=2),
+        replace(heun, own=partial(diffusion_on, heun.own, own_levels), calls=2, spared=2),
     ]

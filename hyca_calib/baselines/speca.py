@@ -179,12 +179,6 @@ def speca_family(pipe: Any, setup: Setup) -> Family:
         Axis("O", (1, 2, 3), (1, 2), closed=True),
         Axis("redo", ("next", "step"), closed=True),
     )
-    return Family(
-        "SpeCa",
-        "Liu et al. 2025, arXiv 2509.11628; rewritten from the paper and the release's schedule",
-        axes,
-        apply,
-        num,
-        allows=lambda settings: int(settings["free"]) <= int(settings["most"]),
-        refused=refusal(pipe) or refusal(pipe, CachePoint(kind="blocks")),
-    )
+    source = "Liu et al. 2025, arXiv 2509.11628; rewritten from the paper and the release's schedule"
+    refused = refusal(pipe) or refusal(pipe, CachePoint(kind="blocks"))
+    return Family("SpeCa", source, axes, apply, num, allows=lambda s: int(s["free"]) <= int(s["most"]), refused=refused)

@@ -73,11 +73,8 @@ class Stream:
     memory: dict[str, Any] = field(default_factory=dict)
 
 
-Row = Sequence[float] | np.ndarray
-"""Weights of the newest computed features, newest first."""
-
-Weights = Mapping[int, Row]
-"""A row for every step that is forecast."""
+Weights = Mapping[int, Sequence[float]]
+"""For every step that is forecast, the weights of the newest computed features, newest first."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +157,10 @@ def solver_weights(solver: ClosedFormSolver, num_steps: int, computed: Iterable[
     """A solver's weights for all steps of a run but those that are computed, on the step axis."""
     schedule = Schedule.from_steps(num_steps, computed)
     past = {step: np.array(schedule.history(step, solver.depth), np.float64) for step in schedule.predicted_steps}
-    return {step: solver.weights(times, float(step)) for step, times in past.items()}
+    return {step: solver.weights(times, float(step)).tolist() for step, times in past.items()}
 
 
-def weighted(past: Iterable[Computed], weights: Row) -> Feature:
+def weighted(past: Iterable[Computed], weights: Sequence[float] | np.ndarray) -> Feature:
     """The sum of the newest features, each with its weight, in float32 and then their own dtype.
 
     Features without a weight are not used.

@@ -17,7 +17,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from hyca_calib.baselines.at_steps import baselines_at_steps
+from hyca_calib.baselines import baselines_at_steps
 from hyca_calib.baselines.score import reason
 from hyca_calib.bench.networks import NETWORKS, Network
 from hyca_calib.pipelines.around import named_context, pipeline_around

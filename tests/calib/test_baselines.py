@@ -17,22 +17,14 @@ import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
 
-from hyca_calib.baselines import Family, Settings, Setup
-from hyca_calib.baselines.broadcast import faster_family, pyramid_family
+from hyca_calib.baselines import Family, Settings, Setup, families
 from hyca_calib.baselines.cache_dit import dual_block_families
-from hyca_calib.baselines.caches import (
-    cacheable,
-    cached,
-    first_block_family,
-    magnitude_family,
-    sea_family,
-    taylorseer_family,
-)
+from hyca_calib.baselines.caches import diffusers_families
+from hyca_calib.baselines.foreign_caches import cacheable, cached, untouched
 from hyca_calib.baselines.full_run import magnitude_ratios, observe
 from hyca_calib.baselines.layer_reuse import fora_family, layer_changes, reused, smooth_family, smooth_schedule
 from hyca_calib.baselines.noise_levels import Spacing
 from hyca_calib.baselines.samplers import DPM, HEUN, OWN, UNIPC, sampled_by, sampler_families, samplers
-from hyca_calib.baselines.untouched import untouched
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.motion.codec import BlockCodec
@@ -91,9 +83,8 @@ class Bench:
             family.name: family
             for made in (
                 sampler_families(self.pipe, self.setup),
-                [taylorseer_family(STEPS), first_block_family(STEPS), magnitude_family(self.setup)],
-                [sea_family(self.pipe, self.setup), pyramid_family(self.pipe, self.setup)],
-                [faster_family(self.pipe, self.setup), fora_family(STEPS), smooth_family(self.setup)],
+                diffusers_families(self.pipe, self.setup),
+                [fora_family(STEPS), smooth_family(self.setup)],
                 dual_block_families(self.pipe, self.setup),
             )
             for family in made
@@ -187,6 +178,19 @@ class TestFamilies:
             assert 0 < len(first) <= 14, family.name
             assert not family.refused
             assert len({json.dumps(s) for s in first}) == len(first)
+
+    @pytest.mark.parametrize("steps", [4, 5, 8, 50])
+    def test_ladders_suit_runs_of_few_steps(self, of_flux: Bench, steps: int) -> None:
+        """Distilled models have 4: what is tried first is on every ladder, and so are its neighbours."""
+        setup = Setup(of_flux.jobs[:1], steps, lambda name, make: make(), lambda: pytest.fail("no trace is needed"))
+        for family in families(of_flux.pipe, setup):
+            for axis in family.axes:
+                rungs = list(axis.ladder)
+                assert len(set(rungs)) == len(rungs), (family.name, axis.name)
+                assert isinstance(rungs[0], str) or rungs == sorted(rungs), (family.name, axis.name)
+            for settings in family.first():
+                assert all(settings[axis.name] in axis.ladder for axis in family.axes)
+                assert all(family.allows(near) for _, _, way in family.ways(settings) for near in way)
 
     def test_another_pipeline_of_the_model_will_do(self, bench: Bench) -> None:
         """Settings are for the model, not for the object that the families were made with."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,17 @@ import torch
 
 from hyca_calib.baselines.base import Family, Setup
 from hyca_calib.baselines.budcache import budcache_family, search_steps
-from hyca_calib.baselines.cem import cem_family, error_prior, planned_steps
+from hyca_calib.baselines.cem import best_path, cem_family, computed_axis, error_prior, planned_steps
 from hyca_calib.baselines.full_run import output_grams
 from hyca_calib.baselines.meancache import (
     SPANS,
     Averaged,
-    Crossing,
     average_weights,
     edge_costs,
     meancache_family,
     planned_gaps,
     velocity_times,
 )
-from hyca_calib.baselines.paths import best_path, computed_axis
 from hyca_calib.baselines.recipes import recipe_families
 from hyca_calib.baselines.stepwise import Computed, Stream, solver_weights, weighted
 from hyca_calib.costs.budget import Budget
@@ -174,9 +173,9 @@ class TestBudCache:
         assert smooth(search_steps(smooth, 50, 7, 400)) <= 4
 
 
-def crossed(times: np.ndarray, spans: dict[int, int], crossing: Crossing, velocities: np.ndarray) -> np.ndarray:
+def crossed(times: np.ndarray, spans: dict[int, int], rolling: bool, velocities: np.ndarray) -> np.ndarray:
     """The velocity used at every step of a run."""
-    rule, stream, used = Averaged(times, spans, crossing), Stream(""), []
+    rule, stream, used = Averaged(times, spans, rolling), Stream(""), []
     for step, own in enumerate(velocities):
         stream.step = step
         feature = rule.forecast(stream) if stream.past else None
@@ -197,7 +196,7 @@ class TestMeanCache:
         times = np.linspace(1, 0, 13)
         velocities = 2.0 - 3.0 * times[:-1, None]
         spans = dict.fromkeys(range(7), 1) | {6: length} | dict.fromkeys(range(6 + length, 12), 1)
-        used = crossed(times, spans, "jump", velocities)
+        used = crossed(times, spans, False, velocities)
         gap = slice(6, 6 + length)
         np.testing.assert_allclose(used[gap].sum(), velocities[gap].sum(), rtol=1e-6)
         assert used[7] != pytest.approx(velocities[6]), "not by holding"
@@ -210,25 +209,25 @@ class TestMeanCache:
         found = weights @ velocities[5000 : 5000 - 3001 : -1]
         assert found == pytest.approx(velocities[5000:6500].mean(), rel=1e-3)
 
-    @pytest.mark.parametrize("crossing", ["jump", "rolling"])
+    @pytest.mark.parametrize("rolling", [False, True])
     @pytest.mark.parametrize("span", SPANS)
-    def test_the_papers_formula_on_latents(self, rng: np.random.Generator, span: int, crossing: Crossing) -> None:
+    def test_the_papers_formula_on_latents(self, rng: np.random.Generator, span: int, rolling: bool) -> None:
         velocities, times = rng.normal(size=(12, 4)).astype(np.float32), self.times
         spans = dict.fromkeys(range(7), 1) | {6: span, 10: 1, 11: 1}
-        used = crossed(times, spans, crossing, velocities)
+        used = crossed(times, spans, rolling, velocities)
         latents = np.concatenate([np.zeros((1, 4)), (np.diff(times)[:, None] * used).cumsum(axis=0)])
 
         def correction(now: int) -> np.ndarray:
             past, width = now - span, times[now] - times[now - span]
             return np.asarray((latents[now] - latents[past] - width * used[past]) / width**2)
 
-        if crossing == "jump":
-            average = velocities[6] + (times[10] - times[6]) * correction(6)
-            np.testing.assert_allclose(latents[10], latents[6] + (times[10] - times[6]) * average, rtol=1e-4, atol=1e-6)
-        else:
+        if rolling:
             for step in (7, 8, 9):
                 expected = used[step - 1] + (times[step + 1] - times[step]) * correction(step)
                 np.testing.assert_allclose(used[step], expected, rtol=1e-4, atol=1e-5)
+        else:
+            average = velocities[6] + (times[10] - times[6]) * correction(6)
+            np.testing.assert_allclose(latents[10], latents[6] + (times[10] - times[6]) * average, rtol=1e-4, atol=1e-6)
         if span == 1:
             np.testing.assert_allclose(used[7:10], np.broadcast_to(velocities[6], (3, 4)), rtol=1e-5)
 
@@ -383,8 +382,8 @@ class TestFamilies:
 
     def test_outputs_multiplied(self, pipe: EmojiPipeline, setup: Setup) -> None:
         """The products of a run's outputs, against the latents that Euler steps of these outputs lead through."""
-        first = output_grams(pipe, setup.jobs[:1], STEPS)[0]
-        both = np.asarray(output_grams(pipe, setup.jobs, STEPS))
+        first = output_grams(pipe, replace(setup, jobs=setup.jobs[:1]))[0]
+        both = output_grams(pipe, setup)
         np.testing.assert_allclose(both[0], first, rtol=1e-12)
         job, states = setup.jobs[0], []
 
@@ -396,7 +395,7 @@ class TestFamilies:
         pipe(**given, output_type="latent", callback_on_step_end=keep)
         lengths = pipe.scheduler.sigmas.diff()[1:, None].double()
         moves = torch.stack([after - before for before, after in itertools.pairwise(states)]).flatten(1) / lengths
-        np.testing.assert_allclose((moves @ moves.T).numpy(), np.asarray(first)[1:, 1:], rtol=1e-3)
+        np.testing.assert_allclose((moves @ moves.T).numpy(), first[1:, 1:], rtol=1e-3)
 
     def test_a_line_is_continued(self) -> None:
         """Order 1 with the distances as they are."""
