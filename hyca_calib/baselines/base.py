@@ -1,4 +1,4 @@
-"""What a rival is: a family of settings, of which the bench tries more until the best ones lie inside."""
+"""What a method is: a family of settings on axes, of which the bench tries more until the best ones lie inside."""
 
 from __future__ import annotations
 
@@ -13,14 +13,32 @@ from hyca_calib.pipelines.workload import Job
 if TYPE_CHECKING:
     from hyca_calib.search.problem import Problem
 
-__all__ = ["Axis", "Baseline", "Family", "Recall", "Settings", "Setup", "Value", "ladder"]
+__all__ = [
+    "INTERVALS",
+    "WARMUPS",
+    "Applied",
+    "Axis",
+    "Baseline",
+    "Family",
+    "HalfOpenAxis",
+    "Settings",
+    "Setup",
+    "Value",
+    "counts",
+    "ladder",
+    "nearest",
+]
 
 Value = int | float | str
 Settings = Mapping[str, Value]
 """One value for every axis."""
+Applied = AbstractContextManager[Any]
+"""A method on a pipeline, for the while."""
 
-Recall = Callable[[str, Callable[[], Any]], Any]
-"""What was learnt under a name, by the function unless it is known; JSON."""
+INTERVALS = (*range(2, 26), 30, 36, 43, 50, 100)
+"""Of full steps; with the last, only the first ones are computed."""
+WARMUPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25)
+"""First steps that are computed."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +47,9 @@ class Axis:
 
     Attributes:
         ladder: every value that may be tried, in order.
-        first: those that are tried at once; all if empty. With several, the neighbours of the best setting at every
-            cost are tried; with one, those of one best setting for each value that the best ones have.
+        first: what is tried at once, by the rungs nearest to it; all rungs if empty. With several, the neighbours of
+            the best setting at every cost are tried; with one, those of one best setting for each value that the best
+            ones have.
         closed: whether nothing lies beyond the ladder's ends (a cache interval of 2 is the least). An open ladder
             must reach beyond what is worth trying; the bench reports an optimum at its end.
         ordered: whether neighbours on the ladder are alike. Of an axis of names all values are tried at once.
@@ -43,9 +62,14 @@ class Axis:
     ordered: bool = True
 
     @property
+    def first_rungs(self) -> tuple[Value, ...]:
+        """The values that are tried at once."""
+        return nearest(self.ladder, self.first) if self.first else self.ladder
+
+    @property
     def dense(self) -> bool:
         """Whether every best setting must have its neighbours tried on this axis, not only one of those alike."""
-        return len(self.first or self.ladder) > 1
+        return len(self.first_rungs) > 1
 
     def ways(self, value: Value) -> tuple[tuple[Value, ...], ...]:
         """The rungs below `value`, nearest first, and those above it; nothing where there is no order."""
@@ -59,12 +83,34 @@ class Axis:
         return self.ordered and not self.closed and value in (self.ladder[0], self.ladder[-1])
 
 
+@dataclass(frozen=True)
+class HalfOpenAxis(Axis):
+    """An axis whose least value is natural (an interval of 2, no block) and that is open above."""
+
+    def at_edge(self, value: Value) -> bool:
+        return value == self.ladder[-1]
+
+
 def ladder(low: float, high: float, factor: float = 1.25) -> tuple[float, ...]:
     """Values from `low` to at least `high`, each `factor` times the one before, to two digits."""
     values = [low]
     while values[-1] < high:
         values.append(float(f"{values[-1] * factor:.2g}"))
     return tuple(values)
+
+
+def counts(low: int, high: int, factor: float = 1.3) -> tuple[int, ...]:
+    """Whole numbers from `low` to `high`, both among them: each next or `factor` times the one before."""
+    found = [low]
+    while found[-1] < high:
+        found.append(min(high, max(found[-1] + 1, round(factor * found[-1]))))
+    return tuple(found)
+
+
+def nearest(rungs: Sequence[Value], wanted: Sequence[Value]) -> tuple[Value, ...]:
+    """Of `rungs`, those that are wanted, or else nearest to what is wanted; in their order."""
+    found = {one if one in rungs else min(rungs, key=lambda rung: abs(float(rung) - float(one))) for one in wanted}
+    return tuple(rung for rung in rungs if rung in found)
 
 
 @dataclass(frozen=True)
@@ -81,7 +127,7 @@ class Baseline:
     name: str
     family: str
     steps: int
-    applied: Callable[[Any], AbstractContextManager[Any]]
+    applied: Callable[[Any], Applied]
     settings: Settings = field(default_factory=dict)
 
 
@@ -101,7 +147,7 @@ class Family:
     name: str
     source: str
     axes: tuple[Axis, ...]
-    apply: Callable[[Any, Settings], AbstractContextManager[Any]]
+    apply: Callable[[Any, Settings], Applied]
     num_steps: int
     steps: Callable[[Settings], int] | None = None
     allows: Callable[[Settings], bool] = lambda settings: True
@@ -109,19 +155,16 @@ class Family:
 
     def baseline(self, settings: Settings) -> Baseline:
         """The method so set."""
-        told = " ".join(
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
-        )
+        told = (f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items())
         steps = self.steps(settings) if self.steps else self.num_steps
-        return Baseline(
-            f"{self.name} {told}", self.name, steps, lambda pipe: self.apply(pipe, settings), dict(settings)
-        )
+        name = " ".join([self.name, *told])
+        return Baseline(name, self.name, steps, lambda pipe: self.apply(pipe, settings), dict(settings))
 
     def first(self) -> Iterator[Settings]:
         """Settings that are tried at once."""
         if self.refused:
             return
-        for values in itertools.product(*(axis.first or axis.ladder for axis in self.axes)):
+        for values in itertools.product(*(axis.first_rungs for axis in self.axes)):
             settings = dict(zip((axis.name for axis in self.axes), values, strict=True))
             if self.allows(settings):
                 yield settings
@@ -145,11 +188,12 @@ class Setup:
     Attributes:
         jobs: samples of the fit split, for calibration.
         num_steps: of the full run.
-        recall: keeps what a calibration found, under a name that says everything it depends on.
+        recall: what was learnt under a name that says everything it depends on, by the function unless it is known;
+            JSON.
         problem: statistics of a trace at the trunk.
     """
 
     jobs: Sequence[Job]
     num_steps: int
-    recall: Recall
+    recall: Callable[[str, Callable[[], Any]], Any]
     problem: Callable[[], Problem]

@@ -19,16 +19,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup
-from hyca_calib.baselines.planned import OUTPUT, RESIDUAL, Following, near
-from hyca_calib.baselines.stepwise import stepwise
+from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup, nearest
+from hyca_calib.baselines.stepwise import OUTPUT, RESIDUAL, solver_weights, tabled
 from hyca_calib.pipelines.rollout import sample_latents
-from hyca_calib.pipelines.workload import Job
-from hyca_runtime.point import CachePoint
+from hyca_runtime.solvers import Hold
 
 __all__ = ["Steps", "budcache_family", "search_steps"]
 
@@ -48,40 +45,35 @@ REACH, FAR_SWAPS, NEAR_SHARE = 3, 2, 0.7
 """Farthest shift; swaps of each computed step that a climb looks at; share of shifts among the moves of annealing."""
 
 
-def budcache_family(pipe: Any, setup: Setup, rollouts: int = ROLLOUTS) -> Family:
+def budcache_family(setup: Setup, rollouts: int = ROLLOUTS) -> Family:
     """BudCache; every setting searches once, with so many rollouts of one prompt, as the release does."""
-    del pipe
-    ladder = near(range(2, setup.num_steps), setup.num_steps, PERCENTS)
+    num = setup.num_steps
 
-    @contextmanager
-    def apply(pipe: Any, settings: Settings) -> Iterator[None]:
-        point, count = POINTS[str(settings["reuse"])], int(settings["computed"])
-        rollouts = int(settings["rollouts"])
-        name = f"BudCache, {settings['reuse']}, {count} steps, {rollouts} rollouts"
-        steps = setup.recall(name, lambda: _searched(pipe, point, setup.jobs[:1], setup.num_steps, count, rollouts))
-        with stepwise(pipe, Following(frozenset(steps)), point, depth=1):
-            yield
+    def apply(pipe: Any, settings: Settings) -> Applied:
+        point, count, rollouts = POINTS[str(settings["reuse"])], int(settings["computed"]), int(settings["rollouts"])
+
+        def reused(steps: Steps) -> Applied:
+            return tabled(pipe, solver_weights(Hold(), num, steps), point)
+
+        def searched() -> Steps:
+            goal = sample_latents(pipe, setup.jobs[:1], num, 1)
+
+            def error(steps: Steps) -> float:
+                with reused(steps):
+                    return float((sample_latents(pipe, setup.jobs[:1], num, 1) - goal).square().mean())
+
+            return search_steps(error, num, count, rollouts)
+
+        return reused(setup.recall(f"BudCache, {settings['reuse']}, {count} steps, {rollouts} rollouts", searched))
 
     axes = (
-        Axis("computed", ladder, near(ladder, setup.num_steps, FIRST)),
+        Axis(
+            "computed", nearest(range(2, num), [num * p / 100 for p in PERCENTS]), tuple(num * p / 100 for p in FIRST)
+        ),
         Axis("rollouts", (rollouts,), closed=True),
         Axis("reuse", tuple(POINTS), ("residual",), closed=True),
     )
-    return Family("BudCache", "arXiv 2606.13496, own implementation", axes, apply, setup.num_steps)
-
-
-def _searched(pipe: Any, point: CachePoint, jobs: Sequence[Job], num_steps: int, count: int, rollouts: int) -> Steps:
-    goal = sample_latents(pipe, jobs, num_steps, len(jobs))
-
-    def error(steps: Steps) -> float:
-        with stepwise(pipe, Following(frozenset(steps)), point, depth=1):
-            return float((sample_latents(pipe, jobs, num_steps, len(jobs)) - goal).square().mean())
-
-    return search_steps(error, num_steps, count, rollouts)
-
-
-class _SpentError(Exception):
-    """There are no rollouts left."""
+    return Family("BudCache", "arXiv 2606.13496, own implementation", axes, apply, num)
 
 
 def search_steps(error: Callable[[Steps], float], num_steps: int, count: int, rollouts: int, seed: int = 0) -> Steps:
@@ -90,24 +82,15 @@ def search_steps(error: Callable[[Steps], float], num_steps: int, count: int, ro
     most = min(rollouts, math.comb(num_steps - 1, count - 1))
 
     def judged(steps: Steps) -> float:
-        if steps not in known:
-            if len(known) >= most:
-                raise _SpentError
+        if steps not in known and len(known) < most:
             known[steps] = error(steps)
-        return known[steps]
+        return known.get(steps, math.inf)  # what no rollout is left for is not gone to
 
-    try:
-        while len(known) < most:
-            _climb(judged, _annealed(judged, _random_steps(num_steps, count, rng), num_steps, rng), num_steps, rng)
-    except _SpentError:
-        pass
+    leading = max(1, count // 4)  # of the steps a random mask begins with, as in the release
+    while len(known) < most:
+        start = (*range(leading), *sorted(rng.sample(range(leading, num_steps), count - leading)))
+        _climb(judged, _annealed(judged, start, num_steps, rng), num_steps, rng)
     return min(known, key=lambda steps: (known[steps], steps))
-
-
-def _random_steps(num_steps: int, count: int, rng: random.Random) -> Steps:
-    """A quarter of them at the beginning, as in the release."""
-    leading = max(1, count // 4)
-    return (*range(leading), *sorted(rng.sample(range(leading, num_steps), count - leading)))
 
 
 def _annealed(judged: Callable[[Steps], float], here: Steps, num_steps: int, rng: random.Random) -> Steps:

@@ -15,52 +15,48 @@ TaylorSeer of order 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup
-from hyca_calib.baselines.output_gram import known_grams
-from hyca_calib.baselines.paths import best_path
-from hyca_calib.baselines.planned import RESIDUAL, Following, counts, near
-from hyca_calib.baselines.stepwise import TRUNK, stepwise
+from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup
+from hyca_calib.baselines.full_run import output_grams
+from hyca_calib.baselines.stepwise import RESIDUAL, TRUNK, solver_weights, tabled
+from hyca_runtime.solvers import Hold, Taylor
 
-__all__ = ["cem_family", "error_prior", "planned_steps"]
+__all__ = ["best_path", "cem_family", "computed_axis", "error_prior", "planned_steps"]
 
 Array = NDArray[np.float64]
-FORECASTS = {"reuse": (RESIDUAL, 0), "TaylorSeer": (TRUNK, 1)}
-"""Where a feature is forecast, and with which order."""
+FORECASTS = {"reuse": (RESIDUAL, Hold()), "TaylorSeer": (TRUNK, Taylor(1))}
+"""Where a feature is forecast, and how."""
 
 
-def cem_family(pipe: Any, setup: Setup) -> Family:
+def cem_family(setup: Setup) -> Family:
     """CEM on reuse and on TaylorSeer; its prior is measured on `setup.jobs`."""
-    del pipe
-    ladder = counts(setup.num_steps)
 
-    @contextmanager
-    def apply(pipe: Any, settings: Settings) -> Iterator[None]:
-        steps = planned_steps(
-            error_prior(known_grams(pipe, setup)),
-            int(settings["computed"]),
-            int(settings["weight"]),
-            int(settings["spread"]),
-            settings["sum"] == "running",
-        )
-        point, order = FORECASTS[str(settings["forecast"])]
-        with stepwise(pipe, Following(frozenset(steps), order), point, depth=order + 1):
-            yield
+    def apply(pipe: Any, settings: Settings) -> Applied:
+        count, weight, spread = (int(settings[name]) for name in ("computed", "weight", "spread"))
+        prior = error_prior(output_grams(pipe, setup))
+        steps = planned_steps(prior, count, weight, spread, settings["sum"] == "running")
+        point, solver = FORECASTS[str(settings["forecast"])]
+        return tabled(pipe, solver_weights(solver, setup.num_steps, steps), point)
 
     axes = (
-        Axis("computed", ladder, near(ladder, setup.num_steps, (10, 16, 24, 36, 56))),
+        computed_axis(setup.num_steps),
         Axis("forecast", tuple(FORECASTS), ordered=False),
         Axis("weight", (0, 1, 2, 3), (2,), closed=True),
         Axis("spread", (0, 1, 2, 3, 4, 6, 9, 14), (1,)),
         Axis("sum", ("none", "running"), ("running",), closed=True),
     )
     return Family("CEM", "arXiv 2512.23258, own implementation", axes, apply, setup.num_steps)
+
+
+def computed_axis(num_steps: int) -> Axis:
+    """The number of computed steps: each up to a half of the run, then every third."""
+    half = num_steps // 2
+    rungs = (*range(min(3, half), half), *range(half, num_steps, 3))
+    return Axis("computed", rungs, tuple(num_steps * percent / 100 for percent in (10, 16, 24, 36, 56)))
 
 
 def error_prior(grams: Array) -> Array:
@@ -89,13 +85,36 @@ def planned_steps(prior: Array, count: int, weight: int, spread: int, running: b
     if count >= steps:
         return tuple(range(steps))
     error = prior.cumsum(axis=0) if running else prior
-    between = np.maximum(np.arange(steps) - 1, 0)  # steps skipped by a gap of each length
     base, widened = max(1, round(steps / count)), spread
     while not (count - 1) * max(1, base - widened) <= steps - 1 <= (count - 1) * (base + widened):
         widened += 1
-    costs = np.full((steps, steps), np.inf)
-    for gap in range(max(1, base - widened), min(steps - 1, base + widened) + 1):
-        n = int(between[gap])
-        for landing in range(gap, steps):
-            costs[landing - gap, landing] = error[landing, n] * n**weight if n else 0.0
-    return best_path(costs, count)
+    gaps = np.arange(steps) - np.arange(steps)[:, None]
+    skipped = np.maximum(gaps - 1, 0)
+    costs = error[np.arange(steps), skipped] * skipped**weight
+    return best_path(np.where(abs(gaps - base) <= widened, costs, np.inf), count)
+
+
+def best_path(costs: Array, count: int) -> tuple[int, ...]:
+    """The path from the first to the last step over exactly `count` steps that costs least.
+
+    Args:
+        costs: ``(from, to)`` of computing both and nothing between; infinite where that is not allowed.
+
+    Raises:
+        ValueError: there is no such path.
+    """
+    steps = len(costs)
+    forward = np.where(np.triu(np.ones_like(costs), 1) > 0, costs, np.inf)
+    least = np.full(steps, np.inf)
+    least[0] = 0.0
+    before = []
+    for _ in range(count - 1):
+        arrivals = least[:, None] + forward
+        before.append(arrivals.argmin(axis=0))
+        least = arrivals.min(axis=0)
+    if not np.isfinite(least[-1]):
+        raise ValueError(f"no path over {count} of {steps} steps; expected at least 2 steps, and costs that allow one")
+    path = [steps - 1]
+    for origins in reversed(before):
+        path.append(int(origins[path[-1]]))
+    return tuple(reversed(path))

@@ -8,16 +8,16 @@ fast its results change during a full run.
 from __future__ import annotations
 
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyca_calib.baselines.axes import INTERVALS, AxisFrom, nearest
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup, ladder
+from hyca_calib.baselines.base import INTERVALS, Applied, Axis, Family, HalfOpenAxis, Settings, Setup, ladder
+from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_runtime.attach.clock import Clock
@@ -36,45 +36,43 @@ LOOKAHEADS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
 Runs = Sequence[bool]
 """Step by step, whether a layer runs."""
 
+Answer = Callable[[Place, int, int, Callable[[], Any]], Any]
+"""Answers for a layer, given the step, the number of the network's call within the step, and the layer's own work."""
+
 
 def fora_family(num_steps: int) -> Family:
     """FORA: every N-th step computes."""
 
-    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+    def apply(pipe: Any, settings: Settings) -> Applied:
         runs = [step % int(settings["N"]) == 0 for step in range(num_steps)]
         return reused(pipe, lambda kind: runs)
 
-    axis = AxisFrom("N", INTERVALS, (2, 3, 4, 6, 9, 14, 24))
+    axis = HalfOpenAxis("N", INTERVALS, (2, 3, 4, 6, 9, 14, 24))
     return Family("FORA", "arXiv 2407.01425, from the paper", (axis,), apply, num_steps)
 
 
 def smooth_family(setup: Setup) -> Family:
     """SmoothCache, which looks at a full run of the setup's samples when it is first used."""
-    most = max(LOOKAHEADS)
+    steps, most = setup.num_steps, max(LOOKAHEADS)
 
-    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
-        told = setup.recall(
-            f"changes of layers over up to {most} steps", lambda: _told(layer_changes(pipe, setup.jobs, steps, most))
-        )
+    def apply(pipe: Any, settings: Settings) -> Applied:
+        def learn() -> dict[str, list[list[float]]]:  # JSON has no infinity
+            changes = layer_changes(pipe, setup.jobs, steps, most)
+            return {kind: rows.clamp(max=FAR).tolist() for kind, rows in changes.items()}
+
+        told = setup.recall(f"changes of layers over up to {most} steps", learn)
         changes = {kind: torch.tensor(rows, dtype=torch.float64) for kind, rows in told.items()}
         lookahead, threshold = int(settings["J"]), float(settings["threshold"])
         return reused(pipe, lambda kind: smooth_schedule(changes[kind][:, :lookahead], threshold))
 
-    steps, thresholds = setup.num_steps, ladder(0.01, 4, 1.25)
     axes = (
-        Axis("threshold", thresholds, nearest(thresholds, (0.05, 0.15, 0.4, 1.0, 4.0))),
-        AxisFrom("J", LOOKAHEADS, (3, 16)),
+        Axis("threshold", ladder(0.01, 4, 1.25), (0.05, 0.15, 0.4, 1.0, 4.0)),
+        HalfOpenAxis("J", LOOKAHEADS, (3, 16)),
     )
     return Family("SmoothCache", "arXiv 2411.10510, from the paper", axes, apply, steps)
 
 
-def _told(changes: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
-    """As JSON, which has no infinity."""
-    return {kind: rows.clamp(max=FAR).tolist() for kind, rows in changes.items()}
-
-
-@contextmanager
-def reused(pipe: Any, runs_of: Callable[[str], Runs]) -> Iterator[None]:
+def reused(pipe: Any, runs_of: Callable[[str], Runs]) -> Applied:
     """Layers run on the steps that ``runs_of(kind)`` says, and repeat their last result on the others."""
     kept: dict[tuple[str, int], Any] = {}
 
@@ -84,8 +82,7 @@ def reused(pipe: Any, runs_of: Callable[[str], Runs]) -> Iterator[None]:
         return kept[place.path, call]
 
     runs = {name: runs_of(name) for name in {place.name for place in _layers(pipe)}}
-    with _answered(pipe, answer):
-        yield
+    return _answered(pipe, answer)
 
 
 def layer_changes(pipe: Any, jobs: Sequence[Job], num_steps: int, lookahead: int) -> Mapping[str, Tensor]:
@@ -95,25 +92,21 @@ def layer_changes(pipe: Any, jobs: Sequence[Job], num_steps: int, lookahead: int
     """
     found: dict[str, Tensor] = defaultdict(lambda: torch.zeros(num_steps, lookahead, dtype=torch.float64))
     past: dict[tuple[str, int], deque[list[Tensor]]] = defaultdict(lambda: deque(maxlen=lookahead))
-    counts: dict[str, set[tuple[str, int]]] = defaultdict(set)
 
     def answer(place: Place, step: int, call: int, run: Callable[[], Any]) -> Any:
         output = run()
-        parts = [part.float() for part in _parts(output)]
+        parts = [part.float() for part in tensors_of(output)]
         for j, older in enumerate(past[place.path, call], 1):
             moved = sum((a - b).abs().sum() for a, b in zip(older, parts, strict=True))
             found[place.name][step - j, j - 1] += float(moved / sum(part.abs().sum() for part in older))
         past[place.path, call].appendleft(parts)
-        counts[place.name].add((place.path, call))
         return output
 
     with _answered(pipe, answer):
         sample_latents(pipe, jobs, num_steps, len(jobs))
-    changes = {name: sums / len(counts[name]) for name, sums in found.items()}
-    for j in range(1, lookahead + 1):
-        for of_kind in changes.values():
-            of_kind[num_steps - j :, j - 1] = torch.inf
-    return changes
+    layers = Counter(path.rpartition(".")[2] for path, _ in past)
+    beyond = torch.arange(num_steps)[:, None] + torch.arange(lookahead) + 1 >= num_steps
+    return {name: (sums / layers[name]).masked_fill(beyond, torch.inf) for name, sums in found.items()}
 
 
 def smooth_schedule(changes: Tensor, threshold: float) -> Runs:
@@ -132,19 +125,14 @@ def smooth_schedule(changes: Tensor, threshold: float) -> Runs:
     return runs
 
 
-Answer = Callable[[Place, int, int, Callable[[], Any]], Any]
-"""Of a layer, given the step, the number of the network's call within the step, and the layer's own work."""
-
-
 @contextmanager
 def _answered(pipe: Any, answer: Answer) -> Iterator[None]:
     """Every layer's calls go to `answer`; steps are told apart by their timesteps, which fall during a run."""
     network = find_transformer(pipe)
     clock, time, step, call = Clock(network), -1.0, 0, 0
 
-    def hear(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hear(_network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal time, step, call
-        del module
         now, _ = clock.timestep(args, kwargs)
         step, call = (0, 0) if now > time else (step, call + 1) if now == time else (step + 1, 0)
         time = now
@@ -157,14 +145,10 @@ def _answered(pipe: Any, answer: Answer) -> Iterator[None]:
 
         return Patch(module, "forward", Replacement(module, "forward", forward))
 
-    hearing = network.register_forward_pre_hook(hear, with_kwargs=True)
-    patches = [replaced(place) for place in _layers(pipe)]
-    try:
+    with network.register_forward_pre_hook(hear, with_kwargs=True), ExitStack() as stack:
+        for place in _layers(pipe):
+            stack.callback(replaced(place).remove)
         yield
-    finally:
-        hearing.remove()
-        for patch in patches:
-            patch.remove()
 
 
 def _layers(pipe: Any) -> list[Place]:
@@ -174,7 +158,3 @@ def _layers(pipe: Any) -> list[Place]:
         for name, _ in block.module.named_children()
         if LAYER.fullmatch(name)
     ]
-
-
-def _parts(output: Any) -> list[Tensor]:
-    return [part for part in (output if isinstance(output, tuple | list) else [output]) if isinstance(part, Tensor)]

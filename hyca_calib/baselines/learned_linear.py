@@ -18,26 +18,19 @@ TaylorSeer, which the same group's papers use: W steps first, then every N-th).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup
-from hyca_calib.baselines.stepwise import Stream, counts, refusal, stepwise, weighted
-from hyca_runtime.feature import Feature
+from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup, counts
+from hyca_calib.baselines.stepwise import Weights, refusal, tabled
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["TabledRule", "l2p_family", "learnt_weights"]
+__all__ = ["l2p_family", "learnt_weights"]
 
 RIDGE = 1e-6
-
-Weights = Mapping[int, Sequence[float]]
-"""Of every predicted step, the weights of the newest computed features, newest first."""
 
 
 def learnt_weights(gram: NDArray[np.float64], schedule: Schedule, depth: int, ridge: float = RIDGE) -> Weights:
@@ -57,17 +50,6 @@ def learnt_weights(gram: NDArray[np.float64], schedule: Schedule, depth: int, ri
     return found
 
 
-@dataclass(frozen=True)
-class TabledRule:
-    """Steps without weights are computed."""
-
-    weights: Weights
-
-    def forecast(self, stream: Stream) -> Feature | None:
-        row = self.weights.get(stream.step)
-        return None if row is None else weighted(stream.past, row)
-
-
 def l2p_family(pipe: Any, setup: Setup) -> Family:
     """L2P with all its settings; it learns when it is first applied."""
     num = setup.num_steps
@@ -76,28 +58,17 @@ def l2p_family(pipe: Any, setup: Setup) -> Family:
     def gram() -> NDArray[np.float64]:
         return np.asarray(setup.problem().gram("fit").sum(axis=0))
 
-    @contextmanager
-    def apply(pipe: Any, settings: Settings) -> Iterator[None]:
+    def apply(pipe: Any, settings: Settings) -> Applied:
         interval, warmup, depth = (int(settings[name]) for name in ("N", "W", "K"))
         schedule = Schedule.every(num, interval, warmup)
-
-        def learn() -> list[list[Any]]:
-            return [[step, row] for step, row in learnt_weights(gram(), schedule, depth).items()]
-
         named = f"L2P weights, trunk, every {interval} after {warmup}, last {depth}, ridge {RIDGE:g}"
-        rule = TabledRule({int(step): row for step, row in setup.recall(named, learn)})
-        with stepwise(pipe, rule, depth=depth):
-            yield
+        learnt = setup.recall(named, lambda: list(learnt_weights(gram(), schedule, depth).items()))
+        return tabled(pipe, dict(learnt))
 
-    return Family(
-        name="L2P",
-        source="Shen et al. 2026, arXiv 2604.26365; rewritten from the abstract, no code was released",
-        axes=(
-            Axis("N", counts(1, num, 1.15), first=tuple(n for n in (2, 3, 4, 6, 8, 12) if n <= num), closed=True),
-            Axis("W", counts(1, num - 1), first=(2,), closed=True),
-            Axis("K", counts(1, num - 1), first=(2, 3), closed=True),
-        ),
-        apply=apply,
-        num_steps=num,
-        refused=refusal(pipe),
+    axes = (
+        Axis("N", counts(1, num, 1.15), tuple(n for n in (2, 3, 4, 6, 8, 12) if n <= num), closed=True),
+        Axis("W", counts(1, num - 1), (2,), closed=True),
+        Axis("K", counts(1, num - 1), (2, 3), closed=True),
     )
+    source = "Shen et al. 2026, arXiv 2604.26365; rewritten from the abstract, no code was released"
+    return Family("L2P", source, axes, apply, num, refused=refusal(pipe))

@@ -23,33 +23,23 @@ a diffusion is taken in the time in which what its network predicts is the veloc
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup
-from hyca_calib.baselines.output_gram import known_grams
-from hyca_calib.baselines.paths import best_path
-from hyca_calib.baselines.planned import OUTPUT, counts, near
-from hyca_calib.baselines.stepwise import Computed, Stream, stepwise, weighted
+from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup
+from hyca_calib.baselines.cem import best_path, computed_axis
+from hyca_calib.baselines.full_run import output_grams
+from hyca_calib.baselines.stepwise import OUTPUT, Call, Computed, Stream, driven, weighted
 from hyca_runtime.feature import Feature
 
-__all__ = [
-    "Averaged",
-    "Crossing",
-    "average_weights",
-    "edge_costs",
-    "meancache_family",
-    "planned_gaps",
-    "velocity_times",
-]
+__all__ = ["Averaged", "average_weights", "edge_costs", "meancache_family", "planned_gaps", "velocity_times"]
 
 Array = NDArray[np.float64]
-Crossing = Literal["jump", "rolling"]
 SPANS = (1, 2, 3, 4, 5, 6)
 """The values of K in the release's tables."""
 
@@ -57,22 +47,17 @@ SPANS = (1, 2, 3, 4, 5, 6)
 def meancache_family(pipe: Any, setup: Setup) -> Family:
     """MeanCache; its edge costs are measured on `setup.jobs`."""
     prediction = str(getattr(pipe.scheduler.config, "prediction_type", "flow"))
-    ladder = counts(setup.num_steps)
 
-    def levels() -> list[float]:
-        return list(map(float, setup.problem().trace.sigmas))
-
-    @contextmanager
-    def apply(pipe: Any, settings: Settings) -> Iterator[None]:
-        times = velocity_times(np.asarray(setup.recall("noise levels of a full run", levels)), prediction)
-        costs, spans = edge_costs(known_grams(pipe, setup), times)
+    def apply(pipe: Any, settings: Settings) -> Applied:
+        levels = setup.recall("noise levels of a full run", lambda: [*map(float, setup.problem().trace.sigmas)])
+        times = velocity_times(np.asarray(levels), prediction)
+        costs, spans = edge_costs(output_grams(pipe, setup), times)
         gaps = planned_gaps(costs, spans, int(settings["computed"]), float(settings["gamma"]))
-        crossing: Crossing = "jump" if settings["crossing"] == "jump" else "rolling"
-        with stepwise(pipe, Averaged(tuple(times.tolist()), gaps, crossing), OUTPUT, depth=1):
-            yield
+        averaged = Averaged(times, gaps, rolling=settings["crossing"] == "rolling")
+        return driven(pipe, averaged.answer, OUTPUT, depth=1)
 
     axes = (
-        Axis("computed", ladder, near(ladder, setup.num_steps, (10, 16, 24, 36, 56))),
+        computed_axis(setup.num_steps),
         Axis("gamma", (0.5, 1, 2, 3, 4, 5, 7, 10), (4,)),
         Axis("crossing", ("jump", "rolling"), ordered=False),
     )
@@ -147,47 +132,51 @@ def planned_gaps(costs: Array, spans: NDArray[np.int64], count: int, gamma: floa
 
 @dataclass(frozen=True)
 class Averaged:
-    """The rule.
+    """Answers the calls of one network.
 
     Attributes:
         times: of the velocities, before each step and after the last.
         spans: steps that are computed, ascending, and the K of the gap behind each.
-        crossing: how a gap is crossed.
+        rolling: whether a gap is crossed step by step, else by a jump.
     """
 
-    times: tuple[float, ...]
+    times: Array
     spans: Mapping[int, int]
-    crossing: Crossing = "jump"
+    rolling: bool = False
+
+    def answer(self, call: Call) -> Any:
+        feature = self.forecast(call.stream) if call.stream.past else None
+        return call.compute() if feature is None else call.predict(feature)
 
     def forecast(self, stream: Stream) -> Feature | None:
-        used: list[Computed] = stream.memory.setdefault("used", [])  # the velocity of every step, newest first
+        """The velocity of the present step, None where it is computed."""
+        used = stream.memory.setdefault("used", deque(maxlen=max(SPANS) + 1))  # of every step, newest first
         if not used or used[0].step < stream.past[0].step:
-            used.insert(0, stream.past[0])
-        del used[max(SPANS) + 1 :]
+            used.appendleft(stream.past[0])
         if stream.step in self.spans:
             return None
         last = stream.past[0].step
-        if self.crossing == "rolling":
+        if self.rolling:
             feature = weighted(used, self._rolled(stream.step, self.spans[last]))
         elif stream.step == last + 1:
             stream.memory["gap"] = feature = weighted(used, self._rest(last, self.spans[last]))
         else:
             feature = stream.memory["gap"]
-        used.insert(0, Computed(stream.step, feature))
+        used.appendleft(Computed(stream.step, feature))
         return feature
 
-    def _rolled(self, step: int, span: int) -> list[float]:
+    def _rolled(self, step: int, span: int) -> Array:
         """Of a step from the `span` before."""
-        weights = average_weights(np.asarray(self.times), step, step + 1, min(span, step))[1:]
+        weights = average_weights(self.times, step, step + 1, min(span, step))[1:]
         weights[0] += 1.0
-        return [float(w) for w in weights]
+        return weights
 
-    def _rest(self, last: int, span: int) -> list[float]:
+    def _rest(self, last: int, span: int) -> Array:
         """The one velocity that, after the computed step's own, makes the gap's average what it is to be."""
-        times = np.asarray(self.times)
+        times = self.times
         end = min(step for step in (*self.spans, len(times) - 1) if step > last)
         average = average_weights(times, last, end, span) if span > 1 else np.ones(1)
         whole, own = times[end] - times[last], times[last + 1] - times[last]
         weights = whole * average
         weights[0] -= own
-        return [float(w) for w in weights / (whole - own)]
+        return np.asarray(weights / (whole - own))

@@ -21,6 +21,8 @@ __all__ = ["Spacing", "diffusion_on", "flow_on"]
 Array = NDArray[np.float64]
 Levels = Callable[[int], Array]
 """Noise levels, or timesteps, for a number of steps."""
+ALMOST_NOISE = 1 - 1e-6
+"""UniPC divides by the log-SNR of the first level, which pure noise has none of; diffusers steps back as far."""
 
 
 @dataclass(frozen=True)
@@ -53,86 +55,70 @@ class Spacing:
 
         def levels(count: int) -> Array:
             inner = np.interp(np.linspace(top, bottom, count - 1), log_ratio, np.arange(len(log_ratio)))
-            return _falling(np.concatenate([grid[:1], inner.round()]))
+            rising = np.concatenate([grid[:1], inner.round()])[::-1] - np.arange(count)
+            # whole timesteps with at least 1 between them, for many steps round to the same; the last one stays
+            return np.asarray((np.maximum.accumulate(rising) + np.arange(count))[::-1])
 
         return levels
 
 
-def _falling(times: Array) -> Array:
-    """Whole timesteps with at least 1 between them, for many steps round to the same; the last one stays."""
-    rising = times[::-1] - np.arange(len(times))
-    return np.asarray((np.maximum.accumulate(rising) + np.arange(len(times)))[::-1])
-
-
-ALMOST_NOISE = 1 - 1e-6
-"""UniPC divides by the log-SNR of the first level, which pure noise has none of; diffusers steps back as far."""
-
-
-def flow_on(own: Any, make: Callable[[], Any], levels: Levels | None = None) -> Callable[[], Any]:
-    """Makes schedulers of `make` that sample a rectified flow on `levels`, or where the scheduler `own` would.
+def flow_on(own: Any, make: Callable[[], Any], levels: Levels | None = None) -> Any:
+    """A scheduler of `make` that samples a rectified flow on `levels`, or where the scheduler `own` would.
 
     diffusers' Heun and DPM-Solver++ place their levels themselves: those of Heun end at 0.001, whatever
     the number of steps, and DPM-Solver++ cuts the network's time to whole thousandths.
     """
+    scheduler, reference = make(), copy.deepcopy(own)
+    prepare = scheduler.set_timesteps
 
-    def made() -> Any:
-        scheduler, reference = make(), copy.deepcopy(own)
-        prepare = scheduler.set_timesteps
+    def set_timesteps(
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        asked = {"num_inference_steps": num_inference_steps} if sigmas is None else {"sigmas": sigmas}
+        reference.set_timesteps(**asked, mu=mu)
+        chosen = reference.sigmas[:-1]
+        if levels is not None:
+            chosen = torch.from_numpy(levels(len(chosen))).float()
+        prepare(len(chosen), device=device)
+        if scheduler.order == 2:  # a step calls the network at its end, too
+            chosen = torch.cat([chosen[:1], chosen[1:].repeat_interleave(2)])
+        scheduler.timesteps = (chosen * scheduler.config.num_train_timesteps).to(device)
+        scheduler.sigmas = torch.cat([chosen.clamp(max=ALMOST_NOISE), chosen.new_zeros(1)])
 
-        def set_timesteps(
-            num_inference_steps: int | None = None,
-            device: Any = None,
-            sigmas: Sequence[float] | None = None,
-            mu: float | None = None,
-        ) -> None:
-            asked = {"num_inference_steps": num_inference_steps} if sigmas is None else {"sigmas": sigmas}
-            reference.set_timesteps(**asked, mu=mu)
-            chosen = reference.sigmas[:-1]
-            if levels is not None:
-                chosen = torch.from_numpy(levels(len(chosen))).float()
-            prepare(len(chosen), device=device)
-            if scheduler.order == 2:  # a step calls the network at its end, too
-                chosen = torch.cat([chosen[:1], chosen[1:].repeat_interleave(2)])
-            scheduler.timesteps = (chosen * scheduler.config.num_train_timesteps).to(device)
-            scheduler.sigmas = torch.cat([chosen.clamp(max=ALMOST_NOISE), chosen.new_zeros(1)])
-
-        scheduler.set_timesteps = set_timesteps
-        return scheduler
-
-    return made
+    scheduler.set_timesteps = set_timesteps
+    return scheduler
 
 
-def diffusion_on(make: Callable[[], Any], levels: Levels) -> Callable[[], Any]:
-    """Makes schedulers of `make` that sample a diffusion at chosen timesteps.
+def diffusion_on(make: Callable[[], Any], levels: Levels) -> Any:
+    """A scheduler of `make` that samples a diffusion at chosen timesteps.
 
-    A scheduler of order 2 (Heun) takes its first step by the slope at its beginning alone: from almost pure noise
+    One of order 2 (Heun) takes its first step by the slope at its beginning alone: from almost pure noise
     to the next level, over hundreds of times that level, a mean of two slopes is useless.
     """
+    scheduler = make()
+    prepare, step = scheduler.set_timesteps, scheduler.step
 
-    def made() -> Any:
-        scheduler = make()
-        prepare, step = scheduler.set_timesteps, scheduler.step
-
-        def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
-            prepare(num_inference_steps, device=device)
-            times = torch.from_numpy(levels(num_inference_steps).astype(int))
-            if scheduler.order == 2:
-                times = torch.cat([times[:2], times[2:].repeat_interleave(2)])
-            kept = scheduler.alphas_cumprod.cpu()[times]
-            sigmas = ((1 - kept) / kept).sqrt()
-            scheduler.timesteps = times.to(device)
-            scheduler.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
-
-        def euler_first(*args: Any, **kwargs: Any) -> Any:
-            first = not scheduler.step_index  # the scaling of the latents sets it, not the first step
-            found = step(*args, **kwargs)
-            if first:
-                scheduler.dt = scheduler.prev_derivative = scheduler.sample = None
-            return found
-
-        scheduler.set_timesteps = set_timesteps
+    def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
+        prepare(num_inference_steps, device=device)
+        times = torch.from_numpy(levels(num_inference_steps).astype(int))
         if scheduler.order == 2:
-            scheduler.step = euler_first
-        return scheduler
+            times = torch.cat([times[:2], times[2:].repeat_interleave(2)])
+        kept = scheduler.alphas_cumprod.cpu()[times]
+        sigmas = ((1 - kept) / kept).sqrt()
+        scheduler.timesteps = times.to(device)
+        scheduler.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
 
-    return made
+    def euler_first(*args: Any, **kwargs: Any) -> Any:
+        first = not scheduler.step_index  # the scaling of the latents sets it, not the first step
+        found = step(*args, **kwargs)
+        if first:
+            scheduler.dt = scheduler.prev_derivative = scheduler.sample = None
+        return found
+
+    scheduler.set_timesteps = set_timesteps
+    if scheduler.order == 2:
+        scheduler.step = euler_first
+    return scheduler

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from hyca_calib.baselines.axes import AxisFrom
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup
-from hyca_calib.baselines.facts import observe
+from hyca_calib.baselines.base import Applied, Axis, Family, HalfOpenAxis, Settings, Setup
+from hyca_calib.baselines.full_run import observe
 from hyca_calib.baselines.noise_levels import Spacing, diffusion_on, flow_on
 
 __all__ = ["DPM", "HEUN", "OWN", "UNIPC", "Sampler", "sampled_by", "sampler_families", "samplers"]
 
 OWN, DPM, UNIPC, HEUN = "fewer steps", "DPM-Solver++", "UniPC", "Heun"
 LEAST, MOST, APART = 0.04, 0.9, 1.12
-"""Network calls of a rival: the shares of the full run's, and how far apart they are."""
+"""Network calls of a method: the shares of the full run's, and how far apart they are."""
 STARTS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 14, 20, 27, 35, 43)
 """Where the spacing begins; at 0 the levels are the sampler's own. The fewer the calls, the later the best start:
 of 50 levels at 4 calls about the twentieth."""
@@ -32,6 +31,7 @@ ENDS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6, 2.5, 4.0)
 """Where it ends: below 1, closer to the exact solution than the full run's last level allows."""
 
 Made = Callable[[], Any]
+"""Makes fresh schedulers."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,14 @@ def sampler_families(pipe: Any, setup: Setup) -> list[Family]:
 
 
 def _family(sampler: Sampler, num_steps: int) -> Family:
-    def apply(pipe: Any, settings: Settings) -> AbstractContextManager[None]:
+    def apply(pipe: Any, settings: Settings) -> Applied:
         return sampled_by(pipe, sampler.made(int(settings["start"]), float(settings["end"])))
 
-    counts = _counts(num_steps)
-    calls = tuple(sorted({sampler.network_calls(sampler.steps(n)) for n in counts}))
+    calls = tuple(sorted({sampler.network_calls(sampler.steps(n)) for n in _call_counts(num_steps)}))
     starts = tuple(start for start in STARTS if start < num_steps - 1)
     axes = (
-        AxisFrom("calls", calls, tuple(calls[i] for i in range(1, len(calls), 5))),
-        AxisFrom("start", starts, (0, 4)) if sampler.spaced else Axis("start", (0,), closed=True),
+        HalfOpenAxis("calls", calls, tuple(calls[i] for i in range(1, len(calls), 5))),
+        HalfOpenAxis("start", starts, (0, 4)) if sampler.spaced else Axis("start", (0,), closed=True),
         Axis("end", ENDS, (1.0,)) if sampler.spaced else Axis("end", (1.0,), closed=True),
     )
     return Family(
@@ -94,7 +93,7 @@ def _family(sampler: Sampler, num_steps: int) -> Family:
     )
 
 
-def _counts(num_steps: int) -> list[int]:
+def _call_counts(num_steps: int) -> list[int]:
     counts, exact = list[int](), max(2.0, LEAST * num_steps)
     while exact < MOST * num_steps * APART:
         counts.append(round(exact))
@@ -117,13 +116,10 @@ def samplers(pipe: Any, setup: Setup) -> list[Sampler]:
 
 @contextmanager
 def sampled_by(pipe: Any, make: Made | None) -> Iterator[None]:
-    """The pipeline with another scheduler, or its own."""
-    if make is None:
-        with nullcontext():
-            yield
-        return
+    """The pipeline with another scheduler; with its own if there is none to make."""
     own = pipe.scheduler
-    pipe.scheduler = make()
+    if make is not None:
+        pipe.scheduler = make()
     try:
         yield
     finally:
@@ -138,59 +134,43 @@ def _flow_samplers(own: Any, sigmas: tuple[float, ...]) -> list[Sampler]:
         UniPCMultistepScheduler,
     )
 
+    def sampler(family: str, source: str, make: Made, calls: int = 1) -> Sampler:
+        def spaced(spacing: Spacing) -> Made:
+            return partial(flow_on, own, make, spacing.flow(sigmas))
+
+        return Sampler(family, source, partial(flow_on, own, make), spaced, calls, calls - 1)
+
     scale = own.config.num_train_timesteps
     flow = {"num_train_timesteps": scale, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
-    kinds: list[tuple[str, str, Made, int]] = [
-        (OWN, "the model's own sampler, Euler", lambda: FlowMatchEulerDiscreteScheduler(scale), 1),
-        (DPM, "2M, arXiv 2211.01095; diffusers", partial(DPMSolverMultistepScheduler, **flow), 1),
-        (UNIPC, "arXiv 2302.04867; diffusers", partial(UniPCMultistepScheduler, **flow), 1),
-        (HEUN, "arXiv 2206.00364; diffusers", lambda: FlowMatchHeunDiscreteScheduler(scale), 2),
-    ]
     return [
-        Sampler(
-            family,
-            source,
-            flow_on(own, make),
-            lambda spacing, make=make: flow_on(own, make, spacing.flow(sigmas)),  # type: ignore[misc]
-            calls,
-            calls - 1,
-        )
-        for family, source, make, calls in kinds
+        sampler(OWN, "the model's own sampler, Euler", partial(FlowMatchEulerDiscreteScheduler, scale)),
+        sampler(DPM, "2M, arXiv 2211.01095; diffusers", partial(DPMSolverMultistepScheduler, **flow)),
+        sampler(UNIPC, "arXiv 2302.04867; diffusers", partial(UniPCMultistepScheduler, **flow)),
+        sampler(HEUN, "arXiv 2206.00364; diffusers", partial(FlowMatchHeunDiscreteScheduler, scale), calls=2),
     ]
 
 
 def _diffusion_samplers(own: Any) -> list[Sampler]:
     from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler
 
-    solver, unipc = DPMSolverMultistepScheduler.from_config, UniPCMultistepScheduler.from_config
-    kinds: list[tuple[str, str, Made]] = [  # DPM-Solver++ of order 1 is DDIM, and takes any timesteps
-        (OWN, "the model's own sampler, DDIM", partial(solver, own.config, solver_order=1)),
-        (DPM, "2M, arXiv 2211.01095; diffusers", partial(solver, own.config, solver_order=2)),
-        (UNIPC, "arXiv 2302.04867; diffusers", partial(unipc, own.config, solver_order=2)),
-    ]
-    found = [
-        Sampler(
-            family,
-            source,
-            make,
-            lambda spacing, make=make: diffusion_on(make, spacing.timesteps(own)),  # type: ignore[misc]
-        )
-        for family, source, make in kinds
-    ]
-    heun = partial(HeunDiscreteScheduler.from_config, own.config)
+    def sampler(family: str, source: str, kind: Any, **options: int) -> Sampler:
+        make = partial(kind.from_config, own.config, **options)
 
-    def spaced(spacing: Spacing | None) -> Made:
-        return diffusion_on(heun, spacing.timesteps(own) if spacing else _own_levels(own))
+        def spaced(spacing: Spacing) -> Made:
+            return partial(diffusion_on, make, spacing.timesteps(own))
 
-    return [*found, Sampler(HEUN, "arXiv 2206.00364; diffusers, the first step Euler's", spaced(None), spaced, 2, 2)]
+        return Sampler(family, source, make, spaced)
 
-
-def _own_levels(own: Any) -> Callable[[int], Any]:
-    """Timesteps of the model's own sampler."""
-    reference = copy.deepcopy(own)
-
-    def levels(count: int) -> Any:
+    def own_levels(count: int) -> Any:
+        reference = copy.deepcopy(own)
         reference.set_timesteps(count)
         return reference.timesteps.double().numpy()
 
-    return levels
+    ddim = "the model's own sampler, DDIM"  # which DPM-Solver++ of order 1 is, that takes any timesteps
+    heun = sampler(HEUN, "arXiv 2206.00364; diffusers, the first step Euler's", HeunDiscreteScheduler)
+    return [
+        sampler(OWN, ddim, DPMSolverMultistepScheduler, solver_order=1),
+        sampler(DPM, "2M, arXiv 2211.01095; diffusers", DPMSolverMultistepScheduler, solver_order=2),
+        sampler(UNIPC, "arXiv 2302.04867; diffusers", UniPCMultistepScheduler, solver_order=2),
+        replace(heun, own=partial(diffusion_on, heun.own, own_levels), calls=2, spared=2),
+    ]

@@ -1,18 +1,18 @@
-"""How well a setting does on a few samples, and which settings of a method deserve a closer look."""
+"""How well a setting does on a few samples."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from hyca_calib.baselines.base import Baseline, Settings
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import SampledRun, run_untimed
 
-__all__ = ["Score", "joined", "reason", "score", "score_or_error", "undominated"]
+__all__ = ["Score", "joined", "reason", "score_or_error"]
 
 
 @dataclass(frozen=True)
@@ -41,32 +41,21 @@ class Score:
         return (self.flops_ratio, self.psnr_db) == (other.flops_ratio, other.psnr_db)
 
 
-def score(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: SampledRun) -> Score:
-    """Sample `jobs` with `baseline`, once.
+def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: SampledRun) -> Score:
+    """Sample `jobs` with `baseline`, once; of a baseline that raises, or draws pictures that are no numbers, the error.
 
     Args:
         full: the full run of `jobs`.
-
-    Raises:
-        ValueError: pictures that are no numbers.
     """
-
-    def applied() -> AbstractContextManager[Any]:
-        return baseline.applied(pipe)
-
-    run = run_untimed(pipe, jobs, baseline.steps, batch, applied)
-    if not run.images.isfinite().all():
-        raise ValueError("the pictures hold NaN or infinity")
-    near = run.fidelity_to(full).psnr_db
-    return Score(baseline.name, baseline.family, full.flops / run.flops, near, baseline.settings)
-
-
-def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: SampledRun) -> Score:
-    """As `score`; of a baseline that raises, the error."""
+    named = partial(Score, baseline.name, baseline.family, settings=baseline.settings)
     try:
-        return score(pipe, baseline, jobs, batch, full)
+        run = run_untimed(pipe, jobs, baseline.steps, batch, partial(baseline.applied, pipe))
+        if not run.images.isfinite().all():
+            raise ValueError("the pictures hold NaN or infinity")
+        near = run.fidelity_to(full)
     except Exception as error:  # foreign code may raise anything
-        return Score(baseline.name, baseline.family, 0.0, (), baseline.settings, reason(error))
+        return named(0.0, (), error=reason(error))
+    return named(full.flops / run.flops, near.psnr_db)
 
 
 def reason(error: Exception) -> str:
@@ -81,21 +70,3 @@ def joined(one: Score, other: Score) -> Score:
     counts = len(one.psnr_db), len(other.psnr_db)
     cost = counts[0] / one.flops_ratio + counts[1] / other.flops_ratio
     return replace(one, flops_ratio=sum(counts) / cost, psnr_db=one.psnr_db + other.psnr_db)
-
-
-def undominated(scores: Sequence[Score], margin_db: float = 0.0) -> list[Score]:
-    """Those that worked, without settings that spend as much as one of their family that is better by the margin.
-
-    Of settings that do the very same the first stays.
-    """
-    worked = [s for s in scores if not s.error]
-
-    def beaten(place: int, one: Score) -> bool:
-        return any(
-            other.family == one.family
-            and other.flops_ratio >= one.flops_ratio
-            and (other.mean_db > one.mean_db + margin_db or (earlier < place and one.same_as(other)))
-            for earlier, other in enumerate(worked)
-        )
-
-    return [one for place, one in enumerate(worked) if not beaten(place, one)]

@@ -25,32 +25,32 @@ drafted, ours are computed. A batch is judged as a whole, as in the release, and
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
 
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup, ladder
-from hyca_calib.baselines.stepwise import Call, counts, driven, refusal, weighted, weighted_features
-from hyca_runtime.attach.points import Place, find_blocks, find_tail, find_transformer
+from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup, counts, ladder
+from hyca_calib.baselines.stepwise import Call, Computed, driven, refusal, weighted
+from hyca_runtime.attach.points import find_blocks, find_tail, find_transformer
 from hyca_runtime.attach.proxies import CaptureStreams, InjectInput, PassBy, placed
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
-from hyca_runtime.solvers.taylor import Taylor
+from hyca_runtime.point import CachePoint
+from hyca_runtime.solvers import Taylor
 
 __all__ = ["Speculation", "relative_error", "speca_family"]
 
-STREAMS = "streams"
-REJECTED = "rejected"
+ENTRIES, REJECTED = "entries", "rejected"
+"""What a stream remembers: what went into the last block on computed steps, whether the draft before was rejected."""
 
 
-@dataclass(frozen=True)
-class Speculation:
-    """SpeCa's settings.
+class Speculation(BaseModel):
+    """SpeCa's settings, by the names of its axes.
 
     Attributes:
         num_steps: S, of the run.
@@ -59,17 +59,19 @@ class Speculation:
         threshold, decay: tau_0 and beta.
         free: drafts after a computed step that are not verified.
         most: drafts after a computed step.
-        redo: whether a rejected step is computed itself, else the one after it.
+        redo: whether a rejected step is computed itself, or the next one.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     num_steps: int
-    warmup: int
-    order: int
-    threshold: float
-    decay: float
+    warmup: int = Field(alias="W")
+    order: int = Field(alias="O")
+    threshold: float = Field(alias="tau")
+    decay: float = Field(alias="beta")
     free: int
     most: int
-    redo: bool
+    redo: Literal["next", "step"]
 
     def allowed(self, step: int) -> float:
         """Largest error that is accepted."""
@@ -79,52 +81,38 @@ class Speculation:
         """Whether `step` is computed whatever its draft is like, `last` being the last computed one."""
         return step < self.warmup or step - last > self.most
 
-    def row(self, steps: Sequence[int], target: int) -> list[float]:
+    def row(self, steps: Sequence[int], target: int) -> np.ndarray:
         """Weights of the features of `steps`, newest first, in the draft of step `target`."""
         newest = np.array(steps[: self.order + 1], dtype=np.float64)
-        return [float(w) for w in Taylor(self.order).weights(newest, float(target))]
+        return Taylor(self.order).weights(newest, float(target))
 
 
 def relative_error(draft: Feature, live: Feature) -> float:
     """``|draft - live| / |live|`` in the Euclidean norm over all parts; the batch is one vector."""
     pairs = [(a.double(), b.double()) for a, b in zip(draft, live, strict=True)]
-    off, size = (
-        torch.stack(norms).norm() for norms in zip(*(((a - b).norm(), b.norm()) for a, b in pairs), strict=True)
-    )
-    return float(off / size)
+    off = torch.stack([(a - b).norm() for a, b in pairs]).norm()
+    return float(off / torch.stack([b.norm() for _, b in pairs]).norm())
 
 
 class FeedStreams(CaptureStreams):
     """Runs `inner` on `fed` instead of the streams it is called with; those that are None stay."""
 
-    def __init__(self, inner: torch.nn.Module, fed: Sequence[Tensor | None]) -> None:
+    def __init__(self, inner: nn.Module, fed: Sequence[Tensor | None]) -> None:
         super().__init__(inner)
-        self.fed = fed
+        self.fed = {name: stream for name, stream in zip(self.io.returns, fed, strict=True) if stream is not None}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        order = list(inspect.signature(self.inner.forward).parameters)
-        given = list(args)
-        for name, stream in zip(self.io.returns, self.fed, strict=True):
-            if stream is None:
-                continue
-            at = order.index(name)
-            if at < len(given):
-                given[at] = stream
-            else:
-                kwargs[name] = stream
-        return self.inner(*given, **kwargs)
+        call = inspect.signature(self.inner.forward).bind(*args, **kwargs)
+        call.arguments.update(self.fed)
+        return self.inner(*call.args, **call.kwargs)
 
 
 class Speculator:
-    """Answers the calls of one network.
+    """Answers the calls of one network, whose last block is the judge."""
 
-    Args:
-        blocks: all of them, the last one is the judge.
-        tails: where the final norm lies, by part.
-    """
-
-    def __init__(self, settings: Speculation, blocks: Sequence[Place], tails: Sequence[Sequence[Place]]) -> None:
-        self.settings, self.blocks, self.tails = settings, blocks, tails
+    def __init__(self, settings: Speculation, network: nn.Module) -> None:
+        self.settings, self.tails = settings, find_tail(network)
+        *self.blocks, self.judge = find_blocks(network)
 
     def answer(self, call: Call) -> Any:
         stream, settings = call.stream, self.settings
@@ -138,38 +126,35 @@ class Speculator:
         output, error = self._verified(call, draft, row)
         if error <= settings.allowed(stream.step):
             return output
-        if settings.redo:
+        if settings.redo == "step":
             return self._computed(call)
         stream.memory[REJECTED] = True
         return output
 
     def _computed(self, call: Call) -> Any:
         """Compute the step and keep what goes into the last block, too."""
-        entry = CaptureStreams(self.blocks[-1].module)
-        before = call.stream.past[:1]
-        with placed([(self.blocks[-1], entry)]):
+        entry = CaptureStreams(self.judge.module)
+        with placed([(self.judge, entry)]):
             output = call.compute()
-        if call.stream.past[:1] != before:
+        if call.feature is not None:
             there = [isinstance(stream, Tensor) for stream in entry.captured or ()]
             parts = (stream.clone() for stream in entry.captured or () if isinstance(stream, Tensor))
-            streams = call.stream.memory.setdefault(STREAMS, [])
-            streams.insert(0, Feature(parts, there))
-            del streams[len(call.stream.past) :]
+            entries = call.stream.memory.setdefault(ENTRIES, deque(maxlen=call.stream.past.maxlen))
+            entries.appendleft(Computed(call.stream.step, Feature(parts, there)))
         return output
 
-    def _verified(self, call: Call, draft: Feature, row: Sequence[float]) -> tuple[Any, float]:
+    def _verified(self, call: Call, draft: Feature, row: np.ndarray) -> tuple[Any, float]:
         """The network's output from `draft`, and the draft's error by the last block run on its own drafted input."""
-        entry = weighted_features(call.stream.memory[STREAMS], row)
+        entry = weighted(call.stream.memory[ENTRIES], row)
         parts = iter(entry)
         fed = [next(parts) if there else None for there in entry.form]
-        judge = FeedStreams(self.blocks[-1].module, fed)
-        passing = [(place, PassBy(place.module)) for place in self.blocks[:-1]]
+        passing = [(place, PassBy(place.module)) for place in self.blocks]
         tails = [
             (place, InjectInput(place.module, part))
             for places, part in zip(self.tails, draft, strict=True)
             for place in places
         ]
-        with placed([*passing, (self.blocks[-1], judge), *tails]):
+        with placed([*passing, (self.judge, FeedStreams(self.judge.module, fed)), *tails]):
             output, live = call.attachment.compute(call.args, call.kwargs)
         if live is None:
             raise AttachError("the final norm was not reached while a draft was verified")
@@ -180,45 +165,20 @@ def speca_family(pipe: Any, setup: Setup) -> Family:
     """SpeCa with all its settings."""
     num = setup.num_steps
 
-    @contextmanager
-    def apply(pipe: Any, settings: Settings) -> Iterator[None]:
-        network = find_transformer(pipe)
-        speculation = Speculation(
-            num_steps=num,
-            warmup=int(settings["W"]),
-            order=int(settings["O"]),
-            threshold=float(settings["tau"]),
-            decay=float(settings["beta"]),
-            free=int(settings["free"]),
-            most=int(settings["most"]),
-            redo=settings["redo"] == "step",
-        )
-        speculator = Speculator(speculation, find_blocks(network), find_tail(network))
-        with driven(pipe, speculator.answer, depth=speculation.order + 1):
-            yield
+    def apply(pipe: Any, settings: Settings) -> Applied:
+        speculation = Speculation.model_validate({"num_steps": num, **settings})
+        speculator = Speculator(speculation, find_transformer(pipe))
+        return driven(pipe, speculator.answer, depth=speculation.order + 1)
 
-    return Family(
-        name="SpeCa",
-        source="Liu et al. 2025, arXiv 2509.11628; rewritten from the paper and the release's schedule",
-        axes=(
-            Axis("tau", ladder(1e-4, 4, 1.5), first=(0.0054, 0.027, 0.14)),
-            Axis("most", counts(1, num - 1), first=(min(8, num - 1),), closed=True),
-            Axis("free", counts(0, num - 1), first=(1,), closed=True),
-            Axis("beta", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), first=(0.3,), closed=True),
-            Axis("W", counts(1, num - 1), first=(min(3, num - 1),), closed=True),
-            Axis("O", (1, 2, 3), first=(1, 2), closed=True),
-            Axis("redo", ("next", "step"), closed=True),
-        ),
-        apply=apply,
-        num_steps=num,
-        allows=lambda settings: int(settings["free"]) <= int(settings["most"]),
-        refused=refusal(pipe) or _blocks_refused(pipe),
+    axes = (
+        Axis("tau", ladder(1e-4, 4, 1.5), (0.0054, 0.027, 0.14)),
+        Axis("most", counts(1, num - 1), (8,), closed=True),
+        Axis("free", counts(0, num - 1), (1,), closed=True),
+        Axis("beta", (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), (0.3,), closed=True),
+        Axis("W", counts(1, num - 1), (3,), closed=True),
+        Axis("O", (1, 2, 3), (1, 2), closed=True),
+        Axis("redo", ("next", "step"), closed=True),
     )
-
-
-def _blocks_refused(pipe: Any) -> str:
-    try:
-        find_blocks(find_transformer(pipe))
-    except AttachError as error:
-        return str(error)
-    return ""
+    source = "Liu et al. 2025, arXiv 2509.11628; rewritten from the paper and the release's schedule"
+    refused = refusal(pipe) or refusal(pipe, CachePoint(kind="blocks"))
+    return Family("SpeCa", source, axes, apply, num, allows=lambda s: int(s["free"]) <= int(s["most"]), refused=refused)

@@ -22,20 +22,19 @@ the network, we the input of its final norm, as the release does for FLUX.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.polynomial.chebyshev import chebvander
+from numpy.typing import ArrayLike
 
-from hyca_calib.baselines.base import Axis, Family, Settings, Setup, ladder
-from hyca_calib.baselines.stepwise import Stream, counts, refusal, stepwise, weighted
-from hyca_runtime.feature import Feature
+from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup, counts, ladder
+from hyca_calib.baselines.stepwise import refusal, solver_weights, tabled
+from hyca_runtime.solvers import ClosedFormSolver
 from hyca_runtime.solvers.newton import lagrange
 
-__all__ = ["SpectrumRule", "chebyshev_row", "growing_windows", "spectrum_family"]
+__all__ = ["SpectrumSolver", "chebyshev_row", "growing_windows", "spectrum_family"]
 
 GROWTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.5, 7.0, 10.0, 15.0, 22.0, 33.0)
 
@@ -54,70 +53,59 @@ def growing_windows(num_steps: int, warmup: int, window: float, growth: float, l
     return sorted({*computed, *range(max(0, num_steps - last), num_steps)})
 
 
-def chebyshev_row(steps: Sequence[int], target: int, num_steps: int, degree: int, ridge: float) -> np.ndarray:
+def chebyshev_row(steps: ArrayLike, target: float, num_steps: int, degree: int, ridge: float) -> np.ndarray:
     """Weights of the features at `steps` in the forecast for step `target`, in the order of `steps`."""
-    design, wanted = (chebvander(2 * np.atleast_1d(at) / num_steps - 1.0, degree) for at in (np.array(steps), target))
+    design, wanted = (chebvander(2 * np.atleast_1d(at) / num_steps - 1.0, degree) for at in (steps, target))
     normal = design.T @ design + ridge * np.eye(degree + 1)
     return np.asarray(wanted[0] @ np.linalg.solve(normal, design.T))
 
 
 @dataclass(frozen=True)
-class SpectrumRule:
-    """Spectrum on one run.
+class SpectrumSolver(ClosedFormSolver):
+    """Spectrum's forecast on one run.
 
     Attributes:
-        computed: steps that are.
         blend: share of the Chebyshev forecast, the rest is linear extrapolation.
+        kept: most computed features that it sees.
     """
 
+    name: ClassVar[str] = "spectrum"
     num_steps: int
-    computed: frozenset[int]
     degree: int
     ridge: float
     blend: float
+    kept: int
 
-    def forecast(self, stream: Stream) -> Feature | None:
-        if stream.step in self.computed or stream.step >= self.num_steps:
-            return None
-        steps = [computed.step for computed in stream.past]
-        row = self.blend * chebyshev_row(steps, stream.step, self.num_steps, self.degree, self.ridge)
-        row[:2] += (1 - self.blend) * lagrange(np.array(steps[:2], dtype=np.float64), stream.step)
-        return weighted(stream.past, row.tolist())
+    @property
+    def depth(self) -> int:
+        return self.kept
+
+    def weights(self, times: np.ndarray, target: float) -> np.ndarray:
+        row = self.blend * chebyshev_row(times, target, self.num_steps, self.degree, self.ridge)
+        row[:2] += (1 - self.blend) * lagrange(times[:2], target)
+        return row
 
 
 def spectrum_family(pipe: Any, setup: Setup) -> Family:
     """Spectrum with all its settings."""
     num = setup.num_steps
 
-    @contextmanager
-    def apply(pipe: Any, settings: Settings) -> Iterator[None]:
+    def apply(pipe: Any, settings: Settings) -> Applied:
         warmup, last = int(settings["W"]), int(settings["last"])
         computed = growing_windows(num, warmup, float(settings["N"]), float(settings["alpha"]), last)
-        rule = SpectrumRule(
-            num, frozenset(computed), int(settings["m"]), float(settings["lambda"]), float(settings["w"])
-        )
-        with stepwise(pipe, rule, depth=int(settings["K"])):
-            yield
+        degree, kept = int(settings["m"]), int(settings["K"])
+        solver = SpectrumSolver(num, degree, float(settings["lambda"]), float(settings["w"]), kept)
+        return tabled(pipe, solver_weights(solver, num, computed))
 
-    return Family(
-        name="Spectrum",
-        source="Han et al. 2026, arXiv 2603.01623; rewritten from the paper and the release's schedule",
-        axes=(
-            Axis("W", counts(1, num - 1), first=(min(5, num - 1),), closed=True),
-            Axis("N", counts(1, num), first=(2,), closed=True),
-            Axis(
-                "alpha",
-                (*(a for a in GROWTHS if a < num), float(num)),
-                first=(0.0, 0.25, 0.75, 1.5, 3.0, 7.0),
-                closed=True,
-            ),
-            Axis("last", counts(0, num - 1), first=(0,), closed=True),
-            Axis("w", (0.25, 0.5, 0.75, 1.0), first=(0.5, 1.0), closed=True),
-            Axis("m", counts(0, num - 1), first=(4,), closed=True),
-            Axis("K", counts(2, num), first=(num,), closed=True),
-            Axis("lambda", ladder(1e-4, 30, 10**0.5), first=(0.1,)),
-        ),
-        apply=apply,
-        num_steps=num,
-        refused=refusal(pipe),
+    axes = (
+        Axis("W", counts(1, num - 1), (5,), closed=True),
+        Axis("N", counts(1, num), (2,), closed=True),
+        Axis("alpha", (*(a for a in GROWTHS if a < num), float(num)), (0, 0.25, 0.75, 1.5, 3, 7), closed=True),
+        Axis("last", counts(0, num - 1), (0,), closed=True),
+        Axis("w", (0.25, 0.5, 0.75, 1.0), (0.5, 1.0), closed=True),
+        Axis("m", counts(0, num - 1), (4,), closed=True),
+        Axis("K", counts(2, num), (num,), closed=True),
+        Axis("lambda", ladder(1e-4, 30, 10**0.5), (0.1,)),
     )
+    source = "Han et al. 2026, arXiv 2603.01623; rewritten from the paper and the release's schedule"
+    return Family("Spectrum", source, axes, apply, num, refused=refusal(pipe))

@@ -1,18 +1,21 @@
-"""Driving a network step by step: a rule says which steps are computed, and forecasts a tensor on the others.
+"""Driving a network step by step: on some steps it is computed, on the others a tensor of it is forecast.
 
-What the published methods that plan or forecast have in common; each is a rule in a file of its own. A method that
-does more than compute or forecast a step answers the calls itself (`driven`).
+What the published methods that plan or forecast have in common. One that knows all its weights beforehand is a table
+(`tabled`), any other answers the calls of the network itself (`driven`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 
+from hyca_calib.baselines.base import Applied
 from hyca_calib.pipelines.branches import Branches
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.bound_points import bind_point
@@ -22,10 +25,27 @@ from hyca_runtime.combine import weighted_sum
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
+from hyca_runtime.schedule import Schedule
+from hyca_runtime.solvers import ClosedFormSolver
 
-__all__ = ["TRUNK", "Call", "Computed", "Rule", "Stream", "counts", "driven", "refusal", "stepwise", "weighted"]
+__all__ = [
+    "OUTPUT",
+    "RESIDUAL",
+    "TRUNK",
+    "Call",
+    "Computed",
+    "Stream",
+    "Weights",
+    "driven",
+    "refusal",
+    "solver_weights",
+    "tabled",
+    "weighted",
+]
 
 TRUNK = CachePoint(kind="trunk")
+RESIDUAL = CachePoint(kind="trunk", keep="residual")
+OUTPUT = CachePoint(kind="output")
 
 
 @dataclass(frozen=True)
@@ -44,20 +64,17 @@ class Stream:
         branch: its name.
         step: that of the present call, from 0.
         past: computed steps, newest first; all of the run unless the method keeps fewer.
-        memory: whatever a rule wants to keep until the run ends.
+        memory: whatever a method wants to keep until the run ends.
     """
 
     branch: str
     step: int = -1
-    past: list[Computed] = field(default_factory=list)
+    past: deque[Computed] = field(default_factory=deque)
     memory: dict[str, Any] = field(default_factory=dict)
 
 
-class Rule(Protocol):
-    """What a method decides. Called for every guidance branch on its own."""
-
-    def forecast(self, stream: Stream) -> Feature | None:
-        """The feature of the present step, or None to compute it. Not asked before something was computed."""
+Weights = Mapping[int, Sequence[float]]
+"""For every step that is forecast, the weights of the newest computed features, newest first."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +83,26 @@ class Call:
 
     Attributes:
         stream: the guidance branch it belongs to, already at the present step.
-        depth: how many computed features the stream keeps; all if None.
     """
 
     attachment: Attachment
     stream: Stream
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    depth: int | None = None
 
     def compute(self) -> Any:
         """The network's own answer; its feature is remembered."""
         output, computed = self.attachment.compute(self.args, self.kwargs)
         if computed is not None:
             kept = Feature((part.clone() for part in computed), computed.form)
-            self.stream.past.insert(0, Computed(self.stream.step, kept))
-            if self.depth is not None:
-                del self.stream.past[self.depth :]
+            self.stream.past.appendleft(Computed(self.stream.step, kept))
         return output
+
+    @property
+    def feature(self) -> Feature | None:
+        """What was computed on this very step; None if nothing was, or the call only filled a cache of keys."""
+        past = self.stream.past
+        return past[0].feature if past and past[0].step == self.stream.step else None
 
     def predict(self, feature: Feature) -> Any:
         """The answer of what lies behind the cache point, to `feature`."""
@@ -113,9 +132,9 @@ def driven(
             branches = Branches()
         time = now
         name = branches.label(attachment.context.branch, clock.prompt(args, kwargs))
-        stream = streams.setdefault(name, Stream(name))
+        stream = streams.setdefault(name, Stream(name, past=deque(maxlen=depth)))
         stream.step += 1
-        return answer(Call(attachment, stream, args, kwargs, depth))
+        return answer(Call(attachment, stream, args, kwargs))
 
     attachment.install(answered)
     try:
@@ -124,36 +143,31 @@ def driven(
         attachment.remove()
 
 
-@contextmanager
-def stepwise(pipe: Any, rule: Rule, point: CachePoint = TRUNK, depth: int | None = None) -> Iterator[None]:
-    """The pipeline with its network driven by `rule`; see `driven`."""
+def tabled(pipe: Any, weights: Weights, point: CachePoint = TRUNK) -> Applied:
+    """The pipeline with the steps that have weights forecast by them, and the others computed."""
 
     def answer(call: Call) -> Any:
-        feature = rule.forecast(call.stream) if call.stream.past else None
-        return call.compute() if feature is None else call.predict(feature)
+        row = weights.get(call.stream.step) if call.stream.past else None
+        return call.compute() if row is None else call.predict(weighted(call.stream.past, row))
 
-    with driven(pipe, answer, point, depth):
-        yield
-
-
-def weighted(past: Sequence[Computed], weights: Sequence[float]) -> Feature:
-    """The sum of the newest features, each with its weight, in float32 and then their own dtype."""
-    return weighted_features([computed.feature for computed in past], weights)
+    return driven(pipe, answer, point, depth=max(map(len, weights.values()), default=1))
 
 
-def weighted_features(features: Sequence[Feature], weights: Sequence[float]) -> Feature:
-    """The same of bare features, newest first; those without a weight are not used."""
-    used = features[: len(weights)]
-    row = torch.tensor([float(w) for w in weights[: len(used)]], device=used[0][0].device)
+def solver_weights(solver: ClosedFormSolver, num_steps: int, computed: Iterable[int]) -> Weights:
+    """A solver's weights for all steps of a run but those that are computed, on the step axis."""
+    schedule = Schedule.from_steps(num_steps, computed)
+    past = {step: np.array(schedule.history(step, solver.depth), np.float64) for step in schedule.predicted_steps}
+    return {step: solver.weights(times, float(step)).tolist() for step, times in past.items()}
+
+
+def weighted(past: Iterable[Computed], weights: Sequence[float] | np.ndarray) -> Feature:
+    """The sum of the newest features, each with its weight, in float32 and then their own dtype.
+
+    Features without a weight are not used.
+    """
+    used = [computed.feature for computed, _ in zip(past, weights, strict=False)]
+    row = torch.tensor(weights[: len(used)], dtype=torch.float32, device=used[0][0].device)
     return Feature((weighted_sum(parts, row.to(parts[0].device)) for parts in zip(*used, strict=True)), used[0].form)
-
-
-def counts(low: int, high: int, factor: float = 1.3) -> tuple[int, ...]:
-    """Whole numbers from `low` to `high`, both among them: each next or `factor` times the one before."""
-    found = [low]
-    while found[-1] < high:
-        found.append(min(high, max(found[-1] + 1, round(factor * found[-1]))))
-    return tuple(found)
 
 
 def refusal(pipe: Any, point: CachePoint = TRUNK) -> str:

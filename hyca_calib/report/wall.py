@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_calib.baselines.axes import INTERVALS
-from hyca_calib.baselines.base import Baseline, Setup
+from hyca_calib.baselines.base import INTERVALS, Baseline, Setup
 from hyca_calib.baselines.caches import taylorseer_family
 from hyca_calib.baselines.samplers import DPM, OWN, sampled_by, samplers
 from hyca_calib.baselines.score import reason

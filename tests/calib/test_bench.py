@@ -15,7 +15,7 @@ import tiny
 import torch
 
 from hyca_calib.baselines import Axis, Baseline, Family, Settings
-from hyca_calib.baselines.score import Score, joined, undominated
+from hyca_calib.baselines.score import Score, joined
 from hyca_calib.bench.choice import CLOSE_LOOK, chosen, windows
 from hyca_calib.bench.comparison import HARNESS, Comparison, Learnt
 from hyca_calib.bench.documents.comparison_table import to_csv, to_markdown
@@ -204,10 +204,6 @@ class TestChoice:
         assert both.flops_ratio == pytest.approx(4 / (1 / 2 + 3 / 4))
         assert both.mean_db == 55
         assert joined(one, replace(other, error="no")).error == "no"
-
-    def test_of_equal_settings_one_is_left(self) -> None:
-        same = [Score(name, "f", 2.0, (40.0,)) for name in ("a", "b")]
-        assert [s.method for s in undominated([*same, Score("c", "f", 2.5, (39.0,))])] == ["a", "c"]
 
 
 class TestComparison:

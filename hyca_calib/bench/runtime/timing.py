@@ -16,7 +16,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from hyca_calib.baselines.at_steps import baselines_at_steps
+from hyca_calib.baselines import baselines_at_steps
 from hyca_calib.baselines.score import reason
 from hyca_calib.bench.runtime.costs import Overhead, Realised, SumSpeed, TimedCache
 from hyca_calib.bench.runtime.networks import NETWORKS, Network

@@ -12,19 +12,18 @@ from hyca_calib.pipelines.outputs import tensors_of
 
 __all__ = ["COMPUTED", "Applied", "Baseline", "Call", "Outputs", "Way", "bare_outputs"]
 
-
 COMPUTED = (0, 1, 3, 5)
 """Steps that this project's runtime computes, as the others do with an interval of 2 after two steps."""
 
-
 Call = Mapping[str, Any]
-
+"""Arguments of a call of the network."""
 
 Outputs = list[list[Tensor]]
+"""The tensors that each call of a run returned."""
 
 
 def bare_outputs(module: nn.Module, calls: Iterable[Call]) -> Outputs:
-    """The tensors of each call, with nothing around the network."""
+    """What the network returns with nothing around it."""
     return [tensors_of(module(**call)) for call in calls]
 
 
@@ -62,7 +61,9 @@ class Baseline:
     """A method and settings with which it can act on every other step at least.
 
     Attributes:
+        settings: those of the table, in words.
         ways: to apply it to a network, tried in order until one gets through a single run.
+        package: what must be installed for it.
     """
 
     settings: str

@@ -1,4 +1,4 @@
-"""cache-dit; imported only when its column runs."""
+"""The columns of cache-dit, which is imported only when they run."""
 
 from __future__ import annotations
 
@@ -19,24 +19,21 @@ __all__ = ["dual_block", "dual_block_taylor"]
 
 def dual_block(module: nn.Module) -> list[Way]:
     """DBCache, by itself and with its adapter written by hand."""
-    return [
-        _dual_block_way(_itself, {}),
-        *(_dual_block_way(partial(adapter_by_hand, lists), {}, _told(lists)) for lists in carriers(module)),
-    ]
+    return [_way(_itself, {}), *_by_hand(module, {})]
 
 
 def dual_block_taylor(module: nn.Module) -> list[Way]:
     """DBCache whose cached residual is extrapolated by TaylorSeer."""
     forecast = {"taylorseer_order": 1}
-    no_text = {**forecast, "enable_encoder_calibrator": False}
-    return [
-        _dual_block_way(_itself, forecast),
-        _dual_block_way(_itself, no_text, "enable_encoder_calibrator=False"),
-        *(_dual_block_way(partial(adapter_by_hand, lists), forecast, _told(lists)) for lists in carriers(module)),
-    ]
+    no_text = _way(_itself, {**forecast, "enable_encoder_calibrator": False}, "enable_encoder_calibrator=False")
+    return [_way(_itself, forecast), no_text, *_by_hand(module, forecast)]
 
 
-def _dual_block_way(target_of: Callable[[Any], Any], forecast: Mapping[str, Any], *notes: str) -> Way:
+def _by_hand(module: nn.Module, forecast: Mapping[str, Any]) -> list[Way]:
+    return [_way(partial(adapter_by_hand, lists), forecast, _told(lists)) for lists in carriers(module)]
+
+
+def _way(target_of: Callable[[Any], Any], forecast: Mapping[str, Any], *notes: str) -> Way:
     cache_dit = package()
 
     def apply(module: nn.Module, _: Sequence[Call]) -> Applied:

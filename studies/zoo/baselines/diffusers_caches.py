@@ -1,21 +1,27 @@
-"""The caches of diffusers."""
+"""The columns of diffusers' caches."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
+from hyca_calib.baselines.foreign_caches import hook_registries
 from hyca_calib.pipelines.around import named_context, pipeline_around
 from hyca_runtime.attach.points import find_block_lists
 from studies.zoo.baselines.applied import Applied, Call, Outputs, Way
 from studies.zoo.check import STEPS
 
 __all__ = ["THRESHOLDS", "first_block", "mag", "taylor", "taylor_blocks", "taylor_lite"]
+
+THRESHOLDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Of FirstBlockCache; random weights change more from step to step than trained ones."""
 
 
 def _diffusers(
@@ -43,10 +49,7 @@ def _diffusers(
             return found
 
         def remove() -> None:
-            registries: list[Any] = [
-                vars(m)["_diffusers_hook"] for m in module.modules() if "_diffusers_hook" in vars(m)
-            ]
-            for name in {name for each in registries for name in each.hooks}:
+            for name in {name for each in hook_registries(module) for name in each.hooks}:
                 registry.remove_hook(name, recurse=True)
 
         return Applied(run, remove)
@@ -60,19 +63,11 @@ def first_block(module: nn.Module) -> list[Way]:
     """Larger and larger thresholds: one that is too large mistakes another run's input for the next step."""
     from diffusers import FirstBlockCacheConfig
 
-    def ways(threshold: float) -> list[Way]:
-        return _diffusers(
-            module,
-            lambda: FirstBlockCacheConfig(threshold=threshold),
-            "apply_first_block_cache",
-            setting=f"threshold={threshold:g}",
-        )
-
-    return [way for threshold in THRESHOLDS for way in ways(threshold)]
-
-
-THRESHOLDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-"""Of FirstBlockCache; random weights change more from step to step than trained ones."""
+    configs = {
+        f"threshold={threshold:g}": partial(FirstBlockCacheConfig, threshold=threshold) for threshold in THRESHOLDS
+    }
+    ways = [_diffusers(module, make, "apply_first_block_cache", setting=told) for told, make in configs.items()]
+    return list(chain.from_iterable(ways))
 
 
 def mag(module: nn.Module) -> list[Way]:

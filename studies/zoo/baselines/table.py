@@ -18,6 +18,20 @@ from studies.zoo.check import STEPS
 
 __all__ = ["main", "to_markdown"]
 
+WORDS = {
+    "works": "steps are spared, outputs are right as far as these checks can tell, no state outlives a run",
+    "works, leaks": "as before, but a run that an exception cut off changes the run after it",
+    "nothing": "no error, and no layer of any block is spared",
+    "refused": "an error that says so when it is switched on",
+    "crashes": "an error of another kind then, or any error in a run",
+    "wrong": "outputs that are off though every call of the run is the same, or other faults",
+    "not installed": "the package is missing",
+}
+"""The words of the table."""
+FINE = {"works", "works, leaks", "not installed"}
+"""Words that need no reason."""
+SHARE = re.compile(r"off by (\d+) %")
+
 
 def to_markdown(rows: Sequence[BaselineVerdict]) -> str:
     """A table of one word per pair, the counts of those words, and the reasons behind them."""
@@ -44,20 +58,6 @@ def to_markdown(rows: Sequence[BaselineVerdict]) -> str:
     return "\n".join(lines)
 
 
-WORDS = {
-    "works": "steps are spared, outputs are right as far as these checks can tell, no state outlives a run",
-    "works, leaks": "as before, but a run that an exception cut off changes the run after it",
-    "nothing": "no error, and no layer of any block is spared",
-    "refused": "an error that says so when it is switched on",
-    "crashes": "an error of another kind then, or any error in a run",
-    "wrong": "outputs that are off though every call of the run is the same, or other faults",
-    "not installed": "the package is missing",
-}
-
-
-FINE = {"works", "works, leaks", "not installed"}
-
-
 def _grouped(entries: Iterable[tuple[str, str, str]]) -> list[list[str]]:
     """Lines of text, baselines and classes, from one entry for each of the three."""
     found: dict[str, dict[str, list[str]]] = {}
@@ -68,9 +68,6 @@ def _grouped(entries: Iterable[tuple[str, str, str]]) -> list[list[str]]:
         for model, baselines in by_model.items():
             lines.setdefault((text, ", ".join(baselines)), []).append(model)
     return [[text, baselines, ", ".join(models)] for (text, baselines), models in lines.items()]
-
-
-SHARE = re.compile(r"off by (\d+) %")
 
 
 def _reason(row: BaselineVerdict) -> str:

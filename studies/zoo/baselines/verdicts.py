@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -25,11 +25,8 @@ from studies.zoo.check import STEPS, run_of
 
 __all__ = ["CLOSE", "CUT", "BaselineVerdict", "baseline_matrix"]
 
-
 CLOSE = 1e-3
 """Largest relative error that is taken for rounding, where every call of a run is the same."""
-
-
 CUT = 3
 """Calls of a run before an exception ends it."""
 
@@ -55,11 +52,12 @@ class BaselineVerdict:
 
 @dataclass
 class Outcome:
-    """Of one way.
+    """What came of one way to apply a baseline.
 
     Attributes:
         broken: what went wrong in a single run; empty if nothing.
         faults: what went wrong after it.
+        detail: what else a reader of the table may want to know.
     """
 
     broken: str = ""
@@ -243,12 +241,10 @@ def _counted_layers(module: nn.Module) -> Iterator[list[int]]:
     leaves = {
         layer for place in find_block_lists(module) for layer in place.module.modules() if not list(layer.children())
     }
-    handles = [layer.register_forward_pre_hook(counting) for layer in leaves]
-    try:
+    with ExitStack() as stack:
+        for layer in leaves:
+            stack.enter_context(layer.register_forward_pre_hook(counting))
         yield count
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Listener(logging.Handler):

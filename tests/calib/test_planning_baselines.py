@@ -1,10 +1,11 @@
-"""Rivals that plan under a budget: what they plan is what their papers say, and the network is left as it was."""
+"""Methods that plan under a budget: what they plan is what their papers say, and the network is left as it was."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,22 +14,19 @@ import torch
 
 from hyca_calib.baselines.base import Family, Setup
 from hyca_calib.baselines.budcache import budcache_family, search_steps
-from hyca_calib.baselines.cem import cem_family, error_prior, planned_steps
+from hyca_calib.baselines.cem import best_path, cem_family, computed_axis, error_prior, planned_steps
+from hyca_calib.baselines.full_run import output_grams
 from hyca_calib.baselines.meancache import (
     SPANS,
     Averaged,
-    Crossing,
     average_weights,
     edge_costs,
     meancache_family,
     planned_gaps,
     velocity_times,
 )
-from hyca_calib.baselines.output_gram import output_grams
-from hyca_calib.baselines.paths import best_path
-from hyca_calib.baselines.planned import Following, counts, near
 from hyca_calib.baselines.recipes import recipe_families
-from hyca_calib.baselines.stepwise import Computed, Stream
+from hyca_calib.baselines.stepwise import Computed, Stream, solver_weights, weighted
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.rollout import sample_latents
@@ -45,6 +43,7 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime.feature import Feature
 from hyca_runtime.schedule import Schedule
+from hyca_runtime.solvers import ClosedFormSolver, Hold, Taylor
 
 STEPS = 12
 
@@ -68,10 +67,10 @@ def setup(recorded: Trace, workload: Workload) -> Setup:
 
 def families(pipe: Any, setup: Setup) -> list[Family]:
     return [
-        budcache_family(pipe, setup),
-        cem_family(pipe, setup),
+        budcache_family(setup),
+        cem_family(setup),
         meancache_family(pipe, setup),
-        *recipe_families(pipe, setup),
+        *recipe_families(setup),
     ]
 
 
@@ -174,16 +173,16 @@ class TestBudCache:
         assert smooth(search_steps(smooth, 50, 7, 400)) <= 4
 
 
-def crossed(times: np.ndarray, spans: dict[int, int], crossing: Crossing, velocities: np.ndarray) -> np.ndarray:
+def crossed(times: np.ndarray, spans: dict[int, int], rolling: bool, velocities: np.ndarray) -> np.ndarray:
     """The velocity used at every step of a run."""
-    rule, stream, used = Averaged(tuple(times), spans, crossing), Stream(""), []
+    rule, stream, used = Averaged(times, spans, rolling), Stream(""), []
     for step, own in enumerate(velocities):
         stream.step = step
         feature = rule.forecast(stream) if stream.past else None
         assert (feature is None) == (step in spans)
         if feature is None:
             feature = Feature((torch.tensor(own),))
-            stream.past.insert(0, Computed(step, feature))
+            stream.past.appendleft(Computed(step, feature))
         used.append(feature[0].numpy())
     return np.stack(used)
 
@@ -197,7 +196,7 @@ class TestMeanCache:
         times = np.linspace(1, 0, 13)
         velocities = 2.0 - 3.0 * times[:-1, None]
         spans = dict.fromkeys(range(7), 1) | {6: length} | dict.fromkeys(range(6 + length, 12), 1)
-        used = crossed(times, spans, "jump", velocities)
+        used = crossed(times, spans, False, velocities)
         gap = slice(6, 6 + length)
         np.testing.assert_allclose(used[gap].sum(), velocities[gap].sum(), rtol=1e-6)
         assert used[7] != pytest.approx(velocities[6]), "not by holding"
@@ -210,25 +209,25 @@ class TestMeanCache:
         found = weights @ velocities[5000 : 5000 - 3001 : -1]
         assert found == pytest.approx(velocities[5000:6500].mean(), rel=1e-3)
 
-    @pytest.mark.parametrize("crossing", ["jump", "rolling"])
+    @pytest.mark.parametrize("rolling", [False, True])
     @pytest.mark.parametrize("span", SPANS)
-    def test_the_papers_formula_on_latents(self, rng: np.random.Generator, span: int, crossing: Crossing) -> None:
+    def test_the_papers_formula_on_latents(self, rng: np.random.Generator, span: int, rolling: bool) -> None:
         velocities, times = rng.normal(size=(12, 4)).astype(np.float32), self.times
         spans = dict.fromkeys(range(7), 1) | {6: span, 10: 1, 11: 1}
-        used = crossed(times, spans, crossing, velocities)
+        used = crossed(times, spans, rolling, velocities)
         latents = np.concatenate([np.zeros((1, 4)), (np.diff(times)[:, None] * used).cumsum(axis=0)])
 
         def correction(now: int) -> np.ndarray:
             past, width = now - span, times[now] - times[now - span]
             return np.asarray((latents[now] - latents[past] - width * used[past]) / width**2)
 
-        if crossing == "jump":
-            average = velocities[6] + (times[10] - times[6]) * correction(6)
-            np.testing.assert_allclose(latents[10], latents[6] + (times[10] - times[6]) * average, rtol=1e-4, atol=1e-6)
-        else:
+        if rolling:
             for step in (7, 8, 9):
                 expected = used[step - 1] + (times[step + 1] - times[step]) * correction(step)
                 np.testing.assert_allclose(used[step], expected, rtol=1e-4, atol=1e-5)
+        else:
+            average = velocities[6] + (times[10] - times[6]) * correction(6)
+            np.testing.assert_allclose(latents[10], latents[6] + (times[10] - times[6]) * average, rtol=1e-4, atol=1e-6)
         if span == 1:
             np.testing.assert_allclose(used[7:10], np.broadcast_to(velocities[6], (3, 4)), rtol=1e-5)
 
@@ -309,7 +308,7 @@ class TestRecipes:
         assert recipe_section(problem, PRESETS["hyca"], 3, 1, 0, "recursive") == section
 
     def test_contraction_is_a_setting(self, pipe: EmojiPipeline, setup: Setup) -> None:
-        hicache = recipe_families(pipe, setup)[2]
+        hicache = recipe_families(setup)[2]
         drawn = {}
         for contraction in (0.5, 0.9):
             with hicache.apply(pipe, {"interval": 4, "warmup": 2, "contraction": contraction}):
@@ -371,19 +370,20 @@ class TestFamilies:
         for family in families(pipe, wide):
             assert len(list(family.first())) <= 12
             for axis in family.axes:
-                assert set(axis.first) <= set(axis.ladder)
+                assert set(axis.first_rungs) <= set(axis.ladder)
 
     @pytest.mark.parametrize("steps", [8, 12, 28, 50])
     def test_ladders(self, steps: int) -> None:
-        ladder = counts(steps)
-        assert list(ladder) == sorted(set(ladder))
+        axis = computed_axis(steps)
+        ladder = [int(rung) for rung in axis.ladder]
+        assert ladder == sorted(set(ladder))
         assert 2 <= ladder[0] < ladder[-1] < steps
-        assert set(near(ladder, steps, (10, 50, 90))) <= set(ladder)
+        assert set(axis.first_rungs) <= set(ladder)
 
     def test_outputs_multiplied(self, pipe: EmojiPipeline, setup: Setup) -> None:
         """The products of a run's outputs, against the latents that Euler steps of these outputs lead through."""
-        first = output_grams(pipe, setup.jobs[:1], STEPS)[0]
-        both = np.asarray(output_grams(pipe, setup.jobs, STEPS))
+        first = output_grams(pipe, replace(setup, jobs=setup.jobs[:1]))[0]
+        both = output_grams(pipe, setup)
         np.testing.assert_allclose(both[0], first, rtol=1e-12)
         job, states = setup.jobs[0], []
 
@@ -395,14 +395,16 @@ class TestFamilies:
         pipe(**given, output_type="latent", callback_on_step_end=keep)
         lengths = pipe.scheduler.sigmas.diff()[1:, None].double()
         moves = torch.stack([after - before for before, after in itertools.pairwise(states)]).flatten(1) / lengths
-        np.testing.assert_allclose((moves @ moves.T).numpy(), np.asarray(first)[1:, 1:], rtol=1e-3)
+        np.testing.assert_allclose((moves @ moves.T).numpy(), first[1:, 1:], rtol=1e-3)
 
     def test_a_line_is_continued(self) -> None:
         """Order 1 with the distances as they are."""
-        stream = Stream("", 6, [Computed(s, Feature((torch.tensor([2.0 + 3.0 * s]),))) for s in (4, 1, 0)])
-        found = Following(frozenset({0, 1, 4}), 1).forecast(stream)
-        assert found is not None
-        assert found[0].item() == pytest.approx(20.0)
-        held = Following(frozenset({0, 1, 4})).forecast(stream)
-        assert held is not None
-        assert held[0].item() == 14.0
+        past = [Computed(s, Feature((torch.tensor([2.0 + 3.0 * s]),))) for s in (4, 1, 0)]
+
+        def forecast(solver: ClosedFormSolver) -> float:
+            weights = solver_weights(solver, 7, (0, 1, 4))
+            assert list(weights) == [2, 3, 5, 6]
+            return weighted(past, weights[6])[0].item()
+
+        assert forecast(Taylor(1)) == pytest.approx(20.0)
+        assert forecast(Hold()) == 14.0

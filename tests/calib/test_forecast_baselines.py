@@ -14,11 +14,11 @@ import torch
 from numpy.polynomial import chebyshev
 from plans import make_plan
 
-from hyca_calib.baselines.base import Family, Setup
-from hyca_calib.baselines.learned_linear import TabledRule, l2p_family, learnt_weights
+from hyca_calib.baselines.base import Family, Setup, counts
+from hyca_calib.baselines.learned_linear import l2p_family, learnt_weights
 from hyca_calib.baselines.speca import Speculation, relative_error, speca_family
-from hyca_calib.baselines.spectrum import SpectrumRule, chebyshev_row, growing_windows, spectrum_family
-from hyca_calib.baselines.stepwise import Call, Computed, Stream, counts, driven, refusal, stepwise, weighted
+from hyca_calib.baselines.spectrum import SpectrumSolver, chebyshev_row, growing_windows, spectrum_family
+from hyca_calib.baselines.stepwise import Call, Computed, driven, refusal, solver_weights, tabled, weighted
 from hyca_calib.demo import demo_prompts
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
@@ -45,10 +45,9 @@ def feature(*values: float) -> Feature:
     return Feature([torch.tensor(values)])
 
 
-def stream(step: int, past: dict[int, float]) -> Stream:
-    """With one number for a feature."""
-    newest = sorted(past, reverse=True)
-    return Stream("", step, [Computed(s, feature(past[s])) for s in newest])
+def computed(past: dict[int, float]) -> list[Computed]:
+    """Steps with one number for a feature, newest first."""
+    return [Computed(step, feature(past[step])) for step in sorted(past, reverse=True)]
 
 
 @pytest.fixture
@@ -91,13 +90,12 @@ def counting(pipe: Any) -> Iterator[list[int]]:
 class TestStepwise:
     def test_it_does_what_a_plan_does(self, pipe: EmojiPipeline, jobs: tuple[Job, ...]) -> None:
         """Linear extrapolation at the same steps; its weights are of float64, the plan's of float32."""
-        computed = (0, 1, 4, 8)
-        with apply_plan(pipe, make_plan(pipe.transformer, computed, (Newton(1),))):
+        with apply_plan(pipe, make_plan(pipe.transformer, (0, 1, 4, 8), (Newton(1),))):
             planned = draw(pipe, jobs)
         rows = {t: (1.0 + t - h, -float(t - h)) for t, h in ((2, 1), (3, 1))}
         rows |= {t: (1 + (t - 4) / 3, -(t - 4) / 3) for t in (5, 6, 7)}
         rows |= {t: (1 + (t - 8) / 4, -(t - 8) / 4) for t in (9, 10, 11)}
-        with stepwise(pipe, TabledRule(rows)):
+        with tabled(pipe, rows):
             found = draw(pipe, jobs)
         full = draw(pipe, jobs)
         torch.testing.assert_close(found, planned, rtol=1e-5, atol=1e-5)
@@ -107,7 +105,7 @@ class TestStepwise:
         seen = []
 
         def answer(call: Call) -> Any:
-            seen.append((call.stream.branch, call.stream.step, [computed.step for computed in call.stream.past]))
+            seen.append((call.stream.branch, call.stream.step, [known.step for known in call.stream.past]))
             return call.compute()
 
         guided = tuple(replace(job, call={**job.call, "true_cfg_scale": 3.0}) for job in jobs)
@@ -118,7 +116,7 @@ class TestStepwise:
         assert seen == [(branch, *of) for of in steps for branch in ("cond", "uncond")] * 2
 
     def test_weighted_sums(self) -> None:
-        past = stream(5, {4: 2.0, 2: 3.0, 0: 7.0}).past
+        past = computed({4: 2.0, 2: 3.0, 0: 7.0})
         assert weighted(past, (2.0, -1.0))[0].item() == 1.0
         half = [Computed(0, Feature([torch.tensor([1.0]).half()])), Computed(0, Feature([torch.tensor([1.0]).half()]))]
         assert weighted(half, (3000.5, -3000.0))[0].item() == 0.5  # half precision alone would lose it
@@ -161,19 +159,18 @@ class TestSpectrum:
         assert chebyshev_row(steps, 35, 50, 4, 1e-12) @ values == pytest.approx(series(2 * 35 / 50 - 1), rel=1e-6)
 
     def test_blend(self) -> None:
-        seen = stream(7, {5: 10.0, 3: 4.0, 1: 0.0})
+        past = computed({5: 10.0, 3: 4.0, 1: 0.0})
 
         def blended(blend: float) -> float:
-            forecast = SpectrumRule(12, frozenset(), 2, 0.1, blend).forecast(seen)
-            assert forecast is not None
-            return forecast[0].item()
+            row = SpectrumSolver(12, 2, 0.1, blend, 12).weights(np.array([5.0, 3.0, 1.0]), 7.0)
+            return weighted(past, row)[0].item()
 
         linear, chebyshev_alone, half = map(blended, (0.0, 1.0, 0.5))
         assert linear == 16.0
         row = chebyshev_row([5, 3, 1], 7, 12, 2, 0.1)
         assert chebyshev_alone == pytest.approx(row @ [10, 4, 0], rel=1e-6)
         assert half == pytest.approx((linear + chebyshev_alone) / 2, rel=1e-6)
-        assert SpectrumRule(12, frozenset({7}), 2, 0.1, 1.0).forecast(seen) is None
+        assert 7 not in solver_weights(SpectrumSolver(12, 2, 0.1, 1.0, 12), 12, (0, 1, 3, 5, 7))
 
     def test_without_chebyshev_it_is_linear_extrapolation(
         self, pipe: EmojiPipeline, setup: Setup, jobs: tuple[Job, ...]
@@ -194,11 +191,13 @@ class TestSpectrum:
         steps = (0, 1, 4, 7, 10)
         rows = {t: [s for s in reversed(steps) if s < t][:2] for t in range(STEPS) if t not in steps}
         by_hand = {t: chebyshev_row(past, t, STEPS, 1, 1e-4).tolist() for t, past in rows.items()}
-        with stepwise(pipe, TabledRule(by_hand)):
+        with tabled(pipe, by_hand):
             torch.testing.assert_close(drawn[2], draw(pipe, jobs), rtol=1e-5, atol=1e-5)
 
 
-SPECULATION = Speculation(STEPS, warmup=2, order=1, threshold=0.5, decay=0.25, free=0, most=100, redo=True)
+def speculation(**changed: Any) -> Speculation:
+    settings = {"W": 2, "O": 1, "tau": 0.5, "beta": 0.25, "free": 0, "most": 100, "redo": "step"}
+    return Speculation.model_validate({"num_steps": STEPS, **settings, **changed})
 
 
 class TestSpeCa:
@@ -206,17 +205,15 @@ class TestSpeCa:
         return {"tau": 0.1, "most": 100, "free": 0, "beta": 1.0, "W": 2, "O": 1, "redo": "step"} | changed
 
     def test_threshold_falls(self) -> None:
-        assert SPECULATION.allowed(0) == 0.5
-        assert SPECULATION.allowed(6) == 0.25
-        assert SPECULATION.allowed(12) == 0.125
+        assert [speculation().allowed(step) for step in (0, 6, 12)] == [0.5, 0.25, 0.125]
 
     def test_when_a_step_is_due(self) -> None:
-        at_most_three = Speculation(STEPS, 2, 1, 0.5, 0.25, 0, 3, True)
+        at_most_three = speculation(most=3)
         assert [at_most_three.due(step, 1) for step in (1, 2, 4, 5)] == [True, False, False, True]
 
     def test_drafts_are_taylors(self) -> None:
-        assert SPECULATION.row([8, 5, 1], 10) == pytest.approx([1 + 2 / 3, -2 / 3])
-        second = Speculation(STEPS, 2, 2, 0.5, 0.25, 0, 3, True).row([8, 5, 1, 0], 10)
+        assert speculation().row([8, 5, 1], 10) == pytest.approx([1 + 2 / 3, -2 / 3])
+        second = speculation(O=2).row([8, 5, 1, 0], 10)
         assert second == pytest.approx(Taylor(2).weights(np.array([8.0, 5.0, 1.0]), 10.0).tolist())
 
     def test_error_by_hand(self) -> None:

@@ -1,4 +1,4 @@
-"""Every rival acts, is put on as its own project means it, and leaves the pipeline as it was."""
+"""Every method acts, is put on as its own project means it, and leaves the pipeline as it was."""
 
 from __future__ import annotations
 
@@ -14,25 +14,17 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import (
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    TaylorSeerCacheConfig,
-    WanTransformer3DModel,
-)
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
 
-from hyca_calib.baselines import Family, Settings, Setup
-from hyca_calib.baselines.broadcast import faster_family, pyramid_family, sea_family
-from hyca_calib.baselines.cacheable import cacheable, cached
-from hyca_calib.baselines.caches import first_block_family, magnitude_family, taylorseer_family
-from hyca_calib.baselines.dual_block import dual_block_families
-from hyca_calib.baselines.facts import observe
+from hyca_calib.baselines import Family, Settings, Setup, families
+from hyca_calib.baselines.cache_dit import dual_block_families
+from hyca_calib.baselines.caches import diffusers_families
+from hyca_calib.baselines.foreign_caches import cacheable, cached, untouched
+from hyca_calib.baselines.full_run import magnitude_ratios, observe
 from hyca_calib.baselines.layer_reuse import fora_family, layer_changes, reused, smooth_family, smooth_schedule
-from hyca_calib.baselines.magnitude import magnitude_ratios
 from hyca_calib.baselines.noise_levels import Spacing
 from hyca_calib.baselines.samplers import DPM, HEUN, OWN, UNIPC, sampled_by, sampler_families, samplers
-from hyca_calib.baselines.untouched import untouched
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.motion.codec import BlockCodec
@@ -91,9 +83,8 @@ class Bench:
             family.name: family
             for made in (
                 sampler_families(self.pipe, self.setup),
-                [taylorseer_family(STEPS), first_block_family(STEPS), magnitude_family(self.setup)],
-                [sea_family(self.pipe, self.setup), pyramid_family(self.pipe, self.setup)],
-                [faster_family(self.pipe, self.setup), fora_family(STEPS), smooth_family(self.setup)],
+                diffusers_families(self.pipe, self.setup),
+                [fora_family(STEPS), smooth_family(self.setup)],
                 dual_block_families(self.pipe, self.setup),
             )
             for family in made
@@ -188,6 +179,19 @@ class TestFamilies:
             assert not family.refused
             assert len({json.dumps(s) for s in first}) == len(first)
 
+    @pytest.mark.parametrize("steps", [4, 5, 8, 50])
+    def test_ladders_suit_runs_of_few_steps(self, of_flux: Bench, steps: int) -> None:
+        """Distilled models have 4: what is tried first is on every ladder, and so are its neighbours."""
+        setup = Setup(of_flux.jobs[:1], steps, lambda name, make: make(), lambda: pytest.fail("no trace is needed"))
+        for family in families(of_flux.pipe, setup):
+            for axis in family.axes:
+                rungs = list(axis.ladder)
+                assert len(set(rungs)) == len(rungs), (family.name, axis.name)
+                assert isinstance(rungs[0], str) or rungs == sorted(rungs), (family.name, axis.name)
+            for settings in family.first():
+                assert all(settings[axis.name] in axis.ladder for axis in family.axes)
+                assert all(family.allows(near) for _, _, way in family.ways(settings) for near in way)
+
     def test_another_pipeline_of_the_model_will_do(self, bench: Bench) -> None:
         """Settings are for the model, not for the object that the families were made with."""
         family = bench.families["FirstBlockCache"]
@@ -277,8 +281,8 @@ class TestCaches:
         baseline = of_flux.families["TaylorSeer"].baseline({"way": "lite", "N": 4, "O": 1, "W": 3})
         found = of_flux.run(lambda: baseline.applied(of_flux.pipe), STEPS)
         told = {"cache_interval": 4, "disable_cache_before_step": 3, "taylor_factors_dtype": torch.float32}
-        config = TaylorSeerCacheConfig(**told, use_lite_mode=True)
-        expected = of_flux.run(lambda: cached(of_flux.pipe, config), STEPS)
+        lite = partial(cached, of_flux.pipe, "TaylorSeerCacheConfig", **told, use_lite_mode=True)
+        expected = of_flux.run(lite, STEPS)
         assert torch.equal(found.images, expected.images)
 
     def test_calls_are_told_step_and_noise_level(self, bench: Bench) -> None:
@@ -378,6 +382,13 @@ class TestCaches:
         expected = sum((of[4] - of[6]).abs().sum() / of[4].abs().sum() for of in kept) / len(kept)
         assert found["ff"][4, 1].item() == pytest.approx(float(expected), rel=1e-4)
         assert found["ff"][STEPS - 2].isinf().tolist() == [False, True, True]
+
+    def test_nothing_is_known_beyond_the_end_of_a_short_run(self, of_dit: Bench) -> None:
+        """Looking further ahead than the run is long: what lies beyond would else pass for no change at all."""
+        found = layer_changes(of_dit.pipe, of_dit.workload.of("fit")[:1], STEPS, STEPS + 4)
+        for changes in found.values():
+            assert changes.isinf().sum(dim=1).tolist() == [5 + step for step in range(STEPS)]
+            assert changes.isfinite().sum() == STEPS * (STEPS - 1) / 2
 
     def test_smooth_schedule(self) -> None:
         """The largest skip whose far end is near enough; the change in between is not looked at."""
