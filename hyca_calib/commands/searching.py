@@ -1,27 +1,31 @@
-"""Search: traces in, plans out, progress on the console."""
+"""Search: traces in, plans out, progress on the console; and the demo of everything."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hyca_calib.commands.tracing import TRACES
+from hyca_calib.bench.demo_run import DemoRun
+from hyca_calib.commands.options import STUDIES, TRACES, EvaluateOptions, SearchLimits, TraceOptions
+from hyca_calib.commands.plans import evaluate_file
+from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import Budget, parse_budgets
 from hyca_calib.pipelines.load import default_device, load_traced
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.console import present, say, stages
+from hyca_calib.records.provenance import provenance
 from hyca_calib.report.front import write_front
 from hyca_calib.report.write import write_report
-from hyca_calib.search.candidate import Candidate, Grain
-from hyca_calib.search.error_damping import PROBES, healed
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.error_damping import healed
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Refinement
-from hyca_calib.search.replay import Multistep
 from hyca_calib.search.rollout_search import Confirmation
 from hyca_calib.search.run import Contender, SearchOptions, search, search_preset
 from hyca_calib.search.storage import public
@@ -33,57 +37,10 @@ from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError, TraceError
 
-__all__ = ["STUDIES", "Limits", "search_plans"]
-
-STUDIES = Path("studies")
+__all__ = ["run_demo", "search_plans"]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Options of one search; minutes for `confirm` and `refine`, seconds for `timeout`.
-
-    Attributes:
-        probes: full runs that measure how errors heal; 0 for none.
-        rollouts, iterations: ends of `confirm` and `refine` that do not depend on the machine's speed.
-        preset: "best" searches; any other is a published recipe, and only `multistep` matters to it.
-        storage: where workers share trials and rollouts, see `open_study`; None for the study's own folder.
-        workers: how many processes make this search at once.
-        model, device, download: see `load_traced`.
-    """
-
-    trials: int = 40
-    timeout: float = 45.0
-    confirm: float = 1.0
-    refine: float = 5.0
-    groups: int | None = None
-    taps: Grain = "channel"
-    seed: int = 0
-    preset: str = "best"
-    multistep: Multistep = "anchored"
-    rollouts: int | None = None
-    iterations: int | None = None
-    probes: int = PROBES
-    storage: str | None = None
-    workers: int = 1
-    model: str | None = None
-    device: str | None = None
-    download: bool = False
-
-    @property
-    def tuning(self) -> Tuning:
-        return Tuning(self.trials, self.timeout, self.groups, self.taps)
-
-    @property
-    def options(self) -> SearchOptions:
-        return SearchOptions(
-            confirmation=Confirmation(self.confirm, rollouts=self.rollouts, workers=self.workers),
-            refinement=Refinement(self.refine, self.iterations),
-            seed=self.seed,
-            storage=self.storage,
-        )
-
-
-def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path | None) -> list[Path]:
+def search_plans(budgets: str, traces: Sequence[str], limits: SearchLimits, out: Path | None) -> list[Path]:
     """``hyca_calib search``; returns the paths of the plans.
 
     Args:
@@ -122,7 +79,7 @@ def _search_all(
     workload: Workload,
     wanted: Sequence[Budget],
     studies: Sequence[Study],
-    limits: Limits,
+    limits: SearchLimits,
     folder: Path,
 ) -> None:
     """Tune all budgets together, then make each study that is not complete."""
@@ -132,6 +89,12 @@ def _search_all(
     if limits.preset == "best" and not all(study.complete for study in studies):
         problems = [_healed(pipe, problem, workload, limits, folder) for problem in problems]
         candidates = [_tuned(problem, wanted, limits, folder) for problem in problems]
+    options = SearchOptions(
+        confirmation=Confirmation(limits.confirm, rollouts=limits.rollouts, workers=limits.workers),
+        refinement=Refinement(limits.refine, limits.iterations),
+        seed=limits.seed,
+        storage=limits.storage,
+    )
     for study, budget in zip(studies, wanted, strict=True):
         if not study.complete:
             say(f"budget {budget.text} -> {study.folder}")
@@ -140,7 +103,7 @@ def _search_all(
             else:
                 contenders = [Contender(p, found[budget]) for p, found in zip(problems, candidates, strict=True)]
                 with stages(("confirm", "refine")) as tell:
-                    search(pipe, contenders, workload, budget, study, limits.options, tell)
+                    search(pipe, contenders, workload, budget, study, options, tell)
         if not study.report.exists():
             plan = load_plan(study.plan)
             chosen = next(trace_ for trace_ in recorded if trace_.point == plan.section.point)
@@ -151,7 +114,7 @@ def _search_all(
         say(f"front: {page}")
 
 
-def _traces(paths: list[str], limits: Limits) -> list[Trace]:
+def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     """The traces, which must be of one model at different cache points."""
     recorded = [Trace(path) for path in paths]
     models = {trace_.attributes["model"]["weights_digest"] for trace_ in recorded}
@@ -165,7 +128,7 @@ def _traces(paths: list[str], limits: Limits) -> list[Trace]:
     return recorded
 
 
-def _healed(pipe: Any, problem: Problem, workload: Workload, limits: Limits, folder: Path) -> Problem:
+def _healed(pipe: Any, problem: Problem, workload: Workload, limits: SearchLimits, folder: Path) -> Problem:
     """The problem with its healing, from real runs."""
     if not limits.probes:
         return problem
@@ -178,7 +141,9 @@ def _healed(pipe: Any, problem: Problem, workload: Workload, limits: Limits, fol
     return found
 
 
-def _tuned(problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: Path) -> dict[Budget, list[Candidate]]:
+def _tuned(
+    problem: Problem, budgets: Sequence[Budget], limits: SearchLimits, folder: Path
+) -> dict[Budget, list[Candidate]]:
     """Candidates for every budget on one trace, from one Optuna study in `folder`."""
     begun = time.monotonic()
     with stages(("tune",)) as tell:
@@ -188,12 +153,32 @@ def _tuned(problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: 
             tell("tune", max((trial + 1) / limits.trials, spent), f"{problem.trace.point}: cost {cost:.3e}")
 
         storage = limits.storage or folder / JOURNAL
-        found = tune(problem, budgets, limits.tuning, storage, limits.seed, tried)
+        tuning = Tuning(limits.trials, limits.timeout, limits.groups, limits.taps)
+        found = tune(problem, budgets, tuning, storage, limits.seed, tried)
         tell("tune", 1.0, f"{problem.trace.point}: {len(found[budgets[0]])} schedules")
     return found
 
 
-def _request(traces: Sequence[Trace], budget: Budget, limits: Limits) -> dict[str, Any]:
+def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
     return {"traces": [t.where for t in traces], "budget": budget.text, "limits": wanted}
+
+
+def run_demo(budget: str, minutes: float, out: Path | None, record: Path | None) -> tuple[Evaluation, Path]:
+    """``hyca_calib demo``; returns the figures and the picture.
+
+    Args:
+        record: where documents look for what the run took and reached; they are not told if None.
+    """
+    begun = time.monotonic()
+    parse_budgets(budget)
+    path = trace_model(TraceOptions())
+    limits = SearchLimits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
+    plan_path = search_plans(budget, [path], limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
+    result = evaluate_file(EvaluateOptions(plan_path))
+    spent = (time.monotonic() - begun) / 60
+    say(f"{spent:.1f} minutes in all")
+    if record is not None:
+        DemoRun(provenance(default_device()), budget, spent, result).write(record)
+    return result, plan_path.parent / "pictures" / "wall.png"
