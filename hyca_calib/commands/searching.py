@@ -15,6 +15,7 @@ from hyca_calib.commands.plans import evaluate_file
 from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import Budget, parse_budgets
 from hyca_calib.pipelines.load import default_device, load_traced
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.console import present, say, stages
@@ -128,7 +129,7 @@ def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     return recorded
 
 
-def _healed(pipe: Any, problem: Problem, workload: Workload, limits: SearchLimits, folder: Path) -> Problem:
+def _healed(pipe: Pipeline, problem: Problem, workload: Workload, limits: SearchLimits, folder: Path) -> Problem:
     """The problem with its healing, from real runs."""
     if not limits.probes:
         return problem

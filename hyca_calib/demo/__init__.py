@@ -6,7 +6,10 @@ Each is a package with its data, pipeline, training script, card and weights.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyca_calib.demo.sampling import DemoPipeline
 
 __all__ = ["DEMOS", "demo_pipeline", "demo_prompts"]
 
@@ -15,9 +18,10 @@ DEMOS = {"demo": "emoji", "demo-class": "glyphs", "demo-video": "motion"}
 (Wan)."""
 
 
-def demo_pipeline(name: str = "demo") -> Any:
+def demo_pipeline(name: str = "demo") -> DemoPipeline:
     """The trained pipeline, in float32 on the CPU."""
-    return importlib.import_module(f"{__name__}.{DEMOS[name]}").load()
+    pipe: DemoPipeline = importlib.import_module(f"{__name__}.{DEMOS[name]}").load()
+    return pipe
 
 
 def demo_prompts(name: str = "demo") -> tuple[dict[str, Any], ...]:

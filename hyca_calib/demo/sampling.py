@@ -1,14 +1,17 @@
-"""What the embedded pipelines share: the checks of a call, its noise, its guidance, and the loop over the steps."""
+"""What the embedded pipelines share: their weights' files, and of a call its checks, noise, guidance and steps."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self, get_type_hints
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 __all__ = ["Callback", "DemoPipeline", "FlowPipeline", "Generators", "whole_units"]
 
@@ -48,6 +51,17 @@ class DemoPipeline(DiffusionPipeline):
 
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
+    @classmethod
+    def from_weights(cls, folder: Path) -> Self:
+        """The pipeline in `folder`, in float32 on the CPU; unlike `from_pretrained` it never needs accelerate."""
+        kinds, parts = get_type_hints(cls.__init__), {}
+        for name, told in json.loads((folder / "model_index.json").read_text()).items():
+            if isinstance(told, list):
+                parts[name] = _component(kinds[name], folder / name)
+            elif not name.startswith("_"):
+                parts[name] = told
+        return cls(**parts)
+
     def _check(self, output_type: str, num_inference_steps: int) -> None:
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: expected one of {OUTPUT_TYPES}, got {output_type!r}")
@@ -82,6 +96,14 @@ class DemoPipeline(DiffusionPipeline):
                     latents = (callback(self, step, timestep, tensors) or {}).get("latents", latents)
                 bar.update()
         return latents
+
+
+def _component(kind: Any, folder: Path) -> Any:
+    made = kind.from_config(kind.load_config(folder, local_files_only=True))
+    if isinstance(made, nn.Module):
+        made.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+        made.eval()
+    return made
 
 
 class FlowPipeline(DemoPipeline):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_runtime import Plan
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
@@ -54,9 +55,12 @@ def hand_section(
 
 
 def hand_plan(
-    pipe: Any, point: CachePoint, sample: Callable[[], Any], computed: Callable[[int], Sequence[int]]
+    pipe: Pipeline | nn.Module,
+    point: CachePoint,
+    sample: Callable[[], Any],
+    computed: Callable[[int], Sequence[int]],
 ) -> Plan:
-    """A plan for a pipeline, from one full run of `sample`.
+    """A plan for a pipeline or a network alone, from one full run of `sample`.
 
     Args:
         computed: from the steps of a network to those that are computed.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hyca_calib.demo import DEMOS, demo_pipeline
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
 
@@ -35,7 +36,7 @@ def default_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
-def load_pipeline(name: str, device: str | None = None, download: bool = False) -> Any:
+def load_pipeline(name: str, device: str | None = None, download: bool = False) -> Pipeline:
     """The pipeline that a user calls `name`, on `device`.
 
     Args:
@@ -48,21 +49,23 @@ def load_pipeline(name: str, device: str | None = None, download: bool = False) 
         WorkloadError: no such model or device, or not a pipeline with a transformer.
     """
     where = device or default_device()
+    made: Any
     if FACTORY.fullmatch(name):
-        pipe = _from_factory(name)
+        made = _from_factory(name)
     elif name in DEMOS:
-        pipe = _placed(demo_pipeline(name), where)
+        made = _placed(demo_pipeline(name), where)
     else:
-        pipe = _from_diffusers(name, where, download)
-    if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
-        raise WorkloadError(f"model {name!r} is a {type(pipe).__name__}; expected a pipeline with a `transformer`")
-    pipe.set_progress_bar_config(disable=True)
+        made = _from_diffusers(name, where, download)
+    if not isinstance(getattr(made, "transformer", None), nn.Module) or not callable(made):
+        raise WorkloadError(f"model {name!r} is a {type(made).__name__}; expected a pipeline with a `transformer`")
+    made.set_progress_bar_config(disable=True)
+    pipe: Pipeline = made
     return pipe
 
 
 def load_traced(
     facts: Mapping[str, Any], given: str | None = None, device: str | None = None, download: bool = False
-) -> Any:
+) -> Pipeline:
     """The pipeline that a trace was recorded from: `given` by the user, else the one that the trace names.
 
     Args:
@@ -82,7 +85,7 @@ def load_traced(
     return pipe
 
 
-def check_weights(pipe: Any, facts: Mapping[str, Any], name: str) -> None:
+def check_weights(pipe: Pipeline, facts: Mapping[str, Any], name: str) -> None:
     """Raise `WorkloadError` unless the pipeline is the one that was traced."""
     if weights_digest(find_transformer(pipe, facts["component"])) != facts["weights_digest"]:
         raise WorkloadError(f"model {name!r} is not the one that was traced: its weights differ; trace it first")

@@ -16,19 +16,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def load(folder: Path = WEIGHTS) -> EmojiPipeline:
     """The pipeline in `folder`, in float32 on the CPU."""
-    import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-
     from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-    from hyca_calib.demo.emoji.text import WordEncoder
 
-    options = {"torch_dtype": torch.float32, "local_files_only": True, "low_cpu_mem_usage": False}
-    return EmojiPipeline(
-        transformer=FluxTransformer2DModel.from_pretrained(folder / "transformer", **options),
-        text_encoder=WordEncoder.from_pretrained(folder / "text_encoder", **options),
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
-        image_size=json.loads((folder / "model_index.json").read_text())["image_size"],
-    )
+    return EmojiPipeline.from_weights(folder)
 
 
 def prompts(folder: Path = WEIGHTS) -> tuple[dict[str, Any], ...]:

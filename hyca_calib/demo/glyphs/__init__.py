@@ -16,17 +16,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def load(folder: Path = WEIGHTS) -> GlyphPipeline:
     """The pipeline in `folder`, in float32 on the CPU."""
-    import torch
-    from diffusers import DDIMScheduler, DiTTransformer2DModel
-
     from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 
-    options = {"torch_dtype": torch.float32, "local_files_only": True, "low_cpu_mem_usage": False}
-    return GlyphPipeline(
-        transformer=DiTTransformer2DModel.from_pretrained(folder / "transformer", **options),
-        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
-        classes=json.loads((folder / "model_index.json").read_text())["classes"],
-    )
+    return GlyphPipeline.from_weights(folder)
 
 
 def prompts(folder: Path = WEIGHTS) -> tuple[dict[str, Any], ...]:
