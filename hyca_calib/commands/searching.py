@@ -32,7 +32,7 @@ from hyca_calib.search.run import Contender, SearchOptions, search, search_prese
 from hyca_calib.search.storage import public
 from hyca_calib.search.study import JOURNAL, Study
 from hyca_calib.search.tune import Tuning, tune
-from hyca_calib.trace.folder import open_folder
+from hyca_calib.trace.folder import Where, open_folder
 from hyca_calib.trace.run_log import on_record
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import load_plan
@@ -63,14 +63,13 @@ def search_plans(budgets: str, traces: Sequence[str], limits: SearchLimits, out:
     suffix = "" if limits.preset == "best" else f"-{limits.preset}"
     folder = out or STUDIES / f"{Path(recorded[0].where).stem}-{'-'.join(b.text for b in wanted)}{suffix}"
     folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
-    requests = [_request(recorded, budget, limits) for budget in wanted]
-    studies = [Study.open(where, request) for where, request in zip(folders, requests, strict=True)]
+    asked = zip(folders, wanted, strict=True)
+    studies = [Study.open(where, _request(recorded, budget, limits)) for where, budget in asked]
     if all(study.complete and study.report.exists() for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
-    with on_record(
-        open_folder(folder), {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
-    ):
+    facts = {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
+    with on_record(open_folder(folder), facts):
         _search_all(recorded, workload, wanted, studies, limits, folder)
     return [study.plan for study in studies]
 
@@ -84,12 +83,12 @@ def _search_all(
     folder: Path,
 ) -> None:
     """Tune all budgets together, then make each study that is not complete."""
-    problems = [Problem(trace_) for trace_ in recorded]
+    problems, storage = [Problem(trace_) for trace_ in recorded], limits.storage or folder / JOURNAL
     pipe = load_traced(recorded[0].attributes["model"], limits.model, limits.device, limits.download)
     candidates: list[dict[Budget, list[Candidate]]] = []
     if limits.preset == "best" and not all(study.complete for study in studies):
-        problems = [_healed(pipe, problem, workload, limits, folder) for problem in problems]
-        candidates = [_tuned(problem, wanted, limits, folder) for problem in problems]
+        problems = [_healed(pipe, problem, workload, limits, storage) for problem in problems]
+        candidates = [_tuned(problem, wanted, limits, storage) for problem in problems]
     options = SearchOptions(
         confirmation=Confirmation(limits.confirm, rollouts=limits.rollouts, workers=limits.workers),
         refinement=Refinement(limits.refine, limits.iterations),
@@ -121,31 +120,27 @@ def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     models = {trace_.attributes["model"]["weights_digest"] for trace_ in recorded}
     points = {str(trace_.point) for trace_ in recorded}
     if len(models) > 1 or len(points) < len(recorded):
-        raise TraceError(
-            "several traces must be of one model, each at another point; got " + ", ".join(map(str, paths))
-        )
+        raise TraceError(f"several traces must be of one model, each at another point; got {', '.join(paths)}")
     if len(recorded) > 1 and limits.preset != "best":
         raise TraceError(f"preset {limits.preset!r} takes one trace, got {len(recorded)}")
     return recorded
 
 
-def _healed(pipe: Pipeline, problem: Problem, workload: Workload, limits: SearchLimits, folder: Path) -> Problem:
+def _healed(pipe: Pipeline, problem: Problem, workload: Workload, limits: SearchLimits, storage: Where) -> Problem:
     """The problem with its healing, from real runs."""
     if not limits.probes:
         return problem
-    storage = limits.storage or folder / JOURNAL
     with stages(("probe",)) as tell:
-        found = healed(
-            pipe, problem, workload.of("fit"), storage, limits.probes, lambda share: tell("probe", share, "")
-        )
+        jobs = workload.of("fit")
+        found = healed(pipe, problem, jobs, storage, limits.probes, lambda share: tell("probe", share, ""))
         tell("probe", 1.0, f"{problem.trace.point}: {100 * found.healing[1]:.0f} % of an early error is left")
     return found
 
 
 def _tuned(
-    problem: Problem, budgets: Sequence[Budget], limits: SearchLimits, folder: Path
+    problem: Problem, budgets: Sequence[Budget], limits: SearchLimits, storage: Where
 ) -> dict[Budget, list[Candidate]]:
-    """Candidates for every budget on one trace, from one Optuna study in `folder`."""
+    """Candidates for every budget on one trace, from one Optuna study."""
     begun = time.monotonic()
     with stages(("tune",)) as tell:
 
@@ -153,7 +148,6 @@ def _tuned(
             spent = (time.monotonic() - begun) / max(limits.timeout, 1e-9)
             tell("tune", max((trial + 1) / limits.trials, spent), f"{problem.trace.point}: cost {cost:.3e}")
 
-        storage = limits.storage or folder / JOURNAL
         tuning = Tuning(limits.trials, limits.timeout, limits.groups, limits.taps)
         found = tune(problem, budgets, tuning, storage, limits.seed, tried)
         tell("tune", 1.0, f"{problem.trace.point}: {len(found[budgets[0]])} schedules")

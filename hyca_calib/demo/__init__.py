@@ -1,6 +1,6 @@
 """The embedded models: small diffusion transformers, trained here, that need no download.
 
-Each is a package with its data, pipeline, training script, card and weights.
+Each is a package with its pipeline, weights and their card; `studies.training` has its data and training.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["PLACEMENTS", "check_weights", "default_device", "load_pipeline", "load_traced", "weights_digest"]
+__all__ = ["PLACEMENTS", "default_device", "load_pipeline", "load_traced", "weights_digest"]
 
 PLACEMENTS = ("balanced", "offload", "sequential")
 """For models larger than one GPU: spread over all GPUs; moved in network by network, or layer by layer."""
@@ -81,14 +81,9 @@ def load_traced(
         )
     name = given or facts["name"]
     pipe = load_pipeline(name, device, download)
-    check_weights(pipe, facts, name)
-    return pipe
-
-
-def check_weights(pipe: Pipeline, facts: Mapping[str, Any], name: str) -> None:
-    """Raise `WorkloadError` unless the pipeline is the one that was traced."""
     if weights_digest(find_transformer(pipe, facts["component"])) != facts["weights_digest"]:
         raise WorkloadError(f"model {name!r} is not the one that was traced: its weights differ; trace it first")
+    return pipe
 
 
 def _placed(pipe: Any, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""``--model demo-class``: a small DiT that draws capital letters and digits, trained by `.train`."""
+"""``--model demo-class``: a small DiT of capital letters and digits, trained by `studies.training.glyphs.train`."""
 
 from __future__ import annotations
 
