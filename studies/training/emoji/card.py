@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-from hyca_calib.demo.emoji import load
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from studies.training.card import drawn, write_card
 
 __all__ = ["write"]
@@ -42,7 +42,7 @@ Out of scope: anything but testing.
 
 def write(folder: Path) -> None:
     """Write ``README.md`` and ``samples.png`` into a folder of weights."""
-    facts, pipe = json.loads((folder / "training.json").read_text()), load(folder)
+    facts, pipe = json.loads((folder / "training.json").read_text()), EmojiPipeline.from_weights(folder)
     picker = random.Random(0)
     seen = picker.sample(facts["trained_names"], 5 * COLUMNS)
     unseen = picker.sample(facts["held_out_names"], COLUMNS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyca_calib.demo.glyphs import load
+from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 from studies.training.card import drawn, write_card
 
 __all__ = ["write"]
@@ -37,7 +37,7 @@ Out of scope: anything but testing.
 
 def write(folder: Path) -> None:
     """Write ``README.md`` and ``samples.png`` into a folder of weights."""
-    pipe = load(folder)
+    pipe = GlyphPipeline.from_weights(folder)
     classes, config = pipe.config.classes, pipe.transformer.config
     write_card(
         folder,

@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-from hyca_calib.demo.motion import load
+from hyca_calib.demo.motion.pipeline import MotionPipeline
 from studies.training.card import drawn, write_card
 from studies.training.motion.clips import OBJECTS
 
@@ -43,7 +43,7 @@ Out of scope: anything but testing.
 
 def write(folder: Path) -> None:
     """Write ``README.md`` and ``samples.png`` into a folder of weights."""
-    facts, pipe = json.loads((folder / "training.json").read_text()), load(folder)
+    facts, pipe = json.loads((folder / "training.json").read_text()), MotionPipeline.from_weights(folder)
     picker, config = random.Random(0), pipe.config
     seen = picker.sample(facts["trained_captions"], SEEN)
     unseen = picker.sample(facts["held_out_captions"], UNSEEN)
