@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from diffusers import DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import DDIMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.emoji.text import WordEncoder
+from hyca_calib.demo.glyphs import WEIGHTS
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
-from studies.training.glyphs.train import build_scheduler
 
 WORDS = ["blue", "cat", "dog", "green", "heart", "red", "square", "star"]
 
@@ -44,7 +44,7 @@ def glyphs() -> GlyphPipeline:
         patch_size=4,
         num_embeds_ada_norm=36,
     ).eval()
-    pipe = GlyphPipeline(transformer, build_scheduler())
+    pipe = GlyphPipeline(transformer, DDIMScheduler.from_pretrained(WEIGHTS / "scheduler"))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m hyca_calib``, or ``hyca``."""
+"""The command line: ``python -m hyca_calib``, or ``hyca``; a file of commands for each of `hyca_calib.commands`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hyca_calib.cli import looking, plans, studies, traces
+from hyca_calib.cli import benching, checking, describing, doctor, elsewhere, plans, searching, tracing
 from hyca_calib.records.console import log_json
 
 __all__ = ["app", "main"]
@@ -19,8 +19,24 @@ app = typer.Typer(
     help="Make a diffusion transformer several times cheaper: record it ([b]trace[/]), search a plan under a "
     "budget ([b]search[/]), measure it ([b]evaluate[/]). Start with [b]demo[/].",
 )
-for room in (plans, traces, looking, studies):
-    app.add_typer(room.app)
+for function in (
+    searching.demo,
+    searching.search,
+    plans.evaluate,
+    checking.check,
+    plans.report,
+    plans.merge,
+    tracing.trace,
+    tracing.verify,
+    tracing.gather,
+    describing.info,
+    doctor.doctor,
+    benching.bench,
+    benching.solvers,
+):
+    app.command()(function)
+for function in (elsewhere.models, elsewhere.reproduce):
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(function)
 
 
 @app.callback()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,99 +18,44 @@ from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.lead import lead
 from hyca_calib.bench.notebook import Notebook
 from hyca_calib.bench.power import load_margins
-from hyca_calib.bench.results import OURS, Bench, BenchFacts, Row
-from hyca_calib.bench.sweep import MOST, Sweep
-from hyca_calib.bench.verify import CALIBRATED
-from hyca_calib.commands.searching import STUDIES, Limits, search_plans
-from hyca_calib.commands.tracing import TraceOptions, short_name, trace_model
+from hyca_calib.bench.results import OURS, Bench, BenchFacts, Row, read_bench
+from hyca_calib.bench.runtime.costs import RuntimeCosts
+from hyca_calib.bench.sweep import MOST
+from hyca_calib.bench.verify import CALIBRATED, TOLERANCE_DB, Verification, random_rows
+from hyca_calib.commands.options import STUDIES, BenchOptions, SearchLimits, TraceOptions, short_name
+from hyca_calib.commands.searching import search_plans
+from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import parse_budgets
 from hyca_calib.demo.judge import load_judge
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
-from hyca_calib.pipelines.load import load_pipeline, weights_digest
+from hyca_calib.pipelines.load import default_device, load_pipeline, weights_digest
 from hyca_calib.pipelines.rollout import device_of
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import prompt_groups
-from hyca_calib.records.atomic import write_text
-from hyca_calib.records.console import say, stages
+from hyca_calib.records.atomic import write_json, write_text
+from hyca_calib.records.console import counting, say, stages
 from hyca_calib.records.provenance import provenance, versions
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import AttachError, Plan, load_plan
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.errors import WorkloadError
+from hyca_runtime.errors import StudyError, WorkloadError
 
-__all__ = ["BenchOptions", "bench_all"]
+__all__ = ["bench_all", "bench_runtime", "verify_bench"]
 
 HOURS = 600.0
-LIMITS = Limits(timeout=HOURS, confirm=HOURS, refine=HOURS, rollouts=48, iterations=48)
-QUICK_LIMITS = Limits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
+LIMITS = SearchLimits(timeout=HOURS, confirm=HOURS, refine=HOURS, rollouts=48, iterations=48)
+QUICK_LIMITS = SearchLimits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
 """Of the search for plans. Published plans are made by counted work, the same on every machine."""
 POINTS = ("trunk", "trunk:residual")
 """Where it looks unless told; a quick one at the first."""
-QUICK_SETTINGS = 3
-"""Of each family of rivals."""
 USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
 """Costs at which rivals are chosen where there is no plan."""
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """Options of ``hyca_calib bench``.
-
-    Attributes:
-        plans: to compare.
-        budgets: plans for these are searched first, on traces of the same workload; as for search.
-        points: where those look, `POINTS` if empty; rollouts decide.
-        rollouts, iterations: of the search, for every budget; as for search.
-        only: names of families, or parts of names; the others are left out.
-        settings: most settings of a family; by default as many as it takes until the best lie inside.
-        quick: a small search, and few settings of each family.
-    """
-
-    plans: Sequence[Path] = ()
-    budgets: str | None = None
-    points: Sequence[str] = ()
-    rollouts: int | None = None
-    iterations: int | None = None
-    model: str = "demo"
-    prompts: Path | None = None
-    samples: int = 112
-    seed: int = 0
-    steps: int = 50
-    only: Sequence[str] = ()
-    settings: int | None = None
-    out: Path | None = None
-    batch: int | None = None
-    quick: bool = False
-
-    @property
-    def looked_at(self) -> Sequence[str]:
-        """Points of a search."""
-        return self.points or POINTS[: 1 if self.quick else None]
-
-    @property
-    def most(self) -> int:
-        """Settings of a family."""
-        return self.settings or (QUICK_SETTINGS if self.quick else MOST)
-
-    def wants(self, family: str, names: Sequence[str]) -> bool:
-        """Whether a family, of these, is asked for: by its name, or by a part of it that is nobody's name."""
-        return not self.only or any(part == family or (part not in names and part in family) for part in self.only)
-
-    @property
-    def folder(self) -> Path:
-        """Where everything goes; a search of its own stays out of the published results."""
-        own = f"bench-{short_name(self.model)}" if self.budgets else "bench"
-        return self.out or STUDIES / own
-
-    @cached_property
-    def workload(self) -> Workload:
-        return Workload(prompts_of(self.model, self.prompts), self.samples, self.steps, self.seed)
-
-
 def bench_all(options: BenchOptions) -> Path:
     """``hyca_calib bench``; returns the path of the table."""
-    plans = [(f"HyCa plan {path.parent.name}", load_plan(path)) for path in options.plans]
+    plans = [(f"HyCa plan {path.parent.name}", load_plan(path)) for path in options.plans or ()]
     plans += _searched(options)
     named = [(name, _beside(options.folder, name, plan), plan) for name, plan in plans]
     comparison, facts, learnt = _comparison(options)
@@ -123,18 +68,72 @@ def bench_all(options: BenchOptions) -> Path:
     with stages() as progress:
         ratios = [row.result.flops_ratio for row in ours if row.result] or USUAL_RATIOS
         costs = costs_of(ratios)
-        sweeps = comparison.sweeps(costs, options.most, progress)
+        sweeps = comparison.sweeps(costs, options.settings or (3 if options.quick else MOST), progress)
         baselines = comparison.chosen(sweeps, windows(ratios), progress)
     rivals = comparison.rivals(baselines, tell)
     comparison.attach(rivals)
-    groups = prompt_groups(options.workload.of("test"))
+    groups = prompt_groups(_workload(options).of("test"))
     rows = [comparison.full(), *_timed(comparison, ours, rivals, groups, named)]
     return _written(options.folder, Bench(facts, groups, tuple(rows), tuple(costs), tuple(sweeps), dict(learnt.known)))
 
 
+def verify_bench(options: BenchOptions) -> str:
+    """``hyca_calib bench --verify``; returns a table of the rows that were measured again.
+
+    Raises:
+        StudyError: a figure is off by more than `TOLERANCE_DB`.
+    """
+    bench = read_bench(options.folder)
+    how = Verification(options.folder, partial(load_pipeline, bench.facts.model), _workload(options))
+    rows, checks = random_rows(bench, 0.1, options.seed), []
+    with counting("verify", len(rows)) as advance:
+        for check in how.rows(rows):
+            checks.append(check)
+            advance(1)
+    if wrong := [check for check in checks if not check.off_by <= TOLERANCE_DB]:
+        told = "; ".join(f"{check.method}: {check.error or f'{check.off_by:.3f} dB'}" for check in wrong)
+        raise StudyError(
+            f"{len(wrong)} of {len(checks)} rows of {options.folder} are not what is measured now ({told}); they were "
+            f"made by commit {bench.facts.commit} on {bench.facts.processor}: measure the table again"
+        )
+    return "\n".join(f"{check.off_by:.4f} dB off  {check.method}" for check in checks)
+
+
+def bench_runtime(options: BenchOptions) -> Path:
+    """``hyca_calib bench runtime``; returns the path of the figures.
+
+    Raises:
+        WorkloadError: there is no network of a name in `options.only`.
+    """
+    from hyca_calib.bench.runtime import timing
+    from hyca_calib.bench.runtime.networks import NETWORKS
+
+    if unknown := [name for name in options.only or () if name not in NETWORKS]:
+        raise WorkloadError(f"no network is called {' or '.join(unknown)}; there are {', '.join(NETWORKS)}")
+    device = default_device()
+    on_gpu = device.startswith("cuda")
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    names = ("flux-dev", "qwen-image", "hunyuan-video") if on_gpu else ("flux-100m",)
+    shapes = [(1, 4096, 3072), (1, 25216, 3072)] if on_gpu else [(1, 1024, 768), (1, 4096, 3072)]
+    steps, computed = (50, tuple(range(0, 50, 5))) if on_gpu else (20, (0, 5, 10, 15))
+    path = (options.out or STUDIES / "bench") / f"runtime-{'cuda' if on_gpu else 'cpu'}.json"
+    costs = RuntimeCosts(
+        **provenance(device).model_dump(),
+        sum=tuple(timing.measure_sum(shape, dtype, taps, device) for shape in shapes for taps in (2, 3, 4)),
+        overhead=timing.measure_overhead(device),
+    )
+    for name in options.only or names:
+        say(f"{name}: full and planned runs in turn ...")
+        found = timing.measure_realised(name, steps, computed, device, dtype)
+        say(str(asdict(found)))
+        costs = costs.model_copy(update={"realised": (*costs.realised, found)})
+        write_json(path, costs)  # networks take minutes: what is measured is kept
+    return path
+
+
 def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     """Everything that is measured with, and what the table says of it."""
-    workload, batch = options.workload, batch_of(options.model, options.batch)
+    workload, batch = _workload(options), batch_of(options.model, options.batch)
     clean = CleanPipeline(lambda: load_pipeline(options.model), workload.of("fit")[0])
     facts = {
         "model": options.model,
@@ -143,25 +142,25 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
         "threads": torch.get_num_threads(),
         "weights": weights_digest(find_transformer(clean.pipe)),
     }
-    measured = {**facts, "device": str(device_of(clean.pipe)), "versions": versions()}
-    notebook = Notebook(options.folder, measured)
+    device = str(device_of(clean.pipe))
+    notebook = Notebook(options.folder, {**facts, "device": device, "versions": versions()})
     learnt = Learnt(notebook)
-    setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: _problem(options))
+    trunk = partial(_trace, options, "trunk")  # what rivals that plan offline learn from
+    setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: Problem(Trace(trunk())))
     found = families(clean.pipe, setup)
     names = [family.name for family in found]
-    found = [family for family in found if options.wants(family.name, names)]
+    found = [family for family in found if _wanted(family.name, names, options.only or ())]
     if not found:
-        raise WorkloadError(f"no family is called {' or '.join(options.only)}; there are {', '.join(names)}")
+        raise WorkloadError(f"no family is called {' or '.join(options.only or ())}; there are {', '.join(names)}")
     judge = load_judge(options.model)
     judged = (judge, load_margins(options.model)) if judge else None
     comparison = Comparison.of(clean, workload, batch, found, judged, notebook)
-    made = provenance(str(device_of(clean.pipe))).model_dump()
-    return comparison, BenchFacts.model_validate({**facts, **made}), learnt
+    return comparison, BenchFacts.model_validate({**facts, **provenance(device).model_dump()}), learnt
 
 
-def _problem(options: BenchOptions) -> Problem:
-    """What rivals that plan offline learn from: a trace at the trunk."""
-    return Problem(Trace(_trace(options, "trunk")))
+def _wanted(family: str, names: Sequence[str], only: Sequence[str]) -> bool:
+    """Whether a family, of these, is asked for: by its name, or by a part of it that is nobody's name."""
+    return not only or any(part == family or (part not in names and part in family) for part in only)
 
 
 def _timed(
@@ -208,19 +207,16 @@ def _written(folder: Path, bench: Bench) -> Path:
     bench.write(folder)
     write_text(folder / "bench.csv", to_csv(rows))
     dots = [Dot(row.family, row.result.flops_ratio, row.result.psnr_db) for row in rows if row.result]
-    ours = [dot for dot in dots if dot.family == OURS]
-    draw_front(ours, [dot for dot in dots if dot.family != OURS], folder / "bench.png", _faint(bench.sweeps))
+    ours, rivals = ([dot for dot in dots if (dot.family == OURS) == own] for own in (True, False))
+    faint = [Dot(s.family, s.flops_ratio, s.mean_db) for sweep in bench.sweeps for s in sweep.tried if not s.error]
+    draw_front(ours, rivals, folder / "bench.png", faint)
     write_text(folder / "bench.md", head + to_markdown(bench))
     return folder / "bench.md"
 
 
-def _faint(sweeps: Sequence[Sweep]) -> list[Dot]:
-    return [Dot(s.family, s.flops_ratio, s.mean_db) for one in sweeps for s in one.tried if not s.error]
-
-
 def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
     """Plans for the budgets, made in the bench's folder; what is there is not made again."""
-    if not options.budgets:
+    if not options.searched:
         return []
     usual = QUICK_LIMITS if options.quick else LIMITS
     limits = replace(
@@ -230,21 +226,30 @@ def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
         rollouts=options.rollouts or usual.rollouts,
         iterations=options.iterations or usual.iterations,
     )
-    paths = search_plans(options.budgets, _traced(options), limits, options.folder / "plans")
-    budgets = parse_budgets(options.budgets)
-    return [(f"HyCa plan {budget.text}", load_plan(path)) for budget, path in zip(budgets, paths, strict=True)]
+    paths = search_plans(options.searched, _traced(options), limits, options.folder / "plans")
+    named = zip(parse_budgets(options.searched), paths, strict=True)
+    return [(f"HyCa plan {budget.text}", load_plan(path)) for budget, path in named]
+
+
+def _workload(options: BenchOptions) -> Workload:
+    samples, steps = (14, 20) if options.quick else (TraceOptions.samples, TraceOptions.steps)
+    prompts = prompts_of(options.model, options.prompts)
+    return Workload(prompts, options.samples or samples, options.steps or steps, options.seed)
 
 
 def _trace(options: BenchOptions, point: str) -> str:
+    workload = _workload(options)
     wanted = TraceOptions(
         model=options.model,
         prompts=options.prompts,
-        samples=options.samples,
+        samples=workload.num_samples,
         seed=options.seed,
-        steps=options.steps,
+        steps=workload.num_steps,
         batch=options.batch,
+        point=point,
+        out=str(options.folder / f"{short_name(point)}.zarr"),
     )
-    return trace_model(replace(wanted, point=point, out=options.folder / f"{short_name(point)}.zarr"))
+    return trace_model(wanted)
 
 
 def _traced(options: BenchOptions) -> list[str]:
@@ -254,7 +259,7 @@ def _traced(options: BenchOptions) -> list[str]:
         AttachError: it has none of them.
     """
     found, refused = list[str](), list[AttachError]()
-    for point in options.looked_at:
+    for point in options.points or POINTS[: 1 if options.quick else None]:
         try:
             found.append(_trace(options, point))
         except AttachError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hyca_calib.commands.options import CheckOptions
 from hyca_calib.pipelines.defaults import batch_of
 from hyca_calib.pipelines.load import load_traced
 from hyca_calib.quality.metrics import interval
@@ -18,7 +19,7 @@ from hyca_calib.search.check_rollouts import Measured, measure
 from hyca_calib.search.lineage import own_problem, with_damping_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_runtime import Plan, load_plan
+from hyca_runtime import load_plan
 
 __all__ = ["CheckResult", "check_file", "show_check"]
 
@@ -61,28 +62,18 @@ class CheckResult:
         }
 
 
-def check_file(
-    plan_path: Path,
-    trace_path: str,
-    own_trace: str | None,
-    model: str | None,
-    samples: int,
-    batch: int | None,
-) -> CheckResult:
-    """``hyca_calib check``.
-
-    Args:
-        own_trace: where the trace the plan was made on is now; by default where the plan says.
-        model: rolled out on the first `samples` test jobs of the trace, if given.
-    """
-    plan = load_plan(plan_path)
-    problem = with_damping_of(plan, Problem(Trace(trace_path)))
-    own, missing = own_problem(plan, own_trace)
-    check = check_plan(plan, problem, own)
-    measured = None
-    if model is not None and check.here is not None:
-        measured = _measured(plan, problem, model, samples, batch)
-    return CheckResult(plan_path, trace_path, check, missing, measured)
+def check_file(options: CheckOptions) -> CheckResult:
+    """``hyca_calib check``."""
+    plan = load_plan(options.plan)
+    problem = with_damping_of(plan, Problem(Trace(options.trace)))
+    own, missing = own_problem(plan, options.own_trace)
+    check, measured = check_plan(plan, problem, own), None
+    if options.model is not None and check.here is not None:
+        pipe = load_traced(problem.trace.attributes.model, options.model)
+        tested = problem.samples("test")[: options.samples]
+        say(f"{len(tested.jobs)} test samples under the plan, with new taps and with a new schedule ...")
+        measured = measure(pipe, plan, problem, tested, batch_of(options.model, options.batch))
+    return CheckResult(options.plan, options.trace, check, missing, measured)
 
 
 def show_check(result: CheckResult) -> None:
@@ -109,12 +100,6 @@ def show_check(result: CheckResult) -> None:
         )
     if advice := _advice(result):
         out.print(advice, soft_wrap=True, markup=False)
-
-
-def _measured(plan: Plan, problem: Problem, model: str, samples: int, batch: int | None) -> Measured:
-    pipe, tested = load_traced(problem.trace.attributes.model, model), problem.samples("test")[:samples]
-    say(f"{len(tested.jobs)} test samples under the plan, with new taps and with a new schedule ...")
-    return measure(pipe, plan, problem, tested, batch_of(model, batch))
 
 
 def _table(check: Check, here: Costs, measured: Measured | None) -> Table:

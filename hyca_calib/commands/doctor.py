@@ -45,20 +45,14 @@ def examine() -> list[Finding]:
         *_packages(),
         _device(),
     ]
-    trials: dict[str, Callable[[], str]] = {
-        "embedded model": _sampled,
-        "runtime": _planned,
-        "storage": _stored,
-    }
+    trials = {"embedded model": _sampled, "runtime": _planned, "storage": _stored}
     return [*found, *(_tried(name, trial) for name, trial in trials.items())]
 
 
 def _packages() -> list[Finding]:
     """What hyca asks for, and what is installed."""
-    found, optional = (
-        [],
-        {"psycopg": "--storage postgresql://", "s3fs": "s3:// traces", "triton": "fused sums on a GPU"},
-    )
+    found = []
+    optional = {"psycopg": "--storage postgresql://", "s3fs": "s3:// traces", "triton": "fused sums on a GPU"}
     for line in requires("hyca") or []:
         requirement = Requirement(line)
         extra = str(requirement.marker or "")
@@ -95,9 +89,8 @@ def _tried(name: str, trial: Callable[[], str]) -> Finding:
 
 
 def _sampled() -> str:
-    latents = load_pipeline("demo", "cpu")("red heart", num_inference_steps=2, output_type="latent", return_dict=False)[
-        0
-    ]
+    pipe = load_pipeline("demo", "cpu")
+    latents = pipe("red heart", num_inference_steps=2, output_type="latent", return_dict=False)[0]
     if not torch.isfinite(latents).all():
         raise ValueError("its pictures hold NaN")
     return f"samples {tuple(latents.shape)}"

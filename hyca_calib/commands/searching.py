@@ -1,88 +1,47 @@
-"""Search: traces in, plans out, progress on the console."""
+"""Search: traces in, plans out, progress on the console; and the demo of everything."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hyca_calib.commands.tracing import TRACES
+from hyca_calib.bench.results import DemoRun
+from hyca_calib.commands.options import STUDIES, TRACES, EvaluateOptions, SearchLimits, TraceOptions
+from hyca_calib.commands.plans import evaluate_file
+from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import Budget, parse_budgets
 from hyca_calib.pipelines.load import default_device, load_traced
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.evaluate import Evaluation
+from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import present, say, stages
+from hyca_calib.records.provenance import provenance
 from hyca_calib.report.front import write_front
 from hyca_calib.report.write import write_report
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.error_damping import with_damping
-from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.replay import Multistep
 from hyca_calib.search.run import search, search_preset
 from hyca_calib.search.storage import public
 from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.search.tune import tune
-from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError, TraceError
 
-__all__ = ["STUDIES", "Limits", "search_plans"]
-
-STUDIES = Path("studies")
+__all__ = ["run_demo", "search_plans"]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Options of one search; minutes for `confirm` and `refine`, seconds for `timeout`.
-
-    Attributes:
-        probes: full runs that measure how errors are damped; 0 for none.
-        rollouts, iterations: ends of `confirm` and `refine` that do not depend on the machine's speed.
-        preset: "best" searches; any other is a published recipe, and only `multistep` matters to it.
-        storage: where workers share trials and rollouts, see `open_study`; None for the study's own folder.
-        workers: how many processes make this search at once.
-        model, device, download: see `load_traced`.
-    """
-
-    trials: int = 40
-    timeout: float = 45.0
-    confirm: float = 1.0
-    refine: float = 5.0
-    groups: int | None = None
-    taps: Grain = "channel"
-    seed: int = 0
-    preset: str = "best"
-    multistep: Multistep = "anchored"
-    rollouts: int | None = None
-    iterations: int | None = None
-    probes: int = SearchOptions.probes
-    storage: str | None = None
-    workers: int = 1
-    model: str | None = None
-    device: str | None = None
-    download: bool = False
-
-    @property
-    def tuning(self) -> Tuning:
-        return Tuning(self.trials, self.timeout, self.groups, self.taps)
-
-    @property
-    def options(self) -> SearchOptions:
-        return SearchOptions(
-            confirmation=RolloutLimits(self.confirm, rollouts=self.rollouts, workers=self.workers),
-            refinement=Refinement(self.refine, self.iterations),
-            seed=self.seed,
-            storage=self.storage,
-        )
-
-
-def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path | None) -> list[Path]:
+def search_plans(budgets: str, traces: Sequence[str], limits: SearchLimits, out: Path | None) -> list[Path]:
     """``hyca_calib search``; returns the paths of the plans.
 
     Args:
@@ -104,14 +63,13 @@ def search_plans(budgets: str, traces: Sequence[str], limits: Limits, out: Path 
     suffix = "" if limits.preset == "best" else f"-{limits.preset}"
     folder = out or STUDIES / f"{Path(recorded[0].where).stem}-{'-'.join(b.text for b in wanted)}{suffix}"
     folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
-    requests = [_request(recorded, budget, limits) for budget in wanted]
-    studies = [StudyFolder.open(where, request) for where, request in zip(folders, requests, strict=True)]
+    asked = zip(folders, wanted, strict=True)
+    studies = [StudyFolder.open(where, _request(recorded, budget, limits)) for where, budget in asked]
     if all(study.complete and study.report.exists() for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
-    with run_log(
-        Folder(folder), {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
-    ):
+    facts = {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
+    with run_log(Folder(folder), facts):
         _search_all(recorded, workload, wanted, studies, limits, folder)
     return [study.plan for study in studies]
 
@@ -121,16 +79,22 @@ def _search_all(
     workload: Workload,
     wanted: Sequence[Budget],
     studies: Sequence[StudyFolder],
-    limits: Limits,
+    limits: SearchLimits,
     folder: Path,
 ) -> None:
     """Tune all budgets together, then make each study that is not complete."""
-    problems = [Problem(trace_) for trace_ in recorded]
+    problems, storage = [Problem(trace_) for trace_ in recorded], limits.storage or folder / JOURNAL
     pipe = load_traced(recorded[0].attributes.model, limits.model, limits.device, limits.download)
     candidates: list[dict[Budget, list[Candidate]]] = []
     if limits.preset == "best" and not all(study.complete for study in studies):
-        problems = [_damped(pipe, problem, limits, folder) for problem in problems]
-        candidates = [_tuned(problem, wanted, limits, folder) for problem in problems]
+        problems = [_damped(pipe, problem, limits, storage) for problem in problems]
+        candidates = [_tuned(problem, wanted, limits, storage) for problem in problems]
+    options = SearchOptions(
+        confirmation=RolloutLimits(limits.confirm, rollouts=limits.rollouts, workers=limits.workers),
+        refinement=Refinement(limits.refine, limits.iterations),
+        seed=limits.seed,
+        storage=limits.storage,
+    )
     for study, budget in zip(studies, wanted, strict=True):
         if not study.complete:
             say(f"budget {budget.text} -> {study.folder}")
@@ -138,7 +102,7 @@ def _search_all(
                 search_preset(pipe, problems[0], budget, study, limits.preset, limits.multistep)
             else:
                 with stages(("confirm", "refine")) as tell:
-                    search(pipe, [found[budget] for found in candidates], budget, study, limits.options, tell)
+                    search(pipe, [found[budget] for found in candidates], budget, study, options, tell)
         if not study.report.exists():
             plan = load_plan(study.plan)
             chosen = next(trace_ for trace_ in recorded if trace_.point == plan.section.point)
@@ -149,33 +113,32 @@ def _search_all(
         say(f"front: {page}")
 
 
-def _traces(paths: list[str], limits: Limits) -> list[Trace]:
+def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     """The traces, which must be of one model at different cache points."""
     recorded = [Trace(path) for path in paths]
     models = {trace_.attributes.model.weights_digest for trace_ in recorded}
     points = {str(trace_.point) for trace_ in recorded}
     if len(models) > 1 or len(points) < len(recorded):
-        raise TraceError(
-            "several traces must be of one model, each at another point; got " + ", ".join(map(str, paths))
-        )
+        raise TraceError(f"several traces must be of one model, each at another point; got {', '.join(paths)}")
     if len(recorded) > 1 and limits.preset != "best":
         raise TraceError(f"preset {limits.preset!r} takes one trace, got {len(recorded)}")
     return recorded
 
 
-def _damped(pipe: Any, problem: Problem, limits: Limits, folder: Path) -> Problem:
+def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Where) -> Problem:
     """The problem with its damping, from real runs."""
     if not limits.probes:
         return problem
-    storage = limits.storage or folder / JOURNAL
     with stages(("probe",)) as tell:
         found = with_damping(pipe, problem, storage, limits.probes, lambda share: tell("probe", share, ""))
         tell("probe", 1.0, f"{problem.trace.point}: {100 * found.damping[1]:.0f} % of an early error is left")
     return found
 
 
-def _tuned(problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: Path) -> dict[Budget, list[Candidate]]:
-    """Candidates for every budget on one trace, from one Optuna study in `folder`."""
+def _tuned(
+    problem: Problem, budgets: Sequence[Budget], limits: SearchLimits, storage: Where
+) -> dict[Budget, list[Candidate]]:
+    """Candidates for every budget on one trace, from one Optuna study."""
     begun = time.monotonic()
     with stages(("tune",)) as tell:
 
@@ -183,13 +146,33 @@ def _tuned(problem: Problem, budgets: Sequence[Budget], limits: Limits, folder: 
             spent = (time.monotonic() - begun) / max(limits.timeout, 1e-9)
             tell("tune", max((trial + 1) / limits.trials, spent), f"{problem.trace.point}: cost {cost:.3e}")
 
-        storage = limits.storage or folder / JOURNAL
-        found = tune(problem, budgets, limits.tuning, storage, limits.seed, tried)
+        tuning = Tuning(limits.trials, limits.timeout, limits.groups, limits.taps)
+        found = tune(problem, budgets, tuning, storage, limits.seed, tried)
         tell("tune", 1.0, f"{problem.trace.point}: {len(found[budgets[0]])} schedules")
     return found
 
 
-def _request(traces: Sequence[Trace], budget: Budget, limits: Limits) -> dict[str, Any]:
+def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
     return {"traces": [t.where for t in traces], "budget": budget.text, "limits": wanted}
+
+
+def run_demo(budget: str, minutes: float, out: Path | None, record: Path | None) -> tuple[Evaluation, Path]:
+    """``hyca_calib demo``; returns the figures and the picture.
+
+    Args:
+        record: where documents look for what the run took and reached; they are not told if None.
+    """
+    begun = time.monotonic()
+    parse_budgets(budget)
+    path = trace_model(TraceOptions())
+    limits = SearchLimits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
+    plan_path = search_plans(budget, [path], limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
+    result = evaluate_file(EvaluateOptions(plan_path))
+    spent = (time.monotonic() - begun) / 60
+    say(f"{spent:.1f} minutes in all")
+    if record is not None:
+        facts = provenance(default_device()).model_dump()
+        write_json(record, DemoRun(**facts, budget=budget, minutes=spent, result=result))
+    return result, plan_path.parent / "pictures" / "wall.png"

@@ -3,54 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
+from hyca_calib.commands.options import TraceOptions
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import counting, say
-from hyca_calib.trace.folder import Folder, Where
+from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.merge import merge_traces
 from hyca_calib.trace.preflight import Preflight
 from hyca_calib.trace.request import Request
-from hyca_calib.trace.run import GRAM_TOKENS, trace
+from hyca_calib.trace.run import trace
 from hyca_calib.trace.shard_lock import Shard
 from hyca_calib.trace.verify import Damage, discard, verify
 from hyca_runtime.point import parse_point
 
-__all__ = ["TRACES", "TraceOptions", "merge_parts", "short_name", "trace_model", "verify_trace"]
-
-TRACES = Path("traces")
-
-
-@dataclass(frozen=True)
-class TraceOptions:
-    """Options of ``hyca_calib trace``; None stands for a default that depends on others."""
-
-    model: str = "demo"
-    prompts: Path | None = None
-    samples: int = 112
-    seed: int = 0
-    steps: int = 50
-    tokens: int = 16
-    gram_tokens: int = GRAM_TOKENS
-    point: str = "trunk"
-    component: str = "transformer"
-    out: Where | None = None
-    batch: int | None = None
-    overwrite: bool = False
-    force: bool = False
-    share: str | None = None
-    device: str | None = None
-    download: bool = False
-
-    @property
-    def where(self) -> str:
-        """The trace's path or URL."""
-        part = "" if self.component == "transformer" else f"-{self.component}"
-        model, point = (short_name(name) for name in (self.model, self.point))
-        return str(self.out or TRACES / f"{model}-{point}{part}-{self.steps}.zarr")
+__all__ = ["gather_parts", "trace_model", "verify_trace"]
 
 
 def trace_model(options: TraceOptions) -> str:
@@ -84,7 +52,7 @@ def trace_model(options: TraceOptions) -> str:
     return options.where
 
 
-def verify_trace(where: str, repair: bool, model: str | None = None, download: bool = False) -> list[Damage]:
+def verify_trace(where: str, repair: bool, model: str | None, download: bool) -> list[Damage]:
     """``hyca_calib verify``; what is damaged, or still is after the repair, for which see `load_traced`."""
     with counting("verify", None) as advance:
         damages = verify(where, lambda done, total: advance(1))
@@ -112,12 +80,7 @@ def verify_trace(where: str, repair: bool, model: str | None = None, download: b
     return verify(where)
 
 
-def merge_parts(parts: Sequence[str], out: str) -> tuple[int, int]:
+def gather_parts(parts: Sequence[str], out: str) -> tuple[int, int]:
     """``hyca_calib gather``; how many samples the trace has now, and of how many."""
     with counting("gather", None) as advance:
         return merge_traces(parts, out, advance)
-
-
-def short_name(name: str) -> str:
-    """Of a model or point, as part of a file's name."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(name).name)

@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from hyca_calib.pipelines.outputs import tensors_of
+from hyca_calib.pipelines.pipeline import Pipeline
 
 __all__ = ["named_context", "pipeline_around"]
 
 
-def pipeline_around(module: nn.Module, around: Callable[[int], AbstractContextManager[Any]]) -> Any:
+def pipeline_around(module: nn.Module, around: Callable[[int], AbstractContextManager[Any]]) -> Pipeline:
     """A diffusers pipeline of which a call makes the calls of one run and nothing else.
 
     Its class is its own, for cache-dit changes the class, and is named for the network, for by that name
@@ -36,8 +37,8 @@ def pipeline_around(module: nn.Module, around: Callable[[int], AbstractContextMa
 
     stem = re.sub(r"(Transformer)?([123]D)?(Model)?$", "", type(module).__name__)
     name = f"{PIPELINE_STEMS.get(stem, stem)}Pipeline"
-    kind: Any = type(name, (DiffusionPipeline,), {"__init__": initialise, "__call__": call})
-    return kind(module)
+    pipe: Pipeline = type(name, (DiffusionPipeline,), {"__init__": initialise, "__call__": call})(module)
+    return pipe
 
 
 PIPELINE_STEMS = {"SD3": "StableDiffusion3"}

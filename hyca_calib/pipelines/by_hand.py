@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_runtime import Plan
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
@@ -54,53 +55,46 @@ def hand_section(
 
 
 def hand_plan(
-    pipe: Any, point: CachePoint, sample: Callable[[], Any], computed: Callable[[int], Sequence[int]]
+    pipe: Pipeline | nn.Module,
+    point: CachePoint,
+    sample: Callable[[], Any],
+    computed: Callable[[int], Sequence[int]],
 ) -> Plan:
-    """A plan for a pipeline, from one full run of `sample`.
+    """A plan for a pipeline or a network alone, from one full run of `sample`.
 
     Args:
         computed: from the steps of a network to those that are computed.
     """
     sections = []
     for component, module in find_transformers(pipe).items():
-        seen = _Seen(module, point, getattr(pipe, "scheduler", None))
-        with seen:
-            sample()
-        if seen.times:
-            sections.append(
-                hand_section(
-                    module,
-                    point,
-                    seen.channels,
-                    seen.times,
-                    seen.scheduler_times if None not in seen.scheduler_times else None,
-                    computed(len(seen.times)),
-                    component,
-                )
-            )
+        times, channels = _seen(module, point, getattr(pipe, "scheduler", None), sample)
+        if times:
+            told = [time for time in times.values() if time is not None]
+            known = told if len(told) == len(times) else None
+            steps = computed(len(times))
+            sections.append(hand_section(module, point, channels, tuple(times), known, steps, component))
     return Plan(name="by hand", sections=tuple(sections))
 
 
-class _Seen:
-    """Notes the times of a network's first pass over its steps, and its channels."""
+def _seen(
+    module: nn.Module, point: CachePoint, scheduler: Any, sample: Callable[[], Any]
+) -> tuple[dict[float, float | None], int]:
+    """The times of a network's first pass over its steps, with those of the scheduler; and its channels."""
+    attachment, clock = Attachment(module, point), Clock(module, scheduler)
+    times, channels = dict[float, float | None](), 0
 
-    def __init__(self, module: nn.Module, point: CachePoint, scheduler: Any) -> None:
-        self._attachment, self._clock = Attachment(module, point), Clock(module, scheduler)
-        self.times: list[float] = []
-        self.scheduler_times: list[Any] = []
-        self.channels = 0
-
-    def __enter__(self) -> None:
-        self._attachment.install(self._answer)
-
-    def __exit__(self, *exc: object) -> None:
-        self._attachment.remove()
-
-    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output, feature = self._attachment.compute(args, kwargs)
-        time, _ = self._clock.timestep(args, kwargs)
-        if feature is not None and time not in self.times:
-            self.times.append(time)
-            self.scheduler_times.append(self._clock.scheduler_time())
-            self.channels = sum(widths(feature, self._attachment.point.channel_axis))
+    def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal channels
+        output, feature = attachment.compute(args, kwargs)
+        time, _ = clock.timestep(args, kwargs)
+        if feature is not None and time not in times:
+            times[time] = clock.scheduler_time()
+            channels = sum(widths(feature, attachment.point.channel_axis))
         return output
+
+    attachment.install(answer)
+    try:
+        sample()
+    finally:
+        attachment.remove()
+    return times, channels

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from hyca_calib.demo import DEMOS, demo_pipeline
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
 from hyca_runtime.session import config_digest
@@ -36,7 +37,7 @@ def default_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
-def load_pipeline(name: str, device: str | None = None, download: bool = False) -> Any:
+def load_pipeline(name: str, device: str | None = None, download: bool = False) -> Pipeline:
     """The pipeline that a user calls `name`, on `device`.
 
     Args:
@@ -49,15 +50,17 @@ def load_pipeline(name: str, device: str | None = None, download: bool = False) 
         WorkloadError: no such model or device, or not a pipeline with a transformer.
     """
     where = device or default_device()
+    made: Any
     if FACTORY.fullmatch(name):
-        pipe = _from_factory(name)
+        made = _from_factory(name)
     elif name in DEMOS:
-        pipe = _placed(demo_pipeline(name), where)
+        made = _placed(demo_pipeline(name), where)
     else:
-        pipe = _from_diffusers(name, where, download)
-    if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
-        raise WorkloadError(f"model {name!r} is a {type(pipe).__name__}; expected a pipeline with a `transformer`")
-    pipe.set_progress_bar_config(disable=True)
+        made = _from_diffusers(name, where, download)
+    if not isinstance(getattr(made, "transformer", None), nn.Module) or not callable(made):
+        raise WorkloadError(f"model {name!r} is a {type(made).__name__}; expected a pipeline with a `transformer`")
+    made.set_progress_bar_config(disable=True)
+    pipe: Pipeline = made
     return pipe
 
 
@@ -93,7 +96,9 @@ class TracedModel(BaseModel, frozen=True):
         )
 
 
-def load_traced(model: TracedModel, given: str | None = None, device: str | None = None, download: bool = False) -> Any:
+def load_traced(
+    model: TracedModel, given: str | None = None, device: str | None = None, download: bool = False
+) -> Pipeline:
     """The pipeline that a trace was recorded from: `given` by the user, else the one that the trace names.
 
     Raises:

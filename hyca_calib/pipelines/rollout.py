@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Job, batches, merge_calls
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
@@ -17,13 +18,13 @@ from hyca_runtime.errors import WorkloadError
 __all__ = ["device_of", "sample_clips", "sample_images", "sample_latents"]
 
 
-def device_of(pipe: Any) -> torch.device:
+def device_of(pipe: Pipeline) -> torch.device:
     """The device of the network's weights."""
     return next(find_transformer(pipe).parameters()).device
 
 
 def sample_latents(
-    pipe: Any,
+    pipe: Pipeline,
     jobs: Sequence[Job],
     num_steps: int,
     batch: int,
@@ -58,13 +59,13 @@ def sample_latents(
     return torch.cat(drawn)
 
 
-def sample_images(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> tuple[Tensor, Tensor]:
+def sample_images(pipe: Pipeline, jobs: Sequence[Job], num_steps: int, batch: int) -> tuple[Tensor, Tensor]:
     """As `sample_clips`; the frames of a video are put below one another, ``(len(jobs), 3, height, width)``."""
     clips, latents = sample_clips(pipe, jobs, num_steps, batch)
     return _stacked(clips), latents
 
 
-def sample_clips(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int) -> tuple[Tensor, Tensor]:
+def sample_clips(pipe: Pipeline, jobs: Sequence[Job], num_steps: int, batch: int) -> tuple[Tensor, Tensor]:
     """Pictures and final latents of `jobs`, from one run of each.
 
     Returns:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hyca_calib.cli.options import Seed
+from hyca_calib.commands.options import Seed
 from hyca_calib.records.console import one_line_errors, stages
 from studies.paper.page import render
 from studies.paper.study import Study

@@ -1,13 +1,43 @@
-"""The loss of a rectified flow (Liu et al. 2022), which the emoji and the motion model were trained with."""
+"""The rectified flow from words (Liu et al. 2022) that the emoji and the motion model were trained as."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["flow_loss"]
+from hyca_calib.demo.emoji.text import PAD
+from studies.training.loop import Loop
+
+__all__ = ["FlowRecipe", "batch_loss", "flow_loss"]
+
+
+@dataclass(frozen=True)
+class FlowRecipe(Loop):
+    """What both models' recipes have.
+
+    Attributes:
+        drop_prompt: share of the samples that are trained without their words.
+        holdout: share of the captions that are not trained on.
+    """
+
+    drop_prompt: float = 0.1
+    holdout: float = 0.05
+
+
+def batch_loss(
+    clean: Tensor, words: Tensor, recipe: FlowRecipe, shift: float = 1.0
+) -> Callable[[Callable[..., Tensor], torch.Generator], Tensor]:
+    """The loss of a random batch of samples ``(sample, ...)`` and their words ``(sample, word)``; see `flow_loss`."""
+
+    def loss_of(model: Callable[..., Tensor], generator: torch.Generator) -> Tensor:
+        pick = torch.randint(len(clean), (recipe.batch,), generator=generator).to(clean.device)
+        dropped = torch.rand(recipe.batch, 1, generator=generator).to(clean.device) < recipe.drop_prompt
+        return flow_loss(model, clean[pick], words[pick].masked_fill(dropped, PAD), generator, shift)
+
+    return loss_of
 
 
 def flow_loss(

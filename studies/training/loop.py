@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 
 from hyca_calib.records.atomic import replacing
 
-__all__ = ["Loop", "learning_rate", "parse_options", "train_loop"]
-
+__all__ = ["Loop", "learning_rate", "main", "train_loop"]
 
 Network = TypeVar("Network", bound=nn.Module)
+Recipe = TypeVar("Recipe", bound="Loop")
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What the loop needs to know."""
+    """What the loop needs to know; a model's recipe adds everything else that decides its weights, besides the data."""
 
     steps: int
     batch: int = 64
@@ -48,14 +49,18 @@ def train_loop(
     out: Path,
     device: str,
     compiled: bool,
-    export: Callable[[Network, dict[str, Any]], None],
+    pipeline_of: Callable[[Network], Any],
+    data: dict[str, Any],
     minutes_between_saves: float = 5.0,
 ) -> None:
     """Train `model` in place until ``loop.steps``; the same call continues from ``out/checkpoint.pt``.
 
+    At every checkpoint the pipeline and the facts of the training are written to ``out/pipeline``.
+
     Args:
         loss_of: the loss of one batch, given the network to call and the source of randomness.
-        export: writes averaged weights; called at every checkpoint with the facts of the training.
+        pipeline_of: the pipeline around averaged weights in bfloat16.
+        data: facts of what it is trained on.
     """
     model.to(device)
     average = copy.deepcopy(model).requires_grad_(False)
@@ -82,8 +87,10 @@ def train_loop(
         state |= {"generator": generator.get_state(), "step": step, "seconds": seconds, "loss": running}
         with replacing(checkpoint) as partial:
             torch.save(state, partial)
-        facts = {"step": step, "seconds": round(seconds), "loss": round(running, 5)}
-        export(average, facts | {"device": device, "torch": torch.__version__})
+        pipeline_of(copy.deepcopy(average).to(torch.bfloat16)).save_pretrained(out / "pipeline")
+        facts = {"step": step, "seconds": round(seconds), "loss": round(running, 5), "device": device}
+        facts |= {"torch": torch.__version__, "recipe": asdict(loop), **data}
+        (out / "pipeline" / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     call = torch.compile(model) if compiled else model
     saved = begun = time.monotonic()
@@ -112,12 +119,13 @@ def train_loop(
     save()
 
 
-def parse_options(description: str, steps: int, batch: int) -> argparse.Namespace:
-    """The options every training script has: out, steps, batch, device, compile."""
+def main(description: str, recipe: Recipe, train: Callable[[Recipe, Path, str, bool], None]) -> None:
+    """The command of a training script: how long and where to train, and where to write."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the finished pipeline")
-    parser.add_argument("--steps", type=int, default=steps, help="optimizer steps (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=batch, help="samples a step (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=recipe.steps, help="optimizer steps (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=recipe.batch, help="samples a step (default %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default %(default)s")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
-    return parser.parse_args()
+    args = parser.parse_args()
+    train(replace(recipe, steps=args.steps, batch=args.batch), args.out, args.device, args.compile)

@@ -28,9 +28,8 @@ from hyca_calib.bench.results import Bench, BenchFacts, Row, read_bench
 from hyca_calib.bench.sweep import Sweep, sweep
 from hyca_calib.bench.verify import Verification, random_rows
 from hyca_calib.commands import benching
-from hyca_calib.commands.benching import BenchOptions
-from hyca_calib.commands.publishing import verify_bench
-from hyca_calib.commands.tracing import TraceOptions
+from hyca_calib.commands.benching import verify_bench
+from hyca_calib.commands.options import BenchOptions, TraceOptions
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.provenance import code_digest, code_of, provenance
@@ -322,7 +321,7 @@ class TestComparison:
         monkeypatch.setattr(benching, "trace_model", traced)
         assert benching._traced(BenchOptions(out=Path("b"))) == ["b/trunk.zarr"]
         with pytest.raises(AttachError, match="no blocks"):
-            benching._traced(BenchOptions(points=("blocks", "trunk:residual")))
+            benching._traced(BenchOptions(points=["blocks", "trunk:residual"]))
 
 
 def row(name: str, ratio: float, psnr: tuple[float, ...], ours: bool = False) -> Row:

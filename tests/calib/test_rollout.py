@@ -23,6 +23,9 @@ CLASSES = [Job(i, "test", seed=i, call={"class_labels": 10 * i}) for i in range(
 class Painter:
     """A pipeline that takes no callback and returns `drawn` for each sample, whatever it is asked for."""
 
+    transformer: Any = None
+    scheduler: Any = None
+
     def __init__(self, drawn: Any) -> None:
         self._drawn = drawn
 

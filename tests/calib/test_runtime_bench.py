@@ -9,7 +9,8 @@ import torch
 
 from hyca_calib.bench.runtime.networks import NETWORKS
 from hyca_calib.bench.runtime.timing import measure_realised, measure_sum
-from hyca_calib.commands.measuring import bench_runtime
+from hyca_calib.commands.benching import bench_runtime
+from hyca_calib.commands.options import BenchOptions
 from hyca_runtime.errors import WorkloadError
 
 
@@ -47,7 +48,7 @@ def test_full_sizes_are_those_of_the_released_models(name: str) -> None:
 
 def test_a_network_that_is_not_there_is_named_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="no network is called flux or wan; there are flux-dev, qwen-image"):
-        bench_runtime(["flux", "flux-100m", "wan"], tmp_path)
+        bench_runtime(BenchOptions(only=["flux", "flux-100m", "wan"], out=tmp_path))
 
 
 def test_the_sum_is_timed_against_a_copy() -> None:

@@ -19,6 +19,7 @@ from hyca_calib.cli import app
 from hyca_calib.trace.store import Trace
 
 TESTS = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
 COMMANDS = get_group(app).commands
 QUICK = [*MODEL, "--trials", "2", "--confirm", "0.02", "--refine", "0.03"]
 
@@ -157,12 +158,11 @@ def test_presets_are_plans_too(traced: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(traced: Path, arguments: list[str], reason: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "hyca_calib", *arguments],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**ENVIRONMENT, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
         check=False,
     )
     assert done.returncode == 2, done.stderr
@@ -182,9 +182,8 @@ def test_a_truncated_trace_is_refused(traced: Path) -> None:
 def test_a_killed_search_leaves_no_plan_and_is_taken_up_again(traced: Path, folder: Path) -> None:
     arguments = ["search", "--budget", "3x", *MODEL, "--trials", "2", "--confirm", "0.02"]
     arguments += ["--refine", "0.2", "--out", "studies/killed"]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "hyca_calib", *arguments], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-W", "ignore", "-m", "hyca_calib", *arguments], env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
     study = folder / "studies" / "killed"
     deadline = time.monotonic() + 120

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from hyca_calib.demo import demo_pipeline, demo_prompts
-from hyca_calib.demo.emoji import WEIGHTS, load
+from hyca_calib.demo.emoji import WEIGHTS
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline, EmojiPipelineOutput, pack, unpack
 
 
@@ -101,7 +101,7 @@ def test_bad_arguments(demo: EmojiPipeline, bad: dict[str, Any]) -> None:
 
 def test_save_and_load(demo: EmojiPipeline, tmp_path: Path) -> None:
     demo.save_pretrained(tmp_path / "saved")
-    again = load(tmp_path / "saved")
+    again = EmojiPipeline.from_weights(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
     drawn = [draw(p, "red heart", num_inference_steps=2, generator=seeded()) for p in (demo, again)]
     assert torch.equal(*drawn)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from hyca_calib.demo import demo_pipeline, demo_prompts
-from hyca_calib.demo.glyphs import WEIGHTS, load
+from hyca_calib.demo.glyphs import WEIGHTS
 from hyca_calib.demo.glyphs.pipeline import CLASSES, GlyphPipeline, GlyphPipelineOutput
 
 
@@ -90,7 +90,7 @@ def test_bad_arguments(glyphs: GlyphPipeline, bad: dict[str, Any]) -> None:
 
 def test_save_and_load(glyphs: GlyphPipeline, tmp_path: Path) -> None:
     glyphs.save_pretrained(tmp_path / "saved")
-    again = load(tmp_path / "saved")
+    again = GlyphPipeline.from_weights(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
     drawn = [draw(p, "Q", num_inference_steps=2, generator=seeded()) for p in (glyphs, again)]
     assert torch.equal(*drawn)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo import demo_pipeline, demo_prompts
-from hyca_calib.demo.motion import WEIGHTS, load
+from hyca_calib.demo.motion import WEIGHTS
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline, MotionPipelineOutput
 from hyca_calib.pipelines.rollout import sample_images
@@ -175,7 +175,7 @@ def test_bad_arguments(motion: MotionPipeline, bad: dict[str, Any]) -> None:
 
 def test_save_and_load(motion: MotionPipeline, tmp_path: Path) -> None:
     motion.save_pretrained(tmp_path / "saved")
-    again = load(tmp_path / "saved")
+    again = MotionPipeline.from_weights(tmp_path / "saved")
     again.set_progress_bar_config(disable=True)
     drawn = [draw(p, "sun rising on sky", num_inference_steps=2, generator=seeded()) for p in (motion, again)]
     assert torch.equal(*drawn)

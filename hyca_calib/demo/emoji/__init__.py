@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-
-__all__ = ["WEIGHTS", "load", "prompts"]
+__all__ = ["WEIGHTS", "prompts"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def load(folder: Path = WEIGHTS) -> EmojiPipeline:
-    """The pipeline in `folder`, in float32 on the CPU."""
-    import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-
-    from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-    from hyca_calib.demo.emoji.text import WordEncoder
-
-    options = {"torch_dtype": torch.float32, "local_files_only": True, "low_cpu_mem_usage": False}
-    return EmojiPipeline(
-        transformer=FluxTransformer2DModel.from_pretrained(folder / "transformer", **options),
-        text_encoder=WordEncoder.from_pretrained(folder / "text_encoder", **options),
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
-        image_size=json.loads((folder / "model_index.json").read_text())["image_size"],
-    )
-
-
-def prompts(folder: Path = WEIGHTS) -> tuple[dict[str, Any], ...]:
+def prompts() -> tuple[dict[str, Any], ...]:
     """Every emoji name, those held out from training included."""
-    facts = json.loads((folder / "training.json").read_text())
+    facts = json.loads((WEIGHTS / "training.json").read_text())
     return tuple({"prompt": name} for name in sorted(facts["trained_names"] + facts["held_out_names"]))

@@ -6,13 +6,10 @@ import json
 import random
 from pathlib import Path
 
-import torch
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from studies.training.card import drawn, write_card
 
-from hyca_calib.demo.emoji import load
-from hyca_calib.records.atomic import write_text
-from studies.training.picture_grid import picture_grid
-
-__all__ = ["write_card"]
+__all__ = ["write"]
 
 COLUMNS = 12
 
@@ -43,33 +40,23 @@ Out of scope: anything but testing.
 """
 
 
-def write_card(folder: Path) -> None:
+def write(folder: Path) -> None:
     """Write ``README.md`` and ``samples.png`` into a folder of weights."""
-    facts = json.loads((folder / "training.json").read_text())
-    pipe = load(folder)
-    pipe.set_progress_bar_config(disable=True)
+    facts, pipe = json.loads((folder / "training.json").read_text()), EmojiPipeline.from_weights(folder)
     picker = random.Random(0)
     seen = picker.sample(facts["trained_names"], 5 * COLUMNS)
     unseen = picker.sample(facts["held_out_names"], COLUMNS)
-    pictures = pipe(seen + unseen, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
-    picture_grid(pictures, COLUMNS).save(folder / "samples.png", optimize=True)
-    recipe = facts["recipe"]
-    text = CARD.format(
-        parameters=sum(p.numel() for p in pipe.transformer.parameters()) / 1e6,
-        double=recipe["double_blocks"],
-        single=recipe["single_blocks"],
-        width=recipe["width"],
-        size=recipe["image_size"],
+    write_card(
+        folder,
+        CARD,
+        pipe,
+        drawn(pipe, seen + unseen),
+        COLUMNS,
+        double=pipe.transformer.config.num_layers,
+        single=pipe.transformer.config.num_single_layers,
+        size=pipe.config.image_size,
         tokens=pipe.num_tokens,
         held=", ".join(unseen),
-        pictures=facts["pictures"],
-        step=facts["step"],
-        batch=recipe["batch"],
-        minutes=round(facts["seconds"] / 60),
-        device=facts["device"],
-        ema=recipe["ema"],
-        loss=facts["loss"],
         num_held=len(facts["held_out_names"]),
         words=len(pipe.text_encoder.index),
     )
-    write_text(folder / "README.md", text)

@@ -6,10 +6,8 @@ from the last one. Needs the `train` extra and Debian's ``fonts-noto-color-emoji
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +16,22 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from hyca_calib.demo.emoji.pipeline import PATCH, EmojiPipeline, image_ids, pack
-from hyca_calib.demo.emoji.text import PAD, WordEncoder
-from hyca_calib.records.atomic import write_json
-from studies.training.emoji.card import write_card
+from hyca_calib.demo.emoji.text import WordEncoder
+from studies.training.emoji import card
 from studies.training.emoji.data import EmojiSet, load_emoji
-from studies.training.flow import flow_loss
-from studies.training.loop import Loop, parse_options, train_loop
+from studies.training.flow import FlowRecipe, batch_loss
+from studies.training.loop import main, train_loop
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(FlowRecipe):
     """Everything that decides the weights, besides the data."""
 
     steps: int = 4_600
-    batch: int = 64
-    drop_prompt: float = 0.1
-    holdout: float = 0.05
     image_size: int = 32
     width: int = 192
     double_blocks: int = 4
     single_blocks: int = 8
-    seed: int = 0
 
 
 class Flow(nn.Module):
@@ -99,27 +92,18 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
     kept, held = split_names(data, recipe.holdout, recipe.seed)
     vocabulary = sorted({word for i in kept for word in data.names[i].split()})
     images = pack(torch.from_numpy(data.images[kept])).to(device)
-    model, loop = Flow(recipe, vocabulary), Loop(recipe.steps, recipe.batch, seed=recipe.seed)
+    model = Flow(recipe, vocabulary)
     words = model.text_encoder.tokenize([data.names[i] for i in kept]).to(device)
+    facts: dict[str, Any] = {"pictures": len(kept)}
+    facts |= {"trained_names": [data.names[i] for i in kept], "held_out_names": [data.names[i] for i in held]}
 
-    def loss_of(call: Callable[..., Tensor], generator: torch.Generator) -> Tensor:
-        pick = torch.randint(len(images), (recipe.batch,), generator=generator).to(device)
-        dropped = torch.rand(recipe.batch, 1, generator=generator).to(device) < recipe.drop_prompt
-        return flow_loss(call, images[pick], words[pick].masked_fill(dropped, PAD), generator)
-
-    def export(average: Flow, facts: dict[str, Any]) -> None:
-        folder = out / "pipeline"
-        half = copy.deepcopy(average).to(torch.bfloat16)
+    def pipeline_of(half: Flow) -> EmojiPipeline:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
-        EmojiPipeline(half.transformer, half.text_encoder, scheduler, recipe.image_size).save_pretrained(folder)
-        facts |= {"recipe": asdict(loop) | asdict(recipe), "pictures": len(kept)}
-        facts |= {"trained_names": [data.names[i] for i in kept], "held_out_names": [data.names[i] for i in held]}
-        write_json(folder / "training.json", facts)
+        return EmojiPipeline(half.transformer, half.text_encoder, scheduler, recipe.image_size)
 
-    train_loop(model, loss_of, loop, out, device, compiled, export)
-    write_card(out / "pipeline")
+    train_loop(model, batch_loss(images, words, recipe), recipe, out, device, compiled, pipeline_of, facts)
+    card.write(out / "pipeline")
 
 
 if __name__ == "__main__":
-    args = parse_options(str(__doc__), Recipe.steps, Recipe.batch)
-    train(Recipe(steps=args.steps, batch=args.batch), args.out, args.device, args.compile)
+    main(str(__doc__), Recipe(), train)

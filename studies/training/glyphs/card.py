@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import torch
+from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
+from studies.training.card import drawn, write_card
 
-from hyca_calib.demo.glyphs import load
-from hyca_calib.records.atomic import write_text
-from studies.training.picture_grid import picture_grid
-
-__all__ = ["write_card"]
+__all__ = ["write"]
 
 ROWS, COLUMNS = 5, 18
 
@@ -39,28 +35,18 @@ Out of scope: anything but testing.
 """
 
 
-def write_card(folder: Path) -> None:
+def write(folder: Path) -> None:
     """Write ``README.md`` and ``samples.png`` into a folder of weights."""
-    facts, pipe = json.loads((folder / "training.json").read_text()), load(folder)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = GlyphPipeline.from_weights(folder)
     classes, config = pipe.config.classes, pipe.transformer.config
-    labels = [classes[i % len(classes)] for i in range(ROWS * COLUMNS)]
-    pictures = pipe(labels, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
-    picture_grid(pictures, COLUMNS).save(folder / "samples.png", optimize=True)
-    text = CARD.format(
-        parameters=sum(p.numel() for p in pipe.transformer.parameters()) / 1e6,
-        blocks=config.num_layers,
+    write_card(
+        folder,
+        CARD,
+        pipe,
+        drawn(pipe, [classes[i % len(classes)] for i in range(ROWS * COLUMNS)]),
+        COLUMNS,
         width=config.num_attention_heads * config.attention_head_dim,
         size=config.sample_size,
         tokens=(config.sample_size // config.patch_size) ** 2,
         classes=len(classes),
-        pictures=facts["pictures"],
-        fonts=facts["fonts"],
-        step=facts["step"],
-        batch=facts["recipe"]["batch"],
-        minutes=round(facts["seconds"] / 60),
-        device=facts["device"],
-        ema=facts["recipe"]["ema"],
-        loss=facts["loss"],
     )
-    write_text(folder / "README.md", text)

@@ -6,9 +6,8 @@ velocity ``v = alpha noise - sigma x`` (Salimans & Ho 2022). Needs some of Debia
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,21 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from hyca_calib.demo.glyphs.pipeline import CLASSES, GlyphPipeline
-from hyca_calib.records.atomic import write_json
-from studies.training.glyphs.card import write_card
+from studies.training.glyphs import card
 from studies.training.glyphs.data import colour, load_glyphs
-from studies.training.loop import Loop, parse_options, train_loop
+from studies.training.loop import Loop, main, train_loop
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Loop):
     """Everything that decides the weights, besides the fonts."""
 
     steps: int = 3_000
-    batch: int = 64
     drop_class: float = 0.1
     image_size: int = 32
     patch: int = 4
     heads: int = 3
     blocks: int = 9
-    seed: int = 0
 
 
 def build_transformer(recipe: Recipe) -> DiTTransformer2DModel:
@@ -75,7 +71,6 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
     print(f"{len(fonts)} fonts", flush=True)
     glyphs, scheduler = torch.from_numpy(coverage), build_scheduler()
     alphas = scheduler.alphas_cumprod.sqrt()
-    loop = Loop(recipe.steps, recipe.batch, seed=recipe.seed)
 
     def loss_of(model: Callable[..., Any], generator: torch.Generator) -> Tensor:
         font = torch.randint(len(glyphs), (recipe.batch,), generator=generator)
@@ -96,19 +91,16 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
         error: Tensor = velocity.float() - (alpha * noise - sigma * clean)
         return error.square().mean()
 
-    def export(average: nn.Module, facts: dict[str, Any]) -> None:
-        folder = out / "pipeline"
-        half = copy.deepcopy(average).to(torch.bfloat16)
-        GlyphPipeline(half, scheduler, CLASSES).save_pretrained(folder)
-        facts |= {"recipe": asdict(loop) | asdict(recipe), "fonts": len(fonts), "pictures": len(fonts) * len(CLASSES)}
-        write_json(folder / "training.json", facts)
-
     # A DiT in training mode drops the label anew in every block; dropping it here drops it in all of them.
     transformer = build_transformer(recipe).eval()
-    train_loop(transformer, loss_of, loop, out, device, compiled, export)
-    write_card(out / "pipeline")
+    facts = {"fonts": len(fonts), "pictures": len(fonts) * len(CLASSES)}
+
+    def pipeline_of(half: DiTTransformer2DModel) -> GlyphPipeline:
+        return GlyphPipeline(half, scheduler, CLASSES)
+
+    train_loop(transformer, loss_of, recipe, out, device, compiled, pipeline_of, facts)
+    card.write(out / "pipeline")
 
 
 if __name__ == "__main__":
-    args = parse_options(str(__doc__), Recipe.steps, Recipe.batch)
-    train(Recipe(steps=args.steps, batch=args.batch), args.out, args.device, args.compile)
+    main(str(__doc__), Recipe(), train)

@@ -6,13 +6,11 @@ import json
 import random
 from pathlib import Path
 
-import torch
+from hyca_calib.demo.motion.pipeline import MotionPipeline
+from studies.training.card import drawn, write_card
+from studies.training.motion.clips import OBJECTS
 
-from hyca_calib.demo.motion import load
-from hyca_calib.records.atomic import write_text
-from studies.training.picture_grid import picture_grid
-
-__all__ = ["write_card"]
+__all__ = ["write"]
 
 SEEN, UNSEEN, EVERY = 8, 4, 2
 
@@ -43,40 +41,26 @@ Out of scope: anything but testing.
 """
 
 
-def write_card(folder: Path) -> None:
+def write(folder: Path) -> None:
     """Write ``README.md`` and ``samples.png`` into a folder of weights."""
-    from studies.training.motion.clips import OBJECTS
-
-    facts, pipe = json.loads((folder / "training.json").read_text()), load(folder)
-    pipe.set_progress_bar_config(disable=True)
-    picker = random.Random(0)
+    facts, pipe = json.loads((folder / "training.json").read_text()), MotionPipeline.from_weights(folder)
+    picker, config = random.Random(0), pipe.config
     seen = picker.sample(facts["trained_captions"], SEEN)
     unseen = picker.sample(facts["held_out_captions"], UNSEEN)
-    clips = pipe(seen + unseen, generator=torch.Generator().manual_seed(0), output_type="pil", return_dict=False)[0]
-    shown = [frame for clip in clips for frame in clip[::EVERY]]
-    picture_grid(shown, len(clips[0][::EVERY])).save(folder / "samples.png", optimize=True)
-    config, recipe = pipe.transformer.config, facts["recipe"]
-    latent = (pipe.config.num_frames // 4) * (pipe.config.frame_size // 4) ** 2
-    text = CARD.format(
-        parameters=sum(p.numel() for p in pipe.transformer.parameters()) / 1e6,
-        blocks=config.num_layers,
-        width=config.num_attention_heads * config.attention_head_dim,
-        frames=pipe.config.num_frames,
-        size=pipe.config.frame_size,
-        channels=config.in_channels,
-        tokens=latent,
-        codec_db=facts["codec_db"],
+    rows = [clip[::EVERY] for clip in drawn(pipe, seen + unseen)]
+    write_card(
+        folder,
+        CARD,
+        pipe,
+        [frame for row in rows for frame in row],
+        len(rows[0]),
+        frames=config.num_frames,
+        size=config.frame_size,
+        channels=pipe.transformer.config.in_channels,
+        tokens=(config.num_frames // 4) * (config.frame_size // 4) ** 2,
         seen=SEEN,
         unseen=UNSEEN,
         held="; ".join(unseen),
-        clips=facts["clips"],
         objects=len(OBJECTS),
-        step=facts["step"],
-        batch=recipe["batch"],
-        minutes=round(facts["seconds"] / 60),
-        device=facts["device"],
-        ema=recipe["ema"],
-        loss=facts["loss"],
         num_held=len(facts["held_out_captions"]),
     )
-    write_text(folder / "README.md", text)

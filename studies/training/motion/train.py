@@ -7,10 +7,8 @@ few minutes and the same command continues from the last one. Needs the `train` 
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +17,27 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
 
-from hyca_calib.demo.emoji.text import PAD, WordEncoder
+from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
-from hyca_calib.records.atomic import write_json
 from studies.training.emoji.data import load_glyphs
-from studies.training.flow import flow_loss
-from studies.training.loop import Loop, parse_options, train_loop
-from studies.training.motion.card import write_card
+from studies.training.flow import FlowRecipe, batch_loss
+from studies.training.loop import main, train_loop
+from studies.training.motion import card
 from studies.training.motion.clips import FRAMES, SIZE, Scene, render, scenes
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(FlowRecipe):
     """Everything that decides the weights, besides the font."""
 
     steps: int = 2_400
     batch: int = 32
-    drop_prompt: float = 0.1
-    holdout: float = 0.05
     offsets: tuple[float, ...] = (-2.0, 0.0, 2.0)
     shift: float = 3.0
     width: int = 192
     blocks: int = 10
     latent_channels: int = 64
-    seed: int = 0
 
 
 class Flow(nn.Module):
@@ -107,28 +101,19 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
     error = torch.cat([codec.decode(latents[i : i + 1].cpu()) - _floats(clips[i : i + 1]) for i in range(0, 512, 8)])
     fidelity = float(10 * torch.log10(4 / error.square().mean()))
     print(f"{len(clips)} clips of {len(kept)} captions, codec {fidelity:.1f} dB", flush=True)
-    model, loop = Flow(recipe, vocabulary), Loop(recipe.steps, recipe.batch, seed=recipe.seed)
+    model = Flow(recipe, vocabulary)
     words = model.text_encoder.tokenize([scene.caption for scene in kept])[which].to(device)
+    facts: dict[str, Any] = {"clips": len(clips), "codec_db": round(fidelity, 1)}
+    facts |= {"trained_captions": [s.caption for s in kept], "held_out_captions": [s.caption for s in held]}
 
-    def loss_of(call: Callable[..., Tensor], generator: torch.Generator) -> Tensor:
-        pick = torch.randint(len(latents), (recipe.batch,), generator=generator).to(device)
-        dropped = torch.rand(recipe.batch, 1, generator=generator).to(device) < recipe.drop_prompt
-        return flow_loss(call, latents[pick], words[pick].masked_fill(dropped, PAD), generator, recipe.shift)
-
-    def export(average: Flow, facts: dict[str, Any]) -> None:
-        folder = out / "pipeline"
-        half = copy.deepcopy(average).to(torch.bfloat16)
+    def pipeline_of(half: Flow) -> MotionPipeline:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=recipe.shift)
-        pipe = MotionPipeline(half.transformer, half.text_encoder, codec, scheduler, FRAMES, SIZE)
-        pipe.save_pretrained(folder)
-        facts |= {"recipe": asdict(loop) | asdict(recipe), "clips": len(clips), "codec_db": round(fidelity, 1)}
-        facts |= {"trained_captions": [s.caption for s in kept], "held_out_captions": [s.caption for s in held]}
-        write_json(folder / "training.json", facts)
+        return MotionPipeline(half.transformer, half.text_encoder, codec, scheduler, FRAMES, SIZE)
 
-    train_loop(model, loss_of, loop, out, device, compiled, export)
-    write_card(out / "pipeline")
+    loss_of = batch_loss(latents, words, recipe, recipe.shift)
+    train_loop(model, loss_of, recipe, out, device, compiled, pipeline_of, facts)
+    card.write(out / "pipeline")
 
 
 if __name__ == "__main__":
-    args = parse_options(str(__doc__), Recipe.steps, Recipe.batch)
-    train(Recipe(steps=args.steps, batch=args.batch), args.out, args.device, args.compile)
+    main(str(__doc__), Recipe(), train)

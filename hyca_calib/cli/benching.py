@@ -1,0 +1,65 @@
+"""Measurements: bench, solvers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from hyca_calib.cli.command import command
+from hyca_calib.commands.options import BenchOptions
+
+__all__ = ["bench", "solvers"]
+
+
+@command
+def bench(
+    what: Annotated[
+        Literal["plans", "runtime"],
+        typer.Argument(help="plans: pictures, FLOPs and time against rivals. runtime: what the runtime itself costs."),
+    ] = "plans",
+    *,
+    options: BenchOptions,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Measure a random tenth of the rows in --out again, each in a new process."),
+    ] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write the figures of studies/bench into README.md and docs/, and stop.")
+    ] = False,
+) -> None:
+    """Compare plans with better samplers, other caches and planners, in one run; or time the runtime.
+
+    Every rival is swept until its best settings lie inside what was tried, on a network proven untouched. An
+    interrupted comparison goes on where it stopped.
+
+    Example: [b]python -m hyca_calib bench --plan studies/demo-trunk-50-5x/plan.json[/]
+
+    Example: [b]python -m hyca_calib bench --model demo-class --budget 2x,3x,5x,8x --out studies/bench-class[/]
+
+    Example: [b]python -m hyca_calib bench --model demo --out studies/bench/demo --verify[/]
+
+    Example: [b]python -m hyca_calib bench runtime[/]
+    """
+    from hyca_calib.bench.documents.blocks import publish as publish_figures
+    from hyca_calib.commands import benching
+
+    if what == "runtime":
+        print(benching.bench_runtime(options))
+    elif publish:
+        for path in publish_figures(Path.cwd()):
+            print(path)
+    else:
+        print(benching.verify_bench(options) if verify else benching.bench_all(options))
+
+
+@command
+def solvers() -> None:
+    """Measure every closed-form solver: order, noise, behaviour with a short history.
+
+    Example: [b]python -m hyca_calib solvers > docs/solvers.md[/]
+    """
+    from hyca_calib.search.solver_table import ALL_SOLVERS, facts_of, to_markdown
+
+    print(to_markdown([facts_of(solver) for solver in ALL_SOLVERS]), end="")

@@ -1,0 +1,27 @@
+"""What lies at a path: info."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hyca_calib.cli.command import command, show
+from hyca_calib.commands.options import Json
+
+__all__ = ["info"]
+
+
+@command
+def info(
+    path: Annotated[str, typer.Argument(help="A trace (folder or URL), a study folder, or a plan file.")],
+    as_json: Json = False,
+) -> None:
+    """Say in one screen what a trace, a study or a plan is, how far it is, and where it comes from.
+
+    Example: [b]python -m hyca_calib info studies/demo-5x[/]
+    """
+    from hyca_calib.commands.describing import describe
+
+    facts = describe(path)
+    show(facts, as_json, width=max(map(len, facts)) + 1)

@@ -1,0 +1,62 @@
+"""Plans from traces: search, and the demo of everything."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyca_calib.cli.command import command, show
+from hyca_calib.commands.options import Json, SearchLimits
+from hyca_calib.records.console import say
+
+__all__ = ["demo", "search"]
+
+
+@command
+def demo(
+    budget: Annotated[str, typer.Option(help="As for search.")] = "5x",
+    minutes: Annotated[float, typer.Option(min=0.1, help="For confirmation and refinement together.")] = 6.0,
+    out: Annotated[Path | None, typer.Option(help="Study folder. Default: studies/demo-BUDGET.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Also write what it took and reached here; documents use such a file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Everything on the embedded model: trace, search, evaluate, report. A few minutes beyond --minutes.
+
+    Example: [b]python -m hyca_calib demo[/]
+    """
+    from hyca_calib.commands.searching import run_demo
+
+    result, picture = run_demo(budget, minutes, out, record)
+    show(asdict(result), as_json)
+    say(f"picture: {picture}")
+
+
+@command
+def search(
+    budget: Annotated[str, typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x.")],
+    *,
+    trace: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A trace; several of one model at different points let rollouts decide. Default: the newest."
+        ),
+    ] = None,
+    limits: SearchLimits,
+    out: Annotated[Path | None, typer.Option(help="Study folder. Default: studies/TRACE-BUDGET.")] = None,
+) -> None:
+    """Find the best plan within a budget; a second call goes on where the first was interrupted.
+
+    Several processes that give the same command with --workers share the work, on one machine or on many that see
+    --out; the trials of one that dies are done by the others.
+
+    Example: [b]python -m hyca_calib search --budget 5x[/]
+    """
+    from hyca_calib.commands.searching import search_plans
+
+    for plan in search_plans(budget, trace or [], limits, out):
+        print(plan)

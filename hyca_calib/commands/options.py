@@ -1,0 +1,231 @@
+"""The options of the commands: the names, defaults and help of the command line, as values that the commands take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.replay import Multistep
+from hyca_calib.trace.run import GRAM_TOKENS
+from hyca_runtime.compiled_plan import OnMismatch
+
+__all__ = [
+    "STUDIES",
+    "TRACES",
+    "BenchOptions",
+    "CheckOptions",
+    "EvaluateOptions",
+    "Json",
+    "SearchLimits",
+    "Seed",
+    "TraceOptions",
+    "short_name",
+]
+
+TRACES, STUDIES = Path("traces"), Path("studies")
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="demo, demo-class, demo-video, a diffusers id or folder, or package.module:factory giving a pipeline."
+    ),
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="Text file, one prompt a line, or .jsonl with pipeline arguments. Default: the demo's own."),
+]
+Seed = Annotated[int, typer.Option(help="Source of all randomness.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Samples per pipeline call. Default: 8 for the demos, else 1.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:N; balanced over GPUs; offload, sequential: moved in as needed. Default: GPU."),
+]
+TracedModel = Annotated[
+    str | None,
+    typer.Option("--model", help="The traced model, where it is code or has moved. Default: the name in the trace."),
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch from the Hub what this machine does not have.")]
+PlanFile = Annotated[Path, typer.Option(help="plan.json of a study.")]
+Json = Annotated[bool, typer.Option("--json", help="Print everything found as JSON.")]
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """Options of ``hyca trace``."""
+
+    model: Model = "demo"
+    prompts: Prompts = None
+    samples: Annotated[int, typer.Option(help="Samples in all; 3/7 fit, 1/7 select, 3/7 test.")] = 112
+    seed: Seed = 0
+    steps: Annotated[int, typer.Option(help="Sampler steps of the full run.")] = 50
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens per sample stored whole; statistics use all.")] = 16
+    gram_tokens: Annotated[
+        int, typer.Option(min=1, help="Of more tokens in one network call (video), statistics use a random subset.")
+    ] = GRAM_TOKENS
+    point: Annotated[
+        str,
+        typer.Option(
+            help="trunk: input of the final norm. trunk:residual: what the blocks add to a live embedding. "
+            "output: what the network returns, any architecture. blocks: every block's residual. "
+            "span:FIRST..LAST, modules:PATTERN (perhaps with :residual): by path."
+        ),
+    ] = "trunk"
+    component: Annotated[str, typer.Option(help="Which network of the pipeline; Wan 2.2 has two.")] = "transformer"
+    out: Annotated[
+        str | None, typer.Option(help="Zarr folder or URL (s3://...). Default: traces/MODEL-POINT-STEPS.zarr.")
+    ] = None
+    batch: Batch = None
+    device: Device = None
+    download: Download = False
+    share: Annotated[
+        str | None,
+        typer.Option(help="Trace only part K of N (3/8), as in a job array. Default: what torchrun says, else all."),
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a trace of that name.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Begin even if memory or disk will not do.")] = False
+
+    @property
+    def where(self) -> str:
+        """The trace's path or URL."""
+        part = "" if self.component == "transformer" else f"-{self.component}"
+        model, point = (short_name(name) for name in (self.model, self.point))
+        return self.out or str(TRACES / f"{model}-{point}{part}-{self.steps}.zarr")
+
+
+@dataclass(frozen=True)
+class SearchLimits:
+    """Options of ``hyca search`` that say how hard and where it searches."""
+
+    preset: Annotated[
+        str,
+        typer.Option(help="best searches; hyca, foca, taylorseer, hicache, hold are published recipes."),
+    ] = "best"
+    multistep: Annotated[
+        Multistep,
+        typer.Option(help="How a preset's one-step formulas serve a long gap: over the gap, or step by step."),
+    ] = "anchored"
+    trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
+        Tuning.trials
+    )
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which no trial starts.")] = Tuning.timeout
+    confirm: Annotated[float, typer.Option(min=0, help="Minutes of real rollouts; 0 trusts the statistics.")] = (
+        RolloutLimits.minutes
+    )
+    probes: Annotated[
+        int, typer.Option(min=0, help="Full runs of one sample that measure how errors are damped; 0 for none.")
+    ] = SearchOptions.probes
+    rollouts: Annotated[
+        int | None, typer.Option(min=1, help="At most so many: with a long --confirm the same on every machine.")
+    ] = None
+    refine: Annotated[float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps.")] = (
+        Refinement.minutes
+    )
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="At most so many: with a long --refine the same on every machine.")
+    ] = None
+    groups: Annotated[int | None, typer.Option(min=1, help="Fix the number of groups.")] = None
+    taps: Annotated[Grain, typer.Option(help="Grain of refined taps: a row per channel or per group.")] = Tuning.taps
+    seed: Seed = 0
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Where workers share trials: postgresql://..., grpc://host:port. Default: a file in --out."),
+    ] = None
+    workers: Annotated[int, typer.Option(min=1, help="How many processes make this search at once.")] = 1
+    model: TracedModel = None
+    device: Device = None
+    download: Download = False
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of ``hyca evaluate``."""
+
+    plan: PlanFile
+    model: Model = "demo"
+    prompts: Prompts = None
+    samples: Annotated[int | None, typer.Option(min=1, help="Test samples. Default: all, 48 for demo.")] = None
+    batch: Batch = None
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps. Default: those of the plan.")] = None
+    on_mismatch: Annotated[OnMismatch, typer.Option(help="What other steps than the plan's do.")] = "error"
+    device: Device = None
+    download: Download = False
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Options of ``hyca check``."""
+
+    plan: PlanFile
+    trace: Annotated[str, typer.Option(help="A trace of the runs it is to be used for; 14 samples do.")]
+    own_trace: Annotated[
+        str | None, typer.Option(help="The trace it was made on. Default: where the plan says it was.")
+    ] = None
+    model: Annotated[
+        str | None, typer.Option(help="Confirm by rollouts of this model, as for trace; they decide the verdict.")
+    ] = None
+    samples: Annotated[int, typer.Option(min=1, help="Test samples that are rolled out.")] = 8
+    batch: Batch = None
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Options of ``hyca bench``; what is None depends on others."""
+
+    plans: Annotated[list[Path] | None, typer.Option("--plan", help="plan.json to compare; repeatable.")] = None
+    budgets: Annotated[
+        str | None,
+        typer.Option("--budget", help="Search plans for these budgets first, in --out: 1.5x,2x,3x,5x,8x,10x."),
+    ] = None
+    points: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--point", help="Where that search looks, as for trace; repeatable. Default: trunk and trunk:residual."
+        ),
+    ] = None
+    rollouts: Annotated[int | None, typer.Option(min=1, help="Of that search, for every budget. Default: 48.")] = None
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Refinement steps of that search, for every budget. Default: 48.")
+    ] = None
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="14 samples of 20 steps, 2x,3x,5x, trunk only, few settings of each rival: minutes."
+        ),
+    ] = False
+    model: Model = "demo"
+    prompts: Prompts = None
+    samples: Annotated[int | None, typer.Option(help="As for trace; 3/7 of them are tested. Default: 112.")] = None
+    seed: Seed = 0
+    steps: Annotated[int | None, typer.Option(help="Sampler steps of the full run. Default: 50.")] = None
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep families of rivals (or networks) with this in their name; repeatable."),
+    ] = None
+    settings: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most settings of a family. Default: until the best at every cost lie inside."),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of what is written. Default: studies/bench; studies/bench-MODEL if it searches."),
+    ] = None
+    batch: Batch = None
+
+    @property
+    def searched(self) -> str | None:
+        """The budgets that plans are searched for."""
+        return self.budgets or ("2x,3x,5x" if self.quick else None)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes; a search of its own stays out of the published results."""
+        return self.out or STUDIES / (f"bench-{short_name(self.model)}" if self.searched else "bench")
+
+
+def short_name(name: str) -> str:
+    """The name of a model or point, as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(name).name)

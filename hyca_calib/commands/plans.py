@@ -1,0 +1,63 @@
+"""What is done with plans: measure, report, merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyca_calib.commands.options import EvaluateOptions
+from hyca_calib.pipelines.defaults import batch_of, workload_of
+from hyca_calib.pipelines.load import load_pipeline, load_traced
+from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
+from hyca_calib.records.console import present, say
+from hyca_calib.report.write import write_report
+from hyca_calib.search.lineage import trace_named_in
+from hyca_calib.search.study import StudyFolder
+from hyca_calib.trace.store import Trace
+from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
+
+__all__ = ["evaluate_file", "merge_files", "report_study"]
+
+
+def evaluate_file(options: EvaluateOptions) -> Evaluation:
+    """``hyca_calib evaluate``; the model is the caller's choice, never the plan's."""
+    plan = load_plan(options.plan)
+    workload = workload_of(plan.provenance, options.model, options.prompts)
+    jobs = workload.of("test")[: options.samples]
+    pipe = load_pipeline(options.model, options.device, options.download)
+    say(f"{len(jobs)} test samples, full run and plan ...")
+    steps, batch = options.steps or workload.num_steps, batch_of(options.model, options.batch)
+    return evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch)[0]
+
+
+def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
+    """``hyca_calib report``.
+
+    Args:
+        trace: where the trace is now; by default where the plan says it was.
+        model: see `load_traced`.
+    """
+    study = StudyFolder(folder)
+    study.read_result()
+    plan = load_plan(study.plan)
+    recorded = Trace(trace or _own_trace(plan))
+    pipe = load_traced(recorded.attributes.model, model)
+    summary = write_report(pipe, study, recorded, recorded.workload(), plan)
+    present(summary.table())
+    return summary.page
+
+
+def merge_files(paths: Sequence[Path], out: Path) -> Path:
+    """``hyca_calib merge``; returns the path of the merged plan."""
+    plans = [load_plan(path) for path in paths]
+    save_plan(merge_plans(plans, "+".join(dict.fromkeys(plan.name for plan in plans))), out)
+    return out
+
+
+def _own_trace(plan: Plan) -> str:
+    if "merged" in plan.provenance:
+        raise PlanError(f"plan {plan.name!r} is merged from several; use those one by one")
+    where, fault = trace_named_in(plan)
+    if where is None:
+        raise PlanError(f"{fault}; give it with --trace")
+    return where

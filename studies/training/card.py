@@ -1,0 +1,45 @@
+"""A model's card and the grid of pictures on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+__all__ = ["drawn", "write_card"]
+
+SCALE, GAP = 2, 4
+
+
+def drawn(pipe: Any, asked: list[str]) -> Any:
+    """What a pipeline draws for a list of prompts or classes, as PIL pictures, of one noise."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(asked, generator=torch.Generator().manual_seed(0), output_type="pil", return_dict=False)[0]
+
+
+def write_card(folder: Path, card: str, pipe: Any, pictures: list[Image.Image], columns: int, **facts: object) -> None:
+    """Write ``samples.png`` and ``README.md`` into a folder of weights.
+
+    Args:
+        card: the text, with fields in braces for `facts` and for what ``training.json`` and its recipe say.
+        pictures: row by row, with so many columns.
+    """
+    picture_grid(pictures, columns).save(folder / "samples.png", optimize=True)
+    told = json.loads((folder / "training.json").read_text())
+    parameters, minutes = sum(p.numel() for p in pipe.transformer.parameters()) / 1e6, round(told["seconds"] / 60)
+    text = card.format(**{**told["recipe"], **told, "parameters": parameters, "minutes": minutes, **facts})
+    (folder / "README.md").write_text(text)
+
+
+def picture_grid(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """Pictures row by row, enlarged without smoothing."""
+    side = pictures[0].width * SCALE
+    rows = -(-len(pictures) // columns)
+    grid = Image.new("RGB", (columns * (side + GAP) + GAP, rows * (side + GAP) + GAP), "white")
+    for i, picture in enumerate(pictures):
+        where = (GAP + i % columns * (side + GAP), GAP + i // columns * (side + GAP))
+        grid.paste(picture.resize((side, side), Image.Resampling.NEAREST), where)
+    return grid
