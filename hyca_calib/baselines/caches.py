@@ -91,7 +91,7 @@ def _magnitude_family(setup: Setup) -> Family:
     axes = (
         Axis("threshold", ladder(0.01, 10, 1.4), (0.06, 0.4, 4.0)),
         HalfOpenAxis("K", (1, 2, 3, 4, 6, 9, 14, 25, 50), (3, 25)),
-        HalfOpenAxis("R", (0.0, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4), (0.02, 0.1)),
+        HalfOpenAxis("R", (0.0, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.02, 0.1)),
     )
     return Family("MagCache", "arXiv 2506.09045; diffusers", axes, apply, setup.num_steps)
 
