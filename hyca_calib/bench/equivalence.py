@@ -2,21 +2,23 @@
 
 That no difference is seen does not show that there is none. So the question is turned round (Schuirmann 1987): a run is
 *as good* only if the interval of every mark's mean difference lies within a margin, and the margin is what the mildest
-of some deliberate damages does (`hyca_calib.bench.damage`). It was measured once, on pictures of the fit split, and is
-kept beside the judges: ``python -m hyca_calib.bench.power --model demo`` makes it again.
+of some deliberate damages does. It was measured once, on pictures of the fit split, and is kept beside the judges.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from hyca_calib.bench.damage import PictureDamage
 from hyca_calib.bench.marks import CONFIDENCE
+from hyca_calib.demo.judge import WEIGHTS
 from hyca_calib.quality.metrics import interval_ends, resampled_means
 
 __all__ = [
@@ -27,8 +29,9 @@ __all__ = [
     "Margins",
     "Marks",
     "Outcome",
-    "chosen_margins",
+    "PictureDamage",
     "departures",
+    "load_margins",
     "outcome",
 ]
 
@@ -39,10 +42,6 @@ Marks = Mapping[str, tuple[float, ...]]
 """By name, the values of every sample; see `hyca_calib.bench.marks`."""
 LEVEL = 0.05
 """How often a test may err."""
-MARGIN_DB = 30.0
-"""Damage as far from the full run as this is not to pass."""
-NEAR_DB = 1.0
-"""A damage that cannot be made so strong is none of this level; step counts leave gaps."""
 RESAMPLES = 4000
 LEAST_GROUPS = 8
 """With fewer, all of them may point one way by chance, and a bootstrap would not know."""
@@ -75,16 +74,27 @@ class Departure:
 
 
 @dataclass(frozen=True)
+class PictureDamage:
+    """One way of damaging pictures.
+
+    Attributes:
+        level: PSNR to the full run that was aimed at, dB.
+        psnr_db: what it is, mean over the samples.
+        strength: standard deviation of the blur in pixels, or of the noise; or the number of steps.
+    """
+
+    kind: str
+    level: float
+    psnr_db: float
+    strength: float
+
+
+@dataclass(frozen=True)
 class Effect:
     """What a damage does to the marks."""
 
     damage: PictureDamage
     departures: tuple[Departure, ...]
-
-    def change(self, confidence: bool) -> float | None:
-        """The largest change that the tests show, either way, of confidence, or of detail and flicker."""
-        marks = [d for d in self.departures if (d.mark == CONFIDENCE) == confidence]
-        return max((abs(d.mean) for d in marks if d.high < 0 or d.low > 0), default=None)
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class Margins:
     """What a departure must stay below, for one model: as much as the mildest damage changes.
 
     For every kind of damage the change at the first of 30, 25 and 20 dB where one is shown, the least over the kinds; a
-    damage that ends up more than `NEAR_DB` above 30 dB does not count. None if no damage shows a change.
+    damage that ends up more than 1 dB above 30 dB does not count. None if no damage shows a change.
 
     Attributes:
         detail: in dB, for every scale and for flicker, from the one that a damage changes most.
@@ -154,18 +164,7 @@ def outcome(found: Sequence[Departure]) -> Outcome:
     return "worse" if any(d.shown for d in found) else "cannot tell"
 
 
-def chosen_margins(model: str, effects: Sequence[Effect], source: str = "") -> Margins:
-    """The margins that these damages give, by the rule that `Margins` states."""
-    strong = [effect for effect in effects if effect.damage.psnr_db <= MARGIN_DB + NEAR_DB]
-    if not strong:
-        raise ValueError(f"no damage at {MARGIN_DB:.0f} dB among {len(effects)}; damage pictures at that level, too")
-
-    def least(confidence: bool) -> float | None:
-        found: dict[str, float] = {}
-        for effect in sorted(strong, key=lambda e: -e.damage.psnr_db):
-            change = effect.change(confidence)
-            if change is not None:
-                found.setdefault(effect.damage.kind, change)
-        return min(found.values(), default=None)
-
-    return Margins(model, least(False), least(True), tuple(effects), source)
+def load_margins(model: str, folder: Path = WEIGHTS) -> Margins | None:
+    """The margins kept for an embedded model, None if there are none."""
+    path = folder / f"{model}-margins.json"
+    return TypeAdapter(Margins).validate_python(json.loads(path.read_text())["margins"]) if path.exists() else None

@@ -127,7 +127,7 @@ def quality(
     """The quality of one method's pictures, against the full run on the same jobs.
 
     Args:
-        margins: see `hyca_calib.bench.power.load_margins`; without them nothing can be shown to be as good.
+        margins: see `hyca_calib.bench.equivalence.load_margins`; without them nothing can be shown to be as good.
         groups: a label per sample, see `hyca_calib.quality.metrics.prompt_groups`; samples with the same one are drawn
             together.
     """

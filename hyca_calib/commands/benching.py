@@ -14,10 +14,10 @@ from hyca_calib.bench.choice import MORE, SPARING, costs_of, windows
 from hyca_calib.bench.comparison import Comparison, Learnt
 from hyca_calib.bench.documents.comparison_table import to_csv, to_markdown
 from hyca_calib.bench.documents.front import Dot, draw_front
+from hyca_calib.bench.equivalence import load_margins
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.lead import lead
 from hyca_calib.bench.notebook import Notebook
-from hyca_calib.bench.power import load_margins
 from hyca_calib.bench.results import OURS, Bench, BenchFacts, Row, read_bench
 from hyca_calib.bench.runtime.costs import RuntimeCosts
 from hyca_calib.bench.sweep import MOST

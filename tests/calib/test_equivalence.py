@@ -12,22 +12,23 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from hyca_calib.bench.damage import FEWER, LEVELS, PictureDamage, blurred, damaged, damaged_to, noisy
 from hyca_calib.bench.equivalence import (
     LEAST_GROUPS,
     Effect,
     Margins,
-    chosen_margins,
+    PictureDamage,
     departures,
+    load_margins,
     outcome,
 )
 from hyca_calib.bench.marks import CONFIDENCE, SCALES, confidence, detail
 from hyca_calib.bench.picture_quality import JudgedPictures
-from hyca_calib.bench.power import detection, detection_table, load_margins
 from hyca_calib.demo import DEMOS
 from hyca_calib.demo.judge.network import Judge
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.metrics import image_psnr, interval, prompt_groups, resampled_means
+from studies.training.damage import FEWER, LEVELS, blurred, damaged, damaged_to, noisy
+from studies.training.judge_margins import chosen_margins, detection, detection_table
 
 DETAIL = 0.4
 MARGINS = Margins("planted", detail=DETAIL, confidence=0.1)

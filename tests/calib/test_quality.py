@@ -11,9 +11,8 @@ from pydantic import TypeAdapter
 from safetensors import safe_open
 from scipy.linalg import sqrtm
 
-from hyca_calib.bench.equivalence import Margins
+from hyca_calib.bench.equivalence import Margins, load_margins
 from hyca_calib.bench.picture_quality import JudgedPictures, PictureQuality, frechet_distance, judged, quality
-from hyca_calib.bench.power import load_margins
 from hyca_calib.costs.memory import peak_memory
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.demo.judge import WEIGHTS, load_judge

@@ -1,4 +1,4 @@
-"""The judges' margins, and what they detect: ``python -m hyca_calib.bench.power --model demo`` makes both again.
+"""The judges' margins, and what they detect: ``python -m studies.training.judge_margins --model demo`` makes both.
 
 Full-run pictures of the fit split are damaged on purpose; margins are chosen from them and kept beside the judges. Then
 the same is done on the test split, and the outcome of each damaged run against the full run is told, with the share of
@@ -9,16 +9,13 @@ the judge can show that of a run that shares no noise with the other is in the t
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter
 from torch import Tensor
 
-from hyca_calib.bench.damage import PictureDamage, damaged
 from hyca_calib.bench.documents.markdown import table
 from hyca_calib.bench.equivalence import (
     LEVEL,
@@ -27,7 +24,7 @@ from hyca_calib.bench.equivalence import (
     Effect,
     Margins,
     Outcome,
-    chosen_margins,
+    PictureDamage,
     departures,
     outcome,
 )
@@ -43,11 +40,16 @@ from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.quality.metrics import image_psnr, prompt_groups
 from hyca_calib.records.atomic import write_json, write_text
 from hyca_calib.records.provenance import provenance
+from studies.training.damage import damaged
 
-__all__ = ["Detection", "detection", "detection_table", "load_margins", "margins"]
+__all__ = ["Detection", "chosen_margins", "detection", "detection_table", "margins"]
 
 SAMPLES = {"demo": 112, "demo-class": 112, "demo-video": 28}
 """Of the workloads of the published tables."""
+MARGIN_DB = 30.0
+"""Damage as far from the full run as this is not to pass."""
+NEAR_DB = 1.0
+"""A damage that cannot be made so strong is none of this level; step counts leave gaps."""
 RESAMPLED = 200
 OTHER_NOISE = 50_000_017
 """Added to the seeds of a run with other noise."""
@@ -65,17 +67,34 @@ def margins(
 
     Args:
         full: pictures of `jobs` by the full run, ``(sample, 3, frames * height, width)``.
-        runs: the same pictures damaged, see `hyca_calib.bench.damage.damaged`.
+        runs: the same pictures damaged, see `studies.training.damage.damaged`.
     """
     own, groups = judged(judge, full, jobs).marks, prompt_groups(jobs)
     effects = [Effect(way, departures(judged(judge, images, jobs).marks, own, None, groups)) for way, images in runs]
     return chosen_margins(model, effects, source)
 
 
-def load_margins(model: str, folder: Path = WEIGHTS) -> Margins | None:
-    """The margins kept for an embedded model, None if there are none."""
-    path = folder / f"{model}-margins.json"
-    return TypeAdapter(Margins).validate_python(json.loads(path.read_text())["margins"]) if path.exists() else None
+def chosen_margins(model: str, effects: Sequence[Effect], source: str = "") -> Margins:
+    """The margins that these damages give, by the rule that `Margins` states."""
+    strong = [effect for effect in effects if effect.damage.psnr_db <= MARGIN_DB + NEAR_DB]
+    if not strong:
+        raise ValueError(f"no damage at {MARGIN_DB:.0f} dB among {len(effects)}; damage pictures at that level, too")
+
+    def least(confidence: bool) -> float | None:
+        found: dict[str, float] = {}
+        for effect in sorted(strong, key=lambda e: -e.damage.psnr_db):
+            change = _change(effect, confidence)
+            if change is not None:
+                found.setdefault(effect.damage.kind, change)
+        return min(found.values(), default=None)
+
+    return Margins(model, least(False), least(True), tuple(effects), source)
+
+
+def _change(effect: Effect, confidence: bool) -> float | None:
+    """The largest change that the tests show, either way, of confidence, or of detail and flicker."""
+    marks = [d for d in effect.departures if (d.mark == CONFIDENCE) == confidence]
+    return max((abs(d.mean) for d in marks if d.high < 0 or d.low > 0), default=None)
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+from hyca_calib.bench.equivalence import PictureDamage
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.metrics import image_psnr
 
-__all__ = ["FEWER", "LEVELS", "PictureDamage", "blurred", "damaged", "damaged_to", "noisy"]
+__all__ = ["FEWER", "LEVELS", "blurred", "damaged", "damaged_to", "noisy"]
 
 LEVELS = (40.0, 30.0, 25.0, 20.0)
 """PSNR to the full run, in dB."""
@@ -23,22 +23,6 @@ PROBES = 4
 """Samples on which a step count is chosen."""
 LADDER = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30)
 """Step counts that are tried."""
-
-
-@dataclass(frozen=True)
-class PictureDamage:
-    """One way of damaging pictures.
-
-    Attributes:
-        level: PSNR to the full run that was aimed at, dB.
-        psnr_db: what it is, mean over the samples.
-        strength: standard deviation of the blur in pixels, or of the noise; or the number of steps.
-    """
-
-    kind: str
-    level: float
-    psnr_db: float
-    strength: float
 
 
 def blurred(images: Tensor, sigma: float, frames: int) -> Tensor:
