@@ -46,9 +46,9 @@ __all__ = ["bench_all", "bench_runtime", "verify_bench"]
 HOURS = 600.0
 LIMITS = SearchLimits(timeout=HOURS, confirm=HOURS, refine=HOURS, rollouts=48, iterations=48)
 QUICK_LIMITS = SearchLimits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
-"""Of the search for plans. Published plans are made by counted work, the same on every machine."""
+"""How hard a bench searches for plans. Published plans are made by counted work, the same on every machine."""
 POINTS = ("trunk", "trunk:residual")
-"""Where it looks unless told; a quick one at the first."""
+"""Where that search looks unless told; a quick one looks at the first."""
 USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
 """Costs at which rivals are chosen where there is no plan."""
 

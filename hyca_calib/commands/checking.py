@@ -48,7 +48,7 @@ class CheckResult:
 
     @property
     def verdict(self) -> Verdict:
-        """Of the rollouts, else of the statistics."""
+        """What the rollouts say, else what the statistics say."""
         return self.measured.verdict if self.measured else self.check.verdict
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class CheckResult:
 
 
 def check_file(options: CheckOptions) -> CheckResult:
-    """``hyca_calib check``."""
+    """``hyca_calib check``; returns what the statistics say and, with a model, what rollouts say."""
     plan = load_plan(options.plan)
     problem = with_damping_of(plan, Problem(Trace(options.trace)))
     own, missing = own_problem(plan, options.own_trace)
@@ -77,7 +77,7 @@ def check_file(options: CheckOptions) -> CheckResult:
 
 
 def show_check(result: CheckResult) -> None:
-    """Print a result for people."""
+    """Print a result of `check_file` for people."""
     out, check = Console(highlight=False), result.check
     out.print(f"{result.plan} on {result.trace}", soft_wrap=True, markup=False)
     if check.changes:
@@ -103,7 +103,7 @@ def show_check(result: CheckResult) -> None:
 
 
 def _table(check: Check, here: Costs, measured: Measured | None) -> Table:
-    """What every way costs by the statistics, and what it draws."""
+    """What every way of going on costs by the statistics, and how well it draws if there were rollouts."""
     table = Table()
     table.add_column("")
     for name in ("cost here", "at home", *(["PSNR, dB (95 %)"] if measured else [])):

@@ -1,4 +1,4 @@
-"""What lies at a path."""
+"""What lies at a path: a trace, a study or a plan."""
 
 from __future__ import annotations
 

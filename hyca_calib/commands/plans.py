@@ -20,7 +20,7 @@ __all__ = ["evaluate_file", "merge_files", "report_study"]
 
 
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
-    """``hyca_calib evaluate``; the model is the caller's choice, never the plan's."""
+    """``hyca_calib evaluate``; returns the figures of the plan. The model is the caller's choice, never the plan's."""
     plan = load_plan(options.plan)
     workload = workload_of(plan.provenance, options.model, options.prompts)
     jobs = workload.of("test")[: options.samples]

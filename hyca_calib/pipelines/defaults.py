@@ -34,5 +34,5 @@ def workload_of(facts: dict[str, Any], model: str, prompts: Path | None) -> Work
 
 
 def batch_of(model: str, batch: int | None) -> int:
-    """Samples per pipeline call."""
+    """How many samples a pipeline call draws unless the user says."""
     return batch or (8 if model in DEMOS else 1)

@@ -60,7 +60,7 @@ def sample_latents(
 
 
 def sample_images(pipe: Pipeline, jobs: Sequence[Job], num_steps: int, batch: int) -> tuple[Tensor, Tensor]:
-    """As `sample_clips`; the frames of a video are put below one another, ``(len(jobs), 3, height, width)``."""
+    """Does as `sample_clips`, with the frames of a video below one another, ``(len(jobs), 3, height, width)``."""
     clips, latents = sample_clips(pipe, jobs, num_steps, batch)
     return _stacked(clips), latents
 

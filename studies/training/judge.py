@@ -84,7 +84,7 @@ SOURCES: dict[str, tuple[Callable[[], Data], Recipe]] = {
 
 
 def _bytes(pictures: Tensor) -> Tensor:
-    """From [-1, 1]."""
+    """Pictures in [-1, 1] as uint8."""
     return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -42,6 +42,53 @@ def learning_rate(step: int, loop: Loop) -> float:
     return loop.lr * min(1.0, (step + 1) / loop.warmup, left)
 
 
+@dataclass
+class _Training:
+    """What an interrupted training goes on from.
+
+    Attributes:
+        average: the model with averaged weights.
+        seconds: spent up to the last checkpoint.
+        loss: its running mean.
+    """
+
+    model: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    step: int = 0
+    seconds: float = 0.0
+    loss: float = 1.0
+
+    def save(self, path: Path) -> None:
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
+        state |= {"generator": self.generator.get_state()}
+        state |= {"step": self.step, "seconds": self.seconds, "loss": self.loss}
+        with replacing(path) as partial:
+            torch.save(state, partial)
+
+    def load(self, path: Path, device: str) -> None:
+        state = torch.load(path, weights_only=True, map_location=device)
+        for name in ("model", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"].cpu())
+        self.step, self.seconds, self.loss = state["step"], state["seconds"], state["loss"]
+
+    def update(self, loss: Tensor, loop: Loop) -> None:
+        """One step of the optimizer and of the average."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, loop)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        decay = min(loop.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        self.step += 1
+        if self.step % 50 == 0:
+            self.loss += (loss.item() - self.loss) * min(1.0, 50 / 1000 + 50 / self.step)
+
+
 def train_loop(
     model: Network,
     loss_of: Callable[[Callable[..., Tensor], torch.Generator], Tensor],
@@ -65,58 +112,30 @@ def train_loop(
     model.to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), loop.lr, betas=(0.9, 0.99), weight_decay=loop.weight_decay)
-    generator = torch.Generator().manual_seed(loop.seed)
-    step, seconds, running = 0, 0.0, 1.0
+    training = _Training(model, average, optimizer, torch.Generator().manual_seed(loop.seed))
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"].cpu())
-        step, seconds, running = state["step"], state["seconds"], state["loss"]
-        print(f"continuing at step {step}", flush=True)
-
-    def save() -> None:
-        state: dict[str, Any] = {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-        state |= {"generator": generator.get_state(), "step": step, "seconds": seconds, "loss": running}
-        with replacing(checkpoint) as partial:
-            torch.save(state, partial)
-        pipeline_of(copy.deepcopy(average).to(torch.bfloat16)).save_pretrained(out / "pipeline")
-        facts = {"step": step, "seconds": round(seconds), "loss": round(running, 5), "device": device}
-        facts |= {"torch": torch.__version__, "recipe": asdict(loop), **data}
-        (out / "pipeline" / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-
+        training.load(checkpoint, device)
+        print(f"continuing at step {training.step}", flush=True)
     call = torch.compile(model) if compiled else model
-    saved = begun = time.monotonic()
-    while step < loop.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, loop)
-        loss = loss_of(call, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        decay = min(loop.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        step += 1
-        if step % 50 == 0:
-            running += (loss.item() - running) * min(1.0, 50 / 1000 + 50 / step)
-        now = time.monotonic()
-        if step % 250 == 0:
-            rate = step * loop.batch / (seconds + now - begun)
-            print(f"step {step}  loss {running:.4f}  {rate:.0f} samples/s", flush=True)
-        if now - saved > 60 * minutes_between_saves:
-            seconds, begun = seconds + now - begun, now
-            save()
-            saved = time.monotonic()
-    seconds += time.monotonic() - begun
-    save()
+    begun, before = time.monotonic(), training.seconds
+    while True:
+        done = training.step >= loop.steps
+        spent = before + time.monotonic() - begun
+        if done or spent - training.seconds > 60 * minutes_between_saves:
+            training.seconds = spent
+            training.save(checkpoint)
+            pipeline_of(copy.deepcopy(average).to(torch.bfloat16)).save_pretrained(out / "pipeline")
+            facts = {"step": training.step, "seconds": round(spent), "loss": round(training.loss, 5), "device": device}
+            facts |= {"torch": torch.__version__, "recipe": asdict(loop), **data}
+            (out / "pipeline" / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        if done:
+            return
+        training.update(loss_of(call, training.generator), loop)
+        if training.step % 250 == 0:
+            rate = training.step * loop.batch / (before + time.monotonic() - begun)
+            print(f"step {training.step}  loss {training.loss:.4f}  {rate:.0f} samples/s", flush=True)
 
 
 def main(description: str, recipe: Recipe, train: Callable[[Recipe, Path, str, bool], None]) -> None:

@@ -16,6 +16,7 @@ from typer.main import get_group
 from typer.testing import CliRunner
 
 from hyca_calib.cli import app
+from hyca_calib.commands.options import SearchLimits, TraceOptions
 from hyca_calib.trace.store import Trace
 
 TESTS = Path(__file__).parents[1]
@@ -201,6 +202,20 @@ def test_a_killed_search_leaves_no_plan_and_is_taken_up_again(traced: Path, fold
     assert (study / "journal.log").read_text().startswith(journal)
     assert (study / "plan.json").exists()
     assert run(*[*arguments, "--seed", "5"]).exit_code == 2  # another request in the same folder
+
+
+def test_what_is_not_said_has_the_defaults_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr("hyca_calib.commands.tracing.trace_model", given.append)
+
+    def search_plans(*asked: object) -> list[Path]:
+        given.append(asked)
+        return []
+
+    monkeypatch.setattr("hyca_calib.commands.searching.search_plans", search_plans)
+    assert run("trace").exit_code == run("trace", "--steps", 9, "--force").exit_code == 0
+    assert run("search", "--budget", "2x", "--trials", 3).exit_code == 0
+    assert given == [TraceOptions(), TraceOptions(steps=9, force=True), ("2x", [], SearchLimits(trials=3), None)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,6 +12,6 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def prompts() -> tuple[dict[str, Any], ...]:
-    """Every class."""
+    """Every class the model draws."""
     classes = json.loads((WEIGHTS / "model_index.json").read_text())["classes"]
     return tuple({"class_labels": label} for label in classes)

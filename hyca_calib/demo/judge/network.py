@@ -54,7 +54,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, of pictures ``(sample, 3, frames * height, width)`` with square frames below one another."""
+        """Does as `forward` for pictures ``(sample, 3, frames * height, width)`` with frames below one another."""
         clips = images.clamp(0, 1).reshape(len(images), 3, self.frames, SIZE, SIZE)
         found = [self(part) for part in torch.split(clips, 64)]
         return torch.cat([features for features, _ in found]), torch.cat([logits for _, logits in found])
@@ -66,7 +66,7 @@ class Judge(nn.Module):
         return share / share.sum().clamp(min=1)
 
     def recalled(self, logits: Tensor, labels: Sequence[Sequence[str]]) -> list[float]:
-        """Of every sample the share of its `labels` that are among as many top logits; accuracy, where it has one."""
+        """The share of each sample's `labels` that are among as many top logits; its accuracy if it has one label."""
         shares = []
         for row, wanted in zip(logits, labels, strict=True):
             known = self.target(wanted).nonzero().flatten()

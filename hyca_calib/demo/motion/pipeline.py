@@ -94,6 +94,6 @@ class MotionPipeline(FlowPipeline):
         return MotionPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def decode(self, latents: Tensor, output_type: str) -> Any:
-        """Latents to frames."""
+        """Latents ``(B, channels, F / 4, H / 4, W / 4)`` to frames, as `output_type` says."""
         video = self.vae.decode(latents.to(self.vae.dtype))
         return self.video_processor.postprocess_video(video, output_type=output_type)

@@ -81,7 +81,7 @@ class Scene:
         return f"{' and '.join(self.objects)} {self.motion} on {self.background}"
 
     def poses(self, u: float, offset: float) -> list[Pose]:
-        """Of each object at a time from 0 to 1."""
+        """The pose of each object at a time from 0 to 1."""
         if self.motion != COLLIDING:
             return [MOTIONS[self.motion](u, offset)]
         apart = OBJECT_SIZE / 2 + 9 * abs(1 - 2 * u)  # they meet in the middle of the clip, and go back
