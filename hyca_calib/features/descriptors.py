@@ -67,12 +67,7 @@ def taps(gram: Array) -> Array:
     return np.stack([newest.mean(1), older.mean(1)], axis=1)
 
 
-DESCRIPTORS: dict[str, Callable[[Array], Array]] = {
-    "energy": energy,
-    "dynamics": dynamics,
-    "spectrum": spectrum,
-    "taps": taps,
-}
+DESCRIPTORS: dict[str, Callable[[Array], Array]] = {f.__name__: f for f in (energy, dynamics, spectrum, taps)}
 """Descriptor families by name."""
 
 
