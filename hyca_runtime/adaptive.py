@@ -19,8 +19,6 @@ from torch.nn.functional import pad
 from hyca_runtime.history import History
 from hyca_runtime.solvers import AdaptiveSolver, Solver
 
-__all__ = ["AdaptiveGroups", "adaptive_groups"]
-
 SLICE = 1 << 24
 """Numbers of one sample whose differences are in memory at once."""
 

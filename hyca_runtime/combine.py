@@ -12,8 +12,6 @@ from torch import Tensor
 from hyca_runtime.feature import Feature, Widths
 from hyca_runtime.history import History
 
-__all__ = ["forecast", "split_weights", "weighted_sum"]
-
 
 def weighted_sum(features: Sequence[Tensor], weights: Tensor) -> Tensor:
     """``sum_k weights[k] * features[k]``, differentiable, in float32 and then the features' own dtype.

@@ -6,8 +6,6 @@ import importlib
 import importlib.util
 import sys
 
-__all__ = ["main"]
-
 ABSENT = """\
 hyca: this installation has the runtime alone, which plans are applied with (hyca_runtime.apply_plan).
 Commands come with the toolkit: pip install 'hyca[calib]', or in a clone of the repository

@@ -21,8 +21,6 @@ from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["CompiledPlan", "MakePolicy", "OnMismatch"]
-
 OnMismatch = Literal["compute", "adapt", "error"]
 MakePolicy = Callable[[Schedule], Policy]
 

@@ -2,20 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "AttachError",
-    "BudgetError",
-    "ClockError",
-    "ForecastWarning",
-    "HycaError",
-    "PlanError",
-    "PlanMismatchError",
-    "PlanMismatchWarning",
-    "StudyError",
-    "TraceError",
-    "WorkloadError",
-]
-
 
 class HycaError(Exception):
     """Root of all errors of this project."""

@@ -24,8 +24,6 @@ from hyca_runtime.moment import Stream
 from hyca_runtime.report import StreamCount
 from hyca_runtime.run_tracker import RunTracker
 
-__all__ = ["Executor"]
-
 MAX_UNNAMED = 8
 """Guidance branches without a name that are remembered for one thread."""
 

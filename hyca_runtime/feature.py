@@ -7,8 +7,6 @@ from typing import Any, Self
 
 from torch import Tensor
 
-__all__ = ["Feature", "Signature", "Widths", "signature", "widths"]
-
 
 class Feature(tuple[Tensor, ...]):
     """The parts, and what the cache point must know to put them back.

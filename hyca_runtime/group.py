@@ -8,8 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-__all__ = ["DimensionGroup", "SolverSpec", "check_partition", "decode_channels", "encode_channels"]
-
 MAX_CHANNELS = 1 << 20
 
 

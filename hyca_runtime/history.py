@@ -9,8 +9,6 @@ from torch import Tensor
 
 from hyca_runtime.feature import Feature
 
-__all__ = ["History"]
-
 
 class History:
     """The last `depth` computed features and their positions, newest first.

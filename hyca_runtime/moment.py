@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Moment", "Stream"]
-
 Stream = tuple[str, int, int]
 """(branch, chunk, lane): the key of all run-time state."""
 

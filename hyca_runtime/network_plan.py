@@ -15,8 +15,6 @@ from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import ClosedFormSolver, Instant, Solver, TapTable, mixed_rows, solver_from_spec, tap_table
 
-__all__ = ["Cost", "ModelFingerprint", "NetworkPlan", "Part", "Quality", "TimeGrid"]
-
 
 class Part(BaseModel):
     """A strict, frozen piece of a plan."""

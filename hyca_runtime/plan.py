@@ -18,20 +18,6 @@ from hyca_runtime.point import CachePoint
 from hyca_runtime.registry import did_you_mean
 from hyca_runtime.schedule import Schedule
 
-__all__ = [
-    "PLAN_VERSION",
-    "Cost",
-    "ModelFingerprint",
-    "NetworkPlan",
-    "Plan",
-    "Quality",
-    "TimeGrid",
-    "load_plan",
-    "merge_plans",
-    "parse_plan",
-    "save_plan",
-]
-
 PLAN_VERSION = 2
 MAX_PLAN_BYTES = 1 << 28
 MAX_SHOWN = 600

@@ -14,8 +14,6 @@ from weakref import WeakValueDictionary
 from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.plan import Plan, load_plan
 
-__all__ = ["PlanCache"]
-
 EXPECTED_DIGEST = re.compile(r"[0-9a-f]{12,64}")
 
 

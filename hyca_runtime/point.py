@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from hyca_runtime.errors import PlanError
 
-__all__ = ["CachePoint", "Kind", "parse_point"]
-
 Kind = Literal["trunk", "output", "span", "blocks", "modules"]
 
 

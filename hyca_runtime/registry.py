@@ -15,8 +15,6 @@ from typing import Generic, TypeVar
 
 from hyca_runtime.errors import HycaError
 
-__all__ = ["Registry", "did_you_mean"]
-
 T = TypeVar("T")
 
 

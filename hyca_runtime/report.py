@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from hyca_runtime.moment import Stream
 
-__all__ = ["RunReport", "StreamCount"]
-
 
 @dataclass
 class StreamCount:

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from hyca_runtime.attach.clock import Clock, SchedulerGrid
 from hyca_runtime.errors import ClockError
-from hyca_runtime.plan import NetworkPlan
-
-__all__ = ["RunTracker"]
+from hyca_runtime.network_plan import NetworkPlan
 
 
 class RunTracker:

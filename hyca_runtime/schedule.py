@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from hyca_runtime.errors import PlanError
 
-__all__ = ["COMPUTE", "PREDICT", "Action", "Schedule"]
-
 
 class Action(BaseModel):
     """What is done on a step; `variant` names one of several networks (quantised copies, say)."""

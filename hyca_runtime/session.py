@@ -21,8 +21,6 @@ from hyca_runtime.plan import Plan
 from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.report import RunReport
 
-__all__ = ["Session", "apply_plan", "config_digest"]
-
 MAX_PLANS = 64
 """Plans that `Session.following` keeps ready."""
 
@@ -104,7 +102,7 @@ class Session:
             networks = {name: executor.module for name, executor in self._executors.items()}
             compiled = {}
             for section in plan.sections:
-                check_fits(plan.name, section, networks, "the session")
+                _check_fits(plan.name, section, networks, "the session")
                 if section.point != self._executors[section.component].plan.point:
                     raise PlanMismatchError(
                         f"plan {plan.name!r} is cached at '{section.point}', the session at "
@@ -204,11 +202,11 @@ def apply_plan(
     """
     networks = find_transformers(target)
     for section in plan.sections:
-        check_fits(plan.name, section, networks, type(target).__name__)
+        _check_fits(plan.name, section, networks, type(target).__name__)
     return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None), policy)
 
 
-def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
+def _check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
     if section.component not in networks:
         raise PlanMismatchError(
             f"plan {name!r} is for a {section.component!r}, {target} has only {', '.join(networks)}; "

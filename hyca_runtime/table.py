@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["pack_table", "unpack_table"]
-
 MAX_READABLE = 4096
 """Largest table, in numbers, that is written as nested lists."""
 

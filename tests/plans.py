@@ -8,7 +8,8 @@ import numpy as np
 from diffusers import FluxTransformer2DModel
 
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.plan import Cost, ModelFingerprint, NetworkPlan, Plan, TimeGrid
+from hyca_runtime.network_plan import Cost, ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.plan import Plan
 from hyca_runtime.point import parse_point
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.session import config_digest

@@ -13,22 +13,6 @@ from hyca_calib.pipelines.workload import Job
 if TYPE_CHECKING:
     from hyca_calib.search.problem import Problem
 
-__all__ = [
-    "INTERVALS",
-    "WARMUPS",
-    "Applied",
-    "Axis",
-    "Baseline",
-    "Family",
-    "HalfOpenAxis",
-    "Settings",
-    "Setup",
-    "Value",
-    "counts",
-    "ladder",
-    "nearest",
-]
-
 Value = int | float | str
 Settings = Mapping[str, Value]
 """One value for every axis."""

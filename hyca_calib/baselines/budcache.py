@@ -27,8 +27,6 @@ from hyca_calib.baselines.stepwise import OUTPUT, RESIDUAL, solver_weights, tabl
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_runtime.solvers import Hold
 
-__all__ = ["Steps", "budcache_family", "search_steps"]
-
 Steps = tuple[int, ...]
 """Computed steps, ascending."""
 

@@ -19,8 +19,6 @@ from hyca_calib.baselines.full_run import observe
 from hyca_runtime.attach.block_io import block_io
 from hyca_runtime.attach.points import Place, find_block_lists, find_transformer
 
-__all__ = ["DualBlock", "adapter_by_hand", "by_mask", "carriers", "dual_block_families", "forward_pattern", "package"]
-
 CALIBRATORS: dict[str, tuple[tuple[Axis, ...], Callable[[Any, Settings], Any]]] = {
     "": ((), lambda dit, settings: None),
     " + TaylorSeer": (

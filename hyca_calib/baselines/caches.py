@@ -13,8 +13,6 @@ from hyca_calib.baselines.foreign_caches import cached, timed
 from hyca_calib.baselines.full_run import magnitude_ratios, observe
 from hyca_runtime.attach.points import find_blocks, find_transformer
 
-__all__ = ["diffusers_families", "taylorseer_family"]
-
 PROJECTION = r"proj_out(_2)?"
 """The module that makes the network's output: FLUX's lite mode knows it by the first name, DiT has the second."""
 KNOWN_TO_SEA = ("WanTransformer3DModel", "Cosmos3OmniTransformer")

@@ -25,8 +25,6 @@ from hyca_calib.baselines.full_run import output_grams
 from hyca_calib.baselines.stepwise import RESIDUAL, TRUNK, solver_weights, tabled
 from hyca_runtime.solvers import Hold, Taylor
 
-__all__ = ["best_path", "cem_family", "computed_axis", "error_prior", "planned_steps"]
-
 Array = NDArray[np.float64]
 FORECASTS = {"reuse": (RESIDUAL, Hold()), "TaylorSeer": (TRUNK, Taylor(1))}
 """Where a feature is forecast, and how."""

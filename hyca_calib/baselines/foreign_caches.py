@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from hyca_calib.trace.scheduler_response import noise_levels
 from hyca_runtime.attach.clock import Clock
 
-__all__ = ["cacheable", "cached", "hook_registries", "timed", "untouched"]
-
 
 def hook_registries(network: nn.Module) -> list[Any]:
     """Where diffusers keeps the hooks of the network's modules."""

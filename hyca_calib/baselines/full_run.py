@@ -22,8 +22,6 @@ from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 
-__all__ = ["Facts", "magnitude_ratios", "observe", "output_grams"]
-
 
 class Facts(BaseModel):
     """What a full run of one sample looks like from outside.

@@ -24,8 +24,6 @@ from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import Place, find_blocks, find_transformer
 
-__all__ = ["fora_family", "layer_changes", "reused", "smooth_family", "smooth_schedule"]
-
 LAYER = re.compile(r"attn\d*|ff\w*|mlp|proj_mlp")
 """Names of the layers in a block of diffusers; a kind is a name."""
 FAR = 1e9

@@ -28,8 +28,6 @@ from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup, co
 from hyca_calib.baselines.stepwise import Weights, refusal, tabled
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["l2p_family", "learnt_weights"]
-
 RIDGE = 1e-6
 
 

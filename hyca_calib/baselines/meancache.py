@@ -37,8 +37,6 @@ from hyca_calib.baselines.full_run import output_grams
 from hyca_calib.baselines.stepwise import OUTPUT, Call, Computed, Stream, driven, weighted
 from hyca_runtime.feature import Feature
 
-__all__ = ["Averaged", "average_weights", "edge_costs", "meancache_family", "planned_gaps", "velocity_times"]
-
 Array = NDArray[np.float64]
 SPANS = (1, 2, 3, 4, 5, 6)
 """The values of K in the release's tables."""

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Spacing", "diffusion_on", "flow_on"]
-
 Array = NDArray[np.float64]
 Levels = Callable[[int], Array]
 """Noise levels, or timesteps, for a number of steps."""

@@ -15,8 +15,6 @@ from hyca_calib.search.replay import Multistep
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.solvers import Hermite
 
-__all__ = ["RECIPES", "recipe_families"]
-
 RECIPES = {"HyCa as published": "hyca", "FoCa as published": "foca", "HiCache as published": "hicache"}
 """Families and their presets."""
 

@@ -19,8 +19,6 @@ from hyca_calib.baselines.base import Applied, Axis, Family, HalfOpenAxis, Setti
 from hyca_calib.baselines.full_run import observe
 from hyca_calib.baselines.noise_levels import Spacing, diffusion_on, flow_on
 
-__all__ = ["DPM", "HEUN", "OWN", "UNIPC", "Sampler", "sampled_by", "sampler_families", "samplers"]
-
 OWN, DPM, UNIPC, HEUN = "fewer steps", "DPM-Solver++", "UniPC", "Heun"
 LEAST, MOST, APART = 0.04, 0.9, 1.12
 """Network calls of a method: the shares of the full run's, and how far apart they are."""

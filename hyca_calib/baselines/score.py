@@ -12,8 +12,6 @@ from hyca_calib.baselines.base import Baseline, Settings
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import SampledRun, run_untimed
 
-__all__ = ["Score", "joined", "reason", "score_or_error"]
-
 
 @dataclass(frozen=True)
 class Score:

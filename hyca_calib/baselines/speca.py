@@ -43,8 +43,6 @@ from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 from hyca_runtime.solvers import Taylor
 
-__all__ = ["Speculation", "relative_error", "speca_family"]
-
 ENTRIES, REJECTED = "entries", "rejected"
 """What a stream remembers: what went into the last block on computed steps, whether the draft before was rejected."""
 

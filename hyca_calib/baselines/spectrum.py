@@ -34,8 +34,6 @@ from hyca_calib.baselines.stepwise import refusal, solver_weights, tabled
 from hyca_runtime.solvers import ClosedFormSolver
 from hyca_runtime.solvers.newton import lagrange
 
-__all__ = ["SpectrumSolver", "chebyshev_row", "growing_windows", "spectrum_family"]
-
 GROWTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.5, 7.0, 10.0, 15.0, 22.0, 33.0)
 
 

@@ -28,21 +28,6 @@ from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import ClosedFormSolver
 
-__all__ = [
-    "OUTPUT",
-    "RESIDUAL",
-    "TRUNK",
-    "Call",
-    "Computed",
-    "Stream",
-    "Weights",
-    "driven",
-    "refusal",
-    "solver_weights",
-    "tabled",
-    "weighted",
-]
-
 TRUNK = CachePoint(kind="trunk")
 RESIDUAL = CachePoint(kind="trunk", keep="residual")
 OUTPUT = CachePoint(kind="output")

@@ -9,8 +9,6 @@ from operator import itemgetter
 
 from hyca_calib.baselines.score import Score
 
-__all__ = ["CLOSE_LOOK", "MORE", "SAME_COST", "SPARING", "Window", "chosen", "costs_of", "windows"]
-
 SAME_COST = 1.02
 """A method whose FLOPs ratio is up to this much higher counts as spending as much."""
 SPARING = 1.5

@@ -25,8 +25,6 @@ from hyca_calib.demo.judge.network import Judge
 from hyca_calib.pipelines.workload import Job, Workload
 from hyca_runtime import Plan, apply_plan
 
-__all__ = ["Comparison", "Learnt", "Tell", "plan_baseline"]
-
 FEW = 2
 """Samples of the select split on which settings are swept."""
 HARNESS = (Figures.__module__, Score.__module__)

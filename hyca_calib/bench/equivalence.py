@@ -21,20 +21,6 @@ from hyca_calib.bench.marks import CONFIDENCE
 from hyca_calib.demo.judge import WEIGHTS
 from hyca_calib.quality.metrics import interval_ends, resampled_means
 
-__all__ = [
-    "LEVEL",
-    "OUTCOMES",
-    "Departure",
-    "Effect",
-    "Margins",
-    "Marks",
-    "Outcome",
-    "PictureDamage",
-    "departures",
-    "load_margins",
-    "outcome",
-]
-
 Array = NDArray[np.float64]
 Outcome = Literal["as good", "worse", "cannot tell"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

@@ -10,8 +10,6 @@ from torch import Tensor
 from hyca_calib.quality.evaluate import Fidelity, SampledRun
 from hyca_calib.quality.metrics import image_psnr
 
-__all__ = ["Figures", "Timing", "figures_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Figures(Fidelity):

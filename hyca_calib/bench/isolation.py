@@ -14,8 +14,6 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_runtime.attach.points import find_transformers
 
-__all__ = ["CleanPipeline", "Fingerprint", "fingerprint"]
-
 PROBE_STEPS = 4
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs")
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", *HOOKS)

@@ -13,8 +13,6 @@ from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.results import Row
 from hyca_calib.quality.metrics import interval
 
-__all__ = ["Lead", "lead"]
-
 
 @dataclass(frozen=True)
 class Lead:

@@ -16,8 +16,6 @@ from torch.nn.functional import avg_pool2d
 
 from hyca_calib.demo.judge.network import Judge
 
-__all__ = ["CONFIDENCE", "SCALES", "confidence", "detail"]
-
 SCALES = (1, 2, 4)
 """Pixels of the blocks whose neighbours are compared."""
 CONFIDENCE = "confidence"

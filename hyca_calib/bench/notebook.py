@@ -18,8 +18,6 @@ from torch import Tensor
 from hyca_calib.records.atomic import replacing
 from hyca_calib.records.provenance import code_of
 
-__all__ = ["MEASURED", "Notebook"]
-
 T = TypeVar("T")
 MEASURED = "measured.jsonl"
 PICTURES = "pictures"

@@ -22,8 +22,6 @@ from hyca_calib.demo.judge.network import Judge, labels_of
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.metrics import interval, prompt_groups
 
-__all__ = ["JudgedPictures", "Judging", "PictureQuality", "frechet_distance", "judged", "quality"]
-
 Array = NDArray[np.float64]
 Interval = tuple[float, float, float]
 """A value and both ends of its 95 % interval."""

@@ -18,8 +18,6 @@ from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.provenance import Provenance
 
-__all__ = ["DEMO_RUN", "FULL", "OURS", "RESULTS", "Bench", "BenchFacts", "DemoRun", "Row", "read_bench"]
-
 OURS = "HyCa"
 """The family of our plans."""
 FULL = "full run"

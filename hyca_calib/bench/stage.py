@@ -18,8 +18,6 @@ from hyca_calib.pipelines.rollout import device_of, sample_images
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import SampledRun, run_untimed, sampling_seconds
 
-__all__ = ["Stage"]
-
 FINER = 4
 """Steps of the run that stands for the exact solution, over those of the full run."""
 NUM_EXACT = 16

@@ -9,8 +9,6 @@ from hyca_calib.baselines import Baseline, Family, Settings
 from hyca_calib.baselines.base import Value
 from hyca_calib.baselines.score import Score
 
-__all__ = ["MOST", "Sweep", "best_at", "open_ends", "sweep", "untried"]
-
 MOST = 300
 """The most settings of a family that are tried; a sweep that is cut there says so."""
 

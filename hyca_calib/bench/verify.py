@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,6 @@ from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.quality.evaluate import SampledRun, run_untimed
 from hyca_runtime import load_plan
 from hyca_runtime.errors import WorkloadError
-
-__all__ = ["CALIBRATED", "TOLERANCE_DB", "RemeasuredRow", "Verification", "families_of", "random_rows"]
 
 TOLERANCE_DB = 0.01
 CALIBRATED = 8
@@ -80,7 +79,7 @@ class Verification:
         jobs = self.workload.of("test")[: facts.batch]
         torch.set_num_threads(facts.threads)
         full = run_untimed(self.load(), jobs, self.workload.num_steps, facts.batch, nullcontext)
-        fresh = multiprocessing.get_context("spawn")
+        fresh = _fresh_processes()
         with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
             yield from pool.map(partial(self._remeasured, jobs, full), rows)
 
@@ -102,6 +101,15 @@ class Verification:
             return plan_baseline(row.method, plan, self.workload.num_steps, row.settings)
         found = families_of(self._bench, pipe, self.workload)
         return next(family for family in found if family.name == row.family).baseline(row.settings)
+
+
+def _fresh_processes() -> BaseContext:
+    """Processes in which no pipeline was ever made: copies of one that has imported our code and done nothing else."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def random_rows(bench: Bench, share: float, seed: int) -> list[Row]:

@@ -10,8 +10,6 @@ import typer
 from hyca_calib.cli.command import command
 from hyca_calib.commands.options import BenchOptions
 
-__all__ = ["bench", "solvers"]
-
 
 @command
 def bench(

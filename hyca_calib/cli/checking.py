@@ -7,8 +7,6 @@ import typer
 from hyca_calib.cli.command import command, show
 from hyca_calib.commands.options import CheckOptions, Json
 
-__all__ = ["check"]
-
 
 @command
 def check(options: CheckOptions, as_json: Json = False) -> None:

@@ -11,8 +11,6 @@ from typing import Any
 
 from hyca_calib.records.console import one_line_errors
 
-__all__ = ["command", "show"]
-
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """What typer is given instead of `function`.

@@ -9,8 +9,6 @@ import typer
 from hyca_calib.cli.command import command, show
 from hyca_calib.commands.options import Json
 
-__all__ = ["info"]
-
 
 @command
 def info(

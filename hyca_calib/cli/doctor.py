@@ -6,8 +6,6 @@ import typer
 
 from hyca_calib.cli.command import command
 
-__all__ = ["doctor"]
-
 
 @command
 def doctor() -> None:

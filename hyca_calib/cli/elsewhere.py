@@ -5,8 +5,6 @@ from __future__ import annotations
 from hyca_calib.cli.command import command
 from hyca_runtime.errors import StudyError
 
-__all__ = ["models", "reproduce"]
-
 
 @command
 def models() -> None:

@@ -11,8 +11,6 @@ import typer
 from hyca_calib.cli.command import command, show
 from hyca_calib.commands.options import EvaluateOptions, Json, TracedModel
 
-__all__ = ["evaluate", "merge", "report"]
-
 
 @command
 def evaluate(options: EvaluateOptions, as_json: Json = False) -> None:

@@ -12,8 +12,6 @@ from hyca_calib.cli.command import command, show
 from hyca_calib.commands.options import Json, SearchLimits
 from hyca_calib.records.console import say
 
-__all__ = ["demo", "search"]
-
 
 @command
 def demo(

@@ -9,8 +9,6 @@ import typer
 from hyca_calib.cli.command import command
 from hyca_calib.commands.options import Download, TracedModel, TraceOptions
 
-__all__ = ["gather", "trace", "verify"]
-
 
 @command
 def trace(options: TraceOptions) -> None:

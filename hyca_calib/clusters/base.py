@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from hyca_runtime.registry import Registry
 
-__all__ = ["Array", "Clusterer", "Labels", "cluster", "clusterers"]
-
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 """The group of each channel, ``(channel,)``."""

@@ -8,8 +8,6 @@ from sklearn.mixture import GaussianMixture
 
 from hyca_calib.clusters.base import Array, Labels, clusterers
 
-__all__ = ["agglomerative", "gaussian_mixture", "kmeans"]
-
 
 def kmeans(descriptors: Array, num_groups: int, seed: int) -> Labels:
     """Lloyd's k-means, best of four starts."""

@@ -16,8 +16,6 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from hyca_calib.clusters.base import Array, Labels, cluster
 
-__all__ = ["agreement", "labels_by", "labels_of", "separation"]
-
 
 def labels_of(groups: Sequence[NDArray[np.int64]], count: int) -> Labels:
     """The group of each of `count` channels, ``(channel,)``, from the channel indices of each group."""

@@ -41,8 +41,6 @@ from hyca_runtime import AttachError, Plan, load_plan
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import StudyError, WorkloadError
 
-__all__ = ["bench_all", "bench_runtime", "verify_bench"]
-
 HOURS = 600.0
 LIMITS = SearchLimits(timeout=HOURS, confirm=HOURS, refine=HOURS, rollouts=48, iterations=48)
 QUICK_LIMITS = SearchLimits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)

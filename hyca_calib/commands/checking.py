@@ -21,8 +21,6 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
 
-__all__ = ["CheckResult", "check_file", "show_check"]
-
 COLOURS: dict[Verdict, str] = {"holds": "green", "refit": "yellow", "redo": "red", "other model": "red"}
 MEANING: dict[Verdict, str] = {
     "holds": "making it again would gain nothing to speak of",

@@ -10,14 +10,13 @@ from hyca_calib.records.console import human_bytes
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
+from hyca_calib.trace.documents import REQUEST
 from hyca_calib.trace.folder import Folder
-from hyca_calib.trace.request import REQUEST, Request
+from hyca_calib.trace.request import Request
 from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import StudyError
-
-__all__ = ["describe"]
 
 Facts = dict[str, str]
 

@@ -25,8 +25,6 @@ from hyca_calib.trace.preflight import available_bytes
 from hyca_runtime import HycaError, apply_plan
 from hyca_runtime.point import CachePoint
 
-__all__ = ["Finding", "examine"]
-
 
 @dataclass(frozen=True)
 class Finding:

@@ -13,19 +13,6 @@ from hyca_calib.search.replay import Multistep
 from hyca_calib.trace.run import GRAM_TOKENS
 from hyca_runtime.compiled_plan import OnMismatch
 
-__all__ = [
-    "STUDIES",
-    "TRACES",
-    "BenchOptions",
-    "CheckOptions",
-    "EvaluateOptions",
-    "Json",
-    "SearchLimits",
-    "Seed",
-    "TraceOptions",
-    "short_name",
-]
-
 TRACES, STUDIES = Path("traces"), Path("studies")
 
 Model = Annotated[

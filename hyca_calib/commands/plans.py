@@ -16,8 +16,6 @@ from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
 
-__all__ = ["evaluate_file", "merge_files", "report_study"]
-
 
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
     """``hyca_calib evaluate``; returns the figures of the plan. The model is the caller's choice, never the plan's."""

@@ -38,8 +38,6 @@ from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError, TraceError
 
-__all__ = ["run_demo", "search_plans"]
-
 
 def search_plans(budgets: str, traces: Sequence[str], limits: SearchLimits, out: Path | None) -> list[Path]:
     """``hyca_calib search``; returns the paths of the plans.

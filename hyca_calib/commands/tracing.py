@@ -18,8 +18,6 @@ from hyca_calib.trace.shard_lock import Shard
 from hyca_calib.trace.verify import Damage, discard, verify
 from hyca_runtime.point import parse_point
 
-__all__ = ["gather_parts", "trace_model", "verify_trace"]
-
 
 def trace_model(options: TraceOptions) -> str:
     """``hyca_calib trace``; returns the trace's path or URL."""

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from hyca_calib.costs.flops import CostModel
 from hyca_runtime.errors import BudgetError
 
-__all__ = ["Budget", "parse_budgets"]
-
 FORMS = "expected a speed-up like 5x, a share of the full FLOPs like 20%, or a number like '10 steps'"
 
 

@@ -11,8 +11,6 @@ from typing import Any, Self
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-__all__ = ["CostModel", "count_flops", "measure_seconds", "seconds_of"]
-
 
 @dataclass(frozen=True)
 class CostModel:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Peak", "peak_bytes", "peak_memory"]
-
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 

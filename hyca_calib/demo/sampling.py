@@ -13,8 +13,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["Callback", "DemoPipeline", "FlowPipeline", "Generators", "whole_units"]
-
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 Callback = Callable[..., dict[str, Any] | None]

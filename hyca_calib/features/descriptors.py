@@ -12,8 +12,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DESCRIPTORS", "describe_channels"]
-
 Array = NDArray[np.float64]
 TINY = 1e-30
 ROUNDING = 1e-12  # of a channel's energy: below, a spectrum is rounding noise

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.pipeline import Pipeline
 
-__all__ = ["named_context", "pipeline_around"]
-
 
 def pipeline_around(module: nn.Module, around: Callable[[int], AbstractContextManager[Any]]) -> Pipeline:
     """A diffusers pipeline of which a call makes the calls of one run and nothing else.

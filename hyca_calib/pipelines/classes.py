@@ -12,8 +12,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["find_class", "quiet"]
-
 
 def find_class(name: str) -> type[nn.Module]:
     """A transformer class of diffusers, exported or not."""

@@ -9,8 +9,6 @@ from hyca_calib.demo import DEMOS, demo_prompts
 from hyca_calib.pipelines.workload import Workload, read_prompts
 from hyca_runtime.errors import PlanError, WorkloadError
 
-__all__ = ["batch_of", "prompts_of", "workload_of"]
-
 
 def prompts_of(model: str, path: Path | None) -> tuple[dict[str, Any], ...]:
     """The prompts in the file at `path`; without one those of an embedded model."""

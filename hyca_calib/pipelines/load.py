@@ -24,8 +24,6 @@ from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
 from hyca_runtime.session import config_digest
 
-__all__ = ["PLACEMENTS", "TracedModel", "default_device", "load_pipeline", "load_traced", "weights_digest"]
-
 PLACEMENTS = ("balanced", "offload", "sequential")
 """For models larger than one GPU: spread over all GPUs; moved in network by network, or layer by layer."""
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["tensors_of"]
-
 
 def tensors_of(output: Any) -> list[Tensor]:
     """All tensors of a nested output, in order."""

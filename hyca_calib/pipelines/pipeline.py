@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-__all__ = ["Pipeline"]
-
 
 class Pipeline(Protocol):
     """A pipeline of diffusers, or one that a user makes like them.

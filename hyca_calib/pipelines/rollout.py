@@ -15,8 +15,6 @@ from hyca_calib.pipelines.workload import Job, batches, merge_calls
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["device_of", "sample_clips", "sample_images", "sample_latents"]
-
 
 def device_of(pipe: Pipeline) -> torch.device:
     """The device of the network's weights."""

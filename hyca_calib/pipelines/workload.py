@@ -16,8 +16,6 @@ from pydantic import BaseModel
 
 from hyca_runtime.errors import WorkloadError
 
-__all__ = ["SPLITS", "Job", "Split", "Workload", "WorkloadSummary", "batches", "read_prompts"]
-
 Split = Literal["fit", "select", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHARES = {"fit": 3, "select": 1, "test": 3}

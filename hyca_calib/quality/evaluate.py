@@ -23,8 +23,6 @@ from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import OnMismatch
 
-__all__ = ["Evaluation", "Fidelity", "SampledRun", "evaluate_plan", "network_flops", "run_untimed", "sampling_seconds"]
-
 Method = Callable[[], AbstractContextManager[Any]]
 """Makes the context in which a pipeline samples."""
 

@@ -16,17 +16,6 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from hyca_calib.pipelines.workload import Job
 
-__all__ = [
-    "SampleFidelity",
-    "compare_images",
-    "image_psnr",
-    "interval",
-    "interval_ends",
-    "log_error",
-    "prompt_groups",
-    "resampled_means",
-]
-
 Array = NDArray[np.float64]
 RESAMPLES = 2000
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-__all__ = ["replacing", "write_json", "write_text"]
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

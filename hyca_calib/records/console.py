@@ -15,8 +15,6 @@ from rich.table import Table
 
 from hyca_runtime.errors import HycaError
 
-__all__ = ["counting", "human_bytes", "log_json", "one_line_errors", "present", "say", "stages"]
-
 _console = Console(stderr=True, highlight=False)
 """Progress and errors; results go to standard output."""
 

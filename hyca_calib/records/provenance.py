@@ -19,8 +19,6 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel
 
-__all__ = ["Provenance", "code_digest", "code_of", "command_line", "commit", "processor", "provenance", "versions"]
-
 PACKAGES = ("hyca_runtime", "hyca_calib")
 ROOT = Path(__file__).parents[2]
 """The folder that both packages are in."""

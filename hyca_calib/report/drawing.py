@@ -14,8 +14,6 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["ACCENT", "FAINT", "INK", "bare", "save"]
-
 INK, FAINT, ACCENT = "#1b2a41", "#d9e2ec", "#e4572e"
 
 

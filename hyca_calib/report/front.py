@@ -11,8 +11,6 @@ from hyca_calib.records.atomic import write_text
 from hyca_calib.report.drawing import INK, bare, save
 from hyca_runtime import Plan
 
-__all__ = ["write_front"]
-
 
 def write_front(plans: Sequence[tuple[Path, Plan]], folder: Path) -> Path:
     """Write ``front.md`` and ``front.png`` into `folder`; returns the path of the page.

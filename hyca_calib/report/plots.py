@@ -20,9 +20,7 @@ from hyca_calib.report.tiles import AMPLIFY, difference
 from hyca_calib.report.wall import Wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import forecast_error
-from hyca_runtime.plan import NetworkPlan
-
-__all__ = ["agreement_map", "error_map", "front_plot", "picture_wall", "schedule_strip", "trajectories", "trials_plot"]
+from hyca_runtime.network_plan import NetworkPlan
 
 
 def schedule_strip(section: NetworkPlan, path: Path) -> None:

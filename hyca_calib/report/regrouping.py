@@ -11,8 +11,6 @@ from hyca_calib.clusters.stability import agreement, labels_by
 from hyca_calib.features.descriptors import describe_channels
 from hyca_calib.search.problem import Problem
 
-__all__ = ["regrouped"]
-
 FEWEST_STEPS = 8
 """Of a part of a run; dynamics of fewer say nothing."""
 

@@ -12,8 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["AMPLIFY", "Strip", "difference", "strip"]
-
 AMPLIFY = 20
 GAP = 2
 FRAME_MS = 110

@@ -24,8 +24,6 @@ from hyca_calib.search.problem import Problem
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["Tile", "Wall", "draw_wall"]
-
 STARTS = (0, 3, 5)
 """Where samplers' levels begin, see `Spacing`: few spacings stand for many."""
 WARMUP = 3

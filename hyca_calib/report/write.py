@@ -20,9 +20,7 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan
-from hyca_runtime.plan import NetworkPlan
-
-__all__ = ["Summary", "siblings", "write_report"]
+from hyca_runtime.network_plan import NetworkPlan
 
 WALL_SAMPLES = 8
 TINY = 1e-30

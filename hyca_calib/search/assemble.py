@@ -17,11 +17,9 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.plan import Cost, ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.network_plan import Cost, ModelFingerprint, NetworkPlan, TimeGrid
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Fitted, Solver
-
-__all__ = ["assemble_section", "build_section", "channel_taps", "group_labels", "plan_taps", "provenance", "with_taps"]
 
 
 def build_section(candidate: Candidate) -> NetworkPlan:

@@ -19,8 +19,6 @@ from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Hold, Solver
 
-__all__ = ["FITTED", "Candidate", "Settings", "partition"]
-
 FITTED = "fitted"
 """Label of the taps that are fitted to each group."""
 

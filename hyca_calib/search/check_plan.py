@@ -30,9 +30,8 @@ from hyca_calib.search.lineage import changes_of, misfit_of, refinement_gain, se
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.retimed import BROKEN, Retimed, retime, retimed_cost
 from hyca_calib.search.tune import solve
-from hyca_runtime.plan import NetworkPlan, Plan
-
-__all__ = ["SCHEDULE_DB", "TAPS_DB", "Check", "Costs", "Remade", "Verdict", "check_plan", "decide", "remake"]
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan import Plan
 
 Verdict = Literal["holds", "refit", "redo", "other model"]
 

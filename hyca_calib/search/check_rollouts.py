@@ -13,9 +13,8 @@ from hyca_calib.search.check_plan import Verdict, decide, remake
 from hyca_calib.search.lineage import refinement_gain
 from hyca_calib.search.problem import Problem, Samples
 from hyca_calib.search.rollout_error import log_errors, to_db
-from hyca_runtime.plan import NetworkPlan, Plan
-
-__all__ = ["Measured", "judge", "measure", "rollout_db"]
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan import Plan
 
 
 class Measured(BaseModel, frozen=True):

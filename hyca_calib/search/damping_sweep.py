@@ -16,8 +16,6 @@ from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["sweep_damping"]
-
 POWERS = (1.0, 1.5, 0.5, 2.0, 1.25, 0.75, 0.0)
 STARTS = (1, 2)
 FEEDBACK_SHARE = 0.5

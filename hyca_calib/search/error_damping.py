@@ -31,8 +31,6 @@ from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.feature import Feature
 
-__all__ = ["carried_over", "measure_damping", "smoothed", "with_damping"]
-
 JOBS = 4
 PUSH = 0.3
 """A push over the feature's change since the step before: the size and direction that forecast errors have."""

@@ -18,8 +18,6 @@ import numpy as np
 from hyca_calib.search.replay import Array, gaps
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["with_feedback"]
-
 RIDGE, TINY = 1e-5, 1e-30
 
 

@@ -22,8 +22,6 @@ from hyca_calib.search.taps import fit_rows
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton
 
-__all__ = ["GapTable", "best_schedules", "gap_table"]
-
 Steps = NDArray[np.int64]
 
 BLOCK = 32

@@ -9,9 +9,8 @@ from hyca_calib.search.retimed import is_on_grid
 from hyca_calib.trace.folder import Where
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import PlanMismatchError, TraceError
-from hyca_runtime.plan import NetworkPlan, Plan
-
-__all__ = ["changes_of", "misfit_of", "own_problem", "refinement_gain", "section_for", "settings_of", "trace_named_in"]
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan import Plan
 
 
 def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, str]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Grain", "Refinement", "RolloutLimits", "SearchOptions", "Tuning"]
-
 Grain = Literal["channel", "group"]
 """What has a row of taps of its own: every channel, or every group of channels."""
 

@@ -24,10 +24,8 @@ from hyca_calib.search.assemble import group_labels, plan_taps
 from hyca_calib.search.options import Grain
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array, forecast_error, grouped
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import Schedule
-
-__all__ = ["coordinates", "drawn_to_groups", "preconditioned"]
 
 RIDGE, TINY = 1e-5, 1e-30
 OWN = 0.3

@@ -24,7 +24,7 @@ from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Multistep, forecast_error, grouped, rows_of, schedule_cost
 from hyca_calib.search.taps import compile_rows
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import (
     BDF2,
@@ -38,16 +38,6 @@ from hyca_runtime.solvers import (
     RungeKutta,
     Solver,
 )
-
-__all__ = [
-    "PRESETS",
-    "Preset",
-    "choose_once",
-    "documented_warmup",
-    "preset_section",
-    "published_schedule",
-    "recipe_section",
-]
 
 PROBE_STEPS = 6
 """The "first few timesteps" a probe looks at; the step after them is the one that is predicted."""

@@ -15,8 +15,6 @@ from hyca_calib.pipelines.workload import Job, Split, Workload
 from hyca_calib.search.replay import Array
 from hyca_calib.trace.store import Trace
 
-__all__ = ["AXES", "Problem", "Samples"]
-
 AXES = ("step", "sigma", "log_snr")
 """Time axes a solver can extrapolate on: step index, noise level, log signal-to-noise ratio of a
 rectified flow, ``2 log((1 - sigma) / sigma)``."""

@@ -31,9 +31,7 @@ from hyca_calib.search.problem import Samples
 from hyca_calib.search.rollout_error import to_db
 from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
 from hyca_calib.trace.preflight import available_bytes
-from hyca_runtime.plan import NetworkPlan
-
-__all__ = ["RefinementTask", "affordable", "refine_taps", "step_size"]
+from hyca_runtime.network_plan import NetworkPlan
 
 LEAST_ITERATIONS, LEAST_BATCH, LEAST_EVALUATIONS = 20, 4, 3
 """What limited minutes should be enough for: slow models get smaller batches, but the gradient of fewer than four

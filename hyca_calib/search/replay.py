@@ -22,8 +22,6 @@ from numpy.typing import ArrayLike, NDArray
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Instant, Solver
 
-__all__ = ["Multistep", "forecast_error", "gap_cost", "grouped", "residual_gram", "rows_of", "schedule_cost"]
-
 Array = NDArray[np.float64]
 
 

@@ -10,11 +10,9 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array, gap_cost, gaps, residual_gram
 from hyca_calib.trace.store import Trace
 from hyca_runtime.moment import Moment
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.schedule import Schedule
-
-__all__ = ["BROKEN", "Retimed", "is_on_grid", "retime", "retimed_cost"]
 
 BROKEN = 1e30
 

@@ -15,9 +15,8 @@ from hyca_calib.search.problem import Samples
 from hyca_runtime import apply_plan
 from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.errors import ForecastWarning
-from hyca_runtime.plan import NetworkPlan, Plan
-
-__all__ = ["LOST", "log_errors", "rollout_psnr", "to_db"]
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan import Plan
 
 LOST = 4.0
 """Squared error of a picture in [-1, 1] that could not be worse: 0 dB."""

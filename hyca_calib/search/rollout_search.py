@@ -13,8 +13,6 @@ from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["FEEDBACK_SHARES", "neighbours", "search_by_rollouts"]
-
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 FEEDBACK_SHARES = (0.5, 0.25, 0.75, 1.0)
 """Shares of earlier errors that are taken back, see `with_feedback`."""

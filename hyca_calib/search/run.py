@@ -23,10 +23,9 @@ from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tap_rollout import NotDifferentiableError
-from hyca_runtime.plan import NetworkPlan, Plan, Quality, load_plan, save_plan
+from hyca_runtime.network_plan import NetworkPlan, Quality
+from hyca_runtime.plan import Plan, load_plan, save_plan
 from hyca_runtime.solvers import ClosedFormSolver
-
-__all__ = ["Progress", "Stage", "search", "search_preset"]
 
 Stage = Literal["confirm", "refine"]
 Progress = Callable[[Stage, float, str], None]

@@ -15,8 +15,6 @@ from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.storage import TASK, Storage, give_back, open_study, run_trial
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["SharedRollouts"]
-
 POLL_S = 0.2
 
 

@@ -25,8 +25,6 @@ from hyca_runtime.solvers import (
     Taylor,
 )
 
-__all__ = ["ALL_SOLVERS", "POOL", "SolverFacts", "facts_of", "solver_label", "to_markdown"]
-
 ALL_SOLVERS: tuple[ClosedFormSolver, ...] = (
     Hold(),
     *map(Newton, (1, 2, 3, 4)),

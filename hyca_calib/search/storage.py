@@ -20,8 +20,6 @@ from sqlalchemy.pool import NullPool
 
 from hyca_runtime.errors import StudyError
 
-__all__ = ["TASK", "Storage", "give_back", "open_study", "public", "run_trial"]
-
 Storage = str | Path
 """A journal file; or the URL of a database (``postgresql://...``) or of Optuna's gRPC proxy (``grpc://host:port``)."""
 

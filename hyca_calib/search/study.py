@@ -11,8 +11,6 @@ from filelock import FileLock
 from hyca_calib.records.atomic import write_text
 from hyca_runtime.errors import StudyError
 
-__all__ = ["JOURNAL", "StudyFolder"]
-
 JOURNAL = "journal.log"
 
 

@@ -19,10 +19,8 @@ from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.combine import split_weights, weighted_sum
 from hyca_runtime.feature import Feature, widths
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.run_tracker import RunTracker
-
-__all__ = ["NotDifferentiableError", "TapRollout", "activation_bytes"]
 
 
 class NotDifferentiableError(RuntimeError):

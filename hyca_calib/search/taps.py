@@ -18,8 +18,6 @@ from hyca_calib.search.replay import Array, Multistep, gaps, rows_of
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Fitted, Newton, Solver
 
-__all__ = ["compile_rows", "fit_rows", "fit_solver"]
-
 TINY = 1e-30
 
 

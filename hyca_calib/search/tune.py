@@ -21,8 +21,6 @@ from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
 
-__all__ = ["solve", "tune"]
-
 DESCRIPTOR_SETS = (
     "energy",
     "dynamics",

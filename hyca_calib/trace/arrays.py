@@ -33,8 +33,6 @@ from hyca_calib.trace.request import Request
 from hyca_calib.trace.statistics import num_pairs
 from hyca_runtime.errors import TraceError
 
-__all__ = ["Arrays", "write_array"]
-
 Sizes = tuple[int, ...]
 WIDTH = 64
 """Channels of a chunk."""

@@ -15,8 +15,6 @@ from hyca_calib.trace.request import TRACE_VERSION, check_version
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 
-__all__ = ["TraceAttributes"]
-
 
 class TraceAttributes(BaseModel, frozen=True):
     """The attributes of a trace.

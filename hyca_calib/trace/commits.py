@@ -10,8 +10,6 @@ from hyca_calib.trace.digests import FileDigest
 from hyca_calib.trace.documents import damaged, read_as, write_json
 from hyca_calib.trace.folder import Folder
 
-__all__ = ["COMMITS", "Commit", "NonFinite", "committed"]
-
 COMMITS = "commits"
 
 

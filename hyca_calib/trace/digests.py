@@ -17,8 +17,6 @@ from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.shard_lock import LOCKS
 
-__all__ = ["MANIFEST", "UNCOUNTED", "FileDigest", "Manifest", "Witness"]
-
 MANIFEST = "manifest.json"
 UNCOUNTED = (MANIFEST, f"{RUNS}/", f"{LOCKS}/")
 """Files that differ between equal traces."""

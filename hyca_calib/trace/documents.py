@@ -10,8 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 from hyca_calib.trace.folder import Folder
 from hyca_runtime.errors import TraceError
 
-__all__ = ["REQUEST", "Document", "checked", "damaged", "read_as", "read_json", "write_json"]
-
 Document = dict[str, Any]
 Value = TypeVar("Value")
 MAX_BYTES = 64 * 1024**2

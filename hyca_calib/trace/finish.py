@@ -20,8 +20,6 @@ from hyca_calib.trace.shard_lock import Shard, sole_writer
 from hyca_calib.trace.statistics import unpacked_gram
 from hyca_runtime.errors import TraceError
 
-__all__ = ["COST", "finish", "summarise"]
-
 COST = "cost.json"
 
 

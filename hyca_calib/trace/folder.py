@@ -23,8 +23,6 @@ from zarr.storage import FsspecStore, LocalStore
 
 from hyca_runtime.errors import TraceError
 
-__all__ = ["Folder", "Where"]
-
 Where = str | Path
 PART = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.+-]+")
 PARTIAL = ".partial"

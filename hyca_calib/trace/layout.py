@@ -15,8 +15,6 @@ from hyca_calib.trace.scheduler_response import impulse_response, noise_levels
 from hyca_calib.trace.statistics import choose_tokens, sampling_error
 from hyca_runtime.errors import TraceError
 
-__all__ = ["LAYOUT", "Layout"]
-
 LAYOUT = "facts.json"
 
 

@@ -13,8 +13,6 @@ from hyca_calib.trace.layout import LAYOUT
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.shard_lock import Shard, shard_lock
 
-__all__ = ["merge_traces"]
-
 
 def merge_traces(
     parts: Sequence[Where], out: Where, on_samples: Callable[[int], None] = lambda done: None

@@ -8,8 +8,6 @@ from typing import Any
 from hyca_calib.trace.documents import Document, damaged, read_json
 from hyca_calib.trace.folder import Folder
 
-__all__ = ["check_array", "check_group"]
-
 ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8}
 CODECS = ("bytes", "zstd", "crc32c", "sharding_indexed")
 MAX_DIMENSIONS, MAX_NESTING = 8, 4

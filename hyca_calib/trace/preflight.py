@@ -17,8 +17,6 @@ from hyca_calib.trace.statistics import BLOCK_BYTES, num_pairs
 from hyca_calib.trace.writer import WAITING
 from hyca_runtime.errors import TraceError
 
-__all__ = ["Preflight", "available_bytes"]
-
 
 @dataclass(frozen=True)
 class Preflight:

@@ -24,8 +24,6 @@ from hyca_runtime.errors import AttachError, TraceError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 
-__all__ = ["Recorder", "Recording"]
-
 RECALL = {True: 1e-3, False: 0.05}
 """Relative error of a step predicted from its own feature, in float32 and in fewer bits: rounding, no more."""
 

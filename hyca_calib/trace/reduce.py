@@ -13,8 +13,6 @@ from hyca_calib.trace.layout import Layout
 from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.statistics import packed_gram
 
-__all__ = ["reduced"]
-
 SHOWN = 8
 """Channels that are named where NaN or infinity was."""
 

@@ -14,8 +14,6 @@ from hyca_calib.trace.folder import Folder
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 
-__all__ = ["REQUEST", "TRACE_VERSION", "Request", "check_version"]
-
 TRACE_VERSION = 4
 """Since 4 the tail's gain is that of the fit split alone; before, every second batch of all splits was in it."""
 

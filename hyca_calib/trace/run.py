@@ -23,8 +23,6 @@ from hyca_calib.trace.writer import Writer
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 
-__all__ = ["GRAM_TOKENS", "trace"]
-
 GRAM_TOKENS = 8192
 PROBE_STEPS = 2
 

@@ -13,8 +13,6 @@ from hyca_calib.records.provenance import command_line, versions
 from hyca_calib.trace.documents import write_json
 from hyca_calib.trace.folder import Folder
 
-__all__ = ["RUNS", "run_log"]
-
 RUNS = "runs"
 
 

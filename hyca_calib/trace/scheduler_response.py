@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["impulse_response", "noise_levels"]
-
 Array = NDArray[np.float64]
 PIXELS = (4, 2, 2)  # a latent of a shape that every sampler takes
 IMPULSE = 1e-3  # stays clear of samplers that clip

@@ -21,8 +21,6 @@ from pydantic import BaseModel, Field, ValidationError
 from hyca_calib.trace.folder import Folder
 from hyca_runtime.errors import TraceError
 
-__all__ = ["LOCKS", "Shard", "shard_lock", "sole_writer"]
-
 LOCKS = ".locks"
 HEARTBEAT_S, STALE_S = 15.0, 60.0
 """On object stores a lock is an object that is written again and again; an old one is a dead writer's."""

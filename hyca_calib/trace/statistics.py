@@ -21,8 +21,6 @@ from torch import Tensor
 
 from hyca_runtime.feature import Feature
 
-__all__ = ["choose_tokens", "num_pairs", "packed_gram", "sampling_error", "unpacked_gram"]
-
 BLOCK_BYTES = 256 * 1024**2
 """Working memory: channels are taken in blocks that fit."""
 

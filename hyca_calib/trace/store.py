@@ -16,14 +16,12 @@ from hyca_calib.pipelines.workload import SPLITS, Split, Workload
 from hyca_calib.trace.attributes import TraceAttributes
 from hyca_calib.trace.commits import committed
 from hyca_calib.trace.digests import MANIFEST
-from hyca_calib.trace.documents import damaged, read_as, read_json
+from hyca_calib.trace.documents import REQUEST, damaged, read_as, read_json
 from hyca_calib.trace.finish import COST
 from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.metadata import check_array, check_group
-from hyca_calib.trace.request import REQUEST, Request
+from hyca_calib.trace.request import Request
 from hyca_runtime.errors import HycaError, TraceError
-
-__all__ = ["Trace", "newest_trace"]
 
 
 class Trace:

@@ -8,12 +8,10 @@ from typing import Literal
 
 from hyca_calib.trace.commits import COMMITS, Commit, committed
 from hyca_calib.trace.digests import MANIFEST, UNCOUNTED, FileDigest, Manifest
-from hyca_calib.trace.documents import read_as
+from hyca_calib.trace.documents import REQUEST, read_as
 from hyca_calib.trace.folder import Folder, Where
-from hyca_calib.trace.request import REQUEST, Request
+from hyca_calib.trace.request import Request
 from hyca_runtime.errors import TraceError
-
-__all__ = ["Damage", "discard", "verify"]
 
 DATA = ("points/", "times/", "latents/", f"{COMMITS}/")
 """Where a file that nobody wrote would be taken for data; others may lie beside."""

@@ -19,8 +19,6 @@ from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.reduce import reduced
 from hyca_calib.trace.request import Request
 
-__all__ = ["WAITING", "Writer"]
-
 WAITING = 2
 """Batches that wait or are written; more would only need memory."""
 

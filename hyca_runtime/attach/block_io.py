@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from hyca_runtime.errors import AttachError
 
-__all__ = ["BLOCK_IO", "BlockIO", "block_io"]
-
 
 @dataclass(frozen=True)
 class BlockIO:

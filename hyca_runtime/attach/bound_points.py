@@ -35,8 +35,6 @@ from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 
-__all__ = ["BoundPoint", "bind_point"]
-
 Proxies = Sequence[tuple[Place, nn.Module]]
 
 

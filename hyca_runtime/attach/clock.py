@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from hyca_runtime.attach.context import Context
 from hyca_runtime.errors import ClockError
 
-__all__ = ["Arguments", "Clock", "SchedulerGrid"]
-
 TIMESTEPS = ("timestep", "timesteps", "t", "vision_timesteps")
 PROMPTS = (
     "encoder_hidden_states",

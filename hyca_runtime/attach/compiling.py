@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["around", "outside"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -11,8 +11,6 @@ from torch import nn
 
 from hyca_runtime.attach.forwards import Patch, Replacement
 
-__all__ = ["Context"]
-
 
 class Context(threading.local):
     """What this thread has said about its calls of one network.

@@ -13,8 +13,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["ForwardSlot", "Patch", "Replacement"]
-
 
 class Replacement:
     """A callable in the place of a method of `owner`.

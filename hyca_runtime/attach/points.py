@@ -13,19 +13,6 @@ from hyca_runtime.attach.block_io import block_io
 from hyca_runtime.errors import AttachError
 from hyca_runtime.registry import did_you_mean
 
-__all__ = [
-    "Place",
-    "find_block_lists",
-    "find_blocks",
-    "find_embedders",
-    "find_modules",
-    "find_span",
-    "find_tail",
-    "find_transformer",
-    "find_transformers",
-    "first_block",
-]
-
 BLOCK_LIST = re.compile(r"(?:^|_)(?:blocks|layers|refiner)$")
 """Names of the lists whose members are transformer blocks; other lists hold projections and adapters."""
 

@@ -19,19 +19,6 @@ from hyca_runtime.attach.block_io import BlockIO, block_io, check_streams, strea
 from hyca_runtime.attach.points import Place
 from hyca_runtime.errors import AttachError
 
-__all__ = [
-    "AddToInput",
-    "CaptureInput",
-    "CaptureOutput",
-    "CaptureStreams",
-    "IdleLinear",
-    "IdleList",
-    "InjectInput",
-    "PassBy",
-    "Recall",
-    "placed",
-]
-
 
 @contextmanager
 def placed(proxies: Sequence[tuple[Place, nn.Module]]) -> Iterator[None]:

@@ -7,8 +7,6 @@ from typing import Protocol
 from hyca_runtime.moment import Moment
 from hyca_runtime.schedule import Action
 
-__all__ = ["Policy"]
-
 
 class Policy(Protocol):
     """Decides the action of each moment, on the host, before the network is called."""

@@ -7,8 +7,6 @@ from bisect import bisect_right
 from hyca_runtime.moment import Moment
 from hyca_runtime.schedule import PREDICT, Action, Schedule
 
-__all__ = ["Scheduled"]
-
 LOOKAHEAD = 0.25
 """A step this much further on counts as reached, in steps of the plan."""
 

@@ -9,8 +9,6 @@ import numpy as np
 
 from hyca_runtime.solvers.base import OrderedSolver, register
 
-__all__ = ["AdamsBashforth", "integrate_slopes"]
-
 
 def integrate_slopes(nodes: np.ndarray, start: float, end: float) -> np.ndarray:
     r"""Weights of slopes at `nodes` in the integral of their polynomial, :math:`\int \ell_j(\tau)\, d\tau`."""

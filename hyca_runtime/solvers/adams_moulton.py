@@ -10,8 +10,6 @@ import numpy as np
 from hyca_runtime.solvers.adams_bashforth import AdamsBashforth, integrate_slopes
 from hyca_runtime.solvers.base import ClosedFormSolver, register
 
-__all__ = ["AdamsMoulton"]
-
 
 @register
 @dataclass(frozen=True)

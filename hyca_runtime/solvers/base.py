@@ -30,17 +30,6 @@ from torch import Tensor
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.registry import Registry
 
-__all__ = [
-    "AdaptiveSolver",
-    "ClosedFormSolver",
-    "Instant",
-    "OrderedSolver",
-    "Solver",
-    "register",
-    "solver_from_spec",
-    "solvers",
-]
-
 solvers: Registry[type[Solver]] = Registry("solver", "hyca.solvers")
 
 

@@ -9,8 +9,6 @@ import numpy as np
 
 from hyca_runtime.solvers.base import ClosedFormSolver, register
 
-__all__ = ["BDF2", "BDF3", "bdf2_gain", "bdf_weights"]
-
 
 def bdf2_gain(ratio: float) -> float:
     r"""Factor of the last difference in slope-free BDF2, :math:`\omega^2 / (1 + 2\omega)`."""

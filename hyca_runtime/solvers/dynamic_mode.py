@@ -13,8 +13,6 @@ from torch import Tensor
 from hyca_runtime.solvers.base import AdaptiveSolver, register
 from hyca_runtime.solvers.newton import lagrange
 
-__all__ = ["DynamicMode"]
-
 BRACKET = 16.0
 PARTS = 64
 ROUNDS = 5

@@ -10,8 +10,6 @@ import numpy as np
 
 from hyca_runtime.solvers.base import ClosedFormSolver, register
 
-__all__ = ["Exponential"]
-
 
 @register
 @dataclass(frozen=True)

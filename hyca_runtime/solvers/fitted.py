@@ -12,8 +12,6 @@ from hyca_runtime.group import SolverSpec
 from hyca_runtime.solvers.base import Instant, Solver, register
 from hyca_runtime.table import pack_table, unpack_table
 
-__all__ = ["Fitted"]
-
 
 @register
 @dataclass(frozen=True, eq=False)

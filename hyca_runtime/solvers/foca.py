@@ -10,8 +10,6 @@ import numpy as np
 from hyca_runtime.solvers.base import ClosedFormSolver, register
 from hyca_runtime.solvers.bdf import bdf2_gain
 
-__all__ = ["FoCa"]
-
 
 @register
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ import numpy as np
 from hyca_runtime.solvers.base import OrderedSolver, register
 from hyca_runtime.solvers.taylor import repeated_differences
 
-__all__ = ["Hermite"]
-
 
 @register
 @dataclass(frozen=True)

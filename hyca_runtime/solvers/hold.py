@@ -9,8 +9,6 @@ import numpy as np
 
 from hyca_runtime.solvers.base import ClosedFormSolver, register
 
-__all__ = ["Hold"]
-
 
 @register
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ import numpy as np
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers.base import Instant, Solver
 
-__all__ = ["TapTable", "mixed_rows", "tap_table"]
-
 
 @dataclass(frozen=True)
 class TapTable:

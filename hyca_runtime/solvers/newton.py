@@ -9,8 +9,6 @@ import numpy as np
 
 from hyca_runtime.solvers.base import OrderedSolver, register
 
-__all__ = ["Newton", "lagrange"]
-
 
 def lagrange(times: np.ndarray, target: float) -> np.ndarray:
     r"""Weights of polynomial interpolation, :math:`w_i = \prod_{j \ne i} (t - t_j) / (t_i - t_j)`.

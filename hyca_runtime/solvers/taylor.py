@@ -10,8 +10,6 @@ import numpy as np
 
 from hyca_runtime.solvers.base import OrderedSolver, register
 
-__all__ = ["Taylor", "repeated_differences"]
-
 
 def repeated_differences(times: np.ndarray) -> list[np.ndarray]:
     """The i-th differences at the newest step as rows over the features, i from 0 to ``len(times) - 1``."""

@@ -19,7 +19,7 @@ from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint
 from studies.paper.chapter import Context
 from studies.paper.replay_setup import Array

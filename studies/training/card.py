@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-__all__ = ["drawn", "write_card"]
-
 SCALE, GAP = 2, 4
 
 

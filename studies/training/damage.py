@@ -14,8 +14,6 @@ from hyca_calib.bench.equivalence import PictureDamage
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.metrics import image_psnr
 
-__all__ = ["FEWER", "LEVELS", "blurred", "damaged", "damaged_to", "noisy"]
-
 LEVELS = (40.0, 30.0, 25.0, 20.0)
 """PSNR to the full run, in dB."""
 FEWER = "fewer steps"

@@ -11,8 +11,6 @@ from torch import Tensor
 from hyca_calib.demo.emoji.text import PAD
 from studies.training.loop import Loop
 
-__all__ = ["FlowRecipe", "batch_loss", "flow_loss"]
-
 
 @dataclass(frozen=True)
 class FlowRecipe(Loop):

@@ -42,8 +42,6 @@ from hyca_calib.records.atomic import write_json, write_text
 from hyca_calib.records.provenance import provenance
 from studies.training.damage import damaged
 
-__all__ = ["Detection", "chosen_margins", "detection", "detection_table", "margins"]
-
 SAMPLES = {"demo": 112, "demo-class": 112, "demo-video": 28}
 """Of the workloads of the published tables."""
 MARGIN_DB = 30.0

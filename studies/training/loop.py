@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from hyca_calib.records.atomic import replacing
 
-__all__ = ["Loop", "learning_rate", "main", "train_loop"]
-
 Network = TypeVar("Network", bound=nn.Module)
 Recipe = TypeVar("Recipe", bound="Loop")
 

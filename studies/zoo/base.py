@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from hyca_calib.pipelines.classes import find_class, quiet
 
-__all__ = ["MODELS", "PIPELINES", "Kwargs", "Randn", "TinyModel", "TinyPipeline", "tiny_model", "tiny_pipeline"]
-
-
 Kwargs = dict[str, Any]
 
 

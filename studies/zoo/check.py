@@ -19,8 +19,6 @@ from hyca_runtime.attach.points import find_block_lists, find_transformers
 from hyca_runtime.point import CachePoint, parse_point
 from studies.zoo.base import Kwargs, TinyModel, TinyPipeline
 
-__all__ = ["CHECKS", "Verdict", "check_model", "check_pipeline"]
-
 STEPS, COMPUTED = 6, (0, 1, 3)
 CHECKS = ("attach", "identical", "no block runs", "restored", "compiled")
 

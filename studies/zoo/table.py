@@ -8,8 +8,6 @@ from hyca_calib.records.provenance import versions
 from studies.zoo import MODELS, PIPELINES
 from studies.zoo.check import CHECKS, Verdict, check_model, check_pipeline
 
-__all__ = ["POINTS", "check_all", "to_markdown"]
-
 POINTS = ("trunk", "output", "blocks")
 MARKS = {"yes": "✓", "not run": ""}
 

@@ -41,7 +41,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError
 from hyca_runtime.feature import Feature
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule
 

@@ -33,7 +33,7 @@ from hyca_calib.trace.merge import merge_traces
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import TraceError
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Hold
 

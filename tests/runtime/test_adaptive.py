@@ -23,7 +23,7 @@ from hyca_runtime.combine import forecast, split_weights
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.history import History
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import parse_point
 from hyca_runtime.solvers import DynamicMode, Fitted, Hold, Newton
 

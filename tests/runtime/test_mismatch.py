@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import Plan, PlanError, PlanMismatchError, PlanMismatchWarning, apply_plan, merge_plans
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.solvers import Hold, Newton
 
 

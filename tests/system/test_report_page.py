@@ -21,7 +21,7 @@ from hyca_calib.search.run import search_preset
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan, save_plan
-from hyca_runtime.plan import Quality
+from hyca_runtime.network_plan import Quality
 
 ARTEFACTS = Path(__file__).parents[2] / ".artefacts"
 """Screenshots, for people to look at after a run of the tests."""

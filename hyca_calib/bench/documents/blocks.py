@@ -20,8 +20,6 @@ from hyca_calib.bench.documents.standing import families_table, gains_table, rul
 from hyca_calib.records.atomic import write_text
 from hyca_runtime.errors import StudyError
 
-__all__ = ["BLOCK", "RENDERERS", "documents", "publish", "rendered"]
-
 BLOCK = re.compile(r"^<!-- figures: (?P<name>[\w-]+) -->\n(?P<body>.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
 BEGIN = re.compile(r"^<!-- figures:", re.MULTILINE)
 

@@ -14,8 +14,6 @@ from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.results import Bench, Row
 from hyca_calib.bench.sweep import best_at
 
-__all__ = ["to_csv", "to_markdown"]
-
 FIGURES = ("flops_ratio", "psnr_db", "psnr_db_worst", "exact_db", "ssim", "ssim_worst", "latent_error")
 TIMING = ("wall_ratio", "peak_bytes")
 JUDGED = ("frechet", "accuracy")

@@ -12,8 +12,6 @@ from matplotlib import colormaps, pyplot
 from hyca_calib.bench.choice import MORE, SPARING
 from hyca_calib.report.drawing import ACCENT, bare, save
 
-__all__ = ["Dot", "draw_front"]
-
 COLORS = {
     "fewer steps": "#7f7f7f",
     "DPM-Solver++": "#1f77b4",

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from hyca_calib.bench.lead import Lead
 from hyca_calib.records.provenance import Provenance
 
-__all__ = ["lead_cells", "listed", "made_with", "signed", "table", "wrapped"]
-
 WIDTH = 120
 SHOWN = ("torch", "diffusers", "cache-dit")
 """Libraries that are named beside a figure; result files name more."""

@@ -8,8 +8,6 @@ from hyca_calib.bench.documents.markdown import listed, made_with, signed, table
 from hyca_calib.bench.results import DEMO_RUN, DemoRun
 from hyca_calib.bench.runtime.costs import Realised, RuntimeCosts, TimedCache
 
-__all__ = ["demo_sentence", "runtime_sentence", "runtime_tables"]
-
 
 def demo_sentence(root: Path) -> str:
     """What the first command takes, and what its plan reaches."""

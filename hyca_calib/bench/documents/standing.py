@@ -15,8 +15,6 @@ from hyca_calib.bench.lead import Lead, lead
 from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.results import FULL, OURS, RESULTS, Bench, read_bench
 
-__all__ = ["benches_below", "families_table", "gains_table", "rules_sentence", "standing_list"]
-
 GOAL_DB, GOAL_AT = 6.0, ("3x", "5x")
 """How far ahead of everything that costs more we set out to be, and at which budgets."""
 PREFIX = f"{OURS} plan "

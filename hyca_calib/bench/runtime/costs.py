@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from hyca_calib.records.provenance import Provenance
 
-__all__ = ["Overhead", "Realised", "RuntimeCosts", "SumSpeed", "TimedCache"]
-
 
 @dataclass(frozen=True)
 class SumSpeed:

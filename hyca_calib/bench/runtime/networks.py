@@ -12,8 +12,6 @@ from torch import nn
 
 from hyca_calib.pipelines.classes import find_class, quiet
 
-__all__ = ["NETWORKS", "Network"]
-
 Inputs = Callable[[nn.Module, str, torch.dtype], dict[str, Any]]
 
 

@@ -30,8 +30,6 @@ from hyca_runtime.feature import Feature
 from hyca_runtime.history import History
 from hyca_runtime.point import CachePoint
 
-__all__ = ["measure_overhead", "measure_realised", "measure_sum"]
-
 
 @dataclass(frozen=True)
 class _Sampled:

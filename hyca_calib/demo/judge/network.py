@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FEATURES", "Judge", "labels_of"]
-
 FEATURES = 24
 """Few enough for a covariance of 48 samples."""
 WIDTHS = (24, 48, 96)

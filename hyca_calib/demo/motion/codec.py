@@ -7,8 +7,6 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-__all__ = ["BlockCodec"]
-
 
 class BlockCodec(ModelMixin, ConfigMixin):
     """A linear autoencoder; to a block of ``(frames, side, side)`` pixels belongs one latent vector.

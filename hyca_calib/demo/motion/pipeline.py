@@ -17,8 +17,6 @@ from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.sampling import Callback, FlowPipeline, Generators, whole_units
 
-__all__ = ["MotionPipeline", "MotionPipelineOutput"]
-
 
 @dataclass
 class MotionPipelineOutput(BaseOutput):

@@ -25,7 +25,7 @@ from hyca_calib.search.refine import RefinementTask, refine_taps
 from hyca_calib.search.rollout_error import to_db
 from hyca_calib.search.tune import solve
 from hyca_runtime import Plan, apply_plan
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from studies.paper.chapter import Context, kept
 
 BUDGET = "5x"

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from hyca_calib.search.exact import GapTable
 from studies.paper.replay_setup import Array
 
-__all__ = ["table_cost"]
-
 
 def table_cost(table: GapTable, computed: NDArray[np.int64]) -> Array:
     """Costs ``(n,)`` of many schedules of equally many steps at once.

@@ -19,7 +19,7 @@ from hyca_calib.search.problem import Problem, Samples
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tune import tune
 from hyca_runtime import Plan
-from hyca_runtime.plan import NetworkPlan
+from hyca_runtime.network_plan import NetworkPlan
 from studies.paper.chapter import Context, kept
 from studies.paper.rollouts import searched, traced
 from studies.paper.transfers.situations import Situation

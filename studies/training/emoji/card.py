@@ -9,8 +9,6 @@ from pathlib import Path
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from studies.training.card import drawn, write_card
 
-__all__ = ["write"]
-
 COLUMNS = 12
 
 CARD = """\

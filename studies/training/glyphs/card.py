@@ -7,8 +7,6 @@ from pathlib import Path
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 from studies.training.card import drawn, write_card
 
-__all__ = ["write"]
-
 ROWS, COLUMNS = 5, 18
 
 CARD = """\

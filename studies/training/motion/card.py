@@ -10,8 +10,6 @@ from hyca_calib.demo.motion.pipeline import MotionPipeline
 from studies.training.card import drawn, write_card
 from studies.training.motion.clips import OBJECTS
 
-__all__ = ["write"]
-
 SEEN, UNSEEN, EVERY = 8, 4, 2
 
 CARD = """\

@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["BACKGROUNDS", "FRAMES", "MOTIONS", "OBJECTS", "SIZE", "Pose", "Scene", "render", "scenes"]
-
 FRAMES, SIZE = 16, 32
 SHARPER = 3
 """Clips are drawn so many times larger, then averaged."""

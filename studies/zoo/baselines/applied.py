@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from hyca_calib.pipelines.outputs import tensors_of
 
-__all__ = ["COMPUTED", "Applied", "Baseline", "Call", "Outputs", "Way", "bare_outputs"]
-
 COMPUTED = (0, 1, 3, 5)
 """Steps that this project's runtime computes, as the others do with an interval of 2 after two steps."""
 

@@ -14,8 +14,6 @@ from hyca_runtime.attach.points import Place
 from studies.zoo.baselines.applied import Applied, Call, Way
 from studies.zoo.check import STEPS
 
-__all__ = ["dual_block", "dual_block_taylor"]
-
 
 def dual_block(module: nn.Module) -> list[Way]:
     """DBCache, by itself and with its adapter written by hand."""

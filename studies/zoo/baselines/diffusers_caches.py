@@ -18,8 +18,6 @@ from hyca_runtime.attach.points import find_block_lists
 from studies.zoo.baselines.applied import Applied, Call, Outputs, Way
 from studies.zoo.check import STEPS
 
-__all__ = ["THRESHOLDS", "first_block", "mag", "taylor", "taylor_blocks", "taylor_lite"]
-
 THRESHOLDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Of FirstBlockCache; random weights change more from step to step than trained ones."""
 

@@ -16,8 +16,6 @@ from studies.zoo.baselines.cache_dit import dual_block, dual_block_taylor
 from studies.zoo.baselines.diffusers_caches import THRESHOLDS, first_block, mag, taylor, taylor_blocks, taylor_lite
 from studies.zoo.check import STEPS
 
-__all__ = ["BASELINES"]
-
 
 def _own(_: nn.Module) -> list[Way]:
     def apply(module: nn.Module, calls: Sequence[Call]) -> Applied:

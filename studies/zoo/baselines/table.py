@@ -16,8 +16,6 @@ from studies.zoo.baselines.methods import BASELINES
 from studies.zoo.baselines.verdicts import CLOSE, CUT, BaselineVerdict, baseline_matrix
 from studies.zoo.check import STEPS
 
-__all__ = ["main", "to_markdown"]
-
 WORDS = {
     "works": "steps are spared, outputs are right as far as these checks can tell, no state outlives a run",
     "works, leaks": "as before, but a run that an exception cut off changes the run after it",

@@ -23,8 +23,6 @@ from studies.zoo.baselines.applied import Applied, Call, Outputs, Way, bare_outp
 from studies.zoo.baselines.methods import BASELINES
 from studies.zoo.check import STEPS, run_of
 
-__all__ = ["CLOSE", "CUT", "BaselineVerdict", "baseline_matrix"]
-
 CLOSE = 1e-3
 """Largest relative error that is taken for rounding, where every call of a run is the same."""
 CUT = 3
