@@ -53,7 +53,7 @@ def trace_model(options: TraceOptions) -> str:
 def verify_trace(where: str, repair: bool, model: str | None, download: bool) -> list[Damage]:
     """``hyca_calib verify``; what is damaged, or still is after the repair, for which see `load_traced`."""
     with counting("verify", None) as advance:
-        damages = verify(where, lambda done, total: advance(1))
+        damages = verify(where, advance)
     for damage in damages:
         say(str(damage))
     if not damages or not repair:

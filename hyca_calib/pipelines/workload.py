@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -97,16 +97,6 @@ class Workload:
 
     def of(self, split: Split) -> tuple[Job, ...]:
         return tuple(job for job in self.jobs if job.split == split and job.index not in self.excluded)
-
-    def test_jobs(self, seeds: int) -> tuple[Job, ...]:
-        """The test split drawn with several noise seeds, seed by seed; the first is that of ``of("test")``."""
-        test = self.of("test")
-        apart = BETWEEN_SPLITS * len(SPLITS)
-        return tuple(
-            replace(job, index=job.index + draw * len(test), seed=job.seed + draw * apart)
-            for draw in range(seeds)
-            for job in test
-        )
 
     @property
     def digest(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,8 +50,22 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
             sums[SPLITS.index(jobs[0].split)] += arrays.gram[number]
             if number in gain_of:
                 gain += arrays.gain[number]
+        attributes = TraceAttributes(
+            branches=layout.branches,
+            num_tokens=layout.num_tokens,
+            scheduler_timesteps=layout.scheduler_timesteps,
+            model=request.model,
+            point=request.point,
+            workload=request.workload.describe(),
+            splits=[job.split for job in request.workload.jobs],
+            batch=request.batch,
+            gram_share=layout.gram_share,
+            gram_error=layout.gram_error,
+            excluded=excluded,
+            nonfinite=[found for commit in commits for found in commit.nonfinite],
+        )
         gram = unpacked_gram(sums, len(layout.timesteps))
-        summarise(arrays.root, gram, gain / measured, layout, _attributes(request, layout, commits, excluded))
+        summarise(arrays.root, gram, gain / measured, layout, attributes)
     Manifest.of(folder, {key: of for commit in commits for key, of in commit.files.items()}).write(folder)
 
 
@@ -76,20 +89,3 @@ def summarise(root: Any, gram: np.ndarray, gain: np.ndarray, layout: Layout, att
     for name, values in arrays.items():
         write_array(root, name, values)
     root.attrs.update(attributes.model_dump(mode="json", exclude_none=True))
-
-
-def _attributes(request: Request, layout: Layout, commits: Sequence[Commit], excluded: list[int]) -> TraceAttributes:
-    return TraceAttributes(
-        branches=layout.branches,
-        num_tokens=layout.num_tokens,
-        scheduler_timesteps=layout.scheduler_timesteps,
-        model=request.model,
-        point=request.point,
-        workload=request.workload.describe(),
-        splits=[job.split for job in request.workload.jobs],
-        batch=request.batch,
-        gram_share=layout.gram_share,
-        gram_error=layout.gram_error,
-        excluded=excluded,
-        nonfinite=[found for commit in commits for found in commit.nonfinite],
-    )

@@ -25,11 +25,11 @@ def noise_levels(scheduler: Any, timesteps: list[float]) -> Array:
     Args:
         timesteps: the scheduler's own at the steps that ran.
     """
-    grid = _grid(scheduler)
+    grid, first = _grid(scheduler, timesteps)
     sigmas = getattr(scheduler, "sigmas", None)
     products = getattr(scheduler, "alphas_cumprod", None)
     if sigmas is not None and len(sigmas) == len(grid) + 1 and timesteps:
-        first, levels = _begin(grid, timesteps), torch.as_tensor(sigmas).double().cpu().numpy()
+        levels = torch.as_tensor(sigmas).double().cpu().numpy()
         if first + len(timesteps) < len(levels):
             found = levels[first : first + len(timesteps) + 1]
             return np.asarray(found / (1 + found) if levels.max() > 1 + 1e-6 else found)
@@ -57,11 +57,10 @@ def impulse_response(scheduler: Any, timesteps: list[float]) -> Array | None:
     Returns:
         None for a sampler that cannot be driven like this.
     """
-    grid = _grid(scheduler)
+    grid, first = _grid(scheduler, timesteps)
     if not len(grid):
         return None
-    first, steps = _begin(grid, timesteps), len(timesteps)
-    device = scheduler.timesteps.device
+    steps, device = len(timesteps), scheduler.timesteps.device
 
     def final(outputs: Tensor) -> Tensor:
         sampler = copy.deepcopy(scheduler)
@@ -85,10 +84,10 @@ def impulse_response(scheduler: Any, timesteps: list[float]) -> Array | None:
     return response if np.isfinite(response).all() and response.any() else None
 
 
-def _grid(scheduler: Any) -> Array:
-    timesteps = getattr(scheduler, "timesteps", None)
-    return timesteps.double().cpu().numpy() if isinstance(timesteps, Tensor) and timesteps.ndim == 1 else np.zeros(0)
-
-
-def _begin(grid: Array, timesteps: list[float]) -> int:
-    return int(np.abs(grid - timesteps[0]).argmin())
+def _grid(scheduler: Any, timesteps: list[float]) -> tuple[Array, int]:
+    """All timesteps of the scheduler, if it says them, and which of them is the first that ran."""
+    known = getattr(scheduler, "timesteps", None)
+    if not isinstance(known, Tensor) or known.ndim != 1 or not len(known) or not timesteps:
+        return np.zeros(0), 0
+    grid = known.double().cpu().numpy()
+    return grid, int(np.abs(grid - timesteps[0]).argmin())

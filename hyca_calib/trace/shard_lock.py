@@ -127,13 +127,15 @@ def _heartbeat(folder: Folder, shard: Shard) -> Iterator[None]:
     done = threading.Event()
 
     def beat() -> None:
-        while True:
-            with suppress(TraceError):  # the next one may get through
-                folder.write(key, _Heartbeat().model_dump_json().encode())
-            if done.wait(HEARTBEAT_S):
-                return
+        with suppress(TraceError):  # the next one may get through
+            folder.write(key, _Heartbeat().model_dump_json().encode())
 
-    thread = threading.Thread(target=beat, daemon=True)
+    def beat_on() -> None:
+        while not done.wait(HEARTBEAT_S):
+            beat()
+
+    beat()
+    thread = threading.Thread(target=beat_on, daemon=True)
     thread.start()
     try:
         yield

@@ -73,16 +73,15 @@ def sampling_error(features: Sequence[Sequence[Feature]], num_tokens: Sequence[S
         features: ``[branch][step]``, one ``(sample, token, channel)`` for each part.
         num_tokens: ``[branch][part]``, how many there are.
     """
-    counted = zip(features, num_tokens, strict=True)
-    if all(part.shape[1] >= n for steps, counts in counted for part, n in zip(steps[0], counts, strict=True)):
-        return 0.0
-    found = [
-        _relative_error(part, count)
+    pairs = [
+        (part, count)
         for steps, counts in zip(features, num_tokens, strict=True)
         for feature in steps
         for part, count in zip(feature, counts, strict=True)
     ]
-    errors = torch.cat(found)
+    if all(part.shape[1] >= count for part, count in pairs):
+        return 0.0
+    errors = torch.cat([_relative_error(part, count) for part, count in pairs])
     finite = errors[errors.isfinite()]
     return float(finite.median()) if len(finite) else 1.0
 

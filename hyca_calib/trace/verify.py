@@ -38,11 +38,11 @@ class Damage:
         return f"{self.kind}: {self.key}{of}"
 
 
-def verify(where: Where, on_file: Callable[[int, int], None] = lambda done, total: None) -> list[Damage]:
+def verify(where: Where, on_files: Callable[[int], None] = lambda read: None) -> list[Damage]:
     """Compare all files; of an incomplete trace those of its committed batches.
 
     Args:
-        on_file: told how many of how many files were read.
+        on_files: told how many more files were read.
 
     Raises:
         TraceError: no trace, or one that no longer says what it was made for.
@@ -71,16 +71,15 @@ def verify(where: Where, on_file: Callable[[int, int], None] = lambda done, tota
             expected.setdefault(key, digest)
             owners[key] = (batch, commit.samples)
     there = {key for key in folder.listing() if not key.startswith(UNCOUNTED)}
-    for i, (key, digest) in enumerate(sorted(expected.items())):
-        on_file(i, len(expected))
+    for key, digest in sorted(expected.items()):
         if key not in there:
             damages.append(Damage(key, "missing", *owners.get(key, ())))
         elif FileDigest.of(folder.read(key)) != digest:
             damages.append(Damage(key, "changed", *owners.get(key, ())))
+        on_files(1)
     if complete:
         strangers = (key for key in there - expected.keys() if key.startswith(DATA))
         damages += [Damage(key, "unknown") for key in sorted(strangers)]
-    on_file(len(expected), len(expected))
     return list(dict.fromkeys(damages))
 
 

@@ -22,6 +22,9 @@ from hyca_calib.trace.request import Request
 WAITING = 2
 """Batches that wait or are written; more would only need memory."""
 
+Staged = tuple[dict[str, Tensor], Any]
+"""Tensors on the host, and the event at which they are there; None if they are already."""
+
 
 class Writer:
     """Writes batches in order; an error comes up at the next call. A context manager.
@@ -71,10 +74,9 @@ class Writer:
         tensors, nonfinite = reduced(recording, self._layout, samples)
         if len(self._waiting) == WAITING:
             self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(self._write, batch, samples, nonfinite, *self._staged(tensors)))
+        self._waiting.append(self._thread.submit(self._write, batch, samples, self._staged(tensors), nonfinite))
 
-    def _staged(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
-        """The tensors on the host, and the event at which they are there; None if they are already."""
+    def _staged(self, tensors: dict[str, Tensor]) -> Staged:
         if self._stream is None:
             return {name: tensor.cpu() for name, tensor in tensors.items()}, None
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
@@ -86,17 +88,11 @@ class Writer:
                 tensor.record_stream(self._stream)  # its memory is not reused before the copy is done
         return staged, copied
 
-    def _write(
-        self,
-        batch: int,
-        samples: tuple[int, ...],
-        nonfinite: tuple[NonFinite, ...],
-        staged: dict[str, Tensor],
-        copied: Any,
-    ) -> None:
+    def _write(self, batch: int, samples: tuple[int, ...], staged: Staged, nonfinite: tuple[NonFinite, ...]) -> None:
+        tensors, copied = staged
         if copied is not None:
             copied.synchronize()
-        found, arrays = {name: tensor.numpy() for name, tensor in staged.items()}, self._arrays
+        found, arrays = {name: tensor.numpy() for name, tensor in tensors.items()}, self._arrays
         with self._folder.clear_errors():
             arrays.witness.take()
             numbers = slice(samples[0], samples[-1] + 1)

@@ -26,18 +26,6 @@ def test_the_first_samples_do_not_depend_on_how_many_there_are() -> None:
         assert all((a.seed, a.call) == (b.seed, b.call) for a, b in pairs)
 
 
-def test_more_noise_for_the_test_prompts() -> None:
-    workload = Workload(tiny.prompts(), num_samples=42)
-    test, drawn = workload.of("test"), workload.test_jobs(3)
-    assert drawn[: len(test)] == test
-    assert workload.test_jobs(1) == test
-    assert [job.call for job in drawn] == [job.call for job in test] * 3
-    seeds = {job.seed for job in (*workload.jobs, *drawn)}
-    assert len(seeds) == len(workload.jobs) + 2 * len(test)
-    assert len({job.index for job in (*workload.jobs, *drawn)}) == len(seeds)
-    assert [len(group) for group in batches(drawn, 8)] == [8] * (len(drawn) // 8) + [len(drawn) % 8]
-
-
 def test_batches_hold_one_split_and_equal_settings() -> None:
     prompts: tuple[dict[str, Any], ...] = (*tiny.prompts(), *({"prompt": "x", "true_cfg_scale": 2.0},) * 4)
     workload = Workload(prompts, num_samples=28)

@@ -27,7 +27,7 @@ from hyca_calib.trace.verify import verify
 from hyca_runtime import load_plan
 
 TESTS = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
