@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
@@ -24,12 +25,21 @@ another sampler, another kind of guidance than the emoji model's.
 | | |
 |---|---|
 | Data | {pictures} glyphs of {fonts} Debian fonts in random inks on random papers |
-| Licence | weights: Apache-2.0, as this repository; the fonts' own licences allow embedding of drawn text |
+| Licence | weights: Apache-2.0, as this repository; the fonts have licences of their own, see below |
 | Training | {step} steps of {batch} pictures, {minutes} minutes on {device}; bf16 autocast, AdamW, EMA {ema} |
 | Loss | {loss} (mean squared velocity error, uniform times; running mean at the end) |
 | Reproduce | `python -m studies.training.glyphs.train --out DIR --compile` |
 
 Out of scope: anything but testing.
+
+## Fonts
+
+{listed}
+"""
+
+NOT_RECORDED = """\
+When these weights were trained, only the number of the fonts was written down, not their names and licences; they
+came from Debian's `fonts-*` packages. A new training lists them here.
 """
 
 
@@ -37,6 +47,8 @@ def write(folder: Path) -> None:
     """Write ``README.md`` and ``samples.png`` into a folder of weights."""
     pipe = GlyphPipeline.from_weights(folder)
     classes, config = pipe.config.classes, pipe.transformer.config
+    known = json.loads((folder / "training.json").read_text()).get("licences", {})
+    listed = "\n".join(f"- {font}: {licence}" for font, licence in known.items()) or NOT_RECORDED.strip()
     write_card(
         folder,
         CARD,
@@ -47,4 +59,5 @@ def write(folder: Path) -> None:
         size=config.sample_size,
         tokens=(config.sample_size // config.patch_size) ** 2,
         classes=len(classes),
+        listed=listed,
     )

@@ -1,15 +1,17 @@
 """Training data of the class-conditional demo model: capital letters and digits of Debian's fonts.
 
 Needed only to train again; every Latin font file below `FONTS` is used, so the set depends on which
-``fonts-*`` packages are installed. The card lists how many there were.
+``fonts-*`` packages are installed. `licences` tells which, for the card.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -39,6 +41,17 @@ def load_glyphs(size: int, folder: Path = FONTS) -> tuple[np.ndarray, list[str]]
     if not kept:
         raise FileNotFoundError(f"no Latin font below {folder}; install some: apt install fonts-dejavu fonts-lato")
     return np.stack([drawn for _, drawn in kept.values()]), [name for name, _ in kept.values()]
+
+
+def licences(fonts: Sequence[str], folder: Path = FONTS) -> dict[str, str]:
+    """What each font file says of its licence, by the font's name: a URL, else its text, else its copyright."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.stem in fonts and path.suffix.lower() in {".ttf", ".otf"}:
+            with TTFont(path, lazy=True) as font:
+                told = (font["name"].getDebugName(field) for field in (14, 13, 0))  # of OpenType's name table
+                found[path.stem] = next((" ".join(text.split()) for text in told if text), "not said")
+    return found
 
 
 def colour(coverage: Tensor, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hyca_calib.demo.glyphs.pipeline import CLASSES, GlyphPipeline
 from studies.training.glyphs import card
-from studies.training.glyphs.data import colour, load_glyphs
+from studies.training.glyphs.data import colour, licences, load_glyphs
 from studies.training.loop import Loop, main, train_loop
 
 
@@ -93,7 +93,7 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
 
     # A DiT in training mode drops the label anew in every block; dropping it here drops it in all of them.
     transformer = build_transformer(recipe).eval()
-    facts = {"fonts": len(fonts), "pictures": len(fonts) * len(CLASSES)}
+    facts = {"fonts": len(fonts), "pictures": len(fonts) * len(CLASSES), "licences": licences(fonts)}
 
     def pipeline_of(half: DiTTransformer2DModel) -> GlyphPipeline:
         return GlyphPipeline(half, scheduler, CLASSES)
