@@ -265,6 +265,7 @@ def _alternate(
     """Seconds of each function, called in turn; each is repeated until `floor` seconds are filled."""
     times: list[list[float]] = [[] for _ in functions]
     loops = [max(1, math.ceil(floor / max(_seconds(f, device), 1e-6))) for f in functions]
+    gc.freeze()  # to collect garbage among all that was ever imported takes a second, of whoever is timed by then
     for _ in range(repeats):
         for found, function, loop in zip(times, functions, loops, strict=True):
 
@@ -273,6 +274,7 @@ def _alternate(
                     function()
 
             found.append(_seconds(several, device) / loop)
+    gc.unfreeze()
     return times
 
 
