@@ -127,9 +127,10 @@ def _latents(_network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
     if not isinstance(value, Tensor):
         return None
     if value.ndim == 3:
-        ids, side = kwargs.get("img_ids"), math.isqrt(value.shape[1])  # FLUX says ``(token, 3)`` places, others nothing
-        rows, columns = (ids.reshape(-1, ids.shape[-1])[-1][-2:] + 1).int() if isinstance(ids, Tensor) else (side, side)
-        value = value.transpose(1, 2).reshape(len(value), -1, rows, columns)
+        ids, grid = kwargs.get("img_ids"), [math.isqrt(value.shape[1])] * 2  # a square
+        if isinstance(ids, Tensor):  # of FLUX, ``(token, 3)``: the last one's place
+            grid = (ids.reshape(-1, ids.shape[-1])[-1, -2:] + 1).int().tolist()
+        value = value.transpose(1, 2).reshape(len(value), -1, *grid)
     return list((value if value.ndim == 5 else value.unsqueeze(2)).unbind())
 
 

@@ -81,8 +81,7 @@ class Speculation(BaseModel):
 
     def row(self, steps: Sequence[int], target: int) -> np.ndarray:
         """Weights of the features of `steps`, newest first, in the draft of step `target`."""
-        newest = np.array(steps[: self.order + 1], dtype=np.float64)
-        return Taylor(self.order).weights(newest, float(target))
+        return Taylor(self.order).weights(np.array(steps[: self.order + 1], dtype=np.float64), float(target))
 
 
 def relative_error(draft: Feature, live: Feature) -> float:
