@@ -1,0 +1,1 @@
+"""Plans beside all other methods: sweeps, rows, tables, documents; and what the runtime itself costs."""

@@ -1,0 +1,1 @@
+"""What a run costs: FLOPs, time, memory, and budgets of them."""

@@ -1,0 +1,1 @@
+"""Descriptors of feature dimensions, for clustering."""

@@ -1,0 +1,1 @@
+"""How near a run is to the full one."""

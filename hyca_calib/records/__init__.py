@@ -1,0 +1,1 @@
+"""What is written down beside results: provenance, whole files or none, and the lines on a terminal."""

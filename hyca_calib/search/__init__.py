@@ -1,0 +1,1 @@
+"""From traces to plans: grouping, schedules, solvers, rollouts, refinement; and whether a plan still holds."""

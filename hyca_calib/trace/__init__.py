@@ -1,0 +1,1 @@
+"""Recording hidden features of full runs into Zarr, and reading them."""
