@@ -198,6 +198,7 @@ def _alternate(functions: Sequence[Callable[[], Any]], repeats: int, floor: floa
     """Seconds of each function, called in turn; each is repeated until `floor` seconds are filled."""
     times: list[list[float]] = [[] for _ in functions]
     loops = [max(1, math.ceil(floor / max(seconds_of(f), 1e-6))) for f in functions]
+    gc.freeze()  # to collect garbage among all that was ever imported takes a second, of whoever is timed by then
     for _ in range(repeats):
         for found, function, loop in zip(times, functions, loops, strict=True):
 
@@ -206,6 +207,7 @@ def _alternate(functions: Sequence[Callable[[], Any]], repeats: int, floor: floa
                     function()
 
             found.append(seconds_of(several) / loop)
+    gc.unfreeze()
     return times
 
 
