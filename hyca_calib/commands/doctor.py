@@ -48,10 +48,10 @@ def examine() -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
-    """What hyca asks for, and what is installed."""
+    """What both distributions ask for, and what is installed."""
     found = []
     optional = {"psycopg": "--storage postgresql://", "s3fs": "s3:// traces", "triton": "fused sums on a GPU"}
-    for line in requires("hyca") or []:
+    for line in dict.fromkeys([*_asked("hyca"), *_asked("hyca-calib")]):
         requirement = Requirement(line)
         extra = str(requirement.marker or "")
         if extra and 'extra == "calib"' not in extra:
@@ -67,6 +67,13 @@ def _packages() -> list[Finding]:
         told = "installed" if importlib.util.find_spec(name) is not None else "not installed"
         found.append(Finding(name, f"{told} (optional: {use})"))
     return found
+
+
+def _asked(distribution: str) -> list[str]:
+    try:
+        return requires(distribution) or []
+    except PackageNotFoundError:
+        return []
 
 
 def _device() -> Finding:

@@ -25,7 +25,7 @@ def main(
         ),
     ] = None,
     work: Annotated[Path, typer.Option(help="Traces, plans and finished parts; an interrupted run goes on.")] = HERE
-    / "work",
+    / "unfinished",
     out: Annotated[Path, typer.Option(help="Folder for README.md, numbers.json and figures.")] = HERE / "results",
     seed: Seed = 0,
     quick: Annotated[

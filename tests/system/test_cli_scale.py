@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,8 @@ def test_a_sound_installation() -> None:
     assert done.exit_code == 0, done.stdout
     for part in ("embedded model  samples (1, 64, 48)", "2 of 4 steps computed", "Zarr writes and reads", "no GPU"):
         assert part in done.stdout or part == "no GPU"
+    for name in ("torch", "pydantic", "hyca-calib", "diffusers", "optuna", "zarr"):
+        assert re.search(rf"^ok   {name} ", done.stdout, re.MULTILINE), "both distributions' requirements are looked at"
 
 
 def test_an_ill_installation(monkeypatch: pytest.MonkeyPatch) -> None:
