@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t
 
-from hyca_calib.quality.metrics import interval, interval_ends, resampled_means
-from studies.paper.replay_setup import TINY, Array
+from hyca_calib.quality.metrics import RESAMPLES, interval, interval_ends, resampled_means
+from hyca_calib.search.replay import Array
+from hyca_calib.search.taps import TINY
+from studies.paper.ruling import shared_level
 
 Ratio = tuple[float, float, float]
 """Mean and 95 % interval."""
-
-DRAWS = 2000
 
 
 def logarithm(costs: Array) -> Array:
@@ -30,7 +32,7 @@ def over(one: Array, other: Array, seed: int, groups: Sequence[int] | None = Non
     """
     rows = np.concatenate([np.atleast_2d(costs).reshape(-1, one.shape[-1]) for costs in (one, other)])
     labels = range(one.shape[-1]) if groups is None else groups
-    draws = resampled_means(rows.T, labels, DRAWS, seed)
+    draws = resampled_means(rows.T, labels, RESAMPLES, seed)
 
     def mean_log(means: Array) -> Array:
         tops, bottoms = np.split(logarithm(means), 2, axis=1)
@@ -56,11 +58,21 @@ def difference(
 def apart(one: Sequence[float], other: Sequence[float]) -> Ratio:
     """Mean of one less mean of other, which are of different samples, with interval."""
     means = [
-        resampled_means(np.asarray(x, dtype=np.float64)[:, None], range(len(x)), DRAWS, i)
+        resampled_means(np.asarray(x, dtype=np.float64)[:, None], range(len(x)), RESAMPLES, i)
         for i, x in enumerate((one, other))
     ]
     low, high = quantiles((means[0] - means[1])[:, 0], min(len(one), len(other)))
     return float(np.mean(one) - np.mean(other)), low, high
+
+
+def bootstrapped(statistic: Callable[[NDArray[np.int64]], Array], count: int, seed: int) -> Ratio:
+    """A statistic of so many things with interval over them.
+
+    Args:
+        statistic: of their numbers ``(..., thing)``, ``(...)``; some may be drawn more than once.
+    """
+    draws = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    return float(statistic(np.arange(count))), *quantiles(statistic(draws), count)
 
 
 def student(values: Sequence[float], level: float = 0.95) -> Ratio:
@@ -78,9 +90,8 @@ def swing(costs: Array, seed: int, groups: Sequence[int] | None = None) -> Ratio
     At most: the largest of the upper ends of all pairs, each at 95 %, for all of them must lie below. At least: the
     largest of the lower ends, at the level that the number of pairs asks for.
     """
-    ways = range(len(costs))
-    pairs = [(a, b) for a in ways for b in ways if a != b]
+    pairs = list(itertools.permutations(costs, 2))
     totals = costs.sum(-1)
-    highs = [over(costs[a], costs[b], seed, groups)[2] for a, b in pairs]
-    lows = [over(costs[a], costs[b], seed, groups, 1 - 0.05 / len(pairs))[1] for a, b in pairs]
+    highs = [over(one, other, seed, groups)[2] for one, other in pairs]
+    lows = [over(one, other, seed, groups, shared_level(len(pairs)))[1] for one, other in pairs]
     return float(totals.max() / totals.min()), max(lows), max(highs)

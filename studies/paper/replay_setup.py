@@ -1,77 +1,81 @@
-"""One schedule on which groupings compete, judged by algebra on Gram matrices."""
+"""One schedule on which forecasts compete, judged by algebra on Gram matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.search.replay import gap_cost, gaps, residual_gram, rows_of
+from hyca_calib.clusters.base import Labels
+from hyca_calib.search.candidate import Settings
+from hyca_calib.search.replay import Array, Multistep, gap_cost, gaps, grouped, residual_gram, rows_of
 from hyca_calib.search.solver_table import POOL
-from hyca_calib.search.taps import fit_rows
+from hyca_calib.search.taps import TINY, fit_rows
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.solvers import Newton
+from hyca_runtime.solvers import ClosedFormSolver, Newton
 
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
-"""The group of each channel."""
-Gap = tuple[tuple[int, ...], tuple[int, ...]]
 Rows = list[Array]
 """For each gap the weights ``(row, history, target)``; one row serves all, or each channel has its own."""
 
-DEEPEST = max(solver.depth for solver in POOL)
-TINY = 1e-30
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
 @dataclass(frozen=True)
 class ReplaySetup:
-    """The gaps of a schedule.
+    """A schedule and what its forecasts cost.
 
     Attributes:
-        gaps: history, newest first and as deep as any solver wants, and predicted steps.
         times: position of each step on the solvers' axis.
         step_weights: weight of an error at each step.
         depth: history of fitted taps.
+        deepest: history of any solver.
+        window: only gaps whose first predicted step lies in it count.
     """
 
-    gaps: tuple[Gap, ...]
+    schedule: Schedule
     times: Array
     step_weights: Array
-    depth: int = 3
+    depth: int = Settings().depth
+    deepest: int = max(solver.depth for solver in POOL)
+    window: slice | None = None
 
-    @classmethod
-    def of(cls, schedule: Schedule, times: Array, step_weights: Array, depth: int = 3) -> ReplaySetup:
-        return cls(tuple(gaps(schedule, DEEPEST)), times, step_weights, depth)
+    @cached_property
+    def gaps(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """History, newest first, and predicted steps of each gap."""
+        inside = range(self.schedule.num_steps)[self.window or slice(None)]
+        return [gap for gap in gaps(self.schedule, self.deepest) if gap[1][0] in inside]
 
-    def within(self, window: slice) -> ReplaySetup:
-        """Only the gaps whose first predicted step lies in the window."""
-        return replace(self, gaps=tuple(gap for gap in self.gaps if window.start <= gap[1][0] < window.stop))
+    def within(self, window: slice | None) -> ReplaySetup:
+        """Only a part of the run, or all of it."""
+        return replace(self, window=window)
+
+    def rows(self, solver: ClosedFormSolver, multistep: Multistep = "anchored") -> Rows:
+        """The rows ``(1, history, target)`` of a formula in each gap."""
+        return [rows_of(solver, self.times, *gap, multistep)[None] for gap in self.gaps]
 
     @cached_property
     def linear(self) -> Rows:
         """Linear extrapolation, what the ridge draws towards unless told otherwise."""
-        return [rows_of(Newton(1), self.times, history[: self.depth], targets)[None] for history, targets in self.gaps]
+        return self.rows(Newton(1))
 
     def fit(self, gram: Array, ridge: float, prior: Rows | None = None) -> Rows:
         """Taps of each of the Gram matrices ``(row, step, step)``, drawn towards `prior`."""
         return [
-            fit_rows(gram, history[: self.depth], targets, ridge, towards)
+            fit_rows(gram, history[: self.depth], targets, ridge, towards[:, : self.depth])
             for (history, targets), towards in zip(self.gaps, prior or self.linear, strict=True)
         ]
 
+    def fit_groups(self, gram: Array, weight: Array, labels: Labels, ridge: float) -> Rows:
+        """Taps fitted to each group of rows, summed with their weights; its own for each row."""
+        shared = self.fit(grouped(gram, weight, members(labels)), ridge)
+        return by_label(shared, np.unique(labels, return_inverse=True)[1])
+
     def gap_costs(self, gram: Array, rows: Rows) -> Array:
         """Cost of each gap, ``(gap, ..., row)``, on Gram matrices ``(..., row, step, step)``."""
-        return np.stack(
-            [
-                gap_cost(
-                    residual_gram(gram, taps, history[: taps.shape[-2]], targets), self.step_weights[list(targets)]
-                )
-                for (history, targets), taps in zip(self.gaps, rows, strict=True)
-            ]
-        )
+        return np.stack([gap_cost(left, self.step_weights[list(t)]) for t, left in self._residuals(gram, rows)])
 
     def cost(self, gram: Array, rows: Rows) -> Array:
         """Cost of the whole schedule, ``(..., row)``."""
@@ -79,11 +83,13 @@ class ReplaySetup:
 
     def error(self, gram: Array, rows: Rows) -> Array:
         """Squared forecast error summed over all predicted steps, unweighted, ``(..., row)``."""
-        found = np.zeros(gram.shape[:-2])
+        left = [np.trace(residual, axis1=-2, axis2=-1) for _, residual in self._residuals(gram, rows)]
+        return np.asarray(np.sum(left, axis=0))
+
+    def _residuals(self, gram: Array, rows: Rows) -> Iterator[tuple[tuple[int, ...], Array]]:
+        """Predicted steps of each gap, and the Gram matrices of what the forecasts leave."""
         for (history, targets), taps in zip(self.gaps, rows, strict=True):
-            left = residual_gram(gram, taps, history[: taps.shape[-2]], targets)
-            found += np.trace(left, axis1=-2, axis2=-1)
-        return found
+            yield targets, residual_gram(gram, taps, history[: taps.shape[-2]], targets)
 
     def energy(self, gram: Array) -> Array:
         """Squared norm of the features at all predicted steps, ``(...)``."""
@@ -91,20 +97,39 @@ class ReplaySetup:
         return np.asarray(gram[..., steps, steps].sum(-1))
 
     @cached_property
-    def closed_rows(self) -> list[Rows]:
+    def pool_rows(self) -> list[Rows]:
         """The rows of every solver of the pool."""
-        return [[rows_of(s, self.times, history, targets)[None] for history, targets in self.gaps] for s in POOL]
+        return [self.rows(solver) for solver in POOL]
 
     def closed_costs(self, gram: Array) -> Array:
         """Cost ``(solver, gap, ..., row)`` of every closed form of the pool."""
-        return np.stack([self.gap_costs(gram, rows) for rows in self.closed_rows])
+        return np.stack([self.gap_costs(gram, rows) for rows in self.pool_rows])
 
     def closed_errors(self, gram: Array) -> Array:
         """Squared error ``(solver, ..., row)`` of every closed form, see `error`."""
-        return np.stack([self.error(gram, rows) for rows in self.closed_rows])
+        return np.stack([self.error(gram, rows) for rows in self.pool_rows])
+
+    def best_ridge(self, sets: Array, gain: Array) -> float:
+        """The ridge whose per-channel taps, fitted on all sets ``(set, channel, step, step)`` but one, err least on it.
+
+        The search's default if there is only one.
+        """
+        if len(sets) < 2:
+            return Settings().ridge
+        folds = [(one, np.delete(sets, i, axis=0).mean(0)) for i, one in enumerate(sets)]
+
+        def cost(ridge: float) -> float:
+            return sum(float(self.cost(one, self.fit(rest, ridge)) @ gain) for one, rest in folds)
+
+        return min(RIDGES, key=cost)
 
 
-def by_label(rows: Rows, labels: NDArray[np.int64]) -> Rows:
+def members(labels: Labels) -> list[NDArray[np.int64]]:
+    """Numbers of the rows of each label that occurs, ascending."""
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def by_label(rows: Rows, labels: Labels) -> Rows:
     """Each channel gets the row of its group."""
     return [taps[labels] for taps in rows]
 
@@ -117,16 +142,10 @@ def horizon_taps(setup: ReplaySetup, gram: Array, ridge: float) -> Array:
     equal energy, :math:`L^T v` is the descriptor whose Euclidean distance is that price.
     """
     scale = np.trace(gram, axis1=-2, axis2=-1)[:, None, None]
-    mean = (gram / np.maximum(scale, TINY)).mean(0)
-    columns = [
-        np.einsum("cht,t->ch", taps, setup.step_weights[list(targets)]) @ _root(mean, history[: setup.depth])
-        for (history, targets), taps in zip(setup.gaps, setup.fit(gram, ridge), strict=True)
-    ]
+    mean, columns = (gram / np.maximum(scale, TINY)).mean(0), []
+    for (history, targets), taps in zip(setup.gaps, setup.fit(gram, ridge), strict=True):
+        past = mean[np.ix_(history[: setup.depth], history[: setup.depth])]
+        root = np.linalg.cholesky(past + (1e-12 * np.trace(past) + TINY) * np.eye(len(past)))
+        columns.append(np.einsum("cht,t->ch", taps, setup.step_weights[list(targets)]) @ root)
     table = np.concatenate(columns, axis=1)
     return np.asarray((table - table.mean(0)) / max(float(table.std()), TINY))
-
-
-def _root(gram: Array, history: Sequence[int]) -> Array:
-    """Lower Cholesky factor of the history's block, kept positive definite."""
-    past = gram[np.ix_(history, history)]
-    return np.linalg.cholesky(past + (1e-12 * np.trace(past) + TINY) * np.eye(len(past)))

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from studies.paper.chapter import Claim, Verdict
-
-NO_INTERVAL = "the committed numbers have no interval."
-"""Why nothing is decided by the numbers of a chapter that was made before its rule."""
+from studies.paper.chapter import Verdict
 
 Found = Sequence[float]
 """Mean and 95 % interval."""
@@ -65,24 +62,15 @@ def shared_level(conditions: int, level: float = 0.95) -> float:
     return 1 - (1 - level) / max(1, conditions)
 
 
-def ruled(text: str, rule: Callable[[], tuple[Verdict, str]]) -> Claim:
-    """The claim with verdict and evidence by its rule; undecided where numbers of before lack what the rule reads."""
-    try:
-        return Claim(text, *rule())
-    except KeyError:
-        return Claim(text, "not decided", NO_INTERVAL)
-
-
-def told(found: Found) -> str:
+def told(found: Found, form: str = "{:.3f}") -> str:
     """``0.950 (0.930 to 0.970)``."""
-    mean, low, high = found
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    mean, low, high = (form.format(value) for value in found)
+    return f"{mean} ({low} to {high})"
 
 
 def told_db(found: Found) -> str:
     """``+0.95 (+0.93 to +0.97)``."""
-    mean, low, high = found
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+    return told(found, "{:+.2f}")
 
 
 def listed(
@@ -90,3 +78,18 @@ def listed(
 ) -> str:
     """All of them by name; the form has places for the name, 0, and for what is told of it, 1."""
     return between.join(form.format(name, told(found)) for name, found in cells.items())
+
+
+def extremes(
+    cells: Mapping[str, Mapping[str, Found]],
+    pick: Callable[..., tuple[str, Found]],
+    form: str,
+    between: str = ", ",
+) -> str:
+    """Of each row of cells the one that `pick`, min or max, takes.
+
+    Args:
+        form: has places for the name of the row, 0, for what is told of the cell, 1, and for its name, 2.
+    """
+    picked = {row: pick(of.items(), key=lambda item: item[1][0]) for row, of in cells.items()}
+    return between.join(form.format(row, told(found[:3]), name) for row, (name, found) in picked.items())

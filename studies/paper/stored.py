@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.pipelines.workload import Split
+from hyca_calib.search.replay import Array
 from hyca_calib.trace.store import Trace
-from studies.paper.replay_setup import Array
 
 FEW_TOKENS = 4
 
@@ -46,8 +46,7 @@ def channel_gram(values: Array) -> Array:
 
 def token_gram(values: Array, gain: Array) -> Array:
     """``(token, step, step)`` of one sample ``(branch, step, token, channel)``, channels weighted by ``gain``."""
-    rows = (values * np.sqrt(gain)).transpose(2, 1, 0, 3).reshape(values.shape[2], values.shape[1], -1)
-    return np.asarray(rows @ rows.transpose(0, 2, 1))
+    return channel_gram((values * np.sqrt(gain)).swapaxes(2, 3))
 
 
 def read(trace: Trace, gain: Array, seed: int, *, prompts: int, sets: int, most: int | None = None) -> Recorded:
@@ -59,14 +58,8 @@ def read(trace: Trace, gain: Array, seed: int, *, prompts: int, sets: int, most:
         most: of each split no more samples than this.
     """
     few = np.random.default_rng(seed).permutation(trace.values("fit", 1).shape[3])[:FEW_TOKENS]
-    return reduce(
-        samples(trace, "fit", most),
-        samples(trace, "select", most),
-        gain,
-        few,
-        prompts=prompts,
-        sets=min(sets, len(trace.samples("fit")[:most])),
-    )
+    fit, judged = (samples(trace, split, most) for split in ("fit", "select"))
+    return reduce(fit, judged, gain, few, prompts=prompts, sets=sets)
 
 
 def samples(trace: Trace, split: Split, most: int | None = None) -> Iterator[Array]:
@@ -82,23 +75,16 @@ def reduce(
     Args:
         few: the tokens of `Recorded.sparse`.
     """
-    dealt: list[list[Array | int]] = [[0, 0] for _ in range(sets)]
-    singles, sparse, fit_tokens = [], [], []
-    for i, sample in enumerate(fit):
-        gram = channel_gram(sample)
-        total, count = dealt[i % sets]
-        dealt[i % sets] = [total + gram, count + 1]
-        fit_tokens.append(token_gram(sample, gain))
-        if i < prompts:
-            singles.append(gram)
-            sparse.append(channel_gram(sample[:, :, few]))
-    found = [(channel_gram(sample), token_gram(sample, gain)) for sample in judged]
+    fitted = [(channel_gram(sample), channel_gram(sample[:, :, few]), token_gram(sample, gain)) for sample in fit]
+    grams, sparse, fit_tokens = (np.stack(kind) for kind in zip(*fitted, strict=True))
+    held = [(channel_gram(sample), token_gram(sample, gain)) for sample in judged]
+    dealt = [grams[i::sets] for i in range(min(sets, len(grams)))]
     return Recorded(
-        prompts=np.stack(singles),
-        sparse=np.stack(sparse),
-        sets=np.stack([np.asarray(total) / count for total, count in dealt]),
-        fit=np.asarray(sum(total for total, _ in dealt)) / len(fit_tokens),
-        judged=np.stack([channels for channels, _ in found]),
-        fit_tokens=np.stack(fit_tokens),
-        judged_tokens=np.stack([tokens for _, tokens in found]),
+        prompts=grams[:prompts],
+        sparse=sparse[:prompts],
+        sets=np.stack([sum(of) / len(of) for of in dealt]),
+        fit=np.asarray(sum(sum(of) for of in dealt)) / len(grams),
+        judged=np.stack([channels for channels, _ in held]),
+        fit_tokens=fit_tokens,
+        judged_tokens=np.stack([tokens for _, tokens in held]),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import time
@@ -24,8 +23,8 @@ from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import StudyError
 from hyca_runtime.point import CachePoint
-from studies.paper.chapter import Chapter, Context
-from studies.paper.page import CHAPTERS, FIGURES, NUMBERS, write_page
+from studies.paper.chapter import Context
+from studies.paper.page import CHAPTERS, FIGURES, NUMBERS, ORDER, write_page
 
 Tell = Callable[[str, float, str], None]
 """Told the chapter, the share of it that is done, and a line of news."""
@@ -57,21 +56,17 @@ class Study:
             StudyError: no such chapter, or a work folder of other settings.
         """
         self._claim()
-        wanted = chapters_of(only)
-        for model in dict.fromkeys(model for model, _ in wanted):
-            names = [name for of, name in wanted if of == model and not self._kept(model, name).exists()]
-            if not names:
+        contexts: dict[str, Context] = {}
+        for model, name in chapters_of(only):
+            if self._kept(model, name).exists():
                 continue
-            context = self._context(model, lambda share, news: tell("trace", share, news))
-            for name in names:
-                self._do(context, name, tell)
+            if model not in contexts:
+                contexts[model] = self._context(model, lambda share, news: tell("trace", share, news))
+            self._do(contexts[model], name, tell)
         return self._write()
 
     def _do(self, context: Context, name: str, tell: Tell) -> None:
-        module, function = CHAPTERS[name][0].split(".")
-        work: Callable[[Context], Chapter] = getattr(importlib.import_module(f"studies.paper.{module}"), function)
-        label = f"{name}, {context.model}"
-        folder = context.folder / name
+        label, folder = f"{name}, {context.model}", context.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         watch = Stopwatch(folder / "seconds.json")
 
@@ -79,7 +74,7 @@ class Study:
             watch.note()
             tell(label, share, news)
 
-        chapter = work(replace(context, folder=folder, tell=note))
+        chapter = CHAPTERS[name].chapter(name, replace(context, folder=folder, tell=note))
         made = chapter.model_copy(update={"seconds": watch.note(), "made": circumstances()})
         tell(label, 1.0, f"{made.seconds:.0f} s")
         write_json(self._kept(context.model, name), made.model_dump())
@@ -123,7 +118,7 @@ class Study:
         """The page and the numbers: chapters of this work folder, and those that the page had before."""
         numbers, pictures = self._published(), self.out / FIGURES
         pictures.mkdir(parents=True, exist_ok=True)
-        for model, name in chapters_of(()):
+        for model, name in ORDER:
             if (kept := self._kept(model, name)).exists():
                 numbers[f"{model}/{name}"] = json.loads(kept.read_text())
                 for figure, _ in numbers[f"{model}/{name}"]["figures"]:
@@ -160,12 +155,10 @@ def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:
     Raises:
         StudyError: no such chapter.
     """
-    models = dict.fromkeys(model for _, models in CHAPTERS.values() for model in models)
-    there = [(model, name) for model in models for name in CHAPTERS if model in CHAPTERS[name][1]]
     names = list(only) or list(CHAPTERS)
-    if unknown := [n for n in names if not any(n in (name, f"{model}/{name}") for model, name in there)]:
+    if unknown := [n for n in names if not any(n in (name, f"{model}/{name}") for model, name in ORDER)]:
         raise StudyError(f"no chapter {', '.join(unknown)}; there are {', '.join(CHAPTERS)}")
-    return [(model, name) for model, name in there if name in names or f"{model}/{name}" in names]
+    return [(model, name) for model, name in ORDER if name in names or f"{model}/{name}" in names]
 
 
 def circumstances() -> dict[str, Any]:
