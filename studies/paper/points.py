@@ -18,9 +18,8 @@ from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint
 from studies.paper.chapter import Context, Numbers, Outline, Part, Ruling, Rulings, Table, Verdict
-from studies.paper.effects import Ratio, difference
+from studies.paper.intervals import Ratio, above, all_below, any_of, decide, difference, listed, shared_level, told_db
 from studies.paper.rollouts import psnr_db, searched, traced
-from studies.paper.ruling import above, all_below, any_of, decide, listed, shared_level, told_db
 
 BUDGETS = ("3x", "5x")
 LIVE = (0, 1, 2, 4)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,28 +57,26 @@ class Study:
             StudyError: no such chapter, or a work folder of other settings.
         """
         self._claim()
-        contexts: dict[str, Context] = {}
+        context_of = cache(lambda model: self._context(model, lambda share, news: tell("trace", share, news)))
         for model, name in chapters_of(only):
-            if self._kept(model, name).exists():
-                continue
-            if model not in contexts:
-                contexts[model] = self._context(model, lambda share, news: tell("trace", share, news))
-            self._do(contexts[model], name, tell)
+            if not self._kept(model, name).exists():
+                self._do(context_of(model), name, tell)
         return self._write()
 
     def _do(self, context: Context, name: str, tell: Tell) -> None:
         label, folder = f"{name}, {context.model}", context.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        watch = Stopwatch(folder / "seconds.json")
+        clock, begun = folder / "seconds.json", time.monotonic()
+        before = json.loads(clock.read_text()) if clock.exists() else 0.0  # of interrupted attempts
 
         def note(share: float, news: str) -> None:
-            watch.note()
+            write_json(clock, round(before + time.monotonic() - begun, 1))
             tell(label, share, news)
 
+        note(0.0, "")
         chapter = CHAPTERS[name].chapter(name, replace(context, folder=folder, tell=note))
-        made = chapter.model_copy(update={"seconds": watch.note(), "made": circumstances()})
-        tell(label, 1.0, f"{made.seconds:.0f} s")
-        write_json(self._kept(context.model, name), made.model_dump())
+        note(1.0, "done")
+        facts = {"seconds": json.loads(clock.read_text()), "made": circumstances()}
+        write_json(self._kept(context.model, name), chapter.model_copy(update=facts).model_dump())
         self._write()
 
     def _context(self, model: str, tell: Callable[[float, str], None]) -> Context:
@@ -109,7 +108,7 @@ class Study:
     @property
     def settings(self) -> dict[str, Any]:
         """What the chapters of one page have in common."""
-        return {"seed": self.seed, "samples": self.samples, "steps": self.steps, "quick": self.quick}
+        return {name: getattr(self, name) for name in ("seed", "samples", "steps", "quick")}
 
     def _kept(self, model: str, name: str) -> Path:
         return self.work / model / f"{name}.json"
@@ -130,20 +129,6 @@ class Study:
         path = self.out / NUMBERS
         facts = json.loads(path.read_text()) if path.exists() else {}
         return dict(facts["chapters"]) if facts.get("settings") == self.settings else {}
-
-
-class Stopwatch:
-    """Seconds of work on one thing, over interruptions; up to the last note of each attempt."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._begun = path, time.monotonic()
-        self._before: float = json.loads(path.read_text()) if path.exists() else 0.0
-
-    def note(self) -> float:
-        """The seconds so far, written down."""
-        seconds = self._before + time.monotonic() - self._begun
-        write_json(self._path, round(seconds, 1))
-        return seconds
 
 
 def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:

@@ -29,8 +29,7 @@ from studies.paper.groups.heterogeneity import heterogeneity
 from studies.paper.groups.shrinkage import pooled
 from studies.paper.groups.stability import summary
 from studies.paper.groups.subject import Subject, best_closed
-from studies.paper.replay_setup import ReplaySetup, horizon_taps, members
-from studies.paper.stored import channel_gram, read, reduce, token_gram
+from studies.paper.replay import ReplaySetup, channel_gram, horizon_taps, members, read, reduce, token_gram
 
 STEPS, TOKENS, PER_KIND = 16, 24, 8
 SCHEDULE, RULE = Schedule.from_steps(STEPS, (0, 2, 4, 8, 12)), Schedule.every(STEPS, 4, 3)
@@ -129,7 +128,7 @@ class TestStability:
         assert found(mixed, mixed, 1.0, 0.99, 1.01)[0] == "not decided"
 
 
-class TestArena:
+class TestReplay:
     def test_costs_are_those_of_the_runtimes_solvers(self, dimensions: Subject) -> None:
         s, gram = dimensions, dimensions.recorded.fit
         closed = s.searched.closed_costs(gram).sum(1)

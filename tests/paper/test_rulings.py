@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 
 from studies.paper import points, refining, searching
-from studies.paper.effects import apart, difference, over, student, swing
-from studies.paper.ruling import above, all_of, any_of, below, decide, shared_level
+from studies.paper.intervals import (
+    above,
+    all_of,
+    any_of,
+    apart,
+    below,
+    decide,
+    difference,
+    over,
+    shared_level,
+    student,
+    swing,
+)
 from studies.paper.searching import rollouts_saved
 
 COMMITTED = Path(__file__).parents[2] / "studies" / "paper" / "results" / "numbers.json"

@@ -26,7 +26,6 @@ from hyca_runtime.history import History
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import DynamicMode, Hermite, Newton
 from studies.paper.chapter import NO_INTERVAL, Chapter, Context, Rulings
-from studies.paper.effects import over
 from studies.paper.formulas import SOLVERS
 from studies.paper.formulas import fitting as learnt
 from studies.paper.formulas import noise as repeated
@@ -53,8 +52,8 @@ from studies.paper.formulas.fitting import (
 )
 from studies.paper.formulas.noise import multistep, rank_correlation
 from studies.paper.formulas.pool import best_orders, pool, twins
-from studies.paper.replay_setup import ReplaySetup
-from studies.paper.stored import channel_gram, samples
+from studies.paper.intervals import over
+from studies.paper.replay import ReplaySetup, channel_gram, samples
 
 STEPS, TOKENS, CHANNELS = 24, 10, 6
 AXES: dict[str, NDArray[np.float64]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from typer.testing import CliRunner
 
 from hyca_calib.cli import app
 from hyca_runtime.errors import StudyError
-from studies.paper import study as driver
 from studies.paper.chapter import NO_INTERVAL, Context, Numbers, Outline, Part, Rulings
 from studies.paper.page import CHAPTERS, decided, render
 from studies.paper.study import Study, chapters_of
@@ -40,16 +40,25 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def test_seconds_count_over_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_count_over_interruptions(tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("studies.paper.study.time.monotonic", lambda: now)
-    first = driver.Stopwatch(tmp_path / "seconds.json")
-    now = 130.0
-    first.note()
-    now = 500.0  # killed meanwhile
-    second = driver.Stopwatch(tmp_path / "seconds.json")
-    now = 512.5
-    assert second.note() == 42.5
+
+    def killed(context: Context) -> Part:
+        nonlocal now
+        now += 30
+        context.tell(0.5, "half of it")
+        now += 400  # of which nothing is known
+        raise KeyboardInterrupt
+
+    outline, study = CHAPTERS["schedules"], Study(tmp_path / "work", tmp_path / "out")
+    monkeypatch.setitem(CHAPTERS, "schedules", replace(outline, measure=killed))
+    with pytest.raises(KeyboardInterrupt):
+        study.make(["schedules"])
+    monkeypatch.setitem(CHAPTERS, "schedules", outline)
+    study.make(["schedules"])
+    numbers = json.loads((tmp_path / "out" / "numbers.json").read_text())
+    assert numbers["chapters"]["demo/schedules"]["seconds"] == 30
 
 
 def test_the_page_has_what_is_done_and_nothing_is_done_twice(tmp_path: Path, made: list[str]) -> None:

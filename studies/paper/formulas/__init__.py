@@ -10,9 +10,9 @@ import numpy as np
 from hyca_calib.search.replay import Array
 from studies.paper.chapter import Context, Numbers, Outline, Question, asking
 from studies.paper.drawing import colours, heat_maps, save, subplots
-from studies.paper.effects import Ratio
 from studies.paper.formulas import fitting, noise, pool
 from studies.paper.formulas.dataset import Dataset, dataset
+from studies.paper.intervals import Ratio
 
 QUESTIONS: dict[str, Question[Dataset]] = {
     "pool": (pool.pool, pool.rulings),

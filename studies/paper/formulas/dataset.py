@@ -20,10 +20,8 @@ from hyca_calib.search.solver_table import ALL_SOLVERS, solver_label
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import AdaptiveSolver
 from studies.paper.chapter import Context, Table
-from studies.paper.effects import Ratio, logarithm, over
-from studies.paper.replay_setup import ReplaySetup, Rows
-from studies.paper.ruling import told
-from studies.paper.stored import channel_gram, read, samples
+from studies.paper.intervals import Ratio, logarithm, over, told
+from studies.paper.replay import ReplaySetup, Rows, channel_gram, read, samples
 
 WARMUP = 3
 """Leading steps that are computed in the published rule."""
@@ -139,7 +137,7 @@ class Dataset:
     @cached_property
     def costs(self) -> dict[Use, Array]:
         """Held-out cost ``(interval, prompt)`` of every solver in every use, one row of weights for all channels."""
-        found = {use: self.judge(self.one, rows) for use, rows in self._closed.items()}
+        found = {use: self.judge(self.one, rows) for use, rows in self.closed.items()}
         for name, solver in ADAPTIVE.items():
             found |= {Use(name, axis): self.learnt_costs(solver, self.one, axis) for axis in self.axes}
         return found
@@ -152,7 +150,7 @@ class Dataset:
         return chosen, np.stack([self.costs[use][i] for i, use in enumerate(chosen)])
 
     @cached_property
-    def _closed(self) -> dict[Use, list[Rows]]:
+    def closed(self) -> dict[Use, list[Rows]]:
         """The rows of every closed form in every use, at each interval."""
         return {
             Use(name, axis, way): [setup.rows(solver, way) for setup in self.setups(axis)]
@@ -166,7 +164,7 @@ class Dataset:
         """Mean cost ``(interval,)`` on the fit prompts."""
         return {
             use: np.array([a.cost(self.one.fit, taps)[0] for a, taps in zip(self.setups(), rows, strict=True)])
-            for use, rows in self._closed.items()
+            for use, rows in self.closed.items()
         }
 
 

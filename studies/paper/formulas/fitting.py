@@ -10,10 +10,9 @@ from hyca_calib.search.candidate import Settings
 from hyca_calib.search.replay import Array
 from hyca_runtime.solvers import ClosedFormSolver, DynamicMode, Hold, Newton
 from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
-from studies.paper.effects import Ratio
 from studies.paper.formulas.dataset import Dataset, Sharing, Use, learn, noise_gain
-from studies.paper.replay_setup import RIDGES, Rows
-from studies.paper.ruling import all_above, all_below, decide, listed, told
+from studies.paper.intervals import Ratio, all_above, all_below, decide, listed, told
+from studies.paper.replay import RIDGES, Rows
 
 USUAL = Settings()
 HISTORIES = (1, 2, 3, 4)

@@ -11,11 +11,10 @@ from scipy.stats import rankdata
 from hyca_calib.search.replay import Array, Multistep
 from hyca_calib.search.taps import TINY
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.effects import Ratio, bootstrapped
 from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, noise_gain
 from studies.paper.formulas.fitting import USUAL, tap_costs, tap_rows
 from studies.paper.formulas.pool import twins
-from studies.paper.ruling import above, all_above, below, listed, told
+from studies.paper.intervals import Ratio, above, all_above, below, bootstrapped, listed, told
 
 
 def multistep(s: Dataset) -> Part:
@@ -27,8 +26,8 @@ def multistep(s: Dataset) -> Part:
         for axis in s.axes
     }
     noise = {
-        axis: {label: [noise_gain(setup.rows(CLOSED[label], way)) for way in WAYS] for label in apart}
-        for axis, setup in ((axis, s.setup(s.intervals[-1], axis)) for axis in s.axes)
+        axis: {label: [noise_gain(s.closed[Use(label, axis, way)][-1]) for way in WAYS] for label in apart}
+        for axis in s.axes
     }
     numbers = {
         "recursive_over_anchored": found,
@@ -55,9 +54,9 @@ def multistep(s: Dataset) -> Part:
 
 def _differs(s: Dataset, label: str) -> bool:
     """Whether the two uses have other weights on any axis, at any interval."""
-    uses = [[setup.rows(CLOSED[label], way) for way in WAYS] for axis in s.axes for setup in s.setups(axis)]
-    pairs = (pair for anchored, recursive in uses for pair in zip(anchored, recursive, strict=True))
-    return not all(np.allclose(*pair, rtol=1e-6, atol=1e-6) for pair in pairs)
+    uses = ([s.closed[Use(label, axis, way)] for way in WAYS] for axis in s.axes)
+    pairs = (pair for use in uses for rows in zip(*use, strict=True) for pair in zip(*rows, strict=True))
+    return not all(np.allclose(anchored, recursive, rtol=1e-6, atol=1e-6) for anchored, recursive in pairs)
 
 
 def rulings(found: Numbers) -> Rulings:
@@ -124,11 +123,12 @@ def rank_correlation(one: Array, other: Array) -> Array:
 
 def _correlations(s: Dataset, labels: list[str], axis: str, way: Multistep) -> list[Ratio]:
     """At each interval, with 95 % bootstrap interval over the solvers."""
-    costs = np.stack([s.costs[Use(label, axis, way)].sum(1) for label in labels], axis=1)
-    gains = [[noise_gain(setup.rows(CLOSED[label], way)) for label in labels] for setup in s.setups(axis)]
+    uses = [Use(label, axis, way) for label in labels]
+    gains = np.array([[noise_gain(rows) for rows in s.closed[use]] for use in uses])  # (solver, interval)
+    costs = np.stack([s.costs[use].sum(1) for use in uses])
 
     def correlation(places: NDArray[np.int64], i: int) -> Array:
-        return rank_correlation(np.array(gains[i])[places], costs[i][places])
+        return rank_correlation(gains[places, i], costs[places, i])
 
     return [bootstrapped(partial(correlation, i=i), len(labels), s.seed) for i in range(len(s.intervals))]
 

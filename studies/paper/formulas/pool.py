@@ -11,9 +11,8 @@ import numpy as np
 from hyca_calib.search.solver_table import ALL_SOLVERS, SolverFacts, facts_of
 from hyca_runtime.solvers import ClosedFormSolver, FoCa, Hermite, Newton, Taylor
 from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
-from studies.paper.effects import Ratio, logarithm
 from studies.paper.formulas.dataset import Dataset, Use
-from studies.paper.ruling import above, all_below, all_of, below, decide, told
+from studies.paper.intervals import Ratio, above, all_below, all_of, below, decide, logarithm, told
 
 NEWTON = ("hold", *(f"newton order={order}" for order in range(1, 5)))
 

@@ -12,11 +12,10 @@ from hyca_calib.quality.metrics import interval
 from hyca_calib.search.replay import Array, grouped
 from hyca_calib.search.solver_table import POOL
 from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
-from studies.paper.effects import Ratio
 from studies.paper.groups.heterogeneity import LABELS, one_step_errors
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject, best_closed
-from studies.paper.replay_setup import ReplaySetup, members
-from studies.paper.ruling import all_below, any_of, below, decide, extremes, listed, shared_level, told
+from studies.paper.intervals import Ratio, all_below, any_of, below, decide, extremes, listed, shared_level, told
+from studies.paper.replay import ReplaySetup, members
 
 DESCENT, RANDOM = "cost descent", "random"
 DRAWS = 5
@@ -34,11 +33,9 @@ def choice(s: Subject) -> Part:
     costs[RANDOM] = [by_chance(s, labels) for labels in ways[USUAL, "kmeans"]]
     fitted = {way: [float(cost.mean()) for cost in found] for way, found in costs.items()}
     own = s.judge(s.searched.fit(s.recorded.fit, s.ridge))
+    forms = s.closed_costs(s.searched)
     closed = {
-        name: [
-            float(best_closed(*s.closed_costs(s.searched), members(of)).mean())
-            for of in (*ways[name, "kmeans"], s.each)
-        ]
+        name: [float(best_closed(*forms, members(of)).mean()) for of in (*ways[name, "kmeans"], s.each)]
         for name in s.descriptor_sets
     }
     horizon = costs[f"{HORIZON}, kmeans"]

@@ -12,12 +12,11 @@ from hyca_calib.clusters.stability import agreement, labels_by
 from hyca_calib.quality.metrics import RESAMPLES
 from hyca_calib.search.replay import Array
 from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
-from studies.paper.effects import Ratio, quantiles
 from studies.paper.groups.choice import DRAWS, random_labels
 from studies.paper.groups.stability import summary
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
-from studies.paper.replay_setup import Rows, by_label
-from studies.paper.ruling import all_below, all_of, decide, extremes, shared_level, told
+from studies.paper.intervals import Ratio, all_below, all_of, decide, extremes, quantiles, shared_level, told
+from studies.paper.replay import Rows, by_label
 
 Outcome = tuple[Array, Array]
 """Held-out replay cost and relative forecast error of each judged prompt, ``(prompt,)``."""

@@ -13,10 +13,9 @@ from hyca_calib.search.replay import Array, forecast_error, rows_of
 from hyca_calib.search.solver_table import POOL, solver_label
 from hyca_runtime.solvers import ClosedFormSolver
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.effects import Ratio, bootstrapped
 from studies.paper.groups.subject import Subject, best_closed
-from studies.paper.replay_setup import ReplaySetup, members
-from studies.paper.ruling import above, all_below, below, decide, told
+from studies.paper.intervals import Ratio, above, all_below, below, bootstrapped, decide, told
+from studies.paper.replay import ReplaySetup, members
 
 READINGS: dict[str, Callable[[Array], Array]] = {
     "energy, decades": lambda gram: descriptors.energy(gram)[:, 0] / np.log(10),

@@ -12,11 +12,9 @@ from hyca_calib.search.candidate import Settings
 from hyca_calib.search.replay import Array, grouped
 from hyca_calib.search.taps import TINY
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.effects import swing
 from studies.paper.groups.subject import PAIRED, USUAL, Subject
-from studies.paper.replay_setup import RIDGES, Rows, members
-from studies.paper.ruling import all_below, any_of, below, decide, extremes, listed, shared_level, told
-from studies.paper.stored import FEW_TOKENS
+from studies.paper.intervals import all_below, any_of, below, decide, extremes, listed, shared_level, swing, told
+from studies.paper.replay import FEW_TOKENS, RIDGES, Rows, members
 
 GROUP, DRAWN, FREE = "group taps", "per channel, drawn to the group", "per channel, free"
 POOLED = "per channel, group's data added"

@@ -13,7 +13,7 @@ from hyca_calib.clusters.stability import agreement, labels_by, separation
 from hyca_calib.search.replay import Array
 from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
-from studies.paper.ruling import above, all_below, decide, listed
+from studies.paper.intervals import above, all_below, decide, listed
 
 SOURCES = ("prompts", "sets", "windows", "splits", "restarts")
 """What changes between labelings: single prompts (each with its own seed); disjoint sets of prompts and

@@ -18,10 +18,9 @@ from hyca_calib.search.replay import Array
 from hyca_calib.search.solver_table import POOL
 from hyca_calib.search.tune import CLUSTERERS, DESCRIPTOR_SETS
 from studies.paper.chapter import Context
-from studies.paper.effects import Ratio, over
-from studies.paper.replay_setup import ReplaySetup, Rows, horizon_taps
+from studies.paper.intervals import Ratio, over
+from studies.paper.replay import Recorded, ReplaySetup, Rows, horizon_taps, read
 from studies.paper.rollouts import optimum
-from studies.paper.stored import Recorded, read
 
 HORIZON, USUAL = "horizon taps", "energy+dynamics"
 SETS_OF_DESCRIPTORS = (*dict.fromkeys((*DESCRIPTOR_SETS, "spectrum", "energy+dynamics+spectrum")), HORIZON)

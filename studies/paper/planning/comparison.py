@@ -16,11 +16,10 @@ from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
-from studies.paper.effects import over
+from studies.paper.intervals import all_above, decide, over, told
 from studies.paper.planning.baselines import anneal, even_schedule, random_search
 from studies.paper.planning.instance import SETTINGS, Instance, timed
-from studies.paper.replay_setup import ReplaySetup
-from studies.paper.ruling import all_above, decide, told
+from studies.paper.replay import ReplaySetup
 
 EXACT, ANNEALING, RANDOM = "dynamic programming", "annealing", "random search"
 RULE, EVEN = "published rule", "even spacing"

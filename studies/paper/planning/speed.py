@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -37,7 +35,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton, Solver
 from studies.paper.chapter import Cell, Numbers, Part, Table
-from studies.paper.effects import Ratio
+from studies.paper.intervals import Ratio
 from studies.paper.planning.baselines import draw, table_cost
 from studies.paper.planning.instance import SETTINGS, Found, Instance, timed
 
@@ -217,12 +215,11 @@ def search(path: Path, budgets: str, tuning: Tuning, seed: int) -> Numbers:
     """Read a trace and tune on it; to be called in a fresh process, whose memory is nobody else's.
 
     Returns:
-        ``cores`` that the process may use; resident memory before the trace was read, and the most until the search
-        ended; seconds from opening the trace to the last trial, ``clock``, and the same in ``processor`` time, all
-        threads together; processor seconds of each of the ``trials``; distinct ``schedules`` found for each budget; and
-        processor seconds of grouping and of one whole trial, by clusterer, ``stages``.
+        Processor seconds from opening the trace to the last trial, all threads together, and of each of the ``trials``;
+        the most resident memory until then; distinct ``schedules`` found for each budget; and processor seconds of
+        grouping and of one whole trial, by clusterer, ``stages``.
     """
-    started, clock, processor = peak_bytes(), time.perf_counter(), time.process_time()
+    begun = time.process_time()
     problem, wanted = Problem(Trace(path)), parse_budgets(budgets)
     ends, journal = [time.process_time()], path.with_name("journal.log")
     found = tune(problem, wanted, tuning, journal, seed, lambda *_: ends.append(time.process_time()))
@@ -233,11 +230,8 @@ def search(path: Path, budgets: str, tuning: Tuning, seed: int) -> Numbers:
         return grouping, trial
 
     return {
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
-        "start_bytes": started,
         "peak_bytes": peak_bytes(),
-        "clock": time.perf_counter() - clock,
-        "processor": time.process_time() - processor,
+        "processor": time.process_time() - begun,
         "trials": np.diff(ends).tolist(),
         "schedules": [len(candidates) for candidates in found.values()],
         "stages": {name: stages(Settings(clusterer=name)) for name in CLUSTERERS},

@@ -9,14 +9,24 @@ import numpy as np
 
 from hyca_calib.quality.metrics import interval, prompt_groups
 from studies.paper.chapter import Context, Numbers, Outline, Part, Rulings, Table
-from studies.paper.effects import Ratio, difference
+from studies.paper.intervals import (
+    Ratio,
+    above,
+    all_above,
+    all_below,
+    any_of,
+    decide,
+    difference,
+    listed,
+    shared_level,
+    told_db,
+)
 from studies.paper.refining.joint import jointly
 from studies.paper.refining.least_squares import reach, refitted
 from studies.paper.refining.price import arithmetic, price
 from studies.paper.refining.setup import KEPT, RefinementSetup, refinement_setup
 from studies.paper.refining.variants import losses, parameterisations
 from studies.paper.rollouts import BUDGET
-from studies.paper.ruling import above, all_above, all_below, any_of, decide, listed, shared_level, told_db
 
 PARTS = ("parameters", "losses", "prompts", "joint", "on policy")
 PROMPTS = (3, 6, 12, 24, 48)

@@ -18,11 +18,10 @@ from hyca_calib.search.rollout_error import to_db
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import NO_INTERVAL, Context, Numbers, Outline, Part, Ruling, Rulings, Table
 from studies.paper.drawing import bare, save, subplots
-from studies.paper.effects import Ratio, student
+from studies.paper.intervals import Ratio, above, any_of, decide, listed, shared_level, student, told_db
 from studies.paper.rollouts import BUDGET, optimum, psnr_db
-from studies.paper.ruling import above, any_of, decide, listed, shared_level, told_db
 from studies.paper.searching import objective
-from studies.paper.searching.races import CLIMBING, MODELS, PRUNED, RACERS, RolloutRace, raced
+from studies.paper.searching.races import CLIMBING, MODELS, PRUNED, RACERS, RolloutRace, offline_costs, raced
 
 ROLLOUTS, SEEDS, SAMPLES, TESTED = 40, 3, 8, 24
 EARNED_DB = 0.1
@@ -58,7 +57,7 @@ def measure(context: Context) -> Part:
     numbers = {
         "contests": done,
         "gains_db": {name: [_best_db(course["curve"]) for course in _of(done, name)] for name in RACERS},
-        "offline_rank": _offline_and_closed(RolloutRace(context.pipe, start, samples, rollouts), done),
+        "offline_rank": _offline_and_closed(start, done),
         "objectives": objective.measured(context, start.settings, samples),
         "climbed": _climbed(context, start, done, test),
         "test_prompts": prompt_groups(test.jobs),
@@ -180,10 +179,11 @@ def _best_db(curve: list[list[float]], spent: float = np.inf) -> float:
     return to_db(min(error for at, error in curve if at <= max(spent, curve[0][0]))) - to_db(curve[0][1])
 
 
-def _offline_and_closed(race: RolloutRace, done: Races) -> float:
+def _offline_and_closed(start: Candidate, done: Races) -> float:
     """Rank correlation of offline cost and closed-loop error over all schedules that were rolled out."""
     errors = {tuple(steps): float(np.mean(found)) for course in done.values() for steps, found in course["tried"]}
-    offline = race.offline([Schedule.from_steps(race.start.schedule.num_steps, steps) for steps in errors])
+    steps = start.schedule.num_steps
+    offline = offline_costs(start, [Schedule.from_steps(steps, computed) for computed in errors])
     return float(spearmanr(list(offline.values()), list(errors.values())).statistic)
 
 

@@ -10,9 +10,8 @@ from hyca_calib.search.candidate import Settings
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.rollout_search import FEEDBACK_SHARES
 from studies.paper.chapter import Context, Numbers, Rulings, Table
-from studies.paper.effects import Ratio, difference
+from studies.paper.intervals import Ratio, all_above, difference, listed, told_db
 from studies.paper.rollouts import optimum, psnr_db
-from studies.paper.ruling import all_above, listed, told_db
 
 BUDGETS = ("3x", "5x", "7x", "8x")
 SHARES = (0.0, *FEEDBACK_SHARES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,11 +90,6 @@ class RolloutRace:
         """Schedules that differ in one computed step."""
         return neighbours(schedule, self.start.settings.start)
 
-    def offline(self, schedules: list[Schedule]) -> dict[Schedule, float]:
-        """Log of the replayed cost of fitted taps on the select split, for each schedule."""
-        costs = {schedule: self.start.moved(schedule).solver_costs[FITTED] for schedule in schedules}
-        return {schedule: float(np.log(np.sum(cost))) for schedule, cost in costs.items()}
-
 
 Racer = Callable[[RolloutRace, random.Random], None]
 
@@ -143,7 +138,7 @@ def surrogate(race: RolloutRace, rng: random.Random) -> None:
     """A Gaussian process learns how far rollouts are from the offline cost; expected improvement picks."""
     race.score(race.start.schedule)
     pool = _pool(race, rng)
-    offline = race.offline([*pool, race.start.schedule])
+    offline = offline_costs(race.start, [*pool, race.start.schedule])
     while len(race.known) <= len(pool):
         seen = list(race.known)
         rest = [schedule for schedule in offline if schedule not in race.known]
@@ -159,7 +154,7 @@ def surrogate(race: RolloutRace, rng: random.Random) -> None:
         z = (lowest - mean) / np.maximum(spread, 1e-9)
         race.score(rest[int(np.argmax(spread * (z * norm.cdf(z) + norm.pdf(z))))])
         if (better := race.best) != race.start.schedule and len(race.known) % 8 == 0:
-            offline |= race.offline([s for s in race.neighbours(better) if s not in offline])
+            offline |= offline_costs(race.start, [s for s in race.neighbours(better) if s not in offline])
 
 
 def by_optuna(sampler: Callable[[int], optuna.samplers.BaseSampler], *, float_valued: bool = False) -> Racer:
@@ -204,6 +199,12 @@ def raced(race: RolloutRace, racer: str, seed: int) -> RolloutRace:
     with contextlib.suppress(Spent):
         RACERS[racer](race, random.Random(seed))
     return race
+
+
+def offline_costs(start: Candidate, schedules: Sequence[Schedule]) -> dict[Schedule, float]:
+    """Log of the replayed cost of fitted taps on the select split, for each schedule."""
+    costs = {schedule: start.moved(schedule).solver_costs[FITTED] for schedule in schedules}
+    return {schedule: float(np.log(np.sum(cost))) for schedule, cost in costs.items()}
 
 
 def _pool(race: RolloutRace, rng: random.Random) -> list[Schedule]:

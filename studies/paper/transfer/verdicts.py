@@ -8,8 +8,7 @@ from typing import Any
 
 from hyca_calib.quality.metrics import interval
 from studies.paper.chapter import Numbers, Ruling, Rulings, Table, Verdict
-from studies.paper.effects import Ratio, apart, difference
-from studies.paper.ruling import all_above, all_below, below, decide, told
+from studies.paper.intervals import Ratio, all_above, all_below, apart, below, decide, difference, told
 
 Row = dict[str, Any]
 
