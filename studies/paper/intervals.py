@@ -149,6 +149,11 @@ def any_of(met: Iterable[bool | None]) -> bool | None:
     return True if any(known) else False if all(cell is False for cell in known) else None
 
 
+def some_above(found: Iterable[Found], threshold: float = 0.0) -> Verdict:
+    """What is decided if one interval above the threshold is enough; they must be wider for their number."""
+    return decide([any_of(above(cell, threshold) for cell in found)])
+
+
 def shared_level(conditions: int, level: float = 0.95) -> float:
     """Level of each interval such that all of so many hold their true means at once."""
     return 1 - (1 - level) / max(1, conditions)

@@ -18,7 +18,7 @@ from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint
 from studies.paper.chapter import Context, Numbers, Outline, Part, Ruling, Rulings, Table, Verdict
-from studies.paper.intervals import Ratio, above, all_below, any_of, decide, difference, listed, shared_level, told_db
+from studies.paper.intervals import Ratio, all_below, difference, listed, shared_level, some_above, told_db
 from studies.paper.rollouts import psnr_db, searched, traced
 
 BUDGETS = ("3x", "5x")
@@ -146,8 +146,8 @@ def _picked(rows: Rows) -> Ruling:
     picked = max(rows, key=lambda name: rows[name]["confirmed_db"])
     others = [name for name in rows if name != picked]
     ahead, surely = (_ahead(rows, others, picked, level) for level in (0.95, shared_level(len(others))))
-    beaten = any(above(found, MATTERS_DB) for found in surely.values())
     none = all_below(ahead.values(), MATTERS_DB) == "holds"
+    beaten = some_above(surely.values(), MATTERS_DB) == "holds"
     verdict: Verdict = "holds" if none else "fails" if beaten else "not decided"
     return verdict, f"picked: {picked}; the others on it, dB: {listed(ahead, told=told_db)}."
 
@@ -155,8 +155,7 @@ def _picked(rows: Rows) -> Ruling:
 def _pays(rows: Rows, names: list[str]) -> Ruling:
     """Some point must be ahead, at the level that their number asks for."""
     ahead = _ahead(rows, names, "trunk", shared_level(len(names)))
-    met = any_of(above(found, MATTERS_DB) for found in ahead.values())
-    return decide([met]), f"on the trunk, dB: {listed(ahead, told=told_db)}."
+    return some_above(ahead.values(), MATTERS_DB), f"on the trunk, dB: {listed(ahead, told=told_db)}."
 
 
 POINTS = Outline("Cache points", ("demo", "demo-class"), measure, rulings)

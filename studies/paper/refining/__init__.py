@@ -11,14 +11,12 @@ from hyca_calib.quality.metrics import interval, prompt_groups
 from studies.paper.chapter import Context, Numbers, Outline, Part, Rulings, Table
 from studies.paper.intervals import (
     Ratio,
-    above,
     all_above,
     all_below,
-    any_of,
-    decide,
     difference,
     listed,
     shared_level,
+    some_above,
     told_db,
 )
 from studies.paper.refining.joint import jointly
@@ -35,6 +33,8 @@ MATTERS_DB = 0.2
 FEW_DB = 0.46
 """A tenth of the squared error."""
 DOZENS, MORE = "24", "48"
+UNKNOWN = (np.nan, -np.inf, np.inf)
+"""A gain where there are too few prompts to measure it."""
 USUAL_LOSS = "final latent, log"
 HEAD = ("PSNR of latents on test, dB", "95 %", "gain over fitted taps, dB", "95 % ")
 
@@ -127,7 +127,7 @@ def rulings(numbers: Numbers) -> Rulings:
     rows = gain(ways["channel"], ways["16 groups"])
     loss = {name: gain(losses[USUAL_LOSS], row) for name, row in losses.items() if name != USUAL_LOSS}
     fewer = {name: gain(row, before) for name, row in prompts.items()}
-    more = {name: gain(prompts[name], prompts[DOZENS]) for name in (MORE,) if name in prompts}
+    more = gain(prompts[MORE], prompts[DOZENS]) if MORE in prompts else UNKNOWN
     together = {way: gain(joint[way], joint["climb, then refine"], shared_level(2)) for way in ("in turns", "race")}
     mixing = interval([row["mixing of all channels"] for row in numbers["reach_db"].values()])
     return {
@@ -145,15 +145,15 @@ def rulings(numbers: Numbers) -> Rulings:
             f"dB above {told(loss)}.",
         ),
         f"A few dozen prompts are enough (twice as many gain under {MATTERS_DB:g} dB more).": (
-            all_below(more.values(), MATTERS_DB),
+            all_below([more], MATTERS_DB),
             (
-                f"{listed(more, '{} fit prompts gain {} dB', told=told_db)} on {DOZENS}; gain on fitted taps by number "
-                f"of fit prompts: {told(fewer)}."
+                f"{MORE} fit prompts gain {told_db(more)} dB on {DOZENS}; gain on fitted taps by number of fit "
+                f"prompts: {told(fewer)}."
             ),
         ),
         "Schedule and taps are better sought in turns, or in a race, than one after the other (by over "
         f"{MATTERS_DB:g} dB, corrected for two).": (
-            decide([any_of(above(cell, MATTERS_DB) for cell in together.values())]),
+            some_above(together.values(), MATTERS_DB),
             f"dB above climbing first: {told(together)}.",
         ),
         "History per channel is nearly all that a linear forecast can use (a full linear map of all channels lowers "

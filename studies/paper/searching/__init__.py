@@ -18,7 +18,7 @@ from hyca_calib.search.rollout_error import to_db
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import NO_INTERVAL, Context, Numbers, Outline, Part, Ruling, Rulings, Table
 from studies.paper.drawing import bare, save, subplots
-from studies.paper.intervals import Ratio, above, any_of, decide, listed, shared_level, student, told_db
+from studies.paper.intervals import Ratio, all_above, listed, shared_level, some_above, student, told_db
 from studies.paper.rollouts import BUDGET, optimum, psnr_db
 from studies.paper.searching import objective
 from studies.paper.searching.races import CLIMBING, MODELS, PRUNED, RACERS, RolloutRace, offline_costs, raced
@@ -132,7 +132,7 @@ def _found_more(numbers: Numbers) -> Ruling:
     test = numbers["climbed"]
     climbs = np.mean([values for name, values in test.items() if name.startswith(f"{CLIMBING}/")], axis=0)
     found = interval((climbs - np.array(test["offline optimum"])).tolist(), 0, numbers["test_prompts"])
-    return decide([above(found, EARNED_DB)]), (
+    return all_above([found], EARNED_DB), (
         f"hill climbing gains {told_db(found)} dB on the offline optimum; over all schedules rolled out, offline cost "
         f"and closed-loop error have rank correlation {numbers['offline_rank']:.2f}."
     )
@@ -142,7 +142,7 @@ def _ahead(gains: dict[str, list[float]], racers: Sequence[str]) -> Ruling:
     """Seed by seed, by Student's interval over the seeds."""
     climbed, level = np.array(gains[CLIMBING]), shared_level(len(racers))
     found = {name: student((np.array(gains[name]) - climbed).tolist(), level) for name in racers}
-    return decide([any_of(above(cell, EARNED_DB) for cell in found.values())]), (
+    return some_above(found.values(), EARNED_DB), (
         f"over {len(climbed)} seeds, dB above hill climbing, which gains {climbed.mean():+.2f} dB: "
         f"{listed(found, told=told_db)}."
     )
@@ -156,7 +156,7 @@ def _common(races: Races) -> Ruling:
         return "not decided", f"{len(table)} schedules were rolled out on {whole} samples; that says nothing of spread."
     found = rollouts_saved(table)
     mean, low, high = found
-    return decide([above(found, HALVED)]), (
+    return all_above([found], HALVED), (
         f"on other prompts and noise, {mean:.1f} times as many rollouts ({low:.1f} to {high:.1f}) would be needed to "
         "tell two schedules apart."
     )
