@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
 from hyca_runtime.errors import PlanMismatchError
 from hyca_runtime.executor import Executor
+from hyca_runtime.lane import Lane
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
 from hyca_runtime.policies.scheduled import Scheduled
@@ -23,6 +24,9 @@ from hyca_runtime.report import RunReport
 
 MAX_PLANS = 64
 """Plans that `Session.following` keeps ready."""
+
+MAX_WARNINGS = 64
+"""Warnings of one session; more do not help."""
 
 NO_PLAN = "none"
 """Said by a thread whose calls are to be computed in full."""
@@ -40,13 +44,13 @@ class Session:
         networks: Mapping[str, nn.Module],
         plan: Plan,
         on_mismatch: OnMismatch = "compute",
-        scheduler: Any = None,
+        pipe: object | None = None,
         policy: MakePolicy = Scheduled,
     ) -> None:
         self.plan = plan
         self._on_mismatch: OnMismatch = on_mismatch
         self._policy = policy
-        self._warned: set[type[Warning]] = set()
+        self._warned: set[tuple[type[Warning], str]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
         self._executors: dict[str, Executor] = {}
         try:
@@ -54,15 +58,15 @@ class Session:
                 sections = [section for section in plan.sections if section.component == name]
                 if sections:
                     compiled = CompiledPlan(plan.name, sections, on_mismatch, policy)
-                    self._executors[name] = Executor(module, compiled, scheduler, self._complain)
+                    self._executors[name] = Executor(module, compiled, pipe, self._complain)
         except BaseException:
             self.remove()
             raise
 
-    def _complain(self, message: str, kind: type[Warning]) -> None:
-        """Warn, but once of each kind of warning."""
-        if kind not in self._warned:
-            self._warned.add(kind)
+    def _complain(self, kind: type[Warning], subject: str, message: str) -> None:
+        """Warn, but once of each subject."""
+        if (kind, subject) not in self._warned and len(self._warned) < MAX_WARNINGS:
+            self._warned.add((kind, subject))
             warnings.warn(message, kind, stacklevel=2)
 
     @contextmanager
@@ -75,10 +79,9 @@ class Session:
             pipe: the pipeline that calls, where several share the network: its scheduler tells the
                 step without waiting for the GPU.
         """
-        scheduler = getattr(pipe, "scheduler", None)
         with ExitStack() as stack:
             for executor in self._executors.values():
-                stack.enter_context(executor.saying(branch=branch, step=step, scheduler=scheduler))
+                stack.enter_context(executor.saying(branch=branch, step=step, pipe=pipe))
             yield
 
     @contextmanager
@@ -129,25 +132,29 @@ class Session:
         Args:
             own: leave out what other threads did.
         """
-        streams = [
-            ((name if len(self._executors) > 1 else "", *stream), executor, state)
+        lanes = [
+            (name, number, lane)
             for name, executor in self._executors.items()
-            for stream, state in executor.streams_of(own)
+            for number, lane in executor.lanes_of(own)
         ]
-        spent = steps = 0.0
-        for _, _, state in streams:
-            cost = state.track.section.cost
-            if cost is None:
-                steps = 0.0
-                break
-            spent += state.count.computed * cost.full_step_flops + state.count.predicted * cost.predicted_step_flops
-            steps += state.count.steps * cost.full_step_flops
+        streams = {
+            (name if len(self._executors) > 1 else "", branch, part, number): state.count
+            for name, number, lane in lanes
+            for (branch, part), state in lane.streams.items()
+        }
+        furthest = [
+            max((lane for name, _, lane in lanes if name == network), key=lambda lane: lane.steps, default=None)
+            for network in self._executors
+        ]
         return RunReport(
-            streams={key: state.count for key, _, state in streams},
-            off_plan=next((state.track.off_plan for _, _, state in streams if state.track.off_plan), ""),
-            cache_bytes=sum(state.count.cache_bytes for _, _, state in streams),
-            forecast_flops=sum(state.count.forecast_flops for _, _, state in streams),
-            flops_ratio=steps / spent if spent and steps else None,
+            streams=streams,
+            computed=sum(lane.computed for lane in furthest if lane),
+            steps=sum(lane.steps for lane in furthest if lane),
+            off_plan=next((lane.departure for _, _, lane in lanes if lane.departure), ""),
+            adapted=self._on_mismatch == "adapt",
+            cache_bytes=sum(count.cache_bytes for count in streams.values()),
+            forecast_flops=sum(count.forecast_flops for count in streams.values()),
+            flops_ratio=_flops_ratio([lane for _, _, lane in lanes]),
             bytes_ahead=self.memory(),
         )
 
@@ -177,6 +184,19 @@ class Session:
         self.remove()
 
 
+def _flops_ratio(lanes: Sequence[Lane]) -> float | None:
+    """FLOPs of the same calls in full over those that were spent; None where a plan does not say its costs."""
+    spent = full = 0.0
+    for lane in lanes:
+        cost = lane.plan.section(lane.track).cost
+        if cost is None:
+            return None
+        for state in lane.streams.values():
+            spent += state.count.computed * cost.full_step_flops + state.count.predicted * cost.predicted_step_flops
+            full += state.count.steps * cost.full_step_flops
+    return full / spent if spent else None
+
+
 def apply_plan(
     target: object, plan: Plan, on_mismatch: OnMismatch = "compute", policy: MakePolicy = Scheduled
 ) -> Session:
@@ -203,7 +223,7 @@ def apply_plan(
     networks = find_transformers(target)
     for section in plan.sections:
         _check_fits(plan.name, section, networks, type(target).__name__)
-    return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None), policy)
+    return Session(networks, plan, on_mismatch, None if isinstance(target, nn.Module) else target, policy)
 
 
 def _check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:

@@ -65,7 +65,7 @@ def hand_plan(
     """
     sections = []
     for component, module in find_transformers(pipe).items():
-        times, channels = _seen(module, point, getattr(pipe, "scheduler", None), sample)
+        times, channels = _seen(module, point, pipe, sample)
         if times:
             told = [time for time in times.values() if time is not None]
             known = told if len(told) == len(times) else None
@@ -75,16 +75,16 @@ def hand_plan(
 
 
 def _seen(
-    module: nn.Module, point: CachePoint, scheduler: Any, sample: Callable[[], Any]
+    module: nn.Module, point: CachePoint, pipe: Any, sample: Callable[[], Any]
 ) -> tuple[dict[float, float | None], int]:
     """The times of a network's first pass over its steps, with those of the scheduler; and its channels."""
-    attachment, clock = Attachment(module, point), Clock(module, scheduler)
+    attachment, clock = Attachment(module, point), Clock(module, pipe)
     times, channels = dict[float, float | None](), 0
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal channels
         output, feature = attachment.compute(args, kwargs)
-        time, _ = clock.timestep(args, kwargs)
+        time, _ = clock.timestep(args, kwargs).read()
         if feature is not None and time not in times:
             times[time] = clock.scheduler_time()
             channels = sum(widths(feature, attachment.point.channel_axis))

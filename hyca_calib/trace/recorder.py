@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from hyca_calib.costs.flops import CostModel, count_flops, measure_seconds
-from hyca_calib.pipelines.branches import Branches
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
@@ -20,6 +19,7 @@ from hyca_calib.trace.statistics import choose_tokens
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.calls import CallResolver
 from hyca_runtime.errors import AttachError, TraceError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
@@ -59,12 +59,20 @@ class Recording:
 
 @dataclass(frozen=True)
 class _Call:
+    """One call of the network, at a step of the `run`-th pass; the feature is ``(batch, token, channel)`` by part.
+
+    A call that also fills a cache of keys and values may have more tokens than the others, before theirs.
+    """
+
     branch: str
+    run: int
+    step: int
     time: float
     scheduler_time: float | None
     feature: Feature
     num_tokens: tuple[int, ...]
     gain: Tensor
+    fills_cache: bool
 
 
 class Recorder:
@@ -84,11 +92,11 @@ class Recorder:
         self._pipe = pipe
         self.module = find_transformer(pipe, component)
         self._attachment = Attachment(self.module, point)
-        self._clock = Clock(self.module, getattr(pipe, "scheduler", None))
+        self._clock = Clock(self.module, pipe)
         self._most_tokens, self._seed = most_tokens, seed
         self._noise = torch.Generator("cpu")
         self._with_gain = True
-        self._branches = Branches()
+        self._resolver = CallResolver(self._clock)
         self._calls: list[_Call] = []
         self._scheduler: Any = None
         self._numel: dict[str, int] = {}
@@ -113,20 +121,20 @@ class Recorder:
             seed: of the random directions of the gain.
             with_gain: else it is zero; measuring it costs a gradient through the tail at every step.
 
-        A branch that ends before the others (guidance that stops midway) is left out. Where one call
+        A branch that is not called on every step (guidance within an interval) is left out. Where one call
         of the pipeline denoises several times (chunks, sections), the tokens of all are put together.
 
         Raises:
-            TraceError: the network was not called, or not equally often in each pass.
+            TraceError: the network was called on fewer than two steps, or no branch on every step.
         """
         self._calls.clear()
-        self._branches = Branches()
+        self._resolver = CallResolver(self._clock)
         self._numel.clear()
         self._noise.manual_seed(seed)
         self._with_gain = with_gain
         latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
-        branches = _by_branch_and_step(calls)
+        branches = _by_branch_and_step([self._cut(call, calls) for call in calls])
         features = [[_joined(step, len(jobs)) for step in steps] for steps in branches.values()]
         tokens = [self._tokens(steps[0], len(jobs)) for steps in branches.values()]
         first = [step[0] for step in next(iter(branches.values()))]
@@ -169,16 +177,19 @@ class Recorder:
             return output
         if not self._calls:
             self._scheduler = copy.deepcopy(getattr(self._pipe, "scheduler", None))
-        branch = self._branches.label(self._attachment.context.branch, self._clock.prompt(args, kwargs))
-        time, _ = self._clock.timestep(args, kwargs)
+        call = self._resolver.resolve(args, kwargs, self._attachment.context.branch)
+        track, fills_cache = self._resolver.track, self._clock.fills_cache(args, kwargs)
+        time, _ = self._clock.timestep(args, kwargs).read()
         scheduler_time = self._clock.scheduler_time()
         feature = Feature((part.detach() for part in feature), feature.form)
         gain = self._gain(feature, output, args, kwargs)
         ordered = self._tokens_first(feature, self._clock.batch(args, kwargs))
-        kept = Feature(self._kept(part) for part in ordered)
+        kept = Feature(part.clone() if fills_cache else self._kept(part) for part in ordered)
         counts = tuple(part.shape[1] for part in ordered)
-        self._calls.append(_Call(branch, time, scheduler_time, kept, counts, gain))
-        self._sample_call, self._numel[branch] = (args, kwargs), sum(part.numel() for part in feature)
+        place = (call.branch, track.run, int(track.position))
+        self._calls.append(_Call(*place, time, scheduler_time, kept, counts, gain, fills_cache))
+        self._sample_call = (args, kwargs)
+        self._numel[call.branch] = sum(part.numel() for part in feature)
         return output
 
     def _gain(self, feature: Feature, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -227,6 +238,15 @@ class Recorder:
         chosen = torch.from_numpy(choose_tokens(part.shape[1], self._most_tokens, self._seed))
         return part.index_select(1, chosen.to(part.device))
 
+    def _cut(self, call: _Call, calls: Sequence[_Call]) -> _Call:
+        """A call that fills a cache with only those of its tokens, the last, that later calls of its branch have."""
+        if not call.fills_cache:
+            return call
+        later = (other for other in calls if other.branch == call.branch and not other.fills_cache)
+        counts = next((other.num_tokens for other in later), call.num_tokens)
+        parts = zip(call.feature, counts, strict=True)
+        return replace(call, feature=Feature(self._kept(part[:, -n:]) for part, n in parts), num_tokens=counts)
+
     def _tokens(self, calls: Sequence[_Call], num_samples: int) -> tuple[list[np.ndarray], list[int]]:
         """Which tokens of one sample `_joined` holds, and how many there are, for each part."""
         chosen, counts = [], []
@@ -240,21 +260,30 @@ class Recorder:
 
 
 def _by_branch_and_step(calls: Sequence[_Call]) -> dict[str, list[tuple[_Call, ...]]]:
-    """Calls of the branches that ran to the end: ``[branch][step][pass]``; a pass begins where the times do."""
-    by_branch: dict[str, list[list[_Call]]] = {}
+    """Calls of the branches that were called equally often on every step, ``[branch][step][pass or part]``."""
+    by_branch: dict[str, dict[int, list[_Call]]] = {}
     for call in calls:
-        passes = by_branch.setdefault(call.branch, [])
-        if not passes or call.time == passes[0][0].time:
-            passes.append([])
-        passes[-1].append(call)
-    longest = max((len(passes[0]) for passes in by_branch.values()), default=0)
-    whole = {branch: passes for branch, passes in by_branch.items() if len(passes[0]) == longest}
-    if not longest or {len(p) for passes in whole.values() for p in passes} != {longest}:
-        counts = {branch: [len(p) for p in passes] for branch, passes in by_branch.items()}
+        by_branch.setdefault(call.branch, {}).setdefault(call.step, []).append(call)
+    steps = {run: 1 + max(call.step for call in calls if call.run == run) for run in {call.run for call in calls}}
+    num_steps = max(steps.values(), default=0)
+    if num_steps < 2:
+        raise TraceError(f"expected the network to be called on two steps or more of a run, got {num_steps}")
+    whole = {
+        branch: [tuple(found[step]) for step in range(num_steps)]
+        for branch, found in by_branch.items()
+        if len(found) == num_steps and len({len(of_step) for of_step in found.values()}) == 1
+    }
+    if not whole or len(set(steps.values())) > 1:
+        counts = {
+            branch or "unnamed": [len(found.get(i, ())) for i in range(num_steps)]
+            for branch, found in by_branch.items()
+        }
         raise TraceError(
-            f"expected equally many calls of the network in every guidance branch and pass, got {counts or 'none'}"
+            f"expected a guidance branch that is called equally often on each of {num_steps} steps, got calls by "
+            f"branch and step {counts}; where a pipeline conditions its branches anew at every step, let it name them: "
+            "`with transformer.cache_context(name):`"
         )
-    return {branch: list(zip(*passes, strict=True)) for branch, passes in whole.items()}
+    return whole
 
 
 def _joined(calls: Sequence[_Call], num_samples: int) -> Feature:

@@ -138,7 +138,8 @@ def alone(
     module: FluxTransformer2DModel, plan: Plan, run: Run, on_mismatch: OnMismatch, with_scheduler: bool
 ) -> Tensor:
     scheduler = Scheduler()
-    with Session({"transformer": module}, plan, on_mismatch, scheduler if with_scheduler else None):
+    pipe = SimpleNamespace(scheduler=scheduler) if with_scheduler else None
+    with Session({"transformer": module}, plan, on_mismatch, pipe):
         return sample(module, run, scheduler)
 
 
@@ -162,7 +163,8 @@ def test_sequences_of_runs(with_scheduler: bool) -> None:
         with no_warnings():
             expected = [alone(module, plan, run, on_mismatch, with_scheduler) for run in runs]
             scheduler = Scheduler()
-            with Session({"transformer": module}, plan, on_mismatch, scheduler if with_scheduler else None) as session:
+            pipe = SimpleNamespace(scheduler=scheduler) if with_scheduler else None
+            with Session({"transformer": module}, plan, on_mismatch, pipe) as session:
                 for i, run in enumerate(runs):
                     found = sample(module, run, scheduler)
                     assert torch.equal(found, expected[i]), f"sequence {number}, run {i}: {runs[: i + 1]}"
@@ -192,7 +194,9 @@ def test_threads_share_one_network() -> None:
 
         with ExitStack() as stack:
             stack.enter_context(no_warnings())
-            session = stack.enter_context(Session({"transformer": module}, plan, "adapt", Scheduler()))
+            session = stack.enter_context(
+                Session({"transformer": module}, plan, "adapt", SimpleNamespace(scheduler=Scheduler()))
+            )
             threads = [threading.Thread(target=work, args=(i, r, session, found, ready)) for i, r in enumerate(lanes)]
             for thread in threads:
                 thread.start()
