@@ -16,7 +16,7 @@ from hyca_runtime.attach.compiling import outside
 from hyca_runtime.calls import Call
 from hyca_runtime.combine import forecast
 from hyca_runtime.compiled_plan import CompiledPlan
-from hyca_runtime.errors import ForecastWarning, PlanMismatchError, PlanMismatchWarning
+from hyca_runtime.errors import ForecastWarning, MissingHistoryWarning, PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.feature import Feature, signature
 from hyca_runtime.lane import Lane, StreamState
 
@@ -25,6 +25,7 @@ Complain = Callable[[type[Warning], str, str], None]
 
 
 NOT_FINITE = "forecast NaN or infinity"
+FILLS = "a cache of keys and values is filled on this step or was on the one before"
 
 
 class Executor:
@@ -101,18 +102,19 @@ class Executor:
         lane = self._lane(plan)
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
         state, follows = lane.state(call), plan.follows(lane.track)
-        state.see(() if fills_cache else signature((args, kwargs)))
+        state.see(signature((args, kwargs)))
         previous, state.previous = state.previous, lane.track.position
         if not follows:
             state.forget(lane.track.off_grid)
             self._leave_plan(lane)
         elif plan.predicts(lane.track, (call.branch, call.part, self.number()), previous):
-            feature = None if fills_cache else self._forecast(lane, state)
+            fills = fills_cache or state.filled_cache
+            feature = None if fills else self._forecast(lane, state)
             if feature is not None:
                 return None, feature
-            self._miss(lane, call, "it fills a cache of keys and values" if fills_cache else state.cause)
-            return lane.computes(state, keeps=plan.adapts), None
-        return lane.computes(state, keeps=follows), None
+            self._miss(lane, call, FILLS if fills else state.cause)
+            follows = plan.adapts
+        return lane.computes(state, follows, fills_cache), None
 
     def _forecast(self, lane: Lane, state: StreamState) -> Feature | None:
         """The feature; None if its history is not what the plan takes, or NaN or infinity came out."""
@@ -158,7 +160,7 @@ class Executor:
             who = f"branch {call.branch!r}" if call.branch else "the network"
             message = f"plan {plan.name!r} predicts step {step:g}, but it is computed: {who} lacks earlier features, "
             message += f"for {cause or 'a step of the plan passed without a call'}"
-            kind = PlanMismatchWarning
+            kind = MissingHistoryWarning
         if plan.on_mismatch == "error":
             raise PlanMismatchError(message)
         lane.lacks(cause)

@@ -22,6 +22,8 @@ class StreamState:
     Attributes:
         previous: the position of its latest call, -1 before the first.
         cause: why its history is shorter than the plan wants, if it is.
+        filled_cache: whether its latest computed call also filled a cache of keys and values. Such a call may
+            have more tokens than the next, before theirs.
     """
 
     def __init__(self, depth: int, cause: str) -> None:
@@ -30,11 +32,12 @@ class StreamState:
         self.guard = FiniteGuard()
         self.previous = -1.0
         self.cause = cause
+        self.filled_cache = False
         self._signature: Signature = ()
 
     def see(self, shapes: Signature) -> None:
-        """Forget the features if those of a call with these shapes are not comparable; with () they are."""
-        if shapes and self._signature and shapes != self._signature:
+        """Forget the features if those of a call with these shapes are not comparable."""
+        if self._signature and shapes != self._signature and not self.filled_cache:
             self.forget("the shapes of what it is called with changed")
         self._signature = shapes
 
@@ -93,16 +96,20 @@ class Lane:
             self.streams[key] = StreamState(self.plan.depth, began)
         return self.streams[key]
 
-    def computes(self, state: StreamState, keeps: bool) -> Callable[[Feature | None], None]:
+    def computes(self, state: StreamState, keeps: bool, fills_cache: bool) -> Callable[[Feature | None], None]:
         """Count a computed call; returns what is told its feature, which is kept if a forecast may need it."""
         state.count.computed += 1
         self._computed.add(self.track.steps)
-        return partial(self._remember, state, keeps and not self.track.ends)
+        return partial(self._remember, state, keeps, fills_cache)
 
-    def _remember(self, state: StreamState, keeps: bool, feature: Feature | None) -> None:
+    def _remember(self, state: StreamState, keeps: bool, fills_cache: bool, feature: Feature | None) -> None:
         if feature is None or self.track.ends:
             state.history.clear()
-        elif keeps and state.history.push(self.track.position, feature):
+            return
+        if state.filled_cache and not fills_cache:
+            state.history.keep_last(feature)
+        state.filled_cache = fills_cache
+        if keeps and state.history.push(self.track.position, feature):
             self.plan.check_feature(self.plan.section(self.track), feature)
             state.count.cache_bytes = max(state.count.cache_bytes, state.history.nbytes)
 

@@ -19,6 +19,10 @@ Progress = Literal["begins", "moves", "stays"]
 """What a call does: begin a run, come to another step of it, or be one more call of the present step."""
 
 
+ANY = ("", "any", "NoneType")
+"""What a grid says that was made for no scheduler in particular."""
+
+
 class RunTracker:
     """Where one sampler is.
 
@@ -133,6 +137,8 @@ class RunTracker:
 
     def _read(self, clock: Clock, now: Timestep, same_branch: bool, repeated: bool) -> Progress:
         """What the timestep of the call tells."""
+        if clock.grid() is None:
+            self._scheduler = None  # another thread's, as it turned out
         stands = self.position >= 0 and self._stands(clock) and now.is_at(self._latest)
         if stands and (not repeated or (same_branch and self._scheduler is not None)):
             return "stays"  # another branch, or another part of a picture that is denoised in parts
@@ -196,6 +202,8 @@ class RunTracker:
         self._begin(clock if ahead else None, chosen, 0.0)
         if not fitting:
             self._leave(f"the sampler's {len(ahead)} timesteps are none of the plan's {len(self.grid.timesteps)}")
+        elif clock.sampler() and self.grid.scheduler not in (*ANY, clock.sampler()):
+            self._leave(f"the sampler is {clock.sampler()}, not {self.grid.scheduler}")
         return "begins"
 
     def _start_late(self, clock: Clock, now: Timestep) -> Progress | None:

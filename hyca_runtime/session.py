@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
-from hyca_runtime.errors import PlanMismatchError
+from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.executor import Executor
 from hyca_runtime.lane import Lane
 from hyca_runtime.network_plan import NetworkPlan
@@ -223,7 +224,26 @@ def apply_plan(
     networks = find_transformers(target)
     for section in plan.sections:
         _check_fits(plan.name, section, networks, type(target).__name__)
-    return Session(networks, plan, on_mismatch, None if isinstance(target, nn.Module) else target, policy)
+    if not isinstance(target, nn.Module):
+        return Session(networks, plan, on_mismatch, target, policy)
+    session = Session(networks, plan, on_mismatch, None, policy)
+    for section in plan.sections:
+        _tell_of_rounding(plan.name, section, networks[section.component])
+    return session
+
+
+def _tell_of_rounding(name: str, section: NetworkPlan, module: nn.Module) -> None:
+    """Warn where the timesteps of a network without a scheduler may be too coarse to tell its first steps apart."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    times, rounding = section.sampler.timesteps, 2 * torch.finfo(dtype).eps
+    if len(times) > 1 and section.sampler.is_at(0, times[1], rounding):
+        warnings.warn(
+            f"plan {name!r}: steps 0 and 1 have one timestep in {dtype}, {times[0]:g}; if the network is called with "
+            "timesteps of that dtype, apply the plan to the pipeline, whose scheduler tells them apart, or say the "
+            "step: with session.at(step)",
+            PlanMismatchWarning,
+            stacklevel=3,
+        )
 
 
 def _check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hyca_calib.demo import DEMOS, demo_pipeline
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_runtime.attach.clock import sampler_name
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
 from hyca_runtime.session import config_digest
@@ -88,7 +89,7 @@ class TracedModel(BaseModel, frozen=True):
             pipeline=type(pipe).__name__,
             component=component,
             transformer=type(transformer).__name__,
-            scheduler=type(getattr(pipe, "scheduler", None)).__name__,
+            scheduler=sampler_name(getattr(pipe, "scheduler", None)),
             config_digest=config_digest(transformer),
             weights_digest=weights_digest(transformer),
         )

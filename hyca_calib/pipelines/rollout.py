@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,36 @@ from torch import Tensor
 
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Job, batches, merge_calls
+from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.errors import WorkloadError
+from hyca_runtime.compiled_plan import OnMismatch
+from hyca_runtime.errors import MissingHistoryWarning, PlanMismatchError, PlanMismatchWarning, WorkloadError
 
 
 def device_of(pipe: Pipeline) -> torch.device:
     """The device of the network's weights."""
     return next(find_transformer(pipe).parameters()).device
+
+
+@contextmanager
+def followed(pipe: Pipeline, plan: Plan, on_mismatch: OnMismatch = "error") -> Iterator[Session]:
+    """Let `pipe` follow `plan`.
+
+    As with `apply_plan`, but branches that begin late are no error: they compute until they have the history that
+    the plan takes.
+
+    Raises:
+        PlanMismatchError: a run leaves the plan's time grid, and that is an error.
+    """
+    strict = on_mismatch == "error"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if strict else "default", PlanMismatchWarning)
+        warnings.simplefilter("ignore", MissingHistoryWarning)
+        try:
+            with apply_plan(pipe, plan, "compute" if strict else on_mismatch) as session:
+                yield session
+        except PlanMismatchWarning as warning:
+            raise PlanMismatchError(str(warning)) from warning
 
 
 def sample_latents(

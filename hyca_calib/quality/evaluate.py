@@ -15,10 +15,10 @@ from torch import Tensor
 
 from hyca_calib.costs.flops import count_flops, seconds_of
 from hyca_calib.costs.memory import peak_memory
-from hyca_calib.pipelines.rollout import device_of, sample_images
+from hyca_calib.pipelines.rollout import device_of, followed, sample_images
 from hyca_calib.pipelines.workload import Job, batches
 from hyca_calib.quality.metrics import SampleFidelity, compare_images
-from hyca_runtime import Plan, Session, apply_plan
+from hyca_runtime import Plan, Session
 from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import OnMismatch
@@ -129,7 +129,7 @@ def evaluate_plan(
 ) -> tuple[Evaluation, SampledRun, SampledRun]:
     """Figures of `plan` on `jobs`, with its run and the full one."""
     full, _ = _timed_run(pipe, jobs, num_steps, batch, nullcontext)
-    run, report = _timed_run(pipe, jobs, num_steps, batch, lambda: apply_plan(pipe, plan, on_mismatch))
+    run, report = _timed_run(pipe, jobs, num_steps, batch, lambda: followed(pipe, plan, on_mismatch))
     found = Evaluation.of(
         run,
         full,

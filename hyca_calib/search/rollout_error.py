@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.problem import Samples
-from hyca_runtime import apply_plan
 from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.errors import ForecastWarning
 from hyca_runtime.network_plan import NetworkPlan
@@ -37,7 +36,7 @@ def log_errors(
     with warnings.catch_warnings():
         warnings.simplefilter("error", ForecastWarning)
         try:
-            with apply_plan(pipe, plan, on_mismatch):
+            with followed(pipe, plan, on_mismatch):
                 latents = sample_latents(pipe, samples.jobs, samples.num_steps, batch or count)
         except ForecastWarning:
             return lost

@@ -46,7 +46,7 @@ def solve(problem: Problem, settings: Settings, budgets: Sequence[Budget], seed:
     groups = partition(problem, settings, seed)
     fit, judge = (grouped(gram, gains, groups) for gram in (problem.fit, problem.select))
     times, fewest = problem.times(settings.axis), min(counts)
-    start = min(settings.start, fewest)
+    start = min(max(settings.start, trace.attributes.first_computed), fewest)
     widest = -(-(steps - start) // (fewest - start + 1)) + 1  # if all gaps after the start were equal
     max_gap = min(steps, max(4, 2 * widest))
     table = gap_table(fit, judge, times, problem.step_weights, settings.depth, settings.ridge, max_gap)

@@ -42,6 +42,7 @@ class Recording:
         num_tokens: ``[branch][part]``, how many one sample has.
         gains: ``[branch][step]``, each ``(channel,)``: mean squared change of the network's output
             per squared change of the feature, channels of all parts.
+        first_computed: first steps that a plan must compute: two where the first one also fills a cache of keys.
         latents: final latents ``(sample, ...)``.
         scheduler: a copy of the pipeline's as it was before the first step.
     """
@@ -53,6 +54,7 @@ class Recording:
     tokens: list[list[np.ndarray]]
     num_tokens: list[list[int]]
     gains: list[list[Tensor]]
+    first_computed: int
     latents: Tensor
     scheduler: Any
 
@@ -147,6 +149,7 @@ class Recorder:
             tokens=[chosen for chosen, _ in tokens],
             num_tokens=[counts for _, counts in tokens],
             gains=[[torch.stack([c.gain for c in step]).mean(0) for step in steps] for steps in branches.values()],
+            first_computed=1 + any(call.fills_cache for call in calls),
             latents=latents,
             scheduler=self._scheduler,
         )

@@ -18,7 +18,7 @@ from hyca_runtime.attach.bound_points import BoundOutput, bind_point
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
-from hyca_runtime.attach.proxies import placed
+from hyca_runtime.attach.proxies import exchange
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
@@ -51,6 +51,8 @@ class Attachment:
             raise AttachError(f"{type(module).__name__} has a plan applied already; call remove() on its session first")
         if getattr(module, "is_cache_enabled", False) is True or _has_cache_hooks(module):
             raise AttachError(f"{type(module).__name__} has a diffusers cache enabled; call disable_cache() first")
+        if getattr(module, "_is_cached", False) is True:
+            raise AttachError(f"{type(module).__name__} has cache-dit enabled; call its disable_cache first")
         self.module = module
         self.point = point
         self.context = Context()
@@ -63,6 +65,7 @@ class Attachment:
         self._captures = outside(self._bound.captures)
         self._take = outside(self._hand_over)
         self._injectors = outside(self._bound.injectors)
+        self._exchange = outside(exchange)
 
     def install(self, handler: Handler) -> None:
         """Let `handler` answer every call of the network.
@@ -110,9 +113,13 @@ class Attachment:
         Args:
             keep: told the feature, never inside a compiled graph.
         """
-        with self._turn, placed(self._captures()):
-            output = self._forward(*args, **kwargs)
-            return output, self._take(output, keep)
+        with self._turn:
+            own = self._exchange(self._captures())
+            try:
+                output = self._forward(*args, **kwargs)
+                return output, self._take(output, keep)
+            finally:
+                self._exchange(own)
 
     def _hand_over(self, output: Any, keep: Keeper | None) -> Feature | None:
         feature = self._bound.captured(output)
@@ -124,8 +131,12 @@ class Attachment:
         """Run only what lies behind the cache point, on `feature`."""
         if isinstance(self._bound, BoundOutput):
             return self._bound.output(feature)
-        with self._turn, placed(self._injectors(feature)):
-            return self._forward(*args, **kwargs)
+        with self._turn:
+            own = self._exchange(self._injectors(feature))
+            try:
+                return self._forward(*args, **kwargs)
+            finally:
+                self._exchange(own)
 
 
 def _has_cache_hooks(module: nn.Module) -> bool:

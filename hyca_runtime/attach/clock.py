@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -125,7 +125,7 @@ class Clock:
         self._pipe = _loosely(pipe)
         self._context = context or Context()
         self._kept = threading.local()
-        self._user: tuple[Callable[[], Any], int] = (lambda: None, 0)
+        self._users: tuple[Callable[[], Any], set[int]] = (lambda: None, set())
 
     def timestep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timestep:
         """The timestep of a call, not read yet."""
@@ -168,25 +168,30 @@ class Clock:
     def grid(self) -> SchedulerGrid | None:
         """The scheduler's timesteps, None if it has no list of them, set none yet, or does not say where it is.
 
-        A scheduler that this thread did not say is that of the thread that used it first since its timesteps were set.
+        A scheduler that this thread did not say is trusted only while no other thread calls the network in its run.
         """
         scheduler = self._scheduler
         timesteps = getattr(scheduler, "timesteps", None)
         kept: SchedulerGrid | None = getattr(self._kept, "grid", None)
-        if kept is not None and kept.is_of(timesteps):
-            return kept
         if not isinstance(timesteps, Tensor) or timesteps.ndim != 1 or not hasattr(scheduler, "step_index"):
             return None
         if _is_untouched(scheduler) or (self._context.pipe is None and not self._is_mine(timesteps)):
             return None
-        self._kept.grid = kept = SchedulerGrid(timesteps)
+        if kept is None or not kept.is_of(timesteps):
+            self._kept.grid = kept = SchedulerGrid(timesteps)
         return kept
 
     def _is_mine(self, timesteps: Tensor) -> bool:
-        thread = threading.get_ident()
-        if self._user[0]() is not timesteps:
-            self._user = (weakref.ref(timesteps), thread)
-        return self._user[1] == thread
+        """Whether only this thread has asked since these timesteps were set; that is always before the first step."""
+        if self._users[0]() is not timesteps:
+            self._users = (weakref.ref(timesteps), set())
+        users = self._users[1]
+        users.add(threading.get_ident())
+        return len(users) == 1
+
+    def sampler(self) -> str:
+        """The name of the scheduler that is known to drive this thread's calls, "" if none is."""
+        return sampler_name(self._scheduler) if self.grid() is not None else ""
 
     def index(self) -> int:
         """The scheduler's place in its grid."""
@@ -204,6 +209,14 @@ class Clock:
             return None
         at = self.index()
         return grid.times[at] if at < len(grid.times) else None
+
+
+def sampler_name(scheduler: Any) -> str:
+    """The class of a scheduler, and whether it draws noise at every step where its class leaves that open."""
+    config = getattr(scheduler, "config", {})
+    get = config.get if isinstance(config, Mapping) else {}.get
+    draws = get("stochastic_sampling") or str(get("algorithm_type")).startswith("sde-")
+    return type(scheduler).__name__ + (" with noise" if draws else "")
 
 
 def _is_untouched(scheduler: Any) -> bool:

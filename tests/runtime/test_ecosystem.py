@@ -615,6 +615,13 @@ def test_a_plan_is_refused_over_the_hooks_of_a_diffusers_cache() -> None:
         apply_plan(pipe, plan_of("FLUX.1"))
 
 
+def test_a_plan_is_refused_over_cache_dit() -> None:
+    pipe = PIPELINES["FLUX.1"].build()
+    pipe.transformer._is_cached = True  # its mark; what it does to the class of a pipeline would outlive this test
+    with pytest.raises(AttachError, match="cache-dit enabled; call its disable_cache"):
+        apply_plan(pipe, plan_of("FLUX.1"))
+
+
 def test_a_diffusers_cache_is_refused_over_a_plan() -> None:
     pipe = PIPELINES["FLUX.1"].build()
     with apply_plan(pipe, plan_of("FLUX.1"), on_mismatch="error"), pytest.raises(AttachError):  # noqa: PT012

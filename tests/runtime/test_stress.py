@@ -78,7 +78,7 @@ def network() -> FluxTransformer2DModel:
     ).eval()
 
 
-class Scheduler:
+class FlowMatchEulerDiscreteScheduler:
     """What the clock reads of a diffusers scheduler, kept as diffusers keeps it."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Scheduler:
 
 
 @torch.no_grad()
-def sample(module: FluxTransformer2DModel, run: Run, scheduler: Scheduler) -> Tensor:
+def sample(module: FluxTransformer2DModel, run: Run, scheduler: FlowMatchEulerDiscreteScheduler) -> Tensor:
     """A small guided sampler around the network; returns the latents it came to."""
     generator = torch.Generator().manual_seed(run.seed)
     prompts = [torch.randn(run.batch, run.words, 6, generator=generator) for _ in run.branches]
@@ -137,7 +137,7 @@ def sample(module: FluxTransformer2DModel, run: Run, scheduler: Scheduler) -> Te
 def alone(
     module: FluxTransformer2DModel, plan: Plan, run: Run, on_mismatch: OnMismatch, with_scheduler: bool
 ) -> Tensor:
-    scheduler = Scheduler()
+    scheduler = FlowMatchEulerDiscreteScheduler()
     pipe = SimpleNamespace(scheduler=scheduler) if with_scheduler else None
     with Session({"transformer": module}, plan, on_mismatch, pipe):
         return sample(module, run, scheduler)
@@ -162,7 +162,7 @@ def test_sequences_of_runs(with_scheduler: bool) -> None:
         on_mismatch: OnMismatch = chance.choice(("compute", "adapt"))
         with no_warnings():
             expected = [alone(module, plan, run, on_mismatch, with_scheduler) for run in runs]
-            scheduler = Scheduler()
+            scheduler = FlowMatchEulerDiscreteScheduler()
             pipe = SimpleNamespace(scheduler=scheduler) if with_scheduler else None
             with Session({"transformer": module}, plan, on_mismatch, pipe) as session:
                 for i, run in enumerate(runs):
@@ -186,7 +186,7 @@ def test_threads_share_one_network() -> None:
         ready = threading.Barrier(len(lanes))
 
         def work(lane: int, runs: list[Run], session: Session, found: list[list[Any]], ready: Any) -> None:
-            scheduler = Scheduler()
+            scheduler = FlowMatchEulerDiscreteScheduler()
             ready.wait()
             for run in runs:
                 with session.at(pipe=SimpleNamespace(scheduler=scheduler)):
@@ -195,7 +195,9 @@ def test_threads_share_one_network() -> None:
         with ExitStack() as stack:
             stack.enter_context(no_warnings())
             session = stack.enter_context(
-                Session({"transformer": module}, plan, "adapt", SimpleNamespace(scheduler=Scheduler()))
+                Session(
+                    {"transformer": module}, plan, "adapt", SimpleNamespace(scheduler=FlowMatchEulerDiscreteScheduler())
+                )
             )
             threads = [threading.Thread(target=work, args=(i, r, session, found, ready)) for i, r in enumerate(lanes)]
             for thread in threads:
