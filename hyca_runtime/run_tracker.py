@@ -226,7 +226,8 @@ class RunTracker:
     def _go_off(self, clock: Clock, now: Timestep, same_branch: bool) -> Progress:
         grid, (time, rounding) = self.grid, now.read()
         position, before = _position(grid.timesteps, time), self.position
-        begins = before < 0 or position <= before or not self._is_same_run(clock, same_branch)
+        ahead = before >= 0 and (time - self._latest.read()[0]) * (grid.timesteps[-1] - grid.timesteps[0]) > 0
+        begins = not ahead or not self._is_same_run(clock, same_branch)
         if begins:
             self._begin(clock if grid.scheduler_timesteps is not None else None, [self.at], position)
         else:

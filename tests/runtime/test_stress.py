@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from hyca_runtime import Plan, Session
 from hyca_runtime.compiled_plan import OnMismatch
 
 SEQUENCES = 200
+ALWAYS = range(1000)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Run:
         branches: names given to cache_context, "" for calls without a name.
         stop: number of network calls after which it is cancelled, or None.
         shuffled: whether the order of branches changes from step to step.
+        passes: how often it denoises.
+        within: steps on which the second branch is called.
+        anew: whether the conditioning is made anew for every call.
     """
 
     seed: int
@@ -45,6 +49,8 @@ class Run:
     stop: int | None
     shuffled: bool
     passes: int
+    within: range
+    anew: bool
 
 
 def draw_run(chance: random.Random) -> Run:
@@ -61,6 +67,8 @@ def draw_run(chance: random.Random) -> Run:
         stop=chance.randrange(1, 2 * STEPS) if chance.random() < 0.4 else None,
         shuffled=named and chance.random() < 0.5,
         passes=chance.choice((1, 1, 1, 2)),
+        within=chance.choice((ALWAYS, ALWAYS, range(1, 6), range(5), range(0, STEPS, 3))),
+        anew=chance.random() < 0.25,
     )
 
 
@@ -108,9 +116,9 @@ def sample(module: FluxTransformer2DModel, run: Run, scheduler: FlowMatchEulerDi
     for _ in range(run.passes):
         times = torch.linspace(1.0, 1.0 / run.steps, run.steps)
         scheduler.set_timesteps(times, run.first)
-        for time in times[run.first :]:
+        for step, time in enumerate(times[run.first :]):
             found: list[Tensor] = [latents] * len(run.branches)
-            places = list(range(len(run.branches)))
+            places = list(range(len(run.branches) if step in run.within else 1))
             if run.shuffled:
                 order.shuffle(places)
             for place in places:
@@ -120,7 +128,7 @@ def sample(module: FluxTransformer2DModel, run: Run, scheduler: FlowMatchEulerDi
                 with module.cache_context(name) if name else nullcontext():
                     found[place] = module(
                         hidden_states=latents,
-                        encoder_hidden_states=prompts[place],
+                        encoder_hidden_states=prompts[place].clone() if run.anew else prompts[place],
                         pooled_projections=pooled,
                         timestep=time.expand(run.batch),
                         img_ids=ids[0],
@@ -132,6 +140,21 @@ def sample(module: FluxTransformer2DModel, run: Run, scheduler: FlowMatchEulerDi
             latents = latents - guided / run.steps
             scheduler.step()
     return latents
+
+
+def count_blocks(module: FluxTransformer2DModel) -> Callable[[], list[int]]:
+    """From now on, until it is asked: how many blocks each call of the network ran."""
+    calls = list[int]()
+    blocks = (*module.transformer_blocks, *module.single_transformer_blocks)
+    handles = [block.register_forward_pre_hook(lambda *_: calls.append(calls.pop() + 1)) for block in blocks]
+    handles.append(module.register_forward_pre_hook(lambda *_: calls.append(0)))
+
+    def counted() -> list[int]:
+        for handle in handles:
+            handle.remove()
+        return calls
+
+    return counted
 
 
 def alone(
@@ -166,9 +189,14 @@ def test_sequences_of_runs(with_scheduler: bool) -> None:
             pipe = SimpleNamespace(scheduler=scheduler) if with_scheduler else None
             with Session({"transformer": module}, plan, on_mismatch, pipe) as session:
                 for i, run in enumerate(runs):
+                    ran = count_blocks(module)
                     found = sample(module, run, scheduler)
                     assert torch.equal(found, expected[i]), f"sequence {number}, run {i}: {runs[: i + 1]}"
-                    predicted += sum(count.predicted for count in session.report().streams.values())
+                    announced = sum(count.predicted for count in session.report().streams.values())
+                    if run.passes == 1 and run.stop is None:
+                        assert ran().count(0) == announced, f"sequence {number}, run {i}: {runs[: i + 1]}"
+                        assert announced or session.report().off_plan, f"a silent no-op: {run}"
+                    predicted += announced
     assert predicted > 5 * SEQUENCES
 
 
