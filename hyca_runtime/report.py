@@ -60,7 +60,9 @@ class RunReport:
         if len(self.streams) > 1:
             for (network, branch, part, lane), count in self.streams.items():
                 thread = f"thread {lane}" if lane else ""
-                where = ", ".join(filter(None, [network, branch or "unnamed branch", part and f"part {part}", thread]))
+                where = ", ".join(
+                    filter(None, [network, branch or "unnamed branch", f"part {part}" if part else "", thread])
+                )
                 lines.append(f"  {where}: {count.computed} of {count.steps}")
         if self.off_plan:
             lines.append(f"  {'adapted' if self.adapted else 'computed, not predicted'}: {self.off_plan}")

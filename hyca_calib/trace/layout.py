@@ -46,7 +46,16 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def of(cls, recording: Recording, request: Request) -> Self:
-        """The layout that a batch shows."""
+        """The layout that a batch shows.
+
+        Raises:
+            TraceError: it has a single step.
+        """
+        if len(recording.timesteps) < 2:
+            raise TraceError(
+                f"expected the network to be called on two steps or more, got one of {request.workload.num_steps} asked "
+                "for; trace more --steps, or another strength"
+            )
         times = recording.scheduler_timesteps or recording.timesteps
         sigmas = noise_levels(recording.scheduler, times)
         response = impulse_response(recording.scheduler, times)

@@ -127,7 +127,7 @@ class Recorder:
         of the pipeline denoises several times (chunks, sections), the tokens of all are put together.
 
         Raises:
-            TraceError: the network was called on fewer than two steps, or no branch on every step.
+            TraceError: the network was not called, or no branch on every step.
         """
         self._calls.clear()
         self._resolver = CallResolver(self._clock)
@@ -269,8 +269,6 @@ def _by_branch_and_step(calls: Sequence[_Call]) -> dict[str, list[tuple[_Call, .
         by_branch.setdefault(call.branch, {}).setdefault(call.step, []).append(call)
     steps = {run: 1 + max(call.step for call in calls if call.run == run) for run in {call.run for call in calls}}
     num_steps = max(steps.values(), default=0)
-    if num_steps < 2:
-        raise TraceError(f"expected the network to be called on two steps or more of a run, got {num_steps}")
     whole = {
         branch: [tuple(found[step]) for step in range(num_steps)]
         for branch, found in by_branch.items()

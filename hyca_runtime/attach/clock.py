@@ -213,9 +213,9 @@ class Clock:
 
 def sampler_name(scheduler: Any) -> str:
     """The class of a scheduler, and whether it draws noise at every step where its class leaves that open."""
-    config = getattr(scheduler, "config", {})
-    get = config.get if isinstance(config, Mapping) else {}.get
-    draws = get("stochastic_sampling") or str(get("algorithm_type")).startswith("sde-")
+    config = getattr(scheduler, "config", None)
+    told: Mapping[str, Any] = config if isinstance(config, Mapping) else {}
+    draws = told.get("stochastic_sampling") or str(told.get("algorithm_type")).startswith("sde-")
     return type(scheduler).__name__ + (" with noise" if draws else "")
 
 

@@ -49,7 +49,7 @@ class Shape:
     def record(self, monkeypatch: pytest.MonkeyPatch) -> Recording:
         monkeypatch.setattr("hyca_calib.trace.recorder.sample_latents", lambda *_: self.draw())
         with Recorder(self.pipe, parse_point("trunk"), most_tokens=64) as recorder:
-            return recorder.record([Job(0, {}, 0, "fit")], self.steps, seed=0)
+            return recorder.record([Job(0, "fit", 0, {})], self.steps, seed=0)
 
 
 @contextmanager
