@@ -27,6 +27,7 @@ LAYERS = (
         "hyca_runtime.combine",
         "hyca_runtime.combine_triton",
         "hyca_runtime.finite_guard",
+        "hyca_runtime.fingerprint",
         "hyca_runtime.adaptive",
     ),
     ("hyca_runtime.network_plan", "hyca_runtime.testing"),
