@@ -13,19 +13,17 @@ from torch import Tensor
 
 from hyca_calib.costs.flops import CostModel, count_flops, measure_seconds
 from hyca_calib.pipelines.branches import Branches
-from hyca_calib.pipelines.outputs import tensors_of
+from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.trace.statistics import choose_tokens
+from hyca_calib.trace.tail_gain import Tail
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.errors import AttachError, TraceError
-from hyca_runtime.feature import Feature
+from hyca_runtime.errors import TraceError
+from hyca_runtime.feature import Feature, widths
 from hyca_runtime.point import CachePoint
-
-RECALL = {True: 1e-3, False: 0.05}
-"""Relative error of a step predicted from its own feature, in float32 and in fewer bits: rounding, no more."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Recorder:
         return next(self.module.parameters()).device
 
     def __enter__(self) -> Self:
-        self._attachment.install(self._answer)
+        self._attachment.install(outside_inference_mode(self._answer))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -182,33 +180,13 @@ class Recorder:
         return output
 
     def _gain(self, feature: Feature, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Squared gain of each channel through the tail to `output`, estimated with one random output direction.
-
-        For v with unit covariance, E (J^T v)_c^2 is the squared norm of column c of the Jacobian J.
-        """
-        axis = self._attachment.point.channel_axis
         if not self._with_gain or self._attachment.point.kind == "output":
-            channels = sum(part.shape[axis] for part in feature)
+            channels = sum(widths(feature, self._attachment.point.channel_axis))
             return torch.full((channels,), float(self._with_gain), device=feature[0].device)
-        with torch.enable_grad():
-            probe = Feature((part.clone().requires_grad_() for part in feature), feature.form)
-            again = tensors_of(self._attachment.predict(probe, args, kwargs))
-            if not self._calls:
-                self._check_recall(again, tensors_of(output))
-            outputs = [tensor for tensor in again if tensor.requires_grad]
-            directions = [torch.randn(o.shape, generator=self._noise).to(o) for o in outputs]
-            gradients = torch.autograd.grad(outputs, probe, directions, allow_unused=True, materialize_grads=True)
-        return torch.cat([g.float().square().movedim(axis, -1).flatten(0, -2).mean(0) for g in gradients])
-
-    def _check_recall(self, again: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """A step that is predicted from its own feature must be that step."""
-        pairs = [(a.detach().float(), b.detach().float()) for a, b in zip(again, outputs, strict=True)]
-        error = max((float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in pairs), default=0.0)
-        if error > RECALL[outputs[0].dtype == torch.float32]:
-            raise AttachError(
-                f"{type(self.module).__name__} at '{self._attachment.point}': expected a step predicted from its own "
-                f"feature to be that step, got a relative error of {error:.2g}; use the point 'trunk' or 'output'"
-            )
+        tail = Tail(self._attachment, args, kwargs)
+        if not self._calls:
+            tail.check_recall(feature, output)
+        return tail.gain(feature, self._noise)
 
     def _tokens_first(self, feature: Feature, batch: int) -> Feature:
         """Parts as ``(batch, token, channel)``, wherever the batch is; without one, all tokens are one sample's."""
