@@ -379,7 +379,7 @@ class TestTable:
         assert [line["method"] for line in table] == [r.method for r in self.ROWS]
         assert float(table[0]["psnr_db"]) == 42.0
         assert table[3]["error"] == "ValueError: no"
-        dots = [Dot(r.family, r.result.flops_ratio, r.result.psnr_db) for r in self.ROWS if r.result]
+        dots = [Dot(r.family, r.result.flops_ratio, r.result.agreement_db) for r in self.ROWS if r.result]
         draw_front(dots[-1:], dots[:-1], tmp_path / "front.png")
         plain = (tmp_path / "front.png").read_bytes()
         assert len(plain) > 10_000

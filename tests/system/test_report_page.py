@@ -15,6 +15,8 @@ from storage import record
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.report.looks import error_shown
+from hyca_calib.report.tiles import AMPLIFY
 from hyca_calib.report.write import Summary, siblings, write_report
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search_preset
@@ -155,8 +157,6 @@ def test_only_plans_of_the_same_model_are_beside_it(pictures: tuple[Path, Summar
 
 
 def test_differences_are_dark_on_white() -> None:
-    from hyca_calib.report.tiles import AMPLIFY, difference
-
     clip = torch.full((1, 3, 2, 2), 0.5)
-    assert torch.equal(difference(clip, clip), torch.ones_like(clip))
-    torch.testing.assert_close(difference(clip + 0.01, clip), torch.full_like(clip, 1 - 0.01 * AMPLIFY))
+    assert torch.equal(error_shown(clip, clip), torch.ones_like(clip))
+    torch.testing.assert_close(error_shown(clip + 0.01, clip), torch.full_like(clip, 1 - 0.01 * AMPLIFY))
