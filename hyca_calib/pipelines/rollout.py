@@ -84,7 +84,7 @@ def sample_clips(pipe: Pipeline, jobs: Sequence[Job], num_steps: int, batch: int
         last.update(tensors)
         return {}
 
-    watched = {"callback_on_step_end": keep} if takes(pipe, "callback_on_step_end") else {}
+    watched: dict[str, Any] = {"callback_on_step_end": keep} if takes(pipe, "callback_on_step_end") else {}
     for group in batches(jobs, batch):
         last.clear()
         found = samples_of(_called(pipe, group, num_steps, output_type="pt", **watched), type(pipe).__name__)

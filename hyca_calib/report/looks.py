@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import Literal
 
 import numpy as np
 import torch
-from matplotlib import colormaps, pyplot
-from PIL import Image
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from hyca_calib.pipelines.outputs import are_pictures
@@ -70,17 +70,16 @@ def _series(sample: Tensor) -> Tensor:
 def _curves(sample: Tensor, full: Tensor) -> Tensor:
     curves = _series(sample)
     picked = np.unique(np.linspace(0, len(curves) - 1, MOST_CURVES).round().astype(int))
-    figure, axes = pyplot.subplots(figsize=(2.4, 1.6), layout="constrained")
+    figure = Figure(figsize=(2.4, 1.6), dpi=100)
+    canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0.17, 0.12, 0.8, 0.83))
     axes.plot(curves[picked].T.numpy(), lw=0.8)
     low, high = float(full.min()), float(full.max())
     if high > low:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     axes.tick_params(labelsize=5)
     bare(axes)
-    with io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=100)
-        pyplot.close(figure)
-        pixels = np.asarray(Image.open(file).convert("RGB"))
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from plans import make_plan
 from hyca_calib.pipelines.outputs import are_pictures, samples_of
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import evaluate_plan
-from hyca_calib.quality.metrics import compare_samples, image_psnr, signal_to_error
+from hyca_calib.quality.metrics import compare_samples, image_psnr, log_error, signal_to_error
+from hyca_calib.search.problem import Samples
+from hyca_calib.search.rollout_error import mean_psnr, to_db
 
 JOBS = [Job(i, "test", i, call) for i, call in enumerate(tiny.prompts()[:2])]
 
@@ -42,14 +45,26 @@ def test_the_peak_of_pictures_is_1_or_their_own_range() -> None:
     assert image_psnr(bytes_ + 5, bytes_) == pytest.approx([expected], abs=0.01)
 
 
+def test_latents_of_any_size_are_searched_alike() -> None:
+    """The peak is their own range: of pictures in [-1, 1] the usual 2."""
+    latents = torch.rand(2, 48, generator=torch.Generator().manual_seed(0))
+    latents[:, :2] = torch.tensor([0.0, 1.0])
+    pictures = Samples(tuple(JOBS), 2 * latents - 1, 4)
+    off = log_error(pictures.latents + 0.02, pictures.latents).mean().item()
+    assert mean_psnr(off, pictures) == pytest.approx(to_db(off)) == pytest.approx(40, abs=1e-3)
+    hundreds = replace(pictures, latents=300 * latents)
+    off = log_error(hundreds.latents + 3, hundreds.latents).mean().item()
+    assert mean_psnr(off, hundreds) == pytest.approx(40, abs=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(2, 35, 48), (2, 2, 9600), (2, 12), (2, 8, 16, 16), (2, 5, 7, 16, 16)])
 def test_only_pictures_have_psnr_and_similarity(shape: tuple[int, ...]) -> None:
     samples = torch.randn(shape)
     assert not are_pictures(samples)
     assert torch.equal(samples_of(samples.numpy(), "it"), samples)
     near = compare_samples(samples + 0.1, samples, samples, samples)
-    assert (near.psnr_db, near.ssim) == (None, None)
     assert near.agreement_db == near.signal_to_error_db
+    assert [near.psnr_db, near.ssim] == [None, None]
     assert near.latent_error == (0, 0)
 
 
@@ -57,7 +72,7 @@ def test_only_pictures_have_psnr_and_similarity(shape: tuple[int, ...]) -> None:
 def test_pictures_have_both(shape: tuple[int, ...]) -> None:
     pictures = torch.rand(shape)
     near = compare_samples(pictures, pictures, pictures, pictures)
-    assert near.agreement_db == near.psnr_db == near.signal_to_error_db == (150, 150)
+    assert near.psnr_db == near.signal_to_error_db == near.agreement_db == (150, 150)
     assert near.ssim == pytest.approx((1, 1))
     clips = samples_of(np.moveaxis((255 * pictures).round().byte().numpy(), 1, -1), "it")
     assert clips.shape == (2, 1, *shape[1:])

@@ -326,7 +326,7 @@ class TestComparison:
 
 def row(name: str, ratio: float, psnr: tuple[float, ...], ours: bool = False) -> Row:
     mean = sum(psnr) / len(psnr)
-    similar: dict[str, float] = {"ssim": 1.0, "ssim_worst": 1.0, "latent_error": 0.1}
+    similar: dict[str, Any] = {"ssim": 1.0, "ssim_worst": 1.0, "latent_error": 0.1}
     figures = Figures(flops_ratio=ratio, psnr_db=mean, psnr_db_worst=min(psnr), psnr_db_each=psnr, **similar)
     return Row(name, name.split()[0], ours, figures)
 

@@ -129,10 +129,10 @@ def test_samples_depend_on_what_files_hold_not_on_where_they_lie(prompts: Path, 
         load_media(there.prompts[0])
 
 
-class Worded(FluxImg2ImgPipeline):
+class Worded(FluxImg2ImgPipeline):  # type: ignore[misc]
     """Diffusers' own pipeline; only the text encoder is another one."""
 
-    def encode_prompt(self, prompt: list[str], **_: Any) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+    def encode_prompt(self, prompt: list[str], **_: Any) -> tuple[torch.Tensor, ...]:
         noise = [torch.randn(8, 32, generator=torch.Generator().manual_seed(len(text))) for text in prompt]
         words = torch.stack(noise)
         return words, words[:, 0], torch.zeros(8, 3)

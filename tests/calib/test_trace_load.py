@@ -125,7 +125,7 @@ def test_digest_of_a_large_weight() -> None:
 def test_digest_of_quantised_weights() -> None:
     """Of the numbers as they are stored; how they are stored is told in words."""
     quantization = pytest.importorskip("torchao.quantization")
-    found = {}
+    found: dict[int, str] = {}
     for seed in (0, 0, 1):
         module = tiny.pipeline(seed).transformer
         assert precision_of(module) == "float32"

@@ -15,6 +15,7 @@ from storage import record
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.metrics import signal_to_error
 from hyca_calib.report.looks import error_shown
 from hyca_calib.report.tiles import AMPLIFY
 from hyca_calib.report.write import Summary, siblings, write_report
@@ -138,6 +139,19 @@ def test_clips_move_in_step(tmp_path: Path, motion: Any, browser: Any) -> None:
     assert browser.get_log("browser") == []
     width = browser.execute_script("return document.querySelector('picture.pictures img').naturalWidth")
     assert width == (32 + 2) * len(summary.wall.columns) - 2
+
+
+def test_time_series_are_curves_with_their_signal_to_error(tmp_path: Path) -> None:
+    """From the trace to the page: nothing takes them for pictures."""
+    workload = Workload(tiny.prompts(), num_samples=7, num_steps=8, seed=3)
+    page, summary = reported(tmp_path, tiny.series(), workload, 4)
+    text, wall = page.read_text(), summary.wall
+    assert wall.full.samples.shape[1:] == (16, 48)
+    assert "the curves are those of the full run" in text
+    assert "signal-to-error ratio to the full run" in page.with_suffix(".md").read_text()
+    assert not re.findall("PSNR|8 bits", text + page.with_suffix(".md").read_text())
+    assert summary.table().columns[3].header == "signal-to-error ratio to the full run"
+    assert wall.plan.agreement_db == pytest.approx(signal_to_error(wall.plan.samples, wall.full.samples))
 
 
 def test_only_plans_of_the_same_model_are_beside_it(pictures: tuple[Path, Summary], tmp_path: Path) -> None:
