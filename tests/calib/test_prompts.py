@@ -160,4 +160,7 @@ def test_a_picture_of_a_prompt_file_reaches_the_pipeline(prompts: Path) -> None:
 def test_the_number_of_prompts_is_told(prompts: Path) -> None:
     prompts.with_name("p.txt").write_text("a\rb\rc")
     done = run("trace", "--model", "tiny:broken", "--prompts", prompts.with_name("p.txt"), "--samples", 7)
-    assert f"{prompts.with_name('p.txt')}: 3 prompts" in "".join(done.stderr.splitlines())
+    assert done.exit_code == 2
+    told, error = done.stderr.splitlines()
+    assert told == f"{prompts.with_name('p.txt')}: 3 prompts"
+    assert error.startswith("error: WorkloadError: model 'tiny:broken': the factory failed with KeyError")
