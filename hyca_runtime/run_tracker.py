@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
 from hyca_runtime.attach.clock import Clock, SchedulerGrid, Timestep
 from hyca_runtime.errors import ClockError
 from hyca_runtime.network_plan import TimeGrid
+from hyca_runtime.time_grids import close, fits, position_of, stands_at_start
 
 Progress = Literal["begins", "moves", "stays"]
 """What a call does: begin a run, come to another step of it, or be one more call of the present step."""
@@ -133,7 +132,7 @@ class RunTracker:
         if grid.scheduler_timesteps is None:
             return None
         self._leave(f"step {expected} is beyond the plan's {len(grid.timesteps)}")
-        return self._move(_position(grid.scheduler_timesteps, self._scheduler.times[index]), index)
+        return self._move(position_of(grid.scheduler_timesteps, self._scheduler.times[index]), index)
 
     def _read(self, clock: Clock, now: Timestep, same_branch: bool, repeated: bool) -> Progress:
         """What the timestep of the call tells."""
@@ -195,9 +194,9 @@ class RunTracker:
     def _start(self, clock: Clock, starting: Sequence[int]) -> Progress:
         grid = clock.grid()
         ahead = grid.times[clock.index() :] if grid is not None else []
-        if not any(_stands_at_start(self._grids[i], ahead) for i in starting):
+        if not any(stands_at_start(self._grids[i], ahead) for i in starting):
             ahead = []  # the scheduler of another run
-        fitting = [i for i in starting if not ahead or _fits(self._grids[i], ahead)]
+        fitting = [i for i in starting if not ahead or fits(self._grids[i], ahead)]
         chosen = fitting or sorted(starting, key=lambda i: abs(len(self._grids[i].timesteps) - len(ahead)))
         self._begin(clock if ahead else None, chosen, 0.0)
         if not fitting:
@@ -212,7 +211,7 @@ class RunTracker:
         ahead = scheduler.times[clock.index() :] if scheduler is not None else []
         for i, grid in enumerate(self._grids):
             own, step = grid.scheduler_timesteps, len(grid.timesteps) - len(ahead)
-            if own is not None and ahead and step > 0 and _close(own[step:], ahead) and grid.is_at(step, *now.read()):
+            if own is not None and ahead and step > 0 and close(own[step:], ahead) and grid.is_at(step, *now.read()):
                 return self._begin(clock, [i], float(step))
         return None
 
@@ -225,7 +224,7 @@ class RunTracker:
 
     def _go_off(self, clock: Clock, now: Timestep, same_branch: bool) -> Progress:
         grid, (time, rounding) = self.grid, now.read()
-        position, before = _position(grid.timesteps, time), self.position
+        position, before = position_of(grid.timesteps, time), self.position
         ahead = before >= 0 and (time - self._latest.read()[0]) * (grid.timesteps[-1] - grid.timesteps[0]) > 0
         begins = not ahead or not self._is_same_run(clock, same_branch)
         if begins:
@@ -237,25 +236,3 @@ class RunTracker:
             self._leave(f"timestep {time:g} is none of the plan's {len(grid.timesteps)}")
         self._leave(f"its run began at step {step}" if begins else f"step {step} came after step {before:g}")
         return "begins" if begins else "moves"
-
-
-def _close(a: Sequence[float], b: Sequence[float]) -> bool:
-    return bool(np.allclose(a, b, rtol=1e-4, atol=1e-6))
-
-
-def _stands_at_start(grid: TimeGrid, times: Sequence[float]) -> bool:
-    own = grid.scheduler_timesteps
-    return own is not None and len(times) > 0 and _close(own[:1], times[:1])
-
-
-def _fits(grid: TimeGrid, times: Sequence[float]) -> bool:
-    """Whether a scheduler that stands before `times` follows the grid; one that does not say its times fits."""
-    own = grid.scheduler_timesteps
-    return own is None or (len(times) >= len(own) and _close(own, times[: len(own)]))
-
-
-def _position(times: Sequence[float], time: float) -> float:
-    """Where `time` lies among `times`, which ascend or descend; their ends are not exceeded."""
-    grid, steps = np.asarray(times), np.arange(len(times), dtype=np.float64)
-    ascends = len(grid) < 2 or grid[0] <= grid[-1]
-    return float(np.interp(time, grid, steps) if ascends else np.interp(-time, -grid, steps))

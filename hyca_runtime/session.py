@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import nn
 
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
-from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
+from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.executor import Executor
+from hyca_runtime.fit import check_fits, tell_of_rounding
 from hyca_runtime.lane import Lane
-from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.plan import Plan
+from hyca_runtime.plan import Plan, as_plan
 from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.report import RunReport
 
@@ -92,8 +90,11 @@ class Session:
         A server applies one plan and lets each request name its own.
 
         Raises:
+            PlanError: not a `Plan`; a path would be read anew for every call.
             PlanMismatchError: the plan is for other networks, or cached at another point.
         """
+        if not isinstance(plan, Plan | None):
+            raise PlanError(f"expected a Plan, got {type(plan).__name__}; keep plans of files in a PlanCache")
         compiled = self._compiled_of(plan) if plan is not None else {}
         with ExitStack() as stack:
             for name, executor in self._executors.items():
@@ -106,7 +107,7 @@ class Session:
             networks = {name: executor.module for name, executor in self._executors.items()}
             compiled = {}
             for section in plan.sections:
-                _check_fits(plan.name, section, networks, "the session")
+                check_fits(plan.name, section, networks, "the session")
                 if section.point != self._executors[section.component].plan.point:
                     raise PlanMismatchError(
                         f"plan {plan.name!r} is cached at '{section.point}', the session at "
@@ -199,14 +200,17 @@ def _flops_ratio(lanes: Sequence[Lane]) -> float | None:
 
 
 def apply_plan(
-    target: object, plan: Plan, on_mismatch: OnMismatch = "compute", policy: MakePolicy = Scheduled
+    target: object,
+    plan: Plan | str | os.PathLike[str],
+    on_mismatch: OnMismatch = "compute",
+    policy: MakePolicy = Scheduled,
 ) -> Session:
     """Make a diffusers pipeline, or a transformer, follow `plan`.
 
     Args:
         target: a pipeline, or a network itself, compiled or not. Prefer the pipeline: its scheduler
             tells the step without waiting for the GPU.
-        plan: from `load_plan`.
+        plan: a plan, or the path of its file or of its study's folder.
         on_mismatch: what a run with other steps or timesteps does: "compute" every step and warn
             once, "adapt" the schedule to the sampler's time and forecast by the plan's closed
             forms, or raise an "error".
@@ -218,60 +222,16 @@ def apply_plan(
         The session, which `report`s and `remove`s.
 
     Raises:
+        PlanError: there is no sound plan.
         PlanMismatchError: the plan was made for other networks.
         AttachError: a network cannot be wrapped. Nothing was changed in either case.
     """
-    networks = find_transformers(target)
+    plan, networks = as_plan(plan), find_transformers(target)
     for section in plan.sections:
-        _check_fits(plan.name, section, networks, type(target).__name__)
+        check_fits(plan.name, section, networks, type(target).__name__)
     if not isinstance(target, nn.Module):
         return Session(networks, plan, on_mismatch, target, policy)
     session = Session(networks, plan, on_mismatch, None, policy)
     for section in plan.sections:
-        _tell_of_rounding(plan.name, section, networks[section.component])
+        tell_of_rounding(plan.name, section, networks[section.component])
     return session
-
-
-def _tell_of_rounding(name: str, section: NetworkPlan, module: nn.Module) -> None:
-    """Warn where the timesteps of a network without a scheduler may be too coarse to tell its first steps apart."""
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    times, rounding = section.sampler.timesteps, 2 * torch.finfo(dtype).eps
-    if len(times) > 1 and section.sampler.is_at(0, times[1], rounding):
-        warnings.warn(
-            f"plan {name!r}: steps 0 and 1 have one timestep in {dtype}, {times[0]:g}; if the network is called with "
-            "timesteps of that dtype, apply the plan to the pipeline, whose scheduler tells them apart, or say the "
-            "step: with session.at(step)",
-            PlanMismatchWarning,
-            stacklevel=3,
-        )
-
-
-def _check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
-    if section.component not in networks:
-        raise PlanMismatchError(
-            f"plan {name!r} is for a {section.component!r}, {target} has only {', '.join(networks)}; "
-            "nothing was changed"
-        )
-    module, expected = networks[section.component], section.model
-    kind, digest = type(module).__name__, config_digest(module)
-    if kind != expected.transformer:
-        raise PlanMismatchError(f"plan {name!r} is for a {expected.transformer}, got a {kind}; nothing was changed")
-    if digest != expected.config_digest:
-        raise PlanMismatchError(
-            f"plan {name!r} is for a {kind} of another configuration ({expected.config_digest[:12]}, "
-            f"this one is {digest[:12]}); trace and search this model. Nothing was changed"
-        )
-
-
-def config_digest(module: nn.Module) -> str:
-    """SHA-256 of a network's configuration, without names of files and versions.
-
-    A module that has no configuration is described by the names and shapes of its parameters.
-    """
-    config = getattr(module, "config", None)
-    if isinstance(config, Mapping):
-        facts: Any = {key: value for key, value in config.items() if not key.startswith("_")}
-    else:
-        facts = [(name, list(p.shape)) for name, p in module.named_parameters()]
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()

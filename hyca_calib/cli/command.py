@@ -41,10 +41,10 @@ def _parameters(kind: Any) -> dict[str, inspect.Parameter]:
 
 
 def show(facts: Mapping[str, Any], as_json: bool, width: int = 16) -> None:
-    """Print facts, as JSON or for people: names in a column of that width, then values; lists are left out."""
+    """Print facts, as JSON or for people: names in a column of that width, then values, without lists and unknowns."""
     if as_json:
         print(json.dumps(facts, indent=1))
         return
     for name, value in facts.items():
-        if not isinstance(value, list | tuple):
+        if value is not None and not isinstance(value, list | tuple):
             print(f"{name:<{width}} {f'{value:.4g}' if isinstance(value, float) else value}")

@@ -23,7 +23,9 @@ Model = Annotated[
 ]
 Prompts = Annotated[
     Path | None,
-    typer.Option(help="Text file, one prompt a line, or .jsonl with pipeline arguments. Default: the demo's own."),
+    typer.Option(
+        help="Text file, one prompt a line; or .jsonl with pipeline arguments, pictures by name. Default: the demo's."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Source of all randomness.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Samples per pipeline call. Default: 8 for the demos, else 1.")]

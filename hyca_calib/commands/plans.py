@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hyca_calib.commands.options import EvaluateOptions
+from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
@@ -23,7 +24,8 @@ def evaluate_file(options: EvaluateOptions) -> Evaluation:
     workload = workload_of(plan.provenance, options.model, options.prompts)
     jobs = workload.of("test")[: options.samples]
     pipe = load_pipeline(options.model, options.device, options.download)
-    say(f"{len(jobs)} test samples, full run and plan ...")
+    check_calls(pipe, workload.prompts)
+    say(f"{len(workload.prompts)} prompts, {len(jobs)} test samples, full run and plan ...")
     steps, batch = options.steps or workload.num_steps, batch_of(options.model, options.batch)
     return evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch)[0]
 

@@ -14,11 +14,11 @@ from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import widths
+from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.session import config_digest
 from hyca_runtime.solvers import Newton
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.demo import DEMOS, demo_prompts
-from hyca_calib.pipelines.workload import Workload, read_prompts
+from hyca_calib.pipelines.prompts import read_prompts
+from hyca_calib.pipelines.workload import Workload
 from hyca_runtime.errors import PlanError, WorkloadError
 
 

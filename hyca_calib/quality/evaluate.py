@@ -17,7 +17,7 @@ from hyca_calib.costs.flops import count_flops, seconds_of
 from hyca_calib.costs.memory import peak_memory
 from hyca_calib.pipelines.rollout import device_of, followed, sample_images
 from hyca_calib.pipelines.workload import Job, batches
-from hyca_calib.quality.metrics import SampleFidelity, compare_images
+from hyca_calib.quality.metrics import Measure, SampleFidelity, compare_samples
 from hyca_runtime import Plan, Session
 from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import find_transformers
@@ -46,7 +46,7 @@ class SampledRun:
 
     def fidelity_to(self, full: SampledRun) -> SampleFidelity:
         """How near it is to the full run of the same samples, one by one."""
-        return compare_images(self.images, full.images, self.latents, full.latents)
+        return compare_samples(self.images, full.images, self.latents, full.latents)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,32 +54,56 @@ class Fidelity:
     """One method against the model's own full run of the same samples.
 
     Attributes:
-        psnr_db, psnr_db_worst, psnr_db_each: of the pictures, peak 1; mean, least, sample by sample.
-        ssim, ssim_worst: structural similarity of the pictures; mean and least.
+        psnr_db, psnr_db_worst, psnr_db_each: of pictures, see `SampleFidelity`; mean, least, sample by sample; None of
+            other samples.
+        ssim, ssim_worst: structural similarity of pictures; mean and least.
+        signal_to_error_db, signal_to_error_db_worst, signal_to_error_db_each: of any samples; None in files from before
+            it was kept.
         latent_error: squared error of the final latent over the full run's squared norm, mean.
         flops_ratio: FLOPs of the full run over the method's, mean over the samples; above 1 is cheaper.
     """
 
-    psnr_db: float
-    psnr_db_worst: float
-    ssim: float
-    ssim_worst: float
+    psnr_db: float | None
+    psnr_db_worst: float | None
+    ssim: float | None
+    ssim_worst: float | None
+    signal_to_error_db: float | None = None
+    signal_to_error_db_worst: float | None = None
     latent_error: float
     flops_ratio: float
-    psnr_db_each: tuple[float, ...]
+    psnr_db_each: tuple[float, ...] | None
+    signal_to_error_db_each: tuple[float, ...] | None = None
+
+    @property
+    def measure(self) -> Measure:
+        """What agreement is told as."""
+        return "signal-to-error ratio" if self.psnr_db_each is None else "PSNR"
+
+    @property
+    def agreement_db_each(self) -> tuple[float, ...]:
+        """What the method is judged by, sample by sample."""
+        return (self.signal_to_error_db_each if self.psnr_db_each is None else self.psnr_db_each) or ()
+
+    @property
+    def agreement_db(self) -> float:
+        return statistics.fmean(self.agreement_db_each)
+
+    @property
+    def agreement_db_worst(self) -> float:
+        return min(self.agreement_db_each)
 
     @classmethod
     def of(cls, run: SampledRun, full: SampledRun, **others: Any) -> Self:
         """A run against the full one; `others` are the attributes that a subclass adds."""
         near = run.fidelity_to(full)
+        columns = {"psnr_db": near.psnr_db, "ssim": near.ssim, "signal_to_error_db": near.signal_to_error_db}
         return cls(
-            psnr_db=statistics.fmean(near.psnr_db),
-            psnr_db_worst=min(near.psnr_db),
-            ssim=statistics.fmean(near.ssim),
-            ssim_worst=min(near.ssim),
+            **{name: statistics.fmean(column) if column else None for name, column in columns.items()},
+            **{f"{name}_worst": min(column) if column else None for name, column in columns.items()},
             latent_error=statistics.fmean(near.latent_error),
             flops_ratio=full.flops / run.flops,
             psnr_db_each=near.psnr_db,
+            signal_to_error_db_each=near.signal_to_error_db,
             **others,
         )
 

@@ -17,9 +17,12 @@ from hyca_calib.baselines.base import INTERVALS, Baseline, Setup
 from hyca_calib.baselines.caches import taylorseer_family
 from hyca_calib.baselines.samplers import DPM, OWN, sampled_by, samplers
 from hyca_calib.baselines.score import reason
+from hyca_calib.pipelines.outputs import are_pictures
 from hyca_calib.pipelines.rollout import sample_clips
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import SampledRun, run_untimed, sampling_seconds
+from hyca_calib.quality.metrics import Measure
+from hyca_calib.report.looks import Look, look_of
 from hyca_calib.search.problem import Problem
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.schedule import Schedule
@@ -38,8 +41,8 @@ class Tile:
     Attributes:
         told: what it computes.
         flops_ratio: FLOPs of the full run over its own.
-        clips: ``(sample, frame, 3, height, width)`` in [0, 1]; no samples if it failed.
-        psnr_db: of each sample to the full run, all frames together; of the full run itself none.
+        samples: ``(sample, ...)``, pictures as clips, ``(sample, frame, channel, height, width)``; none if it failed.
+        agreement_db: of each sample with the full run's, all frames together; of the full run itself none.
         seconds: wall time of all samples together.
         error: why there are no pictures.
     """
@@ -47,14 +50,14 @@ class Tile:
     name: str
     told: str
     flops_ratio: float
-    clips: Tensor = NOTHING
-    psnr_db: tuple[float, ...] = ()
+    samples: Tensor = NOTHING
+    agreement_db: tuple[float, ...] = ()
     seconds: float = math.nan
     error: str = ""
 
     @property
     def mean_db(self) -> float:
-        return float(np.mean(self.psnr_db)) if self.psnr_db else math.inf
+        return float(np.mean(self.agreement_db)) if self.agreement_db else math.inf
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,24 @@ class Wall:
     cache_bytes: int
 
     @property
+    def look(self) -> Look:
+        """What samples are shown as."""
+        return look_of(self.full.samples)
+
+    @property
+    def measure(self) -> Measure:
+        """What agreement is told as."""
+        return "PSNR" if are_pictures(self.full.samples) else "signal-to-error ratio"
+
+    @property
     def columns(self) -> tuple[Tile, ...]:
         return (self.full, self.plan, *self.rivals)
 
 
 def draw_wall(pipe: Any, jobs: Sequence[Job], num_steps: int, plan: Plan) -> Wall:
     """Sample `jobs` in every way; a rival that raises is kept with its error."""
-    frames = sample_clips(pipe, jobs[:1], min(2, num_steps), 1)[0].shape[1]  # warms up, too
+    one = sample_clips(pipe, jobs[:1], min(2, num_steps), 1)[0]  # warms up, too
+    frames = one.shape[1] if are_pictures(one) else 0
     full = run_untimed(pipe, jobs, num_steps, len(jobs), nullcontext)
     with apply_plan(pipe, plan) as session:
         ours = run_untimed(pipe, jobs, num_steps, len(jobs), lambda: nullcontext(session))
@@ -92,7 +106,7 @@ def draw_wall(pipe: Any, jobs: Sequence[Job], num_steps: int, plan: Plan) -> Wal
     others = [_tried(pipe, jobs, baseline, full, frames) for baseline in _rivals(pipe, jobs, num_steps, schedule)]
     return Wall(
         captions=tuple(str(job.call.get("prompt", job.call.get("class_labels", job.index))) for job in jobs),
-        full=Tile("full run", f"{num_steps} steps", 1.0, _clips(full, frames), (), seconds[0]),
+        full=Tile("full run", f"{num_steps} steps", 1.0, _unstacked(full, frames), (), seconds[0]),
         plan=_tile("plan", f"{report.computed} of {report.steps} steps", ours, full, frames, seconds[1]),
         rivals=_best_of_families(tile for tile in others if not tile.error),
         failures=tuple(tile for tile in others if tile.error),
@@ -137,8 +151,12 @@ def _best_of_families(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
 
 
 def _tile(name: str, told: str, run: SampledRun, full: SampledRun, frames: int, seconds: float) -> Tile:
-    return Tile(name, told, full.flops / run.flops, _clips(run, frames), run.fidelity_to(full).psnr_db, seconds)
+    found = run.fidelity_to(full).agreement_db
+    return Tile(name, told, full.flops / run.flops, _unstacked(run, frames), found, seconds)
 
 
-def _clips(run: SampledRun, frames: int) -> Tensor:
+def _unstacked(run: SampledRun, frames: int) -> Tensor:
+    """Pictures as clips of so many frames; of none the samples are no pictures, and stay."""
+    if not frames:
+        return run.images
     return run.images.unflatten(2, (frames, -1)).transpose(1, 2)  # type: ignore[no-any-return,no-untyped-call]

@@ -13,8 +13,9 @@ from rich.table import Table
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.atomic import write_text
 from hyca_calib.report import plots
+from hyca_calib.report.looks import error_shown, shown
 from hyca_calib.report.regrouping import regrouped
-from hyca_calib.report.tiles import AMPLIFY, difference, strip
+from hyca_calib.report.tiles import AMPLIFY, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
@@ -49,7 +50,7 @@ class Summary:
         wall = self.wall
         faster, held = wall.full.seconds / wall.plan.seconds, wall.cache_bytes / 2**20
         caption = f"{faster:.1f}x faster here, {held:.3g} MiB of features held"
-        found = Table("", "computes", "FLOPs", "PSNR to the full run", title=self.plan, caption=caption)
+        found = Table("", "computes", "FLOPs", f"{wall.measure} to the full run", title=self.plan, caption=caption)
         for tile in (wall.plan, *wall.rivals):
             style = "bold" if tile is wall.plan else ""
             found.add_row(tile.name, tile.told, f"1/{tile.flops_ratio:.2f}", f"{tile.mean_db:.1f} dB", style=style)
@@ -80,11 +81,13 @@ def write_report(pipe: Any, study: StudyFolder, trace: Trace, workload: Workload
     rows = [
         {
             "caption": caption,
-            "pictures": strip([tile.clips[i] for tile in wall.columns]),
-            "differences": strip([full, *(difference(tile.clips[i], full) for tile in wall.columns[1:])]),
-            "psnr_db": [tile.psnr_db[i] if tile.psnr_db else None for tile in wall.columns],
+            "pictures": strip([shown(tile.samples[i], full) for tile in wall.columns]),
+            "differences": strip(
+                [shown(full, full), *(error_shown(tile.samples[i], full) for tile in wall.columns[1:])]
+            ),
+            "agreement_db": [tile.agreement_db[i] if tile.agreement_db else None for tile in wall.columns],
         }
-        for i, (caption, full) in enumerate(zip(wall.captions, wall.full.clips, strict=True))
+        for i, (caption, full) in enumerate(zip(wall.captions, wall.full.samples, strict=True))
     ]
     markdown, page = (environment.get_template(name) for name in ("report.md", "report.html"))
     write_text(study.folder / "report.md", markdown.render(**content, pictures=linked))

@@ -33,6 +33,12 @@ class Samples:
     latents: Tensor
     num_steps: int
 
+    @cached_property
+    def log_peak(self) -> Tensor:
+        """The logarithm of each latent's squared range, float64 ``(job,)``: latents may be of any size."""
+        low, high = self.latents.double().flatten(1).aminmax(dim=1)
+        return (high - low).square().clamp_min(1e-20).log()
+
     def __getitem__(self, chosen: slice | list[int]) -> Samples:
         places = np.arange(len(self.jobs))[chosen]
         return replace(self, jobs=tuple(self.jobs[place] for place in places), latents=self.latents[chosen])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.weights import precision_of
 from hyca_calib.search.assemble import build_section, provenance, with_taps
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.damping_sweep import sweep_damping
@@ -23,6 +24,7 @@ from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tap_rollout import NotDifferentiableError
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.network_plan import NetworkPlan, Quality
 from hyca_runtime.plan import Plan, load_plan, save_plan
 from hyca_runtime.solvers import ClosedFormSolver
@@ -82,7 +84,7 @@ def search(
             "refinement": refinement,
             "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
         }
-        return _write_plan(study, winner, section, budget.text, account)
+        return _write_plan(pipe, study, winner, section, budget.text, account)
 
 
 def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Sequence[Candidate], Candidate, Tried]:
@@ -143,7 +145,7 @@ def search_preset(
         "candidates": [_summary(candidate)],
         **NOT_SEARCHED,
     }
-    return _write_plan(study, candidate, _judged(pipe, problem, section), f"{preset}-{budget.text}", account)
+    return _write_plan(pipe, study, candidate, _judged(pipe, problem, section), f"{preset}-{budget.text}", account)
 
 
 def _judged(pipe: Any, problem: Problem, section: NetworkPlan) -> NetworkPlan:
@@ -157,18 +159,19 @@ def _judged(pipe: Any, problem: Problem, section: NetworkPlan) -> NetworkPlan:
 
 
 def _write_plan(
-    study: StudyFolder, winner: Candidate, section: NetworkPlan, suffix: str, account: dict[str, Any]
+    pipe: Any, study: StudyFolder, winner: Candidate, section: NetworkPlan, suffix: str, account: dict[str, Any]
 ) -> Plan:
     """Write the account, then the plan: a folder with a plan is complete.
 
     A plan tells of its refinement, but not how long it took, so that equal searches give equal plans.
     """
+    told = provenance(winner)
+    if pipe is not None:
+        told["precision"] = precision_of(find_transformer(pipe, section.component))
     refinement = {key: value for key, value in account["refinement"].items() if key != "minutes"}
-    plan = Plan(
-        name=f"{winner.problem.trace.attributes.model.name}-{suffix}",
-        sections=(section,),
-        provenance=provenance(winner) | ({"refinement": refinement} if "iterations" in refinement else {}),
-    )
+    if "iterations" in refinement:
+        told["refinement"] = refinement
+    plan = Plan(name=f"{winner.problem.trace.attributes.model.name}-{suffix}", sections=(section,), provenance=told)
     study.write_result(account)
     save_plan(plan, study.plan)
     return plan

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.assemble import plan_taps
@@ -51,7 +52,7 @@ class TapRollout:
     def __enter__(self) -> Self:
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        self._attachment.install(self._answer)
+        self._attachment.install(outside_inference_mode(self._answer))
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -53,8 +53,8 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
         """
         if len(recording.timesteps) < 2:
             raise TraceError(
-                f"expected the network to be called on two steps or more, got one of {request.workload.num_steps} asked "
-                "for; trace more --steps, or another strength"
+                f"expected the network to be called on two steps or more, got one where {request.workload.num_steps} "
+                "were asked for; trace more --steps, or another strength"
             )
         times = recording.scheduler_timesteps or recording.timesteps
         sigmas = noise_levels(recording.scheduler, times)

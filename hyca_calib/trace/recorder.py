@@ -12,20 +12,19 @@ import torch
 from torch import Tensor
 
 from hyca_calib.costs.flops import CostModel, count_flops, measure_seconds
-from hyca_calib.pipelines.outputs import tensors_of
+from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
+from hyca_calib.trace.recorded_call import RecordedCall, by_branch_and_step, joined
 from hyca_calib.trace.statistics import choose_tokens
+from hyca_calib.trace.tail_gain import Tail
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
-from hyca_runtime.errors import AttachError, TraceError
-from hyca_runtime.feature import Feature
+from hyca_runtime.errors import TraceError
+from hyca_runtime.feature import Feature, widths
 from hyca_runtime.point import CachePoint
-
-RECALL = {True: 1e-3, False: 0.05}
-"""Relative error of a step predicted from its own feature, in float32 and in fewer bits: rounding, no more."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,6 @@ class Recording:
     scheduler: Any
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One call of the network, at a step of the `run`-th pass; the feature is ``(batch, token, channel)`` by part.
-
-    A call that also fills a cache of keys and values may have more tokens than the others, before theirs.
-    """
-
-    branch: str
-    run: int
-    step: int
-    time: float
-    scheduler_time: float | None
-    feature: Feature
-    num_tokens: tuple[int, ...]
-    gain: Tensor
-    fills_cache: bool
-
-
 class Recorder:
     """Runs a pipeline in full and keeps what its cache point shows. A context manager.
 
@@ -99,7 +80,7 @@ class Recorder:
         self._noise = torch.Generator("cpu")
         self._with_gain = True
         self._resolver = CallResolver(self._clock)
-        self._calls: list[_Call] = []
+        self._calls: list[RecordedCall] = []
         self._scheduler: Any = None
         self._numel: dict[str, int] = {}
         self._sample_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -110,7 +91,7 @@ class Recorder:
         return next(self.module.parameters()).device
 
     def __enter__(self) -> Self:
-        self._attachment.install(self._answer)
+        self._attachment.install(outside_inference_mode(self._answer))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -136,8 +117,8 @@ class Recorder:
         self._with_gain = with_gain
         latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
-        branches = _by_branch_and_step([self._cut(call, calls) for call in calls])
-        features = [[_joined(step, len(jobs)) for step in steps] for steps in branches.values()]
+        branches = by_branch_and_step([self._cut(call, calls) for call in calls])
+        features = [[joined(step, len(jobs)) for step in steps] for steps in branches.values()]
         tokens = [self._tokens(steps[0], len(jobs)) for steps in branches.values()]
         first = [step[0] for step in next(iter(branches.values()))]
         scheduler_times = [call.scheduler_time for call in first if call.scheduler_time is not None]
@@ -190,39 +171,19 @@ class Recorder:
         kept = Feature(part.clone() if fills_cache else self._kept(part) for part in ordered)
         counts = tuple(part.shape[1] for part in ordered)
         place = (call.branch, track.run, int(track.position))
-        self._calls.append(_Call(*place, time, scheduler_time, kept, counts, gain, fills_cache))
+        self._calls.append(RecordedCall(*place, time, scheduler_time, kept, counts, gain, fills_cache))
         self._sample_call = (args, kwargs)
         self._numel[call.branch] = sum(part.numel() for part in feature)
         return output
 
     def _gain(self, feature: Feature, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Squared gain of each channel through the tail to `output`, estimated with one random output direction.
-
-        For v with unit covariance, E (J^T v)_c^2 is the squared norm of column c of the Jacobian J.
-        """
-        axis = self._attachment.point.channel_axis
         if not self._with_gain or self._attachment.point.kind == "output":
-            channels = sum(part.shape[axis] for part in feature)
+            channels = sum(widths(feature, self._attachment.point.channel_axis))
             return torch.full((channels,), float(self._with_gain), device=feature[0].device)
-        with torch.enable_grad():
-            probe = Feature((part.clone().requires_grad_() for part in feature), feature.form)
-            again = tensors_of(self._attachment.predict(probe, args, kwargs))
-            if not self._calls:
-                self._check_recall(again, tensors_of(output))
-            outputs = [tensor for tensor in again if tensor.requires_grad]
-            directions = [torch.randn(o.shape, generator=self._noise).to(o) for o in outputs]
-            gradients = torch.autograd.grad(outputs, probe, directions, allow_unused=True, materialize_grads=True)
-        return torch.cat([g.float().square().movedim(axis, -1).flatten(0, -2).mean(0) for g in gradients])
-
-    def _check_recall(self, again: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """A step that is predicted from its own feature must be that step."""
-        pairs = [(a.detach().float(), b.detach().float()) for a, b in zip(again, outputs, strict=True)]
-        error = max((float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in pairs), default=0.0)
-        if error > RECALL[outputs[0].dtype == torch.float32]:
-            raise AttachError(
-                f"{type(self.module).__name__} at '{self._attachment.point}': expected a step predicted from its own "
-                f"feature to be that step, got a relative error of {error:.2g}; use the point 'trunk' or 'output'"
-            )
+        tail = Tail(self._attachment, args, kwargs)
+        if not self._calls:
+            tail.check_recall(feature, output)
+        return tail.gain(feature, self._noise)
 
     def _tokens_first(self, feature: Feature, batch: int) -> Feature:
         """Parts as ``(batch, token, channel)``, wherever the batch is; without one, all tokens are one sample's."""
@@ -241,7 +202,7 @@ class Recorder:
         chosen = torch.from_numpy(choose_tokens(part.shape[1], self._most_tokens, self._seed))
         return part.index_select(1, chosen.to(part.device))
 
-    def _cut(self, call: _Call, calls: Sequence[_Call]) -> _Call:
+    def _cut(self, call: RecordedCall, calls: Sequence[RecordedCall]) -> RecordedCall:
         """A call that fills a cache with only those of its tokens, the last, that later calls of its branch have."""
         if not call.fills_cache:
             return call
@@ -250,8 +211,8 @@ class Recorder:
         parts = zip(call.feature, counts, strict=True)
         return replace(call, feature=Feature(self._kept(part[:, -n:]) for part, n in parts), num_tokens=counts)
 
-    def _tokens(self, calls: Sequence[_Call], num_samples: int) -> tuple[list[np.ndarray], list[int]]:
-        """Which tokens of one sample `_joined` holds, and how many there are, for each part."""
+    def _tokens(self, calls: Sequence[RecordedCall], num_samples: int) -> tuple[list[np.ndarray], list[int]]:
+        """Which tokens of one sample `joined` holds, and how many there are, for each part."""
         chosen, counts = [], []
         for i in range(len(calls[0].feature)):
             pieces = [call.num_tokens[i] for call in calls for _ in range(len(call.feature[i]) // num_samples)]
@@ -260,43 +221,3 @@ class Recorder:
             chosen.append(np.concatenate([begin + subset for begin, subset in zip(begins, subsets, strict=True)]))
             counts.append(sum(pieces))
         return chosen, counts
-
-
-def _by_branch_and_step(calls: Sequence[_Call]) -> dict[str, list[tuple[_Call, ...]]]:
-    """Calls of the branches that were called equally often on every step, ``[branch][step][pass or part]``."""
-    by_branch: dict[str, dict[int, list[_Call]]] = {}
-    for call in calls:
-        by_branch.setdefault(call.branch, {}).setdefault(call.step, []).append(call)
-    steps = {run: 1 + max(call.step for call in calls if call.run == run) for run in {call.run for call in calls}}
-    num_steps = max(steps.values(), default=0)
-    whole = {
-        branch: [tuple(found[step]) for step in range(num_steps)]
-        for branch, found in by_branch.items()
-        if len(found) == num_steps and len({len(of_step) for of_step in found.values()}) == 1
-    }
-    if not whole or len(set(steps.values())) > 1:
-        counts = {
-            branch or "unnamed": [len(found.get(i, ())) for i in range(num_steps)]
-            for branch, found in by_branch.items()
-        }
-        raise TraceError(
-            f"expected a guidance branch that is called equally often on each of {num_steps} steps, got calls by "
-            f"branch and step {counts}; where a pipeline conditions its branches anew at every step, let it name them: "
-            "`with transformer.cache_context(name):`"
-        )
-    return whole
-
-
-def _joined(calls: Sequence[_Call], num_samples: int) -> Feature:
-    """``(sample, token, channel)``; halves of a batched guidance call and passes become tokens."""
-    parts = []
-    for pieces in zip(*(call.feature for call in calls), strict=True):
-        if any(len(piece) % num_samples for piece in pieces):
-            batches = sorted({len(piece) for piece in pieces})
-            raise TraceError(
-                f"expected calls of the network with a multiple of {num_samples} samples, got {batches}; "
-                "trace with --batch 1"
-            )
-        split = (piece.reshape(-1, num_samples, *piece.shape[1:]).transpose(0, 1).flatten(1, 2) for piece in pieces)
-        parts.append(torch.cat(tuple(split), dim=1))
-    return Feature(parts)

@@ -32,7 +32,6 @@ from hyca_calib.demo.motion.pipeline import MotionPipeline
 from hyca_calib.pipelines.rollout import sample_images
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import SampledRun, network_flops, run_untimed
-from hyca_calib.quality.metrics import compare_images
 from studies.training.glyphs.train import build_scheduler
 
 STEPS, CALLS = 12, 200
@@ -102,8 +101,7 @@ class Bench:
         """FLOPs ratio and mean dB."""
         baseline = family.baseline(settings)
         run = self.run(lambda: baseline.applied(self.pipe), baseline.steps)
-        near = compare_images(run.images, self.full.images, run.latents, self.full.latents)
-        return self.full.flops / run.flops, float(np.mean(near.psnr_db))
+        return self.full.flops / run.flops, float(np.mean(run.fidelity_to(self.full).agreement_db))
 
 
 @pytest.fixture(scope="module", params=list(KINDS))

@@ -326,7 +326,7 @@ class TestComparison:
 
 def row(name: str, ratio: float, psnr: tuple[float, ...], ours: bool = False) -> Row:
     mean = sum(psnr) / len(psnr)
-    similar: dict[str, float] = {"ssim": 1.0, "ssim_worst": 1.0, "latent_error": 0.1}
+    similar: dict[str, Any] = {"ssim": 1.0, "ssim_worst": 1.0, "latent_error": 0.1}
     figures = Figures(flops_ratio=ratio, psnr_db=mean, psnr_db_worst=min(psnr), psnr_db_each=psnr, **similar)
     return Row(name, name.split()[0], ours, figures)
 
@@ -379,7 +379,7 @@ class TestTable:
         assert [line["method"] for line in table] == [r.method for r in self.ROWS]
         assert float(table[0]["psnr_db"]) == 42.0
         assert table[3]["error"] == "ValueError: no"
-        dots = [Dot(r.family, r.result.flops_ratio, r.result.psnr_db) for r in self.ROWS if r.result]
+        dots = [Dot(r.family, r.result.flops_ratio, r.result.agreement_db) for r in self.ROWS if r.result]
         draw_front(dots[-1:], dots[:-1], tmp_path / "front.png")
         plain = (tmp_path / "front.png").read_bytes()
         assert len(plain) > 10_000

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from diffusers import FluxTransformer2DModel, TorchAoConfig
 from plans import STEPS as EMOJI_STEPS
 from plans import make_plan
 from torch import Tensor, nn
 
 from hyca_calib.pipelines.by_hand import hand_plan
-from hyca_runtime import AttachError, Plan, Session, apply_plan
+from hyca_calib.pipelines.weights import precision_of
+from hyca_runtime import AttachError, Plan, PlanMismatchError, Session, apply_plan
 from hyca_runtime.attach.points import find_block_lists
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
@@ -468,6 +470,23 @@ def test_int8_weights_are_predicted_the_same_in_either_order(order: str) -> None
     assert {count for _, count in calls} == {BRANCHES * len(COMPUTED)}
     session.remove()
     assert torch.equal(draw(name, pipe), full)
+
+
+def test_a_quantised_load_of_the_same_model_follows_the_plan(tmp_path: Path) -> None:
+    """How weights are stored is no other architecture; a network of other sizes is."""
+    quantization = pytest.importorskip("torchao.quantization")
+    name = "FLUX.1"
+    pipe = PIPELINES[name].build()
+    pipe.transformer.save_pretrained(tmp_path)
+    how = {"quantization_config": TorchAoConfig(quantization.Int8WeightOnlyConfig()), "torch_dtype": torch.float32}
+    pipe.transformer = FluxTransformer2DModel.from_pretrained(tmp_path, **how)
+    assert precision_of(pipe.transformer) == "torchao: int8, float32"
+    with apply_plan(pipe, plan_of(name), on_mismatch="error") as session:
+        draw(name, pipe)
+        assert session.report().computed == BRANCHES * len(COMPUTED)
+    pipe.transformer = FluxTransformer2DModel.from_config(pipe.transformer.config, num_layers=1)
+    with pytest.raises(PlanMismatchError, match="another configuration"):
+        apply_plan(pipe, plan_of(name))
 
 
 @ORDERS

@@ -15,6 +15,9 @@ from storage import record
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.metrics import signal_to_error
+from hyca_calib.report.looks import error_shown
+from hyca_calib.report.tiles import AMPLIFY
 from hyca_calib.report.write import Summary, siblings, write_report
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search_preset
@@ -138,6 +141,19 @@ def test_clips_move_in_step(tmp_path: Path, motion: Any, browser: Any) -> None:
     assert width == (32 + 2) * len(summary.wall.columns) - 2
 
 
+def test_time_series_are_curves_with_their_signal_to_error(tmp_path: Path) -> None:
+    """From the trace to the page: nothing takes them for pictures."""
+    workload = Workload(tiny.prompts(), num_samples=7, num_steps=8, seed=3)
+    page, summary = reported(tmp_path, tiny.series(), workload, 4)
+    text, wall = page.read_text(), summary.wall
+    assert wall.full.samples.shape[1:] == (16, 48)
+    assert "the curves are those of the full run" in text
+    assert "signal-to-error ratio to the full run" in page.with_suffix(".md").read_text()
+    assert not re.findall("PSNR|8 bits", text + page.with_suffix(".md").read_text())
+    assert summary.table().columns[3].header == "signal-to-error ratio to the full run"
+    assert wall.plan.agreement_db == pytest.approx(signal_to_error(wall.plan.samples, wall.full.samples))
+
+
 def test_only_plans_of_the_same_model_are_beside_it(pictures: tuple[Path, Summary], tmp_path: Path) -> None:
     plan = load_plan(pictures[0].parent / "plan.json")
     quality = Quality(split="select", num_samples=2, psnr_db=33.0)
@@ -155,8 +171,6 @@ def test_only_plans_of_the_same_model_are_beside_it(pictures: tuple[Path, Summar
 
 
 def test_differences_are_dark_on_white() -> None:
-    from hyca_calib.report.tiles import AMPLIFY, difference
-
     clip = torch.full((1, 3, 2, 2), 0.5)
-    assert torch.equal(difference(clip, clip), torch.ones_like(clip))
-    torch.testing.assert_close(difference(clip + 0.01, clip), torch.full_like(clip, 1 - 0.01 * AMPLIFY))
+    assert torch.equal(error_shown(clip, clip), torch.ones_like(clip))
+    torch.testing.assert_close(error_shown(clip + 0.01, clip), torch.full_like(clip, 1 - 0.01 * AMPLIFY))

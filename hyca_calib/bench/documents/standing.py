@@ -81,7 +81,7 @@ def gains_table(benches: Benches) -> str:
     head += ["best of all that cost more", "ahead by"]
     lines = []
     for plan in _standings(benches):
-        cells = [f"{plan.model}, {plan.budget}", f"{plan.ours.flops_ratio:.2f}x", f"**{plan.ours.psnr_db:.1f}**"]
+        cells = [f"{plan.model}, {plan.budget}", f"{plan.ours.flops_ratio:.2f}x", f"**{plan.ours.agreement_db:.1f}**"]
         dearer = ["the same", ""] if plan.dearer == plan.equal else lead_cells(plan.dearer, 1)
         lines.append([*cells, *lead_cells(plan.equal, 1), *dearer])
     return f"{table(head, 'lrrlrlr', lines)}\n\n{wrapped(_sources(benches))}"
