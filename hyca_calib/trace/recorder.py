@@ -173,7 +173,7 @@ class Recorder:
         place = (call.branch, track.run, int(track.position))
         self._calls.append(RecordedCall(*place, time, scheduler_time, kept, counts, gain, fills_cache))
         self._sample_call = (args, kwargs)
-        self._numel[call.branch] = sum(part.numel() for part in feature)
+        self._numel[call.branch] = max(self._numel.get(call.branch, 0), sum(part.numel() for part in feature))
         return output
 
     def _gain(self, feature: Feature, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

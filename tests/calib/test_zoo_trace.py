@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler
 from torch import Tensor
 
 from hyca_calib.costs.budget import Budget, parse_budgets
@@ -19,19 +23,31 @@ from hyca_calib.search.tune import tune
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, apply_plan
+from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.errors import AttachError
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
 from studies.zoo import PIPELINES
 
 STEPS = 6
+SKIP_LAYER = {"skip_guidance_layers": [0], "skip_layer_guidance_start": 0.01, "skip_layer_guidance_stop": 0.5}
 
 
 class Prompted:
-    """A pipeline of the zoo that is called with prompts: each word is a seed of embeddings."""
+    """A pipeline of the zoo that is called with prompts: each word is a seed of embeddings.
 
-    def __init__(self, name: str) -> None:
-        self.tiny = PIPELINES[name]
+    Args:
+        arguments: more of every call.
+        parts: other components.
+    """
+
+    def __init__(self, name: str, arguments: Mapping[str, Any] | None = None, **parts: Any) -> None:
+        tiny = PIPELINES[name]
+        self.tiny = replace(
+            tiny,
+            parts={**tiny.parts, **parts},
+            arguments=lambda randn: {**tiny.arguments(randn), **(arguments or {})},
+        )
         self.pipe = self.tiny.build()
         self.components = self.pipe.components
         self.scheduler = self.pipe.scheduler
@@ -81,16 +97,36 @@ def plan_for(
         ("LTX-2", ["cond_uncond", "uncond_stg", "uncond_modality"], 6),
         ("CogVideoX", ["cond_uncond"], 6),
         ("Mochi", ["cond_uncond"], 6),
+        ("Qwen-Image 2.1", ["cond", "uncond"], 6),
     ],
 )
 def test_trace_search_apply(tmp_path: Path, name: str, branches: list[str], steps: int) -> None:
-    pipe = Prompted(name)
-    recorded, plan = plan_for(pipe, tmp_path)
+    searched_and_applied(Prompted(name), tmp_path, branches, steps)
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        (partial(Prompted, "SD3", SKIP_LAYER), 6),
+        (partial(Prompted, "Sana", transformer=lambda: PIPELINES["Sana"].parts["transformer"]().bfloat16()), 6),
+        (partial(Prompted, "SD3", scheduler=partial(FlowMatchHeunDiscreteScheduler, shift=3.0)), 11),
+    ],
+    ids=["guidance within an interval", "conditioning cast at every step", "two calls a step"],
+)
+@pytest.mark.filterwarnings("ignore::hyca_runtime.errors.MissingHistoryWarning")
+def test_call_shapes_are_searched(tmp_path: Path, make: Callable[[], Prompted], steps: int) -> None:
+    searched_and_applied(make(), tmp_path, [""], steps, on_mismatch="compute")
+
+
+def searched_and_applied(
+    pipe: Prompted, folder: Path, branches: list[str], steps: int, on_mismatch: OnMismatch = "error"
+) -> None:
+    recorded, plan = plan_for(pipe, folder)
     assert recorded.branches == branches
     assert recorded.num_steps == steps
     assert recorded.gain.min() >= 0
     assert recorded.gain.max() > 0
-    with apply_plan(pipe.pipe, plan, "error") as session:
+    with apply_plan(pipe.pipe, plan, on_mismatch) as session:
         found = pipe.tiny.call(pipe.pipe, STEPS)
         report, promised = session.report(), session.memory()
     assert found.isfinite().all()
