@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from torch import nn
 
@@ -32,7 +33,7 @@ class Session:
     """A pipeline that follows a plan; made by `apply_plan`.
 
     Use it as a context manager, or call `remove`. Threads may share it: each has runs of its own,
-    and their calls of one network take turns.
+    and their calls of one network take turns. It does not keep its networks alive.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Session:
         self._policy = policy
         self._warned: set[type[Warning]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
-        self._executors: dict[str, Executor] = {}
+        self._executors: WeakValueDictionary[str, Executor] = WeakValueDictionary()  # kept by their networks
         try:
             for name, module in networks.items():
                 sections = [section for section in plan.sections if section.component == name]

@@ -28,7 +28,7 @@ Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 Keeper = Callable[[Feature | None], None]
 
-_attached: weakref.WeakKeyDictionary[nn.Module, Attachment] = weakref.WeakKeyDictionary()
+_attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 class Attachment:
@@ -83,7 +83,7 @@ class Attachment:
             self._patches.append(
                 Patch(self.module, "enable_cache", Replacement(self.module, "enable_cache", self._refuse))
             )
-        _attached[self.module] = self
+        _attached.add(self.module)
 
     def remove(self) -> None:
         """Restore the network exactly, under whatever hooks were put on it meanwhile.
@@ -95,7 +95,7 @@ class Attachment:
         self._slot.restore()
         while self._patches:
             self._patches.pop().remove()
-        _attached.pop(self.module, None)
+        _attached.discard(self.module)
 
     def _refuse(self, *_: Any, **__: Any) -> None:
         raise AttachError(f"{type(self.module).__name__} has a plan applied; call remove() on its session first")
