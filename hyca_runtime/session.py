@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from torch import nn
 
+from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
 from hyca_runtime.errors import PlanMismatchError
@@ -43,13 +44,15 @@ class Session:
         on_mismatch: OnMismatch = "compute",
         scheduler: Any = None,
         policy: MakePolicy = Scheduled,
+        control: Iterable[Deferral] = (),
     ) -> None:
         self.plan = plan
         self._on_mismatch: OnMismatch = on_mismatch
         self._policy = policy
         self._warned: set[type[Warning]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
-        self._executors: WeakValueDictionary[str, Executor] = WeakValueDictionary()  # kept by their networks
+        self._control = WeakSet(control)  # kept by their modules, as executors are
+        self._executors: WeakValueDictionary[str, Executor] = WeakValueDictionary()
         try:
             for name, module in networks.items():
                 sections = [section for section in plan.sections if section.component == name]
@@ -166,6 +169,8 @@ class Session:
 
         Offload hooks stay as they are, whether they were put on before the plan or after it.
         """
+        while self._control:
+            self._control.pop().remove()
         while self._executors:
             self._executors.popitem()[1].remove()
 
@@ -204,7 +209,8 @@ def apply_plan(
     networks = find_transformers(target)
     for section in plan.sections:
         _check_fits(plan.name, section, networks, type(target).__name__)
-    return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None), policy)
+    control = defer_control(target, {section.component: section.point for section in plan.sections})
+    return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None), policy, control)
 
 
 def _check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:

@@ -137,7 +137,14 @@ def _best_of_families(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
 
 
 def _tile(name: str, told: str, run: SampledRun, full: SampledRun, frames: int, seconds: float) -> Tile:
-    return Tile(name, told, full.flops / run.flops, _clips(run, frames), run.fidelity_to(full).psnr_db, seconds)
+    return Tile(
+        name,
+        told,
+        full.flops.networks / run.flops.networks,
+        _clips(run, frames),
+        run.fidelity_to(full).psnr_db,
+        seconds,
+    )
 
 
 def _clips(run: SampledRun, frames: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 from hyca_runtime.attach.bound_points import BoundOutput, bind_point
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
+from hyca_runtime.attach.deferred import settled
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
 from hyca_runtime.attach.proxies import placed
 from hyca_runtime.errors import AttachError
@@ -62,6 +63,7 @@ class Attachment:
         self._turn = threading.RLock()
         self._captures = outside(self._bound.captures)
         self._take = outside(self._hand_over)
+        self._settle = outside(settled)
         self._injectors = outside(self._bound.injectors)
 
     def install(self, handler: Handler) -> None:
@@ -105,11 +107,13 @@ class Attachment:
     ) -> tuple[Any, Feature | None]:
         """Run the network in full; returns its output and the feature at the cache point.
 
-        The feature is None for a call that only fills a cache of keys and values.
+        Calls of ControlNets that were kept for it are made before. The feature is None for a call that only fills a
+        cache of keys and values.
 
         Args:
             keep: told the feature, never inside a compiled graph.
         """
+        args, kwargs = self._settle((args, kwargs))
         with self._turn, placed(self._captures()):
             output = self._forward(*args, **kwargs)
             return output, self._take(output, keep)
