@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet, WeakValueDictionary
 
 from torch import nn
 
+from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
 from hyca_runtime.errors import PlanError, PlanMismatchError
@@ -35,7 +37,7 @@ class Session:
     """A pipeline that follows a plan; made by `apply_plan`.
 
     Use it as a context manager, or call `remove`. Threads may share it: each has runs of its own,
-    and their calls of one network take turns.
+    and their calls of one network take turns. It does not keep its networks alive.
     """
 
     def __init__(
@@ -45,13 +47,15 @@ class Session:
         on_mismatch: OnMismatch = "compute",
         pipe: object | None = None,
         policy: MakePolicy = Scheduled,
+        control: Iterable[Deferral] = (),
     ) -> None:
         self.plan = plan
         self._on_mismatch: OnMismatch = on_mismatch
         self._policy = policy
         self._warned: set[tuple[type[Warning], str]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
-        self._executors: dict[str, Executor] = {}
+        self._control = WeakSet(control)  # kept by their modules, as executors are
+        self._executors: WeakValueDictionary[str, Executor] = WeakValueDictionary()
         try:
             for name, module in networks.items():
                 sections = [section for section in plan.sections if section.component == name]
@@ -174,6 +178,8 @@ class Session:
 
         Offload hooks stay as they are, whether they were put on before the plan or after it.
         """
+        while self._control:
+            self._control.pop().remove()
         while self._executors:
             self._executors.popitem()[1].remove()
 
@@ -229,9 +235,9 @@ def apply_plan(
     plan, networks = as_plan(plan), find_transformers(target)
     for section in plan.sections:
         check_fits(plan.name, section, networks, type(target).__name__)
-    if not isinstance(target, nn.Module):
-        return Session(networks, plan, on_mismatch, target, policy)
-    session = Session(networks, plan, on_mismatch, None, policy)
-    for section in plan.sections:
-        tell_of_rounding(plan.name, section, networks[section.component])
-    return session
+    if isinstance(target, nn.Module):
+        for section in plan.sections:
+            tell_of_rounding(plan.name, section, networks[section.component])
+    pipe = None if isinstance(target, nn.Module) else target
+    control = defer_control(target, {section.component: section.point for section in plan.sections})
+    return Session(networks, plan, on_mismatch, pipe, policy, control)

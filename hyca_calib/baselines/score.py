@@ -53,7 +53,7 @@ def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: in
         near = run.fidelity_to(full)
     except Exception as error:  # foreign code may raise anything
         return named(0.0, (), error=reason(error))
-    return named(full.flops / run.flops, near.agreement_db)
+    return named(full.flops.networks / run.flops.networks, near.agreement_db)
 
 
 def reason(error: Exception) -> str:

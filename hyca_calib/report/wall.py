@@ -152,7 +152,7 @@ def _best_of_families(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
 
 def _tile(name: str, told: str, run: SampledRun, full: SampledRun, frames: int, seconds: float) -> Tile:
     found = run.fidelity_to(full).agreement_db
-    return Tile(name, told, full.flops / run.flops, _unstacked(run, frames), found, seconds)
+    return Tile(name, told, full.flops.networks / run.flops.networks, _unstacked(run, frames), found, seconds)
 
 
 def _unstacked(run: SampledRun, frames: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 from hyca_runtime.attach.bound_points import BoundOutput, bind_point
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
+from hyca_runtime.attach.deferred import settled
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
 from hyca_runtime.attach.proxies import exchange
 from hyca_runtime.errors import AttachError
@@ -28,7 +29,7 @@ Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 Keeper = Callable[[Feature | None], None]
 
-_attached: weakref.WeakKeyDictionary[nn.Module, Attachment] = weakref.WeakKeyDictionary()
+_attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 class Attachment:
@@ -64,6 +65,7 @@ class Attachment:
         self._turn = threading.RLock()
         self._captures = outside(self._bound.captures)
         self._take = outside(self._hand_over)
+        self._settle = outside(settled)
         self._injectors = outside(self._bound.injectors)
         self._exchange = outside(exchange)
 
@@ -86,7 +88,7 @@ class Attachment:
             self._patches.append(
                 Patch(self.module, "enable_cache", Replacement(self.module, "enable_cache", self._refuse))
             )
-        _attached[self.module] = self
+        _attached.add(self.module)
 
     def remove(self) -> None:
         """Restore the network exactly, under whatever hooks were put on it meanwhile.
@@ -98,7 +100,7 @@ class Attachment:
         self._slot.restore()
         while self._patches:
             self._patches.pop().remove()
-        _attached.pop(self.module, None)
+        _attached.discard(self.module)
 
     def _refuse(self, *_: Any, **__: Any) -> None:
         raise AttachError(f"{type(self.module).__name__} has a plan applied; call remove() on its session first")
@@ -108,11 +110,13 @@ class Attachment:
     ) -> tuple[Any, Feature | None]:
         """Run the network in full; returns its output and the feature at the cache point.
 
-        The feature is None for a call that only fills a cache of keys and values.
+        Calls of ControlNets that were kept for it are made before. The feature is None for a call that only fills a
+        cache of keys and values.
 
         Args:
             keep: told the feature, never inside a compiled graph.
         """
+        args, kwargs = self._settle((args, kwargs))
         with self._turn:
             own = self._exchange(self._captures())
             try:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
+import io
+import pickle
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -574,12 +578,27 @@ def test_a_network_inside_data_parallelism_follows_a_plan(given: str) -> None:
         assert torch.equal(drive(wrapper), full)
 
 
-def test_a_copied_network_is_its_own() -> None:
+def saved_and_loaded(network: nn.Module) -> Any:
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = pytest.mark.parametrize(
+    "copied_by",
+    [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network)), saved_and_loaded],  # noqa: S301
+    ids=["copy.deepcopy", "pickle", "torch.save"],
+)
+
+
+@COPIES
+def test_a_copied_network_is_its_own(copied_by: Callable[[Any], Any]) -> None:
     network = FLUX.build()
     full = drive(network)
     with apply_plan(network, network_plan(), on_mismatch="error") as session:
         expected = drive(network)
-        copied = copy.deepcopy(network)
+        copied = copied_by(network)
         assert torch.equal(drive(copied), full)
         with torch.no_grad():
             copied.get_parameter("proj_out.weight").mul_(2.0)
@@ -604,6 +623,18 @@ def test_a_copied_pipeline_follows_no_plan() -> None:
         copied = copy.deepcopy(pipe)
         assert torch.equal(draw("FLUX.1", copied), plain("FLUX.1"))
         assert torch.equal(draw("FLUX.1", pipe), planned("FLUX.1"))
+
+
+def test_a_network_with_a_plan_is_freed_with_its_pipeline() -> None:
+    pipe = PIPELINES["FLUX.1"].build()
+    session = apply_plan(pipe, plan_of("FLUX.1"), on_mismatch="error")
+    draw("FLUX.1", pipe)
+    network = weakref.ref(pipe.transformer)
+    del pipe
+    gc.collect()
+    assert network() is None
+    assert session.report().steps == 0
+    session.remove()
 
 
 # diffusers' own caches
