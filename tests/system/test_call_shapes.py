@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import PICTURE_PROMPT, with_picture_prompt
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler
 from torch import Tensor
 
@@ -89,27 +90,6 @@ def scheduled(kind: Any, **config: Any) -> Callable[[Any], None]:
 
     return change
 
-
-def with_picture_prompt(pipe: Any) -> None:
-    """An IP-adapter with random weights."""
-    network, generator = pipe.transformer, torch.Generator().manual_seed(0)
-    width, inner = network.config.joint_attention_dim, network.inner_dim
-
-    def linear(to: int, of: int, name: str) -> dict[str, Tensor]:
-        return {f"{name}.weight": torch.randn(to, of, generator=generator), f"{name}.bias": torch.zeros(to)}
-
-    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
-    blocks = range(len(network.transformer_blocks))
-    taps = [linear(inner, width, f"{i}.{name}") for i in blocks for name in ("to_k_ip", "to_v_ip")]
-    adapter = {name: weight for tap in taps for name, weight in tap.items()}
-    network._load_ip_adapter_weights([{"image_proj": linear(4 * width, PICTURE, "proj") | norm, "ip_adapter": adapter}])
-
-
-PICTURE = 8
-PICTURE_PROMPT = {
-    "ip_adapter_image_embeds": [torch.ones(1, 1, PICTURE)],
-    "negative_ip_adapter_image_embeds": [torch.zeros(1, 1, PICTURE)],
-}
 
 SHAPES: dict[str, tuple[Callable[[], Shape], int, dict[str, tuple[int, int]], list[str]]] = {
     # what it is: the pipeline, its steps, calls computed and made in each branch, branches that are traced
