@@ -91,6 +91,10 @@ class RunTracker:
         self._scheduler = clock.grid() if clock is not None else None
         self._index = clock.index() if clock is not None and self._scheduler is not None else 0
         self.run, self.position, self.off_grid = self.run + 1, position, ""
+        if clock is not None and self._scheduler is not None and self._grids:
+            made, sampler = self.grid.scheduler, clock.sampler()
+            if made not in (*ANY, sampler):
+                self._leave(f"the sampler is {sampler}, not {made}")
         return "begins"
 
     def _move(self, position: float, index: int | None = None) -> Progress:
@@ -201,8 +205,6 @@ class RunTracker:
         self._begin(clock if ahead else None, chosen, 0.0)
         if not fitting:
             self._leave(f"the sampler's {len(ahead)} timesteps are none of the plan's {len(self.grid.timesteps)}")
-        elif clock.sampler() and self.grid.scheduler not in (*ANY, clock.sampler()):
-            self._leave(f"the sampler is {clock.sampler()}, not {self.grid.scheduler}")
         return "begins"
 
     def _start_late(self, clock: Clock, now: Timestep) -> Progress | None:
