@@ -82,6 +82,7 @@ def _with(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_with("sections.0.schedule.table", [1] + [0] * 11), "step 0 must be computed"),
         (_with("sections.0.schedule.table", [7] * 12), "outside the palette"),
         (_with("sections.0.schedule.table", [0] * 11), "expected 11 values"),
+        (_with("sections.0.schedule.palette.1.variant", "int8"), "sections.0.schedule.palette.1.variant: .*'default'"),
         (_with("sections.0.sampler.timesteps", ["a"] * 12), "sections.0.sampler.timesteps.0"),
         (
             _with("sections.0.groups.0.fallback", {"name": "fitted", "configuration": {"steps": [], "weights": []}}),
