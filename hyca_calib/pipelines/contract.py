@@ -57,9 +57,9 @@ def check_calls(pipe: object, calls: Sequence[Mapping[str, Any]]) -> None:
         if missing := [name for name in asked if name not in call]:
             need = f"cannot be called without {', '.join(missing)}; a .jsonl file holds arguments of every name"
             raise WorkloadError(f"prompt {number}: {kind} {need}")
-        for key in call:
+        for key in sorted(call.keys() - taken.keys()):
             hint = did_you_mean(key, [name for name in taken if name not in RESERVED])
-            if key not in taken and (not takes_all or hint != "."):
+            if not takes_all or hint != ".":
                 raise WorkloadError(f"prompt {number}: {kind} takes no {key!r}{hint}")
 
 
