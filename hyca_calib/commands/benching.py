@@ -27,6 +27,7 @@ from hyca_calib.commands.searching import search_plans
 from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import parse_budgets
 from hyca_calib.demo.judge import load_judge
+from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
 from hyca_calib.pipelines.load import default_device, load_pipeline
 from hyca_calib.pipelines.rollout import device_of
@@ -135,6 +136,7 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     workload, batch = _workload(options), batch_of(options.model, options.batch)
     say(f"{options.prompts or options.model}: {len(workload.prompts)} prompts")
     clean = CleanPipeline(lambda: load_pipeline(options.model), workload.of("fit")[0])
+    check_calls(clean.pipe, workload.prompts)
     facts = {
         "model": options.model,
         "workload": workload.describe().model_dump(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyca_calib.pipelines.pipeline import Pipeline
@@ -49,16 +49,18 @@ def check_pipeline(pipe: object) -> None:
 def check_calls(pipe: object, calls: Sequence[Mapping[str, Any]]) -> None:
     """Raises WorkloadError unless the pipeline can be called with the arguments of each of these prompts."""
     taken, takes_all = _parameters(pipe)
-    asked = [name for name, p in taken.items() if p.default is p.empty and name not in NEEDED]
+    own, _ = _named(type(pipe).__call__)
+    asked = [name for name, p in own.items() if p.default is p.empty and name not in NEEDED]
     kind = type(pipe).__name__
     for number, call in enumerate(calls, 1):
         refuse_reserved(call, f"prompt {number}")
         if missing := [name for name in asked if name not in call]:
             need = f"cannot be called without {', '.join(missing)}; a .jsonl file holds arguments of every name"
             raise WorkloadError(f"prompt {number}: {kind} {need}")
-        if not takes_all and (unknown := next((key for key in call if key not in taken), None)):
-            hint = did_you_mean(unknown, [name for name in taken if name not in RESERVED])
-            raise WorkloadError(f"prompt {number}: {kind} takes no {unknown!r}{hint}")
+        for key in sorted(call.keys() - taken.keys()):
+            hint = did_you_mean(key, [name for name in taken if name not in RESERVED])
+            if not takes_all or hint != ".":
+                raise WorkloadError(f"prompt {number}: {kind} takes no {key!r}{hint}")
 
 
 def told(error: BaseException) -> str:
@@ -75,8 +77,21 @@ def takes(pipe: Pipeline, name: str) -> bool:
 
 
 def _parameters(pipe: object) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The named arguments of the pipeline's call, and whether it takes others besides."""
-    bound = inspect.signature(type(pipe).__call__).parameters.values()
-    own = list(bound)[1:]  # the first is the pipeline
+    """The named arguments of the pipeline's call, and whether it takes others besides.
+
+    A call that takes others hands them on: the names of the calls that it overrides count, too.
+    """
+    calls = [vars(kind)["__call__"] for kind in type(pipe).__mro__ if "__call__" in vars(kind)]
+    found, takes_all = _named(calls[0])
+    for call in calls[1:] if takes_all else ():
+        named, hands_on = _named(call)
+        found = named | found
+        if not hands_on:
+            break
+    return found, takes_all
+
+
+def _named(call: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    own = list(inspect.signature(call).parameters.values())[1:]  # the first is the pipeline
     named = {p.name: p for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return named, any(p.kind is p.VAR_KEYWORD for p in own)

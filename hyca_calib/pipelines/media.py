@@ -54,6 +54,11 @@ def contents(value: Any) -> Any:
     return [contents(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+def named(value: Any) -> str:
+    """An argument in a few characters, for messages; a file by its name."""
+    return Path(str(value[FILE])).name if _is_entry(value) else str(value)[:40]
+
+
 def _found(key: str, value: Any, folder: Path, where: str) -> Any:
     if isinstance(value, list):
         return [_found(key, inner, folder, where) for inner in value]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hyca_calib.pipelines.contract import check_calls, takes, told
+from hyca_calib.pipelines.media import named
 from hyca_calib.pipelines.outputs import are_pictures, samples_of
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Job, batches, merge_calls
@@ -136,7 +137,7 @@ def _called(pipe: Pipeline, group: Sequence[Job], num_steps: int, with_grad: boo
     except (HycaError, Warning):
         raise
     except Exception as error:  # code that is not ours
-        given = ", ".join(f"{key}={str(value)[:40]}" for key, value in group[0].call.items())
+        given = ", ".join(f"{key}={named(value)}" for key, value in group[0].call.items())
         raise WorkloadError(f"{kind} failed on ({given}) with {told(error)}") from error
     if isinstance(output, Tensor):
         raise WorkloadError(f"{kind} returned a tensor for return_dict=False; expected a tuple, samples first")

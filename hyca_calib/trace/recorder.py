@@ -180,10 +180,7 @@ class Recorder:
         if not self._with_gain or self._attachment.point.kind == "output":
             channels = sum(widths(feature, self._attachment.point.channel_axis))
             return torch.full((channels,), float(self._with_gain), device=feature[0].device)
-        tail = Tail(self._attachment, args, kwargs)
-        if not self._calls:
-            tail.check_recall(feature, output)
-        return tail.gain(feature, self._noise)
+        return Tail(self._attachment, args, kwargs).gain(feature, self._noise, None if self._calls else output)
 
     def _tokens_first(self, feature: Feature, batch: int) -> Feature:
         """Parts as ``(batch, token, channel)``, wherever the batch is; without one, all tokens are one sample's."""

@@ -72,7 +72,7 @@ def test_only_pictures_have_psnr_and_similarity(shape: tuple[int, ...]) -> None:
 def test_pictures_have_both(shape: tuple[int, ...]) -> None:
     pictures = torch.rand(shape)
     near = compare_samples(pictures, pictures, pictures, pictures)
-    assert near.psnr_db == near.signal_to_error_db == near.agreement_db == (150, 150)
+    assert [near.psnr_db, near.signal_to_error_db, near.agreement_db] == [(150, 150)] * 3
     assert near.ssim == pytest.approx((1, 1))
     clips = samples_of(np.moveaxis((255 * pictures).round().byte().numpy(), 1, -1), "it")
     assert clips.shape == (2, 1, *shape[1:])

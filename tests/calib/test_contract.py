@@ -73,6 +73,15 @@ def test_a_call_that_takes_everything_is_taken_at_its_word() -> None:
     check_calls(Answering(None), [{"prompt": "a", "anything": 1}])
 
 
+def test_a_call_that_hands_everything_on_is_held_against_the_one_it_overrides() -> None:
+    """A key like none of its names may be the user's own; one much like a name is mistyped."""
+    pipe = tiny.as_kind(tiny.InInferenceMode)
+    check_calls(pipe, [{"prompt": "a", "true_cfg_scale": 2, "mood": "gay"}])
+    with pytest.raises(WorkloadError, match="takes no 'true_cfg_scal'; did you mean \"true_cfg_scale\""):
+        check_calls(pipe, [{"prompt": "a", "true_cfg_scal": 2}])
+    assert sample_images(pipe, JOBS, 4, 2)[1].shape == (2, 16, 48)  # the callback is handed on, too
+
+
 def refused(prompt: list[str]) -> Any:
     raise ValueError(f"height: expected a multiple of 16\nfor {prompt}")
 

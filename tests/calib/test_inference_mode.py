@@ -8,6 +8,7 @@ import torch
 from plans import make_plan
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.tap_rollout import activation_bytes
 from hyca_calib.trace.recorder import Recorder, Recording
@@ -30,6 +31,22 @@ def test_a_pipeline_in_inference_mode_is_traced_alike() -> None:
     for ours, theirs in zip(found.gains[0], plain.gains[0], strict=True):
         assert torch.equal(ours, theirs)
         assert (ours > 0).all()
+
+
+def test_a_tensor_that_is_given_again_is_the_same_unless_it_changed() -> None:
+    """Guidance branches without a name are told apart by it."""
+    seen: list[torch.Tensor] = []
+    answer = outside_inference_mode(lambda args, kwargs: seen.append(kwargs["parts"][0]))
+    with torch.inference_mode():
+        words, latents = torch.ones(2), torch.zeros(2)
+        for change in (0, 1):
+            latents.add_(change)
+            for tensor in (words, latents):
+                answer((), {"parts": [tensor]})
+    assert not any(tensor.is_inference() for tensor in seen)
+    assert seen[0] is seen[2]
+    assert seen[1] is not seen[3]
+    assert [float(tensor[0]) for tensor in seen] == [1, 0, 1, 1]
 
 
 def test_its_taps_are_refined() -> None:
