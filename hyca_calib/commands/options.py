@@ -100,7 +100,7 @@ class SearchLimits:
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
         Tuning.trials
     )
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which no trial starts.")] = Tuning.timeout
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds of trials; the first is finished.")] = Tuning.timeout
     confirm: Annotated[float, typer.Option(min=0, help="Minutes of real rollouts; 0 trusts the statistics.")] = (
         RolloutLimits.minutes
     )

@@ -21,7 +21,7 @@ from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
     """``hyca_calib evaluate``; returns the figures of the plan. The model is the caller's choice, never the plan's."""
     plan = load_plan(options.plan)
-    workload = workload_of(plan.provenance, options.model, options.prompts)
+    workload = workload_of(plan.provenance, options.model, options.prompts, options.steps)
     jobs = workload.of("test")[: options.samples]
     pipe = load_pipeline(options.model, options.device, options.download)
     check_calls(pipe, workload.prompts)

@@ -128,6 +128,7 @@ def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Whe
     if not limits.probes:
         return problem
     with stages(("probe",)) as tell:
+        tell("probe", 0.0, "")
         found = with_damping(pipe, problem, storage, limits.probes, lambda share: tell("probe", share, ""))
         tell("probe", 1.0, f"{problem.trace.point}: {100 * found.damping[1]:.0f} % of an early error is left")
     return found
@@ -137,16 +138,17 @@ def _tuned(
     problem: Problem, budgets: Sequence[Budget], limits: SearchLimits, storage: Where
 ) -> dict[Budget, list[Candidate]]:
     """Candidates for every budget on one trace, from one Optuna study."""
-    begun = time.monotonic()
+    point, news = problem.trace.point, ""
     with stages(("tune",)) as tell:
+        tell("tune", 0.0, "")
 
-        def tried(trial: int, cost: float) -> None:
-            spent = (time.monotonic() - begun) / max(limits.timeout, 1e-9)
-            tell("tune", max((trial + 1) / limits.trials, spent), f"{problem.trace.point}: cost {cost:.3e}")
+        def tried(_: int, cost: float) -> None:
+            nonlocal news
+            news = f"{point}: cost {cost:.3e}"
 
         tuning = Tuning(limits.trials, limits.timeout, limits.groups, limits.taps)
-        found = tune(problem, budgets, tuning, storage, limits.seed, tried)
-        tell("tune", 1.0, f"{problem.trace.point}: {len(found[budgets[0]])} schedules")
+        found = tune(problem, budgets, tuning, storage, limits.seed, tried, lambda share: tell("tune", share, news))
+        tell("tune", 1.0, f"{point}: {len(found[budgets[0]])} schedules")
     return found
 
 

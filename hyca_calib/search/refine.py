@@ -83,9 +83,10 @@ def refine_taps(
     Raises:
         NotDifferentiableError: gradients do not get through the pipeline.
     """
-    theta = task.start.detach().to(device_of(task.pipe), torch.float32, copy=True)
-    state = _State(theta, settings, state_path)
+    state = _State(task.start.detach().to(device_of(task.pipe), torch.float32, copy=True), settings, state_path)
     settings, checkpointed = _probed(task, settings)
+    if not state.iteration and state.spent >= 1:
+        return state.best.cpu(), {"skipped": "its minutes were over before the first step"}
     count, batch = len(task.fit.jobs), min(settings.batch, len(task.fit.jobs))
 
     def judge() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from hyca_calib.costs.budget import Budget
@@ -65,14 +66,16 @@ def search(
             decide between the points.
     """
     run, begun = _Run(pipe, budget, study, options, on_progress), time.monotonic()
+    on_progress("confirm", 0.0, "")
     chosen, winner, tried = _confirmed(run, contenders)
     on_progress("confirm", 1.0, f"{sum(map(len, tried.values()))} rollouts")
     confirmed = time.monotonic()
     with study.last_word():
         if study.complete:  # another worker was faster
             return load_plan(study.plan)
+        on_progress("refine", 0.0, "")
         section, refinement = _refined(run, winner)
-        on_progress("refine", 1.0, f"{section.quality.psnr_db:.2f} dB" if section.quality else "")
+        on_progress("refine", 1.0, _told(section.quality.psnr_db) if section.quality else "")
         groups = zip(winner.groups, winner.solvers, strict=True)
         account = {
             **winner.choices,
@@ -120,9 +123,10 @@ def _heat(
     )
 
     def tell(done: float, psnr: float) -> None:
-        run.on_progress("confirm", begin + (end - begin) * done, f"{psnr:.2f} dB")
+        run.on_progress("confirm", begin + (end - begin) * done, _told(psnr))
 
-    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep_damping(first, run.budget))
+    sweep = partial(sweep_damping, first, run.budget)
+    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep)
     tried[point] = rollouts.history()
     return -psnr, winner
 
@@ -189,7 +193,7 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
         task = RefinementTask(pipe, section, start, expand, problem.samples("fit"), problem.samples("select"))
 
         def tell(share: float, psnr: float) -> None:
-            run.on_progress("refine", share, f"{psnr:.2f} dB")
+            run.on_progress("refine", share, _told(psnr))
 
         try:
             theta, account = refine_taps(task, options.refinement, run.study.refinement, options.seed, tell)
@@ -203,3 +207,7 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
 
 def _summary(candidate: Candidate) -> dict[str, Any]:
     return candidate.choices | {"cost": candidate.cost}
+
+
+def _told(latent_psnr: float) -> str:
+    return f"latent PSNR {latent_psnr:.2f} dB"

@@ -249,6 +249,17 @@ def test_refinement_improves_unseen_prompts_and_resumes(
     )
 
 
+def test_refinement_that_has_no_time_changes_nothing(
+    problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hyca_calib.search.refine.log_error", None)  # nothing is judged
+    begin, expand = coordinates(problem, start, "channel")
+    task = RefinementTask(pipe, start, begin, expand, problem.samples("fit"), problem.samples("select"))
+    found, account = refine_taps(task, Refinement(minutes=1e-9), tmp_path / "r.safetensors", seed=0)
+    assert torch.equal(found, begin)
+    assert "its minutes were over" in account["skipped"]
+
+
 OPTIONS = SearchOptions(RolloutLimits(0.02), Refinement(minutes=60, iterations=3, batch=6, evaluations=2))
 
 
