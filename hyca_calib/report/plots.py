@@ -86,7 +86,7 @@ def trajectories(problem: Problem, section: NetworkPlan, path: Path, most: int =
 
 
 def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -> None:
-    """What the search tried: replayed costs of distinct schedules, PSNR of real rollouts."""
+    """What the search tried: replayed costs of distinct schedules, latent PSNR of real rollouts."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 2.4))
     left.plot(sorted(costs), "o-", color=INK, ms=3, lw=1)
     left.set(
@@ -95,7 +95,7 @@ def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -
     if rollouts:
         right.plot(rollouts, ".", color=FAINT, ms=5)
         right.plot(np.maximum.accumulate(rollouts), color=ACCENT, lw=1.5)
-        right.set(xlabel="rollouts on the select split", ylabel="PSNR dB, unrefined")
+        right.set(xlabel="rollouts on the select split", ylabel="latent PSNR dB, unrefined")
     else:
         right.axis("off")
     _finish(figure, left, path)
@@ -116,7 +116,7 @@ def front_plot(wall: Wall, others: Sequence[tuple[float, float]], path: Path) ->
     """Agreement over compute: this plan, plans of other budgets, rivals.
 
     Args:
-        others: FLOPs ratio and PSNR in dB of the plans beside this one.
+        others: FLOPs ratio and agreement in dB of the plans beside this one.
     """
     figure, axes = pyplot.subplots(figsize=(6, 3.2))
     line = sorted([*others, (wall.plan.flops_ratio, wall.plan.mean_db)])
