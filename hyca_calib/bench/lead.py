@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyca_calib.bench.choice import MORE, SAME_COST, SPARING
+from hyca_calib.bench.choice import SPARING
 from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.results import Row
+from hyca_calib.costs.same_cost import MORE, SAME_COST
 from hyca_calib.quality.metrics import interval
 
 

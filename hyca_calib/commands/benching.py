@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from hyca_calib.baselines import Setup, families
-from hyca_calib.bench.choice import MORE, SPARING, costs_of, windows
+from hyca_calib.bench.choice import SPARING, costs_of, windows
 from hyca_calib.bench.comparison import Comparison, Learnt
 from hyca_calib.bench.documents.comparison_table import measure_of, to_csv, to_markdown
 from hyca_calib.bench.documents.front import Dot, draw_front
@@ -26,6 +26,7 @@ from hyca_calib.commands.options import STUDIES, BenchOptions, SearchLimits, Tra
 from hyca_calib.commands.searching import search_plans
 from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import parse_budgets
+from hyca_calib.costs.same_cost import MORE
 from hyca_calib.demo.judge import load_judge
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of

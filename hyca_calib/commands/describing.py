@@ -53,7 +53,9 @@ def _of_plan(plan: Plan) -> Facts:
         facts[f"{name}: sampler"] = section.sampler.scheduler
         if section.quality is not None:
             judged = section.quality
-            facts[f"{name}: quality"] = f"{judged.psnr_db:.2f} dB on {judged.num_samples} {judged.split} samples"
+            facts[f"{name}: quality"] = (
+                f"latent PSNR {judged.psnr_db:.2f} dB, {judged.num_samples} {judged.split} samples"
+            )
     for key in ("trace", "precision", "replayed_cost"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hyca_calib.commands.options import EvaluateOptions
@@ -10,7 +11,7 @@ from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
-from hyca_calib.records.console import present, say
+from hyca_calib.records.console import present, say, stages
 from hyca_calib.report.write import write_report
 from hyca_calib.search.lineage import trace_named_in
 from hyca_calib.search.study import StudyFolder
@@ -42,7 +43,8 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     plan = load_plan(study.plan)
     recorded = Trace(trace or _own_trace(plan))
     pipe = load_traced(recorded.attributes.model, model)
-    summary = write_report(pipe, study, recorded, recorded.workload(), plan)
+    with stages(("report",)) as tell:
+        summary = write_report(pipe, study, recorded, recorded.workload(), plan, partial(tell, "report"))
     present(summary.table())
     return summary.page
 

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,9 @@ def _search_all(
         if not study.report.exists():
             plan = load_plan(study.plan)
             chosen = next(trace_ for trace_ in recorded if trace_.point == plan.section.point)
-            present(write_report(pipe, study, chosen, workload, plan).table())
+            with stages(("report",)) as tell:
+                summary = write_report(pipe, study, chosen, workload, plan, partial(tell, "report"))
+            present(summary.table())
         say(f"report: {study.report}")
     if len(studies) > 1:
         page = write_front([(study.plan, load_plan(study.plan)) for study in studies], folder)

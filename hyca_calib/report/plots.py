@@ -88,7 +88,7 @@ def trajectories(problem: Problem, section: NetworkPlan, path: Path, most: int =
 
 
 def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -> None:
-    """What the search tried: replayed costs of distinct schedules, PSNR of real rollouts."""
+    """What the search tried: replayed costs of distinct schedules, latent PSNR of real rollouts."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 2.4))
     left.plot(sorted(costs), "o-", color=INK, ms=3, lw=1)
     left.set(
@@ -97,7 +97,7 @@ def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -
     if rollouts:
         right.plot(rollouts, ".", color=FAINT, ms=5)
         right.plot(np.maximum.accumulate(rollouts), color=ACCENT, lw=1.5)
-        right.set(xlabel="rollouts on the select split", ylabel="PSNR dB, unrefined")
+        right.set(xlabel="rollouts on the select split", ylabel="latent PSNR dB, unrefined")
     else:
         right.axis("off")
     _finish(figure, left, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,12 @@ def test_a_plan_for_both_networks_was_made_on_one_workload(prompts: Path) -> Non
 def test_a_plan_for_several_step_counts_is_measured_at_each(prompts: Path, tmp_path: Path) -> None:
     merged = merge_plans([merge_plans([made(12)], "one"), made(8)], "both")
     save_plan(merged, tmp_path / "both.json")
-    options = {"plan": tmp_path / "both.json", "model": "tiny:pipeline", "prompts": prompts, "samples": 2}
+    options = EvaluateOptions(tmp_path / "both.json", "tiny:pipeline", prompts, samples=2)
     for steps in (8, 12):
-        found = evaluate_file(EvaluateOptions(**options, steps=steps))
+        found = evaluate_file(replace(options, steps=steps))
         assert (found.steps_computed, found.steps_total) == (3, steps)
     with pytest.raises(PlanError, match="merged from plans for 12 and 8 steps; say which of them with --steps"):
-        evaluate_file(EvaluateOptions(**options))
+        evaluate_file(options)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import io
 import math
 from collections.abc import Sequence
 
-from hyca_calib.bench.choice import MORE
 from hyca_calib.bench.documents.markdown import lead_cells, table
 from hyca_calib.bench.lead import lead
 from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.results import Bench, Row
 from hyca_calib.bench.sweep import best_at
+from hyca_calib.costs.same_cost import MORE
 from hyca_calib.quality.metrics import Measure
 
 FIGURES = (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from matplotlib import colormaps, pyplot
 
-from hyca_calib.bench.choice import MORE, SPARING
+from hyca_calib.bench.choice import SPARING
+from hyca_calib.costs.same_cost import MORE
 from hyca_calib.quality.metrics import Measure
 from hyca_calib.report.drawing import ACCENT, bare, save
 
