@@ -72,14 +72,8 @@ def counting(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
         yield advance
         return
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console) as progress:
+    columns = MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(TextColumn("{task.description:<10}"), BarColumn(), *columns, console=_console) as progress:
         task = progress.add_task(title, total=total)
         yield lambda done: progress.advance(task, done)
 
@@ -98,14 +92,8 @@ def stages(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], No
 
         yield log
         return
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[news]}"),
-    )
-    with Progress(*columns, console=_console) as progress:
+    columns = TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("{task.fields[news]}")
+    with Progress(TextColumn("{task.description:<10}"), BarColumn(), *columns, console=_console) as progress:
         tasks = {name: progress.add_task(name, total=1.0, news="", start=False) for name in names}
 
         def tell(stage: str, share: float, news: str) -> None:

@@ -1,5 +1,6 @@
 """The study: what is claimed of feature caching, tested on real traces. Imported by nothing.
 
-Chapters share one way to sample and to make plans (`rollouts`), to replay (`replay_setup`), to make intervals
-(`effects`), to decide and to tell (`ruling`), and to draw (`drawing`).
+A chapter is an `Outline` (`chapter`). Chapters share one way to sample and to make plans (`rollouts`), to read
+trajectories and to replay on them (`replay`), to make intervals, to decide by them and to tell (`intervals`), and to
+draw (`drawing`).
 """

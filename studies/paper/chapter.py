@@ -1,11 +1,10 @@
-"""What a chapter of the study says, in a form that becomes Markdown and JSON."""
+"""What a chapter of the study says, in a form that becomes Markdown and JSON, and what it is made from."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,8 +17,16 @@ from hyca_calib.search.problem import Problem
 
 Verdict = Literal["holds", "partly", "fails", "not decided"]
 Numbers = dict[str, Any]
+Ruling = tuple[Verdict, str]
+"""A verdict and its evidence."""
+Rulings = dict[str, Ruling]
+"""What is decided of each claim, by its text."""
+Cell = str | int | float
+Item = TypeVar("Item")
 Subject = TypeVar("Subject")
-Made = TypeVar("Made")
+
+NO_INTERVAL = "the committed numbers have no interval."
+"""Why nothing is decided by the numbers of a chapter that was made before the claim."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,6 @@ class Claim:
     text: str
     verdict: Verdict
     evidence: str
-
-
-Claims = Callable[[Numbers], tuple[Claim, ...]]
-
-
-Cell = str | int | float
 
 
 @dataclass(frozen=True)
@@ -86,17 +87,6 @@ class Chapter(BaseModel, frozen=True):
         return "\n\n".join(parts) + "\n"
 
 
-def finished(chapter: Chapter, claims: Claims, tables: Callable[[Numbers], tuple[Table, ...]] | None = None) -> Chapter:
-    """The chapter with its numbers as JSON keeps them, and the verdicts that follow from these and nothing else.
-
-    Args:
-        tables: those that follow from the numbers, too; None keeps the chapter's own.
-    """
-    numbers = json.loads(json.dumps(chapter.numbers))
-    shown = tables(numbers) if tables else chapter.tables
-    return chapter.model_copy(update={"numbers": numbers, "claims": claims(numbers), "tables": shown})
-
-
 @dataclasses.dataclass(frozen=True)
 class Context:
     """What every chapter works on.
@@ -119,52 +109,83 @@ class Context:
     quick: bool = False
     tell: Callable[[float, str], None] = lambda share, news: None
 
+    def in_turn(self, items: Mapping[str, Item]) -> Iterator[tuple[str, Item]]:
+        """Each of them with its name, which is news when its turn comes."""
+        for i, (name, item) in enumerate(items.items()):
+            self.tell(i / len(items), name)
+            yield name, item
+
+    def kept(self, name: str, work: Callable[[], Any]) -> Any:
+        """What the work found, from JSON in the folder; done only if it is not there, so an interrupted run goes on."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            write_text(path, json.dumps(work(), allow_nan=False))
+        return json.loads(path.read_text())
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one question adds to its chapter."""
+    """What was measured for a chapter, or for one of its questions."""
 
-    tables: tuple[Table, ...]
     numbers: Numbers
+    tables: tuple[Table, ...] = ()
     text: tuple[str, ...] = ()
 
 
-Question = tuple[Callable[[Subject], Part], Claims | None]
-"""What measures, and the rules of its verdicts."""
+Question = tuple[Callable[[Subject], Part], Callable[[Numbers], Rulings] | None]
+"""What measures, and what decides by the numbers."""
 
 
-def answered(
-    context: Context,
-    chapter: Chapter,
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """How a chapter is made.
+
+    Attributes:
+        models: those it is made on.
+        measure: samples and computes, and draws the figures.
+        rulings: follow from the numbers and nothing else.
+        figures: captions by file name.
+    """
+
+    title: str
+    models: tuple[str, ...]
+    measure: Callable[[Context], Part]
+    rulings: Callable[[Numbers], Rulings]
+    figures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def chapter(self, name: str, context: Context) -> Chapter:
+        """The chapter, its numbers as JSON keeps them."""
+        part = self.measure(context)
+        facts = vars(part) | {"numbers": json.loads(json.dumps(part.numbers))}
+        return self.decided(Chapter(name=name, title=self.title, figures=tuple(self.figures.items()), **facts))
+
+    def decided(self, chapter: Chapter) -> Chapter:
+        """A chapter as it was kept, with the verdicts of today's rules."""
+        claims = tuple(Claim(text, *ruling) for text, ruling in self.rulings(chapter.numbers).items())
+        return chapter.model_copy(update={"claims": claims})
+
+
+def asking(
     subject: Callable[[Context], Subject],
     questions: Mapping[str, Question[Subject]],
     draw: Callable[[Context, Subject, Numbers], None],
-) -> Chapter:
-    """The chapter with the parts that its questions add, one after the other, its pictures and its verdicts."""
-    count = len(questions) + 2
-    context.tell(0.0, "reading trajectories")
-    s, parts = subject(context), {}
-    for i, (name, (measure, _)) in enumerate(questions.items()):
-        context.tell((i + 1) / count, name)
-        parts[name] = measure(s)
-    context.tell(1 - 1 / count, "figures")
-    numbers = {name: part.numbers for name, part in parts.items()}
-    draw(context, s, numbers)
-    found = {
-        "text": (*chapter.text, *(line for part in parts.values() for line in part.text)),
-        "tables": tuple(table for part in parts.values() for table in part.tables),
-        "numbers": numbers,
-    }
-    return finished(chapter.model_copy(update=found), partial(verdicts, questions))
+) -> tuple[Callable[[Context], Part], Callable[[Numbers], Rulings]]:
+    """What measures and what decides a chapter that asks one question after the other of the same subject.
 
+    Its numbers, tables, text and rulings are those of its questions.
+    """
 
-def verdicts(questions: Mapping[str, Question[Any]], numbers: Numbers) -> tuple[Claim, ...]:
-    """Of all questions that have rules, from the numbers that their parts left."""
-    return tuple(claim for name, (_, rule) in questions.items() if rule for claim in rule(numbers[name]))
+    def measure(context: Context) -> Part:
+        context.tell(0.0, "reading trajectories")
+        s = subject(context)
+        parts = {name: ask(s) for name, (ask, _) in context.in_turn(questions)}
+        numbers = {name: part.numbers for name, part in parts.items()}
+        draw(context, s, numbers)
+        tables = tuple(table for part in parts.values() for table in part.tables)
+        return Part(numbers, tables, tuple(line for part in parts.values() for line in part.text))
 
+    def rulings(numbers: Numbers) -> Rulings:
+        found = [decide(numbers[name]) for name, (_, decide) in questions.items() if decide]
+        return {text: ruling for of in found for text, ruling in of.items()}
 
-def kept(path: Path, work: Callable[[], Made]) -> Any:
-    """What the work found, from JSON on disk; done only if it is not there, so an interrupted run goes on."""
-    if not path.exists():
-        write_text(path, json.dumps(work(), allow_nan=False))
-    return json.loads(path.read_text())
+    return measure, rulings

@@ -1,4 +1,4 @@
-"""How every picture of the study is drawn and written."""
+"""How every picture of the study is drawn."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-from studies.paper.replay_setup import Array
-
-matplotlib.use("Agg")
-
 from matplotlib import pyplot
 
-INK, ACCENT, GREEN, GREY, FAINT = "#1b2a41", "#e4572e", "#4c956c", "#7d8597", "#d9e2ec"
+from hyca_calib.report.drawing import ACCENT, FAINT, INK, bare, save
+from hyca_calib.search.replay import Array
+
+__all__ = ["ACCENT", "FAINT", "GREEN", "GREY", "INK", "bare", "colours", "heat_maps", "save", "subplots"]
+
+GREEN, GREY = "#4c956c", "#7d8597"
 
 
 def subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
@@ -61,10 +60,3 @@ def heat_maps(
     panels[0][0].set_yticks(range(len(rows)), rows, fontsize=8)
     figure.colorbar(shown, ax=panels[0].tolist(), label=labels[1], fraction=0.03)
     save(figure, path)
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a figure, making the folder, and close it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hyca_calib.records.atomic import write_json, write_text
 from hyca_calib.trace.request import TRACE_VERSION
 from hyca_runtime.errors import StudyError
-from studies.paper.chapter import Chapter, finished
+from studies.paper import formulas, groups, planning, points, refining, searching, transfer
+from studies.paper.chapter import Chapter
 
 NUMBERS, FIGURES = "numbers.json", "figures"
 
-CHAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "solvers": ("solving.solvers", ("demo",)),
-    "grouping": ("grouping.grouping", ("demo", "demo-class")),
-    "schedules": ("schedules.schedules", ("demo",)),
-    "closed-loop": ("closed_loop.closed_loop", ("demo",)),
-    "refinement": ("refinement.refinement", ("demo",)),
-    "points": ("points.points", ("demo", "demo-class")),
-    "transfer": ("transfer.transfer", ("demo",)),
+CHAPTERS = {
+    "solvers": formulas.SOLVERS,
+    "grouping": groups.GROUPING,
+    "schedules": planning.SCHEDULES,
+    "closed-loop": searching.CLOSED_LOOP,
+    "refinement": refining.REFINEMENT,
+    "points": points.POINTS,
+    "transfer": transfer.TRANSFER,
 }
-"""Where each chapter's function is, and the models it is made on."""
+MODELS = tuple(dict.fromkeys(model for outline in CHAPTERS.values() for model in outline.models))
+ORDER = [(model, name) for model in MODELS for name, outline in CHAPTERS.items() if model in outline.models]
+"""All chapters ``(model, name)`` as they come on the page."""
 
 RULES = (
     "Verdicts follow from the numbers below by fixed rules, which `python -m studies.paper --render` applies again. A "
@@ -65,13 +68,12 @@ OLDER = (
 
 
 def decided(key: str, facts: dict[str, Any]) -> Chapter:
-    """A chapter as it was kept, with the verdicts of today's rules, and tables where they follow from its numbers.
+    """A chapter as it was kept, with today's verdicts.
 
     Args:
         key: ``model/chapter``.
     """
-    module = importlib.import_module(f"studies.paper.{CHAPTERS[key.partition('/')[2]][0].split('.')[0]}")
-    return finished(Chapter.model_validate(facts), module.claims, getattr(module, "tables", None))
+    return CHAPTERS[key.partition("/")[2]].decided(Chapter.model_validate(facts))
 
 
 def render(out: Path) -> Path:
@@ -89,20 +91,17 @@ def render(out: Path) -> Path:
 
 def write_page(out: Path, settings: dict[str, Any], kept: dict[str, dict[str, Any]]) -> Path:
     """``numbers.json`` and ``README.md`` of the chapters that are still part of the study; returns the page."""
-    order = [f"{model}/{name}" for model in _models() for name, (_, models) in CHAPTERS.items() if model in models]
-    found = {key: decided(key, kept[key]) for key in order if key in kept}
+    keys = [f"{model}/{name}" for model, name in ORDER]
+    found = {key: decided(key, kept[key]) for key in keys if key in kept}
     write_json(out / NUMBERS, {"settings": settings, "chapters": {k: c.model_dump() for k, c in found.items()}})
     page = out / "README.md"
     write_text(page, "\n".join(_page(settings, found)))
     return page
 
 
-def _models() -> list[str]:
-    return list(dict.fromkeys(model for _, models in CHAPTERS.values() for model in models))
-
-
 def _page(settings: dict[str, Any], found: dict[str, Chapter]) -> list[str]:
     minutes = sum(chapter.seconds for chapter in found.values()) / 60
+    verdicts = [(c.text, key.partition("/")[0], c.verdict) for key, chapter in found.items() for c in chapter.claims]
     parts = [
         "# Science: what feature caching claims, and what the data say\n",
         (
@@ -111,28 +110,23 @@ def _page(settings: dict[str, Any], found: dict[str, Chapter]) -> list[str]:
             "no part of it: `hyca bench` measures that.\n"
         ),
         f"{RULES}\n",
-        "| claim | model | verdict |\n|---|---|---|\n"
-        + "\n".join(
-            f"| {claim.text} | {key.partition('/')[0]} | {claim.verdict} |"
-            for key, chapter in found.items()
-            for claim in chapter.claims
-        )
-        + "\n",
+        _table(("claim", "model", "verdict"), verdicts),
         "## Dropped verdicts\n",
         "Claims that were on this page, and why they have no verdict any more.\n",
-        "| claim | why it was dropped |\n|---|---|\n"
-        + "\n".join(f"| {t} | {why} |" for t, why in DROPPED.items())
-        + "\n",
+        _table(("claim", "why it was dropped"), DROPPED.items()),
     ]
-    for key, chapter in found.items():
-        parts += _shown(key, chapter)
-    return parts
+    return parts + [part for key, chapter in found.items() for part in _shown(key, chapter)]
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(row)} |\n" for row in (head, *rows)]
+    return "".join([lines[0], "|---" * len(head), "|\n", *lines[1:]])
 
 
 def _shown(key: str, chapter: Chapter) -> list[str]:
     model, _, name = key.partition("/")
     text = chapter.to_markdown()
-    if len(CHAPTERS[name][1]) > 1:
+    if len(CHAPTERS[name].models) > 1:
         text = text.replace("## ", f"## {model}: ", 1)
     for figure, _ in chapter.figures:
         text = text.replace(f"]({figure})", f"]({FIGURES}/{model}-{figure})")

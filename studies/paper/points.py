@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,16 +12,14 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import interval, prompt_groups
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
-from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tune import tune
 from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint
-from studies.paper.chapter import Chapter, Claim, Context, Table, Verdict, finished, kept
-from studies.paper.effects import Ratio, difference
+from studies.paper.chapter import Context, Numbers, Outline, Part, Ruling, Rulings, Table, Verdict
+from studies.paper.intervals import Ratio, all_below, difference, listed, shared_level, some_above, told_db
 from studies.paper.rollouts import psnr_db, searched, traced
-from studies.paper.ruling import above, any_of, below, decide, listed, ruled, shared_level, told_db
 
 BUDGETS = ("3x", "5x")
 LIVE = (0, 1, 2, 4)
@@ -33,30 +32,20 @@ OPENING = (
     "is live in all of them. `search` with several `--trace` options lets the rollouts of the confirmation decide."
 )
 
+Rows = dict[str, dict[str, Any]]
+"""What each point reaches at one budget; those that cannot meet it are left out."""
 
-def points(context: Context) -> Chapter:
-    """The chapter. Traces and searches are kept in the folder: an interrupted run goes on where it stopped."""
+
+def measure(context: Context) -> Part:
+    """Traces and searches are kept in the folder: an interrupted run goes on where it stopped."""
     fewer = 14 if context.quick else min(SAMPLES, context.workload.num_samples)
     workload = replace(context.workload, num_samples=fewer)
-    kinds = _kinds(context)
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for i, (name, point) in enumerate(kinds.items()):
-        context.tell(i / len(kinds), name)
-        found[name] = kept(context.folder / f"{name}.json", partial(_searched, context, workload, name, point))
-    chapter = Chapter(
-        name="points", title="Cache points", text=(OPENING.format(samples=fewer),), numbers={"points": found}
-    )
-    return finished(chapter, claims, tables)
-
-
-def tables(numbers: dict[str, Any]) -> tuple[Table, ...]:
-    """All points at each budget."""
-    return tuple(_table(budget, _at(numbers["points"], budget)) for budget in BUDGETS)
-
-
-def _at(found: dict[str, dict[str, dict[str, Any]]], budget: str) -> dict[str, dict[str, Any]]:
-    """The points that can meet a budget."""
-    return {name: rows[budget] for name, rows in found.items() if budget in rows}
+    found = {
+        name: context.kept(name, partial(_searched, context, workload, name, point))
+        for name, point in context.in_turn(_kinds(context))
+    }
+    numbers = {"points": found}
+    return Part(numbers, tables(numbers), (OPENING.format(samples=fewer),))
 
 
 def _kinds(context: Context) -> dict[str, CachePoint]:
@@ -64,24 +53,28 @@ def _kinds(context: Context) -> dict[str, CachePoint]:
     blocks = find_blocks(find_transformer(context.pipe))
     last = [block.path for block in blocks if block.parent is blocks[-1].parent]
     before = len(blocks) - len(last)  # in other lists
-    found = {
+    spans = {
+        f"after {before + live} live of {len(blocks)} blocks": f"{last[live]}..{last[-1]}"
+        for live in LIVE
+        if live < len(last) and before + live
+    }
+    return {
         "trunk": CachePoint(),
         LIVE_EMBEDDING: CachePoint(keep="residual"),
         "output": CachePoint(kind="output"),
         "every block": CachePoint(kind="blocks"),
+        **{name: CachePoint(kind="span", path=path, keep="residual") for name, path in spans.items()},
     }
-    for live in LIVE:
-        if live < len(last) and before + live:
-            name = f"after {before + live} live of {len(blocks)} blocks"
-            found[name] = CachePoint(kind="span", path=f"{last[live]}..{last[-1]}", keep="residual")
-    return found
 
 
 def _searched(context: Context, workload: Workload, name: str, point: CachePoint) -> dict[str, dict[str, Any]]:
     """A plan for every budget at one point, judged on the test split."""
     problem = traced(context, context.pipe, workload, point, context.folder / f"{name}.zarr", batch=8)
-    steps = problem.trace.num_steps
-    budgets = [budget for text in BUDGETS if _can_meet(problem, budget := Budget.parse(text))]
+    cost, steps, budgets = problem.trace.cost, problem.trace.num_steps, []
+    for budget in map(Budget.parse, BUDGETS):
+        with suppress(BudgetError):  # live blocks may cost more than the whole budget
+            if budget.computed_steps(cost, steps, 3) > 1:
+                budgets.append(budget)
     if not budgets:
         return {}
     tuning = Tuning(trials=3 if context.quick else 20, timeout=120)
@@ -92,29 +85,31 @@ def _searched(context: Context, workload: Workload, name: str, point: CachePoint
     rows = {}
     for budget in budgets:
         study = StudyFolder.open(context.folder / f"{name} {budget.text}", {"point": str(point), "budget": budget.text})
-        plan = searched(context.pipe, candidates[budget], budget, study, options)
-        section, result = plan.section, study.read_result()
+        section = searched(context.pipe, candidates[budget], budget, study, options).section
+        confirmed = [rollout["psnr_db"] for rollout in study.read_result()["rollouts"]]
         rows[budget.text] = {
             "computed": len(section.schedule.computed_steps),
             "steps": steps,
             "flops_ratio": section.cost.flops_ratio if section.cost else math.nan,
-            "floats_cached": section.depth * problem.trace.cost.feature_numel,
-            "confirmed_db": max((r["psnr_db"] for r in result["rollouts"]), default=math.nan),
+            "floats_cached": section.depth * cost.feature_numel,
+            "confirmed_db": max(confirmed, default=math.nan),
             "test_db": psnr_db(context.pipe, section, test),
             "prompts": prompt_groups(test.jobs),
         }
     return rows
 
 
-def _can_meet(problem: Problem, budget: Budget) -> bool:
-    """Live blocks may cost more than the whole budget."""
-    try:
-        return budget.computed_steps(problem.trace.cost, problem.trace.num_steps, 3) > 1
-    except BudgetError:
-        return False
+def _at_budgets(numbers: Numbers) -> dict[str, Rows]:
+    points = numbers["points"].items()
+    return {budget: {name: rows[budget] for name, rows in points if budget in rows} for budget in BUDGETS}
 
 
-def _table(budget: str, rows: dict[str, dict[str, Any]]) -> Table:
+def tables(numbers: Numbers) -> tuple[Table, ...]:
+    """All points at each budget."""
+    return tuple(_table(budget, rows) for budget, rows in _at_budgets(numbers).items())
+
+
+def _table(budget: str, rows: Rows) -> Table:
     cells, most = {}, next(iter(rows.values()))["floats_cached"]
     for name, row in rows.items():
         mean, low, high = interval(row["test_db"], 0, row.get("prompts"))
@@ -124,47 +119,43 @@ def _table(budget: str, rows: dict[str, dict[str, Any]]) -> Table:
     return Table.of(f"Budget {budget}.", head, cells)
 
 
-def claims(numbers: dict[str, Any]) -> tuple[Claim, ...]:
-    """Verdicts by what the refined plans of the points reach on the same test samples."""
-    return tuple(claim for budget in BUDGETS for claim in _at_budget(budget, _at(numbers["points"], budget)))
-
-
-def _at_budget(budget: str, rows: dict[str, dict[str, Any]]) -> list[Claim]:
-    found = [
-        ruled(
-            f"At {budget}, rollouts of fitted taps pick a point that none beats after refinement by over "
-            f"{MATTERS_DB:g} dB.",
-            lambda: _picked(rows),
-        )
-    ]
-    rivals = {
-        "forecasting every block beats forecasting the trunk": ["every block"],
-        "forecasting what the blocks add to a live embedding beats forecasting the trunk": [LIVE_EMBEDDING],
-        "computing the first blocks on every step pays": [name for name in rows if "live of" in name],
-    }
-    for text, names in rivals.items():
-        if known := [name for name in names if name in rows]:
-            found.append(ruled(f"At {budget}, {text} (by over {MATTERS_DB:g} dB).", partial(_pays, rows, known)))
+def rulings(numbers: Numbers) -> Rulings:
+    """By what the refined plans of the points reach on the same test samples."""
+    found: Rulings = {}
+    for budget, rows in _at_budgets(numbers).items():
+        picked = f"At {budget}, rollouts of fitted taps pick a point that none beats after refinement by over"
+        found[f"{picked} {MATTERS_DB:g} dB."] = _picked(rows)
+        beaten = {
+            "forecasting every block beats forecasting the trunk": ["every block"],
+            "forecasting what the blocks add to a live embedding beats forecasting the trunk": [LIVE_EMBEDDING],
+            "computing the first blocks on every step pays": [name for name in rows if "live of" in name],
+        }
+        for text, names in beaten.items():
+            if known := [name for name in names if name in rows]:
+                found[f"At {budget}, {text} (by over {MATTERS_DB:g} dB)."] = _pays(rows, known)
     return found
 
 
-def _apart(rows: dict[str, dict[str, Any]], one: str, other: str, level: float = 0.95) -> Ratio:
-    return difference(rows[one]["test_db"], rows[other]["test_db"], rows[one].get("prompts"), level)
+def _ahead(rows: Rows, names: list[str], other: str, level: float = 0.95) -> dict[str, Ratio]:
+    """dB of some points above another."""
+    base = rows[other]
+    return {name: difference(rows[name]["test_db"], base["test_db"], base.get("prompts"), level) for name in names}
 
 
-def _picked(rows: dict[str, dict[str, Any]]) -> tuple[Verdict, str]:
-    confirmed = {name: row["confirmed_db"] for name, row in rows.items()}
-    picked = max(confirmed, key=lambda name: confirmed[name])
+def _picked(rows: Rows) -> Ruling:
+    picked = max(rows, key=lambda name: rows[name]["confirmed_db"])
     others = [name for name in rows if name != picked]
-    ahead = {name: _apart(rows, name, picked) for name in others}
-    surely = [above(_apart(rows, name, picked, shared_level(len(others))), MATTERS_DB) for name in others]
-    none = all(below(found, MATTERS_DB) for found in ahead.values())
-    verdict: Verdict = "holds" if none else "fails" if any(surely) else "not decided"
+    ahead, surely = (_ahead(rows, others, picked, level) for level in (0.95, shared_level(len(others))))
+    none = all_below(ahead.values(), MATTERS_DB) == "holds"
+    beaten = some_above(surely.values(), MATTERS_DB) == "holds"
+    verdict: Verdict = "holds" if none else "fails" if beaten else "not decided"
     return verdict, f"picked: {picked}; the others on it, dB: {listed(ahead, told=told_db)}."
 
 
-def _pays(rows: dict[str, dict[str, Any]], names: list[str]) -> tuple[Verdict, str]:
-    """Some rival must be ahead, at the level that their number asks for."""
-    ahead = {name: _apart(rows, name, "trunk", shared_level(len(names))) for name in names}
-    met = any_of(above(found, MATTERS_DB) for found in ahead.values())
-    return decide([met]), f"on the trunk, dB: {listed(ahead, told=told_db)}."
+def _pays(rows: Rows, names: list[str]) -> Ruling:
+    """Some point must be ahead, at the level that their number asks for."""
+    ahead = _ahead(rows, names, "trunk", shared_level(len(names)))
+    return some_above(ahead.values(), MATTERS_DB), f"on the trunk, dB: {listed(ahead, told=told_db)}."
+
+
+POINTS = Outline("Cache points", ("demo", "demo-class"), measure, rulings)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import StudyError
 from hyca_runtime.point import CachePoint
-from studies.paper.chapter import Chapter, Context
-from studies.paper.page import CHAPTERS, FIGURES, NUMBERS, write_page
+from studies.paper.chapter import Context
+from studies.paper.page import CHAPTERS, FIGURES, NUMBERS, ORDER, write_page
 
 Tell = Callable[[str, float, str], None]
 """Told the chapter, the share of it that is done, and a line of news."""
@@ -57,32 +57,26 @@ class Study:
             StudyError: no such chapter, or a work folder of other settings.
         """
         self._claim()
-        wanted = chapters_of(only)
-        for model in dict.fromkeys(model for model, _ in wanted):
-            names = [name for of, name in wanted if of == model and not self._kept(model, name).exists()]
-            if not names:
-                continue
-            context = self._context(model, lambda share, news: tell("trace", share, news))
-            for name in names:
-                self._do(context, name, tell)
+        context_of = cache(lambda model: self._context(model, lambda share, news: tell("trace", share, news)))
+        for model, name in chapters_of(only):
+            if not self._kept(model, name).exists():
+                self._do(context_of(model), name, tell)
         return self._write()
 
     def _do(self, context: Context, name: str, tell: Tell) -> None:
-        module, function = CHAPTERS[name][0].split(".")
-        work: Callable[[Context], Chapter] = getattr(importlib.import_module(f"studies.paper.{module}"), function)
-        label = f"{name}, {context.model}"
-        folder = context.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        watch = Stopwatch(folder / "seconds.json")
+        label, folder = f"{name}, {context.model}", context.folder / name
+        clock, begun = folder / "seconds.json", time.monotonic()
+        before = json.loads(clock.read_text()) if clock.exists() else 0.0  # of interrupted attempts
 
         def note(share: float, news: str) -> None:
-            watch.note()
+            write_json(clock, round(before + time.monotonic() - begun, 1))
             tell(label, share, news)
 
-        chapter = work(replace(context, folder=folder, tell=note))
-        made = chapter.model_copy(update={"seconds": watch.note(), "made": circumstances()})
-        tell(label, 1.0, f"{made.seconds:.0f} s")
-        write_json(self._kept(context.model, name), made.model_dump())
+        note(0.0, "")
+        chapter = CHAPTERS[name].chapter(name, replace(context, folder=folder, tell=note))
+        note(1.0, "done")
+        facts = {"seconds": json.loads(clock.read_text()), "made": circumstances()}
+        write_json(self._kept(context.model, name), chapter.model_copy(update=facts).model_dump())
         self._write()
 
     def _context(self, model: str, tell: Callable[[float, str], None]) -> Context:
@@ -114,7 +108,7 @@ class Study:
     @property
     def settings(self) -> dict[str, Any]:
         """What the chapters of one page have in common."""
-        return {"seed": self.seed, "samples": self.samples, "steps": self.steps, "quick": self.quick}
+        return {name: getattr(self, name) for name in ("seed", "samples", "steps", "quick")}
 
     def _kept(self, model: str, name: str) -> Path:
         return self.work / model / f"{name}.json"
@@ -123,7 +117,7 @@ class Study:
         """The page and the numbers: chapters of this work folder, and those that the page had before."""
         numbers, pictures = self._published(), self.out / FIGURES
         pictures.mkdir(parents=True, exist_ok=True)
-        for model, name in chapters_of(()):
+        for model, name in ORDER:
             if (kept := self._kept(model, name)).exists():
                 numbers[f"{model}/{name}"] = json.loads(kept.read_text())
                 for figure, _ in numbers[f"{model}/{name}"]["figures"]:
@@ -137,20 +131,6 @@ class Study:
         return dict(facts["chapters"]) if facts.get("settings") == self.settings else {}
 
 
-class Stopwatch:
-    """Seconds of work on one thing, over interruptions; up to the last note of each attempt."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._begun = path, time.monotonic()
-        self._before: float = json.loads(path.read_text()) if path.exists() else 0.0
-
-    def note(self) -> float:
-        """The seconds so far, written down."""
-        seconds = self._before + time.monotonic() - self._begun
-        write_json(self._path, round(seconds, 1))
-        return seconds
-
-
 def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:
     """``(model, chapter)`` of the chapters in `only`, all if there are none, model by model.
 
@@ -160,12 +140,10 @@ def chapters_of(only: Iterable[str]) -> list[tuple[str, str]]:
     Raises:
         StudyError: no such chapter.
     """
-    models = dict.fromkeys(model for _, models in CHAPTERS.values() for model in models)
-    there = [(model, name) for model in models for name in CHAPTERS if model in CHAPTERS[name][1]]
     names = list(only) or list(CHAPTERS)
-    if unknown := [n for n in names if not any(n in (name, f"{model}/{name}") for model, name in there)]:
+    if unknown := [n for n in names if not any(n in (name, f"{model}/{name}") for model, name in ORDER)]:
         raise StudyError(f"no chapter {', '.join(unknown)}; there are {', '.join(CHAPTERS)}")
-    return [(model, name) for model, name in there if name in names or f"{model}/{name}" in names]
+    return [(model, name) for model, name in ORDER if name in names or f"{model}/{name}" in names]
 
 
 def circumstances() -> dict[str, Any]:

@@ -16,7 +16,9 @@ from hyca_calib.pipelines.classes import quiet
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_runtime import HycaError, Plan, apply_plan
 from hyca_runtime.attach.points import find_block_lists, find_transformers
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint, parse_point
+from hyca_runtime.schedule import Schedule
 from studies.zoo.base import Kwargs, TinyModel, TinyPipeline
 
 STEPS, COMPUTED = 6, (0, 1, 3)
@@ -90,18 +92,18 @@ def check_pipeline(tiny: TinyPipeline, point: str) -> Verdict:
 def _check(verdict: Verdict, target: Any, point: CachePoint, sample: Callable[[], list[Tensor]], last: str) -> None:
     results = verdict.results
     results.update(dict.fromkeys(CHECKS, last))
-    full = sample()
+    with counted_blocks(target) as calls:
+        full = sample()
     try:
         plan = hand_plan(target, point, sample, lambda steps: [s for s in COMPUTED if s < steps])
-        everything = hand_plan(target, point, sample, range)
-        session = apply_plan(target, everything, on_mismatch="error")
+        session = apply_plan(target, computing_all(plan), on_mismatch="error")
     except (HycaError, RuntimeError, ValueError) as error:
         results["attach"] = _reason(error)
         return
     results["attach"] = "yes"
     with session:
         results["identical"] = _says(lambda: _equal(sample(), full))
-    results["no block runs"] = _says(lambda: _blocks_stay_idle(target, plan, point, sample, full))
+    results["no block runs"] = _says(lambda: _blocks_stay_idle(target, plan, point, sample, full, calls))
     results["restored"] = _says(
         lambda: (
             _equal(sample(), full)
@@ -110,16 +112,32 @@ def _check(verdict: Verdict, target: Any, point: CachePoint, sample: Callable[[]
     )
 
 
+def computing_all(plan: Plan) -> Plan:
+    """The plan with every step computed."""
+
+    def every(section: NetworkPlan) -> NetworkPlan:
+        steps = section.schedule.num_steps
+        return NetworkPlan.model_validate(section.model_dump() | {"schedule": Schedule.from_steps(steps, range(steps))})
+
+    return plan.model_copy(update={"sections": tuple(map(every, plan.sections))})
+
+
 def _blocks_stay_idle(
-    target: Any, plan: Plan, point: CachePoint, sample: Callable[[], list[Tensor]], full: list[Tensor]
+    target: Any,
+    plan: Plan,
+    point: CachePoint,
+    sample: Callable[[], list[Tensor]],
+    full: list[Tensor],
+    each: list[tuple[str, int]],
 ) -> bool:
-    """Whether predicted steps run no block, change the result, and keep it finite."""
-    with counted_blocks(target) as calls:
-        sample()
-        each, calls[:] = list(calls), [(name, 0) for name, _ in calls]
-        with apply_plan(target, plan, on_mismatch="error") as session:
-            result = sample()
-            report = session.report()
+    """Whether predicted steps run no block, change the result, and keep it finite.
+
+    Args:
+        full, each: what the full run gave, and how often it called each block.
+    """
+    with counted_blocks(target) as calls, apply_plan(target, plan, on_mismatch="error") as session:
+        result = sample()
+        report = session.report()
     schedules = {section.component: section.schedule for section in plan.sections}
     steps = sum(schedule.num_steps for schedule in schedules.values())
     expected = sum(len(schedule.computed_steps) for schedule in schedules.values())

@@ -443,7 +443,7 @@ class TestSamplers:
     def test_they_draw_what_the_models_draw(self, model: str) -> None:
         pipe = demo_pipeline(model)
         pipe.set_progress_bar_config(disable=True)
-        found = converged(pipe, Workload(demo_prompts(model), num_samples=14))
+        found = converged(pipe, Workload(demo_prompts(model), num_samples=7))
         assert min(found.values()) > 45, found
 
     def test_network_calls_are_as_announced(self, bench: Bench) -> None:

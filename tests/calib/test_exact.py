@@ -11,7 +11,7 @@ from hyca_calib.search.exact import best_schedules, gap_table
 from hyca_calib.search.replay import schedule_cost
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
-from studies.paper.planning.table_cost import table_cost
+from studies.paper.planning.baselines import table_cost
 
 
 def smooth_gram(steps: int, groups: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

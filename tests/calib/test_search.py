@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -72,7 +75,7 @@ def test_a_solved_schedule_keeps_the_budget(problem: Problem) -> None:
 
 def test_tuning_resumes_and_prefers_the_cheapest(problem: Problem, study: StudyFolder, tmp_path: Path) -> None:
     def run(trials: int, journal: Path = study.journal) -> list[Candidate]:
-        return tune(problem, (BUDGET,), Tuning(trials=trials, timeout=60), journal, seed=0)[BUDGET]
+        return tune(problem, (BUDGET,), Tuning(trials=trials, timeout=3600), journal, seed=0)[BUDGET]
 
     first = run(4)
     lines = study.journal.read_text().count("\n")
@@ -95,7 +98,7 @@ def test_a_failed_trial_is_made_again(problem: Problem, study: StudyFolder, monk
             raise KeyboardInterrupt
 
     def run(journal: Path) -> list[Candidate]:
-        return tune(problem, (BUDGET,), Tuning(trials=16, timeout=60), journal, 0, tell)[BUDGET]
+        return tune(problem, (BUDGET,), Tuning(trials=16, timeout=3600), journal, 0, tell)[BUDGET]
 
     with pytest.raises(KeyboardInterrupt):
         run(study.journal)
@@ -128,7 +131,7 @@ def test_rollouts_never_make_it_worse_and_are_not_repeated(
 
     def run(rollouts: int) -> tuple[Candidate, float]:
         shared = SharedRollouts(study.journal, "rollouts", rollout)
-        return search_by_rollouts([start], RolloutLimits(minutes=10, rollouts=rollouts), shared, seed=0)
+        return search_by_rollouts([start], RolloutLimits(minutes=60, rollouts=rollouts), shared, seed=0)
 
     best, psnr = run(12)
     assert rollout_psnr(pipe, build_section(best), samples) == psnr > before
@@ -150,8 +153,26 @@ def test_every_rollout_that_is_allowed_is_another_one(problem: Problem, study: S
         return 20.0 if candidate.schedule == first else 10.0
 
     shared = SharedRollouts(study.journal, "rollouts", rollout)
-    search_by_rollouts(offline, RolloutLimits(minutes=10, finalists=1, rollouts=24), shared, seed=0)
+    search_by_rollouts(offline, RolloutLimits(minutes=60, finalists=1, rollouts=24), shared, seed=0)
     assert len(rolled) == len(set(rolled)) == 24
+
+
+def test_rollouts_end_when_their_minutes_are_over(
+    problem: Problem, study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that a rollout advances by an hour."""
+    begun, rolled = time.monotonic(), list[Candidate]()
+    clock = SimpleNamespace(monotonic=lambda: begun + 3600 * len(rolled))
+    monkeypatch.setattr("hyca_calib.search.rollout_search.time", clock)
+
+    def rollout(candidate: Candidate) -> float:
+        rolled.append(candidate)
+        return 1.0
+
+    start = Candidate(problem, SETTINGS, Schedule.from_steps(12, (0, 1, 2, 3)))
+    shared = SharedRollouts(study.journal, "rollouts", rollout)
+    search_by_rollouts([start], RolloutLimits(minutes=270), shared, seed=0)
+    assert len(rolled) == 5
 
 
 def test_moves_carry_the_groups(problem: Problem, study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +186,7 @@ def test_moves_carry_the_groups(problem: Problem, study: StudyFolder, monkeypatc
 
     monkeypatch.setattr("hyca_calib.search.candidate.cluster", None)
     shared = SharedRollouts(study.journal, "rollouts", rollout)
-    search_by_rollouts(offline, RolloutLimits(minutes=10, rollouts=8), shared, seed=0)
+    search_by_rollouts(offline, RolloutLimits(minutes=60, rollouts=8), shared, seed=0)
     assert built == [3] * 8
 
 
@@ -260,7 +281,22 @@ def test_refinement_that_has_no_time_changes_nothing(
     assert "its minutes were over" in account["skipped"]
 
 
-OPTIONS = SearchOptions(RolloutLimits(0.02), Refinement(minutes=60, iterations=3, batch=6, evaluations=2))
+def test_refinement_ends_when_its_minutes_are_over(
+    problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that every look advances by a minute."""
+    ticks = itertools.count()
+    monkeypatch.setattr("hyca_calib.search.refine.time", SimpleNamespace(monotonic=lambda: 60.0 * next(ticks)))
+    begin, expand = coordinates(problem, start, "channel")
+    task = RefinementTask(pipe, start, begin, expand, problem.samples("select"), problem.samples("select"))
+    _, account = refine_taps(task, Refinement(minutes=30, evaluations=1), tmp_path / "r.safetensors", seed=0)
+    assert 0 < account["iterations"] < 30
+    assert account["minutes"] >= 30
+
+
+OPTIONS = SearchOptions(
+    RolloutLimits(minutes=60, rollouts=8), Refinement(minutes=60, iterations=3, batch=6, evaluations=2)
+)
 
 
 @pytest.mark.parametrize("taps", ["channel", "group"])

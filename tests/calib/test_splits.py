@@ -85,7 +85,7 @@ def plan_of(recorded: Trace, study: Path) -> bytes:
     pipe = tiny.pipeline()
     where = StudyFolder.open(study, {})
     problem = with_damping(pipe, Problem(recorded), where.journal, probes=8)
-    candidates = tune(problem, (BUDGET,), Tuning(trials=4, timeout=600), where.journal, seed=0)[BUDGET]
+    candidates = tune(problem, (BUDGET,), Tuning(trials=4, timeout=3600), where.journal, seed=0)[BUDGET]
     search(pipe, [candidates], BUDGET, where, LIMITS)
     return where.plan.read_bytes()
 

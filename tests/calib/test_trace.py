@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import torch
 import zarr
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from hyca_calib.costs.flops import count_flops
 from hyca_calib.pipelines.workload import Workload
@@ -16,6 +21,7 @@ from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
+from studies.zoo import MODELS
 
 
 def record(path: Path, workload: Workload, **options: Any) -> Trace:
@@ -68,8 +74,6 @@ def test_gain_is_the_squared_column_norm_of_the_tail(tmp_path: Path, workload: W
 
 
 def test_flops_are_those_of_the_network(recorded: Trace) -> None:
-    import torch
-
     pipe = tiny.pipeline()
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     inner = pipe.transformer.forward
@@ -84,6 +88,17 @@ def test_flops_are_those_of_the_network(recorded: Trace) -> None:
         expected = count_flops(lambda: inner(*calls[0][0], **calls[0][1]))
     assert recorded.cost.full_flops == expected
     assert 0 < recorded.cost.tail_flops < 0.2 * expected
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", ["FluxTransformer2DModel", "WanTransformer3DModel", "SanaTransformer2DModel"])
+def test_flops_are_those_that_torch_counts(name: str, mode: Callable[[], AbstractContextManager[None]]) -> None:
+    """Which does not know the CPU's fused attention; in inference mode operations come whole."""
+    module, call = MODELS[name].build(), MODELS[name].call()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module(**call)
+    with mode():
+        assert count_flops(lambda: module(**call)) == counter.get_total_flops() > 0
 
 
 def test_guidance_branches_and_output_point(tmp_path: Path) -> None:

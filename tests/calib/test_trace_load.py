@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from jobs import peaks_of_traces
+from processes import forked
 from storage import record
 
 from hyca_calib.pipelines.defaults import prompts_of
@@ -31,14 +31,14 @@ TURNS = 5
 @pytest.mark.slow
 def test_overhead_on_the_embedded_model(tmp_path: Path) -> None:
     """Tracing against sampling the same batches, in turns: processor time of the thread that samples, the least."""
-    pipe, workload = load_pipeline("demo", "cpu"), Workload(prompts_of("demo", None), 70, 50, seed=0)
+    pipe, workload = load_pipeline("demo", "cpu"), Workload(prompts_of("demo", None), 28, 50, seed=0)
 
     def traced(number: int) -> None:
         path = tmp_path / f"{number}.zarr"
-        trace(pipe, workload, CachePoint(), path, model_name="demo", batch=8, tokens=16)
+        trace(pipe, workload, CachePoint(), path, model_name="demo", batch=4, tokens=16)
 
     def sampled(_: int) -> None:
-        sample_latents(pipe, workload.jobs, 50, 8)
+        sample_latents(pipe, workload.jobs, 50, 4)
 
     seconds: dict[str, list[float]] = {"traced": [], "sampled": []}
     for number in range(TURNS):
@@ -53,33 +53,15 @@ def test_overhead_on_the_embedded_model(tmp_path: Path) -> None:
     assert overhead < OVERHEAD
 
 
-PEAK = """
-import resource, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import tiny
-from storage import record
-from hyca_calib.pipelines.workload import Workload
-samples, out = int(sys.argv[1]), Path(sys.argv[2])
-pipe = tiny.pipeline()
-pipe("red heart", num_inference_steps=2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-record(out, Workload(tiny.prompts(), samples, 12, seed=3), pipe, batch=8, tokens=16)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
-"""
-
-
 @pytest.mark.slow
 def test_memory_is_flat_in_the_number_of_samples(tmp_path: Path) -> None:
-    tests = Path(__file__).parents[1]
-
-    def peak(samples: int) -> int:
-        command = [sys.executable, "-W", "ignore", "-c", PEAK, str(samples), str(tmp_path / f"{samples}.zarr")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tests)})
-        return int(done.stdout.split()[-1])
-
-    peaks = {samples: peak(samples) for samples in (8, 64, 512)}
+    counts = (8, 64, 512)
+    receiving, sending = forked().Pipe(duplex=False)
+    process = forked().Process(target=peaks_of_traces, args=(tmp_path, counts, sending))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    peaks = {count: receiving.recv() for count in counts}
     print(peaks)
     assert max(peaks.values()) < MEMORY_BYTES
     assert peaks[512] < peaks[64] * (1 + GROWTH) + 16 * 1024**2

@@ -73,12 +73,12 @@ def plan_for(
     path = folder / f"{component}.zarr"
     trace(pipe, workload, parse_point(point), path, model_name="zoo", batch=1, tokens=4, component=component)
     recorded = Trace(path)
-    options = SearchOptions(RolloutLimits(0.01), Refinement(0.0))
+    options = SearchOptions(RolloutLimits(minutes=60, rollouts=3), Refinement(0.0))
     study = StudyFolder.open(folder / f"study-{component}", {"trace": str(path)})
     (wanted,) = parse_budgets(budget)
     assert isinstance(wanted, Budget)
     problem = Problem(recorded)
-    candidates = tune(problem, (wanted,), Tuning(trials=3, timeout=5.0, groups=2), study.journal, 0)[wanted]
+    candidates = tune(problem, (wanted,), Tuning(trials=3, timeout=3600, groups=2), study.journal, 0)[wanted]
     return recorded, search(pipe, [candidates], wanted, study, options)
 
 

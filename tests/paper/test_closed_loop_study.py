@@ -16,41 +16,42 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.tune import solve
 from hyca_calib.trace.store import Trace
 from studies.paper.chapter import Chapter, Context
-from studies.paper.closed_loop import closed_loop
-from studies.paper.loop.racers import RACERS, raced
-from studies.paper.loop.rollout_race import RolloutRace
+from studies.paper.searching import CLOSED_LOOP
+from studies.paper.searching.races import RACERS, RolloutRace, raced
 
 
 @pytest.fixture
 def race(recorded: Trace, pipe: EmojiPipeline) -> RolloutRace:
-    problem, settings = Problem(recorded), Settings(groups=2)
-    start = solve(problem, settings, (Budget.parse("3x"),), 0)[0].schedule
-    return RolloutRace(pipe, problem, settings, problem.samples("select"), start, 6.0, 0)
+    problem = Problem(recorded)
+    start = solve(problem, Settings(groups=2), (Budget.parse("3x"),), 0)[0]
+    return RolloutRace(pipe, start, problem.samples("select"), 6.0)
 
 
 @pytest.mark.parametrize("name", RACERS)
 def test_nobody_spends_more_or_ends_below_the_start(race: RolloutRace, name: str) -> None:
     raced(race, name, 0)
     assert 4 <= race.spent <= 6.5
-    assert next(iter(race.known)) == race.start
-    assert race.known[race.best] <= race.known[race.start]
-    assert {len(s.computed_steps) for s in race.known} == {len(race.start.computed_steps)}
+    start = race.start.schedule
+    assert next(iter(race.known)) == start
+    assert race.known[race.best] <= race.known[start]
+    assert {len(s.computed_steps) for s in race.known} == {len(start.computed_steps)}
     assert [best for _, best in race.curve] == sorted((best for _, best in race.curve), reverse=True)
 
 
 def test_parts_of_a_rollout_are_its_samples(race: RolloutRace) -> None:
-    half = race.part(race.start, 1)
+    start = race.start.schedule
+    half = race.part(start, 1)
     assert race.spent == 0.5
-    whole = race.part(race.start, 2)
+    whole = race.part(start, 2)
     assert race.spent == 1.0
     np.testing.assert_array_equal(half, whole[:1])
-    assert race.score(race.start) == pytest.approx(whole.mean())
+    assert race.score(start) == pytest.approx(whole.mean())
     assert race.spent == 1.0
 
 
 def test_the_chapter_resumes(recorded: Trace, workload: Workload, pipe: EmojiPipeline, tmp_path: Path) -> None:
     context = Context("tiny", pipe, Problem(recorded), workload, tmp_path, quick=True)
-    chapter = closed_loop(context)
+    chapter = CLOSED_LOOP.chapter("closed-loop", context)
     assert Chapter.model_validate(json.loads(json.dumps(chapter.model_dump()))).to_markdown() == chapter.to_markdown()
     assert {row[0] for row in chapter.tables[0].rows} == set(RACERS)
     assert (tmp_path / "closed-loop.png").exists()
@@ -58,5 +59,5 @@ def test_the_chapter_resumes(recorded: Trace, workload: Workload, pipe: EmojiPip
     course = json.loads(kept.read_text())
     course["curve"][-1][1] -= np.log(10)  # what is kept is not rolled out again
     kept.write_text(json.dumps(course))
-    changed = closed_loop(context).numbers["gains_db"]["TPE"][0]
+    changed = CLOSED_LOOP.measure(context).numbers["gains_db"]["TPE"][0]
     assert changed == pytest.approx(chapter.numbers["gains_db"]["TPE"][0] + 10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,18 @@ from hyca_calib.search.solver_table import POOL
 from hyca_calib.search.taps import fit_solver
 from hyca_calib.trace.store import Trace
 from hyca_runtime.schedule import Schedule
-from studies.paper.chapter import Chapter, Context
-from studies.paper.grouping import grouping
+from studies.paper.chapter import NO_INTERVAL, Chapter, Context
+from studies.paper.groups import GROUPING
 from studies.paper.groups import controls as controlled
 from studies.paper.groups import heterogeneity as diverse
 from studies.paper.groups import stability as lasting
-from studies.paper.groups.agreement import summary
-from studies.paper.groups.choice import descend, hybrid_cost, random_labels
+from studies.paper.groups.choice import descend, random_labels
 from studies.paper.groups.controls import controls, token_outcome
 from studies.paper.groups.heterogeneity import heterogeneity
 from studies.paper.groups.shrinkage import pooled
-from studies.paper.groups.subject import Subject
-from studies.paper.replay_setup import ReplaySetup, by_label, horizon_taps
-from studies.paper.ruling import NO_INTERVAL
-from studies.paper.stored import channel_gram, read, reduce, token_gram
+from studies.paper.groups.stability import summary
+from studies.paper.groups.subject import Subject, best_closed
+from studies.paper.replay import ReplaySetup, channel_gram, horizon_taps, members, read, reduce, token_gram
 
 STEPS, TOKENS, PER_KIND = 16, 24, 8
 SCHEDULE, RULE = Schedule.from_steps(STEPS, (0, 2, 4, 8, 12)), Schedule.every(STEPS, 4, 3)
@@ -57,9 +55,9 @@ def subject_of(kinds: np.ndarray) -> Subject:
 
     recorded = reduce(samples(8), samples(4), gain, np.arange(4), prompts=8, sets=4)
     searched, published = (
-        ReplaySetup.of(plan, np.arange(STEPS, dtype=np.float64), np.ones(STEPS)) for plan in (SCHEDULE, RULE)
+        ReplaySetup(plan, np.arange(STEPS, dtype=np.float64), np.ones(STEPS)) for plan in (SCHEDULE, RULE)
     )
-    return Subject(recorded, gain, SCHEDULE, RULE, searched, published, 1e-6, 1e-3, seed=0, quick=True)
+    return Subject(recorded, gain, searched, published, 1e-6, seed=0, quick=True)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +80,7 @@ def context(recorded: Trace, workload: Workload, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def chapter(context: Context) -> Chapter:
-    return grouping(context)
+    return GROUPING.chapter("grouping", context)
 
 
 class TestStability:
@@ -95,10 +93,10 @@ class TestStability:
     def test_summary_is_over_pairs(self) -> None:
         one, other = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
         found = summary([one, one, other])
-        assert found.pairs == 3
-        assert found.highest == 1.0
-        assert found.lowest < 0.0
-        np.testing.assert_allclose(found.mean, np.mean([1, found.lowest, found.lowest]))
+        assert found["pairs"] == 3
+        assert found["highest"] == 1.0
+        assert found["lowest"] < 0.0
+        np.testing.assert_allclose(found["mean"], np.mean([1, found["lowest"], found["lowest"]]))
         with pytest.raises(ValueError, match="at least two"):
             summary([one])
 
@@ -113,16 +111,16 @@ class TestStability:
     @pytest.mark.parametrize("source", ["prompts", "sets"])
     def test_planted_groups_are_found_again_in_any_data(self, dimensions: Subject, source: str) -> None:
         labelings = [dimensions.labels("dynamics", 3, gram=gram) for gram in getattr(dimensions.recorded, source)]
-        assert summary([TRUTH, *labelings]).lowest == 1.0
+        assert summary([TRUTH, *labelings])["lowest"] == 1.0
 
     def test_verdict_follows_the_numbers(self) -> None:
         chance = random_labels(TRUTH, 0)
-        high, low, mixed = (asdict(summary(found)) for found in ([TRUTH] * 2, [TRUTH, chance], [TRUTH, TRUTH, chance]))
+        high, low, mixed = (summary(found) for found in ([TRUTH] * 2, [TRUTH, chance], [TRUTH, TRUTH, chance]))
 
         def found(prompts: dict[str, float], sets: dict[str, float], *moved: float) -> list[str]:
             cell = {"descriptors": "dynamics", "clusterer": "kmeans", "groups": 3, "prompts": prompts, "sets": sets}
             numbers = {"agreement": [cell], "cost_of_groups_from_one_prompt": {"3": list(moved)}}
-            return [claim.verdict for claim in lasting.claims(numbers)]
+            return [verdict for verdict, _ in lasting.rulings(numbers).values()]
 
         assert found(high, high, 1.0, 0.99, 1.01) == ["holds", "holds"]
         assert found(high, low, 1.1, 1.05, 1.15) == ["partly", "fails"]
@@ -130,7 +128,7 @@ class TestStability:
         assert found(mixed, mixed, 1.0, 0.99, 1.01)[0] == "not decided"
 
 
-class TestArena:
+class TestReplay:
     def test_costs_are_those_of_the_runtimes_solvers(self, dimensions: Subject) -> None:
         s, gram = dimensions, dimensions.recorded.fit
         closed = s.searched.closed_costs(gram).sum(1)
@@ -147,7 +145,7 @@ class TestArena:
         scaled = gram * np.linspace(1, 9, len(gram))[:, None, None]
         table = horizon_taps(dimensions.searched, gram, 1e-6)
         np.testing.assert_allclose(horizon_taps(dimensions.searched, scaled, 1e-6), table, atol=1e-6)
-        assert summary([TRUTH, labels_by("kmeans", table, 3, 0)]).mean == 1.0
+        assert summary([TRUTH, labels_by("kmeans", table, 3, 0)])["mean"] == 1.0
 
     def test_windows_divide_the_gaps(self, dimensions: Subject) -> None:
         whole = dimensions.searched
@@ -163,8 +161,7 @@ class TestArena:
         def cost(labels: np.ndarray) -> float:
             return float(s.searched.cost(s.recorded.fit, s.group_rows(labels)) @ s.gain)
 
-        moved = descend(s.searched, s.recorded.fit, s.gain, start, s.ridge)
-        assert cost(moved) < 0.9 * cost(start)
+        assert cost(descend(s, start)) < 0.9 * cost(start)
 
 
 class TestShrinking:
@@ -179,9 +176,7 @@ class TestShrinking:
     def test_limits_of_pooling(self, dimensions: Subject) -> None:
         s, gram = dimensions, dimensions.recorded.sparse[0]
         alone = s.searched.fit(gram, s.ridge)
-        together = by_label(
-            s.searched.fit(grouped(gram, s.gain, [np.flatnonzero(k == TRUTH) for k in range(3)]), s.ridge), TRUTH
-        )
+        together = [taps[TRUTH] for taps in s.searched.fit(grouped(gram, s.gain, members(TRUTH)), s.ridge)]
         for share, expected in ((0.0, alone), (1e9, together)):
             found = s.searched.fit(pooled(gram, s.gain, TRUTH, share), s.ridge)
             for taps, wanted in zip(found, expected, strict=True):
@@ -197,17 +192,15 @@ class TestShrinking:
 class TestPlantedDimensions:
     def test_a_hybrid_beats_every_single_solver(self, dimensions: Subject) -> None:
         s = dimensions
-        fit = s.searched.closed_costs(s.recorded.fit).sum(1) * s.gain
-        judged = s.searched.closed_costs(s.recorded.judged).sum(1) * s.gain
-        hybrid = hybrid_cost(fit, judged, TRUTH)
+        fit, judged = s.closed_costs(s.searched)
+        hybrid = best_closed(fit, judged, members(TRUTH))
         assert hybrid.sum() < 0.8 * judged.sum((1, 2)).min()
-        one = hybrid_cost(fit, judged, np.zeros(24, dtype=np.int64))
+        one = best_closed(fit, judged, [s.each])
         np.testing.assert_allclose(one, judged[int(fit.sum(1).argmin())].sum(1))
 
     def test_dimensions_are_heterogeneous(self, dimensions: Subject) -> None:
-        verdicts = {
-            claim.text.split(" (")[0]: claim.verdict for claim in diverse.claims(heterogeneity(dimensions).numbers)
-        }
+        found = diverse.rulings(heterogeneity(dimensions).numbers)
+        verdicts = {text.split(" (")[0]: verdict for text, (verdict, _) in found.items()}
         assert verdicts["Feature dimensions are heterogeneous"] == "holds"
         assert verdicts["Different dimensions want different solvers"] == "holds"
 
@@ -218,14 +211,16 @@ class TestPlantedDimensions:
             assert dimensions.ratio(true, chance)[2] < 1
 
     def test_claims_of_the_controls_hold(self, dimensions: Subject) -> None:
-        assert [claim.verdict for claim in controlled.claims(controls(dimensions).numbers)[:2]] == ["holds", "holds"]
+        found = controlled.rulings(controls(dimensions).numbers)
+        assert [verdict for verdict, _ in found.values()][:2] == ["holds", "holds"]
 
     def test_the_control_is_fair_to_tokens(self, positions: Subject) -> None:
         """Where kinds are planted in token positions, groups of tokens win, and the claim fails."""
         s = positions
         tokens = token_outcome(s, TRUTH)[0].sum()
         assert tokens < 0.8 * s.judge(s.searched.fit(s.recorded.fit, s.ridge)).sum()
-        assert controlled.claims(controls(s).numbers)[0].verdict == "fails"
+        verdict, _ = next(iter(controlled.rulings(controls(s).numbers).values()))
+        assert verdict == "fails"
 
 
 class TestStored:
@@ -277,7 +272,9 @@ class TestChapter:
 
     def test_the_seed_decides_everything(self, chapter: Chapter, context: Context, tmp_path: Path) -> None:
         news: list[float] = []
-        again = grouping(replace(context, folder=tmp_path, tell=lambda share, _: news.append(share)))
+        again = GROUPING.chapter(
+            "grouping", replace(context, folder=tmp_path, tell=lambda share, _: news.append(share))
+        )
         assert again.numbers == chapter.numbers
         assert again.claims == chapter.claims
         assert news == sorted(news)

@@ -12,13 +12,13 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from studies.paper.chapter import Chapter, Context
-from studies.paper.points import LIVE_EMBEDDING, points
+from studies.paper.points import LIVE_EMBEDDING, POINTS
 
 
 @pytest.mark.slow
 def test_every_point_meets_the_budget(recorded: Trace, workload: Workload, pipe: EmojiPipeline, tmp_path: Path) -> None:
     context = Context("tiny", pipe, Problem(recorded), workload, tmp_path, quick=True)
-    chapter = points(context)
+    chapter = POINTS.chapter("points", context)
     assert Chapter.model_validate(json.loads(json.dumps(chapter.model_dump()))).to_markdown() == chapter.to_markdown()
     found = chapter.numbers["points"]
     spans = [name for name in found if "live of" in name]
@@ -28,4 +28,4 @@ def test_every_point_meets_the_budget(recorded: Trace, workload: Workload, pipe:
             assert row["flops_ratio"] >= float(budget[:-1])
     assert spans
     assert set(found["trunk"]) == {"3x", "5x"}
-    assert points(context).numbers == chapter.numbers
+    assert POINTS.chapter("points", context).numbers == chapter.numbers

@@ -17,11 +17,10 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.trace.store import Trace
 from studies.paper.chapter import Chapter, Context
-from studies.paper.loop.limits import reach
-from studies.paper.loop.on_policy import refitted
-from studies.paper.loop.refinement_setup import RefinementSetup, refinement_setup
-from studies.paper.loop.variants import losses, parameterisations
-from studies.paper.refinement import refinement
+from studies.paper.refining import REFINEMENT
+from studies.paper.refining.least_squares import reach, refitted
+from studies.paper.refining.setup import KEPT, RefinementSetup, refinement_setup
+from studies.paper.refining.variants import losses, parameterisations
 
 
 @pytest.fixture
@@ -76,14 +75,14 @@ def test_more_regressors_never_fit_worse_in_their_own_favour(setup: RefinementSe
 
 @pytest.mark.slow
 def test_the_chapter_resumes(setup: RefinementSetup) -> None:
-    chapter = refinement(setup.context)
+    chapter = REFINEMENT.chapter("refinement", setup.context)
     assert Chapter.model_validate(json.loads(json.dumps(chapter.model_dump()))).to_markdown() == chapter.to_markdown()
     assert len(chapter.claims) == 6
-    kept = setup.folder / "parameters channel.json"
+    kept = setup.context.folder / KEPT / "parameters channel.json"
     result = json.loads(kept.read_text())
     result["latent_db"] = [db + 10 for db in result["latent_db"]]
     kept.write_text(json.dumps(result))
-    again = refinement(setup.context)
+    again = REFINEMENT.measure(setup.context)
     assert np.mean(again.numbers["parameters"]["channel"]["latent_db"]) == pytest.approx(
         np.mean(chapter.numbers["parameters"]["channel"]["latent_db"]) + 10
     )

@@ -9,11 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from studies.paper import points, refinement
-from studies.paper.closed_loop import claims as searched
-from studies.paper.closed_loop import rollouts_saved
-from studies.paper.effects import apart, difference, over, student, swing
-from studies.paper.ruling import NO_INTERVAL, above, all_of, any_of, below, decide, ruled, shared_level
+from studies.paper import points, refining, searching
+from studies.paper.intervals import (
+    above,
+    all_of,
+    any_of,
+    apart,
+    below,
+    decide,
+    difference,
+    over,
+    shared_level,
+    student,
+    swing,
+)
+from studies.paper.searching import rollouts_saved
 
 COMMITTED = Path(__file__).parents[2] / "studies" / "paper" / "results" / "numbers.json"
 
@@ -32,12 +42,6 @@ def test_failure_to_reject_is_no_verdict() -> None:
     assert decide([None, None]) == decide([]) == "not decided"
     assert (all_of([True, None]), all_of([None, False]), all_of([True, True])) == (None, False, True)
     assert (any_of([None, False]), any_of([False, True]), any_of([False, False])) == (None, True, False)
-
-
-def test_numbers_that_lack_what_a_rule_reads_decide_nothing() -> None:
-    numbers: dict[str, str] = {}
-    found = ruled("Water is wet.", lambda: (decide([True]), numbers["wetness"]))
-    assert (found.verdict, found.evidence) == ("not decided", NO_INTERVAL)
 
 
 def test_the_best_of_several_equals_seldom_wins() -> None:
@@ -124,11 +128,11 @@ class TestCommittedRules:
         return numbers
 
     def test_refinement(self) -> None:
-        far = [claim.verdict for claim in refinement.claims(self.moved(1.0, 0.1))]
+        far = [verdict for verdict, _ in refining.rulings(self.moved(1.0, 0.1)).values()]
         assert far == ["holds", "holds", "holds", "fails", "holds", "holds"]
-        near = [claim.verdict for claim in refinement.claims(self.moved(-1.0, 0.1))]
+        near = [verdict for verdict, _ in refining.rulings(self.moved(-1.0, 0.1)).values()]
         assert near == ["fails", "fails", "fails", "holds", "fails", "fails"]
-        even = [claim.verdict for claim in refinement.claims(self.moved(0.2, 3.0))[:5]]
+        even = [verdict for verdict, _ in refining.rulings(self.moved(0.2, 3.0)).values()][:5]
         assert even == ["not decided"] * 5
 
     @pytest.mark.parametrize(
@@ -139,8 +143,8 @@ class TestCommittedRules:
         base = np.array(numbers["points"]["trunk"]["3x"]["test_db"])
         noise = spread * np.random.default_rng(0).normal(size=len(base))
         numbers["points"]["every block"]["3x"]["test_db"] = (base + ahead + noise).tolist()
-        found = {claim.text: claim.verdict for claim in points.claims(numbers)}
-        assert found["At 3x, forecasting every block beats forecasting the trunk (by over 0.2 dB)."] == verdict
+        found = points.rulings(numbers)
+        assert found["At 3x, forecasting every block beats forecasting the trunk (by over 0.2 dB)."][0] == verdict
 
     def test_a_pick_is_refuted_by_one_better_point(self) -> None:
         numbers = self.numbers("demo/points")
@@ -150,19 +154,18 @@ class TestCommittedRules:
         others = [name for name in known if name != picked]
         for name in others:
             numbers["points"][name]["3x"]["test_db"] = (base - 1).tolist()
-        assert points.claims(numbers)[0].verdict == "holds"
+        claim = next(iter(points.rulings(numbers)))
+        assert points.rulings(numbers)[claim][0] == "holds"
         numbers["points"][others[0]]["3x"]["test_db"] = (base + 1).tolist()
-        assert points.claims(numbers)[0].verdict == "fails"
+        assert points.rulings(numbers)[claim][0] == "fails"
 
     def test_ways_of_searching(self) -> None:
         numbers = self.numbers("demo/closed-loop")
         model = "A model of the objective"
 
-        def verdicts() -> dict[str, str]:
-            return {claim.text.split(" (")[0]: claim.verdict for claim in searched(numbers)}
-
         def of(start: str) -> str:
-            return next(verdict for text, verdict in verdicts().items() if text.startswith(start))
+            found = searching.rulings(numbers)
+            return next(verdict for text, (verdict, _) in found.items() if text.startswith(start))
 
         climbed = numbers["gains_db"]["hill climbing"]
         for ahead, verdict in ((1.0, "holds"), (-1.0, "fails")):

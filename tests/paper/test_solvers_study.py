@@ -23,32 +23,37 @@ from hyca_runtime.adaptive import AdaptiveGroups
 from hyca_runtime.combine import forecast, split_weights
 from hyca_runtime.feature import Feature
 from hyca_runtime.history import History
+from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import DynamicMode, Hermite, Newton
-from studies.paper.chapter import Chapter, Context
-from studies.paper.effects import over
-from studies.paper.formulas import fitting as fitted
-from studies.paper.formulas import modes as read
-from studies.paper.formulas import multistep as repeated
+from studies.paper.chapter import NO_INTERVAL, Chapter, Context, Rulings
+from studies.paper.formulas import SOLVERS
+from studies.paper.formulas import fitting as learnt
+from studies.paper.formulas import noise as repeated
 from studies.paper.formulas import pool as formulas
 from studies.paper.formulas.dataset import (
     CLOSED,
     Dataset,
     Use,
-    closed_rows,
     dataset,
+    learn,
+    learned_rows,
     noise_gain,
     sharing,
 )
-from studies.paper.formulas.fitting import fitting, tap_costs
-from studies.paper.formulas.learned import learn, learned_rows
-from studies.paper.formulas.modes import DAMPED, HELD_FIRST, HELD_LATER, MEDIAN, modes, outcomes
-from studies.paper.formulas.multistep import multistep
-from studies.paper.formulas.noise import rank_correlation
+from studies.paper.formulas.fitting import (
+    DAMPED,
+    HELD_FIRST,
+    HELD_LATER,
+    MEDIAN,
+    fitting,
+    modes,
+    outcomes,
+    tap_costs,
+)
+from studies.paper.formulas.noise import multistep, rank_correlation
 from studies.paper.formulas.pool import best_orders, pool, twins
-from studies.paper.replay_setup import ReplaySetup
-from studies.paper.ruling import NO_INTERVAL
-from studies.paper.solving import solvers
-from studies.paper.stored import channel_gram, samples
+from studies.paper.intervals import over
+from studies.paper.replay import ReplaySetup, channel_gram, samples
 
 STEPS, TOKENS, CHANNELS = 24, 10, 6
 AXES: dict[str, NDArray[np.float64]] = {
@@ -74,6 +79,11 @@ def dataset_of(path: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray])
     return Dataset(sharings, AXES, np.ones(STEPS), (2, 3, 5), sets, GAIN, seed=0)
 
 
+def verdicts(found: Rulings) -> list[str]:
+    """In the order of the claims."""
+    return [verdict for verdict, _ in found.values()]
+
+
 def at(times: np.ndarray) -> np.ndarray:
     """``(step, 1, 1)``, to be multiplied with coefficients."""
     return np.asarray(times)[:, None, None]
@@ -96,7 +106,7 @@ def real(context: Context) -> Dataset:
 
 @pytest.fixture(scope="module")
 def chapter(context: Context) -> Chapter:
-    return solvers(context)
+    return SOLVERS.chapter("solvers", context)
 
 
 class TestReplay:
@@ -172,7 +182,7 @@ class TestReplay:
         np.testing.assert_allclose(past[0], 1 + np.exp(-1.5), rtol=1e-6)
 
     def test_too_short_a_history_is_told(self) -> None:
-        setup = ReplaySetup((((1, 0), (2,)),), AXES["step"], np.ones(STEPS))
+        setup = ReplaySetup(Schedule.from_steps(STEPS, {*range(STEPS)} - {2}), AXES["step"], np.ones(STEPS))
         with pytest.raises(ValueError, match="step 2: dynamic_mode needs 3 features, got 2"):
             learn(DynamicMode(), setup, LINES.one.plain)
 
@@ -196,8 +206,10 @@ class TestStatistics:
         assert rank_correlation(np.stack([x, x]), np.stack([x, -x])) == pytest.approx([1, -1])
 
     def test_noise_gain_of_linear_extrapolation(self) -> None:
-        setup = ReplaySetup((((4, 2), (5, 6)),), AXES["step"], np.ones(STEPS))
-        assert noise_gain(closed_rows(Newton(1), setup)) == pytest.approx((2 + 3) / 2)  # 1.5 -0.5 and 2 -1
+        schedule = Schedule.from_steps(STEPS, {*range(STEPS)} - {3, 5, 6})
+        setup = ReplaySetup(schedule, AXES["step"], np.ones(STEPS)).within(slice(4, STEPS))
+        assert setup.gaps == [((4, 2, 1, 0), (5, 6))]
+        assert noise_gain(setup.rows(Newton(1))) == pytest.approx((2 + 3) / 2)  # 1.5 -0.5 and 2 -1
 
     def test_an_axis_in_other_units_is_the_same(self) -> None:
         assert LINES.axes == ("step", "log_snr")
@@ -217,8 +229,8 @@ class TestPlanted:
     def test_the_claim_on_the_axis_follows_the_data(self) -> None:
         curved = dataset_of(lambda a, b, c: a + b * at(AXES["log_snr"]) + 0.1 * c)
         straight = dataset_of(lambda a, b, c: a + b * at(AXES["step"]) + 0.01 * np.sin(at(AXES["step"])) * c)
-        assert formulas.claims(pool(curved).numbers)[0].verdict != "holds"
-        assert formulas.claims(pool(straight).numbers)[0].verdict == "holds"
+        assert verdicts(formulas.rulings(pool(curved).numbers))[0] != "holds"
+        assert verdicts(formulas.rulings(pool(straight).numbers))[0] == "holds"
 
     def test_formulas_of_two_names_are_one(self) -> None:
         alike = [names for names in twins(PARABOLAS) if "newton order=1" in names]
@@ -241,7 +253,7 @@ class TestPlanted:
         assert noise[hermite][1] < noise[hermite][0]
         assert ratios[hermite][0] == pytest.approx((1, 1, 1))  # every second step: gaps of one
         assert part.numbers["same"] == ["hold", *(f"newton order={order}" for order in range(1, 5)), "bdf2 slope=1"]
-        assert repeated.claims(part.numbers)[0].verdict == "partly"
+        assert verdicts(repeated.rulings(part.numbers)) == ["partly"]
 
     def test_modes_follow_decays_of_unknown_rates(self) -> None:
         rates = np.repeat([-0.2, -0.05], 3)
@@ -255,7 +267,7 @@ class TestPlanted:
         found = outcomes(decays, decays.sharings["2 groups"], 5, "step")
         assert (found[HELD_FIRST], found[HELD_LATER], found[DAMPED]) == (0, 0, 0)
         assert found[MEDIAN] == pytest.approx(-0.25, rel=1e-3)  # -0.2 and -0.05, after a gap of one step and four of 5
-        assert read.claims(modes(decays).numbers)[0].verdict != "fails"
+        assert verdicts(learnt.modes_rulings(modes(decays).numbers))[0] != "fails"
 
     def test_how_often_modes_fall_back(self) -> None:
         step = at(AXES["step"])
@@ -280,9 +292,9 @@ class TestPlanted:
         assert tap_costs(s, s.one, 3, 1e-10).sum() < NOISE * best.sum()
         assert tap_costs(s, s.one, 2, 1e-10).sum() > 1e-3 * best.sum()
         assert s.ridge == 1e-6
-        found = fitted.claims(fitting(s).numbers)
-        assert found[0].verdict == "holds"
-        assert found[3].verdict == "fails"  # the default ridge is far too strong here
+        found = verdicts(learnt.rulings(fitting(s).numbers))
+        assert found[0] == "holds"
+        assert found[3] == "fails"  # the default ridge is far too strong here
         strong = tap_costs(s, s.one, 3, 1e9)
         np.testing.assert_allclose(strong, s.costs[Use("newton order=1", "step")], rtol=1e-5)
 
@@ -327,7 +339,7 @@ class TestChapter:
 
     def test_the_seed_decides_everything(self, chapter: Chapter, context: Context, tmp_path: Path) -> None:
         news: list[float] = []
-        again = solvers(replace(context, folder=tmp_path, tell=lambda share, _: news.append(share)))
+        again = SOLVERS.chapter("solvers", replace(context, folder=tmp_path, tell=lambda share, _: news.append(share)))
         assert again.numbers == chapter.numbers
         assert again.claims == chapter.claims
         assert news == sorted(news)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +13,8 @@ from typer.testing import CliRunner
 
 from hyca_calib.cli import app
 from hyca_runtime.errors import StudyError
-from studies.paper import study as driver
-from studies.paper.chapter import Chapter, Claim, Context
+from studies.paper.chapter import NO_INTERVAL, Context, Numbers, Outline, Part, Rulings
 from studies.paper.page import CHAPTERS, decided, render
-from studies.paper.ruling import NO_INTERVAL
 from studies.paper.study import Study, chapters_of
 
 
@@ -25,53 +23,42 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Chapters that only say who they are, on no model at all."""
     calls: list[str] = []
 
-    def chapter(context: Context) -> Chapter:
+    def measure(context: Context) -> Part:
         calls.append(f"{context.model} {context.folder.name}")
         (context.folder / "a.png").write_bytes(b"picture")
-        return Chapter(
-            name=context.folder.name,
-            title="Title",
-            text=("Text.",),
-            figures=(("a.png", "A picture"),),
-            numbers={"x": 1.5},
-        )
+        return Part({"x": 1.5}, text=("Text.",))
 
-    def claims(numbers: dict[str, float]) -> tuple[Claim, ...]:
-        return (Claim("Water is wet.", "holds" if numbers["x"] > 1 else "fails", "it was touched."),)
+    def rulings(numbers: Numbers) -> Rulings:
+        return {"Water is wet.": ("holds" if numbers["x"] > 1 else "fails", "it was touched.")}
 
     nothing: Any = None
     monkeypatch.setattr(
         Study, "_context", lambda self, model, tell: Context(model, None, nothing, nothing, self.work / model)
     )
-    module = SimpleNamespace(**dict.fromkeys(NAMES, chapter), claims=claims)
-    monkeypatch.setattr("studies.paper.study.importlib.import_module", lambda name: module)
+    for name, outline in CHAPTERS.items():
+        monkeypatch.setitem(CHAPTERS, name, Outline("Title", outline.models, measure, rulings, {"a.png": "A picture"}))
     return calls
 
 
-NAMES = [where.split(".")[1] for where, _ in CHAPTERS.values()]
-
-
-def test_every_chapter_exists() -> None:
-    import importlib
-
-    for where, models in CHAPTERS.values():
-        module, function = where.split(".")
-        found = importlib.import_module(f"studies.paper.{module}")
-        assert callable(getattr(found, function))
-        assert callable(found.claims)
-        assert set(models) <= {"demo", "demo-class"}
-
-
-def test_seconds_count_over_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_count_over_interruptions(tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("studies.paper.study.time.monotonic", lambda: now)
-    first = driver.Stopwatch(tmp_path / "seconds.json")
-    now = 130.0
-    first.note()
-    now = 500.0  # killed meanwhile
-    second = driver.Stopwatch(tmp_path / "seconds.json")
-    now = 512.5
-    assert second.note() == 42.5
+
+    def killed(context: Context) -> Part:
+        nonlocal now
+        now += 30
+        context.tell(0.5, "half of it")
+        now += 400  # of which nothing is known
+        raise KeyboardInterrupt
+
+    outline, study = CHAPTERS["schedules"], Study(tmp_path / "work", tmp_path / "out")
+    monkeypatch.setitem(CHAPTERS, "schedules", replace(outline, measure=killed))
+    with pytest.raises(KeyboardInterrupt):
+        study.make(["schedules"])
+    monkeypatch.setitem(CHAPTERS, "schedules", outline)
+    study.make(["schedules"])
+    numbers = json.loads((tmp_path / "out" / "numbers.json").read_text())
+    assert numbers["chapters"]["demo/schedules"]["seconds"] == 30
 
 
 def test_the_page_has_what_is_done_and_nothing_is_done_twice(tmp_path: Path, made: list[str]) -> None:

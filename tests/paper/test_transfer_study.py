@@ -17,11 +17,10 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.check_plan import decide
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from studies.paper.chapter import Chapter, Context
-from studies.paper.transfer import transfer
-from studies.paper.transfers.situations import situations
-from studies.paper.transfers.tuned import fine_tuned, recoloured
-from studies.paper.transfers.verdicts import OWN_PROMPTS, UNSEEN, claims, gain
+from studies.paper.chapter import Chapter, Claim, Context
+from studies.paper.transfer import TRANSFER
+from studies.paper.transfer.situations import fine_tuned, recoloured, situations
+from studies.paper.transfer.verdicts import OWN_PROMPTS, UNSEEN, Row, gain, rulings
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def context(recorded: Trace, workload: Workload, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def chapter(context: Context) -> Chapter:
-    return transfer(context)
+    return TRANSFER.chapter("transfer", context)
 
 
 def row(kind: str, plan: float, redone: float, check: str = "holds", measured: str = "holds") -> dict[str, Any]:
@@ -43,26 +42,31 @@ def row(kind: str, plan: float, redone: float, check: str = "holds", measured: s
     return facts | {"check": {"verdict": check}, "measured": {"verdict": measured}}
 
 
+def decided(*rows: Row) -> list[Claim]:
+    """What is decided of these outcomes."""
+    return [Claim(text, *ruling) for text, ruling in rulings({"situations": dict(enumerate(rows))}).items()]
+
+
 class TestClaims:
     def test_follow_from_the_gain_of_making_it_again(self) -> None:
         rows = [row("guidance", 40, 44), row("weights", 40, 40.9), row("steps", 40, 47)]
-        found = {claim.text: claim.verdict for claim in claims(rows)}
+        found = {claim.text: claim.verdict for claim in decided(*rows)}
         assert found["A plan holds under other guidance."] == "fails"
         assert found["A plan holds on a fine-tuned copy of its model."] == "holds"
         assert found["A plan must be made again for other numbers of steps."] == "holds"
         assert not any("resolution" in text for text in found)
         mixed = [*rows, row("guidance", 40, 40), row("steps", 40, 40)]
-        found = {claim.text: claim.verdict for claim in claims(mixed)}
+        found = {claim.text: claim.verdict for claim in decided(*mixed)}
         assert found["A plan holds under other guidance."] == "partly"
         assert found["A plan must be made again for other numbers of steps."] == "partly"
         open_ = row("guidance", 40, 41)
         open_["psnr_db"]["redone"] = [39.0, 41.0, 43.0]
-        assert claims([open_, row("steps", 40, 47)])[0].verdict == "not decided"
+        assert decided(open_, row("steps", 40, 47))[0].verdict == "not decided"
 
     @pytest.mark.parametrize(("unseen", "verdict"), [(40.0, "holds"), (39.0, "not decided"), (38.0, "fails")])
     def test_unseen_prompts_are_held_against_its_own(self, unseen: float, verdict: str) -> None:
         own, others = row("samples", 40, 40) | {"name": OWN_PROMPTS}, row("samples", unseen, 40) | {"name": UNSEEN}
-        found = claims([own, others, row("steps", 40, 47)])[0]
+        found = decided(own, others, row("steps", 40, 47))[0]
         assert "unseen prompts" in found.text
         assert found.verdict == verdict
 
@@ -70,7 +74,7 @@ class TestClaims:
         large = row("resolution", 40, 40.1)
         large["psnr_db"]["refined here"] = [40.2, 40.3, 40.4]
         rows = [row("nothing", 42, 42), row("steps", 40, 47), large]
-        found = [c for c in claims(rows) if "small resolution" in c.text]
+        found = [c for c in decided(*rows) if "small resolution" in c.text]
         assert [claim.verdict for claim in found] == ["holds"]
         assert "gain 0.3 (0.3 to 0.3) dB" in found[0].evidence
         assert "0.5 (0.5 to 0.5) dB above taps only fitted there" in found[0].evidence
@@ -79,12 +83,12 @@ class TestClaims:
 
     def test_the_check_is_held_to_account(self) -> None:
         right = [row("steps", 40, 47, "refit", "refit"), row("samples", 40, 40)]
-        assert claims(right)[-1].verdict == "holds"
+        assert decided(*right)[-1].verdict == "holds"
         remedy = [row("steps", 40, 47, "redo", "refit"), row("samples", 40, 40)]
-        assert "1 with their remedy" in claims(remedy)[-1].evidence
-        assert claims([row("steps", 40, 47, "holds"), row("samples", 40, 40, "redo")])[-1].verdict == "fails"
+        assert "1 with their remedy" in decided(*remedy)[-1].evidence
+        assert decided(row("steps", 40, 47, "holds"), row("samples", 40, 40, "redo"))[-1].verdict == "fails"
         needless = [*right, row("weights", 40, 40, "refit", "refit")]
-        assert claims(needless)[-1].verdict == "partly"  # rollouts with fitted taps agree, the work earned nothing
+        assert decided(*needless)[-1].verdict == "partly"  # rollouts with fitted taps agree, the work earned nothing
 
 
 class TestTuned:
@@ -125,7 +129,7 @@ class TestLarger:
 class TestChapter:
     def test_every_situation_is_judged(self, chapter: Chapter, context: Context) -> None:
         rows = chapter.numbers["situations"]
-        assert list(rows) == [situation.name for situation in situations(context)]
+        assert list(rows) == list(situations(context))
         assert {r["kind"] for r in rows.values()} == {
             "nothing",
             "samples",
@@ -155,7 +159,7 @@ class TestChapter:
     def test_an_interrupted_run_goes_on(self, chapter: Chapter, context: Context) -> None:
         news: list[float] = []
         (context.folder / "outcomes" / "its-own.json").unlink()
-        again = transfer(replace(context, tell=lambda share, _: news.append(share)))
+        again = TRANSFER.chapter("transfer", replace(context, tell=lambda share, _: news.append(share)))
         ignored = {"seconds": 0.0}
         for name, found in again.numbers["situations"].items():
             assert found | ignored == chapter.numbers["situations"][name] | ignored

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from processes import forked
 
-from hyca_calib.bench.results import FULL, OURS, Bench, read_bench
+from hyca_calib.bench.results import FULL, OURS, Bench, Row, read_bench
 from hyca_calib.bench.sweep import open_ends
-from hyca_calib.bench.verify import TOLERANCE_DB, Verification, families_of, random_rows
+from hyca_calib.bench.verify import TOLERANCE_DB, Verification, families_of
 from hyca_calib.pipelines.defaults import prompts_of
 from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.workload import Workload
@@ -20,7 +21,8 @@ from hyca_runtime import load_plan
 
 RESULTS = Path(__file__).parents[2] / "studies" / "bench"
 MODELS = sorted(path.parent.name for path in RESULTS.glob("*/bench.json"))
-DRAWN = 20
+PLANS, RIVALS = 1, 5
+"""Rows of each table that are measured again."""
 
 each_model = pytest.mark.parametrize("model", MODELS)
 
@@ -74,6 +76,13 @@ def test_plans_lie_beside_their_figures(model: str) -> None:
             assert load_plan(RESULTS / model / str(row.settings["plan"])).sections
 
 
+def drawn(bench: Bench, seed: int) -> list[Row]:
+    """Some of our plans and some rivals, among those that have figures."""
+    known, rng = [row for row in bench.rows if row.result and row.settings], random.Random(seed)
+    ours, rivals = ([row for row in known if row.ours == own] for own in (True, False))
+    return rng.sample(ours, PLANS) + rng.sample(rivals, RIVALS)
+
+
 @pytest.mark.slow
 @each_model
 def test_fresh_processes_find_the_same(model: str) -> None:
@@ -81,7 +90,7 @@ def test_fresh_processes_find_the_same(model: str) -> None:
     bench, seed = read_bench(RESULTS / model), random.SystemRandom().randrange(10**6)
     if processor() != bench.facts.processor:
         pytest.skip(f"measured on {bench.facts.processor}; another processor rounds otherwise, which thresholds see")
-    share = DRAWN / len(MODELS) / len(bench.rows)
+    forked()  # its server is a fresh process, too
     how = Verification(RESULTS / model, partial(load_pipeline, model), workload_of(bench))
-    wrong = [check for check in how.rows(random_rows(bench, share, seed)) if not check.off_by <= TOLERANCE_DB]
+    wrong = [check for check in how.rows(drawn(bench, seed)) if not check.off_by <= TOLERANCE_DB]
     assert not wrong, f"seed {seed}"

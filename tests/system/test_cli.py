@@ -8,11 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from commands import MODEL, run, write_prompts
+from processes import forked, killed_command
 from typer.main import get_group
 from typer.testing import CliRunner
 
@@ -20,10 +20,10 @@ from hyca_calib.cli import app
 from hyca_calib.commands.options import SearchLimits, TraceOptions
 from hyca_calib.trace.store import Trace
 
-TESTS = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
 COMMANDS = get_group(app).commands
-QUICK = [*MODEL, "--trials", "2", "--confirm", "0.02", "--refine", "0.03"]
+COUNTED = [*MODEL, "--trials", "2", "--probes", "8", "--confirm", "60", "--rollouts", "4", "--refine", "60"]
+QUICK = [*COUNTED, "--iterations", "2"]
+"""Searches that end by numbers, never by the clock."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,8 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
     bench = ["bench", "--quick", *MODEL, "--prompts", "prompts.txt", "--budget", "2x,3x", "--steps", 12, "--out", "b"]
-    bench += ["--point", "trunk", "--point", "trunk:residual", "--settings", "2"]
+    bench += ["--point", "trunk", "--point", "trunk:residual"]
+    bench += ["--rollouts", "4", "--iterations", "2", "--settings", "2"]
     rivals = ["fewer steps", "DPM-Solver++", "TaylorSeer", "MagCache", "HyCa as published", "L2P"]
     bench += [f"--only={family}" for family in rivals]
     done = run(*bench)
@@ -121,7 +122,7 @@ def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
 
 
 def test_several_budgets_in_one_go(traced: Path) -> None:
-    quick = [*MODEL, "--trials", "1", "--confirm", "0", "--refine", "0"]
+    quick = [*MODEL, "--trials", "1", "--probes", "0", "--confirm", "0", "--refine", "0"]
     done = run("search", "--budget", "2x,3x,1x", *quick, "--out", "studies/many")
     assert done.exit_code == 0, done.output
     ratios = [json.loads(Path(line).read_text())["sections"][0]["cost"]["flops_ratio"] for line in done.stdout.split()]
@@ -157,6 +158,7 @@ def test_presets_are_plans_too(traced: Path) -> None:
         (["trace", "--model", "tiny:nothing", "--prompts", "prompts.txt"], "cannot import the factory"),
         (["trace", "--model", "no_such_package:pipe", "--prompts", "prompts.txt"], "cannot import the factory"),
         (["trace", "--model", "tiny:prompts", "--prompts", "prompts.txt"], "expected a pipeline"),
+        (["trace", "--model", "./no/such/folder", "--prompts", "prompts.txt"], "unknown model"),
         (["trace", "--model", "tiny:pipeline"], "give --prompts"),
         (["trace", "--prompts", "none.txt"], "cannot read the prompts"),
         (["trace", "--samples", "2"], "need at least 7 samples"),
@@ -175,28 +177,15 @@ def test_bad_input_is_one_line_and_exit_code_2(traced: Path, arguments: list[str
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [("someone/something", "fetched only with --download"), ("./no/such/folder", "unknown model")],
-)
-def test_an_error_of_a_process_is_one_line(folder: Path, model: str, reason: str) -> None:
+def test_an_error_of_a_process_is_one_line(folder: Path) -> None:
     """As a shell shows it, the last line whatever imports print; and the Hub is not asked."""
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "hyca_calib",
-        "trace",
-        "--model",
-        model,
-        "--prompts",
-        "prompts.txt",
-    ]
-    environment = {**ENVIRONMENT, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-W", "ignore", "-m", "hyca_calib", "trace", "--model", "someone/something"]
+    command += ["--prompts", "prompts.txt"]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2
-    assert reason in done.stderr.splitlines()[-1]
+    assert "fetched only with --download" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
@@ -210,19 +199,13 @@ def test_a_truncated_trace_is_refused(traced: Path) -> None:
 
 
 def test_a_killed_search_leaves_no_plan_and_is_taken_up_again(traced: Path, folder: Path) -> None:
-    arguments = ["search", "--budget", "3x", *MODEL, "--trials", "2", "--confirm", "0.02"]
-    arguments += ["--refine", "0.2", "--out", "studies/killed"]
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "hyca_calib", *arguments], env=ENVIRONMENT, stderr=subprocess.DEVNULL
-    )
+    arguments = ["search", "--budget", "3x", *COUNTED, "--iterations", "4", "--out", "studies/killed"]
     study = folder / "studies" / "killed"
-    deadline = time.monotonic() + 120
-    while not (study / "refine.safetensors").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = forked().Process(target=killed_command, args=(folder, "refine.safetensors", *arguments))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (study / "refine.safetensors").exists()
     assert not (study / "plan.json").exists()
     assert run("evaluate", "--plan", study / "plan.json").exit_code == 2
     journal = (study / "journal.log").read_text()

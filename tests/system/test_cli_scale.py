@@ -66,7 +66,7 @@ def test_info_tells_all_in_one_screen(folder: Path) -> None:
     assert len(told.splitlines()) < 24
     for part in ("complete", "tiny:pipeline (EmojiPipeline", "14 of 14, of 7 prompts", "GFLOPs", "no sample", "torch"):
         assert part in told
-    limits = ["--trials", 2, "--confirm", 1, "--rollouts", 2, "--refine", 0]
+    limits = ["--trials", 2, "--probes", 4, "--confirm", 60, "--rollouts", 2, "--refine", 0]
     assert run("search", "--budget", "2x", *MODEL, *limits, "--trace", "t.zarr", "--out", "s").exit_code == 0
     study, plan = run("info", "s").stdout, run("info", "s/plan.json").stdout
     for part in ("study", "complete", "2x", "rollouts"):

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
-import shutil
-import time
+import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
-from jobs import NAMES, trace_and_search
+from jobs import NAMES, killed_after
+from processes import forked
 from storage import contents
 
 KILLS = 30
-CONTEXT: Any = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["jobs"])
 
 
-def begin(folder: Path, begun: Any) -> None:
-    begun.set()
-    trace_and_search(folder)
-
-
-def run(folder: Path, seconds: float | None = None) -> bool:
-    """Whether the work was done before `seconds` were over; if not, its process was killed."""
-    begun = CONTEXT.Event()
-    process = CONTEXT.Process(target=begin, args=(folder, begun))
+def run(folder: Path, seconds: float = 0.0) -> float:
+    """The processor time of the whole work; 0 if its process was killed after `seconds` of it."""
+    spent = forked().Value("d")
+    process = forked().Process(target=killed_after, args=(seconds, folder, spent))
     process.start()
-    begun.wait()
-    process.join(seconds)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        return False
-    assert process.exitcode == 0
-    return True
+    process.join()
+    assert process.exitcode in (0, -signal.SIGPROF)
+    return float(spent.value)
 
 
 def ended(folder: Path) -> dict[str, bytes]:
@@ -44,23 +30,17 @@ def ended(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_thirty_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after random times again and again, in several folders until there were thirty kills."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # for the server that processes are forked from
+def test_thirty_kills(tmp_path: Path) -> None:
+    """Killed at random moments again and again, in several folders until there were thirty kills."""
     whole = tmp_path / "whole"
     whole.mkdir()
-    assert run(whole)
-    shutil.rmtree(whole)
-    whole.mkdir()
-    begun = time.monotonic()
-    assert run(whole)
-    lasts = time.monotonic() - begun
+    lasts = run(whole)
     expected, rng = ended(whole), random.Random(11)
     kills, reached = 0, set[str]()
     for attempt in range(KILLS):
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        while not run(folder, rng.uniform(0.1, 0.7) * lasts if kills < KILLS else None):
+        while not run(folder, rng.uniform(0.1, 0.7) * lasts if kills < KILLS else 0.0):
             kills += 1
             reached |= {p.relative_to(folder).parts[0] for p in folder.rglob("*")}
         assert ended(folder) == expected

@@ -66,7 +66,7 @@ def test_end_to_end(bucket: str, tmp_path: Path, workload: Workload) -> None:
     problem, budget = Problem(Trace(url)), Budget.parse("3x")
     np.testing.assert_array_equal(problem.select, Problem(Trace(local)).select)
     study = StudyFolder.open(tmp_path / "study", {})
-    candidates = tune(problem, (budget,), Tuning(trials=2, timeout=60), study.journal, 0)[budget]
+    candidates = tune(problem, (budget,), Tuning(trials=2, timeout=3600), study.journal, 0)[budget]
     plan = search(None, [candidates], budget, study, SearchOptions())
     assert plan.provenance["trace"] == url
 

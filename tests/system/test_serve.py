@@ -7,15 +7,14 @@ import itertools
 import json
 import os
 import random
+import runpy
 import signal
 import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -24,24 +23,24 @@ import pytest
 import tiny
 import torch
 from plans import STEPS, make_plan
+from processes import forked, script
 
 from hyca_runtime import Plan, apply_plan, save_plan
 from hyca_runtime.solvers import AdamsBashforth, Hold
 
-ROOT = Path(__file__).parents[2]
+SERVER = Path(__file__).parents[2] / "docs/examples/serve.py"
 PROMPTS = ("red heart", "blue cat", "green star")
 SEEDS = (1, 2)
-STARTUP_SECONDS = 120
 
 
 class Running:
     """A server process."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: BaseProcess, port: int) -> None:
         self.process, self.port = process, port
 
     def ask(self, path: str, method: str = "GET", body: str = "", **query: object) -> tuple[int, dict[str, str], bytes]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port)
         try:
             connection.request(method, f"{path}?{urlencode(query)}" if query else path, body or None)
             answer = connection.getresponse()
@@ -74,26 +73,20 @@ def files(plans: dict[str, Plan], tmp_path_factory: pytest.TempPathFactory) -> d
 
 @contextmanager
 def serving(files: dict[str, Path], log: Path, workers: int = 2) -> Iterator[Running]:
-    command = [sys.executable, str(ROOT / "docs/examples/serve.py"), "--model", "tiny:pipeline", "--port", "0"]
-    command += ["--workers", str(workers), *itertools.chain(*(("--plan", f"{n}={p}") for n, p in files.items()))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=errors
-        ) as process,
-    ):
-        watchdog = threading.Timer(STARTUP_SECONDS, process.kill)
-        watchdog.start()
-        try:
-            assert process.stdout is not None
-            ready = process.stdout.readline()
-            watchdog.cancel()
-            assert ready.startswith("listening on http://127.0.0.1:"), log.read_text()
-            yield Running(process, int(ready.rsplit(":", 1)[1]))
-        finally:
-            watchdog.cancel()
-            process.kill()
+    arguments = ["--model", "tiny:pipeline", "--port", "0", "--workers", str(workers)]
+    arguments += itertools.chain(*(("--plan", f"{name}={path}") for name, path in files.items()))
+    reading, writing = forked().Pipe(duplex=False)
+    process = forked().Process(target=script, args=(SERVER, arguments, writing, log))
+    process.start()
+    writing.close()
+    try:
+        with open(reading.fileno(), closefd=False) as output:
+            ready = output.readline()
+        assert ready.startswith("listening on http://127.0.0.1:"), log.read_text()
+        yield Running(process, int(ready.rsplit(":", 1)[1]))
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +126,7 @@ def test_mixed_requests_from_many_threads_get_the_picture_they_would_get_alone(
         assert png == expected[request], request
         assert headers["Content-Type"] == "image/png"
         assert headers["X-Hyca-Steps"] == steps[request[0]]
-        assert 0 < float(headers["X-Seconds"]) < 60
+        assert float(headers["X-Seconds"]) > 0
 
 
 def test_post_and_defaults(server: Running, plans: dict[str, Plan]) -> None:
@@ -219,8 +212,10 @@ def test_a_signal_lets_pictures_finish_and_ends_the_server(
     with serving(files, tmp_path / "log") as server, ThreadPoolExecutor(40) as threads:
         asked = [threads.submit(server.ask, "/generate", prompt="red heart", plan="none", seed=1) for _ in range(40)]
         next(as_completed(asked)).result()
-        server.process.send_signal(stop)
-        assert server.process.wait(30) == 0, (tmp_path / "log").read_text()
+        assert server.process.pid is not None
+        os.kill(server.process.pid, stop)
+        server.process.join()
+        assert server.process.exitcode == 0, (tmp_path / "log").read_text()
         for answer in asked:
             with suppress(ConnectionError):  # it came too late to be accepted
                 status, _, body = answer.result()
@@ -230,12 +225,12 @@ def test_a_signal_lets_pictures_finish_and_ends_the_server(
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-@pytest.mark.slow
-def test_a_wrong_command_is_told_in_one_line(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_wrong_command_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "old.json").write_text('{"format": "hyca-plan", "version": 1}')
-    command = [sys.executable, str(ROOT / "docs/examples/serve.py"), "--model", "tiny:pipeline", "--plan"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     for plan, line in ((f"a={tmp_path / 'old.json'}", "version 1, from before"), ("fast", "expected NAME=PATH")):
-        done = subprocess.run([*command, plan], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert line in done.stderr.splitlines()[-1]
+        monkeypatch.setattr("sys.argv", [str(SERVER), "--model", "tiny:pipeline", "--plan", plan])
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_path(str(SERVER), run_name="__main__")
+        assert line in capsys.readouterr().err.splitlines()[-1]

@@ -8,22 +8,20 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.search.candidate import Settings, partition
 from hyca_calib.search.problem import AXES
-from hyca_calib.search.replay import Multistep, gaps, grouped, rows_of
+from hyca_calib.search.replay import Array, Multistep, grouped
 from hyca_calib.search.solver_table import ALL_SOLVERS, solver_label
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.solvers import AdaptiveSolver, ClosedFormSolver
+from hyca_runtime.solvers import AdaptiveSolver
 from studies.paper.chapter import Context, Table
-from studies.paper.effects import Ratio, logarithm, over
-from studies.paper.formulas.learned import learn, learned_rows
-from studies.paper.groups.subject import cross_validated
-from studies.paper.replay_setup import Array, ReplaySetup, Rows
-from studies.paper.ruling import told
-from studies.paper.stored import channel_gram, read, samples
+from studies.paper.intervals import Ratio, logarithm, over, told
+from studies.paper.replay import ReplaySetup, Rows, channel_gram, read, samples
 
 WARMUP = 3
 """Leading steps that are computed in the published rule."""
@@ -108,7 +106,11 @@ class Dataset:
         return Schedule.every(len(self.step_weights), interval, WARMUP)
 
     def setup(self, interval: int, axis: str = "step", depth: int = Settings().depth) -> ReplaySetup:
-        return ReplaySetup(tuple(gaps(self.schedule(interval), DEEPEST)), self.times[axis], self.step_weights, depth)
+        return ReplaySetup(self.schedule(interval), self.times[axis], self.step_weights, depth, DEEPEST)
+
+    def setups(self, axis: str = "step") -> list[ReplaySetup]:
+        """At each interval."""
+        return [self.setup(interval, axis) for interval in self.intervals]
 
     def ratios(self, one: Array, other: Array) -> list[Ratio]:
         """Total cost of one over that of other at each interval; both ``(interval, prompt)``."""
@@ -121,22 +123,21 @@ class Dataset:
     @cached_property
     def ridge(self) -> float:
         """Pull of fitted taps, chosen by cross-validation over fit prompts at the middle interval."""
-        return cross_validated(self.setup(self.intervals[len(self.intervals) // 2]), self.sets, self.gain)
+        return self.setup(self.intervals[len(self.intervals) // 2]).best_ridge(self.sets, self.gain)
 
     def judge(self, shared: Sharing, rows: Sequence[Rows]) -> Array:
         """Held-out cost ``(interval, prompt)`` of the rows at each interval."""
-        pairs = zip(self.intervals, rows, strict=True)
-        return np.stack([self.setup(n).cost(shared.judged, taps).sum((1, 2)) for n, taps in pairs])
+        return np.stack([a.cost(shared.judged, taps).sum((1, 2)) for a, taps in zip(self.setups(), rows, strict=True)])
 
     def learnt_costs(self, solver: AdaptiveSolver, shared: Sharing, axis: str) -> Array:
         """Held-out cost ``(interval, prompt)`` of weights that are learnt from each prompt's features."""
-        setups = [self.setup(n, axis) for n in self.intervals]
-        return self.judge(shared, [learned_rows(solver, a, learn(solver, a, shared.plain)) for a in setups])
+        rows = [learned_rows(solver, a, learn(solver, a, shared.plain)) for a in self.setups(axis)]
+        return self.judge(shared, rows)
 
     @cached_property
     def costs(self) -> dict[Use, Array]:
         """Held-out cost ``(interval, prompt)`` of every solver in every use, one row of weights for all channels."""
-        found = {use: self.judge(self.one, rows) for use, rows in self._closed.items()}
+        found = {use: self.judge(self.one, rows) for use, rows in self.closed.items()}
         for name, solver in ADAPTIVE.items():
             found |= {Use(name, axis): self.learnt_costs(solver, self.one, axis) for axis in self.axes}
         return found
@@ -149,10 +150,10 @@ class Dataset:
         return chosen, np.stack([self.costs[use][i] for i, use in enumerate(chosen)])
 
     @cached_property
-    def _closed(self) -> dict[Use, list[Rows]]:
+    def closed(self) -> dict[Use, list[Rows]]:
         """The rows of every closed form in every use, at each interval."""
         return {
-            Use(name, axis, way): [closed_rows(solver, self.setup(n, axis), way) for n in self.intervals]
+            Use(name, axis, way): [setup.rows(solver, way) for setup in self.setups(axis)]
             for way in WAYS
             for name, solver in CLOSED.items()
             for axis in self.axes
@@ -161,10 +162,9 @@ class Dataset:
     @cached_property
     def fit_costs(self) -> dict[Use, Array]:
         """Mean cost ``(interval,)`` on the fit prompts."""
-        setups = [self.setup(n) for n in self.intervals]
         return {
-            use: np.array([a.cost(self.one.fit, taps)[0] for a, taps in zip(setups, rows, strict=True)])
-            for use, rows in self._closed.items()
+            use: np.array([a.cost(self.one.fit, taps)[0] for a, taps in zip(self.setups(), rows, strict=True)])
+            for use, rows in self.closed.items()
         }
 
 
@@ -180,10 +180,16 @@ def dataset(context: Context) -> Dataset:
         f"{GROUPS} groups": partition(problem, Settings(groups=min(GROUPS, len(channels))), context.seed),
         "per channel": list(channels[:, None]),
     }
-    sharings = {name: sharing(recorded.fit, streams, gain, groups) for name, groups in ways.items()}
-    times = {axis: problem.times(axis) for axis in AXES}
-    prompts = prompt_groups(trace.workload().of("select")[:most])
-    return Dataset(sharings, times, problem.step_weights, intervals, recorded.sets, gain, context.seed, prompts)
+    return Dataset(
+        {name: sharing(recorded.fit, streams, gain, groups) for name, groups in ways.items()},
+        {axis: problem.times(axis) for axis in AXES},
+        problem.step_weights,
+        intervals,
+        recorded.sets,
+        gain,
+        context.seed,
+        prompt_groups(trace.workload().of("select")[:most]),
+    )
 
 
 def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np.int64]]) -> Sharing:
@@ -200,9 +206,36 @@ def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np
     return Sharing(grouped(fit, gain, groups), summed(gain), summed(np.ones(len(gain))))
 
 
-def closed_rows(solver: ClosedFormSolver, setup: ReplaySetup, multistep: Multistep = "anchored") -> Rows:
-    """The rows ``(1, history, target)`` of a formula in each gap."""
-    return [rows_of(solver, setup.times, history, targets, multistep)[None] for history, targets in setup.gaps]
+def learn(solver: AdaptiveSolver, setup: ReplaySetup, gram: Array) -> list[Tensor]:
+    """What the runtime's own solver learns in each gap, ``(...)``.
+
+    Args:
+        gram: plain inner products of the features ``(..., step, step)``; the axes in front count
+            prompts, guidance branches and groups, which a run never mixes.
+
+    Raises:
+        ValueError: a gap has fewer features than the solver needs.
+    """
+    found = []
+    for history, targets in setup.gaps:
+        if len(history) < solver.depth:
+            raise ValueError(f"step {targets[0]}: {solver.name} needs {solver.depth} features, got {len(history)}")
+        recent = history[: solver.depth]
+        past = gram[..., np.asarray(recent)[:, None], recent]
+        differences = np.diff(np.diff(past, axis=-1), axis=-2)
+        newest_first = torch.from_numpy(np.moveaxis(differences, (-2, -1), (0, 1)))
+        found.append(solver.learn(newest_first, setup.times[list(recent)]))
+    return found
+
+
+def learned_rows(solver: AdaptiveSolver, setup: ReplaySetup, learnt: list[Tensor]) -> Rows:
+    """The weights ``(..., history, target)`` of each gap."""
+    rows = []
+    for (history, targets), known in zip(setup.gaps, learnt, strict=True):
+        times = setup.times[list(history[: solver.depth])]
+        columns = [solver.adapted(known, times, float(setup.times[t])).numpy() for t in targets]
+        rows.append(np.moveaxis(np.stack(columns, axis=-1), 0, -2))
+    return rows
 
 
 def noise_gain(rows: Rows) -> float:

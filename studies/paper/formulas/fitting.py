@@ -1,19 +1,18 @@
-"""Taps fitted by least squares, as one more solver: history, ridge, what the ridge draws to, and who shares them."""
+"""Weights that are learnt: by least squares beforehand, as one more solver, or as one rate from the run itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from itertools import islice, pairwise, product
+
+import numpy as np
 
 from hyca_calib.search.candidate import Settings
-from hyca_runtime.solvers import ClosedFormSolver, Hold, Newton
-from studies.paper.chapter import Claim, Part, Table
-from studies.paper.effects import Ratio
-from studies.paper.formulas.dataset import Dataset, Sharing, closed_rows, noise_gain
-from studies.paper.groups.subject import RIDGES
-from studies.paper.replay_setup import Array, Rows
-from studies.paper.ruling import all_above, all_below, listed, ruled, told
+from hyca_calib.search.replay import Array
+from hyca_runtime.solvers import ClosedFormSolver, DynamicMode, Hold, Newton
+from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
+from studies.paper.formulas.dataset import Dataset, Sharing, Use, learn, noise_gain
+from studies.paper.intervals import Ratio, all_above, all_below, decide, listed, told
+from studies.paper.replay import RIDGES, Rows
 
 USUAL = Settings()
 HISTORIES = (1, 2, 3, 4)
@@ -26,6 +25,7 @@ FREE = 1.02  # what costs at most this much more is as good
 
 def fitting(s: Dataset) -> Part:
     """Cost over that of the best closed form of each schedule."""
+    best = s.best_closed(s.axes)[1]
     ridges = dict.fromkeys((s.ridge, USUAL.ridge))
     histories = {(depth, ridge): tap_costs(s, s.one, depth, ridge) for ridge in ridges for depth in HISTORIES}
     sharings, usual = (
@@ -33,25 +33,46 @@ def fitting(s: Dataset) -> Part:
         for ridge in (s.ridge, USUAL.ridge)
     )
     strengths = {
-        (name, prior): [_relative(s, tap_costs(s, shared, USUAL.depth, ridge, solver)) for ridge in STRENGTHS]
+        (name, prior): [s.over(tap_costs(s, shared, USUAL.depth, ridge, solver), best) for ridge in STRENGTHS]
         for name, shared in s.sharings.items()
         for prior, solver in PRIORS.items()
     }
     noise = [noise_gain(tap_rows(s, s.one, s.intervals[-1], USUAL.depth, ridge)) for ridge in STRENGTHS]
-    best = s.best_closed(s.axes)[1]
     shown = {f"history {depth}, one group, ridge {ridge:g}": costs for (depth, ridge), costs in histories.items()}
     shown |= {f"history {USUAL.depth}, {name}, ridge {s.ridge:g}": costs for name, costs in sharings.items()}
     relative = {name: s.ratios(costs, best) for name, costs in shown.items()}
+
+    def history(more: int, less: int) -> Numbers:
+        return {f"{ridge:g}": s.over(histories[more, ridge], histories[less, ridge]) for ridge in ridges}
+
     numbers = {
         "ridge": s.ridge,
         "cost_over_best_closed": relative,
         "by_ridge": {f"{name}, drawn to {prior}": found for (name, prior), found in strengths.items()},
         "noise_by_ridge": noise,
         "ridges": list(STRENGTHS),
-        **_compared(s, histories, sharings, usual),
+        "over_best_closed": s.ratios(next(iter(sharings.values())), best),
+        "finer": {name: s.over(sharings[name], sharings[before]) for before, name in pairwise(sharings)},
+        "usual_ridge": {name: s.over(usual[name], costs) for name, costs in sharings.items()},
+        "longer": history(HISTORIES[-1], USUAL.depth),
+        "shorter": history(USUAL.depth, USUAL.depth - 1),
     }
-    tables = (_table(s, relative), _ridge_table(s, strengths, noise))
-    return Part(tables, numbers)
+    costs = s.table(
+        "Held-out cost of fitted taps over that of the best closed form of the schedule, with 95 % interval over "
+        f"prompts. Ridge {s.ridge:g} is chosen by cross-validation over fit prompts, {USUAL.ridge:g} is the search's "
+        "default; both draw towards linear extrapolation.",
+        ("taps",),
+        relative,
+    )
+    cells: dict[tuple[str, str], list[Cell]] = {key: [*map(told, of)] for key, of in strengths.items()}
+    cells["one group, sum of absolute weights", "linear"] = [*noise]
+    by_ridge = Table.of(
+        f"The same by ridge and by what it draws to, history {USUAL.depth}, geometric mean over N; and the mean sum of "
+        f"absolute weights at N = {s.intervals[-1]}.",
+        ("taps", "drawn to", *(f"{ridge:g}" for ridge in STRENGTHS)),
+        cells,
+    )
+    return Part(numbers, (costs, by_ridge))
 
 
 def tap_rows(
@@ -59,7 +80,7 @@ def tap_rows(
 ) -> Rows:
     """Taps ``(group, history, target)`` of each gap, fitted on the fit prompts and drawn towards `prior`."""
     setup = s.setup(interval, depth=depth)
-    return setup.fit(shared.fit, ridge, [taps[:, :depth] for taps in closed_rows(prior, setup)])
+    return setup.fit(shared.fit, ridge, setup.rows(prior))
 
 
 def tap_costs(s: Dataset, shared: Sharing, depth: int, ridge: float, prior: ClosedFormSolver = LINEAR) -> Array:
@@ -67,77 +88,141 @@ def tap_costs(s: Dataset, shared: Sharing, depth: int, ridge: float, prior: Clos
     return s.judge(shared, [tap_rows(s, shared, n, depth, ridge, prior) for n in s.intervals])
 
 
-def _relative(s: Dataset, costs: Array) -> Ratio:
-    return s.over(costs, s.best_closed(s.axes)[1])
-
-
-def _table(s: Dataset, relative: dict[str, list[Ratio]]) -> Table:
-    caption = (
-        "Held-out cost of fitted taps over that of the best closed form of the schedule, with 95 % interval over "
-        f"prompts. Ridge {s.ridge:g} is chosen by cross-validation over fit prompts, {USUAL.ridge:g} is the search's "
-        "default; both draw towards linear extrapolation."
-    )
-    return s.table(caption, ("taps",), relative)
-
-
-def _ridge_table(s: Dataset, strengths: dict[tuple[str, str], list[Ratio]], noise: list[float]) -> Table:
-    caption = (
-        f"The same by ridge and by what it draws to, history {USUAL.depth}, geometric mean over N; and the mean sum of "
-        f"absolute weights at N = {s.intervals[-1]}."
-    )
-    cells: dict[tuple[str, str], Sequence[str | float]] = {key: [*map(told, of)] for key, of in strengths.items()}
-    cells["one group, sum of absolute weights", "linear"] = noise
-    return Table.of(caption, ("taps", "drawn to", *(f"{ridge:g}" for ridge in STRENGTHS)), cells)
-
-
-def _compared(
-    s: Dataset, histories: dict[tuple[int, float], Array], sharings: dict[str, Array], usual: dict[str, Array]
-) -> dict[str, Any]:
-    """Cost ratios that the claims are about."""
-    ridges = dict.fromkeys(ridge for _, ridge in histories)
-    lengths = {"longer": (HISTORIES[-1], USUAL.depth), "shorter": (USUAL.depth, USUAL.depth - 1)}
+def rulings(found: Numbers) -> Rulings:
+    """By the numbers of `fitting`."""
+    ridge, depth, last = found["ridge"], USUAL.depth, HISTORIES[-1]
+    best = ", ".join(map(told, found["over_best_closed"]))
     return {
-        "over_best_closed": s.ratios(next(iter(sharings.values())), s.best_closed(s.axes)[1]),
-        "finer": {name: s.over(sharings[name], sharings[before]) for before, name in pairwise(sharings)},
-        "usual_ridge": {name: s.over(usual[name], costs) for name, costs in sharings.items()},
-    } | {
-        name: {f"{ridge:g}": s.over(histories[more, ridge], histories[less, ridge]) for ridge in ridges}
-        for name, (more, less) in lengths.items()
+        "Fitted taps beat the best closed form of every schedule, even one row for all channels.": (
+            all_below(found["over_best_closed"], 1),
+            f"history {depth}, ridge {ridge:g}, cost ratio, shortest interval first: {best}.",
+        ),
+        f"A history of {depth} is enough (one more saves under {100 * (1 - LITTLE):.0f} %, at either ridge).": (
+            all_above(found["longer"].values(), LITTLE),
+            "; ".join(
+                f"ridge {r}: {last} over {depth} {told(of)}, {depth} over {depth - 1} {told(found['shorter'][r])}"
+                for r, of in found["longer"].items()
+            )
+            + ".",
+        ),
+        "Finer sharing forecasts better (one group, then a few, then per channel; mean over intervals).": (
+            all_below(found["finer"].values(), 1),
+            f"{listed(found['finer'], '{} {} of the one before')}.",
+        ),
+        f"The search's default ridge, {USUAL.ridge:g}, costs at most {100 * (FREE - 1):.0f} % more than the "
+        f"cross-validated {ridge:g} (mean over intervals).": (
+            all_below(found["usual_ridge"].values(), FREE),
+            f"{listed(found['usual_ridge'])} in replay.",
+        ),
     }
 
 
-def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
-    """Verdicts of the numbers of `fitting`."""
-    ridge, last = found["ridge"], HISTORIES[-1]
-    return (
-        ruled(
-            "Fitted taps beat the best closed form of every schedule, even one row for all channels.",
-            lambda: (
-                all_below(found["over_best_closed"], 1),
-                f"history {USUAL.depth}, ridge {ridge:g}, cost ratio, shortest interval first: "
-                + ", ".join(map(told, found["over_best_closed"]))
-                + ".",
-            ),
-        ),
-        ruled(
-            f"A history of {USUAL.depth} is enough (one more saves under {100 * (1 - LITTLE):.0f} %, at either ridge).",
-            lambda: (
-                all_above(found["longer"].values(), LITTLE),
-                "; ".join(
-                    f"ridge {r}: {last} over {USUAL.depth} {told(ratio)}, "
-                    f"{USUAL.depth} over {USUAL.depth - 1} {told(found['shorter'][r])}"
-                    for r, ratio in found["longer"].items()
-                )
-                + ".",
-            ),
-        ),
-        ruled(
-            "Finer sharing forecasts better (one group, then a few, then per channel; mean over intervals).",
-            lambda: (all_below(found["finer"].values(), 1), f"{listed(found['finer'], '{} {} of the one before')}."),
-        ),
-        ruled(
-            f"The search's default ridge, {USUAL.ridge:g}, costs at most {100 * (FREE - 1):.0f} % more than the "
-            f"cross-validated {ridge:g} (mean over intervals).",
-            lambda: (all_below(found["usual_ridge"].values(), FREE), f"{listed(found['usual_ridge'])} in replay."),
-        ),
+SOLVER = DynamicMode()
+FIRST, SECOND = "newton order=1", "newton order=2"
+HELD_FIRST, HELD_LATER, DAMPED, MEDIAN = "held, first gap", "held, later gaps", "growth damped", "median rate"
+
+
+def modes(s: Dataset) -> Part:
+    """Dynamic modes in one group and in several, and how often they fall back."""
+    shared = dict(islice(s.sharings.items(), 2))
+    ways = {f"{name}, {axis}": (name, axis) for name, axis in product(shared, s.axes)}
+    learnt = {way: s.learnt_costs(SOLVER, shared[name], axis) for way, (name, axis) in ways.items()}
+    taps = {name: tap_costs(s, sharing, SOLVER.depth, s.ridge) for name, sharing in shared.items()}
+    linear = {axis: s.costs[Use(FIRST, axis)] for axis in s.axes}
+    named = {f"{label}, {axis}": s.costs[Use(label, axis)] for label in (FIRST, SECOND) for axis in s.axes}
+    named |= {f"dynamic modes, {way}": costs for way, costs in learnt.items()}
+    named |= {f"fitted taps, {name}": costs for name, costs in taps.items()}
+    hold = s.costs[Use("hold", s.axes[0])]
+    relative = {name: s.ratios(costs, hold) for name, costs in named.items()}
+    found = {way: [outcomes(s, shared[name], n, axis) for n in s.intervals] for way, (name, axis) in ways.items()}
+    own = {axis: learnt[f"{next(iter(shared))}, {axis}"] for axis in s.axes}
+    first, *others = s.axes
+    numbers = {
+        "cost_over_hold": relative,
+        "outcomes": found,
+        "intervals": list(s.intervals),
+        "over_linear": {way: s.ratios(learnt[way], linear[axis]) for way, (_, axis) in ways.items()},
+        "taps_over": {way: s.ratios(taps[name], learnt[way]) for way, (name, _) in ways.items()},
+        "over_first_axis": {axis: [s.over(of[axis], of[first]) for of in (own, linear)] for axis in others},
+    }
+    costs = s.table(
+        "Held-out cost over that of hold, with 95 % interval over prompts. A dynamic mode reads one rate for each "
+        f"prompt, guidance branch and group from the last {SOLVER.depth} features; fitted taps have the same history "
+        f"and ridge {s.ridge:g}.",
+        ("forecast",),
+        relative,
     )
+    fallbacks = Table.of(
+        "How often a dynamic mode falls back: share of prompts and groups that are held, because their last two "
+        "changes point apart, in the first gap and later; share of forecasts whose growth is damped; and the median "
+        "rate per last gap of those that are not held (0 is linear extrapolation).",
+        ("groups, axis", "outcome", *s.head),
+        {
+            (way, key): ["-" if (value := cell[key]) is None else value for cell in cells]
+            for way, cells in found.items()
+            for key in (HELD_FIRST, HELD_LATER, DAMPED, MEDIAN)
+        },
+    )
+    return Part(numbers, (costs, fallbacks))
+
+
+def outcomes(s: Dataset, shared: Sharing, interval: int, axis: str) -> dict[str, float | None]:
+    """Shares of prompts and groups that are held, and of forecasts whose growth is damped; the rate of those not held.
+
+    A rate is per last gap, 0 is linear extrapolation; None where there is nothing to count.
+    """
+    setup = s.setup(interval, axis)
+    rates = [rate.numpy() for rate in learn(SOLVER, setup, shared.plain)]
+    held = [float(np.isinf(rate).mean()) for rate in rates]
+    damped: list[float] = []
+    for (history, targets), rate in zip(setup.gaps, rates, strict=True):
+        newest, older = setup.times[list(history[:2])]
+        ahead = (setup.times[list(targets)] - newest) / (newest - older)
+        damped.extend(float((rate > SOLVER.limit / max(1.0, far)).mean()) for far in ahead)
+    every = np.concatenate([rate[np.isfinite(rate)] for rate in rates])
+    return {
+        HELD_FIRST: held[0],
+        HELD_LATER: float(np.mean(held[1:])) if held[1:] else None,
+        DAMPED: float(np.mean(damped)),
+        MEDIAN: float(np.median(every)) if every.size else None,
+    }
+
+
+def modes_rulings(found: Numbers) -> Rulings:
+    """By the numbers of `modes`."""
+    at, moved = f"at N = {', '.join(map(str, found['intervals']))}", found["over_first_axis"]
+
+    def every(key: str) -> list[Ratio]:
+        return [ratio for ratios in found[key].values() for ratio in ratios]
+
+    def means(key: str) -> str:
+        return "; ".join(f"{way} {', '.join(f'{ratio[0]:.3f}' for ratio in of)}" for way, of in found[key].items())
+
+    return {
+        "A rate read at run time beats linear extrapolation (at every interval, in one group and several, on "
+        "every axis).": (all_below(every("over_linear"), 1), f"cost ratio {at}: {means('over_linear')}."),
+        "Taps fitted beforehand beat rates read at run time (same history, same groups, at every interval).": (
+            all_below(every("taps_over"), 1),
+            f"cost of taps over modes {at}: {means('taps_over')}.",
+        ),
+        "Reading the rate makes the axis matter less than it does to linear extrapolation (the intervals of the "
+        "logarithms lie apart).": (
+            decide([_steadier(mode, line) for mode, line in moved.values()]),
+            "; ".join(
+                f"cost on {axis} over the papers' axis: modes {told(mode)}, linear {told(line)}"
+                for axis, (mode, line) in moved.items()
+            )
+            + ".",
+        ),
+    }
+
+
+def _steadier(mode: Ratio, line: Ratio) -> bool | None:
+    """Whether one cost ratio is surely nearer to 1 than the other."""
+
+    def distances(ratio: Ratio) -> tuple[float, float]:
+        low, high = np.log(ratio[1]), np.log(ratio[2])
+        return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
+
+    (least, most), (least_line, most_line) = distances(mode), distances(line)
+    return True if most < least_line else False if least >= most_line else None

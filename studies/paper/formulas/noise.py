@@ -1,36 +1,117 @@
-"""Does a large sum of absolute weights foretell a bad forecast?"""
+"""Many steps with a one-step formula, straight to each or on its own forecasts; and does noise foretell the cost?"""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from hyca_calib.search.replay import Multistep
-from studies.paper.chapter import Claim, Part, Table
-from studies.paper.effects import Ratio, quantiles
-from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, closed_rows, noise_gain
+from hyca_calib.search.replay import Array, Multistep
+from hyca_calib.search.taps import TINY
+from studies.paper.chapter import Numbers, Part, Rulings, Table
+from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, noise_gain
 from studies.paper.formulas.fitting import USUAL, tap_costs, tap_rows
 from studies.paper.formulas.pool import twins
-from studies.paper.replay_setup import TINY, Array
-from studies.paper.ruling import all_above, listed, ruled
+from studies.paper.intervals import Ratio, above, all_above, below, bootstrapped, listed, told
+
+
+def multistep(s: Dataset) -> Part:
+    """Cost and noise of recursive over anchored use, on every axis."""
+    same = [label for label in CLOSED if not _differs(s, label)]
+    apart = [label for label in CLOSED if label not in same]
+    found = {
+        axis: {label: s.ratios(s.costs[Use(label, axis, "recursive")], s.costs[Use(label, axis)]) for label in apart}
+        for axis in s.axes
+    }
+    noise = {
+        axis: {label: [noise_gain(s.closed[Use(label, axis, way)][-1]) for way in WAYS] for label in apart}
+        for axis in s.axes
+    }
+    numbers = {
+        "recursive_over_anchored": found,
+        "noise_at_longest": noise,
+        "same": same,
+        "intervals": list(s.intervals),
+    }
+    text = (
+        f"Used recursively {', '.join(same)} forecast the same, as polynomials through their own forecasts do. A "
+        "dynamic mode that reads its own forecasts finds itself again, unless its growth was damped, and has no "
+        "recursive form in the runtime."
+    )
+    tables = [
+        Table.of(
+            f"Held-out cost of recursive over anchored use on the {axis} axis, with 95 % interval over prompts; and "
+            f"the mean sum of absolute weights at N = {s.intervals[-1]}.",
+            ("solver", *s.head, "anchored noise", "recursive noise"),
+            {label: [*map(told, of), *noise[axis][label]] for label, of in cells.items()},
+        )
+        for axis, cells in found.items()
+    ]
+    return Part(numbers, tuple(tables), (text,))
+
+
+def _differs(s: Dataset, label: str) -> bool:
+    """Whether the two uses have other weights on any axis, at any interval."""
+    uses = ([s.closed[Use(label, axis, way)] for way in WAYS] for axis in s.axes)
+    pairs = (pair for use in uses for rows in zip(*use, strict=True) for pair in zip(*rows, strict=True))
+    return not all(np.allclose(anchored, recursive, rtol=1e-6, atol=1e-6) for anchored, recursive in pairs)
+
+
+def rulings(found: Numbers) -> Rulings:
+    """By the numbers of `multistep`."""
+    cells = found["recursive_over_anchored"]
+    return {
+        "Recursive one-step use costs more than anchored use at the longest interval (on every axis, every solver "
+        "whose uses differ).": (
+            all_above((ratios[-1] for of in cells.values() for ratios in of.values()), 1),
+            f"at N = {found['intervals'][-1]}, "
+            + "; ".join(_evidence(axis, of, found["noise_at_longest"][axis]) for axis, of in cells.items())
+            + ". Where the sum is smaller, the recursion reaches less far than the anchored forecast and is less "
+            "noisy.",
+        )
+    }
+
+
+def _evidence(axis: str, cells: dict[str, list[Ratio]], noise: dict[str, list[float]]) -> str:
+    dearer = {label: ratios[-1][0] for label, ratios in cells.items() if above(ratios[-1], 1)}
+    cheaper = {label: ratios[-1][0] for label, ratios in cells.items() if below(ratios[-1], 1)}
+    quieter = [label for label in dearer if noise[label][1] < noise[label][0]]
+
+    def listed(found: dict[str, float]) -> str:
+        return ", ".join(f"{label} {ratio:.2f}" for label, ratio in found.items()) or "none"
+
+    return (
+        f"{axis} axis dearer: {listed(dearer)} (for {len(quieter)} of these {len(dearer)} the sum of absolute weights "
+        f"is smaller than in anchored use); cheaper: {listed(cheaper)}"
+    )
 
 
 def noise(s: Dataset) -> Part:
     """Rank correlation over closed forms of noise gain and cost, by interval, axis and use."""
     labels = [names[0] for names in twins(s) if names[0] in CLOSED]
-    found: dict[tuple[str, str], list[Ratio]] = {
-        (axis, way): [_correlation(s, labels, n, axis, way) for n in s.intervals] for axis in s.axes for way in WAYS
-    }
-    taps = _taps(s)
+    found = {(axis, way): _correlations(s, labels, axis, way) for axis in s.axes for way in WAYS}
+    hold = s.costs[Use("hold", s.axes[0])][-1].sum()
     numbers = {
         "rank_correlation": {", ".join(key): ratios for key, ratios in found.items()},
         "solvers": labels,
-        "fitted": taps,
+        "fitted": {  # one row of taps at the longest interval: sum of absolute weights, and cost over hold
+            f"{ridge:g}": [
+                noise_gain(tap_rows(s, s.one, s.intervals[-1], USUAL.depth, ridge)),
+                float(tap_costs(s, s.one, USUAL.depth, ridge)[-1].sum() / hold),
+            ]
+            for ridge in (s.ridge, USUAL.ridge)
+        },
         "intervals": list(s.intervals),
     }
-    return Part((_table(s, found, len(labels)),), numbers)
+    table = s.table(
+        f"Rank correlation over {len(labels)} different closed forms between the mean sum of absolute weights on the "
+        "schedule and the held-out cost, with 95 % bootstrap interval over the solvers.",
+        ("axis", "use"),
+        found,
+    )
+    return Part(numbers, (table,))
 
 
 def rank_correlation(one: Array, other: Array) -> Array:
@@ -40,52 +121,31 @@ def rank_correlation(one: Array, other: Array) -> Array:
     return np.asarray((a * b).sum(-1) / np.sqrt(np.maximum((a**2).sum(-1) * (b**2).sum(-1), TINY)))
 
 
-def _correlation(s: Dataset, labels: list[str], interval: int, axis: str, way: Multistep) -> Ratio:
-    """With 95 % bootstrap interval over the solvers."""
-    setup, i = s.setup(interval, axis), s.intervals.index(interval)
-    gains = np.array([noise_gain(closed_rows(CLOSED[label], setup, way)) for label in labels])
-    costs = np.array([s.costs[Use(label, axis, way)][i].sum() for label in labels])
-    draws = np.random.default_rng(s.seed).integers(0, len(labels), (2000, len(labels)))
-    low, high = quantiles(rank_correlation(gains[draws], costs[draws]), len(labels))
-    return float(rank_correlation(gains, costs)), low, high
+def _correlations(s: Dataset, labels: list[str], axis: str, way: Multistep) -> list[Ratio]:
+    """At each interval, with 95 % bootstrap interval over the solvers."""
+    uses = [Use(label, axis, way) for label in labels]
+    gains = np.array([[noise_gain(rows) for rows in s.closed[use]] for use in uses])  # (solver, interval)
+    costs = np.stack([s.costs[use].sum(1) for use in uses])
+
+    def correlation(places: NDArray[np.int64], i: int) -> Array:
+        return rank_correlation(gains[places, i], costs[places, i])
+
+    return [bootstrapped(partial(correlation, i=i), len(labels), s.seed) for i in range(len(s.intervals))]
 
 
-def _taps(s: Dataset) -> dict[str, list[float]]:
-    """Of one row of fitted taps at the longest interval, by ridge: sum of absolute weights, and cost over hold."""
-    hold = s.costs[Use("hold", s.axes[0])][-1].sum()
-    return {
-        f"{ridge:g}": [
-            noise_gain(tap_rows(s, s.one, s.intervals[-1], USUAL.depth, ridge)),
-            float(tap_costs(s, s.one, USUAL.depth, ridge)[-1].sum() / hold),
-        ]
-        for ridge in (s.ridge, USUAL.ridge)
-    }
-
-
-def _table(s: Dataset, found: dict[tuple[str, str], list[Ratio]], count: int) -> Table:
-    caption = (
-        f"Rank correlation over {count} different closed forms between the mean sum of absolute weights on the "
-        "schedule and the held-out cost, with 95 % bootstrap interval over the solvers."
-    )
-    return s.table(caption, ("axis", "use"), found)
-
-
-def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
-    """Verdicts of the numbers of `noise`."""
+def noise_rulings(found: Numbers) -> Rulings:
+    """By the numbers of `noise`."""
     cells, intervals = found["rank_correlation"], found["intervals"]
-    return (
-        ruled(
-            "A large sum of absolute weights foretells a high cost on long gaps (rank correlation above 0, interval "
-            "and all, in the longer half of the intervals, on every axis and in either use).",
-            lambda: (
-                all_above(ratio for ratios in cells.values() for ratio in ratios[len(intervals) // 2 :]),
-                f"at N = {intervals[-1]} {listed({n: of[-1] for n, of in cells.items()}, between='; ')}; one row of "
-                "fitted taps "
-                + ", ".join(
-                    f"at ridge {ridge} has sum {gain:.1f} and costs {cost:.3f} of hold"
-                    for ridge, (gain, cost) in found["fitted"].items()
-                )
-                + ". An offline replay shows how a formula errs, not how noise of the accelerated run comes out.",
-            ),
-        ),
-    )
+    return {
+        "A large sum of absolute weights foretells a high cost on long gaps (rank correlation above 0, interval "
+        "and all, in the longer half of the intervals, on every axis and in either use).": (
+            all_above(ratio for ratios in cells.values() for ratio in ratios[len(intervals) // 2 :]),
+            f"at N = {intervals[-1]} {listed({n: of[-1] for n, of in cells.items()}, between='; ')}; one row of "
+            "fitted taps "
+            + ", ".join(
+                f"at ridge {ridge} has sum {gain:.1f} and costs {cost:.3f} of hold"
+                for ridge, (gain, cost) in found["fitted"].items()
+            )
+            + ". An offline replay shows how a formula errs, not how noise of the accelerated run comes out.",
+        )
+    }

@@ -1,48 +1,81 @@
-"""Which descriptors, clusterer and number of groups forecast best?"""
+"""Which groups forecast best; does a mixture of closed forms beat each of them, and may one step choose for many?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from hyca_calib.search.replay import grouped
-from studies.paper.chapter import Claim, Part, Table, Verdict
-from studies.paper.effects import Ratio
-from studies.paper.groups.subject import HORIZON, USUAL, Subject, members
-from studies.paper.replay_setup import Array, Labels, ReplaySetup
-from studies.paper.ruling import all_below, below, decide, listed, ruled, told
+from hyca_calib.clusters.base import Labels
+from hyca_calib.quality.metrics import interval
+from hyca_calib.search.replay import Array, grouped
+from hyca_calib.search.solver_table import POOL
+from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
+from studies.paper.groups.heterogeneity import LABELS, one_step_errors
+from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject, best_closed
+from studies.paper.intervals import Ratio, all_below, any_of, below, decide, extremes, listed, shared_level, told
+from studies.paper.replay import ReplaySetup, members
 
-DESCENT = "cost descent"
+DESCENT, RANDOM = "cost descent", "random"
 DRAWS = 5
 DEAR, HANDFUL = 0.02, 16
 
 
 def choice(s: Subject) -> Part:
     """Held-out cost of every way of grouping, over the number of groups."""
-    taps, per_prompt = _fitted(s)
-    closed = _closed(s)
+    ways = {
+        (name, how): [s.labels(name, k, how) for k in s.counts] for name in s.descriptor_sets for how in s.clusterers
+    }
+    labelings = {", ".join(way): labels for way, labels in ways.items()}
+    labelings[DESCENT] = [descend(s, labels) for labels in ways[HORIZON, "kmeans"]]
+    costs = {way: [s.judge(s.group_rows(labels)) for labels in found] for way, found in labelings.items()}
+    costs[RANDOM] = [by_chance(s, labels) for labels in ways[USUAL, "kmeans"]]
+    fitted = {way: [float(cost.mean()) for cost in found] for way, found in costs.items()}
     own = s.judge(s.searched.fit(s.recorded.fit, s.ridge))
+    forms = s.closed_costs(s.searched)
+    closed = {
+        name: [float(best_closed(*forms, members(of)).mean()) for of in (*ways[name, "kmeans"], s.each)]
+        for name in s.descriptor_sets
+    }
+    horizon = costs[f"{HORIZON}, kmeans"]
     numbers = {
-        "fitted": taps,
+        "fitted": fitted,
         "closed_forms": closed,
         "counts": list(s.counts),
         "fitted_per_channel": float(own.mean()),
-        **_compared(s, per_prompt, own),
+        "horizon_over": {
+            str(k): {n: s.ratio(horizon[i], costs[f"{n}, kmeans"][i]) for n in s.descriptor_sets if n != HORIZON}
+            for i, k in enumerate(s.counts)
+            if k > 1
+        },
+        "horizon_over_channels": {str(k): s.ratio(horizon[i], own) for i, k in enumerate(s.counts)},
     }
-    tables = (_table(s, taps, float(own.mean())), _closed_table(s, closed))
-    return Part(tables, numbers)
+    tables = (
+        Table.of(
+            "Held-out cost of fitted taps shared by groups, relative to taps per channel "
+            f"(which cost {own.mean():.4g}), by number of groups.",
+            ("grouping", *map(str, s.counts)),
+            {way: [cost / float(own.mean()) for cost in found] for way, found in fitted.items()},
+        ),
+        Table.of(
+            f"The best closed form per group instead, relative to one closed form for all ({closed[USUAL][0]:.4g}).",
+            ("descriptors (k-means)", *map(str, s.counts), "per channel"),
+            {name: [cost / closed[USUAL][0] for cost in found] for name, found in closed.items()},
+        ),
+    )
+    return Part(numbers, tables)
 
 
-def descend(setup: ReplaySetup, gram: Array, gain: Array, labels: Labels, ridge: float, rounds: int = 30) -> Labels:
+def descend(s: Subject, labels: Labels, rounds: int = 30) -> Labels:
     """Move each channel to the group whose taps cost it least, refit, repeat: clustering on the cost itself.
 
     Args:
-        gram: ``(channel, step, step)``.
         labels: where to start; groups may die out.
     """
+    setup, gram = s.searched, s.recorded.fit
     for _ in range(rounds):
-        rows = setup.fit(grouped(gram, gain, members(labels)), ridge)
+        rows = setup.fit(grouped(gram, s.gain, members(labels)), s.ridge)
         costs = [setup.cost(gram, [taps[g : g + 1] for taps in rows]) for g in range(len(rows[0]))]
         better = np.stack(costs).argmin(0)
         if (better == np.unique(labels, return_inverse=True)[1]).all():
@@ -56,102 +89,139 @@ def random_labels(labels: Labels, seed: int) -> Labels:
     return np.random.default_rng(seed).permutation(labels)
 
 
-def hybrid_cost(fit: Array, judged: Array, labels: Labels) -> Array:
-    """Held-out cost ``(prompt,)`` of the best closed form per group.
-
-    Args:
-        fit: weighted costs ``(solver, channel)``.
-        judged: weighted costs ``(solver, prompt, channel)``.
-    """
-    total = np.zeros(judged.shape[1])
-    for group in members(labels):
-        total += judged[int(fit[:, group].sum(1).argmin())][:, group].sum(1)
-    return total
+def by_chance(s: Subject, labels: Labels) -> Array:
+    """Held-out cost ``(prompt,)`` of groups of the same sizes, mean over a few draws."""
+    drawn = [random_labels(labels, s.seed + i) for i in range(DRAWS)]
+    return np.asarray(np.mean([s.judge(s.group_rows(of)) for of in drawn], axis=0))
 
 
-def _fitted(s: Subject) -> tuple[dict[str, list[float]], dict[str, list[Array]]]:
-    """Mean held-out cost for each number of groups by way of grouping, and the same per prompt."""
-    per_prompt: dict[str, list[Array]] = {}
-    for descriptors in s.descriptor_sets:
-        for clusterer in s.clusterers:
-            labels = [s.labels(descriptors, k, clusterer) for k in s.counts]
-            per_prompt[f"{descriptors}, {clusterer}"] = [s.judge(s.group_rows(found)) for found in labels]
-    starts = [s.labels(HORIZON, k) for k in s.counts]
-    moved = [descend(s.searched, s.recorded.fit, s.gain, labels, s.ridge) for labels in starts]
-    per_prompt[DESCENT] = [s.judge(s.group_rows(labels)) for labels in moved]
-    per_prompt["random"] = [
-        np.mean([s.judge(s.group_rows(random_labels(labels, s.seed + i))) for i in range(DRAWS)], axis=0)
-        for labels in (s.labels(USUAL, k) for k in s.counts)
-    ]
-    return {name: [float(cost.mean()) for cost in costs] for name, costs in per_prompt.items()}, per_prompt
-
-
-def _closed(s: Subject) -> dict[str, list[float]]:
-    """Mean held-out cost of the best closed form per group, by descriptors, k-means; the last is per channel."""
-    costs, found = s.closed_costs(s.searched), {}
-    for descriptors in s.descriptor_sets:
-        labels = [*(s.labels(descriptors, k) for k in s.counts), np.arange(s.channels)]
-        found[descriptors] = [float(hybrid_cost(*costs, of).mean()) for of in labels]
-    return found
-
-
-def _table(s: Subject, taps: dict[str, list[float]], own: float) -> Table:
-    caption = (
-        "Held-out cost of fitted taps shared by groups, relative to taps per channel "
-        f"(which cost {own:.4g}), by number of groups."
-    )
-    cells = {name: [cost / own for cost in costs] for name, costs in taps.items()}
-    return Table.of(caption, ("grouping", *map(str, s.counts)), cells)
-
-
-def _closed_table(s: Subject, closed: dict[str, list[float]]) -> Table:
-    best = closed[USUAL][0]
-    cells = {name: [cost / best for cost in costs] for name, costs in closed.items()}
-    caption = f"The best closed form per group instead, relative to one closed form for all ({best:.4g})."
-    return Table.of(caption, ("descriptors (k-means)", *map(str, s.counts), "per channel"), cells)
-
-
-def _compared(s: Subject, per_prompt: dict[str, list[Array]], own: Array) -> dict[str, Any]:
-    """Cost ratios that the claims are about, all with k-means."""
-    horizon = per_prompt[_way(HORIZON)]
-    others = [descriptors for descriptors in s.descriptor_sets if descriptors != HORIZON]
+def rulings(found: Numbers) -> Rulings:
+    """By the numbers of `choice`."""
     return {
-        "horizon_over": {
-            str(k): {name: s.ratio(horizon[i], per_prompt[_way(name)][i]) for name in others}
-            for i, k in enumerate(s.counts)
-            if k > 1
-        },
-        "horizon_over_channels": {str(k): s.ratio(horizon[i], own) for i, k in enumerate(s.counts)},
+        "Grouping by fitted taps at the schedule's horizons beats every descriptor of the trajectory (k-means, at "
+        "every number of groups).": (
+            all_below((ratio for of in found["horizon_over"].values() for ratio in of.values()), 1),
+            f"cost over the best other: {extremes(found['horizon_over'], max, '{0} groups {1} ({2})')}.",
+        ),
+        f"A handful of groups is enough ({HANDFUL} groups by fitted taps cost at most 2 % more than taps per "
+        "channel).": _enough(found["horizon_over_channels"]),
     }
 
 
-def _way(descriptors: str) -> str:
-    return f"{descriptors}, kmeans"
-
-
-def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
-    """Verdicts of the numbers of `choice`."""
-    return (
-        ruled(
-            "Grouping by fitted taps at the schedule's horizons beats every descriptor of the trajectory (k-means, at "
-            "every number of groups).",
-            lambda: _beats_every_other(found["horizon_over"]),
-        ),
-        ruled(
-            f"A handful of groups is enough ({HANDFUL} groups by fitted taps cost at most 2 % more than taps per "
-            "channel).",
-            lambda: _enough(found["horizon_over_channels"]),
-        ),
-    )
-
-
-def _beats_every_other(cells: dict[str, dict[str, Ratio]]) -> tuple[Verdict, str]:
-    nearest = {k: max(of.items(), key=lambda item: item[1][0]) for k, of in cells.items()}
-    told_of = ", ".join(f"{k} groups {told(ratio)} ({name})" for k, (name, ratio) in nearest.items())
-    return all_below((r for of in cells.values() for r in of.values()), 1), f"cost over the best other: {told_of}."
-
-
-def _enough(cells: dict[str, Ratio]) -> tuple[Verdict, str]:
+def _enough(cells: dict[str, Ratio]) -> Ruling:
     handful = max((int(k) for k in cells if int(k) <= HANDFUL), default=0)
     verdict = decide([below(cells[str(handful)], 1 + DEAR)])
     return verdict, f"cost over taps per channel: {listed(cells, '{1} at {0}')}."
+
+
+GOOD = 1.05
+WORTH = 0.99
+PAPER = ("runge_kutta", "adams_bashforth order=2", "newton order=1", "bdf2", "adams_moulton")
+POOLS = {"whole pool": range(len(POOL)), "the paper's five": [LABELS.index(label) for label in PAPER]}
+EARLY, ONE_PROMPT = "one step of one prompt, early", "at the horizons, one prompt"
+
+
+def hybrid(s: Subject) -> Part:
+    """Held-out costs of mixtures on both schedules, chosen at the horizons or one step ahead."""
+    costs = {name: s.closed_costs(setup) for name, setup in s.setups.items()}
+    costs |= {f"{name}, squared error": s.closed_errors(setup) for name, setup in s.setups.items()}
+    several = {str(k): s.labels(USUAL, k) for k in s.counts if k > 1}
+    mixtures = {name: over_single(s, *of, several | {"per channel": s.each}) for name, of in costs.items()}
+    for name, (_, judged) in costs.items():
+        # no choice on the fit prompts can be better than the single solver that is best on the judged ones
+        hindsight = best_closed(judged.sum(1), judged, [s.each])
+        mixtures[name]["best single in hindsight"] = s.ratio(hindsight, best_closed(*costs[name], [s.each]))
+    choosing = {name: _choosing(s, setup) for name, setup in s.setups.items()}
+    level = shared_level(len(several))  # of intervals that hold the true ratios of all numbers of groups at once
+    numbers = {
+        "hybrid_over_best_single": mixtures,
+        "corrected": {name: over_single(s, *of, several, level) for name, of in costs.items()},
+        "one_step_over_horizon": choosing,
+    }
+    tables = (
+        Table.of(
+            f"Best of {len(LABELS)} closed forms per group (k-means, {USUAL}) over the best single one, both chosen on "
+            "the fit prompts: held-out ratio with 95 % interval over prompts, of the replay cost and of the plain "
+            "squared feature error, by which HyCa chooses.",
+            ("groups", *mixtures),
+            {name: [told(of[name]) for of in mixtures.values()] for name in mixtures["searched"]},
+        ),
+        Table.of(
+            "HyCa's One-Time Choosing: the solver of each group by its error one step ahead, over choosing by cost at "
+            "the horizons of the schedule on all fit prompts; held-out cost ratio over the prompts that chose. The "
+            f"paper's five kinds of solver are {', '.join(PAPER)}.",
+            ("schedule", "chosen by", "median", "lowest", "highest"),
+            {
+                (schedule, name): [cell[of] for of in ("median", "lowest", "highest")]
+                for schedule, cells in choosing.items()
+                for name, cell in cells.items()
+            },
+        ),
+    )
+    return Part(numbers, tables)
+
+
+def over_single(
+    s: Subject, fit: Array, judged: Array, labels: Mapping[str, Labels], level: float = 0.95
+) -> dict[str, Ratio]:
+    """Best closed form per group over the best single one, both chosen on the fit prompts."""
+    single = best_closed(fit, judged, [s.each])
+    return {name: s.ratio(best_closed(fit, judged, members(of)), single, level) for name, of in labels.items()}
+
+
+def _choosing(s: Subject, setup: ReplaySetup) -> dict[str, dict[str, Any]]:
+    """Cost of other ways to choose over choosing at the schedule's horizons on all fit prompts."""
+    groups = members(s.labels(USUAL, max(s.few_counts)))
+    fit, judged = s.closed_costs(setup)
+    bases, found = _bases(s, setup), {}
+    for pool, allowed in POOLS.items():
+        reference = best_closed(fit, judged, groups, allowed).sum()
+        for way, tables in bases.items():
+            ratios = [float(best_closed(table, judged, groups, allowed).sum() / reference) for table in tables]
+            found[f"{way}; {pool}"] = {
+                "mean": interval(ratios, s.seed),
+                "median": float(np.median(ratios)),
+                "lowest": min(ratios),
+                "highest": max(ratios),
+                "choices": len(ratios),
+            }
+    return found
+
+
+def _bases(s: Subject, setup: ReplaySetup) -> dict[str, list[Array]]:
+    """What a choice may be based on: tables ``(solver, channel)``, one for each prompt that chooses."""
+    steps, prompts = len(setup.step_weights), s.recorded.prompts[:PAIRED]
+    first = min(setup.deepest, steps - 1)
+    probes = {EARLY: first, "one step of one prompt, middle": steps // 2, "one step of one prompt, late": steps - 2}
+    found = {
+        name: [one_step_errors(setup, gram, range(max(first, step), max(first, step) + 1))[:, 0] for gram in prompts]
+        for name, step in probes.items()
+    }
+    every = one_step_errors(setup, s.recorded.fit, range(first, steps)).sum(1)
+    found["one step, mean over all steps and prompts"] = [every]
+    found[ONE_PROMPT] = [setup.closed_costs(gram).sum(1) * s.gain for gram in prompts]
+    return found
+
+
+def hybrid_rulings(found: Numbers) -> Rulings:
+    """By the numbers of `hybrid`."""
+    plain, corrected, choosing = (
+        found[name] for name in ("hybrid_over_best_single", "corrected", "one_step_over_horizon")
+    )
+    channels = ", ".join(told(mixture["per channel"]) for mixture in plain.values())
+    once = {f"{n}, {pool}": cells[f"{EARLY}; {pool}"] for n, cells in choosing.items() for pool in POOLS}
+    whole = [cells[f"{ONE_PROMPT}; {pool}"]["median"] for cells in choosing.values() for pool in POOLS]
+    return {
+        "A hybrid beats every single solver (by at least 1 % at some number of groups, corrected for the numbers "
+        "tried; on each schedule, in cost and in plain squared error).": (
+            decide([any_of(below(ratio, WORTH) for ratio in ratios.values()) for ratios in corrected.values()]),
+            f"{extremes(corrected, min, '{0} {1} at {2} groups', '; ')}; per channel {channels}.",
+        ),
+        "One-step choosing on one prompt is good enough for multi-step use (at most 5 % dearer than choosing at "
+        "the horizons, mean over the prompts that choose).": (
+            all_below((cell["mean"] for cell in once.values()), GOOD),
+            "cost ratio of an early step "
+            + "; ".join(f"{name} {told(cell['mean'])}, up to {cell['highest']:.2f}" for name, cell in once.items())
+            + f"; the same single prompts choosing at the horizons at most {max(whole):.3f} in the median.",
+        ),
+    }

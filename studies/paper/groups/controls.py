@@ -3,123 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from functools import partial
 
 import numpy as np
 
+from hyca_calib.clusters.base import Labels
 from hyca_calib.clusters.stability import agreement, labels_by
-from hyca_calib.search.replay import grouped
-from studies.paper.chapter import Claim, Part, Table, Verdict
-from studies.paper.effects import Ratio, quantiles
-from studies.paper.groups.agreement import summary
+from hyca_calib.quality.metrics import RESAMPLES
+from hyca_calib.search.replay import Array
+from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
 from studies.paper.groups.choice import DRAWS, random_labels
-from studies.paper.groups.subject import HORIZON, USUAL, Subject, describe, members
-from studies.paper.replay_setup import Array, Labels, Rows, by_label
-from studies.paper.ruling import all_below, decide, ruled, shared_level, told
+from studies.paper.groups.stability import summary
+from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
+from studies.paper.intervals import Ratio, all_below, all_of, decide, extremes, quantiles, shared_level, told
+from studies.paper.replay import Rows, by_label
 
 Outcome = tuple[Array, Array]
 """Held-out replay cost and relative forecast error of each judged prompt, ``(prompt,)``."""
 
 TOKENS = ("tokens by position", "tokens by position, horizon taps", "tokens by content, horizon taps")
 UNIFORM = ("dimensions by chance, same sizes", "dimensions in equal blocks")
-PAIRED = 8
-RESAMPLES = 2000
+TEXT = (
+    "Tokens are grouped by the same descriptors, on their Gram summed over channels. *By position* fixes the group "
+    "of a position for all prompts, as a plan would have to; *by content* assigns every token of every prompt by "
+    "its own whole trajectory, which no run can know: a bound on what token groups could do."
+)
 
 
 def controls(s: Subject) -> Part:
     """Every way of grouping at the same numbers of groups; then whether assignments last."""
-    found = {k: {name: way(k) for name, way in _ways(s).items()} for k in s.few_counts}
-    one = _channel_outcome(s, np.zeros(s.channels, dtype=np.int64))
-    own = _channel_outcome(s, np.arange(s.channels))
-    each = token_outcome(s, np.arange(s.recorded.fit_tokens.shape[1]))
-    labelings = _labelings(s)
-    lasting = {kind: {k: asdict(summary(labels)) for k, labels in of.items()} for kind, of in labelings.items()}
-    limits = {"one group": one, "every channel": own, "every token position": each}
+    found = {str(k): _outcomes(s, k) for k in s.few_counts}
+    limits = {
+        "one group": channel_outcome(s, np.zeros_like(s.each)),
+        "every channel": channel_outcome(s, s.each),
+        "every token position": token_outcome(s, np.arange(s.recorded.fit_tokens.shape[1])),
+    }
+    tokens = s.recorded.fit_tokens[:PAIRED]
+    several = [k for k in s.few_counts if k < tokens.shape[1]]  # else every token is its own group
+    labelings = {
+        kind: {str(k): [s.labels(USUAL, k, gram=gram) for gram in grams] for k in several}
+        for kind, grams in (("channels", s.recorded.prompts[:PAIRED]), ("tokens", tokens))
+    }
+    lasting = {kind: {k: summary(labels) for k, labels in of.items()} for kind, of in labelings.items()}
+    means = {k: {name: [float(x.mean()) for x in out] for name, out in ways.items()} for k, ways in found.items()}
     numbers = {
-        "cost": {str(k): {name: float(out[0].mean()) for name, out in ways.items()} for k, ways in found.items()},
-        "error": {str(k): {name: float(out[1].mean()) for name, out in ways.items()} for k, ways in found.items()},
-        "limits": {name: [float(out[0].mean()), float(out[1].mean())] for name, out in limits.items()},
+        "cost": {k: {name: cost for name, (cost, _) in ways.items()} for k, ways in means.items()},
+        "error": {k: {name: error for name, (_, error) in ways.items()} for k, ways in means.items()},
+        "limits": {name: [float(x.mean()) for x in out] for name, out in limits.items()},
         "agreement_across_prompts": lasting,
         "token_less_half_channel_ari": {
-            k: _half_the_agreement(tokens, labelings["channels"][k], s.seed)
-            for k, tokens in labelings["tokens"].items()
+            k: _half_the_agreement(of, labelings["channels"][k], s.seed) for k, of in labelings["tokens"].items()
         },
-        "contests": _compared(s, found),
+        "contests": {
+            name: {k: {other: _against(s, ways, other, len(others)) for other in others} for k, ways in found.items()}
+            for name, others in (("tokens", TOKENS), ("uniform", UNIFORM))
+        },
     }
-    tables = (_table(found, limits), _lasting_table(lasting))
-    return Part(tables, numbers, (_text(),))
+    lasted = Table.of(
+        f"Adjusted Rand index between the assignments of single prompts (k-means, {USUAL}).",
+        ("assigned", *lasting["channels"]),
+        {kind: [cell["mean"] for cell in of.values()] for kind, of in lasting.items()},
+    )
+    return Part(numbers, (_table(numbers), lasted), (TEXT,))
+
+
+def channel_outcome(s: Subject, labels: Labels) -> Outcome:
+    """Taps shared by groups of channels, ``(channel,)``."""
+    return _outcome(s, s.recorded.judged, s.group_rows(labels), s.gain)
 
 
 def token_outcome(s: Subject, labels: Labels) -> Outcome:
     """Taps shared by groups of token positions, ``(token,)``."""
-    gram = s.recorded.fit_tokens.mean(0)
-    rows = s.searched.fit(grouped(gram, np.ones(len(gram)), members(labels)), s.ridge)
-    return _judge_tokens(s, by_label(rows, np.unique(labels, return_inverse=True)[1]))
+    even = np.ones(len(labels))
+    rows = s.searched.fit_groups(s.recorded.fit_tokens.mean(0), even, labels, s.ridge)
+    return _outcome(s, s.recorded.judged_tokens, rows, even)
 
 
-def _ways(s: Subject) -> dict[str, Callable[[int], Outcome]]:
-    def position(descriptors: str, k: int) -> Labels:
-        gram = s.recorded.fit_tokens.mean(0)
-        return labels_by("kmeans", describe(s.searched, descriptors, gram, s.ridge), k, s.seed)
+def content_outcome(s: Subject, num_groups: int) -> Outcome:
+    """Every token of every prompt is assigned by its own whole trajectory: it sees the future, so this bounds what
+    token groups could do."""
+    judged = s.recorded.judged_tokens
+    known, held = (grams.reshape(-1, *grams.shape[-2:]) for grams in (s.recorded.fit_tokens, judged))
+    labels = labels_by("kmeans", s.describe(HORIZON, np.concatenate([known, held])), num_groups, s.seed)
+    groups = [known[labels[: len(known)] == g] for g in range(labels.max() + 1)]
+    grams = np.stack([group.sum(0) if len(group) else known.sum(0) for group in groups])
+    rows = by_label(s.searched.fit(grams, s.ridge), labels[len(known) :].reshape(judged.shape[:2]))
+    return _outcome(s, judged, rows, np.ones(judged.shape[1]))
 
-    def mean(outcomes: list[Outcome]) -> Outcome:
-        cost, error = np.mean(outcomes, axis=0)
+
+def _outcome(s: Subject, judged: Array, rows: Rows, weight: Array) -> Outcome:
+    error = s.searched.error(judged, rows) @ weight / (s.searched.energy(judged) @ weight)
+    return np.asarray(s.searched.cost(judged, rows) @ weight), np.asarray(error)
+
+
+def _outcomes(s: Subject, k: int) -> dict[str, Outcome]:
+    """Of every way to make k groups."""
+    channels, tokens = partial(channel_outcome, s), partial(token_outcome, s)
+    usual, positions = s.labels(USUAL, k), s.recorded.fit_tokens.mean(0)
+    by_position = s.labels(USUAL, k, gram=positions)
+
+    def by_chance(outcome: Callable[[Labels], Outcome], labels: Labels) -> Outcome:
+        cost, error = np.mean([outcome(random_labels(labels, s.seed + i)) for i in range(DRAWS)], axis=0)
         return cost, error
 
     return {
-        "dimensions": lambda k: _channel_outcome(s, s.labels(USUAL, k)),
-        "dimensions, horizon taps": lambda k: _channel_outcome(s, s.labels(HORIZON, k)),
-        "dimensions by chance, same sizes": lambda k: mean(
-            [_channel_outcome(s, random_labels(s.labels(USUAL, k), s.seed + i)) for i in range(DRAWS)]
-        ),
-        "dimensions in equal blocks": lambda k: _channel_outcome(s, np.arange(s.channels) * k // s.channels),
-        TOKENS[0]: lambda k: token_outcome(s, position(USUAL, k)),
-        TOKENS[1]: lambda k: token_outcome(s, position(HORIZON, k)),
-        TOKENS[2]: lambda k: _content_outcome(s, k),
-        "tokens by chance, same sizes": lambda k: mean(
-            [token_outcome(s, random_labels(position(USUAL, k), s.seed + i)) for i in range(DRAWS)]
-        ),
-    }
-
-
-def _channel_outcome(s: Subject, labels: Labels) -> Outcome:
-    rows, judged = s.group_rows(labels), s.recorded.judged
-    error = s.searched.error(judged, rows) @ s.gain / (s.searched.energy(judged) @ s.gain)
-    return s.judge(rows), error
-
-
-def _judge_tokens(s: Subject, rows: Rows) -> Outcome:
-    judged = s.recorded.judged_tokens
-    error = s.searched.error(judged, rows).sum(1) / s.searched.energy(judged).sum(1)
-    return s.searched.cost(judged, rows).sum(1), error
-
-
-def _content_outcome(s: Subject, num_groups: int) -> Outcome:
-    """Every token of every prompt is assigned by its own whole trajectory: it sees the future, so this bounds what
-    token groups could do."""
-    fit, judged = s.recorded.fit_tokens, s.recorded.judged_tokens
-    steps = fit.shape[-2:]
-    known = fit.reshape(-1, *steps)
-    table = describe(s.searched, HORIZON, np.concatenate([known, judged.reshape(-1, *steps)]), s.ridge)
-    labels = labels_by("kmeans", table, num_groups, s.seed)
-    rows = [known[labels[: len(known)] == g] for g in range(labels.max() + 1)]
-    grams = np.stack([group.sum(0) if len(group) else known.sum(0) for group in rows])
-    own = labels[len(known) :].reshape(judged.shape[:2])
-    return _judge_tokens(s, by_label(s.searched.fit(grams, s.ridge), own))
-
-
-def _labelings(s: Subject) -> dict[str, dict[str, list[Labels]]]:
-    """Assignments by single prompts, by number of groups."""
-    tokens = s.recorded.fit_tokens.shape[1]
-    kinds = {"channels": s.recorded.prompts[:PAIRED], "tokens": s.recorded.fit_tokens[:PAIRED]}
-    return {
-        kind: {
-            str(k): [labels_by("kmeans", describe(s.searched, USUAL, g, s.ridge), k, s.seed) for g in grams]
-            for k in s.few_counts
-            if k < tokens  # else every token is its own group
-        }
-        for kind, grams in kinds.items()
+        "dimensions": channels(usual),
+        "dimensions, horizon taps": channels(s.labels(HORIZON, k)),
+        "dimensions by chance, same sizes": by_chance(channels, usual),
+        "dimensions in equal blocks": channels(s.each * k // len(s.each)),
+        "tokens by position": tokens(by_position),
+        "tokens by position, horizon taps": tokens(s.labels(HORIZON, k, gram=positions)),
+        "tokens by content, horizon taps": content_outcome(s, k),
+        "tokens by chance, same sizes": by_chance(tokens, by_position),
     }
 
 
@@ -137,89 +132,58 @@ def _half_the_agreement(tokens: list[Labels], channels: list[Labels], seed: int)
     return float(apart.sum() / (count * (count - 1))), *quantiles(means, count)
 
 
-def _table(found: dict[int, dict[str, Outcome]], limits: dict[str, Outcome]) -> Table:
-    one = limits["one group"]
+def _table(numbers: Numbers) -> Table:
+    one, counts = numbers["limits"]["one group"][0], list(numbers["cost"])
 
-    def cells(outcome: Outcome) -> tuple[float, float]:
-        return float(outcome[0].mean() / one[0].mean()), float(100 * outcome[1].mean())
+    def cells(cost: float, error: float) -> tuple[float, float]:
+        return cost / one, 100 * error
 
-    names = next(iter(found.values()))
-    rows = {name: [cell for ways in found.values() for cell in cells(ways[name])] for name in names}
-    rows |= {name: [*cells(outcome) * len(found)] for name, outcome in limits.items()}
-    head = [cell for k in found for cell in (f"{k} groups: cost", "error %")]
+    rows = {
+        name: [cell for k in counts for cell in cells(numbers["cost"][k][name], numbers["error"][k][name])]
+        for name in numbers["cost"][counts[0]]
+    }
+    rows |= {name: [*cells(*outcome) * len(counts)] for name, outcome in numbers["limits"].items()}
     caption = (
         "Fitted taps shared by groups, held out: replay cost relative to one group, and squared forecast error "
         "relative to the feature's energy over all predicted steps."
     )
+    head = [cell for k in counts for cell in (f"{k} groups: cost", "error %")]
     return Table.of(caption, ("groups of", *head), rows)
 
 
-def _lasting_table(lasting: dict[str, dict[str, dict[str, float]]]) -> Table:
-    cells = {kind: [cell["mean"] for cell in of.values()] for kind, of in lasting.items()}
-    caption = f"Adjusted Rand index between the assignments of single prompts (k-means, {USUAL})."
-    return Table.of(caption, ("assigned", *next(iter(lasting.values()))), cells)
+def _against(s: Subject, ways: dict[str, Outcome], other: str, others: int) -> list[float]:
+    """Cost of groups of dimensions over that of others, its interval, then the interval's lower end at the level that
+    their number asks for."""
+    own, cost = ways["dimensions"][0], ways[other][0]
+    return [*s.ratio(own, cost), s.ratio(own, cost, shared_level(others))[1]]
 
 
-def _compared(s: Subject, found: dict[int, dict[str, Outcome]]) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Cost of groups of dimensions over that of each rival, by number of groups."""
+def rulings(found: Numbers) -> Rulings:
+    """By the numbers of `controls`."""
+    lasting, less = found["agreement_across_prompts"], found["token_less_half_channel_ari"]
     return {
-        name: {
-            str(k): {rival: _against(s, ways["dimensions"][0], ways[rival][0], len(rivals)) for rival in rivals}
-            for k, ways in found.items()
-        }
-        for name, rivals in (("tokens", TOKENS), ("uniform", UNIFORM))
+        "Dimension-wise beats token-wise (every way to group tokens, at the same number of groups).": _beats(
+            found["contests"]["tokens"]
+        ),
+        "Dimension-wise beats uniform (groups by chance and equal blocks, at the same number of groups).": _beats(
+            found["contests"]["uniform"]
+        ),
+        "Token assignments move with the prompt (their ARI is less than half that of channels).": (
+            all_below((less[k] for k in lasting["tokens"]), 0),
+            "ARI of tokens / channels, and the first less half of the second: "
+            + ", ".join(
+                f"{of['mean']:.2f} / {lasting['channels'][k]['mean']:.2f} at {k}, {told(less[k])}"
+                for k, of in lasting["tokens"].items()
+            )
+            + ".",
+        ),
     }
 
 
-def _against(s: Subject, own: Array, other: Array, rivals: int) -> list[float]:
-    """Ratio and its interval, then the interval's lower end at the level that so many rivals ask for."""
-    return [*s.ratio(own, other), s.ratio(own, other, shared_level(rivals))[1]]
-
-
-def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
-    """Verdicts of the numbers of `controls`."""
-    lasting = found["agreement_across_prompts"]
-    return (
-        ruled(
-            "Dimension-wise beats token-wise (every way to group tokens, at the same number of groups).",
-            lambda: _beats(found["contests"]["tokens"]),
-        ),
-        ruled(
-            "Dimension-wise beats uniform (groups by chance and equal blocks, at the same number of groups).",
-            lambda: _beats(found["contests"]["uniform"]),
-        ),
-        ruled(
-            "Token assignments move with the prompt (their ARI is less than half that of channels).",
-            lambda: (
-                all_below(found["token_less_half_channel_ari"][k] for k in lasting["tokens"]),
-                "ARI of tokens / channels, and the first less half of the second: "
-                + ", ".join(
-                    f"{lasting['tokens'][k]['mean']:.2f} / {lasting['channels'][k]['mean']:.2f} at {k}, "
-                    f"{told(found['token_less_half_channel_ari'][k])}"
-                    for k in lasting["tokens"]
-                )
-                + ".",
-            ),
-        ),
-    )
-
-
-def _beats(cells: dict[str, dict[str, list[float]]]) -> tuple[Verdict, str]:
-    """Every rival must be beaten; one that surely is not is enough, corrected for their number."""
-
-    def met(rivals: dict[str, list[float]]) -> bool | None:
-        if all(high < 1 for _, _, high, _ in rivals.values()):
-            return True
-        return False if any(surely >= 1 for *_, surely in rivals.values()) else None
-
-    hardest = {k: max(rivals.items(), key=lambda item: item[1][0]) for k, rivals in cells.items()}
-    told_of = ", ".join(f"{told(ratio[:3])} at {k} ({name})" for k, (name, ratio) in hardest.items())
-    return decide([met(rivals) for rivals in cells.values()]), f"cost over the best of them: {told_of}."
-
-
-def _text() -> str:
-    return (
-        "Tokens are grouped by the same descriptors, on their Gram summed over channels. *By position* fixes the group "
-        "of a position for all prompts, as a plan would have to; *by content* assigns every token of every prompt by "
-        "its own whole trajectory, which no run can know: a bound on what token groups could do."
-    )
+def _beats(cells: dict[str, dict[str, list[float]]]) -> Ruling:
+    """Every one must be beaten; one that surely is not is enough, corrected for their number."""
+    met = [
+        all_of([True if high < 1 else False if surely >= 1 else None for _, _, high, surely in others.values()])
+        for others in cells.values()
+    ]
+    return decide(met), f"cost over the best of them: {extremes(cells, max, '{1} at {0} ({2})')}."

@@ -1,204 +1,198 @@
-"""Does dynamic programming find the best schedule, and do other ways of search reach it?"""
+"""Do other ways of search reach what dynamic programming finds, at some numbers of steps and on the whole front?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hyca_calib.costs.budget import Budget
 from hyca_calib.quality.metrics import interval
+from hyca_calib.search.replay import Array
+from hyca_calib.search.tune import solve
+from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
-from studies.paper.chapter import Claim, Part, Table, Verdict
-from studies.paper.effects import over
-from studies.paper.planning.instance import Instance, timed
-from studies.paper.planning.rivals import anneal, enumerate_all, even_schedule, random_search
-from studies.paper.replay_setup import Array, ReplaySetup
-from studies.paper.ruling import all_above, ruled, told
-
-Ratios = dict[tuple[str, int], tuple[float, float, float]]
+from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
+from studies.paper.intervals import all_above, decide, over, told
+from studies.paper.planning.baselines import anneal, even_schedule, random_search
+from studies.paper.planning.instance import SETTINGS, Instance, timed
+from studies.paper.replay import ReplaySetup
 
 EXACT, ANNEALING, RANDOM = "dynamic programming", "annealing", "random search"
 RULE, EVEN = "published rule", "even spacing"
-RESTARTS = 16
-ENUMERABLE = 2_000_000
+BUDGETS = ("1.5x", "2x", "2.5x", "3x", "4x", "5x", "6x", "7x", "8x", "10x")
+RESTARTS, FRONT_RESTARTS = 16, 8
 SAME = 1e-9  # relative difference of costs that are equal but for rounding
 MISSED = 0.001  # runs that end this far above the optimum on average have not found it
+OBJECTIVE = (
+    "All schedules here are judged by one objective, the one of the product's search: forecast errors within a gap "
+    "add up coherently in the latent, weighted by the sampler's response and the gain of the network's tail, and the "
+    "squared norms of the gaps are summed (`hyca_calib/search/replay.py`). Taps are fitted on the fit split for each "
+    "group of channels and judged on the select split; rivals get the same taps. Costs are squared errors, tenfold is "
+    "10 dB, and they are replayed: no cost sees that later computed steps meet a changed latent."
+)
 
-
-@dataclass(frozen=True)
-class Run:
-    """What one way of search found for one number of computed steps.
-
-    Attributes:
-        evaluations: schedules that each restart scored.
-        seconds: processor time of each restart.
-        found: the best schedule of each restart.
-        excess: its cost over the optimum's, minus one.
-    """
-
-    method: str
-    steps: int
-    evaluations: int
-    seconds: float
-    found: tuple[Schedule, ...]
-    excess: tuple[float, ...]
-
-    @property
-    def hits(self) -> float:
-        """Share of the restarts that found the optimum."""
-        return float(np.mean(np.array(self.excess) <= SAME))
-
-    def mean(self, seed: int) -> tuple[float, float, float]:
-        """Mean excess, with its 95 % interval over restarts."""
-        return interval(self.excess, seed)
+Run = tuple[Numbers, Sequence[Schedule]]
+"""What one way of search costs and reaches, see `_run`, and the best schedule of each of its restarts."""
 
 
 def comparison(s: Instance) -> Part:
     """All ways of search at the same objective; then what they found, on unseen prompts."""
     runs = [run for count in s.counts for run in _runs(s, count)]
-    enumerated = _enumerated(s)
-    ratios = _unseen(s, [run for run in runs if run.evaluations in (1, usual(s))])
+    unseen = {
+        (run["method"], run["steps"]): _unseen(s, found) for run, found in runs if run["evaluations"] in (1, s.usual)
+    }
+    methods = dict.fromkeys(method for method, _ in unseen)
     numbers = {
         "optimum": {str(count): list(schedule.computed_steps) for count, schedule in s.optimum.items()},
         "table_seconds": s.table_seconds,
         "search_seconds": s.search_seconds,
-        "runs": [_facts(run) for run in runs],
-        "enumerated": enumerated,
-        "unseen": [{"method": method, "steps": steps, "ratio": list(r)} for (method, steps), r in ratios.items()],
+        "runs": [run for run, _ in runs],
+        "unseen": [{"method": method, "steps": steps, "ratio": ratio} for (method, steps), ratio in unseen.items()],
     }
-    tables = (_table(s, runs), _unseen_table(s, ratios))
-    return Part(tables, numbers)
-
-
-def usual(s: Instance) -> int:
-    """Evaluations of a usual run of annealing: what claims are about."""
-    return 100 if s.quick else 10_000
+    tables = (
+        Table(
+            "Schedules found at the same objective, from the same table of gap costs "
+            f"({s.table_seconds:.1f} s of one core, no gap too long for it). Excess: cost over the optimum's, less "
+            f"one; annealing, random search: mean of {max(len(found) for _, found in runs)} independent runs with 95 % "
+            "interval, seconds of one core for each run; dynamic programming: for all numbers of steps at once.",
+            ("computed steps", "found by", "schedules", "seconds", "excess %", "best run %", "runs at the optimum"),
+            tuple(_row(run, s.seed) for run, _ in runs),
+        ),
+        Table.of(
+            f"Cost of those schedules on {len(s.test)} prompts of the test split over that of dynamic programming's, "
+            "with 95 % interval over prompts; taps from the fit split. Annealing and random search: "
+            f"{s.usual:,} evaluations, mean of their runs.",
+            ("computed steps", *methods),
+            {str(count): [told(unseen[method, count]) for method in methods] for count in s.counts},
+        ),
+    )
+    return Part(numbers, tables, (OBJECTIVE,))
 
 
 def unseen_costs(s: Instance, schedules: Sequence[Schedule]) -> Array:
     """Cost of each prompt of the test split, ``(prompt,)``, mean over schedules; taps are those of the fit split."""
-    costs = {}
-    for schedule in set(schedules):
-        setup = ReplaySetup.of(schedule, s.times, s.step_weights, s.settings.depth)
-        costs[schedule] = setup.cost(s.test, setup.fit(s.fit, s.settings.ridge)).sum(-1)
+    setups = {schedule: ReplaySetup(schedule, s.times, s.problem.step_weights) for schedule in schedules}
+    costs = {schedule: a.cost(s.test, a.fit(s.fit, SETTINGS.ridge)).sum(-1) for schedule, a in setups.items()}
     return np.asarray(np.mean([costs[schedule] for schedule in schedules], axis=0))
+
+
+def _unseen(s: Instance, found: Sequence[Schedule]) -> Sequence[float]:
+    """Cost over the optimum's, on unseen prompts."""
+    best = s.optimum[len(found[0].computed_steps)]
+    return over(unseen_costs(s, found), unseen_costs(s, (best,)), s.seed, s.prompts)
 
 
 def _runs(s: Instance, count: int) -> list[Run]:
     """Every way of search at one number of computed steps."""
-    best, restarts = s.optimum[count], 4 if s.quick else RESTARTS
-    runs = [Run(EXACT, count, math.comb(s.steps - 1, count - 1), s.search_seconds, (best,), (0.0,))]
-    for each in (usual(s) // 10, usual(s), usual(s) * 10):
+    restarts = 4 if s.quick else RESTARTS
+    runs = [_run(s, EXACT, math.comb(s.steps - 1, count - 1), [s.optimum[count]], s.search_seconds)]
+    for each in (s.usual // 10, s.usual, s.usual * 10):
         (found, _), seconds = timed(partial(anneal, s.table, count, each, restarts, s.rng(count, each)))
-        runs.append(_run(s, ANNEALING, each, [_schedule(s, computed) for computed in found], seconds))
-    once = partial(random_search, s.table, count, usual(s), s.rng(count))
+        runs.append(_run(s, ANNEALING, each, [Schedule.from_steps(s.steps, at.tolist()) for at in found], seconds))
+    once = partial(random_search, s.table, count, s.usual, s.rng(count))
     drawn, seconds = timed(lambda: [once()[0] for _ in range(restarts)])
-    runs.append(_run(s, RANDOM, usual(s), [_schedule(s, computed) for computed in drawn], seconds))
-    rules = {RULE: s.rule(count), EVEN: even_schedule(s.steps, count)}
-    return runs + [_run(s, method, 1, [schedule], 0.0) for method, schedule in rules.items()]
+    runs.append(_run(s, RANDOM, s.usual, [Schedule.from_steps(s.steps, at.tolist()) for at in drawn], seconds))
+    return [*runs, _run(s, RULE, 1, [s.rule(count)], 0.0), _run(s, EVEN, 1, [even_schedule(s.steps, count)], 0.0)]
 
 
-def _run(s: Instance, method: str, each: int, found: Sequence[Schedule], seconds: float) -> Run:
-    excess = tuple(s.excess(schedule) - 1 for schedule in found)
-    return Run(method, len(found[0].computed_steps), each, seconds / len(found), tuple(found), excess)
+def _run(s: Instance, method: str, evaluations: int, found: Sequence[Schedule], seconds: float) -> Run:
+    """Of each restart: schedules it scored, processor seconds, cost of its best over the optimum's minus one; and the
+    share of the restarts that found the optimum."""
+    excess = [s.excess(schedule) - 1 for schedule in found]
+    facts = {"method": method, "steps": len(found[0].computed_steps), "evaluations": evaluations}
+    facts |= {"seconds": seconds / len(found), "excess": excess}
+    return facts | {"hits": float(np.mean(np.array(excess) <= SAME))}, found
 
 
-def _schedule(s: Instance, computed: NDArray[np.int64]) -> Schedule:
-    return Schedule.from_steps(s.steps, computed.tolist())
+def _row(run: Numbers, seed: int) -> tuple[Cell, ...]:
+    mean, low, high = (100 * part for part in interval(run["excess"], seed))
+    spread = f"{mean:.2f} ({low:.2f} to {high:.2f})" if len(run["excess"]) > 1 else f"{mean:.2f}"
+    among = f"all {run['evaluations']:.3g}" if run["method"] == EXACT else f"{run['evaluations']:,}"
+    seconds = f"{run['seconds']:.2g}" if run["seconds"] else "-"
+    best, hits = 100 * min(run["excess"]), f"{100 * run['hits']:.0f} %"
+    return str(run["steps"]), run["method"], among, seconds, spread, best, hits
 
 
-def _enumerated(s: Instance) -> dict[str, dict[str, float]]:
-    """Cost of the best of all schedules over dynamic programming's, where all can be tried."""
-    found = {}
-    for count in range(2, s.steps):
-        options = math.comb(s.steps - 1, count - 1)
-        if options > (5_000 if s.quick else ENUMERABLE):
-            break
-        (_, cost), seconds = timed(partial(enumerate_all, s.table, count))
-        over = cost / s.cost(s.optimum[count])
-        found[str(count)] = {"schedules": options, "seconds": seconds, "ratio": over}
-    return found
-
-
-def _unseen(s: Instance, runs: Sequence[Run]) -> Ratios:
-    """Cost of each run's schedules over the optimum's, on unseen prompts."""
+def rulings(found: Numbers) -> Rulings:
+    """By the numbers of `comparison`."""
+    evaluations = sorted({run["evaluations"] for run in found["runs"] if run["method"] == ANNEALING})[1]  # the usual
+    usual = [run for run in found["runs"] if (run["method"], run["evaluations"]) == (ANNEALING, evaluations)]
+    excess = [interval(run["excess"]) for run in usual]
+    fixed = [cell for cell in found["unseen"] if cell["method"] in (RULE, EVEN)]
     return {
-        (run.method, run.steps): over(
-            unseen_costs(s, run.found), unseen_costs(s, (s.optimum[run.steps],)), s.seed, s.prompts
-        )
-        for run in runs
+        f"Annealing with {evaluations:,} evaluations misses the optimum (on average more than {100 * MISSED:g} % "
+        "above, at every number of computed steps).": (
+            all_above(excess, MISSED),
+            "mean excess "
+            + ", ".join(
+                f"{100 * mean:.2f} % ({100 * low:.2f} to {100 * high:.2f}) at {run['steps']} steps, "
+                f"{100 * run['hits']:.0f} % of runs at the optimum"
+                for run, (mean, low, high) in zip(usual, excess, strict=True)
+            )
+            + ".",
+        ),
+        "On unseen prompts the optimal schedule is cheaper than the published rule and than even spacing with as "
+        "many computed steps.": (
+            all_above((cell["ratio"] for cell in fixed), 1),
+            "they cost "
+            + ", ".join(f"{cell['ratio'][0]:.2f} ({cell['method']}, {cell['steps']} steps)" for cell in fixed)
+            + " times as much.",
+        ),
     }
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    told = ("method", "steps", "evaluations", "seconds", "excess", "hits")
-    return {name: getattr(run, name) for name in told}
-
-
-def _table(s: Instance, runs: Sequence[Run]) -> Table:
-    def cells(run: Run) -> tuple[str | float, ...]:
-        mean, low, high = (100 * part for part in run.mean(s.seed))
-        spread = f"{mean:.2f} ({low:.2f} to {high:.2f})" if len(run.excess) > 1 else f"{mean:.2f}"
-        among = f"all {run.evaluations:.3g}" if run.method == EXACT else f"{run.evaluations:,}"
-        seconds = f"{run.seconds:.2g}" if run.seconds else "-"
-        return (str(run.steps), run.method, among, seconds, spread, 100 * min(run.excess), f"{100 * run.hits:.0f} %")
-
-    restarts = max(len(run.excess) for run in runs)
-    caption = (
-        "Schedules found at the same objective, from the same table of gap costs "
-        f"({s.table_seconds:.1f} s of one core, no gap too long for it). Excess: cost over the optimum's, less "
-        f"one; annealing, random search: mean of {restarts} independent runs with 95 % interval, seconds of one core "
-        "for each run; dynamic programming: for all numbers of steps at once."
+def front(s: Instance) -> Part:
+    """Cost at every number of computed steps between the first and the last budget, and at each budget."""
+    cost, depth, counts = s.problem.trace.cost, SETTINGS.depth, dict[Budget, int]()
+    for budget in map(Budget.parse, BUDGETS):
+        with suppress(BudgetError):  # predicted steps may cost too much here
+            counts[budget] = budget.computed_steps(cost, s.steps, depth)
+    shown = range(max(2, min(counts.values())), max(counts.values()) + 1)
+    annealed = {n: anneal(s.table, n, s.usual, FRONT_RESTARTS, s.rng(n, 1))[1] for n in shown}
+    lines = {
+        EXACT: {n: s.cost(s.optimum[n]) for n in shown},
+        ANNEALING: {n: float(costs.mean()) for n, costs in annealed.items()},
+        RULE: {len(s.rule(n).computed_steps): s.cost(s.rule(n)) for n in shown},
+        EVEN: {n: s.cost(even_schedule(s.steps, n)) for n in shown},
+    }
+    searched = zip(counts, solve(s.problem, SETTINGS, list(counts), s.seed), strict=True)
+    numbers = {
+        "lines": {
+            name: [[n, cost.flops_ratio(s.steps, n, depth), of] for n, of in sorted(line.items())]
+            for name, line in lines.items()
+        },
+        "limited_gap": {budget.text: s.excess(candidate.schedule) for budget, candidate in searched},
+    }
+    cells = {}
+    for budget, count in counts.items():
+        best, rule = s.cost(s.optimum[count]), s.rule(count)
+        cells[budget.text] = (
+            str(count),
+            best,
+            lines[ANNEALING].get(count, best) / best,
+            f"{s.cost(rule) / best:.4g} ({len(rule.computed_steps)} steps)",
+            s.cost(even_schedule(s.steps, count)) / best,
+            " ".join(map(str, s.optimum[count].computed_steps)) if count < s.steps / 4 else "",
+        )
+    table = Table.of(
+        "The offline front, all from one table: cost of the optimum, and what others cost relative to it. Annealing: "
+        f"mean of {FRONT_RESTARTS} runs of {s.usual:,} evaluations.",
+        ("budget", "computed steps", "cost", ANNEALING, RULE, EVEN, "the optimum computes"),
+        cells,
     )
-    head = ("computed steps", "found by", "schedules", "seconds", "excess %", "best run %", "runs at the optimum")
-    return Table(caption, head, tuple(cells(run) for run in runs))
+    return Part(numbers, (table,))
 
 
-def _unseen_table(s: Instance, ratios: Ratios) -> Table:
-    methods = dict.fromkeys(method for method, _ in ratios)
-    cells = {str(count): [told(ratios[method, count]) for method in methods] for count in s.counts}
-    caption = (
-        f"Cost of those schedules on {len(s.test)} prompts of the test split over that of dynamic programming's, with "
-        f"95 % interval over prompts; taps from the fit split. Annealing and random search: {usual(s):,} evaluations, "
-        "mean of their runs."
-    )
-    return Table.of(caption, ("computed steps", *methods), cells)
-
-
-def claims(found: dict[str, Any]) -> tuple[Claim, ...]:
-    """Verdicts of the numbers of `comparison`."""
-    annealed = [run for run in found["runs"] if run["method"] == ANNEALING]
-    evaluations = sorted({run["evaluations"] for run in annealed})[1]  # a tenth, usual, and ten times as many
-    return (
-        ruled(
-            f"Annealing with {evaluations:,} evaluations misses the optimum (on average more than {100 * MISSED:g} % "
-            "above, at every number of computed steps).",
-            lambda: _misses([run for run in annealed if run["evaluations"] == evaluations]),
-        ),
-        ruled(
-            "On unseen prompts the optimal schedule is cheaper than the published rule and than even spacing with as "
-            "many computed steps.",
-            lambda: _cheaper([cell for cell in found["unseen"] if cell["method"] in (RULE, EVEN)]),
-        ),
-    )
-
-
-def _misses(runs: list[dict[str, Any]]) -> tuple[Verdict, str]:
-    """By the independent runs at each number of computed steps."""
-    means = [interval(run["excess"]) for run in runs]
-    told_of = ", ".join(
-        f"{100 * mean:.2f} % ({100 * low:.2f} to {100 * high:.2f}) at {run['steps']} steps, "
-        f"{100 * run['hits']:.0f} % of runs at the optimum"
-        for run, (mean, low, high) in zip(runs, means, strict=True)
-    )
-    return all_above(means, MISSED), f"mean excess {told_of}."
-
-
-def _cheaper(fixed: list[dict[str, Any]]) -> tuple[Verdict, str]:
-    told_of = ", ".join(f"{cell['ratio'][0]:.2f} ({cell['method']}, {cell['steps']} steps)" for cell in fixed)
-    return all_above((cell["ratio"] for cell in fixed), 1), f"they cost {told_of} times as much."
+def front_rulings(found: Numbers) -> Rulings:
+    """By the numbers of `front`; both costs are of one table, so nothing is estimated."""
+    limited = found["limited_gap"].values()
+    return {
+        "The search's limit on the longest gap costs nothing (its schedules are the best of all at every budget).": (
+            decide([over <= 1 + SAME for over in limited]),
+            f"cost over the best without a limit at most {max(limited):.6f} at {len(limited)} budgets.",
+        )
+    }

@@ -1,4 +1,4 @@
-"""The problem that all ways of search are given: gap costs of one trace under one choice of settings."""
+"""The problem that all ways of search are given: gap costs of one trace under the search's default settings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hyca_calib.search.candidate import Settings, partition
 from hyca_calib.search.exact import GapTable, best_schedules, gap_table
 from hyca_calib.search.presets import published_schedule
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.replay import grouped
+from hyca_calib.search.replay import Array, grouped
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Context
-from studies.paper.planning.table_cost import table_cost
-from studies.paper.replay_setup import Array
+from studies.paper.planning.baselines import table_cost
 
 Found = TypeVar("Found")
 
+SETTINGS = Settings()
 SHARES = (0.12, 0.2, 0.28, 0.36, 0.52)
 WARMUP = 3  # leading steps of the published rule
 
@@ -33,30 +33,33 @@ class Instance:
     Attributes:
         fit, judge, test: Gram matrices of the groups on the three splits, ``(group, step, step)``; `test` is for each
             prompt, ``(prompt, group, step, step)``.
-        times, step_weights: ``(step,)``, see `hyca_calib.search.replay`.
+        times: ``(step,)``, see `hyca_calib.search.replay`.
         table_seconds, search_seconds: processor time for the table, and for all of `optimum`.
         optimum: the best schedule for each number of computed steps.
-        prompts: a label of each sample of `test`, its prompt's; all have prompts of their own by default.
+        prompts: a label of each sample of `test`, its prompt's.
     """
 
     problem: Problem
-    settings: Settings
     fit: Array
     judge: Array
     test: Array
     times: Array
-    step_weights: Array
     table: GapTable
     table_seconds: float
     optimum: dict[int, Schedule]
     search_seconds: float
+    prompts: tuple[int, ...]
     seed: int
     quick: bool
-    prompts: tuple[int, ...] | None = None
 
     @property
     def steps(self) -> int:
         return self.table.num_steps
+
+    @property
+    def usual(self) -> int:
+        """Evaluations of a usual run of annealing: what claims are about."""
+        return 100 if self.quick else 10_000
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -81,32 +84,17 @@ class Instance:
 
 def instance(context: Context) -> Instance:
     """The search's default settings on the context's trace."""
-    problem, settings = context.problem, Settings()
-    groups = partition(problem, settings, context.seed)
+    problem, trace = context.problem, context.problem.trace
+    groups = partition(problem, SETTINGS, context.seed)
+    prompts = trace.samples("test")[: 3 if context.quick else None]
+    tests = [grouped(trace.sample_gram(i), problem.channel_gain, groups) for i in prompts]
     fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (problem.fit, problem.select))
-    prompts = problem.trace.samples("test")[: 3 if context.quick else None]
-    test = np.stack([grouped(problem.trace.sample_gram(i), problem.channel_gain, groups) for i in prompts])
-    times, weights, steps = problem.times(settings.axis), problem.step_weights, problem.trace.num_steps
-    table, table_seconds = timed(
-        lambda: gap_table(fit, judge, times, weights, settings.depth, settings.ridge, max_gap=steps)
-    )
-    optimum, search_seconds = timed(lambda: best_schedules(table, range(1, steps + 1), settings.start))
-    return Instance(
-        problem,
-        settings,
-        fit,
-        judge,
-        test,
-        times,
-        weights,
-        table,
-        table_seconds,
-        optimum,
-        search_seconds,
-        context.seed,
-        context.quick,
-        prompt_groups(problem.trace.workload().of("test")[: len(prompts)]),
-    )
+    times, weights, steps = problem.times(SETTINGS.axis), problem.step_weights, trace.num_steps
+    table, table_seconds = timed(lambda: gap_table(fit, judge, times, weights, SETTINGS.depth, SETTINGS.ridge, steps))
+    optimum, seconds = timed(lambda: best_schedules(table, range(1, steps + 1), SETTINGS.start))
+    labels = prompt_groups(trace.workload().of("test")[: len(prompts)])
+    found = table, table_seconds, optimum, seconds
+    return Instance(problem, fit, judge, np.stack(tests), times, *found, labels, context.seed, context.quick)
 
 
 def timed(function: Callable[[], Found]) -> tuple[Found, float]:

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.quality.metrics import log_error
@@ -23,16 +22,17 @@ from hyca_calib.search.preconditioner import preconditioned
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.refine import RefinementTask, refine_taps
 from hyca_calib.search.rollout_error import to_db
-from hyca_calib.search.tune import solve
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.network_plan import NetworkPlan
-from studies.paper.chapter import Context, kept
+from studies.paper.chapter import Context
+from studies.paper.rollouts import optimum
 
-BUDGET = "5x"
 Objective = Callable[[list[int]], Tensor]
 """The loss of some of the fit samples."""
 Parameters = tuple[Tensor, Callable[[Tensor], Tensor]]
 """Where a refinement starts, and the way from there to taps ``(predicted step, depth, channel)``."""
+KEPT = "whitened"
+"""The folder of results; those in plain taps lie in another."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,10 @@ class RefinementSetup:
     test: Samples
     settings: Refinement
 
-    @property
-    def folder(self) -> Path:
-        return self.context.folder / "whitened"  # results in plain taps lie in another folder
-
     def on(self, candidate: Candidate) -> RefinementSetup:
         """The same for another schedule."""
         section = build_section(candidate)
-        return replace(self, candidate=candidate, section=section, start=torch.from_numpy(plan_taps(section)).float())
+        return replace(self, candidate=candidate, section=section, start=_taps(section))
 
     def refined(
         self,
@@ -86,17 +82,17 @@ class RefinementSetup:
             best, account = refine_taps(
                 RefinementTask(self.context.pipe, self.section, begin, expand, fit, self.select),
                 replace(self.settings, iterations=iterations or self.settings.iterations),
-                self.folder / f"{name}.safetensors",
+                self._file(name, "safetensors"),
                 self.context.seed,
                 objective=objective() if objective else None,
             )
             facts = {"name": name, "numbers": best.numel(), "seconds": time.monotonic() - begun, **account}
             taps = expand(best)
-            save_file({"taps": taps.contiguous()}, self._taps(name))
+            save_file({"taps": taps.contiguous()}, self._file(name, "taps.safetensors"))
             facts["fit_db"] = self.judge(taps, fit[: len(self.test.jobs)])["latent_db"]
             return facts | self.judge(taps, self.test)
 
-        found: dict[str, Any] = kept(self.folder / f"{name}.json", work)
+        found: dict[str, Any] = self.context.kept(f"{KEPT}/{name}", work)
         return found
 
     @property
@@ -107,31 +103,32 @@ class RefinementSetup:
 
     def taps_of(self, name: str) -> Tensor:
         """What a refinement that is on disk found."""
-        return load_file(self._taps(name))["taps"]
+        return load_file(self._file(name, "taps.safetensors"))["taps"]
 
-    def _taps(self, name: str) -> Path:
-        return self.folder / f"{name}.taps.safetensors"
+    def _file(self, name: str, kind: str) -> Path:
+        return self.context.folder / KEPT / f"{name}.{kind}"
 
     def judge(self, taps: Tensor, samples: Samples) -> dict[str, list[float]]:
         """PSNR of each sample: of the final latent, and of the picture, its values clipped to [-1, 1]."""
         section = with_taps(self.section, taps.double().numpy())
         with apply_plan(self.context.pipe, Plan(name="refinement", sections=(section,)), on_mismatch="error"):
-            latents = sample_latents(self.context.pipe, samples.jobs, samples.num_steps, 8)
-        pairs = {
-            "latent_db": (latents, samples.latents),
-            "picture_db": (latents.clamp(-1, 1), samples.latents.clamp(-1, 1)),
+            ours = sample_latents(self.context.pipe, samples.jobs, samples.num_steps, 8)
+        errors = {
+            "latent_db": log_error(ours, samples.latents),
+            "picture_db": log_error(ours.clamp(-1, 1), samples.latents.clamp(-1, 1)),
         }
-        return {key: [to_db(e) for e in log_error(a, b).tolist()] for key, (a, b) in pairs.items()}
+        return {key: [to_db(error) for error in found.tolist()] for key, found in errors.items()}
 
 
 def refinement_setup(context: Context) -> RefinementSetup:
-    """The setup at 5x; `context.quick` needs seconds."""
-    problem, quick = context.problem, context.quick
-    candidate = solve(problem, Settings(), (Budget.parse(BUDGET),), context.seed)[0]
-    fit, select, test = (problem.samples(split) for split in SPLITS)
+    """The setup at the usual budget; `context.quick` needs seconds."""
+    quick, candidate = context.quick, optimum(context, Settings())
+    section = build_section(candidate)
+    fit, select, test = (context.problem.samples(split) for split in SPLITS)
     settings = Refinement(minutes=600, iterations=2 if quick else 40, batch=2 if quick else 8, evaluations=4)
-    empty = build_section(candidate)
-    setup = RefinementSetup(
-        context, candidate, empty, torch.empty(0), fit, select, test[: 2 if quick else 24], settings
-    )
-    return setup.on(candidate)
+    judged = test[: 2 if quick else 24]
+    return RefinementSetup(context, candidate, section, _taps(section), fit, select, judged, settings)
+
+
+def _taps(section: NetworkPlan) -> Tensor:
+    return torch.from_numpy(plan_taps(section)).float()

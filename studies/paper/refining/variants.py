@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import batches
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section, group_labels
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import coordinates, drawn_to_groups
-from studies.paper.loop.refinement_setup import Objective, Parameters, RefinementSetup
+from studies.paper.refining.setup import Objective, Parameters, RefinementSetup
 
 PLAIN_TAPS = 2e-3 / Refinement.lr
 """A step of the taps themselves over one of preconditioned coordinates."""
@@ -25,26 +26,22 @@ PLAIN_LOSS = 1e3  # Adam does not mind the scale of a loss, its epsilon does
 
 def parameterisations(setup: RefinementSetup) -> dict[str, Parameters]:
     """Name, start and the way to taps ``(predicted step, depth, channel)`` of each."""
-    found: dict[str, Parameters] = {}
-    for groups in (1, 16):
-        found[f"{groups} group{'s' * (groups > 1)}"] = _rows_of_groups(setup, groups)
-    found["channel"] = setup.own_coordinates
-    found["channel, plain taps"] = torch.zeros_like(setup.start), lambda theta: setup.start + PLAIN_TAPS * theta
-    found["channel, shrunk to 16 groups"] = _shrunk(setup)
-    for rank in RANKS:
-        found[f"channel, offsets of rank {rank}"] = _low_rank(setup, rank)
-    return found
+    zeros, expand = setup.own_coordinates
+    labels = torch.from_numpy(group_labels(setup.section))
+    return {
+        "1 group": _rows_of_groups(setup, 1),
+        "16 groups": _rows_of_groups(setup, 16),
+        "channel": (zeros, expand),
+        "channel, plain taps": (zeros, lambda theta: setup.start + PLAIN_TAPS * theta),
+        "channel, shrunk to 16 groups": drawn_to_groups(expand, labels, zeros.shape),  # what the search refines
+        **{f"channel, offsets of rank {rank}": _low_rank(setup, rank) for rank in RANKS},
+    }
 
 
 def _rows_of_groups(setup: RefinementSetup, groups: int) -> Parameters:
-    candidate = replace(setup.candidate, settings=replace(setup.candidate.settings, groups=groups, taps="group"))
-    return coordinates(setup.context.problem, build_section(candidate), "group")
-
-
-def _shrunk(setup: RefinementSetup) -> Parameters:
-    """What the search refines."""
-    zeros, expand = setup.own_coordinates
-    return drawn_to_groups(expand, torch.from_numpy(group_labels(setup.section)), zeros.shape)
+    settings = replace(setup.candidate.settings, groups=groups, taps="group")
+    section = build_section(replace(setup.candidate, settings=settings))
+    return coordinates(setup.context.problem, section, "group")
 
 
 def _low_rank(setup: RefinementSetup, rank: int) -> Parameters:
@@ -59,16 +56,16 @@ def _low_rank(setup: RefinementSetup, rank: int) -> Parameters:
 
 def losses(setup: RefinementSetup) -> dict[str, Callable[[], Objective] | None]:
     """Makers of objectives by name; None is the default, the mean log error of the final latent."""
-    pipe, steps = setup.context.pipe, setup.context.problem.workload.num_steps
+    pipe, fit = setup.context.pipe, setup.fit
 
     def latents_of(chosen: list[int]) -> Tensor:
-        return sample_latents(pipe, [setup.fit.jobs[i] for i in chosen], steps, len(chosen), with_grad=True)
+        return sample_latents(pipe, fit[chosen].jobs, fit.num_steps, len(chosen), with_grad=True)
 
     def plain() -> Objective:
-        return lambda chosen: PLAIN_LOSS * (latents_of(chosen) - setup.fit.latents[chosen]).square().mean()
+        return lambda chosen: PLAIN_LOSS * (latents_of(chosen) - fit.latents[chosen]).square().mean()
 
     def picture() -> Objective:
-        return lambda chosen: log_error(latents_of(chosen).clamp(-1, 1), setup.fit.latents[chosen].clamp(-1, 1)).mean()
+        return lambda chosen: log_error(latents_of(chosen).clamp(-1, 1), fit.latents[chosen].clamp(-1, 1)).mean()
 
     def every_step() -> Objective:
         full = _full_paths(setup)
@@ -111,9 +108,8 @@ def _steps(scheduler: Any) -> Iterator[list[Tensor]]:
 def _full_paths(setup: RefinementSetup) -> list[Tensor]:
     """Latents ``(job, ...)`` of all fit samples after each step of the full run."""
     pieces = []
-    pipe, jobs = setup.context.pipe, setup.fit.jobs
-    for i in range(0, len(jobs), 8):
-        with _steps(pipe.scheduler) as path:
-            sample_latents(pipe, jobs[i : i + 8], setup.context.problem.workload.num_steps, 8)
+    for jobs in batches(setup.fit.jobs, 8):
+        with _steps(setup.context.pipe.scheduler) as path:
+            sample_latents(setup.context.pipe, jobs, setup.fit.num_steps, len(jobs))
         pieces.append(path)
     return [torch.cat(parts) for parts in zip(*pieces, strict=True)]

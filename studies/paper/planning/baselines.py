@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.search.exact import GapTable
+from hyca_calib.search.replay import Array
 from hyca_runtime.schedule import Schedule
-from studies.paper.planning.table_cost import table_cost
-from studies.paper.replay_setup import Array
 
 Steps = NDArray[np.int64]
 
@@ -58,23 +53,13 @@ def anneal(
 
 def random_search(table: GapTable, count: int, evaluations: int, rng: np.random.Generator) -> tuple[Steps, float]:
     """The best of schedules drawn uniformly, and its cost."""
-    sizes = [min(CHUNK, evaluations - done) for done in range(0, evaluations, CHUNK)]
-    return _cheapest(table, (draw(table.num_steps, count, size, rng) for size in sizes))
-
-
-def enumerate_all(table: GapTable, count: int) -> tuple[Steps, float]:
-    """The best of all schedules of `count` steps, by trying each, and its cost."""
-    chosen = itertools.combinations(range(1, table.num_steps), count - 1)
-    rows = math.comb(table.num_steps - 1, count - 1)
-
-    def chunks() -> Iterator[Steps]:
-        for done in range(0, rows, CHUNK):
-            size = min(CHUNK, rows - done)
-            flat = itertools.chain.from_iterable(itertools.islice(chosen, size))
-            rest = np.fromiter(flat, dtype=np.int64, count=size * (count - 1)).reshape(size, count - 1)
-            yield np.pad(rest, ((0, 0), (1, 0)))
-
-    return _cheapest(table, chunks())
+    best, lowest = np.zeros(0, dtype=np.int64), np.inf
+    for done in range(0, evaluations, CHUNK):
+        drawn = draw(table.num_steps, count, min(CHUNK, evaluations - done), rng)
+        costs = table_cost(table, drawn)
+        if costs.min() < lowest:
+            best, lowest = drawn[costs.argmin()], float(costs.min())
+    return best, lowest
 
 
 def even_schedule(num_steps: int, count: int) -> Schedule:
@@ -88,10 +73,24 @@ def draw(num_steps: int, count: int, size: int, rng: np.random.Generator) -> Ste
     return np.pad(np.sort(rest, axis=1), ((0, 0), (1, 0)))
 
 
-def _cheapest(table: GapTable, chunks: Iterator[Steps]) -> tuple[Steps, float]:
-    found = []
-    for computed in chunks:
-        costs = table_cost(table, computed)
-        at = int(costs.argmin())
-        found.append((computed[at], float(costs[at])))
-    return min(found, key=lambda pair: pair[1])
+def table_cost(table: GapTable, computed: Steps) -> Array:
+    """Costs ``(n,)`` of many schedules of equally many steps at once.
+
+    Args:
+        computed: ``(n, K)`` ascending computed steps, the first of them 0.
+    """
+    ends = np.concatenate([computed, np.full((len(computed), 1), table.num_steps)], axis=1)
+    gaps, count, longest = np.diff(ends, axis=1), computed.shape[1], len(table.histories)
+    within = gaps.max(axis=1) <= table.max_gap
+    g = np.minimum(gaps, table.max_gap)
+
+    def costs(length: int, of: slice) -> Array:
+        """Summed over the gaps after the steps `of`, each with a history of `length`."""
+        back = [g[:, of.start - i : of.stop - i] for i in range(1, length)]
+        return np.asarray(table.histories[length - 1][computed[:, of], *back, g[:, of]].sum(axis=1))
+
+    short = min(count, longest - 1)
+    total = costs(longest, slice(short, count))
+    for k in range(short):
+        total += costs(k + 1, slice(k, k + 1))
+    return np.where(within, total, np.inf)

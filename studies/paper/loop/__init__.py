@@ -1,1 +1,0 @@
-"""Parts of the chapters that roll the model out."""

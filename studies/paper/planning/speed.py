@@ -1,0 +1,281 @@
+"""What the exact search takes: schedules scored per second, growth with its size, and a whole search at full size."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from hyca_calib.costs.budget import parse_budgets
+from hyca_calib.costs.memory import peak_bytes
+from hyca_calib.pipelines.workload import SPLITS
+from hyca_calib.quality.metrics import interval
+from hyca_calib.search.candidate import Settings, partition
+from hyca_calib.search.exact import best_schedules, gap_table
+from hyca_calib.search.options import Tuning
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import Array, schedule_cost
+from hyca_calib.search.taps import fit_solver
+from hyca_calib.search.tune import CLUSTERERS, solve, tune
+from hyca_calib.trace.digests import Manifest
+from hyca_calib.trace.documents import write_json
+from hyca_calib.trace.finish import COST, summarise
+from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.layout import Layout
+from hyca_calib.trace.store import Trace
+from hyca_runtime.schedule import Schedule
+from hyca_runtime.solvers import Newton, Solver
+from studies.paper.chapter import Cell, Numbers, Part, Table
+from studies.paper.intervals import Ratio
+from studies.paper.planning.baselines import draw, table_cost
+from studies.paper.planning.instance import SETTINGS, Found, Instance, timed
+
+BATCH = 8192
+HISTORY, RIDGE = "history", 1e-3
+TOLD = {"gap": "longest gap"}
+BUDGETS, BRANCHES = "1.5x,3x,5x,7x,10x", 2
+WAVES, DRAWS, NOISE = 8, 32, 0.01
+SMOOTHNESS = (0.3, 0.7)
+
+
+def throughput(s: Instance) -> Part:
+    """Schedules per second of one core: the time is processor time, so load and threads do not flatter it."""
+    rates: dict[tuple[str, str], Ratio] = {("from the table", str(count)): _tabled(s, count) for count in s.counts}
+    middle = s.counts[len(s.counts) // 2]
+    closed, fitted = (_single(s, middle, fitted=taps) for taps in (False, True))
+    pays_after = s.table_seconds / (1 / fitted[0] - 1 / rates["from the table", str(middle)][0])
+    numbers = {
+        "from_table": {count: rate for (_, count), rate in rates.items()},
+        "one_by_one": {"steps": middle, "closed form": closed, "fitted taps": fitted},
+        "table_seconds": s.table_seconds,
+        "pays_after": pays_after,
+    }
+    rates |= {("one by one, closed form", str(middle)): closed, ("one by one, fitted taps", str(middle)): fitted}
+    caption = (
+        f"Schedules scored per second of one core, mean with 95 % interval over batches; {len(s.fit)} groups. The "
+        f"table of all gaps takes {s.table_seconds:.1f} s once, which pays after {pays_after:,.0f} schedules."
+    )
+    return Part(numbers, (Table.of(caption, ("scored", "computed steps", "schedules / s", "from", "to"), rates),))
+
+
+def _tabled(s: Instance, count: int) -> Ratio:
+    """A batch of random schedules, summed over their gaps, again and again."""
+    score = partial(table_cost, s.table, draw(s.steps, count, BATCH, s.rng(count)))
+    score()
+    return interval([BATCH / timed(score)[1] for _ in range(10 if s.quick else 200)], s.seed)
+
+
+def _single(s: Instance, count: int, *, fitted: bool) -> Ratio:
+    """Random schedules, each replayed through the runtime's solvers."""
+
+    def replay(schedule: Schedule) -> None:
+        solvers: list[Solver] = [Newton(1)] * len(s.fit)
+        if fitted:
+            solvers = [fit_solver(gram[None], schedule, s.times, SETTINGS.depth, SETTINGS.ridge) for gram in s.fit]
+        schedule_cost(s.judge, schedule, s.times, s.problem.step_weights, solvers)
+
+    drawn = draw(s.steps, count, 4 if s.quick else 40, s.rng(count)).tolist()
+    schedules = [Schedule.from_steps(s.steps, computed) for computed in drawn]
+    return interval([1 / timed(partial(replay, schedule))[1] for schedule in schedules], s.seed)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of one search.
+
+    Attributes:
+        channels: Gram matrices, each with its own taps.
+        history: computed steps that taps read.
+        gap: longest distance between computed steps.
+    """
+
+    channels: int = 16
+    steps: int = 50
+    history: int = 3
+    gap: int = 12
+
+
+AXES = {"channels": (48, 192, 768, 3072), "steps": (20, 35, 50, 70, 100), HISTORY: (2, 3, 4), "gap": (6, 12, 24, 48)}
+QUICK = {"channels": (8, 16, 32), "steps": (12, 16, 24), HISTORY: (2, 3, 4), "gap": (3, 6, 12)}
+COSTS = ("table", "search", "peak")
+"""Processor seconds of the table and of the search in it, and the most bytes that new arrays held meanwhile."""
+
+
+def growth(s: Instance) -> Part:
+    """Every axis on its own; the others stay where `Size` has them."""
+    base, axes = (Size(8, 16, 3, 6), QUICK) if s.quick else (Size(), AXES)
+    measure = cache(partial(_measure, seed=s.seed))
+    found = {axis: {str(n): measure(replace(base, **{axis: n})) for n in sizes} for axis, sizes in axes.items()}
+    growing = {axis: slopes(axis, costs) for axis, costs in found.items()}
+
+    def told(axis: str, slope: float, error: float) -> str:
+        if axis == HISTORY:
+            return f"x {np.exp(slope):.1f} per step (x {np.exp(slope - error):.1f} to {np.exp(slope + error):.1f})"
+        return f"{slope:.2f} ± {error:.2f}"
+
+    tables = (
+        Table.of(
+            "The exact search on synthetic smooth trajectories, every channel with its own taps: seconds of one core "
+            "for the table of gap costs and for the best schedules of all numbers of steps up to two thirds, and the "
+            "most memory that arrays held meanwhile, the Gram matrices themselves apart.",
+            ("varied", "size", "table s", "search s", "peak MB"),
+            {
+                (TOLD.get(axis, axis), n): (cost["table"], cost["search"], cost["peak"] / 1e6)
+                for axis, costs in found.items()
+                for n, cost in costs.items()
+            },
+        ),
+        Table.of(
+            "How that grows: exponents, slopes by least squares in log space with standard errors; for history the "
+            f"factor of each further step. What is not varied stays at {base.channels} channels, {base.steps} steps, "
+            f"history {base.history} and gaps up to {base.gap} steps. Where channels share taps in groups, only groups "
+            "count.",
+            ("varied", "table", "search", "memory"),
+            {TOLD.get(axis, axis): [told(axis, *slope) for slope in of.values()] for axis, of in growing.items()},
+        ),
+    )
+    return Part({"base": asdict(base), "measured": found, "slopes": growing}, tables)
+
+
+def _measure(size: Size, seed: int) -> dict[str, float]:
+    """Time and memory in separate runs, since watching memory takes time; see `COSTS`."""
+    rng = np.random.default_rng((seed, *astuple(size)))
+    fit, judge = (smooth_gram(size.channels, size.steps, rng) for _ in range(2))
+    times, weights = np.linspace(1, 1 / size.steps, size.steps), np.ones(size.steps)
+    table = partial(gap_table, fit, judge, times, weights, size.history, RIDGE, size.gap)
+    counts = range(1, 2 * size.steps // 3 + 1)
+    made, table_seconds = _fastest(table)
+    _, search_seconds = _fastest(partial(best_schedules, made, counts))
+    del made
+    tracemalloc.start()
+    try:
+        best_schedules(table(), counts)
+        return {"table": table_seconds, "search": search_seconds, "peak": tracemalloc.get_traced_memory()[1]}
+    finally:
+        tracemalloc.stop()
+
+
+def _fastest(function: Callable[[], Found]) -> tuple[Found, float]:
+    """What it returns, and its processor time; what takes less than a second is timed three times."""
+    found, seconds = timed(function)
+    again = [timed(function)[1] for _ in range(2 if seconds < 1 else 0)]
+    return found, min([seconds, *again])
+
+
+def slopes(axis: str, costs: dict[str, dict[str, float]]) -> dict[str, tuple[float, float]]:
+    """Slope of each logarithm and its standard error, by least squares: over log size, over history itself."""
+    sizes = np.array([float(n) for n in costs])
+    found = {}
+    for name in COSTS:
+        logs = np.log([cost[name] for cost in costs.values()])
+        (slope, _), covariance = np.polyfit(sizes if axis == HISTORY else np.log(sizes), logs, 1, cov=True)
+        found[name] = (float(slope), float(np.sqrt(covariance[0, 0])))
+    return found
+
+
+def full_size(s: Instance) -> Part:
+    """Five budgets in one study at 3072 channels, 50 steps and two guidance branches."""
+    channels, steps, tuning = (64, 20, Tuning(trials=3)) if s.quick else (3072, 50, Tuning(timeout=math.inf))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "synthetic.zarr"
+        write_trace(path, channels, steps, BRANCHES, s.problem.trace, s.seed)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = pool.apply(search, (path, BUDGETS, tuning, s.seed))
+    rows: dict[str, Cell] = {
+        f"reading the trace and {len(found['trials'])} trials, s": found["processor"],
+        "one trial, median and longest, s": f"{np.median(found['trials']):.2f}, {max(found['trials']):.2f}",
+        **{
+            f"grouping by {name}, and a whole trial with it, s": f"{grouping:.2f}, {trial:.2f}"
+            for name, (grouping, trial) in found["stages"].items()
+        },
+        "distinct schedules per budget": ", ".join(map(str, found["schedules"])),
+        "peak resident memory, GiB": found["peak_bytes"] / 2**30,
+    }
+    table = Table(
+        f"The offline search for budgets {BUDGETS} in one study, on a synthetic trace of {channels} channels, {steps} "
+        f"steps and {BRANCHES} branches, written and read as any other; branches enter as a sum of their Gram "
+        "matrices. Seconds of processor time.",
+        ("", "measured"),
+        tuple(rows.items()),
+    )
+    size = {"channels": channels, "steps": steps, "branches": BRANCHES, "budgets": BUDGETS}
+    return Part(size | found, (table,))
+
+
+def search(path: Path, budgets: str, tuning: Tuning, seed: int) -> Numbers:
+    """Read a trace and tune on it; to be called in a fresh process, whose memory is nobody else's.
+
+    Returns:
+        Processor seconds from opening the trace to the last trial, all threads together, and of each of the ``trials``;
+        the most resident memory until then; distinct ``schedules`` found for each budget; and processor seconds of
+        grouping and of one whole trial, by clusterer, ``stages``.
+    """
+    begun = time.process_time()
+    problem, wanted = Problem(Trace(path)), parse_budgets(budgets)
+    ends, journal = [time.process_time()], path.with_name("journal.log")
+    found = tune(problem, wanted, tuning, journal, seed, lambda *_: ends.append(time.process_time()))
+
+    def stages(settings: Settings) -> tuple[float, float]:
+        _, grouping = timed(partial(partition, problem, settings, seed))
+        _, trial = timed(lambda: [candidate.cost for candidate in solve(problem, settings, wanted, seed)])
+        return grouping, trial
+
+    return {
+        "peak_bytes": peak_bytes(),
+        "processor": time.process_time() - begun,
+        "trials": np.diff(ends).tolist(),
+        "schedules": [len(candidates) for candidates in found.values()],
+        "stages": {name: stages(Settings(clusterer=name)) for name in CLUSTERERS},
+    }
+
+
+def smooth_gram(channels: int, steps: int, rng: np.random.Generator) -> Array:
+    r"""Gram matrices ``(channel, step, step)`` of 32 random trajectories per channel.
+
+    A trajectory is :math:`\sum_{k<8} a_k r_c^k \cos(\pi k t)` with standard normal :math:`a_k`, plus noise of standard
+    deviation 0.01; how smooth a channel is, :math:`r_c`, is uniform in 0.3 to 0.7.
+    """
+    waves = np.cos(np.pi * np.outer(np.arange(WAVES), np.linspace(1, 1 / steps, steps)))
+    decay = rng.uniform(*SMOOTHNESS, (channels, 1, 1)) ** np.arange(WAVES)
+    features = rng.normal(size=(channels, DRAWS, WAVES)) * decay @ waves
+    features += NOISE * rng.normal(size=features.shape)
+    return np.asarray(features.transpose(0, 2, 1) @ features)
+
+
+def write_trace(path: Path, channels: int, steps: int, branches: int, like: Trace, seed: int) -> None:
+    """A trace of a rectified flow with made-up Gram matrices; each split has one sample, none is stored.
+
+    Args:
+        like: a trace whose costs and names it takes.
+    """
+    rng, sigmas = np.random.default_rng(seed), np.linspace(1, 0, steps + 1)
+    gram = np.stack([[smooth_gram(channels, steps, rng) for _ in range(branches)] for _ in SPLITS])
+    layout = Layout(
+        branches=[f"branch {i}" for i in range(branches)],
+        timesteps=sigmas[:-1].tolist(),
+        scheduler_timesteps=[],
+        sigmas=sigmas.tolist(),
+        response=np.diff(sigmas).tolist(),
+        num_tokens=[[1]] * branches,
+        stored=[[[0]]] * branches,
+        gram_share=1.0,
+        gram_error=0.0,
+        channels=channels,
+        latent=[1],
+    )
+    own = layout.model_dump(include={"branches", "num_tokens", "scheduler_timesteps"})
+    attributes = like.attributes.model_copy(update={**own, "splits": list(SPLITS), "excluded": [], "nonfinite": []})
+    folder = Folder(path)
+    root = zarr.open_group(folder.store(read_only=False), mode="w")
+    summarise(root, gram, np.ones((branches, steps, channels)), layout, attributes)
+    write_json(folder, COST, asdict(like.cost))
+    Manifest.of(folder, {}).write(folder)

@@ -1,0 +1,56 @@
+"""Processes that have imported everything when they begin: forked from a server that has done nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from functools import cache
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+__all__ = ["command", "forked", "killed_command", "script"]
+
+
+@cache
+def forked() -> ForkServerContext:
+    """The context that starts them. The server is the one that `Verification` takes its processes from, too."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hyca_calib.bench.verify", "hyca_calib.cli", "jobs", "processes"])
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # the server looks nowhere else
+        ensure_running()
+    return context
+
+
+def command(*arguments: str) -> None:
+    """``python -m hyca_calib``."""
+    sys.argv = ["hyca_calib", *arguments]
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]
+    runpy.run_module("hyca_calib", run_name="__main__", alter_sys=True)
+
+
+def killed_command(folder: Path, victim: str, *arguments: str) -> None:
+    """``python -m hyca_calib`` in `folder`, killed when the file called `victim` is to be replaced by a newer one."""
+
+    def hear(event: str, told: tuple[Any, ...]) -> None:
+        if event == "os.rename" and Path(told[1]).name == victim and Path(told[1]).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.chdir(folder)
+    sys.addaudithook(hear)
+    command(*arguments)
+
+
+def script(path: Path, arguments: list[str], output: Connection, errors: Path) -> None:
+    """``python path ...``, with its standard streams."""
+    os.dup2(output.fileno(), 1)
+    with errors.open("w") as log:
+        os.dup2(log.fileno(), 2)
+    sys.argv = [str(path), *arguments]
+    runpy.run_path(str(path), run_name="__main__")
