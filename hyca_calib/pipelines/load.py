@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
@@ -156,7 +157,9 @@ def _from_diffusers(name: str, where: str, download: bool) -> Any:
     spread = {"device_map": "balanced"} if where == "balanced" else {}
     safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": not download}
     try:
-        pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=kept, **safe, **spread)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # `torch_dtype` is the name that all versions know
+            pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=kept, **safe, **spread)
     except (OSError, ValueError) as error:
         local = Path(name).exists()
         hint = "" if local or download else "; a model of the Hub is fetched only with --download"

@@ -162,8 +162,7 @@ def test_rollouts_end_when_their_minutes_are_over(
 ) -> None:
     """By a clock that a rollout advances by an hour."""
     begun, rolled = time.monotonic(), list[Candidate]()
-    clock = SimpleNamespace(monotonic=lambda: begun + 3600 * len(rolled))
-    monkeypatch.setattr("hyca_calib.search.rollout_search.time", clock)
+    monkeypatch.setattr("hyca_calib.search.stopwatch.monotonic", lambda: begun + 3600 * len(rolled))
 
     def rollout(candidate: Candidate) -> float:
         rolled.append(candidate)
