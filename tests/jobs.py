@@ -39,12 +39,12 @@ __all__ = [
     "waiting_for_a_death",
 ]
 
-PROBES, TRIALS, ROLLOUTS, ITERATIONS = 4, 8, 16, 8
+PROBES, TRIALS, ROLLOUTS, ITERATIONS = 4, 4, 8, 4
 NAMES = ("t.zarr", "study")
 
 
 def workload() -> Workload:
-    return Workload(tiny.prompts(), num_samples=14, num_steps=12, seed=3)
+    return Workload(tiny.prompts(), num_samples=7, num_steps=12, seed=3)
 
 
 def trace_and_search(folder: Path, storage: Storage | None = None, workers: int = 1) -> None:

@@ -17,13 +17,13 @@ from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 WORDS = ["blue", "cat", "dog", "green", "heart", "red", "square", "star"]
 
 
-def pipeline(seed: int = 0, heads: int = 2) -> EmojiPipeline:
-    """A FLUX of two plus two blocks on 16 x 16 pixels; also usable as ``--model tiny:pipeline``."""
+def pipeline(seed: int = 0, heads: int = 2, blocks: int = 2) -> EmojiPipeline:
+    """A FLUX of two blocks of both kinds on 16 x 16 pixels; also usable as ``--model tiny:pipeline``."""
     torch.manual_seed(seed)
     transformer = FluxTransformer2DModel(
         in_channels=48,
-        num_layers=2,
-        num_single_layers=2,
+        num_layers=blocks,
+        num_single_layers=blocks,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=24,

@@ -63,7 +63,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops, self._formulas = 0.0, {**flop_registry, **_cpu_attention()}
+        self.flops = 0.0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -74,9 +74,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _is_composite(func):
             with self:
                 return func.decompose(*args, **given)
-        output = func(*args, **given)
-        if formula := self._formulas.get(func.overloadpacket):
-            self.flops += formula(*args, **given, out_val=output)
+        output, kind = func(*args, **given), func.overloadpacket
+        if kind in _BY_SHAPE:
+            self.flops += _BY_SHAPE[kind](*map(_shape, args), **given, out_shape=_shape(output))
+        elif kind in flop_registry:
+            self.flops += flop_registry[kind](*args, **given, out_val=output)
         return output
 
 
@@ -86,15 +88,18 @@ def _is_composite(func: Any) -> bool:
     return bool(func._can_decompose())  # noqa: SLF001  (torch has no other word for it)
 
 
-def _cpu_attention() -> dict[Any, Any]:
-    """torch does not count the CPU's fused attention."""
-    operator = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+def _shape(argument: Any) -> Any:
+    return argument.shape if isinstance(argument, Tensor) else argument
 
-    def flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-        del args, kwargs
-        return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
 
-    return {} if operator is None else {operator: flops}
+def _fused_attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+_BY_SHAPE = {kind: formula.__wrapped__ for kind, formula in flop_registry.items() if hasattr(formula, "__wrapped__")}
+"""torch's formulas that ask for shapes, without what finds these in trees of arguments."""
+if hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):  # which torch does not count
+    _BY_SHAPE[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = _fused_attention  # noqa: SLF001
 
 
 def measure_seconds(function: Callable[[], Any], repeats: int = 3) -> float:

@@ -108,7 +108,7 @@ def test_a_clip_is_its_frames_below_one_another() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "samples", "block"),
-    [("demo", 112, 4), ("demo-class", 112, 4), ("demo-video", 28, 8)],  # clips are made of blocks of 4 pixels
+    [("demo", 49, 4), ("demo-class", 49, 4), ("demo-video", 28, 8)],  # clips are made of blocks of 4 pixels
 )
 def test_judges_tell_good_pictures_from_bad(model: str, samples: int, block: int) -> None:
     """Of what the full run draws they recognise most; blurred pictures are behind it, and farther from real ones."""
@@ -116,7 +116,7 @@ def test_judges_tell_good_pictures_from_bad(model: str, samples: int, block: int
     assert judge is not None
     pipe.set_progress_bar_config(disable=True)
     jobs: tuple[Job, ...] = Workload(demo_prompts(model), num_samples=samples).of("test")
-    images, _ = sample_images(pipe, jobs, 20, 8)
+    images, _ = sample_images(pipe, jobs, 12, 8)
     blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(images, block), scale_factor=block)
     full, worse = judged(judge, images, jobs), judged(judge, blurred, jobs)
     margins, groups = load_margins(model), prompt_groups(jobs)

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for steps in (12, 20):
         done = run("trace", *shared, "--steps", steps, "--out", folder / f"{steps}.zarr")
         assert done.exit_code == 0, done.output
-    limits = [*MODEL, "--trials", 1, "--probes", 4, "--confirm", 0, "--refine", 0]
+    limits = [*MODEL, "--trials", 1, "--confirm", 0, "--refine", 0]
     where = ["--trace", folder / "12.zarr", "--out", folder / "study"]
     done = run("search", "--budget", "4 steps", *where, *limits)
     assert done.exit_code == 0, done.output

@@ -22,15 +22,16 @@ def test_the_embedded_model_gets_five_times_cheaper(tmp_path: Path, monkeypatch:
         return done.stdout
 
     monkeypatch.setattr("hyca_calib.bench.stage.NUM_EXACT", 1)
-    run("trace", "--samples", "14", "--out", "t.zarr")
-    limits = ["--trials", "6", "--probes", "8", "--confirm", "60", "--rollouts", "12"]
-    limits += ["--refine", "60", "--iterations", "8"]
+    run("trace", "--samples", "14", "--steps", "40", "--out", "t.zarr")
+    limits = ["--trials", "6", "--probes", "4", "--confirm", "60", "--rollouts", "8"]
+    limits += ["--refine", "60", "--iterations", "6"]
     plan = run("search", "--budget", "5x", "--trace", "t.zarr", *limits, "--out", "s").strip()
-    figures = json.loads(run("evaluate", "--plan", plan, "--samples", "6", "--json"))
+    figures = json.loads(run("evaluate", "--plan", plan, "--samples", "4", "--json"))
     assert figures["flops_ratio"] >= 5
     assert figures["wall_ratio"] > 3
     rivals = ["--only", "fewer steps", "--only", "TaylorSeer", "--only", "DPM-Solver++", "--only", "FirstBlockCache"]
-    run("bench", "--samples", "14", "--batch", "2", *rivals, "--settings", "12", "--out", "b", "--plan", plan)
+    asked = ["--samples", "14", "--steps", "40", "--batch", "2", "--settings", "4"]
+    run("bench", *asked, *rivals, "--out", "b", "--plan", plan)
     rows = {row["method"]: row["result"]["psnr_db"] for row in json.loads(Path("b/bench.json").read_text())["rows"]}
     ours = rows.pop("HyCa plan s")
     assert rows.pop("full run") > ours

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,6 +89,7 @@ def test_policy(example: Callable[[str], ModuleType], on_mismatch: Any, predicte
 
 def test_a_policy_that_computes_earlier_needs_closed_forms() -> None:
     """Step 3 is computed besides, so the plan's rows for 5 to 7 meet another history."""
+    from hyca_runtime.compiled_plan import OnMismatch
     from hyca_runtime.errors import MissingHistoryWarning
     from hyca_runtime.moment import Moment
     from hyca_runtime.policies import Scheduled
@@ -105,7 +106,8 @@ def test_a_policy_that_computes_earlier_needs_closed_forms() -> None:
     plan = make_plan(pipe.transformer, computed=(0, 1, 4, 8))
     counts = {}
     told = pytest.warns(MissingHistoryWarning, match="predicts step 6, but it is computed")
-    for on_mismatch, expected in (("adapt", nullcontext()), ("compute", told)):
+    ways: dict[OnMismatch, AbstractContextManager[Any]] = {"adapt": nullcontext(), "compute": told}
+    for on_mismatch, expected in ways.items():
         with apply_plan(pipe, plan, on_mismatch, Eager) as session, expected:
             pipe("red cat", num_inference_steps=12)
             counts[on_mismatch] = session.report().computed

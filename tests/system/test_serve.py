@@ -177,7 +177,6 @@ def test_clients_that_leave_or_talk_nonsense_do_no_harm(server: Running, plans: 
     assert server.ask("/generate", prompt="blue cat", seed=1)[2] == alone(plans["fast"], "blue cat", 1)
 
 
-@pytest.mark.slow
 def test_a_plan_file_may_be_replaced_while_the_server_runs(plans: dict[str, Plan], tmp_path: Path) -> None:
     """Also by one that is broken, or for another network: only its own requests fail, until it is mended."""
     live = {"live": tmp_path / "live.json", "steady": tmp_path / "steady.json"}
@@ -201,7 +200,6 @@ def test_a_plan_file_may_be_replaced_while_the_server_runs(plans: dict[str, Plan
         assert png == alone(plans["fine"], "blue cat", 0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_pictures_finish_and_ends_the_server(
     files: dict[str, Path], plans: dict[str, Plan], tmp_path: Path, stop: signal.Signals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -41,6 +42,14 @@ def test_the_zoo_is_complete() -> None:
     assert found - NOT_DENOISERS <= set(MODELS), "a new class of diffusers is not in the zoo"
 
 
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Wan Animate 2 compiles its mask of attention, which takes longer than all the others."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("name", MODELS)
 def test_model(name: str, point: str) -> None:
@@ -82,6 +91,7 @@ MORE_BETWEEN = {
 """Norms or refiners between the embedding and the final norm: tracing finds it out."""
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("name", MODELS)
 def test_trunk_as_residual(name: str) -> None:
     """A step predicted from its own feature is that step."""
@@ -106,6 +116,7 @@ def test_pipeline(name: str, point: str) -> None:
     assert verdict.good, verdict.results
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("name", MODELS)
 def test_idle_embedders_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left out on a predicted step beside the blocks: the same to the last bit with it."""
