@@ -57,19 +57,24 @@ class CompiledPlan:
 
     def follows(self, track: RunTracker) -> bool:
         """Whether a run is on the plan, or adapted to it."""
-        return not track.off_plan or self.adapts
+        return not track.off_grid or self.adapts
 
-    def predicts(self, track: RunTracker, stream: Stream) -> bool:
-        """Whether the step a run is at is to be predicted."""
+    def section(self, track: RunTracker) -> NetworkPlan:
+        """The section whose grid a run is held against."""
+        return self.sections[track.at]
+
+    def predicts(self, track: RunTracker, stream: Stream, previous: float) -> bool:
+        """Whether the step a run is at is to be predicted for a stream whose latest call was at `previous`."""
         if track.undecided:
             return False
-        moment = Moment(track.run, track.position, track.previous, track.section.schedule.num_steps, *stream)
-        return self._policies[id(track.section)].action(moment).kind == "predict"
+        section = self.section(track)
+        moment = Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
+        return self._policies[id(section)].action(moment).kind == "predict"
 
     def weights(self, track: RunTracker, history: History) -> tuple[Tensor, ...] | None:
         """Weights of a forecast for each part, on its device; None if the history is not what they take."""
-        past, buffers, section = history.positions, history.buffers, track.section
-        taps = None if track.off_plan else section.taps.get(int(track.position))
+        past, buffers, section = history.positions, history.buffers, self.section(track)
+        taps = None if track.off_grid else section.taps.get(int(track.position))
         exact = taps is not None and past[: len(taps.history)] == taps.history
         if not past or not (exact or self.adapts):
             return None
@@ -89,7 +94,7 @@ class CompiledPlan:
 
     def _adapted(self, weights: tuple[Tensor, ...], track: RunTracker, history: History) -> tuple[Tensor, ...]:
         """`weights` of a step of the plan, with the rows of groups that read the features."""
-        section = track.section
+        section = self.section(track)
         times = np.array([section.sampler.axis_times[int(p)] for p in history.positions[: len(weights[0])]])
         for groups in self._adaptive[id(section)]:
             weights = groups.adapt(weights, history, times, section.sampler.axis_times[int(track.position)])

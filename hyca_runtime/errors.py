@@ -23,6 +23,10 @@ class ForecastWarning(UserWarning):
     """A forecast held NaN or infinity, and the network was computed instead."""
 
 
+class MissingHistoryWarning(UserWarning):
+    """A step that the plan predicts is computed: its branch lacks the features it would be forecast from."""
+
+
 class AttachError(HycaError, RuntimeError):
     """A model cannot be wrapped, or was wrapped by something else in between."""
 

@@ -52,6 +52,14 @@ class History:
         self.learnt.clear()
         return starts
 
+    def keep_last(self, feature: Feature) -> None:
+        """Cut the features to their last tokens, as many as `feature` has: before them lie those of a filled cache."""
+        if not self._likes or len(feature) != len(self._buffers):
+            return
+        cut = tuple(_last(buffer, part.shape) for buffer, part in zip(self._buffers, feature, strict=True))
+        self._buffers, self._views = cut, tuple(buffer.unbind() for buffer in cut)
+        self._likes = [_like(buffer[0]) for buffer in cut]
+
     def clear(self) -> None:
         """Forget everything and give the memory back."""
         self._positions, self._likes, self.form = [], [], None
@@ -80,6 +88,14 @@ class History:
     @property
     def nbytes(self) -> int:
         return sum(buffer.nbytes for buffer in self._buffers)
+
+
+def _last(buffer: Tensor, shape: torch.Size) -> Tensor:
+    """The last entries of each axis of a buffer ``(depth, ...)`` that is longer than in `shape`."""
+    for axis, size in enumerate(shape, start=1):
+        if buffer.ndim == len(shape) + 1 and buffer.shape[axis] > size:
+            buffer = buffer.narrow(axis, buffer.shape[axis] - size, size)
+    return buffer.contiguous()
 
 
 def _like(tensor: Tensor) -> tuple[object, ...]:

@@ -74,7 +74,7 @@ class Cost(Part):
 
 
 class Quality(Part):
-    """Agreement with the full run, measured by rollouts on one split."""
+    """Agreement with the full run, measured by rollouts on one split: PSNR of the final latents, before a decoder."""
 
     split: Literal["fit", "select", "test"]
     num_samples: int

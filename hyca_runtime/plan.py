@@ -20,6 +20,8 @@ from hyca_runtime.schedule import Schedule
 
 PLAN_VERSION = 2
 MAX_PLAN_BYTES = 1 << 28
+PLAN_FILE = "plan.json"
+"""What a plan is called in the folder of its study."""
 MAX_SHOWN = 600
 """Characters of a fault."""
 
@@ -91,15 +93,18 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
 def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Read and check a plan.
 
+    Args:
+        path: the file, or the folder of a study, whose plan is ``plan.json``.
+
     Raises:
         PlanError: not a readable, complete and consistent plan of this version; the message names
             the field, what was expected and what was got.
     """
-    path = Path(path)
+    path = plan_file(path)
     try:
         if path.stat().st_size > MAX_PLAN_BYTES:
             raise PlanError(f"{path}: {path.stat().st_size} bytes is more than a plan can have ({MAX_PLAN_BYTES})")
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse, parse_float=_finite)
     except OSError as error:
         raise PlanError(f"{path}: cannot read the plan: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -107,6 +112,35 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
             raise
         raise PlanError(f"{path}: not valid JSON, the file may be truncated: {error}") from error
     return parse_plan(content, str(path))
+
+
+def plan_file(path: str | os.PathLike[str]) -> Path:
+    """The file of the plan at `path`: itself, or ``plan.json`` in a folder.
+
+    Raises:
+        PlanError: a folder without one; the message names the plans below it.
+    """
+    found = Path(path)
+    if not found.is_dir():
+        return found
+    if (found / PLAN_FILE).is_file():
+        return found / PLAN_FILE
+    below = sorted(str(file.relative_to(found)) for file in found.glob(f"*/{PLAN_FILE}"))
+    hint = f"name one of {', '.join(below)}" if below else f"expected a plan's file, or a study with a {PLAN_FILE}"
+    raise PlanError(f"{found}: a folder without a {PLAN_FILE}; {hint}")
+
+
+def as_plan(plan: object) -> Plan:
+    """`plan` itself, or the one in the file or folder of that path.
+
+    Raises:
+        PlanError: it is neither, or there is no sound plan.
+    """
+    if isinstance(plan, Plan):
+        return plan
+    if isinstance(plan, str | os.PathLike):
+        return load_plan(plan)
+    raise PlanError(f"expected a Plan, or the path of its file or folder, got {type(plan).__name__}")
 
 
 def parse_plan(content: Any, source: str) -> Plan:
@@ -119,10 +153,9 @@ def parse_plan(content: Any, source: str) -> Plan:
             f"{source}: plan version {version} is newer than this hyca understands ({PLAN_VERSION}); "
             "upgrade: pip install -U hyca"
         )
-    if version == 1:
-        raise PlanError(f"{source}: a plan of version 1, from before the first release; search again with this hyca")
     if version != PLAN_VERSION:
-        raise PlanError(f"{source}: version: expected {PLAN_VERSION}, got {str(version)[:40]!r}")
+        old = "a plan of an older hyca, from before the first release; search again with this one. "
+        raise PlanError(f"{source}: {old}Its version: expected {PLAN_VERSION}, got {str(version)[:40]!r}")
     try:
         return Plan.model_validate_json(json.dumps(content, allow_nan=False))
     except (ValidationError, HycaError) as error:

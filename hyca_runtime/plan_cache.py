@@ -12,7 +12,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from hyca_runtime.errors import PlanError, PlanMismatchError
-from hyca_runtime.plan import Plan, load_plan
+from hyca_runtime.plan import Plan, load_plan, plan_file
 
 EXPECTED_DIGEST = re.compile(r"[0-9a-f]{12,64}")
 
@@ -51,7 +51,7 @@ class PlanCache:
         hashed, and read as a plan only if they changed.
 
         Args:
-            path: a symbolic link is followed anew each time.
+            path: as for `load_plan`; a symbolic link is followed anew each time.
             digest: SHA-256 the file must have, in hexadecimal, or the first 12 or more digits of it.
 
         Raises:
@@ -60,7 +60,7 @@ class PlanCache:
                 next call tries again.
         """
         expected = _expected(digest)
-        file = Path(path).resolve()
+        file = plan_file(path).resolve()
         with self._guard:
             reader = self._readers.setdefault(file, threading.Lock())
         with reader:

@@ -60,6 +60,11 @@ class CachePoint(BaseModel):
         return self
 
     @property
+    def skips_loop(self) -> bool:
+        """Whether a predicted step leaves out the network's loop over its blocks, and what only that loop reads."""
+        return self.kind in ("trunk", "output")
+
+    @property
     def ends(self) -> list[str]:
         """Paths of the first and the last module of a span."""
         return self.path.split("..")

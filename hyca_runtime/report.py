@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hyca_runtime.moment import Stream
@@ -28,7 +27,10 @@ class RunReport:
 
     Attributes:
         streams: calls per network of the pipeline ("" if it has one) and stream of it.
-        off_plan: why the run was computed in full or adapted, or "".
+        computed, steps: steps on which something was computed, and all, of the thread that came furthest; of several
+            networks together.
+        off_plan: why steps were computed or adapted that the plan predicts, or "".
+        adapted: whether the plan was adapted to the sampler.
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
         forecast_flops: FLOPs of the weighted sums, whole batch.
         flops_ratio: FLOPs of the plan's full run over this run's, None when the plan does not say.
@@ -36,26 +38,14 @@ class RunReport:
     """
 
     streams: dict[tuple[str, *Stream], StreamCount] = field(default_factory=dict)
+    computed: int = 0
+    steps: int = 0
     off_plan: str = ""
+    adapted: bool = False
     cache_bytes: int = 0
     forecast_flops: int = 0
     flops_ratio: float | None = None
     bytes_ahead: int | None = None
-
-    @property
-    def computed(self) -> int:
-        """Computed steps, of the guidance branch that has most."""
-        return self._longest(lambda count: count.computed)
-
-    @property
-    def steps(self) -> int:
-        return self._longest(lambda count: count.steps)
-
-    def _longest(self, length: Callable[[StreamCount], int]) -> int:
-        longest: dict[str, int] = {}
-        for (network, *_), count in self.streams.items():
-            longest[network] = max(longest.get(network, 0), length(count))
-        return sum(longest.values())
 
     def __str__(self) -> str:
         if not self.steps:
@@ -68,11 +58,12 @@ class RunReport:
             ratio += f", {self.flops_ratio:.2f}x by FLOPs"
         lines = [f"{self.computed} of {self.steps} steps computed ({ratio}), {self.cache_bytes / 2**20:.2f} MiB held"]
         if len(self.streams) > 1:
-            for (network, branch, _, lane), count in self.streams.items():
+            for (network, branch, part, lane), count in self.streams.items():
                 thread = f"thread {lane}" if lane else ""
-                where = ", ".join(filter(None, [network, branch or "unnamed branch", thread]))
+                where = ", ".join(
+                    filter(None, [network, branch or "unnamed branch", f"part {part}" if part else "", thread])
+                )
                 lines.append(f"  {where}: {count.computed} of {count.steps}")
         if self.off_plan:
-            adapted = any(count.predicted for count in self.streams.values())
-            lines.append(f"  {'adapted' if adapted else 'computed in full'}: {self.off_plan}")
+            lines.append(f"  {'adapted' if self.adapted else 'computed, not predicted'}: {self.off_plan}")
         return "\n".join(lines)

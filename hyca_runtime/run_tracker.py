@@ -1,197 +1,240 @@
-"""Following one stream of calls through the sections of a plan.
+"""Following one sampler, with or without a grid of times that it is expected to keep.
 
-A *position* is a step of the section's own grid; a sampler with other steps is at fractions of it.
+A *position* is a step of the grid; a sampler with other steps is at fractions of it. Without a grid it is the
+number of the step.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
-import numpy as np
-from torch import Tensor
-
-from hyca_runtime.attach.clock import Clock, SchedulerGrid
+from hyca_runtime.attach.clock import Clock, SchedulerGrid, Timestep
 from hyca_runtime.errors import ClockError
-from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.network_plan import TimeGrid
+from hyca_runtime.time_grids import close, fits, position_of, stands_at_start
+
+Progress = Literal["begins", "moves", "stays"]
+"""What a call does: begin a run, come to another step of it, or be one more call of the present step."""
+
+
+ANY = ("", "any", "NoneType")
+"""What a grid says that was made for no scheduler in particular."""
 
 
 class RunTracker:
-    """Where one stream is.
+    """Where one sampler is.
 
     Attributes:
         run: how many runs it began, less one.
-        section: which section its run follows.
-        position: the latest call's, -1 before the first.
-        previous: the call's before it in the same run, -1 at its first.
-        off_plan: why the run does not follow the plan's own grid, or "".
+        steps: how many steps of this run it came to.
+        position: of the latest call, -1 before the first.
+        off_grid: why the run does not follow the grid it is at, or "".
     """
 
-    def __init__(self, sections: Sequence[NetworkPlan]) -> None:
-        self._sections = sections
-        self._candidates = list(sections)
-        self._grid: SchedulerGrid | None = None
-        self._offset = 0
-        self._calls = 0
-        self._prompt: weakref.ref[Tensor] | None = None
-        self.run = -1
-        self.position = self.previous = -1.0
-        self.off_plan = ""
+    def __init__(self, grids: Sequence[TimeGrid] = ()) -> None:
+        self._grids = grids
+        self._candidates = list(range(len(grids)))
+        self._scheduler: SchedulerGrid | None = None
+        self._index = 0
+        self._first = self._latest = Timestep(None)
+        self.run, self.steps, self.position = -1, 0, -1.0
+        self.off_grid = ""
 
     @property
-    def section(self) -> NetworkPlan:
+    def at(self) -> int:
+        """The number of the grid that is followed."""
         return self._candidates[0]
 
     @property
     def undecided(self) -> bool:
-        """Whether several sections share all times so far."""
+        """Whether several grids share all times so far."""
         return len(self._candidates) > 1
 
     @property
-    def ends(self) -> bool:
-        """Whether no later call of this run will ask for a forecast."""
-        if self._grid is not None and self.off_plan:
-            return self._offset + self._calls >= len(self._grid.times)
-        return self.position >= self.section.schedule.num_steps - 1
+    def grid(self) -> TimeGrid:
+        return self._grids[self.at]
 
-    def advance(
-        self, clock: Clock, args: tuple[Any, ...], kwargs: dict[str, Any], prompt: Tensor | None, said: int | None
-    ) -> bool:
-        """Move to the position of a call; returns whether a new run begins with it.
+    @property
+    def ends(self) -> bool:
+        """Whether no later step of this run will ask for a forecast."""
+        if self._scheduler is not None and self.off_grid:
+            return self._index + 1 >= len(self._scheduler.times)
+        return self.position >= len(self.grid.timesteps) - 1
+
+    def advance(self, clock: Clock, now: Timestep, said: int | None, same_branch: bool, repeated: bool) -> Progress:
+        """Move to the position of a call.
 
         Args:
-            prompt: the tensor that conditions the call, if known.
+            now: the timestep of the call, unread.
             said: the step the caller says, if any.
+            same_branch: whether the call is conditioned like an earlier one of the run.
+            repeated: whether this branch was called on the present step already.
 
         Raises:
             ClockError: a new run cannot be told from the next step.
         """
-        same_prompt = prompt is None or (self._prompt is not None and self._prompt() is prompt)
-        self._prompt = weakref.ref(prompt) if prompt is not None else None
-        begins = False
         if said is not None:
-            begins = said == 0 or said <= self.position
-            if begins:
-                self._begin(list(self._sections), None, 0)
-            self._go_to(said)
-        elif same_prompt and self.in_step_with(clock):
-            self._follow_scheduler()
+            progress = self._go_to(said, repeated)
         else:
-            begins = self._read(clock, *clock.timestep(args, kwargs), same_prompt)
-        self._calls = 1 if begins else self._calls + 1
-        return begins
+            glanced = self._glance(clock, repeated) if same_branch else None
+            progress = glanced or self._read(clock, now, same_branch, repeated)
+        if progress != "stays":
+            self._latest = now
+            self.steps = 1 if progress == "begins" else self.steps + 1
+        if progress == "begins":
+            self._first = now
+        return progress
 
-    def _begin(self, candidates: list[NetworkPlan], grid: SchedulerGrid | None, offset: int) -> None:
-        self._candidates, self._grid, self._offset = candidates, grid, offset
-        self._calls = 0
-        self.run, self.position, self.off_plan = self.run + 1, -1.0, ""
+    def _begin(self, clock: Clock | None, candidates: Sequence[int], position: float) -> Progress:
+        self._candidates = list(candidates)
+        self._scheduler = clock.grid() if clock is not None else None
+        self._index = clock.index() if clock is not None and self._scheduler is not None else 0
+        self.run, self.position, self.off_grid = self.run + 1, position, ""
+        if clock is not None and self._scheduler is not None and self._grids:
+            made, sampler = self.grid.scheduler, clock.sampler()
+            if made not in (*ANY, sampler):
+                self._leave(f"the sampler is {sampler}, not {made}")
+        return "begins"
 
-    def _go_to(self, step: int) -> None:
-        if step >= self.section.schedule.num_steps:
-            self._leave(f"step {step} is beyond the plan's {self.section.schedule.num_steps}")
-        elif step != self.position + 1 and not self.off_plan:
-            self._leave(f"step {step} came after step {self.position:g}")
-        self._move(float(step))
-
-    def _move(self, position: float) -> None:
-        self.previous, self.position = self.position, position
+    def _move(self, position: float, index: int | None = None) -> Progress:
+        self.position = position
+        self._index = self._index if index is None else index
+        return "moves"
 
     def _leave(self, reason: str) -> None:
-        self.off_plan = self.off_plan or reason
+        self.off_grid = self.off_grid or reason
 
-    def _is_same_run(self, clock: Clock, same_prompt: bool) -> bool:
+    def _go_to(self, step: int, repeated: bool) -> Progress:
+        if step < self.position or self.position < 0 or (step == 0 and repeated):
+            self._begin(None, range(len(self._grids)), float(step))
+            if step > 0:
+                self._leave(f"its run began at step {step}")
+            return "begins"
+        if step == self.position:
+            return "stays"
+        if step >= len(self.grid.timesteps):
+            self._leave(f"step {step} is beyond the plan's {len(self.grid.timesteps)}")
+        elif step != self.position + 1:
+            self._leave(f"step {step} came after step {self.position:g}")
+        return self._move(float(step))
+
+    def _glance(self, clock: Clock, repeated: bool) -> Progress | None:
+        """What the scheduler alone tells, without reading a timestep; None if it does not."""
+        if self.position < 0 or self._scheduler is None or clock.grid() is not self._scheduler:
+            return None
+        index = clock.index()
+        if index == self._index and not repeated:
+            return "stays"
+        if index != self._index + 1 or index >= len(self._scheduler.times):
+            return None
+        if not self._grids:
+            return self._move(self.position + 1, index)
+        grid, expected = self.grid, int(self.position) + 1
+        if not self.off_grid and expected < len(grid.timesteps):
+            return self._move(float(expected), index)
+        if grid.scheduler_timesteps is None:
+            return None
+        self._leave(f"step {expected} is beyond the plan's {len(grid.timesteps)}")
+        return self._move(position_of(grid.scheduler_timesteps, self._scheduler.times[index]), index)
+
+    def _read(self, clock: Clock, now: Timestep, same_branch: bool, repeated: bool) -> Progress:
+        """What the timestep of the call tells."""
+        if clock.grid() is None:
+            self._scheduler = None  # another thread's, as it turned out
+        stands = self.position >= 0 and self._stands(clock) and now.is_at(self._latest)
+        if stands and (not repeated or (same_branch and self._scheduler is not None)):
+            return "stays"  # another branch, or another part of a picture that is denoised in parts
+        if not self._grids:
+            return self._read_freely(clock, now, stands)
+        expected = int(self.position) + 1
+        runs_on = self.position >= 0 and not self.off_grid and self._is_same_run(clock, same_branch)
+        going_on = [i for i in self._candidates if runs_on and self._grids[i].is_at(expected, *now.read())]
+        starting = [i for i, grid in enumerate(self._grids) if grid.is_at(0, *now.read())]
+        if going_on and not (starting and self._restarts(clock, same_branch)):
+            self._candidates = going_on
+            return self._move(float(expected), clock.index() if self._scheduler is not None else None)
+        if starting:
+            return self._start(clock, starting)
+        found = self._resume(clock, now) if runs_on else self._start_late(clock, now)
+        return found or self._go_off(clock, now, same_branch)
+
+    def _read_freely(self, clock: Clock, now: Timestep, stands: bool) -> Progress:
+        grid = clock.grid()
+        if self.position < 0 or grid is not self._scheduler:
+            return self._begin(clock, (), 0.0)
+        if grid is None and now.is_at(self._first) and (self.position > 0 or stands):
+            return self._begin(clock, (), 0.0)
+        index = clock.index() if grid is not None else 0
+        if index < self._index:
+            return self._begin(clock, (), 0.0)
+        return self._move(self.position + max(1, index - self._index), index)
+
+    def _stands(self, clock: Clock) -> bool:
+        """Whether the scheduler, if there is one, is where it was at the latest step."""
+        return self._scheduler is None or (clock.grid() is self._scheduler and clock.index() == self._index)
+
+    def _is_same_run(self, clock: Clock, same_branch: bool) -> bool:
         """Whether a call at a later time can belong to the run so far.
 
         A cancelled run must not be taken up by another that starts where it ended (image to image).
         """
-        if self._grid is None or same_prompt:
-            return same_prompt and (self._grid is None or clock.grid() is self._grid)
-        return self.in_step_with(clock)
+        if self._scheduler is None or same_branch:
+            return same_branch and (self._scheduler is None or clock.grid() is self._scheduler)
+        return clock.grid() is self._scheduler and clock.index() == self._index + 1 < len(self._scheduler.times)
 
-    def in_step_with(self, clock: Clock) -> bool:
-        """Whether the scheduler, unchanged since the run began, stands exactly one step further."""
-        grid = clock.grid() if self._grid is not None else None
-        return grid is not None and grid is self._grid and clock.index() == self._offset + self._calls < len(grid.times)
-
-    def _follow_scheduler(self) -> None:
-        section, expected = self.section, int(self.position) + 1
-        if not self.off_plan and expected < section.schedule.num_steps:
-            self._move(float(expected))
-        elif self._grid is not None and section.sampler.scheduler_timesteps is not None:  # always, when in step
-            self._leave(f"step {expected} is beyond the plan's {section.schedule.num_steps}")
-            time = self._grid.times[self._offset + self._calls]
-            self._move(_position(section.sampler.scheduler_timesteps, time))
-
-    def _read(self, clock: Clock, time: float, rounding: float, same_prompt: bool) -> bool:
-        expected = int(self.position) + 1
-        same_run = self.position >= 0 and self._is_same_run(clock, same_prompt)
-        runs_on = same_run and not self.off_plan
-        going_on = [s for s in self._candidates if runs_on and s.sampler.is_at(expected, time, rounding)]
-        starting = [section for section in self._sections if section.sampler.is_at(0, time, rounding)]
-        if going_on and starting and self._restarts(clock, same_prompt):
-            going_on = []
-        if going_on:
-            self._candidates = going_on
-            self._move(float(expected))
-            return False
-        if starting:
-            self._start(clock, starting)
-            return True
-        return self._off_grid(clock, time, same_run)
-
-    def _restarts(self, clock: Clock, same_prompt: bool) -> bool:
+    def _restarts(self, clock: Clock, same_branch: bool) -> bool:
         """Whether a time that is both the first and the next is the first."""
         grid = clock.grid()
         if grid is not None:
-            return grid is not self._grid or clock.index() <= self._offset
-        if same_prompt:
+            return grid is not self._scheduler or clock.index() <= self._index
+        if same_branch:
             raise ClockError(
                 "this timestep is, in its precision, both that of step 0 and of the next step, so a new run cannot "
                 "be told from a running one; apply the plan to the pipeline, or say the step: with session.at(step)"
             )
         return True
 
-    def _start(self, clock: Clock, starting: list[NetworkPlan]) -> None:
+    def _start(self, clock: Clock, starting: Sequence[int]) -> Progress:
         grid = clock.grid()
-        offset = clock.index() if grid is not None else 0
-        if grid is not None and not any(_stands_at_start(s, grid.times[offset:]) for s in starting):
-            grid = None  # the scheduler of another run
-        fitting = [section for section in starting if grid is None or _fits(section, grid.times[offset:])]
-        chosen = fitting or sorted(starting, key=lambda s: abs(s.schedule.num_steps - len(grid.times if grid else ())))
-        self._begin(chosen, grid, offset)
-        self._move(0.0)
-        if not fitting and grid is not None:
-            own = chosen[0].schedule.num_steps
-            self._leave(f"the sampler's {len(grid.times) - offset} timesteps are none of the plan's {own}")
+        ahead = grid.times[clock.index() :] if grid is not None else []
+        if not any(stands_at_start(self._grids[i], ahead) for i in starting):
+            ahead = []  # the scheduler of another run
+        fitting = [i for i in starting if not ahead or fits(self._grids[i], ahead)]
+        chosen = fitting or sorted(starting, key=lambda i: abs(len(self._grids[i].timesteps) - len(ahead)))
+        self._begin(clock if ahead else None, chosen, 0.0)
+        if not fitting:
+            self._leave(f"the sampler's {len(ahead)} timesteps are none of the plan's {len(self.grid.timesteps)}")
+        return "begins"
 
-    def _off_grid(self, clock: Clock, time: float, same_run: bool) -> bool:
-        section = self.section
-        position = _position(section.sampler.timesteps, time)
-        begins = not same_run or position <= self.position
+    def _start_late(self, clock: Clock, now: Timestep) -> Progress | None:
+        """Begin at a later step of a grid that the scheduler keeps to its end (image to image), if there is one."""
+        scheduler = clock.grid()
+        ahead = scheduler.times[clock.index() :] if scheduler is not None else []
+        for i, grid in enumerate(self._grids):
+            own, step = grid.scheduler_timesteps, len(grid.timesteps) - len(ahead)
+            if own is not None and ahead and step > 0 and close(own[step:], ahead) and grid.is_at(step, *now.read()):
+                return self._begin(clock, [i], float(step))
+        return None
+
+    def _resume(self, clock: Clock, now: Timestep) -> Progress | None:
+        """Come to a later step of a grid that the scheduler keeps, over steps without a call; None if it does not."""
+        step = int(self.position) + (clock.index() - self._index if self._scheduler is not None else 0)
+        if step > self.position and self.grid.is_at(step, *now.read()):
+            return self._move(float(step), clock.index())
+        return None
+
+    def _go_off(self, clock: Clock, now: Timestep, same_branch: bool) -> Progress:
+        grid, (time, rounding) = self.grid, now.read()
+        position, before = position_of(grid.timesteps, time), self.position
+        ahead = before >= 0 and (time - self._latest.read()[0]) * (grid.timesteps[-1] - grid.timesteps[0]) > 0
+        begins = not ahead or not self._is_same_run(clock, same_branch)
         if begins:
-            grid = clock.grid() if section.sampler.scheduler_timesteps is not None else None
-            self._begin([section], grid, clock.index() if grid is not None else 0)
-        self._leave(f"timestep {time:g} is none of the plan's {section.schedule.num_steps}")
-        self._move(position)
-        return begins
-
-
-def _stands_at_start(section: NetworkPlan, times: Sequence[float]) -> bool:
-    own = section.sampler.scheduler_timesteps
-    return own is not None and len(times) > 0 and bool(np.isclose(own[0], times[0], rtol=1e-4, atol=1e-6))
-
-
-def _fits(section: NetworkPlan, times: Sequence[float]) -> bool:
-    """Whether a scheduler that stands before `times` follows the section's grid; an unsaid grid fits."""
-    own = section.sampler.scheduler_timesteps
-    if own is None:
-        return True
-    return len(times) >= len(own) and np.allclose(own, times[: len(own)], rtol=1e-4, atol=1e-6)
-
-
-def _position(times: Sequence[float], time: float) -> float:
-    """Where `time` lies among `times`, which ascend or descend; their ends are not exceeded."""
-    grid, steps = np.asarray(times), np.arange(len(times), dtype=np.float64)
-    ascends = len(grid) < 2 or grid[0] <= grid[-1]
-    return float(np.interp(time, grid, steps) if ascends else np.interp(-time, -grid, steps))
+            self._begin(clock if grid.scheduler_timesteps is not None else None, [self.at], position)
+        else:
+            self._move(position, clock.index() if self._scheduler is not None else None)
+        step = next((step for step in range(len(grid.timesteps)) if grid.is_at(step, time, rounding)), None)
+        if step is None:
+            self._leave(f"timestep {time:g} is none of the plan's {len(grid.timesteps)}")
+        self._leave(f"its run began at step {step}" if begins else f"step {step} came after step {before:g}")
+        return "begins" if begins else "moves"

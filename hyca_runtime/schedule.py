@@ -11,12 +11,12 @@ from hyca_runtime.errors import PlanError
 
 
 class Action(BaseModel):
-    """What is done on a step; `variant` names one of several networks (quantised copies, say)."""
+    """What is done on a step. There is one network to do it with, the "default"; another `variant` is refused."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     kind: Literal["compute", "predict"]
-    variant: str = "default"
+    variant: Literal["default"] = "default"
 
 
 COMPUTE = Action(kind="compute")

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet, WeakValueDictionary
 
 from torch import nn
 
+from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
-from hyca_runtime.errors import PlanMismatchError
+from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.executor import Executor
-from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.plan import Plan
+from hyca_runtime.fit import check_fits, tell_of_rounding
+from hyca_runtime.lane import Lane
+from hyca_runtime.plan import Plan, as_plan
 from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.report import RunReport
 
 MAX_PLANS = 64
 """Plans that `Session.following` keeps ready."""
+
+MAX_WARNINGS = 64
+"""Warnings of one session; more do not help."""
 
 NO_PLAN = "none"
 """Said by a thread whose calls are to be computed in full."""
@@ -32,7 +37,7 @@ class Session:
     """A pipeline that follows a plan; made by `apply_plan`.
 
     Use it as a context manager, or call `remove`. Threads may share it: each has runs of its own,
-    and their calls of one network take turns.
+    and their calls of one network take turns. It does not keep its networks alive.
     """
 
     def __init__(
@@ -40,29 +45,31 @@ class Session:
         networks: Mapping[str, nn.Module],
         plan: Plan,
         on_mismatch: OnMismatch = "compute",
-        scheduler: Any = None,
+        pipe: object | None = None,
         policy: MakePolicy = Scheduled,
+        control: Iterable[Deferral] = (),
     ) -> None:
         self.plan = plan
         self._on_mismatch: OnMismatch = on_mismatch
         self._policy = policy
-        self._warned: set[type[Warning]] = set()
+        self._warned: set[tuple[type[Warning], str]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
-        self._executors: dict[str, Executor] = {}
+        self._control = WeakSet(control)  # kept by their modules, as executors are
+        self._executors: WeakValueDictionary[str, Executor] = WeakValueDictionary()
         try:
             for name, module in networks.items():
                 sections = [section for section in plan.sections if section.component == name]
                 if sections:
                     compiled = CompiledPlan(plan.name, sections, on_mismatch, policy)
-                    self._executors[name] = Executor(module, compiled, scheduler, self._complain)
+                    self._executors[name] = Executor(module, compiled, pipe, self._complain)
         except BaseException:
             self.remove()
             raise
 
-    def _complain(self, message: str, kind: type[Warning]) -> None:
-        """Warn, but once of each kind of warning."""
-        if kind not in self._warned:
-            self._warned.add(kind)
+    def _complain(self, kind: type[Warning], subject: str, message: str) -> None:
+        """Warn, but once of each subject."""
+        if (kind, subject) not in self._warned and len(self._warned) < MAX_WARNINGS:
+            self._warned.add((kind, subject))
             warnings.warn(message, kind, stacklevel=2)
 
     @contextmanager
@@ -75,10 +82,9 @@ class Session:
             pipe: the pipeline that calls, where several share the network: its scheduler tells the
                 step without waiting for the GPU.
         """
-        scheduler = getattr(pipe, "scheduler", None)
         with ExitStack() as stack:
             for executor in self._executors.values():
-                stack.enter_context(executor.saying(branch=branch, step=step, scheduler=scheduler))
+                stack.enter_context(executor.saying(branch=branch, step=step, pipe=pipe))
             yield
 
     @contextmanager
@@ -88,8 +94,11 @@ class Session:
         A server applies one plan and lets each request name its own.
 
         Raises:
+            PlanError: not a `Plan`; a path would be read anew for every call.
             PlanMismatchError: the plan is for other networks, or cached at another point.
         """
+        if not isinstance(plan, Plan | None):
+            raise PlanError(f"expected a Plan, got {type(plan).__name__}; keep plans of files in a PlanCache")
         compiled = self._compiled_of(plan) if plan is not None else {}
         with ExitStack() as stack:
             for name, executor in self._executors.items():
@@ -102,7 +111,7 @@ class Session:
             networks = {name: executor.module for name, executor in self._executors.items()}
             compiled = {}
             for section in plan.sections:
-                _check_fits(plan.name, section, networks, "the session")
+                check_fits(plan.name, section, networks, "the session")
                 if section.point != self._executors[section.component].plan.point:
                     raise PlanMismatchError(
                         f"plan {plan.name!r} is cached at '{section.point}', the session at "
@@ -129,25 +138,29 @@ class Session:
         Args:
             own: leave out what other threads did.
         """
-        streams = [
-            ((name if len(self._executors) > 1 else "", *stream), executor, state)
+        lanes = [
+            (name, number, lane)
             for name, executor in self._executors.items()
-            for stream, state in executor.streams_of(own)
+            for number, lane in executor.lanes_of(own)
         ]
-        spent = steps = 0.0
-        for _, _, state in streams:
-            cost = state.track.section.cost
-            if cost is None:
-                steps = 0.0
-                break
-            spent += state.count.computed * cost.full_step_flops + state.count.predicted * cost.predicted_step_flops
-            steps += state.count.steps * cost.full_step_flops
+        streams = {
+            (name if len(self._executors) > 1 else "", branch, part, number): state.count
+            for name, number, lane in lanes
+            for (branch, part), state in lane.streams.items()
+        }
+        furthest = [
+            max((lane for name, _, lane in lanes if name == network), key=lambda lane: lane.steps, default=None)
+            for network in self._executors
+        ]
         return RunReport(
-            streams={key: state.count for key, _, state in streams},
-            off_plan=next((state.track.off_plan for _, _, state in streams if state.track.off_plan), ""),
-            cache_bytes=sum(state.count.cache_bytes for _, _, state in streams),
-            forecast_flops=sum(state.count.forecast_flops for _, _, state in streams),
-            flops_ratio=steps / spent if spent and steps else None,
+            streams=streams,
+            computed=sum(lane.computed for lane in furthest if lane),
+            steps=sum(lane.steps for lane in furthest if lane),
+            off_plan=next((lane.departure for _, _, lane in lanes if lane.departure), ""),
+            adapted=self._on_mismatch == "adapt",
+            cache_bytes=sum(count.cache_bytes for count in streams.values()),
+            forecast_flops=sum(count.forecast_flops for count in streams.values()),
+            flops_ratio=_flops_ratio([lane for _, _, lane in lanes]),
             bytes_ahead=self.memory(),
         )
 
@@ -165,6 +178,8 @@ class Session:
 
         Offload hooks stay as they are, whether they were put on before the plan or after it.
         """
+        while self._control:
+            self._control.pop().remove()
         while self._executors:
             self._executors.popitem()[1].remove()
 
@@ -177,15 +192,31 @@ class Session:
         self.remove()
 
 
+def _flops_ratio(lanes: Sequence[Lane]) -> float | None:
+    """FLOPs of the same calls in full over those that were spent; None where a plan does not say its costs."""
+    spent = full = 0.0
+    for lane in lanes:
+        cost = lane.plan.section(lane.track).cost
+        if cost is None:
+            return None
+        for state in lane.streams.values():
+            spent += state.count.computed * cost.full_step_flops + state.count.predicted * cost.predicted_step_flops
+            full += state.count.steps * cost.full_step_flops
+    return full / spent if spent else None
+
+
 def apply_plan(
-    target: object, plan: Plan, on_mismatch: OnMismatch = "compute", policy: MakePolicy = Scheduled
+    target: object,
+    plan: Plan | str | os.PathLike[str],
+    on_mismatch: OnMismatch = "compute",
+    policy: MakePolicy = Scheduled,
 ) -> Session:
     """Make a diffusers pipeline, or a transformer, follow `plan`.
 
     Args:
         target: a pipeline, or a network itself, compiled or not. Prefer the pipeline: its scheduler
             tells the step without waiting for the GPU.
-        plan: from `load_plan`.
+        plan: a plan, or the path of its file or of its study's folder.
         on_mismatch: what a run with other steps or timesteps does: "compute" every step and warn
             once, "adapt" the schedule to the sampler's time and forecast by the plan's closed
             forms, or raise an "error".
@@ -197,41 +228,16 @@ def apply_plan(
         The session, which `report`s and `remove`s.
 
     Raises:
+        PlanError: there is no sound plan.
         PlanMismatchError: the plan was made for other networks.
         AttachError: a network cannot be wrapped. Nothing was changed in either case.
     """
-    networks = find_transformers(target)
+    plan, networks = as_plan(plan), find_transformers(target)
     for section in plan.sections:
-        _check_fits(plan.name, section, networks, type(target).__name__)
-    return Session(networks, plan, on_mismatch, getattr(target, "scheduler", None), policy)
-
-
-def _check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
-    if section.component not in networks:
-        raise PlanMismatchError(
-            f"plan {name!r} is for a {section.component!r}, {target} has only {', '.join(networks)}; "
-            "nothing was changed"
-        )
-    module, expected = networks[section.component], section.model
-    kind, digest = type(module).__name__, config_digest(module)
-    if kind != expected.transformer:
-        raise PlanMismatchError(f"plan {name!r} is for a {expected.transformer}, got a {kind}; nothing was changed")
-    if digest != expected.config_digest:
-        raise PlanMismatchError(
-            f"plan {name!r} is for a {kind} of another configuration ({expected.config_digest[:12]}, "
-            f"this one is {digest[:12]}); trace and search this model. Nothing was changed"
-        )
-
-
-def config_digest(module: nn.Module) -> str:
-    """SHA-256 of a network's configuration, without names of files and versions.
-
-    A module that has no configuration is described by the names and shapes of its parameters.
-    """
-    config = getattr(module, "config", None)
-    if isinstance(config, Mapping):
-        facts: Any = {key: value for key, value in config.items() if not key.startswith("_")}
-    else:
-        facts = [(name, list(p.shape)) for name, p in module.named_parameters()]
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+        check_fits(plan.name, section, networks, type(target).__name__)
+    if isinstance(target, nn.Module):
+        for section in plan.sections:
+            tell_of_rounding(plan.name, section, networks[section.component])
+    pipe = None if isinstance(target, nn.Module) else target
+    control = defer_control(target, {section.component: section.point for section in plan.sections})
+    return Session(networks, plan, on_mismatch, pipe, policy, control)

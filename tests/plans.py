@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from diffusers import FluxTransformer2DModel
 
+from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import Cost, ModelFingerprint, NetworkPlan, TimeGrid
 from hyca_runtime.plan import Plan
 from hyca_runtime.point import parse_point
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.session import config_digest
 from hyca_runtime.solvers import Hold, Newton, Solver
 
 STEPS = 12

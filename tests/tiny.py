@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.emoji.text import WordEncoder
@@ -47,6 +51,48 @@ def glyphs() -> GlyphPipeline:
     pipe = GlyphPipeline(transformer, DDIMScheduler.from_pretrained(WEIGHTS / "scheduler"))
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+class InInferenceMode(EmojiPipeline):
+    """As users decorate the call of their own pipelines."""
+
+    @torch.inference_mode()
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return inspect.unwrap(EmojiPipeline.__call__)(self, *args, **options)
+
+
+class TimeSeries(EmojiPipeline):
+    """Samples are no pictures: ``(batch, 16, 48)``, in hundreds."""
+
+    def decode(self, latents: Tensor, output_type: str, rows: int | None = None) -> Any:
+        del output_type, rows
+        return 100 * latents
+
+
+class WithoutOutputType(EmojiPipeline):
+    """Of the arguments that every call is given, one is not known."""
+
+    def __call__(self, prompt: str, num_inference_steps: int, generator: Any, return_dict: bool) -> Any:  # type: ignore[override]
+        return super().__call__(prompt, None, None, num_inference_steps, 1.0, generator, return_dict=return_dict)
+
+
+def as_kind(kind: type[EmojiPipeline]) -> EmojiPipeline:
+    """The pipeline above as one of another class."""
+    pipe = pipeline()
+    pipe.__class__ = kind
+    return pipe
+
+
+def series() -> EmojiPipeline:
+    return as_kind(TimeSeries)
+
+
+def without_output_type() -> EmojiPipeline:
+    return as_kind(WithoutOutputType)
+
+
+def broken() -> EmojiPipeline:
+    raise KeyError("no weights here")
 
 
 def prompts() -> tuple[dict[str, str], ...]:

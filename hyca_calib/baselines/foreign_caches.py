@@ -108,7 +108,7 @@ def cacheable(pipe: Any) -> Iterator[Any]:
         else:
 
             def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-                with self.cache_context("all", **_moment(pipe, clock.timestep(args, kwargs)[0])):
+                with self.cache_context("all", **_moment(pipe, clock.timestep(args, kwargs).read()[0])):
                     return plain.__call__(self, *args, **kwargs)
 
             transformer.__class__ = type(plain.__name__, (CacheMixin, plain), {"__call__": call})
@@ -152,7 +152,7 @@ def timed(pipe: Any, config: str, unit: float, turned: bool = False, **options: 
 
     def overhear(_network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal now
-        now = clock.timestep(args, kwargs)[0] * unit
+        now = clock.timestep(args, kwargs).read()[0] * unit
         if not turned:
             return None
         return tuple(map(_exchanged, args)), {name: _exchanged(value) for name, value in kwargs.items()}

@@ -62,7 +62,7 @@ def _observed(pipe: Any, setup: Setup) -> Facts:
     clock, heard, batches = Clock(network), list[float](), list[int]()
 
     def hear(_network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        heard.append(clock.timestep(args, kwargs)[0])
+        heard.append(clock.timestep(args, kwargs).read()[0])
         batches.append(clock.batch(args, kwargs))
 
     with network.register_forward_pre_hook(hear, with_kwargs=True):

@@ -131,7 +131,7 @@ def _answered(pipe: Any, answer: Answer) -> Iterator[None]:
 
     def hear(_network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal time, step, call
-        now, _ = clock.timestep(args, kwargs)
+        now, _ = clock.timestep(args, kwargs).read()
         step, call = (0, 0) if now > time else (step, call + 1) if now == time else (step + 1, 0)
         time = now
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup
+from hyca_calib.pipelines.rollout import followed
 from hyca_calib.search.presets import PRESETS, recipe_section
 from hyca_calib.search.replay import Multistep
-from hyca_runtime import Plan, apply_plan
+from hyca_runtime import Plan
 from hyca_runtime.solvers import Hermite
 
 RECIPES = {"HyCa as published": "hyca", "FoCa as published": "foca", "HiCache as published": "hicache"}
@@ -43,7 +44,7 @@ def _family(name: str, preset: str, setup: Setup) -> Family:
 
         named = ", ".join(f"{axis} {value}" for axis, value in settings.items())
         plan = Plan.model_validate_json(setup.recall(f"plan of {published.source}, {named}", planned))
-        return apply_plan(pipe, plan, "error")
+        return followed(pipe, plan)
 
     longest = min(LONGEST, num - 1)
     both_ways = Axis("multistep", ("anchored", "recursive"), ordered=False)

@@ -19,7 +19,7 @@ class Score:
 
     Attributes:
         flops_ratio: FLOPs of the full run over its own, mean over the samples; 0 if it failed.
-        psnr_db: agreement with the full run.
+        psnr_db: agreement with the full run, see `SampleFidelity.agreement_db`.
         error: why there are no figures.
     """
 
@@ -53,7 +53,7 @@ def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: in
         near = run.fidelity_to(full)
     except Exception as error:  # foreign code may raise anything
         return named(0.0, (), error=reason(error))
-    return named(full.flops / run.flops, near.psnr_db)
+    return named(full.flops.networks / run.flops.networks, near.agreement_db)
 
 
 def reason(error: Exception) -> str:

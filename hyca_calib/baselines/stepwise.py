@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from hyca_calib.baselines.base import Applied
-from hyca_calib.pipelines.branches import Branches
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.bound_points import bind_point
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.calls import CallResolver
 from hyca_runtime.combine import weighted_sum
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
@@ -100,25 +100,19 @@ def driven(
 ) -> Iterator[None]:
     """The pipeline with every call of its network answered by `answer`.
 
-    Steps are told apart by their timesteps, which fall during a run; a run has at least two.
-
     Args:
         depth: how many computed features of a run are kept; all if None.
     """
     network = find_transformer(pipe)
-    attachment, clock = Attachment(network, point), Clock(network)
-    branches, streams, time = Branches(), dict[str, Stream](), -1.0
+    attachment, clock = Attachment(network, point), Clock(network, pipe)
+    resolver, streams = CallResolver(clock), dict[str, Stream]()
 
     def answered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nonlocal branches, time
-        now, _ = clock.timestep(args, kwargs)
-        if now > time:  # a new run
+        placed = resolver.resolve(args, kwargs, attachment.context.branch)
+        if placed.progress == "begins":
             streams.clear()
-            branches = Branches()
-        time = now
-        name = branches.label(attachment.context.branch, clock.prompt(args, kwargs))
-        stream = streams.setdefault(name, Stream(name, past=deque(maxlen=depth)))
-        stream.step += 1
+        stream = streams.setdefault(placed.branch, Stream(placed.branch, past=deque(maxlen=depth)))
+        stream.step = int(resolver.track.position)
         return answer(Call(attachment, stream, args, kwargs))
 
     attachment.install(answered)

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from hyca_calib.baselines.score import Score
+from hyca_calib.costs.same_cost import MORE, SAME_COST
 
-SAME_COST = 1.02
-"""A method whose FLOPs ratio is up to this much higher counts as spending as much."""
 SPARING = 1.5
 """A method with a lower FLOPs ratio is no rival, unless it costs about the same: a cache that never acts agrees
 perfectly with the full run."""
-MORE = 1.15
-"""A rival that spends up to so much times our FLOPs costs about the same."""
 CLOSE_LOOK = 3
 """Settings of a family and a window that see the whole select split."""
 FAR_DB = 6.0

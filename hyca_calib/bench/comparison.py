@@ -22,8 +22,9 @@ from hyca_calib.bench.results import FULL, OURS, Row
 from hyca_calib.bench.stage import Stage
 from hyca_calib.bench.sweep import MOST, Sweep, sweep
 from hyca_calib.demo.judge.network import Judge
+from hyca_calib.pipelines.rollout import followed
 from hyca_calib.pipelines.workload import Job, Workload
-from hyca_runtime import Plan, apply_plan
+from hyca_runtime import Plan
 
 FEW = 2
 """Samples of the select split on which settings are swept."""
@@ -209,7 +210,7 @@ class Comparison:
 
 def plan_baseline(name: str, plan: Plan, num_steps: int, settings: Settings) -> Baseline:
     """A plan as a method that rows are made of."""
-    return Baseline(name, OURS, num_steps, lambda pipe: apply_plan(pipe, plan, "error"), settings)
+    return Baseline(name, OURS, num_steps, lambda pipe: followed(pipe, plan), settings)
 
 
 def module_of(function: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hyca_calib.quality.evaluate import Fidelity, SampledRun
-from hyca_calib.quality.metrics import image_psnr
+from hyca_calib.quality.metrics import agreement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Figures(Fidelity):
     """One method against the full run, on the test split.
 
     Attributes:
-        exact_db: mean PSNR of the first samples to a run of many more steps.
+        exact_db: mean agreement of the first samples with a run of many more steps.
     """
 
     exact_db: float | None = None
@@ -36,6 +36,6 @@ class Timing:
 
 
 def figures_of(run: SampledRun, full: SampledRun, exact: Tensor | None = None) -> Figures:
-    """Figures of a run, from the full one of the same samples and the exact pictures of the first of them."""
-    exact_db = None if exact is None else statistics.fmean(image_psnr(run.images[: len(exact)], exact))
+    """Figures of a run, from the full one of the same samples and the exact solution of the first of them."""
+    exact_db = None if exact is None else statistics.fmean(agreement(run.images[: len(exact)], exact))
     return Figures.of(run, full, exact_db=exact_db)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyca_calib.bench.choice import MORE, SAME_COST, SPARING
+from hyca_calib.bench.choice import SPARING
 from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.results import Row
+from hyca_calib.costs.same_cost import MORE, SAME_COST
 from hyca_calib.quality.metrics import interval
 
 
 @dataclass(frozen=True)
 class Lead:
-    """PSNR in dB above the best rival, sample by sample: mean and 95 % interval, prompts resampled."""
+    """Agreement in dB above the best rival, sample by sample: mean and 95 % interval, prompts resampled."""
 
     mean: float
     low: float
@@ -47,6 +48,6 @@ def lead(
     ]
     if not rivals:
         return None
-    best, name = max(rivals, key=lambda pair: pair[0].psnr_db)
-    paired = np.subtract(ours.psnr_db_each, best.psnr_db_each).tolist()
-    return Lead(*interval(paired, seed, groups), rival=name, rival_ratio=best.flops_ratio, rival_db=best.psnr_db)
+    best, name = max(rivals, key=lambda pair: pair[0].agreement_db)
+    paired = np.subtract(ours.agreement_db_each, best.agreement_db_each).tolist()
+    return Lead(*interval(paired, seed, groups), rival=name, rival_ratio=best.flops_ratio, rival_db=best.agreement_db)

@@ -33,7 +33,7 @@ class RemeasuredRow:
     """A row, measured again on its first batch.
 
     Attributes:
-        published_db, found_db: PSNR of each sample.
+        published_db, found_db: agreement of each sample.
         error: why there is no figure.
     """
 
@@ -86,14 +86,14 @@ class Verification:
     def _remeasured(self, jobs: Sequence[Job], full: SampledRun, row: Row) -> RemeasuredRow:
         facts = self._bench.facts
         torch.set_num_threads(facts.threads)
-        published = row.result.psnr_db_each[: len(jobs)] if row.result else ()
+        published = row.result.agreement_db_each[: len(jobs)] if row.result else ()
         try:
             pipe = self.load()
             baseline = self._baseline(pipe, row)
             run = run_untimed(pipe, jobs, baseline.steps, facts.batch, lambda: baseline.applied(pipe))
         except Exception as error:  # foreign code may raise anything
             return RemeasuredRow(row.method, published, error=f"{type(error).__name__}: {error}")
-        return RemeasuredRow(row.method, published, run.fidelity_to(full).psnr_db)
+        return RemeasuredRow(row.method, published, run.fidelity_to(full).agreement_db)
 
     def _baseline(self, pipe: Any, row: Row) -> Baseline:
         if row.ours:

@@ -40,11 +40,12 @@ def _parameters(kind: Any) -> dict[str, inspect.Parameter]:
     return {name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, parameter in found.items()}
 
 
-def show(facts: Mapping[str, Any], as_json: bool, width: int = 16) -> None:
-    """Print facts, as JSON or for people: names in a column of that width, then values; lists are left out."""
+def show(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Print facts, as JSON or for people: names in a column, then values, without lists and unknowns."""
     if as_json:
         print(json.dumps(facts, indent=1))
         return
-    for name, value in facts.items():
-        if not isinstance(value, list | tuple):
-            print(f"{name:<{width}} {f'{value:.4g}' if isinstance(value, float) else value}")
+    told = {name: value for name, value in facts.items() if value is not None and not isinstance(value, list | tuple)}
+    width = max(map(len, told)) + 1
+    for name, value in told.items():
+        print(f"{name:<{width}} {f'{value:.4g}' if isinstance(value, float) else value}")

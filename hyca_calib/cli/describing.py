@@ -21,5 +21,4 @@ def info(
     """
     from hyca_calib.commands.describing import describe
 
-    facts = describe(path)
-    show(facts, as_json, width=max(map(len, facts)) + 1)
+    show(describe(path), as_json)

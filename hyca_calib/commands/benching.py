@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from hyca_calib.baselines import Setup, families
-from hyca_calib.bench.choice import MORE, SPARING, costs_of, windows
+from hyca_calib.bench.choice import SPARING, costs_of, windows
 from hyca_calib.bench.comparison import Comparison, Learnt
-from hyca_calib.bench.documents.comparison_table import to_csv, to_markdown
+from hyca_calib.bench.documents.comparison_table import measure_of, to_csv, to_markdown
 from hyca_calib.bench.documents.front import Dot, draw_front
 from hyca_calib.bench.equivalence import load_margins
 from hyca_calib.bench.isolation import CleanPipeline
@@ -26,10 +26,13 @@ from hyca_calib.commands.options import STUDIES, BenchOptions, SearchLimits, Tra
 from hyca_calib.commands.searching import search_plans
 from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import parse_budgets
+from hyca_calib.costs.same_cost import MORE
 from hyca_calib.demo.judge import load_judge
+from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
-from hyca_calib.pipelines.load import default_device, load_pipeline, weights_digest
+from hyca_calib.pipelines.load import default_device, load_pipeline
 from hyca_calib.pipelines.rollout import device_of
+from hyca_calib.pipelines.weights import weights_digest
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_json, write_text
@@ -59,7 +62,7 @@ def bench_all(options: BenchOptions) -> Path:
     comparison, facts, learnt = _comparison(options)
 
     def tell(row: Row) -> None:
-        found = f"{row.result.flops_ratio:5.2f}x {row.result.psnr_db:6.2f} dB" if row.result else row.error
+        found = f"{row.result.flops_ratio:5.2f}x {row.result.agreement_db:6.2f} dB" if row.result else row.error
         say(f"{found}  {row.method}")
 
     ours = comparison.plans(named, tell)
@@ -132,7 +135,9 @@ def bench_runtime(options: BenchOptions) -> Path:
 def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     """Everything that is measured with, and what the table says of it."""
     workload, batch = _workload(options), batch_of(options.model, options.batch)
+    say(f"{options.prompts or options.model}: {len(workload.prompts)} prompts")
     clean = CleanPipeline(lambda: load_pipeline(options.model), workload.of("fit")[0])
+    check_calls(clean.pipe, workload.prompts)
     facts = {
         "model": options.model,
         "workload": workload.describe().model_dump(),
@@ -194,8 +199,8 @@ def _written(folder: Path, bench: Bench) -> Path:
     head = (
         f"{tested} test samples of {prompts} prompts of `{facts.model}`, {facts.workload.num_steps} steps, "
         f"seed {facts.workload.seed}, batch {facts.batch}, {facts.device} ({facts.processor}), threads: "
-        f"{facts.threads}, torch {facts.versions['torch']}, {facts.date}, commit {facts.commit}. PSNR and "
-        f"SSIM are to the full run; intervals resample prompts. Other ways spend at least as many FLOPs as the plan, "
+        f"{facts.threads}, torch {facts.versions['torch']}, {facts.date}, commit {facts.commit}. Agreement "
+        f"is with the full run; intervals resample prompts. Other ways spend at least as many FLOPs as the plan, "
         f"or 2 % less; their FLOPs ratio is {SPARING} or more, or within {100 * MORE - 100:.0f} % of the plan's. FLOPs "
         "are the mean over all samples. Settings were chosen on the select split; every family was swept until the "
         "neighbours of its best settings were tried, each on a network proven untouched. Wall time and memory are of "
@@ -204,10 +209,10 @@ def _written(folder: Path, bench: Bench) -> Path:
     )
     bench.write(folder)
     write_text(folder / "bench.csv", to_csv(rows))
-    dots = [Dot(row.family, row.result.flops_ratio, row.result.psnr_db) for row in rows if row.result]
+    dots = [Dot(row.family, row.result.flops_ratio, row.result.agreement_db) for row in rows if row.result]
     ours, rivals = ([dot for dot in dots if (dot.family == OURS) == own] for own in (True, False))
     faint = [Dot(s.family, s.flops_ratio, s.mean_db) for sweep in bench.sweeps for s in sweep.tried if not s.error]
-    draw_front(ours, rivals, folder / "bench.png", faint)
+    draw_front(ours, rivals, folder / "bench.png", faint, measure_of(rows))
     write_text(folder / "bench.md", head + to_markdown(bench))
     return folder / "bench.md"
 

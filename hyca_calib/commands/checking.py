@@ -16,7 +16,7 @@ from hyca_calib.quality.metrics import interval
 from hyca_calib.records.console import say
 from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
 from hyca_calib.search.check_rollouts import Measured, measure
-from hyca_calib.search.lineage import own_problem, with_damping_of
+from hyca_calib.search.lineage import own_problem, part_for, with_damping_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
@@ -62,8 +62,9 @@ class CheckResult:
 
 def check_file(options: CheckOptions) -> CheckResult:
     """``hyca_calib check``; returns what the statistics say and, with a model, what rollouts say."""
-    plan = load_plan(options.plan)
-    problem = with_damping_of(plan, Problem(Trace(options.trace)))
+    trace = Trace(options.trace)
+    plan = part_for(load_plan(options.plan), trace)
+    problem = with_damping_of(plan, Problem(trace))
     own, missing = own_problem(plan, options.own_trace)
     check, measured = check_plan(plan, problem, own), None
     if options.model is not None and check.here is not None:
@@ -104,14 +105,14 @@ def _table(check: Check, here: Costs, measured: Measured | None) -> Table:
     """What every way of going on costs by the statistics, and how well it draws if there were rollouts."""
     table = Table()
     table.add_column("")
-    for name in ("cost here", "at home", *(["PSNR, dB (95 %)"] if measured else [])):
+    for name in ("cost here", "at home", *(["latent PSNR, dB (95 %)"] if measured else [])):
         table.add_column(name, justify="right")
     ways = {
         "plan": "plan, closed forms" if check.adapted else "plan",
         "refit": "new taps",
         "redo": "new schedule and taps",
-        "closed": here.closed_form,
-        "hold": "hold",
+        "closed": f"best closed form: {here.closed_form}",
+        "hold": "features held",
     }
     for way, label in ways.items():
         home = f"{getattr(check.home, way):.3g}" if check.home and way != "closed" else "-"

@@ -53,8 +53,10 @@ def _of_plan(plan: Plan) -> Facts:
         facts[f"{name}: sampler"] = section.sampler.scheduler
         if section.quality is not None:
             judged = section.quality
-            facts[f"{name}: quality"] = f"{judged.psnr_db:.2f} dB on {judged.num_samples} {judged.split} samples"
-    for key in ("trace", "replayed_cost"):
+            facts[f"{name}: quality"] = (
+                f"latent PSNR {judged.psnr_db:.2f} dB, {judged.num_samples} {judged.split} samples"
+            )
+    for key in ("trace", "precision", "replayed_cost"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])
     if "versions" in plan.provenance:

@@ -23,7 +23,9 @@ Model = Annotated[
 ]
 Prompts = Annotated[
     Path | None,
-    typer.Option(help="Text file, one prompt a line, or .jsonl with pipeline arguments. Default: the demo's own."),
+    typer.Option(
+        help="Text file, one prompt a line; or .jsonl with pipeline arguments, pictures by name. Default: the demo's."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Source of all randomness.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Samples per pipeline call. Default: 8 for the demos, else 1.")]
@@ -98,7 +100,7 @@ class SearchLimits:
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
         Tuning.trials
     )
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which no trial starts.")] = Tuning.timeout
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds of trials; the first is finished.")] = Tuning.timeout
     confirm: Annotated[float, typer.Option(min=0, help="Minutes of real rollouts; 0 trusts the statistics.")] = (
         RolloutLimits.minutes
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hyca_calib.commands.options import EvaluateOptions
+from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
-from hyca_calib.records.console import present, say
+from hyca_calib.records.console import present, say, stages
 from hyca_calib.report.write import write_report
 from hyca_calib.search.lineage import trace_named_in
 from hyca_calib.search.study import StudyFolder
@@ -20,10 +22,11 @@ from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
     """``hyca_calib evaluate``; returns the figures of the plan. The model is the caller's choice, never the plan's."""
     plan = load_plan(options.plan)
-    workload = workload_of(plan.provenance, options.model, options.prompts)
+    workload = workload_of(plan.provenance, options.model, options.prompts, options.steps)
     jobs = workload.of("test")[: options.samples]
     pipe = load_pipeline(options.model, options.device, options.download)
-    say(f"{len(jobs)} test samples, full run and plan ...")
+    check_calls(pipe, workload.prompts)
+    say(f"{len(workload.prompts)} prompts, {len(jobs)} test samples, full run and plan ...")
     steps, batch = options.steps or workload.num_steps, batch_of(options.model, options.batch)
     return evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch)[0]
 
@@ -40,7 +43,8 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     plan = load_plan(study.plan)
     recorded = Trace(trace or _own_trace(plan))
     pipe = load_traced(recorded.attributes.model, model)
-    summary = write_report(pipe, study, recorded, recorded.workload(), plan)
+    with stages(("report",)) as tell:
+        summary = write_report(pipe, study, recorded, recorded.workload(), plan, partial(tell, "report"))
     present(summary.table())
     return summary.page
 

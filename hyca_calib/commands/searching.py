@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,9 @@ def _search_all(
         if not study.report.exists():
             plan = load_plan(study.plan)
             chosen = next(trace_ for trace_ in recorded if trace_.point == plan.section.point)
-            present(write_report(pipe, study, chosen, workload, plan).table())
+            with stages(("report",)) as tell:
+                summary = write_report(pipe, study, chosen, workload, plan, partial(tell, "report"))
+            present(summary.table())
         say(f"report: {study.report}")
     if len(studies) > 1:
         page = write_front([(study.plan, load_plan(study.plan)) for study in studies], folder)
@@ -128,6 +131,7 @@ def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Whe
     if not limits.probes:
         return problem
     with stages(("probe",)) as tell:
+        tell("probe", 0.0, "")
         found = with_damping(pipe, problem, storage, limits.probes, lambda share: tell("probe", share, ""))
         tell("probe", 1.0, f"{problem.trace.point}: {100 * found.damping[1]:.0f} % of an early error is left")
     return found
@@ -137,16 +141,17 @@ def _tuned(
     problem: Problem, budgets: Sequence[Budget], limits: SearchLimits, storage: Where
 ) -> dict[Budget, list[Candidate]]:
     """Candidates for every budget on one trace, from one Optuna study."""
-    begun = time.monotonic()
+    point, news = problem.trace.point, ""
     with stages(("tune",)) as tell:
+        tell("tune", 0.0, "")
 
-        def tried(trial: int, cost: float) -> None:
-            spent = (time.monotonic() - begun) / max(limits.timeout, 1e-9)
-            tell("tune", max((trial + 1) / limits.trials, spent), f"{problem.trace.point}: cost {cost:.3e}")
+        def tried(_: int, cost: float) -> None:
+            nonlocal news
+            news = f"{point}: cost {cost:.3e}"
 
         tuning = Tuning(limits.trials, limits.timeout, limits.groups, limits.taps)
-        found = tune(problem, budgets, tuning, storage, limits.seed, tried)
-        tell("tune", 1.0, f"{problem.trace.point}: {len(found[budgets[0]])} schedules")
+        found = tune(problem, budgets, tuning, storage, limits.seed, tried, lambda share: tell("tune", share, news))
+        tell("tune", 1.0, f"{point}: {len(found[budgets[0]])} schedules")
     return found
 
 

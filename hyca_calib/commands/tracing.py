@@ -23,6 +23,7 @@ def trace_model(options: TraceOptions) -> str:
     """``hyca_calib trace``; returns the trace's path or URL."""
     workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
     point, shard = parse_point(options.point), Shard.parse(options.share) if options.share else Shard.of_launcher()
+    say(f"{options.prompts or options.model}: {len(workload.prompts)} prompts")
     pipe = load_pipeline(options.model, options.device, options.download)
 
     def state_needs(preflight: Preflight) -> None:

@@ -12,12 +12,13 @@ from hyca_runtime import Plan
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformers
+from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import widths
+from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.session import config_digest
 from hyca_runtime.solvers import Newton
 
 
@@ -65,29 +66,30 @@ def hand_plan(
     """
     sections = []
     for component, module in find_transformers(pipe).items():
-        times, channels = _seen(module, point, getattr(pipe, "scheduler", None), sample)
+        times, channels = _seen(module, point, pipe, sample)
         if times:
-            told = [time for time in times.values() if time is not None]
-            known = told if len(told) == len(times) else None
-            steps = computed(len(times))
-            sections.append(hand_section(module, point, channels, tuple(times), known, steps, component))
+            known = [told for _, told in times if told is not None]
+            heard, steps = [time for time, _ in times], computed(len(times))
+            told = known if len(known) == len(times) else None
+            sections.append(hand_section(module, point, channels, heard, told, steps, component))
     return Plan(name="by hand", sections=tuple(sections))
 
 
 def _seen(
-    module: nn.Module, point: CachePoint, scheduler: Any, sample: Callable[[], Any]
-) -> tuple[dict[float, float | None], int]:
-    """The times of a network's first pass over its steps, with those of the scheduler; and its channels."""
-    attachment, clock = Attachment(module, point), Clock(module, scheduler)
-    times, channels = dict[float, float | None](), 0
+    module: nn.Module, point: CachePoint, pipe: Any, sample: Callable[[], Any]
+) -> tuple[list[tuple[float, float | None]], int]:
+    """The times of a network's first pass over its steps, each with the scheduler's; and its channels."""
+    attachment, clock = Attachment(module, point), Clock(module, pipe)
+    resolver, times, channels = CallResolver(clock), list[tuple[float, float | None]](), 0
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal channels
         output, feature = attachment.compute(args, kwargs)
-        time, _ = clock.timestep(args, kwargs)
-        if feature is not None and time not in times:
-            times[time] = clock.scheduler_time()
-            channels = sum(widths(feature, attachment.point.channel_axis))
+        if feature is not None:
+            call = resolver.resolve(args, kwargs, attachment.context.branch)
+            if resolver.track.run == 0 and call.progress != "stays":
+                times.append((clock.timestep(args, kwargs).read()[0], clock.scheduler_time()))
+                channels = sum(widths(feature, attachment.point.channel_axis))
         return output
 
     attachment.install(answer)

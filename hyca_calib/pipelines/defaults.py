@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.demo import DEMOS, demo_prompts
-from hyca_calib.pipelines.workload import Workload, read_prompts
+from hyca_calib.pipelines.prompts import read_prompts
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.origins import origins
 from hyca_runtime.errors import PlanError, WorkloadError
 
 
@@ -19,16 +21,31 @@ def prompts_of(model: str, path: Path | None) -> tuple[dict[str, Any], ...]:
     return demo_prompts(model)
 
 
-def workload_of(facts: dict[str, Any], model: str, prompts: Path | None) -> Workload:
-    """The workload a trace or a plan was made on, its prompts read again."""
+def workload_of(facts: dict[str, Any], model: str, prompts: Path | None, steps: int | None = None) -> Workload:
+    """The workload a trace or a plan was made on, its prompts read again.
+
+    Args:
+        steps: which one of a plan that is merged from plans for other numbers of steps.
+    """
     try:
-        made = facts["workload"]
+        made = _only(facts, steps)
         workload = Workload(prompts_of(model, prompts), made["num_samples"], made["num_steps"], made["seed"])
-    except (KeyError, TypeError) as error:
-        raise PlanError(f"it does not say which workload it was made on: {error} is missing") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise PlanError("it does not say which workload it was made on; measure a plan of a search") from error
     if workload.digest != made["digest"]:
         raise WorkloadError("these are not the prompts it was made on; give the same --prompts file")
     return workload
+
+
+def _only(facts: dict[str, Any], steps: int | None) -> dict[str, Any]:
+    """The workload in `facts`; of several the one of so many steps."""
+    made = {found["digest"]: found for found in (origin["workload"] for origin in origins(facts) or [{}])}
+    if len(made) > 1:
+        counts = " and ".join(str(found["num_steps"]) for found in made.values())
+        made = {digest: found for digest, found in made.items() if found["num_steps"] == steps}
+        if len(made) != 1:
+            raise PlanError(f"it is merged from plans for {counts} steps; say which of them with --steps")
+    return next(iter(made.values()))
 
 
 def batch_of(model: str, batch: int | None) -> int:

@@ -7,22 +7,25 @@ downloaded unasked.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import nn
 
 from hyca_calib.demo import DEMOS, demo_pipeline
+from hyca_calib.pipelines.contract import check_pipeline, told
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.pipelines.weights import weights_digest
+from hyca_runtime.attach.clock import sampler_name
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.errors import WorkloadError
-from hyca_runtime.session import config_digest
+from hyca_runtime.errors import HycaError, WorkloadError
+from hyca_runtime.fingerprint import config_digest
 
 PLACEMENTS = ("balanced", "offload", "sequential")
 """For models larger than one GPU: spread over all GPUs; moved in network by network, or layer by layer."""
@@ -45,7 +48,8 @@ def load_pipeline(name: str, device: str | None = None, download: bool = False) 
         download: whether what is not in the Hub's cache on this machine may be fetched.
 
     Raises:
-        WorkloadError: no such model or device, or not a pipeline with a transformer.
+        WorkloadError: no such model or device, a factory that fails, not a pipeline with a transformer, or one whose
+            call does not take what HyCa gives.
     """
     where = device or default_device()
     made: Any
@@ -57,7 +61,9 @@ def load_pipeline(name: str, device: str | None = None, download: bool = False) 
         made = _from_diffusers(name, where, download)
     if not isinstance(getattr(made, "transformer", None), nn.Module) or not callable(made):
         raise WorkloadError(f"model {name!r} is a {type(made).__name__}; expected a pipeline with a `transformer`")
-    made.set_progress_bar_config(disable=True)
+    check_pipeline(made)
+    if hasattr(made, "set_progress_bar_config"):
+        made.set_progress_bar_config(disable=True)
     pipe: Pipeline = made
     return pipe
 
@@ -88,7 +94,7 @@ class TracedModel(BaseModel, frozen=True):
             pipeline=type(pipe).__name__,
             component=component,
             transformer=type(transformer).__name__,
-            scheduler=type(getattr(pipe, "scheduler", None)).__name__,
+            scheduler=sampler_name(getattr(pipe, "scheduler", None)),
             config_digest=config_digest(transformer),
             weights_digest=weights_digest(transformer),
         )
@@ -123,8 +129,10 @@ def _placed(pipe: Any, where: str) -> Any:
         elif where != "balanced":  # diffusers does that while it loads
             pipe.to(where)
     except (RuntimeError, ValueError, AssertionError) as error:
-        told = str(error).splitlines()[0][:160]
-        raise WorkloadError(f"device {where!r}: {told}; expected cpu, cuda, cuda:N, {', '.join(PLACEMENTS)}") from error
+        first = str(error).splitlines()[0][:160]
+        raise WorkloadError(
+            f"device {where!r}: {first}; expected cpu, cuda, cuda:N, {', '.join(PLACEMENTS)}"
+        ) from error
     return pipe
 
 
@@ -132,9 +140,14 @@ def _from_factory(name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise WorkloadError(f"model {name!r}: cannot import the factory: {error}") from error
-    return factory()
+    except Exception as error:  # a module of the user's
+        raise WorkloadError(f"model {name!r}: cannot import the factory: {told(error)}") from error
+    try:
+        return factory()
+    except HycaError:
+        raise
+    except Exception as error:  # code of the user's
+        raise WorkloadError(f"model {name!r}: the factory failed with {told(error)}") from error
 
 
 def _from_diffusers(name: str, where: str, download: bool) -> Any:
@@ -144,7 +157,9 @@ def _from_diffusers(name: str, where: str, download: bool) -> Any:
     spread = {"device_map": "balanced"} if where == "balanced" else {}
     safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": not download}
     try:
-        pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=kept, **safe, **spread)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # `torch_dtype` is the name that all versions know
+            pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=kept, **safe, **spread)
     except (OSError, ValueError) as error:
         local = Path(name).exists()
         hint = "" if local or download else "; a model of the Hub is fetched only with --download"
@@ -153,28 +168,3 @@ def _from_diffusers(name: str, where: str, download: bool) -> Any:
             f"folder, or 'package.module:factory'{hint} ({str(error).splitlines()[0][:160]})"
         ) from error
     return _placed(pipe, where)
-
-
-def weights_digest(module: nn.Module, probes: int = 64) -> str:
-    """SHA-256 over names, shapes and `probes` values of every parameter: cheap for any size."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        flat = _real(module, name, parameter).detach().flatten()
-        if flat.numel():
-            last = flat.numel() - 1
-            picks = torch.linspace(0, last, min(probes, flat.numel())).long().clamp(max=last)  # float32 may round up
-            digest.update(flat[picks.to(flat.device)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _real(module: nn.Module, name: str, parameter: Tensor) -> Tensor:
-    """The values of a weight that accelerate has moved away and brings back for every call."""
-    if not parameter.is_meta:
-        return parameter
-    owner, _, leaf = name.rpartition(".")
-    kept = getattr(getattr(module.get_submodule(owner), "_hf_hook", None), "weights_map", None)
-    if kept is None:
-        raise WorkloadError(f"weight {name} of {type(module).__name__} is on the meta device; load the model first")
-    found: Tensor = kept[leaf]
-    return found

@@ -8,12 +8,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from pydantic import BaseModel
 
+from hyca_calib.pipelines.media import contents, load_media
 from hyca_runtime.errors import WorkloadError
 
 Split = Literal["fit", "select", "test"]
@@ -23,8 +23,6 @@ SHARES = {"fit": 3, "select": 1, "test": 3}
 
 BETWEEN_SPLITS = 7_919_000
 """How far apart the noise seeds of two splits are."""
-
-MAX_PROMPT_BYTES = 64 * 1024**2
 
 BATCHED = ("prompt", "negative_prompt", "class_labels")
 
@@ -100,15 +98,13 @@ class Workload:
 
     @property
     def digest(self) -> str:
-        drawn = (self.prompts, self.num_samples, self.num_steps, self.seed)
-        return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
+        return _digest((self.prompts, self.num_samples, self.num_steps, self.seed))
 
     def describe(self) -> WorkloadSummary:
         """What must be given again to draw the same samples, besides the prompts."""
-        prompts = hashlib.sha256(json.dumps(self.prompts, sort_keys=True).encode()).hexdigest()
         return WorkloadSummary(
             digest=self.digest,
-            prompts_digest=prompts,
+            prompts_digest=_digest(self.prompts),
             num_prompts=len(self.prompts),
             num_samples=self.num_samples,
             num_steps=self.num_steps,
@@ -116,38 +112,15 @@ class Workload:
         )
 
 
+def _digest(drawn: Any) -> str:
+    """SHA-256 of what is drawn, wherever its files lie."""
+    return hashlib.sha256(json.dumps(contents(drawn), sort_keys=True).encode()).hexdigest()
+
+
 def _share(total: int) -> dict[Split, int]:
     whole = sum(SHARES.values())
     fit, select = max(1, total * SHARES["fit"] // whole), max(1, total * SHARES["select"] // whole)
     return {"fit": fit, "select": select, "test": total - fit - select}
-
-
-def read_prompts(path: Path) -> tuple[dict[str, Any], ...]:
-    """Pipeline arguments, one line each: plain text is a prompt, ``*.jsonl`` holds objects.
-
-    Raises:
-        WorkloadError: unreadable, empty, or a line that is no JSON object.
-    """
-    try:
-        if path.stat().st_size > MAX_PROMPT_BYTES:
-            raise WorkloadError(f"{path}: {path.stat().st_size} bytes is more than prompts can have")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: cannot read the prompts: {error}") from error
-    if not lines:
-        raise WorkloadError(f"{path}: no prompts in it; expected one a line")
-    if path.suffix != ".jsonl":
-        return tuple({"prompt": line} for line in lines)
-    calls = []
-    for number, line in enumerate(lines, 1):
-        try:
-            call = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise WorkloadError(f"{path}, line {number}: not JSON: {error}") from error
-        if not isinstance(call, dict):
-            raise WorkloadError(f"{path}, line {number}: expected an object of pipeline arguments, got {line[:40]!r}")
-        calls.append(call)
-    return tuple(calls)
 
 
 def batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
@@ -168,8 +141,8 @@ def _settings(job: Job) -> tuple[Any, ...]:
 
 
 def merge_calls(jobs: Sequence[Job]) -> dict[str, Any]:
-    """Arguments of one pipeline call that draws all of `jobs`."""
-    call = dict(jobs[0].call)
+    """Arguments of one pipeline call that draws all of `jobs`, with their pictures and videos."""
+    call = load_media(jobs[0].call)
     for key in BATCHED:
         if key in call:
             call[key] = [job.call[key] for job in jobs]

@@ -13,14 +13,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hyca_calib.costs.flops import count_flops, seconds_of
+from hyca_calib.costs.flops import seconds_of
 from hyca_calib.costs.memory import peak_memory
-from hyca_calib.pipelines.rollout import device_of, sample_images
+from hyca_calib.pipelines.rollout import device_of, followed, sample_images
 from hyca_calib.pipelines.workload import Job, batches
-from hyca_calib.quality.metrics import SampleFidelity, compare_images
-from hyca_runtime import Plan, Session, apply_plan
-from hyca_runtime.attach.forwards import Patch, Replacement
-from hyca_runtime.attach.points import find_transformers
+from hyca_calib.quality.metrics import Measure, SampleFidelity, compare_samples
+from hyca_calib.quality.run_flops import RunFlops, run_flops
+from hyca_runtime import Plan, Session
 from hyca_runtime.compiled_plan import OnMismatch
 
 Method = Callable[[], AbstractContextManager[Any]]
@@ -34,19 +33,19 @@ class SampledRun:
     Attributes:
         images, latents: see `sample_images`.
         seconds: wall time of all pipeline calls, NaN if nobody looked at the clock.
-        flops: of the network, for one sample.
+        flops: for one sample.
         peak_bytes: most memory at once beyond what was held before, see `peak_memory`; None if nobody looked.
     """
 
     images: Tensor
     latents: Tensor
     seconds: float
-    flops: float
+    flops: RunFlops
     peak_bytes: int | None = None
 
     def fidelity_to(self, full: SampledRun) -> SampleFidelity:
         """How near it is to the full run of the same samples, one by one."""
-        return compare_images(self.images, full.images, self.latents, full.latents)
+        return compare_samples(self.images, full.images, self.latents, full.latents)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,32 +53,56 @@ class Fidelity:
     """One method against the model's own full run of the same samples.
 
     Attributes:
-        psnr_db, psnr_db_worst, psnr_db_each: of the pictures, peak 1; mean, least, sample by sample.
-        ssim, ssim_worst: structural similarity of the pictures; mean and least.
+        psnr_db, psnr_db_worst, psnr_db_each: of pictures, see `SampleFidelity`; mean, least, sample by sample; None of
+            other samples.
+        ssim, ssim_worst: structural similarity of pictures; mean and least.
+        signal_to_error_db, signal_to_error_db_worst, signal_to_error_db_each: of any samples; None in files from before
+            it was kept.
         latent_error: squared error of the final latent over the full run's squared norm, mean.
-        flops_ratio: FLOPs of the full run over the method's, mean over the samples; above 1 is cheaper.
+        flops_ratio: FLOPs of the networks in the full run over the method's, mean over the samples; above 1 is cheaper.
     """
 
-    psnr_db: float
-    psnr_db_worst: float
-    ssim: float
-    ssim_worst: float
+    psnr_db: float | None
+    psnr_db_worst: float | None
+    ssim: float | None
+    ssim_worst: float | None
+    signal_to_error_db: float | None = None
+    signal_to_error_db_worst: float | None = None
     latent_error: float
     flops_ratio: float
-    psnr_db_each: tuple[float, ...]
+    psnr_db_each: tuple[float, ...] | None
+    signal_to_error_db_each: tuple[float, ...] | None = None
+
+    @property
+    def measure(self) -> Measure:
+        """What agreement is told as."""
+        return "signal-to-error ratio" if self.psnr_db_each is None else "PSNR"
+
+    @property
+    def agreement_db_each(self) -> tuple[float, ...]:
+        """What the method is judged by, sample by sample."""
+        return (self.signal_to_error_db_each if self.psnr_db_each is None else self.psnr_db_each) or ()
+
+    @property
+    def agreement_db(self) -> float:
+        return statistics.fmean(self.agreement_db_each)
+
+    @property
+    def agreement_db_worst(self) -> float:
+        return min(self.agreement_db_each)
 
     @classmethod
     def of(cls, run: SampledRun, full: SampledRun, **others: Any) -> Self:
         """A run against the full one; `others` are the attributes that a subclass adds."""
         near = run.fidelity_to(full)
+        columns = {"psnr_db": near.psnr_db, "ssim": near.ssim, "signal_to_error_db": near.signal_to_error_db}
         return cls(
-            psnr_db=statistics.fmean(near.psnr_db),
-            psnr_db_worst=min(near.psnr_db),
-            ssim=statistics.fmean(near.ssim),
-            ssim_worst=min(near.ssim),
+            **{name: statistics.fmean(column) if column else None for name, column in columns.items()},
+            **{f"{name}_worst": min(column) if column else None for name, column in columns.items()},
             latent_error=statistics.fmean(near.latent_error),
-            flops_ratio=full.flops / run.flops,
+            flops_ratio=full.flops.networks / run.flops.networks,
             psnr_db_each=near.psnr_db,
+            signal_to_error_db_each=near.signal_to_error_db,
             **others,
         )
 
@@ -89,6 +112,7 @@ class Evaluation(Fidelity):
     """One plan against the full run, with what it takes beyond FLOPs.
 
     Attributes:
+        steps_flops_ratio: as `flops_ratio`, of all that runs on every step: also of a ControlNet; None in old files.
         wall_ratio: seconds of the full run over the plan's; above 1 is faster.
         cache_bytes: features held during the run.
         peak_bytes: see `SampledRun`.
@@ -101,6 +125,7 @@ class Evaluation(Fidelity):
     num_samples: int
     batch: int
     peak_bytes: int | None = None
+    steps_flops_ratio: float | None = None
 
 
 def run_untimed(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> SampledRun:
@@ -108,14 +133,14 @@ def run_untimed(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, meth
 
     A cache that decides while it runs costs more on some samples than on others.
     """
-    flops = 0.0
+    flops = RunFlops()
     parts: list[tuple[Tensor, Tensor]] = []
     with method() as context:
         for group in batches(jobs, batch):
-            flops += network_flops(pipe, lambda group=group: parts.append(sample_images(pipe, group, num_steps, batch)))  # type: ignore[misc]
-            flops += _forecast_flops(context)
+            flops += run_flops(pipe, lambda group=group: parts.append(sample_images(pipe, group, num_steps, batch)))  # type: ignore[misc]
+            flops += _of_forecasts(context)
     images, latents = (torch.cat(column) for column in zip(*parts, strict=True))
-    return SampledRun(images, latents, math.nan, flops / len(jobs))
+    return SampledRun(images, latents, math.nan, flops.shared(len(jobs)))
 
 
 def sampling_seconds(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> float:
@@ -129,7 +154,7 @@ def evaluate_plan(
 ) -> tuple[Evaluation, SampledRun, SampledRun]:
     """Figures of `plan` on `jobs`, with its run and the full one."""
     full, _ = _timed_run(pipe, jobs, num_steps, batch, nullcontext)
-    run, report = _timed_run(pipe, jobs, num_steps, batch, lambda: apply_plan(pipe, plan, on_mismatch))
+    run, report = _timed_run(pipe, jobs, num_steps, batch, lambda: followed(pipe, plan, on_mismatch))
     found = Evaluation.of(
         run,
         full,
@@ -140,6 +165,7 @@ def evaluate_plan(
         num_samples=len(run.images),
         batch=batch,
         peak_bytes=run.peak_bytes,
+        steps_flops_ratio=full.flops.steps / run.flops.steps,
     )
     return found, run, full
 
@@ -151,7 +177,7 @@ def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, metho
     """
     device = device_of(pipe)
     with method() as context:
-        flops = network_flops(pipe, lambda: sample_images(pipe, jobs[:1], num_steps, 1)) + _forecast_flops(context)
+        flops = run_flops(pipe, lambda: sample_images(pipe, jobs[:1], num_steps, 1)) + _of_forecasts(context)
         if device.type != "cpu":
             sample_images(pipe, jobs[:batch], num_steps, batch)
         with peak_memory(device) as peak:
@@ -162,28 +188,6 @@ def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, metho
     return SampledRun(images, latents, seconds, flops, peak.bytes), report
 
 
-def _forecast_flops(context: Any) -> float:
-    return context.report().forecast_flops if isinstance(context, Session) else 0.0
-
-
-def network_flops(pipe: Any, sample: Callable[[], Any]) -> float:
-    """FLOPs inside the transformers while `sample` runs; text encoder and decoder do not count."""
-    total = 0.0
-
-    def counted(inner: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            nonlocal total
-            output: list[Any] = []
-            total += count_flops(lambda: output.append(inner(*args, **kwargs)))
-            return output[0]
-
-        return forward
-
-    modules = find_transformers(pipe).values()
-    patches = [Patch(m, "forward", Replacement(m, "forward", counted(m.forward))) for m in modules]
-    try:
-        sample()
-    finally:
-        for patch in patches:
-            patch.remove()
-    return total
+def _of_forecasts(context: Any) -> RunFlops:
+    spent = context.report().forecast_flops if isinstance(context, Session) else 0.0
+    return RunFlops(spent, spent)

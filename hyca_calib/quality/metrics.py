@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from scipy.stats import norm, t
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from hyca_calib.pipelines.outputs import are_pictures
 from hyca_calib.pipelines.workload import Job
 
 Array = NDArray[np.float64]
@@ -25,36 +27,81 @@ def log_error(latents: Tensor, reference: Tensor) -> Tensor:
     return (latents - reference).square().flatten(1).mean(1).clamp(min=1e-20).log()
 
 
+Measure = Literal["PSNR", "signal-to-error ratio"]
+"""What agreement is told as, in dB: the first of pictures and clips, the second of any other samples."""
+MOST_DB = 150.0
+"""Of equal samples."""
+LEAST_SIDE = 11
+"""Pixels of the window of structural similarity."""
+
+
 @dataclass(frozen=True)
 class SampleFidelity:
-    """Pictures of two runs compared, sample by sample.
+    """Samples of two runs compared, one by one.
 
     Attributes:
-        psnr_db: peak signal-to-noise ratio in dB, peak 1.
-        ssim: structural similarity, 1 for equal pictures.
+        signal_to_error_db: energy of the reference over that of the difference, in dB.
+        psnr_db: peak signal-to-noise ratio of pictures in dB, for the peak see `peaks`; None of other samples.
+        ssim: structural similarity, 1 for equal pictures; None of other samples and of very small pictures.
         latent_error: squared error of the latent over the reference's squared norm.
     """
 
-    psnr_db: tuple[float, ...]
-    ssim: tuple[float, ...]
+    signal_to_error_db: tuple[float, ...]
+    psnr_db: tuple[float, ...] | None
+    ssim: tuple[float, ...] | None
     latent_error: tuple[float, ...]
+
+    @property
+    def agreement_db(self) -> tuple[float, ...]:
+        """What the samples are judged by: PSNR of pictures, the signal-to-error ratio of others."""
+        return self.signal_to_error_db if self.psnr_db is None else self.psnr_db
+
+
+def compare_samples(samples: Tensor, reference: Tensor, latents: Tensor, reference_latents: Tensor) -> SampleFidelity:
+    """Compare samples ``(sample, ...)`` and their latents; pictures are ``(sample, channel, height, width)``."""
+    pictures = are_pictures(reference)
+    return SampleFidelity(
+        signal_to_error_db=tuple(signal_to_error(samples, reference)),
+        psnr_db=tuple(image_psnr(samples, reference)) if pictures else None,
+        ssim=tuple(_ssim(samples, reference)) if pictures and min(reference.shape[-2:]) >= LEAST_SIDE else None,
+        latent_error=tuple(_relative_error(latents, reference_latents).tolist()),
+    )
+
+
+def agreement(samples: Tensor, reference: Tensor) -> list[float]:
+    """What samples are judged by in dB, see `SampleFidelity.agreement_db`."""
+    return image_psnr(samples, reference) if are_pictures(reference) else signal_to_error(samples, reference)
+
+
+def signal_to_error(samples: Tensor, reference: Tensor) -> list[float]:
+    """Energy of each reference sample over that of the difference, in dB, within +-150."""
+    error = _relative_error(samples.double(), reference.double())
+    equal = (samples == reference).flatten(1).all(1)
+    return [float(db) for db in (-10 * error.log10()).clamp(-MOST_DB, MOST_DB).where(~equal, MOST_DB)]
 
 
 def image_psnr(images: Tensor, reference: Tensor) -> list[float]:
-    """Peak signal-to-noise ratio in dB of each picture ``(sample, ...)`` in [0, 1], at most 150."""
-    pairs = zip(images.float(), reference.float(), strict=True)
-    return [peak_signal_noise_ratio(a, b, data_range=1.0).clamp(max=150).item() for a, b in pairs]
+    """Peak signal-to-noise ratio in dB of each picture ``(sample, ...)``, at most 150."""
+    pairs = zip(images.float(), reference.float(), peaks(reference), strict=True)
+    return [peak_signal_noise_ratio(a, b, data_range=peak).clamp(max=MOST_DB).item() for a, b, peak in pairs]
 
 
-def compare_images(images: Tensor, reference: Tensor, latents: Tensor, reference_latents: Tensor) -> SampleFidelity:
-    """Compare pictures ``(sample, 3, height, width)`` in [0, 1] and their latents."""
-    pairs = zip(images.float(), reference.float(), strict=True)
-    ssim = [structural_similarity_index_measure(a[None], b[None], data_range=1.0) for a, b in pairs]
-    error = (latents - reference_latents).square().flatten(1).sum(1)
-    relative = error / reference_latents.square().flatten(1).sum(1)
-    return SampleFidelity(
-        tuple(image_psnr(images, reference)), tuple(float(torch.as_tensor(s)) for s in ssim), tuple(relative.tolist())
-    )
+def peaks(reference: Tensor) -> list[float]:
+    """The peak of each sample: 1 within [0, 1], where pictures are by contract; elsewhere the sample's own range."""
+    low, high = reference.float().flatten(1).aminmax(dim=1)
+    ranges = zip(low.tolist(), high.tolist(), strict=True)
+    return [1.0 if least >= 0 and most <= 1 else most - least or 1.0 for least, most in ranges]
+
+
+def _ssim(images: Tensor, reference: Tensor) -> Iterator[float]:
+    for a, b, peak in zip(images.float(), reference.float(), peaks(reference), strict=True):
+        yield float(torch.as_tensor(structural_similarity_index_measure(a[None], b[None], data_range=peak)))
+
+
+def _relative_error(found: Tensor, reference: Tensor) -> Tensor:
+    """Squared error of each sample over the reference's squared norm, ``(sample,)``."""
+    error = (found - reference).square().flatten(1).sum(1)
+    return error / reference.square().flatten(1).sum(1)
 
 
 def prompt_groups(jobs: Sequence[Job]) -> tuple[int, ...]:

@@ -9,7 +9,13 @@ from matplotlib import pyplot
 
 from hyca_calib.records.atomic import write_text
 from hyca_calib.report.drawing import INK, bare, save
+from hyca_calib.report.figures import figures_in
 from hyca_runtime import Plan
+
+SPACES = (
+    "All to the full run, samples of the select split. The first is of what the pipeline draws, on the samples of the "
+    "report; the second of the final latents, before the decoder, on all samples: what the search goes by."
+)
 
 
 def write_front(plans: Sequence[tuple[Path, Plan]], folder: Path) -> Path:
@@ -18,21 +24,28 @@ def write_front(plans: Sequence[tuple[Path, Plan]], folder: Path) -> Path:
     Args:
         plans: each with its path inside `folder`.
     """
-    rows = sorted((_ratio(plan), path, plan.section) for path, plan in plans)
-    lines = ["| FLOPs ratio | computed steps | point | PSNR on select, dB | plan |", "|---:|---:|---|---:|---|"]
-    for ratio, path, section in rows:
+    rows = sorted((_ratio(plan), path, plan.section, figures_in(path.parent)) for path, plan in plans)
+    drawn = [(ratio, figures) for ratio, _, _, figures in rows if figures]
+    measure = next((figures.measure for _, figures in drawn), "PSNR")
+    lines = [
+        f"| FLOPs ratio | computed steps | point | {measure}, dB | latent PSNR, dB | plan |",
+        "|---:|---:|---|---:|---:|---|",
+    ]
+    for ratio, path, section, figures in rows:
         computed = f"{len(section.schedule.computed_steps)} of {section.schedule.num_steps}"
-        psnr = f"{section.quality.psnr_db:.2f}" if section.quality else ""
+        seen = f"{figures.agreement_db:.1f}" if figures else ""
+        latent = f"{section.quality.psnr_db:.1f}" if section.quality else ""
         where = path.relative_to(folder).as_posix()
-        lines.append(f"| {ratio:.2f}x | {computed} | {section.point} | {psnr} | [{where}]({where}) |")
-    measured = [(ratio, section.quality.psnr_db) for ratio, _, section in rows if section.quality]
+        lines.append(f"| {ratio:.2f}x | {computed} | {section.point} | {seen} | {latent} | [{where}]({where}) |")
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.plot([ratio for ratio, _ in measured], [psnr for _, psnr in measured], "o-", color=INK)
-    axes.set(xlabel="FLOPs of the full run over FLOPs of the plan", ylabel="PSNR to the full run, dB")
+    axes.plot([ratio for ratio, _ in drawn], [figures.agreement_db for _, figures in drawn], "o-", color=INK)
+    axes.set(xlabel="FLOPs of the full run over FLOPs of the plan", ylabel=f"{measure} to the full run, dB")
     bare(axes)
     save(figure, folder / "front.png", dpi=150)
     page = folder / "front.md"
-    write_text(page, "# Pareto front\n\n![PSNR by FLOPs ratio](front.png)\n\n" + "\n".join(lines) + "\n")
+    write_text(
+        page, f"# Pareto front\n\n![{measure} by FLOPs ratio](front.png)\n\n{SPACES}\n\n" + "\n".join(lines) + "\n"
+    )
     return page
 
 

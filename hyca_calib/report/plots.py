@@ -6,7 +6,7 @@ Each is written twice: PNG for Markdown, SVG for the page.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hyca_calib.report.drawing import ACCENT, FAINT, INK, bare, save
-from hyca_calib.report.tiles import AMPLIFY, difference
-from hyca_calib.report.wall import Wall
+from hyca_calib.report.looks import error_shown, shown
+from hyca_calib.report.tiles import AMPLIFY
+from hyca_calib.report.wall import Tile, Wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import forecast_error
 from hyca_runtime.network_plan import NetworkPlan
@@ -86,7 +88,7 @@ def trajectories(problem: Problem, section: NetworkPlan, path: Path, most: int =
 
 
 def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -> None:
-    """What the search tried: replayed costs of distinct schedules, PSNR of real rollouts."""
+    """What the search tried: replayed costs of distinct schedules, latent PSNR of real rollouts."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 2.4))
     left.plot(sorted(costs), "o-", color=INK, ms=3, lw=1)
     left.set(
@@ -95,7 +97,7 @@ def trials_plot(costs: Sequence[float], rollouts: Sequence[float], path: Path) -
     if rollouts:
         right.plot(rollouts, ".", color=FAINT, ms=5)
         right.plot(np.maximum.accumulate(rollouts), color=ACCENT, lw=1.5)
-        right.set(xlabel="rollouts on the select split", ylabel="PSNR dB, unrefined")
+        right.set(xlabel="rollouts on the select split", ylabel="latent PSNR dB, unrefined")
     else:
         right.axis("off")
     _finish(figure, left, path)
@@ -116,7 +118,7 @@ def front_plot(wall: Wall, others: Sequence[tuple[float, float]], path: Path) ->
     """Agreement over compute: this plan, plans of other budgets, rivals.
 
     Args:
-        others: FLOPs ratio and PSNR in dB of the plans beside this one.
+        others: FLOPs ratio and agreement in dB of the plans beside this one.
     """
     figure, axes = pyplot.subplots(figsize=(6, 3.2))
     line = sorted([*others, (wall.plan.flops_ratio, wall.plan.mean_db)])
@@ -126,34 +128,34 @@ def front_plot(wall: Wall, others: Sequence[tuple[float, float]], path: Path) ->
     for tile in wall.rivals:
         axes.plot(tile.flops_ratio, tile.mean_db, "s", color=INK, ms=5)
         axes.annotate(tile.name, (tile.flops_ratio, tile.mean_db), (7, -3), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="times fewer FLOPs than the full run", ylabel="PSNR to it, dB")
+    axes.set(xlabel="times fewer FLOPs than the full run", ylabel=f"{wall.measure} to it, dB")
     axes.margins(x=0.25, y=0.15)
     _finish(figure, axes, path)
 
 
 def picture_wall(wall: Wall, path: Path) -> None:
     """Every way in a row, its error below it; of clips the middle frame."""
-    shown = [(f"{tile.name}\n{textwrap.fill(tile.told, 20)}", tile.clips, tile.psnr_db) for tile in wall.columns]
-    count, rows = len(wall.captions), []
-    for title, clips, psnr in shown:
-        rows.append((title, clips, psnr))
-        if psnr:
-            rows.append((f"its error\nx {AMPLIFY}", difference(clips, wall.full.clips), ()))
+    count = len(wall.captions)
+    rows: list[tuple[str, Tile, Callable[[Tensor, Tensor], Tensor], tuple[float, ...]]] = []
+    for tile in wall.columns:
+        rows.append((f"{tile.name}\n{textwrap.fill(tile.told, 20)}", tile, shown, tile.agreement_db))
+        if tile.agreement_db:
+            rows.append((f"its error\nx {AMPLIFY}", tile, error_shown, ()))
     figure, grid = pyplot.subplots(
         len(rows), count, figsize=(1.1 * count + 0.4, 1.22 * len(rows)), squeeze=False, layout="constrained"
     )
-    for r, (title, clips, psnr) in enumerate(rows):
+    for r, (title, tile, look, agreement) in enumerate(rows):
         for c in range(count):
             axes = grid[r][c]
-            picture = clips[c][len(clips[c]) // 2]
-            axes.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            clip = look(tile.samples[c], wall.full.samples[c])
+            axes.imshow(clip[len(clip) // 2].permute(1, 2, 0).numpy(), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set_visible(False)
             if r == 0:
                 axes.set_title(wall.captions[c][:18], fontsize=7)
-            if psnr:
-                axes.set_xlabel(f"{psnr[c]:.1f} dB", fontsize=7, labelpad=1)
+            if agreement:
+                axes.set_xlabel(f"{agreement[c]:.1f} dB", fontsize=7, labelpad=1)
         grid[r][0].set_ylabel(title, fontsize=7)
     save(figure, path)
 

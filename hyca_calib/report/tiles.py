@@ -27,11 +27,6 @@ class Strip:
     still: str
 
 
-def difference(clips: Tensor, reference: Tensor) -> Tensor:
-    """Absolute error times `AMPLIFY`, dark on white."""
-    return 1 - (AMPLIFY * (clips - reference)).abs()
-
-
 def strip(clips: Sequence[Tensor]) -> Strip:
     """One sample in several ways: clips ``(frame, 3, height, width)`` in [0, 1] as PNG, or as animated WebP."""
     frames = [_frame([clip[i] for clip in clips]) for i in range(len(clips[0]))]

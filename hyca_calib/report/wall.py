@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +17,15 @@ from hyca_calib.baselines.base import INTERVALS, Baseline, Setup
 from hyca_calib.baselines.caches import taylorseer_family
 from hyca_calib.baselines.samplers import DPM, OWN, sampled_by, samplers
 from hyca_calib.baselines.score import reason
-from hyca_calib.pipelines.rollout import sample_clips
+from hyca_calib.costs.same_cost import SAME_COST, costs_the_same
+from hyca_calib.pipelines.outputs import are_pictures
+from hyca_calib.pipelines.rollout import followed, sample_clips
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import SampledRun, run_untimed, sampling_seconds
+from hyca_calib.quality.metrics import Measure
+from hyca_calib.report.looks import Look, look_of
 from hyca_calib.search.problem import Problem
-from hyca_runtime import Plan, apply_plan
-from hyca_runtime.schedule import Schedule
+from hyca_runtime import Plan
 
 STARTS = (0, 3, 5)
 """Where samplers' levels begin, see `Spacing`: few spacings stand for many."""
@@ -37,24 +40,26 @@ class Tile:
 
     Attributes:
         told: what it computes.
-        flops_ratio: FLOPs of the full run over its own.
-        clips: ``(sample, frame, 3, height, width)`` in [0, 1]; no samples if it failed.
-        psnr_db: of each sample to the full run, all frames together; of the full run itself none.
+        flops_ratio: FLOPs of the networks in the full run over its own.
+        samples: ``(sample, ...)``, pictures as clips, ``(sample, frame, channel, height, width)``; none if it failed.
+        agreement_db: of each sample with the full run's, all frames together; of the full run itself none.
         seconds: wall time of all samples together.
         error: why there are no pictures.
+        steps_flops_ratio: as `flops_ratio`, of all that runs on every step, also of a ControlNet.
     """
 
     name: str
     told: str
     flops_ratio: float
-    clips: Tensor = NOTHING
-    psnr_db: tuple[float, ...] = ()
+    samples: Tensor = NOTHING
+    agreement_db: tuple[float, ...] = ()
     seconds: float = math.nan
     error: str = ""
+    steps_flops_ratio: float = 1.0
 
     @property
     def mean_db(self) -> float:
-        return float(np.mean(self.psnr_db)) if self.psnr_db else math.inf
+        return float(np.mean(self.agreement_db)) if self.agreement_db else math.inf
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Wall:
 
     Attributes:
         captions: of the samples.
-        rivals: the best setting of each family, best first.
+        rivals: of each family the best setting that spends what the plan does, best first.
         cache_bytes: features that the plan held.
     """
 
@@ -75,34 +80,68 @@ class Wall:
     cache_bytes: int
 
     @property
+    def look(self) -> Look:
+        """What samples are shown as."""
+        return look_of(self.full.samples)
+
+    @property
+    def measure(self) -> Measure:
+        """What agreement is told as."""
+        return "PSNR" if are_pictures(self.full.samples) else "signal-to-error ratio"
+
+    @property
+    def others_run(self) -> bool:
+        """Whether more than the networks runs on every step, and changes what a way costs."""
+        return any(abs(tile.steps_flops_ratio / tile.flops_ratio - 1) > 1e-3 for tile in self.columns)
+
+    @property
     def columns(self) -> tuple[Tile, ...]:
         return (self.full, self.plan, *self.rivals)
 
 
-def draw_wall(pipe: Any, jobs: Sequence[Job], num_steps: int, plan: Plan) -> Wall:
-    """Sample `jobs` in every way; a rival that raises is kept with its error."""
-    frames = sample_clips(pipe, jobs[:1], min(2, num_steps), 1)[0].shape[1]  # warms up, too
+def draw_wall(
+    pipe: Any,
+    jobs: Sequence[Job],
+    num_steps: int,
+    plan: Plan,
+    on_progress: Callable[[float, str], None] = lambda share, news: None,
+) -> Wall:
+    """Sample `jobs` in every way; a rival that raises is kept with its error, one of another cost is not."""
+    on_progress(0.0, "full run and plan")
+    one = sample_clips(pipe, jobs[:1], min(2, num_steps), 1)[0]  # warms up, too
+    frames = one.shape[1] if are_pictures(one) else 0
     full = run_untimed(pipe, jobs, num_steps, len(jobs), nullcontext)
-    with apply_plan(pipe, plan) as session:
+    with followed(pipe, plan, "compute") as session:
         ours = run_untimed(pipe, jobs, num_steps, len(jobs), lambda: nullcontext(session))
         report = session.report()
-    methods = nullcontext, partial(apply_plan, pipe, plan)
+    methods = nullcontext, partial(followed, pipe, plan, "compute")
     seconds = [sampling_seconds(pipe, jobs, num_steps, len(jobs), method) for method in methods]
-    schedule = plan.section.schedule
-    others = [_tried(pipe, jobs, baseline, full, frames) for baseline in _rivals(pipe, jobs, num_steps, schedule)]
+    spent, others = ours.flops.steps / full.flops.steps, list[Tile]()
+    rivals = _rivals(pipe, jobs, num_steps, spent)
+    for number, baseline in enumerate(rivals, 2):
+        on_progress(number / (2 + len(rivals)), baseline.name)
+        others.append(_tried(pipe, jobs, baseline, full, frames))
     return Wall(
         captions=tuple(str(job.call.get("prompt", job.call.get("class_labels", job.index))) for job in jobs),
-        full=Tile("full run", f"{num_steps} steps", 1.0, _clips(full, frames), (), seconds[0]),
+        full=Tile("full run", f"{num_steps} steps", 1.0, _unstacked(full, frames), (), seconds[0]),
         plan=_tile("plan", f"{report.computed} of {report.steps} steps", ours, full, frames, seconds[1]),
-        rivals=_best_of_families(tile for tile in others if not tile.error),
+        rivals=_best_of_families(t for t in others if not t.error and _as_costly(t, spent, num_steps)),
         failures=tuple(tile for tile in others if tile.error),
         cache_bytes=report.cache_bytes,
     )
 
 
-def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, schedule: Schedule) -> list[Baseline]:
-    """A few settings of what a user would do instead, for as many computed steps or a few more."""
-    computed = min(len(schedule.computed_steps) + 1, num_steps)  # forecasts cost something, too
+def _as_costly(tile: Tile, spent: float, num_steps: int) -> bool:
+    return costs_the_same(1 / tile.steps_flops_ratio, spent, 1 / num_steps)
+
+
+def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, spent: float) -> list[Baseline]:
+    """A few settings of what a user would do instead, for what the plan spends or a little more.
+
+    Args:
+        spent: the share of the full run's FLOPs.
+    """
+    computed = max(1, math.ceil(num_steps * spent / SAME_COST - 1e-9))
     found = [Baseline(f"{computed} steps", OWN, computed, nullcontext)]
     setup = Setup(jobs, num_steps, lambda name, make: make(), _no_trace)
     for sampler in samplers(pipe, setup):
@@ -137,8 +176,13 @@ def _best_of_families(tiles: Iterable[Tile]) -> tuple[Tile, ...]:
 
 
 def _tile(name: str, told: str, run: SampledRun, full: SampledRun, frames: int, seconds: float) -> Tile:
-    return Tile(name, told, full.flops / run.flops, _clips(run, frames), run.fidelity_to(full).psnr_db, seconds)
+    found = run.fidelity_to(full).agreement_db
+    networks, steps = full.flops.networks / run.flops.networks, full.flops.steps / run.flops.steps
+    return Tile(name, told, networks, _unstacked(run, frames), found, seconds, steps_flops_ratio=steps)
 
 
-def _clips(run: SampledRun, frames: int) -> Tensor:
+def _unstacked(run: SampledRun, frames: int) -> Tensor:
+    """Pictures as clips of so many frames; of none the samples are no pictures, and stay."""
+    if not frames:
+        return run.images
     return run.images.unflatten(2, (frames, -1)).transpose(1, 2)  # type: ignore[no-any-return,no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from rich.table import Table
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.atomic import write_text
 from hyca_calib.report import plots
+from hyca_calib.report.figures import ReportFigures, figures_in
+from hyca_calib.report.looks import error_shown, shown
 from hyca_calib.report.regrouping import regrouped
-from hyca_calib.report.tiles import AMPLIFY, difference, strip
+from hyca_calib.report.tiles import AMPLIFY, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
@@ -49,17 +52,28 @@ class Summary:
         wall = self.wall
         faster, held = wall.full.seconds / wall.plan.seconds, wall.cache_bytes / 2**20
         caption = f"{faster:.1f}x faster here, {held:.3g} MiB of features held"
-        found = Table("", "computes", "FLOPs", "PSNR to the full run", title=self.plan, caption=caption)
+        found = Table("", "computes", "FLOPs", f"{wall.measure} to the full run", title=self.plan, caption=caption)
+        if wall.others_run:
+            found.add_column("FLOPs of all that runs")
         for tile in (wall.plan, *wall.rivals):
-            style = "bold" if tile is wall.plan else ""
-            found.add_row(tile.name, tile.told, f"1/{tile.flops_ratio:.2f}", f"{tile.mean_db:.1f} dB", style=style)
+            cells = [tile.name, tile.told, f"1/{tile.flops_ratio:.2f}", f"{tile.mean_db:.1f} dB"]
+            cells += [f"1/{tile.steps_flops_ratio:.2f}"] if wall.others_run else []
+            found.add_row(*cells, style="bold" if tile is wall.plan else "")
         return found
 
 
-def write_report(pipe: Any, study: StudyFolder, trace: Trace, workload: Workload, plan: Plan) -> Summary:
-    """Draw every picture and write both files; returns what they say in a few lines."""
+def write_report(
+    pipe: Any,
+    study: StudyFolder,
+    trace: Trace,
+    workload: Workload,
+    plan: Plan,
+    on_progress: Callable[[float, str], None] = lambda share, news: None,
+) -> Summary:
+    """Draw every picture and write both files and the figures; returns what they say in a few lines."""
     result, problem, section = study.read_result(), Problem(trace), plan.section
-    wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan)
+    wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan, on_progress)
+    on_progress(1.0, "")
     folder = _draw(study, problem, wall, section, result, workload.seed)
     content = {
         "plan": plan,
@@ -80,13 +94,19 @@ def write_report(pipe: Any, study: StudyFolder, trace: Trace, workload: Workload
     rows = [
         {
             "caption": caption,
-            "pictures": strip([tile.clips[i] for tile in wall.columns]),
-            "differences": strip([full, *(difference(tile.clips[i], full) for tile in wall.columns[1:])]),
-            "psnr_db": [tile.psnr_db[i] if tile.psnr_db else None for tile in wall.columns],
+            "pictures": strip([shown(tile.samples[i], full) for tile in wall.columns]),
+            "differences": strip(
+                [shown(full, full), *(error_shown(tile.samples[i], full) for tile in wall.columns[1:])]
+            ),
+            "agreement_db": [tile.agreement_db[i] if tile.agreement_db else None for tile in wall.columns],
         }
-        for i, (caption, full) in enumerate(zip(wall.captions, wall.full.clips, strict=True))
+        for i, (caption, full) in enumerate(zip(wall.captions, wall.full.samples, strict=True))
     ]
     markdown, page = (environment.get_template(name) for name in ("report.md", "report.html"))
+    drawn = wall.plan
+    ReportFigures(
+        flops_ratio=drawn.flops_ratio, agreement_db=drawn.mean_db, measure=wall.measure, num_samples=len(wall.captions)
+    ).write(study.folder)
     write_text(study.folder / "report.md", markdown.render(**content, pictures=linked))
     write_text(study.report, page.render(**content, pictures=inline, rows=rows))
     return Summary(plan.name, study.report, wall)
@@ -112,7 +132,8 @@ def _draw(
 
 
 def siblings(study: StudyFolder, own: NetworkPlan) -> list[tuple[float, float]]:
-    """The FLOPs ratio and select PSNR of each plan of the same model for another budget, in the folder above."""
+    """FLOPs ratio and agreement of each plan of the same model for another budget, as the reports in the folder above
+    have them."""
     found = []
     for path in sorted(study.folder.parent.glob("*/plan.json")):
         if path == study.plan:
@@ -121,8 +142,9 @@ def siblings(study: StudyFolder, own: NetworkPlan) -> list[tuple[float, float]]:
             section = load_plan(path).section
         except PlanError:
             continue
-        if section.cost and section.quality and (section.model, section.sampler) == (own.model, own.sampler):
-            found.append((section.cost.flops_ratio, section.quality.psnr_db))
+        figures = figures_in(path.parent)
+        if figures and (section.model, section.sampler) == (own.model, own.sampler):
+            found.append((figures.flops_ratio, figures.agreement_db))
     return found
 
 

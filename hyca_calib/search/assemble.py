@@ -95,7 +95,7 @@ def assemble_section(
             scheduler=traced.model.scheduler,
             timesteps=tuple(trace.timesteps.tolist()),
             scheduler_timesteps=tuple(traced.scheduler_timesteps) or None,
-            axis=axis,
+            axis=problem.axis(axis),
             axis_times=tuple(problem.times(axis).tolist()),
         ),
         point=trace.point,

@@ -62,4 +62,5 @@ def judge(plan: Sequence[float], refit: Sequence[float], redo: Sequence[float], 
 
 def rollout_db(pipe: Any, section: NetworkPlan, samples: Samples, batch: int) -> list[float]:
     """PSNR in dB of each sample's final latent under `section`, adapted if the steps are not its own; 0 for NaN."""
-    return [to_db(error) for error in log_errors(pipe, section, samples, batch, "adapt").tolist()]
+    errors = log_errors(pipe, section, samples, batch, "adapt")
+    return [to_db(*pair) for pair in zip(errors.tolist(), samples.log_peak.tolist(), strict=True)]

@@ -8,10 +8,12 @@ nothing is damped, to 2, twice as fast; a rollout of each then tells.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.stopwatch import Pulse, no_pulse
 from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
@@ -21,21 +23,22 @@ STARTS = (1, 2)
 FEEDBACK_SHARE = 0.5
 
 
-def sweep_damping(candidate: Candidate, budget: Budget) -> list[Candidate]:
-    """Candidates like `candidate` that are best if errors are damped less or more, likely ones first.
+def sweep_damping(candidate: Candidate, budget: Budget, pulse: Pulse = no_pulse) -> Iterator[Candidate]:
+    """Candidates like `candidate` that are best if errors are damped less or more, likely ones first; each is searched
+    when it is asked for.
 
     Without a measured damping they are few.
     """
     problem, repay = candidate.problem, FEEDBACK_SHARE if candidate.settings.taps == "channel" else 0.0
-    found = dict[Schedule, Candidate]()
+    found = set[Schedule]()
     for power in POWERS if problem.damping else (1.0,):
         assumed = replace(problem, damping=tuple(factor**power for factor in problem.damping))
         for start in STARTS:
             settings = replace(candidate.settings, start=start, repay=repay)
             try:
-                (best,) = solve(assumed, settings, [budget], candidate.seed)
+                (best,) = solve(assumed, settings, [budget], candidate.seed, pulse)
             except BudgetError:  # the budget leaves no schedule that starts so
                 continue
-            judged = replace(best, problem=problem).knowing(groups=best.groups)
-            found.setdefault(best.schedule, judged)
-    return list(found.values())
+            if best.schedule not in found:
+                found.add(best.schedule)
+                yield replace(best, problem=problem).knowing(groups=best.groups)

@@ -10,7 +10,6 @@ single steps of full runs. Schedules that are searched without it spend their co
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hyca_calib.pipelines.branches import Branches
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
@@ -29,6 +27,7 @@ from hyca_calib.search.storage import Storage, open_study
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import Feature
 
 JOBS = 4
@@ -127,19 +126,20 @@ def _pushed_run(pipe: Any, problem: Problem, job: Job, step: int | None) -> tupl
     That is the root mean square change of the network's output; 0 without a step.
     """
     module = find_transformer(pipe, problem.trace.attributes.model.component)
-    attachment, clock = Attachment(module, problem.trace.point), Clock(module, getattr(pipe, "scheduler", None))
-    branches, pushes = Branches(), list[float]()
-    calls, latest = Counter[str](), dict[str, Feature]()  # of each branch
+    attachment, clock = Attachment(module, problem.trace.point), Clock(module, pipe)
+    resolver, pushes = CallResolver(clock), list[float]()
+    latest = dict[tuple[str, int], Feature]()  # of each branch
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output, feature = attachment.compute(args, kwargs)
         if feature is None:
             return output
-        branch = branches.label(attachment.context.branch, clock.prompt(args, kwargs))
-        before, now = latest.get(branch), Feature((part.detach().clone() for part in feature), feature.form)
-        number = calls[branch] % problem.trace.num_steps
-        latest[branch], calls[branch] = now, calls[branch] + 1
-        if number != step or before is None:
+        call = resolver.resolve(args, kwargs, attachment.context.branch)
+        if call.progress == "begins":
+            latest.clear()
+        key, now = (call.branch, call.part), Feature((part.detach().clone() for part in feature), feature.form)
+        before, latest[key] = latest.get(key), now
+        if resolver.track.position != step or before is None or before[0].shape != now[0].shape:
             return output
         pushed = Feature((new + PUSH * (new - old) for new, old in zip(now, before, strict=True)), feature.form)
         changed = attachment.predict(pushed, args, kwargs)

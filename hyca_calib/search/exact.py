@@ -4,7 +4,8 @@ The objective is a sum over gaps, and a gap costs what its history (the last `de
 and its length say. So the best schedule with K computed steps is a shortest path over states (newest
 step a, gaps g1, g2, .. back to the steps before it), solved by dynamic programming: no annealing, no
 local optimum. Gaps are limited to `max_gap`, which bounds the table at ``steps * max_gap^depth``
-entries whatever the number of channels.
+entries whatever the number of channels; runs of many hundreds of steps are searched with shorter histories and
+gaps, see `affordable`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.search.replay import Array, rows_of
+from hyca_calib.search.stopwatch import Pulse, no_pulse
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton
 
 Steps = NDArray[np.int64]
+
+MOST_CELLS = 1 << 26
+"""Entries of a table, once for each group, that one search looks at: some ten seconds on one core."""
 
 BLOCK = 32
 """Groups whose gaps are costed at once: as many as keep their intermediate results in the processor's cache."""
@@ -51,8 +56,37 @@ class GapTable:
         return int(self.histories[0].shape[1]) - 1
 
 
+def affordable(steps: int, groups: int, depth: int, narrow: int, wide: int) -> tuple[int, int]:
+    """History and longest gap of a table of at most `MOST_CELLS`: those asked for, of long runs smaller ones.
+
+    Args:
+        depth: taps used.
+        narrow, wide: the longest gap that will just do, and the one asked for.
+    """
+    for taps in range(max(2, depth), 1, -1):
+        for gap in range(wide, narrow - 1, -1):
+            if groups * _cells(steps, gap, taps) <= MOST_CELLS:
+                return min(depth, taps), gap
+    return min(depth, 2), narrow
+
+
+def _cells(steps: int, gap: int, taps: int) -> int:
+    """Entries for histories of `taps` computed steps."""
+    reach = np.ones(1)  # how many histories reach back so far
+    for _ in range(taps - 1):
+        reach = np.convolve(reach, np.r_[0.0, np.ones(gap)])
+    return gap * int(reach @ np.maximum(steps - np.arange(len(reach)), 0))
+
+
 def gap_table(
-    fit: Array, judge: Array, times: Array, step_weights: Array, depth: int, ridge: float, max_gap: int
+    fit: Array,
+    judge: Array,
+    times: Array,
+    step_weights: Array,
+    depth: int,
+    ridge: float,
+    max_gap: int,
+    pulse: Pulse = no_pulse,
 ) -> GapTable:
     """Costs of all gaps under taps fitted on one split and judged on another.
 
@@ -88,10 +122,10 @@ def gap_table(
             out[:, 2:] += np.einsum("gnkm,gnkm->nm", summed, product)
         return np.where(newest[:, None] + np.arange(max_gap + 1) <= steps, out, np.inf)
 
-    return _tabulate(costs, steps, max_gap, max(2, depth))  # a state has at least one gap
+    return _tabulate(costs, steps, max_gap, max(2, depth), pulse)  # a state has at least one gap
 
 
-def _tabulate(costs: Callable[..., Array], steps: int, max_gap: int, longest: int) -> GapTable:
+def _tabulate(costs: Callable[..., Array], steps: int, max_gap: int, longest: int, pulse: Pulse) -> GapTable:
     """`costs` of all histories of up to `longest` computed steps."""
     histories = []
     for length in range(1, longest + 1):
@@ -100,6 +134,7 @@ def _tabulate(costs: Callable[..., Array], steps: int, max_gap: int, longest: in
             first = sum(gaps)
             newest = np.arange(first, steps if length == longest else min(first + 1, steps))
             if newest.size:
+                pulse()
                 at: tuple[Any, ...] = (newest, *gaps)
                 table[at] = costs(newest, *gaps)
         histories.append(table)
@@ -128,7 +163,7 @@ def _squared_sums(gram: Array, most: int) -> Array:
     return out
 
 
-def best_schedules(table: GapTable, counts: range, start: int = 1) -> dict[int, Schedule]:
+def best_schedules(table: GapTable, counts: range, start: int = 1, pulse: Pulse = no_pulse) -> dict[int, Schedule]:
     """The cheapest schedule for each number of computed steps in `counts`.
 
     Args:
@@ -140,6 +175,7 @@ def best_schedules(table: GapTable, counts: range, start: int = 1) -> dict[int, 
     picks: dict[int, NDArray[np.int16]] = {}  # the oldest gap of the state before, which the state forgets
     found = {}
     for k in range(1, max(counts) + 1):
+        pulse()
         costs = table.histories[min(k, longest) - 1]
         after = np.full((steps + 1, *[gap + 1] * min(k, longest - 1)), np.inf)
         picks[k + 1] = np.zeros(after.shape if k >= longest else 0, dtype=np.int16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hyca_calib.records.origins import origins
 from hyca_calib.search.candidate import Settings
 from hyca_calib.search.error_damping import carried_over
 from hyca_calib.search.problem import Problem
@@ -31,6 +32,16 @@ def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, 
     if not same or misfit_of(plan, trace) or not is_on_grid(section_for(plan, trace), trace):
         return None, f"{told} is not the trace the plan was made on"
     return with_damping_of(plan, Problem(trace)), ""
+
+
+def part_for(plan: Plan, trace: Trace) -> Plan:
+    """The plan that a merged one has for the runs of the trace, as if it stood alone; any other plan itself."""
+    told = origins(plan.provenance)
+    if len(told) != len(plan.sections) or trace.attributes.model.component not in {s.component for s in plan.sections}:
+        return plan
+    section = section_for(plan, trace)
+    made = next(origin for origin, own in zip(told, plan.sections, strict=True) if own is section)
+    return plan.model_copy(update={"sections": (section,), "provenance": dict(made)})
 
 
 def trace_named_in(plan: Plan) -> tuple[str | None, str]:

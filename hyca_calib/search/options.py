@@ -16,7 +16,7 @@ class Tuning:
 
     Attributes:
         trials: settings tried.
-        timeout: seconds after which no further trial starts.
+        timeout: seconds; the trial that runs then stops, unless it is the first.
         groups: fixes the number of groups; None lets Optuna choose.
         taps: see `Settings`.
     """

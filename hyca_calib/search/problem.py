@@ -33,6 +33,12 @@ class Samples:
     latents: Tensor
     num_steps: int
 
+    @cached_property
+    def log_peak(self) -> Tensor:
+        """The logarithm of each latent's squared range, float64 ``(job,)``: latents may be of any size."""
+        low, high = self.latents.double().flatten(1).aminmax(dim=1)
+        return (high - low).square().clamp_min(1e-20).log()
+
     def __getitem__(self, chosen: slice | list[int]) -> Samples:
         places = np.arange(len(self.jobs))[chosen]
         return replace(self, jobs=tuple(self.jobs[place] for place in places), latents=self.latents[chosen])
@@ -89,8 +95,15 @@ class Problem:
         gain = self.trace.gain.mean(axis=0)[:, known] / self.channel_gain[known]
         return np.asarray(self.trace.response * np.sqrt(gain.mean(axis=1)) * (self.damping or 1.0))
 
+    def axis(self, wanted: str) -> str:
+        """`wanted`, one of `AXES`, or "step" where two steps have one time on it, as Heun's two of one noise level."""
+        return wanted if len(np.unique(self._positions(wanted))) == self.trace.num_steps else "step"
+
     def times(self, axis: str) -> Array:
-        """Position of each step on `axis`, one of `AXES`."""
+        """Position of each step on `axis`, as far as it can be used, see `axis`."""
+        return self._positions(self.axis(axis))
+
+    def _positions(self, axis: str) -> Array:
         sigmas = self.trace.sigmas[:-1]
         if axis == "step":
             return np.arange(self.trace.num_steps, dtype=np.float64)

@@ -28,7 +28,7 @@ from hyca_calib.quality.metrics import log_error
 from hyca_calib.records.atomic import replacing
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Samples
-from hyca_calib.search.rollout_error import to_db
+from hyca_calib.search.rollout_error import mean_psnr
 from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
 from hyca_calib.trace.preflight import available_bytes
 from hyca_runtime.network_plan import NetworkPlan
@@ -83,16 +83,17 @@ def refine_taps(
     Raises:
         NotDifferentiableError: gradients do not get through the pipeline.
     """
-    theta = task.start.detach().to(device_of(task.pipe), torch.float32, copy=True)
-    state = _State(theta, settings, state_path)
+    state = _State(task.start.detach().to(device_of(task.pipe), torch.float32, copy=True), settings, state_path)
     settings, checkpointed = _probed(task, settings)
+    if not state.iteration and state.spent >= 1:
+        return state.best.cpu(), {"skipped": "its minutes were over before the first step"}
     count, batch = len(task.fit.jobs), min(settings.batch, len(task.fit.jobs))
 
     def judge() -> None:
         rollout.follow(task.expand(state.theta.detach()))
         with torch.no_grad():
             state.note(_final_error(task.pipe, task.select).item())
-        on_progress(state.share, to_db(state.best_error))
+        on_progress(state.share, mean_psnr(state.best_error, task.select))
 
     with TapRollout(task.pipe, task.section, checkpointed) as rollout:
         if state.iteration == 0:
@@ -116,8 +117,8 @@ def refine_taps(
         "minutes": round(state.seconds / 60, 2),
         "batch": batch,
         "checkpointed": checkpointed,
-        "select_psnr_before_db": round(to_db(state.first_error), 3),
-        "select_psnr_after_db": round(to_db(state.best_error), 3),
+        "select_psnr_before_db": round(mean_psnr(state.first_error, task.select), 3),
+        "select_psnr_after_db": round(mean_psnr(state.best_error, task.select), 3),
     }
     return state.best.cpu(), account
 

@@ -9,17 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.problem import Samples
-from hyca_runtime import apply_plan
 from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.errors import ForecastWarning
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
-
-LOST = 4.0
-"""Squared error of a picture in [-1, 1] that could not be worse: 0 dB."""
 
 
 def log_errors(
@@ -27,18 +23,18 @@ def log_errors(
 ) -> Tensor:
     """Log squared error of each sample's final latent, float64 ``(job,)``, on the CPU.
 
-    The runtime computes what it cannot forecast; here a forecast of NaN or infinity is worth `LOST` instead.
+    The runtime computes what it cannot forecast; here a forecast of NaN or infinity is worth an error as large as the
+    full run's range, 0 dB, instead.
 
     Args:
         batch: samples in one call; default: all.
     """
-    plan, count = Plan(name="candidate", sections=(section,)), len(samples.jobs)
-    lost = torch.full((count,), LOST, dtype=torch.float64).log()
+    plan, lost = Plan(name="candidate", sections=(section,)), samples.log_peak
     with warnings.catch_warnings():
         warnings.simplefilter("error", ForecastWarning)
         try:
-            with apply_plan(pipe, plan, on_mismatch):
-                latents = sample_latents(pipe, samples.jobs, samples.num_steps, batch or count)
+            with followed(pipe, plan, on_mismatch):
+                latents = sample_latents(pipe, samples.jobs, samples.num_steps, batch or len(samples.jobs))
         except ForecastWarning:
             return lost
     found = log_error(latents, samples.latents.to(latents.device)).double().cpu()
@@ -47,9 +43,18 @@ def log_errors(
 
 def rollout_psnr(pipe: Any, section: NetworkPlan, samples: Samples) -> float:
     """PSNR in dB of the final latents under `section`, from the mean log error over `samples`."""
-    return to_db(log_errors(pipe, section, samples).mean().item())
+    return mean_psnr(log_errors(pipe, section, samples).mean().item(), samples)
 
 
-def to_db(log_mse: float) -> float:
-    """Mean log squared error of pictures in [-1, 1] (peak-to-peak 2) as PSNR in dB."""
-    return 10 * math.log10(4) - 10 * log_mse / math.log(10)
+def mean_psnr(log_mse: float, samples: Samples) -> float:
+    """A mean log squared error of the final latents of `samples` as PSNR in dB, their own ranges the peaks."""
+    return to_db(log_mse, samples.log_peak.mean().item())
+
+
+def to_db(log_mse: float, log_peak: float = math.log(4)) -> float:
+    """A log squared error as PSNR in dB, by default of pictures in [-1, 1].
+
+    Args:
+        log_peak: logarithm of the squared peak, from the least to the largest value.
+    """
+    return 10 * (log_peak - log_mse) / math.log(10)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.shared_rollouts import SharedRollouts
+from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError
 from hyca_runtime.schedule import Schedule
 
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -30,7 +32,7 @@ def search_by_rollouts(
     rollouts: SharedRollouts,
     seed: int,
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
-    alternatives: Sequence[Candidate] = (),
+    alternatives: Callable[[Pulse], Iterable[Candidate]] = lambda pulse: (),
 ) -> tuple[Candidate, float]:
     """Roll out the best candidates, then what gains most first: other shares taken back, other ridges, more candidates
     and alternatives, steps moved.
@@ -43,7 +45,7 @@ def search_by_rollouts(
         rollouts: where they are done and remembered; none is repeated after an interruption.
         seed: of the order in which moves are tried.
         on_progress: told the share of the limits that is spent, and the best PSNR so far.
-        alternatives: candidates in case the offline objective is wrong, see `sweep_damping`.
+        alternatives: candidates in case the offline objective is wrong, see `sweep_damping`; made as time allows.
 
     Returns:
         The winner and its PSNR in dB.
@@ -55,7 +57,8 @@ def search_by_rollouts(
     climb.try_all([climb.best.moved(ridge=ridge) for ridge in RIDGES])
     repay, ridge = climb.best.settings.repay, climb.best.settings.ridge
     others = [candidate.moved(repay=repay) for candidate in candidates[limits.finalists :][:OTHERS]]
-    climb.try_all(others + [candidate.moved(repay=repay, ridge=ridge) for candidate in alternatives])
+    swept = (candidate.moved(repay=repay, ridge=ridge) for candidate in alternatives(climb.pulse))
+    climb.try_all(itertools.chain(others, swept))
     shuffle = random.Random(seed)
     while climb.try_until_better(_moves_and_kicks(climb.best, shuffle)):
         pass
@@ -72,8 +75,11 @@ class _Climb:
     rollouts: SharedRollouts
     on_progress: Callable[[float, float], None]
     psnr: float = -math.inf
-    begun: float = field(default_factory=time.monotonic)
     tried: set[Candidate] = field(default_factory=set)
+    watch: Stopwatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Stopwatch(60 * self.limits.minutes)
 
     def improves(self, window: Sequence[Candidate]) -> bool:
         """Roll out the window; whether its best candidate is the new best."""
@@ -86,49 +92,79 @@ class _Climb:
         self.on_progress(self._share(), self.psnr)
         return better
 
-    def try_all(self, moves: Sequence[Candidate]) -> None:
+    def pulse(self) -> None:
+        """Progress between rollouts; see `Pulse`."""
+        self.on_progress(self._share(), self.psnr)
+        if self._share() >= 1:
+            raise TimeIsUpError
+
+    def try_all(self, moves: Iterable[Candidate]) -> None:
         for window in self._in_time(moves):
             self.improves(window)
 
-    def try_until_better(self, moves: Sequence[Candidate]) -> bool:
+    def try_until_better(self, moves: Iterable[Candidate]) -> bool:
         return any(self.improves(window) for window in self._in_time(moves))
 
-    def _in_time(self, moves: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
-        for begin in range(0, len(moves), self.limits.workers):
-            if self._share() >= 1:
+    def _in_time(self, moves: Iterable[Candidate]) -> Iterator[Sequence[Candidate]]:
+        coming = iter(moves)
+        while self._share() < 1:
+            try:
+                window = list(itertools.islice(coming, self.limits.workers))
+            except TimeIsUpError:
                 return
-            yield moves[begin : begin + self.limits.workers]
+            if not window:
+                return
+            yield window
 
     def _share(self) -> float:
         """The share of the limits that is spent."""
-        seconds, rollouts = 60 * self.limits.minutes, self.limits.rollouts
-        of_time = (time.monotonic() - self.begun) / seconds if seconds else 1.0
-        return min(1.0, max(of_time, len(self.tried) / rollouts if rollouts else 0.0))
+        rollouts = self.limits.rollouts
+        return min(1.0, max(self.watch.share, len(self.tried) / rollouts if rollouts else 0.0))
 
 
-def _moves_and_kicks(candidate: Candidate, shuffle: random.Random) -> list[Candidate]:
+Move = Callable[[], Candidate]
+"""Makes a candidate a small step away; most are never asked for it, and of long runs there are many."""
+
+
+def _moves_and_kicks(candidate: Candidate, shuffle: random.Random) -> Iterator[Candidate]:
     """Candidates one step away, then some two steps away."""
     moves = _moves(candidate)
     shuffle.shuffle(moves)
-    return moves + [shuffle.choice(_moves(shuffle.choice(moves))) for _ in range(KICKS if moves else 0)]
+    kicks = [shuffle.choice(_moves(shuffle.choice(moves)())) for _ in range(KICKS if moves else 0)]
+    return (move() for move in moves + kicks)
 
 
-def _moves(candidate: Candidate) -> list[Candidate]:
-    """Candidates a small step away."""
-    settings = candidate.settings
-    moves = [candidate.moved(schedule) for schedule in neighbours(candidate.schedule, settings.start)]
-    moves += [candidate.moved(ridge=ridge) for ridge in (settings.ridge / 3, settings.ridge * 3)]
+def _moves(candidate: Candidate) -> list[Move]:
+    """To candidates a small step away."""
+    settings, schedule = candidate.settings, candidate.schedule
+    moves: list[Move] = [partial(_moved, candidate, shift) for shift in _shifts(schedule, settings.start)]
+    moves += [partial(candidate.moved, ridge=ridge) for ridge in (settings.ridge / 3, settings.ridge * 3)]
     shares = (settings.repay - 0.125, settings.repay + 0.125) if settings.taps == "channel" else ()
-    return moves + [candidate.moved(repay=share) for share in shares if 0 <= share <= 1]
+    return moves + [partial(candidate.moved, repay=share) for share in shares if 0 <= share <= 1]
+
+
+def _moved(candidate: Candidate, shift: Shift) -> Candidate:
+    return candidate.moved(_shifted(candidate.schedule, shift))
+
+
+Shift = tuple[int, int]
+"""A computed step and the one that is computed instead."""
 
 
 def neighbours(schedule: Schedule, start: int) -> list[Schedule]:
     """Schedules that differ in one computed step, moved by one or two; the first `start` stay."""
+    return [_shifted(schedule, shift) for shift in _shifts(schedule, start)]
+
+
+def _shifts(schedule: Schedule, start: int) -> list[Shift]:
     computed = schedule.computed_steps
-    found = []
-    for i in range(max(1, start), len(computed)):
-        for shift in (-2, -1, 1, 2):
-            moved = computed[i] + shift
-            if 0 < moved < schedule.num_steps and moved not in computed:
-                found.append(Schedule.from_steps(schedule.num_steps, {*computed, moved} - {computed[i]}))
+    found, taken = [], set(computed)
+    for step in computed[max(1, start) :]:
+        ends = (step + shift for shift in (-2, -1, 1, 2))
+        found += [(step, end) for end in ends if 0 < end < schedule.num_steps and end not in taken]
     return found
+
+
+def _shifted(schedule: Schedule, shift: Shift) -> Schedule:
+    old, new = shift
+    return Schedule.from_steps(schedule.num_steps, {*schedule.computed_steps, new} - {old})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.weights import precision_of
 from hyca_calib.search.assemble import build_section, provenance, with_taps
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.damping_sweep import sweep_damping
@@ -23,6 +25,7 @@ from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tap_rollout import NotDifferentiableError
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.network_plan import NetworkPlan, Quality
 from hyca_runtime.plan import Plan, load_plan, save_plan
 from hyca_runtime.solvers import ClosedFormSolver
@@ -63,14 +66,16 @@ def search(
             decide between the points.
     """
     run, begun = _Run(pipe, budget, study, options, on_progress), time.monotonic()
+    on_progress("confirm", 0.0, "")
     chosen, winner, tried = _confirmed(run, contenders)
     on_progress("confirm", 1.0, f"{sum(map(len, tried.values()))} rollouts")
     confirmed = time.monotonic()
     with study.last_word():
         if study.complete:  # another worker was faster
             return load_plan(study.plan)
+        on_progress("refine", 0.0, "")
         section, refinement = _refined(run, winner)
-        on_progress("refine", 1.0, f"{section.quality.psnr_db:.2f} dB" if section.quality else "")
+        on_progress("refine", 1.0, _told(section.quality.psnr_db) if section.quality else "")
         groups = zip(winner.groups, winner.solvers, strict=True)
         account = {
             **winner.choices,
@@ -82,7 +87,7 @@ def search(
             "refinement": refinement,
             "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
         }
-        return _write_plan(study, winner, section, budget.text, account)
+        return _write_plan(pipe, study, winner, section, budget.text, account)
 
 
 def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Sequence[Candidate], Candidate, Tried]:
@@ -118,9 +123,10 @@ def _heat(
     )
 
     def tell(done: float, psnr: float) -> None:
-        run.on_progress("confirm", begin + (end - begin) * done, f"{psnr:.2f} dB")
+        run.on_progress("confirm", begin + (end - begin) * done, _told(psnr))
 
-    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep_damping(first, run.budget))
+    sweep = partial(sweep_damping, first, run.budget)
+    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep)
     tried[point] = rollouts.history()
     return -psnr, winner
 
@@ -143,7 +149,7 @@ def search_preset(
         "candidates": [_summary(candidate)],
         **NOT_SEARCHED,
     }
-    return _write_plan(study, candidate, _judged(pipe, problem, section), f"{preset}-{budget.text}", account)
+    return _write_plan(pipe, study, candidate, _judged(pipe, problem, section), f"{preset}-{budget.text}", account)
 
 
 def _judged(pipe: Any, problem: Problem, section: NetworkPlan) -> NetworkPlan:
@@ -157,18 +163,19 @@ def _judged(pipe: Any, problem: Problem, section: NetworkPlan) -> NetworkPlan:
 
 
 def _write_plan(
-    study: StudyFolder, winner: Candidate, section: NetworkPlan, suffix: str, account: dict[str, Any]
+    pipe: Any, study: StudyFolder, winner: Candidate, section: NetworkPlan, suffix: str, account: dict[str, Any]
 ) -> Plan:
     """Write the account, then the plan: a folder with a plan is complete.
 
     A plan tells of its refinement, but not how long it took, so that equal searches give equal plans.
     """
+    told = provenance(winner)
+    if pipe is not None:
+        told["precision"] = precision_of(find_transformer(pipe, section.component))
     refinement = {key: value for key, value in account["refinement"].items() if key != "minutes"}
-    plan = Plan(
-        name=f"{winner.problem.trace.attributes.model.name}-{suffix}",
-        sections=(section,),
-        provenance=provenance(winner) | ({"refinement": refinement} if "iterations" in refinement else {}),
-    )
+    if "iterations" in refinement:
+        told["refinement"] = refinement
+    plan = Plan(name=f"{winner.problem.trace.attributes.model.name}-{suffix}", sections=(section,), provenance=told)
     study.write_result(account)
     save_plan(plan, study.plan)
     return plan
@@ -186,7 +193,7 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
         task = RefinementTask(pipe, section, start, expand, problem.samples("fit"), problem.samples("select"))
 
         def tell(share: float, psnr: float) -> None:
-            run.on_progress("refine", share, f"{psnr:.2f} dB")
+            run.on_progress("refine", share, _told(psnr))
 
         try:
             theta, account = refine_taps(task, options.refinement, run.study.refinement, options.seed, tell)
@@ -200,3 +207,7 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
 
 def _summary(candidate: Candidate) -> dict[str, Any]:
     return candidate.choices | {"cost": candidate.cost}
+
+
+def _told(latent_psnr: float) -> str:
+    return f"latent PSNR {latent_psnr:.2f} dB"

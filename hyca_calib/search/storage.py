@@ -37,7 +37,7 @@ def open_study(storage: Storage, name: str, sampler: optuna.samplers.BaseSampler
     Raises:
         StudyError: the storage cannot be reached.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of failed trials, whose errors go on
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats

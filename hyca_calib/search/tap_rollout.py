@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hyca_calib.pipelines.branches import Branches
+from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.assemble import plan_taps
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.calls import CallResolver
 from hyca_runtime.combine import split_weights, weighted_sum
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.run_tracker import RunTracker
 
 
 class NotDifferentiableError(RuntimeError):
@@ -31,7 +31,7 @@ class TapRollout:
     """Drives a network by a plan, whose taps may be replaced by a differentiable tensor. A context manager.
 
     Args:
-        on_history: told the branch, the step and the history, newest first, before each forecast.
+        on_history: told the branch, the step and the features, newest first, before each forecast.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TapRollout:
         module = find_transformer(pipe, section.component)
         self._section, self._checkpointed, self._on_history = section, checkpointed, on_history
         self._attachment = Attachment(module, section.point)
-        self._clock = Clock(module, getattr(pipe, "scheduler", None))
+        self._clock = Clock(module, pipe)
         self._row = {step: i for i, step in enumerate(section.schedule.predicted_steps)}
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         self.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)))
@@ -52,52 +52,58 @@ class TapRollout:
     def __enter__(self) -> Self:
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        self._attachment.install(self._answer)
+        self._attachment.install(outside_inference_mode(self._answer))
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._attachment.remove()
         for parameter in self._frozen:
             parameter.requires_grad_(True)
-        self._streams.clear()
+        self._histories.clear()
 
     def follow(self, taps: Tensor) -> None:
         """Forecast with these taps ``(predicted step, depth, channel)`` in the runs to come; forget earlier runs.
 
         Where guidance branches have no names, every run brings its own: kept, their features would pin the heap.
         """
-        self._taps, self._branches = taps, Branches()
-        self._streams = dict[str, tuple[RunTracker, deque[Feature]]]()
+        self._taps, self._resolver = taps, CallResolver(self._clock, [self._section.sampler])
+        self._histories = dict[tuple[str, int], deque[tuple[int, Feature]]]()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        prompt = self._clock.prompt(args, kwargs)
-        branch = self._branches.label(self._attachment.context.branch, prompt)
-        if branch not in self._streams:
-            self._streams[branch] = (RunTracker([self._section]), deque(maxlen=self._section.depth))
-        track, history = self._streams[branch]
-        if track.advance(self._clock, args, kwargs, prompt, None):
-            history.clear()
-        if track.off_plan:
-            raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_plan}")
-        if (step := int(track.position)) in self._row:
-            self._on_history(branch, step, history)
-            return self._attachment.predict(self._forecast(step, list(history)), args, kwargs)
+        call = self._resolver.resolve(args, kwargs, self._attachment.context.branch)
+        track = self._resolver.track
+        if call.progress == "begins":
+            self._histories.clear()
+        if track.off_grid:
+            raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_grid}")
+        key, step = (call.branch, call.part), int(track.position)
+        history = self._histories.setdefault(key, deque(maxlen=self._section.depth))
+        if step in self._row and self._has(history, step):
+            past = [feature for _, feature in history]
+            self._on_history(call.branch, step, past)
+            return self._attachment.predict(self._forecast(step, past), args, kwargs)
         if self._checkpointed:
             output, feature = checkpoint(self._attachment.compute, args, kwargs, use_reentrant=False)
         else:
             output, feature = self._attachment.compute(args, kwargs)
-        history.appendleft(feature)
+        if step not in self._row:
+            history.appendleft((step, feature))
         return output
 
-    def _forecast(self, step: int, history: Sequence[Feature]) -> Feature:
+    def _has(self, history: Sequence[tuple[int, Feature]], step: int) -> bool:
+        """Whether a history is what a forecast takes; that of a branch that began late is not yet."""
+        wanted = self._section.taps[step].history
+        return tuple(position for position, _ in history)[: len(wanted)] == wanted
+
+    def _forecast(self, step: int, past: Sequence[Feature]) -> Feature:
         used = len(self._section.taps[step].history)
         axis = self._section.point.channel_axis
         pieces = split_weights(
-            self._taps[self._row[step], :used], widths(history[0], axis), [part.ndim for part in history[0]], axis
+            self._taps[self._row[step], :used], widths(past[0], axis), [part.ndim for part in past[0]], axis
         )
-        past = zip(*history[:used], strict=True)
-        sums = (weighted_sum(features, weights) for features, weights in zip(past, pieces, strict=True))
-        return Feature(sums, history[0].form)
+        parts = zip(*past[:used], strict=True)
+        sums = (weighted_sum(features, weights) for features, weights in zip(parts, pieces, strict=True))
+        return Feature(sums, past[0].form)
 
 
 def activation_bytes(pipe: Any, section: NetworkPlan, num_steps: int, job: Job, checkpointed: bool = False) -> int:

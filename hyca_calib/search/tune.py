@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 
 import numpy as np
@@ -13,10 +13,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate, Settings, partition
-from hyca_calib.search.exact import best_schedules, gap_table
+from hyca_calib.search.exact import affordable, best_schedules, gap_table
 from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import AXES, Problem
 from hyca_calib.search.replay import grouped
+from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError, no_pulse
 from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
@@ -34,7 +35,9 @@ MAX_GROUPS = 32
 TINY = 1e-30
 
 
-def solve(problem: Problem, settings: Settings, budgets: Sequence[Budget], seed: int) -> list[Candidate]:
+def solve(
+    problem: Problem, settings: Settings, budgets: Sequence[Budget], seed: int, pulse: Pulse = no_pulse
+) -> list[Candidate]:
     """The best schedule within each of `budgets` for given settings, judged on the select split.
 
     Raises:
@@ -46,11 +49,12 @@ def solve(problem: Problem, settings: Settings, budgets: Sequence[Budget], seed:
     groups = partition(problem, settings, seed)
     fit, judge = (grouped(gram, gains, groups) for gram in (problem.fit, problem.select))
     times, fewest = problem.times(settings.axis), min(counts)
-    start = min(settings.start, fewest)
+    start = min(max(settings.start, trace.attributes.first_computed), fewest)
     widest = -(-(steps - start) // (fewest - start + 1)) + 1  # if all gaps after the start were equal
-    max_gap = min(steps, max(4, 2 * widest))
-    table = gap_table(fit, judge, times, problem.step_weights, settings.depth, settings.ridge, max_gap)
-    found = best_schedules(table, range(fewest, max(counts) + 1), start)
+    wide = min(steps, max(4, 2 * widest))
+    depth, gap = affordable(steps, len(groups), settings.depth, min(widest, wide), wide)
+    table = gap_table(fit, judge, times, problem.step_weights, depth, settings.ridge, gap, pulse)
+    found = best_schedules(table, range(fewest, max(counts) + 1), start, pulse)
     found[steps] = Schedule.from_steps(steps, range(steps))
     for budget, count in zip(budgets, counts, strict=True):
         if count not in found:
@@ -65,29 +69,42 @@ def tune(
     storage: Storage,
     seed: int,
     on_trial: Callable[[int, float], None] = lambda number, cost: None,
+    on_share: Callable[[float], None] = lambda share: None,
 ) -> dict[Budget, list[Candidate]]:
     """Distinct candidates for each budget, best first; one study serves all budgets.
 
     A trial is one choice of settings; its value is the mean log cost over the budgets. The same call after
     an interruption goes on where it stopped, and ends as if nothing had been; several processes that make it at
     once share the trials.
+
+    Args:
+        on_trial: told the number and the value of each trial.
+        on_share: told the share of the limits that is spent, also within a trial. Once the time is, the trial stops,
+            unless it is the first.
     """
     budget_names = ",".join(budget.text for budget in budgets)
     study = open_study(storage, f"tune {problem.identity} {budget_names} groups {tuning.groups or 'any'} seed {seed}")
 
+    watch, done = Stopwatch(tuning.timeout), 0
+
+    def pulse() -> None:
+        on_share(max(watch.share, done / tuning.trials))
+        if watch.share >= 1 and done:
+            raise TimeIsUpError
+
     def objective(trial: Trial) -> float:
-        candidates = solve(problem, _suggest(trial, tuning), budgets, seed)
+        candidates = solve(problem, _suggest(trial, tuning), budgets, seed, pulse)
         trial.set_user_attr("computed", [list(c.schedule.computed_steps) for c in candidates])
         trial.set_user_attr("costs", [c.cost for c in candidates])
         value = float(np.mean([np.log(c.cost + TINY) for c in candidates]))
         on_trial(trial.number, float(np.exp(value)))
         return value
 
-    deadline = time.monotonic() + tuning.timeout
-    while _count(study, TrialState.COMPLETE) < tuning.trials and time.monotonic() < deadline:
-        give_back(study)
-        study.sampler = _sampler(_count(study, TrialState.COMPLETE, TrialState.RUNNING), tuning, seed)
-        run_trial(study, objective)
+    with suppress(TimeIsUpError):
+        while (done := _count(study, TrialState.COMPLETE)) < tuning.trials and (watch.share < 1 or not done):
+            give_back(study)
+            study.sampler = _sampler(_count(study, TrialState.COMPLETE, TrialState.RUNNING), tuning, seed)
+            run_trial(study, objective)
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     return {budget: _distinct(problem, finished, i, tuning, seed) for i, budget in enumerate(budgets)}
 

@@ -20,7 +20,7 @@ class TraceAttributes(BaseModel, frozen=True):
     """The attributes of a trace.
 
     Attributes:
-        branches, num_tokens, scheduler_timesteps, gram_share, gram_error: see `Layout`.
+        branches, num_tokens, scheduler_timesteps, gram_share, gram_error, first_computed: see `Layout`.
         model, point, batch: see `Request`.
         splits: the split of each sample.
         excluded: numbers of the samples that are in no statistics, because they hold NaN or infinity.
@@ -41,6 +41,7 @@ class TraceAttributes(BaseModel, frozen=True):
     gram_error: float
     excluded: list[int]
     nonfinite: list[NonFinite]
+    first_computed: int = 1
 
     @classmethod
     def of_group(cls, folder: Folder, content: object) -> Self:

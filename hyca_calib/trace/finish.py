@@ -63,6 +63,7 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
             gram_error=layout.gram_error,
             excluded=excluded,
             nonfinite=[found for commit in commits for found in commit.nonfinite],
+            first_computed=layout.first_computed,
         )
         gram = unpacked_gram(sums, len(layout.timesteps))
         summarise(arrays.root, gram, gain / measured, layout, attributes)

@@ -22,7 +22,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     """What is the same for all samples of a trace.
 
     Attributes:
-        branches, timesteps, scheduler_timesteps, num_tokens: see `Recording`.
+        branches, timesteps, scheduler_timesteps, num_tokens, first_computed: see `Recording`.
         sigmas, response: see `noise_levels` and `impulse_response`.
         stored: ``[branch][part]``, the tokens whose features are stored.
         gram_share: share of the tokens that enter the statistics.
@@ -42,10 +42,20 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     gram_error: float
     channels: int
     latent: list[int]
+    first_computed: int = 1
 
     @classmethod
     def of(cls, recording: Recording, request: Request) -> Self:
-        """The layout that a batch shows."""
+        """The layout that a batch shows.
+
+        Raises:
+            TraceError: it has a single step.
+        """
+        if len(recording.timesteps) < 2:
+            raise TraceError(
+                f"expected the network to be called on two steps or more, got one where {request.workload.num_steps} "
+                "were asked for; trace more --steps, or another strength"
+            )
         times = recording.scheduler_timesteps or recording.timesteps
         sigmas = noise_levels(recording.scheduler, times)
         response = impulse_response(recording.scheduler, times)
@@ -66,6 +76,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
             gram_error=sampling_error(recording.features, recording.num_tokens),
             channels=sum(part.shape[2] for part in recording.features[0][0]),
             latent=list(recording.latents.shape[1:]),
+            first_computed=recording.first_computed,
         )
 
     @classmethod

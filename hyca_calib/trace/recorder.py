@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,20 +12,19 @@ import torch
 from torch import Tensor
 
 from hyca_calib.costs.flops import CostModel, count_flops, measure_seconds
-from hyca_calib.pipelines.branches import Branches
-from hyca_calib.pipelines.outputs import tensors_of
+from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
+from hyca_calib.trace.recorded_call import RecordedCall, by_branch_and_step, joined
 from hyca_calib.trace.statistics import choose_tokens
+from hyca_calib.trace.tail_gain import Tail
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.errors import AttachError, TraceError
-from hyca_runtime.feature import Feature
+from hyca_runtime.calls import CallResolver
+from hyca_runtime.errors import TraceError
+from hyca_runtime.feature import Feature, widths
 from hyca_runtime.point import CachePoint
-
-RECALL = {True: 1e-3, False: 0.05}
-"""Relative error of a step predicted from its own feature, in float32 and in fewer bits: rounding, no more."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Recording:
         num_tokens: ``[branch][part]``, how many one sample has.
         gains: ``[branch][step]``, each ``(channel,)``: mean squared change of the network's output
             per squared change of the feature, channels of all parts.
+        first_computed: first steps that a plan must compute: two where the first one also fills a cache of keys.
         latents: final latents ``(sample, ...)``.
         scheduler: a copy of the pipeline's as it was before the first step.
     """
@@ -53,18 +53,9 @@ class Recording:
     tokens: list[list[np.ndarray]]
     num_tokens: list[list[int]]
     gains: list[list[Tensor]]
+    first_computed: int
     latents: Tensor
     scheduler: Any
-
-
-@dataclass(frozen=True)
-class _Call:
-    branch: str
-    time: float
-    scheduler_time: float | None
-    feature: Feature
-    num_tokens: tuple[int, ...]
-    gain: Tensor
 
 
 class Recorder:
@@ -84,12 +75,12 @@ class Recorder:
         self._pipe = pipe
         self.module = find_transformer(pipe, component)
         self._attachment = Attachment(self.module, point)
-        self._clock = Clock(self.module, getattr(pipe, "scheduler", None))
+        self._clock = Clock(self.module, pipe)
         self._most_tokens, self._seed = most_tokens, seed
         self._noise = torch.Generator("cpu")
         self._with_gain = True
-        self._branches = Branches()
-        self._calls: list[_Call] = []
+        self._resolver = CallResolver(self._clock)
+        self._calls: list[RecordedCall] = []
         self._scheduler: Any = None
         self._numel: dict[str, int] = {}
         self._sample_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -100,7 +91,7 @@ class Recorder:
         return next(self.module.parameters()).device
 
     def __enter__(self) -> Self:
-        self._attachment.install(self._answer)
+        self._attachment.install(outside_inference_mode(self._answer))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -113,21 +104,21 @@ class Recorder:
             seed: of the random directions of the gain.
             with_gain: else it is zero; measuring it costs a gradient through the tail at every step.
 
-        A branch that ends before the others (guidance that stops midway) is left out. Where one call
+        A branch that is not called on every step (guidance within an interval) is left out. Where one call
         of the pipeline denoises several times (chunks, sections), the tokens of all are put together.
 
         Raises:
-            TraceError: the network was not called, or not equally often in each pass.
+            TraceError: the network was not called, or no branch on every step.
         """
         self._calls.clear()
-        self._branches = Branches()
+        self._resolver = CallResolver(self._clock)
         self._numel.clear()
         self._noise.manual_seed(seed)
         self._with_gain = with_gain
         latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
-        branches = _by_branch_and_step(calls)
-        features = [[_joined(step, len(jobs)) for step in steps] for steps in branches.values()]
+        branches = by_branch_and_step([self._cut(call, calls) for call in calls])
+        features = [[joined(step, len(jobs)) for step in steps] for steps in branches.values()]
         tokens = [self._tokens(steps[0], len(jobs)) for steps in branches.values()]
         first = [step[0] for step in next(iter(branches.values()))]
         scheduler_times = [call.scheduler_time for call in first if call.scheduler_time is not None]
@@ -139,6 +130,7 @@ class Recorder:
             tokens=[chosen for chosen, _ in tokens],
             num_tokens=[counts for _, counts in tokens],
             gains=[[torch.stack([c.gain for c in step]).mean(0) for step in steps] for steps in branches.values()],
+            first_computed=1 + any(call.fills_cache for call in calls),
             latents=latents,
             scheduler=self._scheduler,
         )
@@ -169,46 +161,26 @@ class Recorder:
             return output
         if not self._calls:
             self._scheduler = copy.deepcopy(getattr(self._pipe, "scheduler", None))
-        branch = self._branches.label(self._attachment.context.branch, self._clock.prompt(args, kwargs))
-        time, _ = self._clock.timestep(args, kwargs)
+        call = self._resolver.resolve(args, kwargs, self._attachment.context.branch)
+        track, fills_cache = self._resolver.track, self._clock.fills_cache(args, kwargs)
+        time, _ = self._clock.timestep(args, kwargs).read()
         scheduler_time = self._clock.scheduler_time()
         feature = Feature((part.detach() for part in feature), feature.form)
         gain = self._gain(feature, output, args, kwargs)
         ordered = self._tokens_first(feature, self._clock.batch(args, kwargs))
-        kept = Feature(self._kept(part) for part in ordered)
+        kept = Feature(part.clone() if fills_cache else self._kept(part) for part in ordered)
         counts = tuple(part.shape[1] for part in ordered)
-        self._calls.append(_Call(branch, time, scheduler_time, kept, counts, gain))
-        self._sample_call, self._numel[branch] = (args, kwargs), sum(part.numel() for part in feature)
+        place = (call.branch, track.run, int(track.position))
+        self._calls.append(RecordedCall(*place, time, scheduler_time, kept, counts, gain, fills_cache))
+        self._sample_call = (args, kwargs)
+        self._numel[call.branch] = max(self._numel.get(call.branch, 0), sum(part.numel() for part in feature))
         return output
 
     def _gain(self, feature: Feature, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Squared gain of each channel through the tail to `output`, estimated with one random output direction.
-
-        For v with unit covariance, E (J^T v)_c^2 is the squared norm of column c of the Jacobian J.
-        """
-        axis = self._attachment.point.channel_axis
         if not self._with_gain or self._attachment.point.kind == "output":
-            channels = sum(part.shape[axis] for part in feature)
+            channels = sum(widths(feature, self._attachment.point.channel_axis))
             return torch.full((channels,), float(self._with_gain), device=feature[0].device)
-        with torch.enable_grad():
-            probe = Feature((part.clone().requires_grad_() for part in feature), feature.form)
-            again = tensors_of(self._attachment.predict(probe, args, kwargs))
-            if not self._calls:
-                self._check_recall(again, tensors_of(output))
-            outputs = [tensor for tensor in again if tensor.requires_grad]
-            directions = [torch.randn(o.shape, generator=self._noise).to(o) for o in outputs]
-            gradients = torch.autograd.grad(outputs, probe, directions, allow_unused=True, materialize_grads=True)
-        return torch.cat([g.float().square().movedim(axis, -1).flatten(0, -2).mean(0) for g in gradients])
-
-    def _check_recall(self, again: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """A step that is predicted from its own feature must be that step."""
-        pairs = [(a.detach().float(), b.detach().float()) for a, b in zip(again, outputs, strict=True)]
-        error = max((float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in pairs), default=0.0)
-        if error > RECALL[outputs[0].dtype == torch.float32]:
-            raise AttachError(
-                f"{type(self.module).__name__} at '{self._attachment.point}': expected a step predicted from its own "
-                f"feature to be that step, got a relative error of {error:.2g}; use the point 'trunk' or 'output'"
-            )
+        return Tail(self._attachment, args, kwargs).gain(feature, self._noise, None if self._calls else output)
 
     def _tokens_first(self, feature: Feature, batch: int) -> Feature:
         """Parts as ``(batch, token, channel)``, wherever the batch is; without one, all tokens are one sample's."""
@@ -227,8 +199,17 @@ class Recorder:
         chosen = torch.from_numpy(choose_tokens(part.shape[1], self._most_tokens, self._seed))
         return part.index_select(1, chosen.to(part.device))
 
-    def _tokens(self, calls: Sequence[_Call], num_samples: int) -> tuple[list[np.ndarray], list[int]]:
-        """Which tokens of one sample `_joined` holds, and how many there are, for each part."""
+    def _cut(self, call: RecordedCall, calls: Sequence[RecordedCall]) -> RecordedCall:
+        """A call that fills a cache with only those of its tokens, the last, that later calls of its branch have."""
+        if not call.fills_cache:
+            return call
+        later = (other for other in calls if other.branch == call.branch and not other.fills_cache)
+        counts = next((other.num_tokens for other in later), call.num_tokens)
+        parts = zip(call.feature, counts, strict=True)
+        return replace(call, feature=Feature(self._kept(part[:, -n:]) for part, n in parts), num_tokens=counts)
+
+    def _tokens(self, calls: Sequence[RecordedCall], num_samples: int) -> tuple[list[np.ndarray], list[int]]:
+        """Which tokens of one sample `joined` holds, and how many there are, for each part."""
         chosen, counts = [], []
         for i in range(len(calls[0].feature)):
             pieces = [call.num_tokens[i] for call in calls for _ in range(len(call.feature[i]) // num_samples)]
@@ -237,36 +218,3 @@ class Recorder:
             chosen.append(np.concatenate([begin + subset for begin, subset in zip(begins, subsets, strict=True)]))
             counts.append(sum(pieces))
         return chosen, counts
-
-
-def _by_branch_and_step(calls: Sequence[_Call]) -> dict[str, list[tuple[_Call, ...]]]:
-    """Calls of the branches that ran to the end: ``[branch][step][pass]``; a pass begins where the times do."""
-    by_branch: dict[str, list[list[_Call]]] = {}
-    for call in calls:
-        passes = by_branch.setdefault(call.branch, [])
-        if not passes or call.time == passes[0][0].time:
-            passes.append([])
-        passes[-1].append(call)
-    longest = max((len(passes[0]) for passes in by_branch.values()), default=0)
-    whole = {branch: passes for branch, passes in by_branch.items() if len(passes[0]) == longest}
-    if not longest or {len(p) for passes in whole.values() for p in passes} != {longest}:
-        counts = {branch: [len(p) for p in passes] for branch, passes in by_branch.items()}
-        raise TraceError(
-            f"expected equally many calls of the network in every guidance branch and pass, got {counts or 'none'}"
-        )
-    return {branch: list(zip(*passes, strict=True)) for branch, passes in whole.items()}
-
-
-def _joined(calls: Sequence[_Call], num_samples: int) -> Feature:
-    """``(sample, token, channel)``; halves of a batched guidance call and passes become tokens."""
-    parts = []
-    for pieces in zip(*(call.feature for call in calls), strict=True):
-        if any(len(piece) % num_samples for piece in pieces):
-            batches = sorted({len(piece) for piece in pieces})
-            raise TraceError(
-                f"expected calls of the network with a multiple of {num_samples} samples, got {batches}; "
-                "trace with --batch 1"
-            )
-        split = (piece.reshape(-1, num_samples, *piece.shape[1:]).transpose(0, 1).flatten(1, 2) for piece in pieces)
-        parts.append(torch.cat(tuple(split), dim=1))
-    return Feature(parts)

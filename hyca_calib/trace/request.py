@@ -77,8 +77,10 @@ class Request(BaseModel, frozen=True):
                 return
             if not folder.exists(REQUEST):  # not even by now: other processes may have begun with us
                 raise TraceError(f"{folder} exists and holds no trace that could be gone on with; choose another --out")
-        found = _of_this_version(folder)
-        if differs := sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key)):
+        there = type(self).read(folder)
+        same = {name: getattr(there, name) == getattr(self, name) for name in type(self).model_fields}
+        same["workload"] = there.workload.digest == self.workload.digest  # its files may lie elsewhere
+        if differs := sorted(name for name, equal in same.items() if not equal):
             raise TraceError(
                 f"{folder} holds a trace with another {', '.join(differs)}; choose another --out, or --overwrite it"
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.commits import Commit, committed
@@ -61,9 +62,11 @@ def trace(
         Whether the trace is complete; not while other shards are missing.
 
     Raises:
+        WorkloadError: the pipeline cannot be called with a prompt's arguments.
         TraceError: `out` holds something else or is in use, the trace needs more than is free, or storage fails;
             what is committed by then is kept.
     """
+    check_calls(pipe, workload.prompts)
     folder, shard, model = Folder(out), shard or Shard.of_launcher(), TracedModel.of(pipe, model_name, component)
     request = Request(model=model, point=point, batch=batch, tokens=tokens, gram_tokens=gram_tokens, workload=workload)
     if overwrite and folder.listing():

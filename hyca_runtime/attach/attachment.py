@@ -17,8 +17,9 @@ from torch import nn
 from hyca_runtime.attach.bound_points import BoundOutput, bind_point
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
+from hyca_runtime.attach.deferred import settled
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
-from hyca_runtime.attach.proxies import placed
+from hyca_runtime.attach.proxies import exchange
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
@@ -28,7 +29,7 @@ Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 Keeper = Callable[[Feature | None], None]
 
-_attached: weakref.WeakKeyDictionary[nn.Module, Attachment] = weakref.WeakKeyDictionary()
+_attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 class Attachment:
@@ -51,6 +52,8 @@ class Attachment:
             raise AttachError(f"{type(module).__name__} has a plan applied already; call remove() on its session first")
         if getattr(module, "is_cache_enabled", False) is True or _has_cache_hooks(module):
             raise AttachError(f"{type(module).__name__} has a diffusers cache enabled; call disable_cache() first")
+        if getattr(module, "_is_cached", False) is True:
+            raise AttachError(f"{type(module).__name__} has cache-dit enabled; call its disable_cache first")
         self.module = module
         self.point = point
         self.context = Context()
@@ -62,7 +65,9 @@ class Attachment:
         self._turn = threading.RLock()
         self._captures = outside(self._bound.captures)
         self._take = outside(self._hand_over)
+        self._settle = outside(settled)
         self._injectors = outside(self._bound.injectors)
+        self._exchange = outside(exchange)
 
     def install(self, handler: Handler) -> None:
         """Let `handler` answer every call of the network.
@@ -83,7 +88,7 @@ class Attachment:
             self._patches.append(
                 Patch(self.module, "enable_cache", Replacement(self.module, "enable_cache", self._refuse))
             )
-        _attached[self.module] = self
+        _attached.add(self.module)
 
     def remove(self) -> None:
         """Restore the network exactly, under whatever hooks were put on it meanwhile.
@@ -95,7 +100,7 @@ class Attachment:
         self._slot.restore()
         while self._patches:
             self._patches.pop().remove()
-        _attached.pop(self.module, None)
+        _attached.discard(self.module)
 
     def _refuse(self, *_: Any, **__: Any) -> None:
         raise AttachError(f"{type(self.module).__name__} has a plan applied; call remove() on its session first")
@@ -105,14 +110,20 @@ class Attachment:
     ) -> tuple[Any, Feature | None]:
         """Run the network in full; returns its output and the feature at the cache point.
 
-        The feature is None for a call that only fills a cache of keys and values.
+        Calls of ControlNets that were kept for it are made before. The feature is None for a call that only fills a
+        cache of keys and values.
 
         Args:
             keep: told the feature, never inside a compiled graph.
         """
-        with self._turn, placed(self._captures()):
-            output = self._forward(*args, **kwargs)
-            return output, self._take(output, keep)
+        args, kwargs = self._settle((args, kwargs))
+        with self._turn:
+            own = self._exchange(self._captures())
+            try:
+                output = self._forward(*args, **kwargs)
+                return output, self._take(output, keep)
+            finally:
+                self._exchange(own)
 
     def _hand_over(self, output: Any, keep: Keeper | None) -> Feature | None:
         feature = self._bound.captured(output)
@@ -124,8 +135,12 @@ class Attachment:
         """Run only what lies behind the cache point, on `feature`."""
         if isinstance(self._bound, BoundOutput):
             return self._bound.output(feature)
-        with self._turn, placed(self._injectors(feature)):
-            return self._forward(*args, **kwargs)
+        with self._turn:
+            own = self._exchange(self._injectors(feature))
+            try:
+                return self._forward(*args, **kwargs)
+            finally:
+                self._exchange(own)
 
 
 def _has_cache_hooks(module: nn.Module) -> bool:

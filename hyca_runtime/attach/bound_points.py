@@ -206,8 +206,8 @@ def bind_point(network: nn.Module, point: CachePoint) -> BoundPoint:
     return BoundModules(kept, (), residual)
 
 
-LOOPS_MATTER = frozenset({"HiDreamBlock"})
-"""Blocks whose network sets names in its loop over them that it needs afterwards."""
+LOOPS_MATTER = frozenset({"HiDreamBlock", "HunyuanDiTBlock"})
+"""Blocks whose network needs afterwards what it does in its loop over them, beside calling them."""
 
 
 def _idle(blocks: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,42 +68,73 @@ class SchedulerGrid:
         return self._timesteps() is timesteps
 
 
-class Clock:
-    """Tells the time of calls of one network.
+class Timestep:
+    """The timestep of a call; read when it is first asked for, which waits for the device.
 
     Args:
-        module: the network; its forward must take a timestep, by one of the usual names.
-        scheduler: of the pipeline that drives it, if known.
-        context: where a thread may say another one.
+        value: what the network was called with, None if it was called without one.
+        missing: what is said then.
     """
 
-    def __init__(self, module: nn.Module, scheduler: Any = None, context: Context | None = None) -> None:
-        self._kind = type(module).__name__
-        self._arguments = Arguments(module)
-        self._timestep = next(iter(self._arguments.known(TIMESTEPS)), None)
-        self._prompts = self._arguments.known(PROMPTS)
-        self._cache_modes = self._arguments.known(("kv_cache_mode", "kv_cache_flag"))
-        self._own_scheduler, self._context = scheduler, context or Context()
-        self._kept = threading.local()
+    def __init__(self, value: Any, missing: str = "") -> None:
+        self._value, self._missing = value, missing
+        self._found: tuple[float, float] | None = None
 
-    def timestep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, float]:
-        """The timestep of a call, and the relative rounding error of its dtype. Waits for the device.
+    def read(self) -> tuple[float, float]:
+        """The timestep, and the relative rounding error of its dtype.
 
         Where tokens have their own (clean frames of image to video are at time 0), the largest.
 
         Raises:
             ClockError: the call carries no timestep.
         """
-        value = self._arguments.get(self._timestep, args, kwargs) if self._timestep else None
+        if self._found is None:
+            self._found = self._read()
+        return self._found
+
+    def _read(self) -> tuple[float, float]:
+        value = self._value
         if value is None:
-            raise ClockError(
-                f"{self._kind} was called without a timestep (an argument named {', '.join(TIMESTEPS)}); "
-                "say the step: with session.at(step)"
-            )
+            raise ClockError(self._missing)
         if not isinstance(value, Tensor):
             return float(value), 1e-6
         rounding = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
         return float(value.amax()), max(2 * rounding, 1e-6)
+
+    def is_at(self, other: Timestep) -> bool:
+        """Whether both are the same, in their precision."""
+        (time, rounding), (theirs, coarser) = self.read(), other.read()
+        return abs(time - theirs) <= max(rounding, coarser) * max(abs(theirs), 1e-6)
+
+
+class Clock:
+    """Tells the time of calls of one network.
+
+    Args:
+        module: the network; its forward must take a timestep, by one of the usual names.
+        pipe: the pipeline that drives it, if known; its scheduler may be replaced at any time.
+        context: where a thread may say another one.
+    """
+
+    def __init__(self, module: nn.Module, pipe: Any = None, context: Context | None = None) -> None:
+        self._kind = type(module).__name__
+        self._arguments = Arguments(module)
+        self._timestep = next(iter(self._arguments.known(TIMESTEPS)), None)
+        self._prompts = self._arguments.known(PROMPTS)
+        self._cache_modes = self._arguments.known(("kv_cache_mode", "kv_cache_flag"))
+        self._pipe = _loosely(pipe)
+        self._context = context or Context()
+        self._kept = threading.local()
+        self._users: tuple[Callable[[], Any], set[int]] = (lambda: None, set())
+
+    def timestep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timestep:
+        """The timestep of a call, not read yet."""
+        value = self._arguments.get(self._timestep, args, kwargs) if self._timestep else None
+        return Timestep(
+            value,
+            f"{self._kind} was called without a timestep (an argument named {', '.join(TIMESTEPS)}); "
+            "say the step: with session.at(step)",
+        )
 
     def prompt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The tensor that conditions a call, by which guidance branches without a name are told apart."""
@@ -117,7 +148,7 @@ class Clock:
 
     @property
     def _scheduler(self) -> Any:
-        return self._context.scheduler or self._own_scheduler
+        return getattr(self._context.pipe or self._pipe(), "scheduler", None)
 
     def batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """How many samples, guidance halves counted, a call has: the length of its first argument."""
@@ -135,16 +166,32 @@ class Clock:
         return False
 
     def grid(self) -> SchedulerGrid | None:
-        """The scheduler's timesteps, None if it has no list of them or does not say where it is."""
+        """The scheduler's timesteps, None if it has no list of them, set none yet, or does not say where it is.
+
+        A scheduler that this thread did not say is trusted only while no other thread calls the network in its run.
+        """
         scheduler = self._scheduler
         timesteps = getattr(scheduler, "timesteps", None)
         kept: SchedulerGrid | None = getattr(self._kept, "grid", None)
-        if kept is not None and kept.is_of(timesteps):
-            return kept
         if not isinstance(timesteps, Tensor) or timesteps.ndim != 1 or not hasattr(scheduler, "step_index"):
             return None
-        self._kept.grid = kept = SchedulerGrid(timesteps)
+        if _is_untouched(scheduler) or (self._context.pipe is None and not self._is_mine(timesteps)):
+            return None
+        if kept is None or not kept.is_of(timesteps):
+            self._kept.grid = kept = SchedulerGrid(timesteps)
         return kept
+
+    def _is_mine(self, timesteps: Tensor) -> bool:
+        """Whether only this thread has asked since these timesteps were set; that is always before the first step."""
+        if self._users[0]() is not timesteps:
+            self._users = (weakref.ref(timesteps), set())
+        users = self._users[1]
+        users.add(threading.get_ident())
+        return len(users) == 1
+
+    def sampler(self) -> str:
+        """The name of the scheduler that is known to drive this thread's calls, "" if none is."""
+        return sampler_name(self._scheduler) if self.grid() is not None else ""
 
     def index(self) -> int:
         """The scheduler's place in its grid."""
@@ -162,3 +209,25 @@ class Clock:
             return None
         at = self.index()
         return grid.times[at] if at < len(grid.times) else None
+
+
+def sampler_name(scheduler: Any) -> str:
+    """The class of a scheduler, and whether it draws noise at every step where its class leaves that open."""
+    config = getattr(scheduler, "config", None)
+    told: Mapping[str, Any] = config if isinstance(config, Mapping) else {}
+    draws = told.get("stochastic_sampling") or str(told.get("algorithm_type")).startswith("sde-")
+    return type(scheduler).__name__ + (" with noise" if draws else "")
+
+
+def _is_untouched(scheduler: Any) -> bool:
+    """Whether a scheduler still has the timesteps of its training, for no run has set any."""
+    trained = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+    return getattr(scheduler, "num_inference_steps", None) is None and len(scheduler.timesteps) == trained
+
+
+def _loosely(value: Any) -> Callable[[], Any]:
+    """What gives `value`, or None once it is gone; of what cannot be referred to weakly, always `value`."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return lambda: value

@@ -18,14 +18,14 @@ class Context(threading.local):
     Attributes:
         branch: name of the guidance branch, "" if none was said.
         step: the step, None if it was not said.
-        scheduler: of the pipeline that this thread runs, None for that the plan was applied to.
+        pipe: the pipeline that this thread runs, None for that the plan was applied to.
         plan: what its calls follow, None for the usual.
     """
 
     def __init__(self) -> None:
         self.branch = ""
         self.step: int | None = None
-        self.scheduler: Any = None
+        self.pipe: Any = None
         self.plan: Any = None
 
     @contextmanager

@@ -17,7 +17,7 @@ from torch import nn
 class Replacement:
     """A callable in the place of a method of `owner`.
 
-    A deep copy of the owner gets the plain method of its class back: a copied network follows no plan.
+    A copy of the owner, deep or pickled, gets the plain method of its class back: a copied network follows no plan.
     """
 
     def __init__(self, owner: nn.Module, name: str, function: Callable[..., Any]) -> None:
@@ -27,9 +27,8 @@ class Replacement:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(*args, **kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo.get(id(self._owner))
-        return MethodType(getattr(type(self._owner), self._name), copied) if copied is not None else self
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._owner, self._name)  # the copied owner, which has no attribute of that name yet
 
 
 class Patch:

@@ -25,6 +25,9 @@ EMBEDDERS = frozenset({"context_embedder", "img_in", "proj_in", "txt_in", "x_emb
 COMPONENT = re.compile(r"^(?:unconditional_)?transformer(?:_\d+)?$")
 """Names of the networks of a pipeline: Wan 2.2 has two."""
 
+CONTROL = re.compile(r"^controlnet(?:_\d+)?$")
+"""Names of the networks that a pipeline runs before them on every step, and whose answers only their blocks see."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -63,15 +66,20 @@ def find_transformers(target: object) -> Mapping[str, nn.Module]:
     """
     if isinstance(target, nn.Module):
         return {"transformer": unwrapped(target)}
-    components = getattr(target, "components", None)
-    names = components if isinstance(components, Mapping) else getattr(target, "__dict__", {})
-    found = {n: getattr(target, n, None) for n in names if COMPONENT.match(n)}
-    networks = {name: unwrapped(module) for name, module in found.items() if isinstance(module, nn.Module)}
+    networks = {name: unwrapped(m) for name, m in find_components(target).items() if COMPONENT.match(name)}
     if not networks:
         raise AttachError(
             f"expected a diffusers pipeline with a `transformer`, or an nn.Module, got {type(target).__name__}"
         )
     return networks
+
+
+def find_components(target: object) -> dict[str, nn.Module]:
+    """All modules of a diffusers pipeline by component name, as they are there; of anything else none."""
+    components = getattr(target, "components", None)
+    names = components if isinstance(components, Mapping) else getattr(target, "__dict__", {})
+    found = {name: getattr(target, name, None) for name in names}
+    return {name: module for name, module in found.items() if isinstance(module, nn.Module)}
 
 
 def find_transformer(target: object, component: str = "transformer") -> nn.Module:

@@ -8,7 +8,7 @@ without a stand-in costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,17 +20,23 @@ from hyca_runtime.attach.points import Place
 from hyca_runtime.errors import AttachError
 
 
+def exchange(modules: Iterable[tuple[Place, nn.Module]]) -> list[tuple[Place, nn.Module]]:
+    """Let each module take its place; returns those that stood there."""
+    coming = list(modules)
+    going = [(place, place.module) for place, _ in coming]
+    for place, module in coming:
+        place.put(module)
+    return going
+
+
 @contextmanager
-def placed(proxies: Sequence[tuple[Place, nn.Module]]) -> Iterator[None]:
-    """Let each module take its place until the context ends."""
-    kept = [(place, place.module) for place, _ in proxies]
+def placed(modules: Iterable[tuple[Place, nn.Module]]) -> Iterator[None]:
+    """Let each module take its place until the context ends; not under `torch.compile`."""
+    own = exchange(modules)
     try:
-        for place, module in proxies:
-            place.put(module)
         yield
     finally:
-        for place, module in kept:
-            place.put(module)
+        exchange(own)
 
 
 class Proxy(nn.Module):

@@ -31,8 +31,8 @@ from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
 from hyca_calib.pipelines.rollout import sample_images
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.quality.evaluate import SampledRun, network_flops, run_untimed
-from hyca_calib.quality.metrics import compare_images
+from hyca_calib.quality.evaluate import SampledRun, run_untimed
+from hyca_calib.quality.run_flops import run_flops
 from studies.training.glyphs.train import build_scheduler
 
 STEPS = 12
@@ -102,8 +102,8 @@ class Bench:
         """FLOPs ratio and mean dB."""
         baseline = family.baseline(settings)
         run = self.run(lambda: baseline.applied(self.pipe), baseline.steps)
-        near = compare_images(run.images, self.full.images, run.latents, self.full.latents)
-        return self.full.flops / run.flops, float(np.mean(near.psnr_db))
+        agreement = run.fidelity_to(self.full).agreement_db
+        return self.full.flops.networks / run.flops.networks, float(np.mean(agreement))
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -452,7 +452,7 @@ class TestSamplers:
         def sample(steps: int, drawn: list[Tensor]) -> None:
             drawn.append(sample_images(bench.pipe, job, steps, 1)[0])
 
-        one = network_flops(bench.pipe, lambda: sample_images(bench.pipe, job, 1, 1))
+        one = run_flops(bench.pipe, lambda: sample_images(bench.pipe, job, 1, 1)).networks
         before = type(bench.pipe.scheduler)
         for name in (OWN, DPM, UNIPC, HEUN):
             family = bench.families[name]
@@ -460,7 +460,7 @@ class TestSamplers:
                 baseline = family.baseline(settings)
                 with baseline.applied(bench.pipe):
                     drawn: list[Tensor] = []
-                    spent = network_flops(bench.pipe, partial(sample, baseline.steps, drawn))
+                    spent = run_flops(bench.pipe, partial(sample, baseline.steps, drawn)).networks
                 assert spent / one == settings["calls"], baseline.name
                 assert drawn[0].isfinite().all(), baseline.name
         assert type(bench.pipe.scheduler) is before

@@ -326,7 +326,7 @@ class TestComparison:
 
 def row(name: str, ratio: float, psnr: tuple[float, ...], ours: bool = False) -> Row:
     mean = sum(psnr) / len(psnr)
-    similar: dict[str, float] = {"ssim": 1.0, "ssim_worst": 1.0, "latent_error": 0.1}
+    similar: dict[str, Any] = {"ssim": 1.0, "ssim_worst": 1.0, "latent_error": 0.1}
     figures = Figures(flops_ratio=ratio, psnr_db=mean, psnr_db_worst=min(psnr), psnr_db_each=psnr, **similar)
     return Row(name, name.split()[0], ours, figures)
 
@@ -379,12 +379,29 @@ class TestTable:
         assert [line["method"] for line in table] == [r.method for r in self.ROWS]
         assert float(table[0]["psnr_db"]) == 42.0
         assert table[3]["error"] == "ValueError: no"
-        dots = [Dot(r.family, r.result.flops_ratio, r.result.psnr_db) for r in self.ROWS if r.result]
+        dots = [Dot(r.family, r.result.flops_ratio, r.result.agreement_db) for r in self.ROWS if r.result]
         draw_front(dots[-1:], dots[:-1], tmp_path / "front.png")
         plain = (tmp_path / "front.png").read_bytes()
         assert len(plain) > 10_000
         draw_front(dots[-1:], dots[:-1], tmp_path / "front.png", [Dot("steps", 3.0, 45.0)])
         assert (tmp_path / "front.png").read_bytes() != plain, "what was only tried is there, too"
+
+    def test_samples_that_are_no_pictures(self, workload: Workload) -> None:
+        """Their signal-to-error ratio takes the place of PSNR, under its own name."""
+
+        def unpictured(of: Row) -> Row:
+            each = of.result.agreement_db_each if of.result else ()
+            told: dict[str, Any] = dict.fromkeys(("psnr_db", "psnr_db_worst", "psnr_db_each", "ssim", "ssim_worst"))
+            told |= {"signal_to_error_db": 52.0, "signal_to_error_db_worst": 50.0, "signal_to_error_db_each": each}
+            return replace(of, result=replace(of.result, **told)) if of.result else of
+
+        rows = tuple(map(unpictured, self.ROWS))
+        text = to_markdown(Bench(facts_of(workload), (0, 1, 2), rows, COSTS))
+        assert "| 5x | 5.00 |  | **52.00** | 32.00, steps 10 (5.05x) | +20.00 (" in text
+        assert "| signal-to-error ratio dB (worst) |" in text
+        assert "PSNR" not in text
+        line = next(csv.DictReader(io.StringIO(to_csv(rows[:1]))))
+        assert (line["psnr_db"], line["ssim"], line["signal_to_error_db"]) == ("", "", "52.0")
 
 
 class TestVerify:

@@ -24,7 +24,7 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job, Workload
-from hyca_calib.quality.evaluate import network_flops
+from hyca_calib.quality.run_flops import run_flops
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import apply_plan
@@ -291,13 +291,13 @@ class TestSpeCa:
 
         def flops(method: AbstractContextManager[Any]) -> float:
             with method:
-                return network_flops(pipe, lambda: draw(pipe, jobs))
+                return run_flops(pipe, lambda: draw(pipe, jobs)).networks
 
         free = flops(family.apply(pipe, self.settings(free=STEPS)))
         verified = flops(family.apply(pipe, self.settings(tau=1e9)))
         rejected = flops(family.apply(pipe, self.settings(tau=0.0)))
         with counting(pipe):
-            one_step = network_flops(pipe, lambda: draw(pipe, jobs, 1))
+            one_step = run_flops(pipe, lambda: draw(pipe, jobs, 1)).networks
         share = (verified - free) / (STEPS - 2) / one_step
         assert 1 / 8 < share < 1 / 2, "one of four blocks, and the embedding"
         assert rejected / one_step == pytest.approx(

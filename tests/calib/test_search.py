@@ -162,8 +162,7 @@ def test_rollouts_end_when_their_minutes_are_over(
 ) -> None:
     """By a clock that a rollout advances by an hour."""
     begun, rolled = time.monotonic(), list[Candidate]()
-    clock = SimpleNamespace(monotonic=lambda: begun + 3600 * len(rolled))
-    monkeypatch.setattr("hyca_calib.search.rollout_search.time", clock)
+    monkeypatch.setattr("hyca_calib.search.stopwatch.monotonic", lambda: begun + 3600 * len(rolled))
 
     def rollout(candidate: Candidate) -> float:
         rolled.append(candidate)
@@ -268,6 +267,17 @@ def test_refinement_improves_unseen_prompts_and_resumes(
     assert rollout_psnr(pipe, refined, problem.samples("select")) == pytest.approx(
         again["select_psnr_after_db"], abs=0.05
     )
+
+
+def test_refinement_that_has_no_time_changes_nothing(
+    problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hyca_calib.search.refine.log_error", None)  # nothing is judged
+    begin, expand = coordinates(problem, start, "channel")
+    task = RefinementTask(pipe, start, begin, expand, problem.samples("fit"), problem.samples("select"))
+    found, account = refine_taps(task, Refinement(minutes=1e-9), tmp_path / "r.safetensors", seed=0)
+    assert torch.equal(found, begin)
+    assert "its minutes were over" in account["skipped"]
 
 
 def test_refinement_ends_when_its_minutes_are_over(

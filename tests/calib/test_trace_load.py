@@ -15,8 +15,9 @@ from processes import forked
 from storage import record
 
 from hyca_calib.pipelines.defaults import prompts_of
-from hyca_calib.pipelines.load import load_pipeline, weights_digest
+from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.weights import precision_of, weights_digest
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
@@ -101,3 +102,18 @@ def test_digest_of_a_large_weight() -> None:
     with torch.no_grad():
         module.weight[-1] = 1
     assert weights_digest(module) != before
+
+
+def test_digest_of_quantised_weights() -> None:
+    """Of the numbers as they are stored; how they are stored is told in words."""
+    quantization = pytest.importorskip("torchao.quantization")
+    found: dict[int, str] = {}
+    for seed in (0, 0, 1):
+        module = tiny.pipeline(seed).transformer
+        assert precision_of(module) == "float32"
+        plain = weights_digest(module)
+        quantization.quantize_(module, quantization.Int8WeightOnlyConfig())
+        assert precision_of(module) == "int8, float32"
+        assert weights_digest(module) != plain
+        assert found.setdefault(seed, weights_digest(module)) == weights_digest(module)
+    assert found[0] != found[1]

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 
-from hyca_calib.pipelines.workload import SPLITS, Workload, batches, merge_calls, read_prompts
+from hyca_calib.pipelines.workload import SPLITS, Workload, batches, merge_calls
 from hyca_runtime.errors import WorkloadError
 
 
@@ -35,30 +34,6 @@ def test_batches_hold_one_split_and_equal_settings() -> None:
         assert len({job.split for job in group}) == 1
         assert len({job.call.get("true_cfg_scale") for job in group}) == 1
         assert merge_calls(group)["prompt"] == [job.call["prompt"] for job in group]
-
-
-def test_prompt_files(tmp_path: Path) -> None:
-    text, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
-    text.write_text("one\n\n two \n")
-    assert read_prompts(text) == ({"prompt": "one"}, {"prompt": "two"})
-    lines.write_text('{"prompt": "a", "height": 64}\n')
-    assert read_prompts(lines) == ({"prompt": "a", "height": 64},)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("a.txt", "\n", "no prompts"),
-        ("a.jsonl", '{"prompt": "a"}\n{"prompt": ', "line 2: not JSON"),
-        ("a.jsonl", "[1]\n", "expected an object"),
-    ],
-)
-def test_bad_prompt_files(tmp_path: Path, name: str, content: str, reason: str) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(WorkloadError, match=reason):
-        read_prompts(tmp_path / name)
-    with pytest.raises(WorkloadError, match="cannot read"):
-        read_prompts(tmp_path / "none.txt")
 
 
 @pytest.mark.parametrize("options", [{"num_samples": 3}, {"num_steps": 2}])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import controlled
 import pytest
 import torch
-from torch import Tensor
+from adapters import PICTURE_PROMPT, with_picture_prompt
+from diffusers import FlowMatchHeunDiscreteScheduler
+from torch import Tensor, nn
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from hyca_calib.costs.budget import Budget, parse_budgets
 from hyca_calib.pipelines.workload import Workload
@@ -19,19 +25,32 @@ from hyca_calib.search.tune import tune
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, apply_plan
+from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.errors import AttachError
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
 from studies.zoo import PIPELINES
+from studies.zoo.base import TinyPipeline
 
 STEPS = 6
+SKIP_LAYER = {"skip_guidance_layers": [0], "skip_layer_guidance_start": 0.01, "skip_layer_guidance_stop": 0.5}
 
 
 class Prompted:
-    """A pipeline of the zoo that is called with prompts: each word is a seed of embeddings."""
+    """A pipeline of the zoo that is called with prompts: each word is a seed of embeddings.
 
-    def __init__(self, name: str) -> None:
-        self.tiny = PIPELINES[name]
+    Args:
+        arguments: more of every call.
+        parts: other components.
+    """
+
+    def __init__(self, tiny: str | TinyPipeline, arguments: Mapping[str, Any] | None = None, **parts: Any) -> None:
+        tiny = PIPELINES[tiny] if isinstance(tiny, str) else tiny
+        self.tiny = replace(
+            tiny,
+            parts={**tiny.parts, **parts},
+            arguments=lambda randn: {**tiny.arguments(randn), **(arguments or {})},
+        )
         self.pipe = self.tiny.build()
         self.components = self.pipe.components
         self.scheduler = self.pipe.scheduler
@@ -81,16 +100,67 @@ def plan_for(
         ("LTX-2", ["cond_uncond", "uncond_stg", "uncond_modality"], 6),
         ("CogVideoX", ["cond_uncond"], 6),
         ("Mochi", ["cond_uncond"], 6),
+        ("Qwen-Image 2.1", ["cond", "uncond"], 6),
     ],
 )
 def test_trace_search_apply(tmp_path: Path, name: str, branches: list[str], steps: int) -> None:
-    pipe = Prompted(name)
-    recorded, plan = plan_for(pipe, tmp_path)
+    searched_and_applied(Prompted(name), tmp_path, branches, steps)
+
+
+class InInferenceMode(Prompted):
+    @torch.inference_mode()
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        return super().__call__(*args, **kwargs)
+
+
+def picture_prompted() -> Prompted:
+    pipe = Prompted("FLUX.1", PICTURE_PROMPT)
+    with_picture_prompt(pipe.pipe)
+    return pipe
+
+
+def quantised() -> nn.Module:
+    network: nn.Module = PIPELINES["FLUX.1"].parts["transformer"]()
+    quantize_(network, Int8WeightOnlyConfig())
+    return network
+
+
+TWO = ["cond", "uncond"]
+CALL_SHAPES: dict[str, tuple[Callable[[], Prompted], list[str], int]] = {
+    "guidance within an interval": (lambda: Prompted("SD3", SKIP_LAYER), [""], 6),
+    "conditioning cast at every step": (
+        lambda: Prompted("Sana", transformer=lambda: PIPELINES["Sana"].parts["transformer"]().bfloat16()),
+        [""],
+        6,
+    ),
+    "two calls a step": (
+        lambda: Prompted("SD3", scheduler=lambda: FlowMatchHeunDiscreteScheduler(shift=3.0)),
+        [""],
+        11,
+    ),
+    "a ControlNet": (lambda: Prompted(controlled.ALL[controlled.FLUX]), ["", "#1"], 6),
+    "a picture as prompt": (picture_prompted, TWO, 6),
+    "inference mode": (lambda: InInferenceMode("FLUX.1"), TWO, 6),
+    "weights in eight bits": (lambda: Prompted("FLUX.1", transformer=quantised), TWO, 6),
+}
+
+
+@pytest.mark.parametrize("shape", CALL_SHAPES)
+@pytest.mark.filterwarnings("ignore::hyca_runtime.errors.MissingHistoryWarning")
+def test_call_shapes_are_searched(tmp_path: Path, shape: str) -> None:
+    make, branches, steps = CALL_SHAPES[shape]
+    searched_and_applied(make(), tmp_path, branches, steps, on_mismatch="compute")
+
+
+def searched_and_applied(
+    pipe: Prompted, folder: Path, branches: list[str], steps: int, on_mismatch: OnMismatch = "error"
+) -> None:
+    recorded, plan = plan_for(pipe, folder)
     assert recorded.branches == branches
     assert recorded.num_steps == steps
     assert recorded.gain.min() >= 0
     assert recorded.gain.max() > 0
-    with apply_plan(pipe.pipe, plan, "error") as session:
+    with apply_plan(pipe.pipe, plan, on_mismatch) as session:
         found = pipe.tiny.call(pipe.pipe, STEPS)
         report, promised = session.report(), session.memory()
     assert found.isfinite().all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -13,7 +15,7 @@ STEPS = 4
 
 def test_the_schedulers_time_is_that_of_its_step() -> None:
     pipe = tiny.pipeline()
-    clock, seen = Clock(pipe.transformer, pipe.scheduler), []
+    clock, seen = Clock(pipe.transformer, pipe), []
     pipe.transformer.register_forward_pre_hook(lambda *_: seen.append(clock.scheduler_time()))
     pipe("red cat", num_inference_steps=STEPS)
     assert seen == pytest.approx([1000, 750, 500, 250])
@@ -24,9 +26,11 @@ def test_a_scheduler_that_was_not_stepped_is_at_its_first_time() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(STEPS)
     assert scheduler.step_index is None
-    assert Clock(tiny.pipeline().transformer, scheduler).scheduler_time() == scheduler.timesteps[0].item()
+    pipe = SimpleNamespace(scheduler=scheduler)
+    assert Clock(tiny.pipeline().transformer, pipe).scheduler_time() == scheduler.timesteps[0].item()
 
 
 @pytest.mark.parametrize("scheduler", [None, DDIMScheduler()], ids=["none", "without a step index"])
 def test_no_time_without_a_scheduler_that_says_where_it_is(scheduler: object) -> None:
-    assert Clock(tiny.pipeline().transformer, scheduler).scheduler_time() is None
+    pipe = SimpleNamespace(scheduler=scheduler)
+    assert Clock(tiny.pipeline().transformer, pipe).scheduler_time() is None

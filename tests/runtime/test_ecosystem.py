@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
+import io
+import pickle
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,12 +21,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from diffusers import FluxTransformer2DModel, TorchAoConfig
 from plans import STEPS as EMOJI_STEPS
 from plans import make_plan
 from torch import Tensor, nn
 
 from hyca_calib.pipelines.by_hand import hand_plan
-from hyca_runtime import AttachError, Plan, Session, apply_plan
+from hyca_calib.pipelines.weights import precision_of
+from hyca_runtime import AttachError, Plan, PlanMismatchError, Session, apply_plan
 from hyca_runtime.attach.points import find_block_lists
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
@@ -470,6 +476,23 @@ def test_int8_weights_are_predicted_the_same_in_either_order(order: str) -> None
     assert torch.equal(draw(name, pipe), full)
 
 
+def test_a_quantised_load_of_the_same_model_follows_the_plan(tmp_path: Path) -> None:
+    """How weights are stored is no other architecture; a network of other sizes is."""
+    quantization = pytest.importorskip("torchao.quantization")
+    name = "FLUX.1"
+    pipe = PIPELINES[name].build()
+    pipe.transformer.save_pretrained(tmp_path)
+    how = {"quantization_config": TorchAoConfig(quantization.Int8WeightOnlyConfig()), "torch_dtype": torch.float32}
+    pipe.transformer = FluxTransformer2DModel.from_pretrained(tmp_path, **how)
+    assert precision_of(pipe.transformer) == "torchao: int8, float32"
+    with apply_plan(pipe, plan_of(name), on_mismatch="error") as session:
+        draw(name, pipe)
+        assert session.report().computed == len(COMPUTED)
+    pipe.transformer = FluxTransformer2DModel.from_config(pipe.transformer.config, num_layers=1)
+    with pytest.raises(PlanMismatchError, match="another configuration"):
+        apply_plan(pipe, plan_of(name))
+
+
 @ORDERS
 def test_weights_stored_in_eight_bits_and_cast_for_each_layer(order: str) -> None:
     name = "FLUX.1"
@@ -555,12 +578,27 @@ def test_a_network_inside_data_parallelism_follows_a_plan(given: str) -> None:
         assert torch.equal(drive(wrapper), full)
 
 
-def test_a_copied_network_is_its_own() -> None:
+def saved_and_loaded(network: nn.Module) -> Any:
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = pytest.mark.parametrize(
+    "copied_by",
+    [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network)), saved_and_loaded],  # noqa: S301
+    ids=["copy.deepcopy", "pickle", "torch.save"],
+)
+
+
+@COPIES
+def test_a_copied_network_is_its_own(copied_by: Callable[[Any], Any]) -> None:
     network = FLUX.build()
     full = drive(network)
     with apply_plan(network, network_plan(), on_mismatch="error") as session:
         expected = drive(network)
-        copied = copy.deepcopy(network)
+        copied = copied_by(network)
         assert torch.equal(drive(copied), full)
         with torch.no_grad():
             copied.get_parameter("proj_out.weight").mul_(2.0)
@@ -585,6 +623,18 @@ def test_a_copied_pipeline_follows_no_plan() -> None:
         copied = copy.deepcopy(pipe)
         assert torch.equal(draw("FLUX.1", copied), plain("FLUX.1"))
         assert torch.equal(draw("FLUX.1", pipe), planned("FLUX.1"))
+
+
+def test_a_network_with_a_plan_is_freed_with_its_pipeline() -> None:
+    pipe = PIPELINES["FLUX.1"].build()
+    session = apply_plan(pipe, plan_of("FLUX.1"), on_mismatch="error")
+    draw("FLUX.1", pipe)
+    network = weakref.ref(pipe.transformer)
+    del pipe
+    gc.collect()
+    assert network() is None
+    assert session.report().steps == 0
+    session.remove()
 
 
 # diffusers' own caches
@@ -612,6 +662,13 @@ def test_a_plan_is_refused_over_the_hooks_of_a_diffusers_cache() -> None:
     pipe = PIPELINES["FLUX.1"].build()
     apply_first_block_cache(pipe.transformer, cache_config())
     with pytest.raises(AttachError):
+        apply_plan(pipe, plan_of("FLUX.1"))
+
+
+def test_a_plan_is_refused_over_cache_dit() -> None:
+    pipe = PIPELINES["FLUX.1"].build()
+    pipe.transformer._is_cached = True  # its mark; what it does to the class of a pipeline would outlive this test
+    with pytest.raises(AttachError, match="cache-dit enabled; call its disable_cache"):
         apply_plan(pipe, plan_of("FLUX.1"))
 
 

@@ -120,10 +120,10 @@ def test_a_thread_may_follow_another_plan_or_none(pipe: EmojiPipeline) -> None:
 
 def test_the_scheduler_is_asked_instead_of_the_device(pipe: EmojiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a timestep waits for the GPU: once for each branch and run, whatever the number of steps."""
-    from hyca_runtime.attach.clock import Clock
+    from hyca_runtime.attach.clock import Timestep
 
-    reads, read = [0], Clock.timestep
-    monkeypatch.setattr(Clock, "timestep", lambda *args: (reads.__setitem__(0, reads[0] + 1), read(*args))[1])
+    reads, read = [0], Timestep._read
+    monkeypatch.setattr(Timestep, "_read", lambda now: (reads.__setitem__(0, reads[0] + 1), read(now))[1])
     with apply_plan(pipe, make_plan(pipe.transformer), "error"):
         draw(pipe, STEPS, true_cfg_scale=3.0)
         assert reads == [2]
@@ -153,5 +153,9 @@ def test_memory_is_said_before_and_after(pipe: EmojiPipeline) -> None:
         assert "no step has run yet; at most 0.00391 MiB of features" in str(session.report())
         draw(pipe, STEPS)
         assert session.report().cache_bytes == session.memory(samples=2)
-        held = [state.history.nbytes for f in session._executors.values() for state in f.streams.values()]
+        held = [
+            state.history.nbytes
+            for _, lane in session._executors["transformer"].lanes_of(False)
+            for state in lane.streams.values()
+        ]
         assert held == [0]  # given back with the last step

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hyca_runtime import Plan, PlanError, load_plan, save_plan
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_runtime import Plan, PlanCache, PlanError, apply_plan, load_plan, save_plan
 from hyca_runtime.group import decode_channels, encode_channels
 from hyca_runtime.schedule import Schedule
 
@@ -55,7 +57,8 @@ def _with(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_with("sections.0.sampler.timestep", 1), 'unknown field; did you mean "timesteps"'),
         (_with("version", 1), "search again"),
         (_with("version", 3), "newer than this hyca"),
-        (_with("version", "1"), "expected 2"),
+        (_with("version", "1"), "older hyca.* search again .*expected 2, got '1'"),
+        (lambda content: content.pop("version"), "older hyca.* search again .*expected 2, got 'None'"),
         (_with("format", "other"), "not a HyCa plan"),
         (_with("sections.0.groups.0.channels", "0-20"), "covered twice"),
         (_with("sections.0.groups.0.channels", "0-3"), "covered by no group"),
@@ -79,6 +82,7 @@ def _with(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_with("sections.0.schedule.table", [1] + [0] * 11), "step 0 must be computed"),
         (_with("sections.0.schedule.table", [7] * 12), "outside the palette"),
         (_with("sections.0.schedule.table", [0] * 11), "expected 11 values"),
+        (_with("sections.0.schedule.palette.1.variant", "int8"), "sections.0.schedule.palette.1.variant: .*'default'"),
         (_with("sections.0.sampler.timesteps", ["a"] * 12), "sections.0.sampler.timesteps.0"),
         (
             _with("sections.0.groups.0.fallback", {"name": "fitted", "configuration": {"steps": [], "weights": []}}),
@@ -123,6 +127,33 @@ def test_truncated_and_missing(plan: Plan, tmp_path: Path) -> None:
     path.write_text("[" * 100_000)
     with pytest.raises(PlanError, match="not valid JSON"):
         load_plan(path)
+
+
+def test_a_path_will_do(pipe: EmojiPipeline, plan: Plan, tmp_path: Path) -> None:
+    """Of a file or of its study's folder, wherever a plan is read; what is neither is told what is wanted."""
+    study = tmp_path / "study-5x"
+    study.mkdir()
+    save_plan(plan, study / "plan.json")
+    (study / "plan.json").write_bytes(b"\xef\xbb\xbf" + (study / "plan.json").read_bytes())  # as Windows saves it
+    for path in (study / "plan.json", study, str(study)):
+        assert load_plan(path) == plan
+        assert PlanCache().get(path) == plan
+        with apply_plan(pipe, path) as session:
+            assert session.plan == plan
+    for read in (load_plan, PlanCache().get, partial(apply_plan, pipe)):
+        with pytest.raises(PlanError, match=r"a folder without a plan.json; name one of study-5x/plan.json"):
+            read(tmp_path)
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(PlanError, match=r"a folder without a plan.json; expected a plan's file, or a study"):
+            read(tmp_path / "empty")
+    with pytest.raises(PlanError, match="expected a Plan, or the path of its file or folder, got dict"):
+        apply_plan(pipe, plan.model_dump())  # type: ignore[arg-type]
+    with (
+        apply_plan(pipe, plan) as session,
+        pytest.raises(PlanError, match="expected a Plan, got str; keep plans of files in a PlanCache"),
+        session.following(str(study)),  # type: ignore[arg-type]
+    ):
+        pass
 
 
 def test_channel_codec() -> None:

@@ -232,6 +232,7 @@ def test_reset_forgets(pipe: EmojiPipeline, plan: Plan) -> None:
     [
         ("trunk", "plan first", "inductor"),
         ("trunk", "compile first", "aot_eager"),
+        ("trunk", "one graph", "aot_eager"),
         ("trunk", "blocks", "aot_eager"),
         ("trunk:residual", "compile first", "aot_eager"),
         ("output", "plan first", "aot_eager"),
@@ -256,8 +257,8 @@ def test_compiled(point: str, order: str, backend: str) -> None:
                 p.fill_(float("nan"))
         return {}
 
-    if order == "compile first":
-        pipe.transformer = torch.compile(original, backend=backend)
+    if order in ("compile first", "one graph"):
+        pipe.transformer = torch.compile(original, backend=backend, fullgraph=order == "one graph")
     session = apply_plan(pipe, plan)
     if order == "plan first":
         pipe.transformer = torch.compile(original, backend=backend)

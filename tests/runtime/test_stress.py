@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from hyca_runtime import Plan, Session
 from hyca_runtime.compiled_plan import OnMismatch
 
 SEQUENCES = 200
+ALWAYS = range(1000)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Run:
         branches: names given to cache_context, "" for calls without a name.
         stop: number of network calls after which it is cancelled, or None.
         shuffled: whether the order of branches changes from step to step.
+        passes: how often it denoises.
+        within: steps on which the second branch is called.
+        anew: whether the conditioning is made anew for every call.
     """
 
     seed: int
@@ -45,6 +49,8 @@ class Run:
     stop: int | None
     shuffled: bool
     passes: int
+    within: range
+    anew: bool
 
 
 def draw_run(chance: random.Random) -> Run:
@@ -61,6 +67,8 @@ def draw_run(chance: random.Random) -> Run:
         stop=chance.randrange(1, 2 * STEPS) if chance.random() < 0.4 else None,
         shuffled=named and chance.random() < 0.5,
         passes=chance.choice((1, 1, 1, 2)),
+        within=chance.choice((ALWAYS, ALWAYS, range(1, 6), range(5), range(0, STEPS, 3))),
+        anew=chance.random() < 0.25,
     )
 
 
@@ -78,7 +86,7 @@ def network() -> FluxTransformer2DModel:
     ).eval()
 
 
-class Scheduler:
+class FlowMatchEulerDiscreteScheduler:
     """What the clock reads of a diffusers scheduler, kept as diffusers keeps it."""
 
     def __init__(self) -> None:
@@ -96,7 +104,7 @@ class Scheduler:
 
 
 @torch.no_grad()
-def sample(module: FluxTransformer2DModel, run: Run, scheduler: Scheduler) -> Tensor:
+def sample(module: FluxTransformer2DModel, run: Run, scheduler: FlowMatchEulerDiscreteScheduler) -> Tensor:
     """A small guided sampler around the network; returns the latents it came to."""
     generator = torch.Generator().manual_seed(run.seed)
     prompts = [torch.randn(run.batch, run.words, 6, generator=generator) for _ in run.branches]
@@ -108,9 +116,9 @@ def sample(module: FluxTransformer2DModel, run: Run, scheduler: Scheduler) -> Te
     for _ in range(run.passes):
         times = torch.linspace(1.0, 1.0 / run.steps, run.steps)
         scheduler.set_timesteps(times, run.first)
-        for time in times[run.first :]:
+        for step, time in enumerate(times[run.first :]):
             found: list[Tensor] = [latents] * len(run.branches)
-            places = list(range(len(run.branches)))
+            places = list(range(len(run.branches) if step in run.within else 1))
             if run.shuffled:
                 order.shuffle(places)
             for place in places:
@@ -120,7 +128,7 @@ def sample(module: FluxTransformer2DModel, run: Run, scheduler: Scheduler) -> Te
                 with module.cache_context(name) if name else nullcontext():
                     found[place] = module(
                         hidden_states=latents,
-                        encoder_hidden_states=prompts[place],
+                        encoder_hidden_states=prompts[place].clone() if run.anew else prompts[place],
                         pooled_projections=pooled,
                         timestep=time.expand(run.batch),
                         img_ids=ids[0],
@@ -134,11 +142,27 @@ def sample(module: FluxTransformer2DModel, run: Run, scheduler: Scheduler) -> Te
     return latents
 
 
+def count_blocks(module: FluxTransformer2DModel) -> Callable[[], list[int]]:
+    """From now on, until it is asked: how many blocks each call of the network ran."""
+    calls = list[int]()
+    blocks = (*module.transformer_blocks, *module.single_transformer_blocks)
+    handles = [block.register_forward_pre_hook(lambda *_: calls.append(calls.pop() + 1)) for block in blocks]
+    handles.append(module.register_forward_pre_hook(lambda *_: calls.append(0)))
+
+    def counted() -> list[int]:
+        for handle in handles:
+            handle.remove()
+        return calls
+
+    return counted
+
+
 def alone(
     module: FluxTransformer2DModel, plan: Plan, run: Run, on_mismatch: OnMismatch, with_scheduler: bool
 ) -> Tensor:
-    scheduler = Scheduler()
-    with Session({"transformer": module}, plan, on_mismatch, scheduler if with_scheduler else None):
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    pipe = SimpleNamespace(scheduler=scheduler) if with_scheduler else None
+    with Session({"transformer": module}, plan, on_mismatch, pipe):
         return sample(module, run, scheduler)
 
 
@@ -161,12 +185,18 @@ def test_sequences_of_runs(with_scheduler: bool) -> None:
         on_mismatch: OnMismatch = chance.choice(("compute", "adapt"))
         with no_warnings():
             expected = [alone(module, plan, run, on_mismatch, with_scheduler) for run in runs]
-            scheduler = Scheduler()
-            with Session({"transformer": module}, plan, on_mismatch, scheduler if with_scheduler else None) as session:
+            scheduler = FlowMatchEulerDiscreteScheduler()
+            pipe = SimpleNamespace(scheduler=scheduler) if with_scheduler else None
+            with Session({"transformer": module}, plan, on_mismatch, pipe) as session:
                 for i, run in enumerate(runs):
+                    ran = count_blocks(module)
                     found = sample(module, run, scheduler)
                     assert torch.equal(found, expected[i]), f"sequence {number}, run {i}: {runs[: i + 1]}"
-                    predicted += sum(count.predicted for count in session.report().streams.values())
+                    announced = sum(count.predicted for count in session.report().streams.values())
+                    if run.passes == 1 and run.stop is None:
+                        assert ran().count(0) == announced, f"sequence {number}, run {i}: {runs[: i + 1]}"
+                        assert announced or session.report().off_plan, f"a silent no-op: {run}"
+                    predicted += announced
     assert predicted > 5 * SEQUENCES
 
 
@@ -184,7 +214,7 @@ def test_threads_share_one_network() -> None:
         ready = threading.Barrier(len(lanes))
 
         def work(lane: int, runs: list[Run], session: Session, found: list[list[Any]], ready: Any) -> None:
-            scheduler = Scheduler()
+            scheduler = FlowMatchEulerDiscreteScheduler()
             ready.wait()
             for run in runs:
                 with session.at(pipe=SimpleNamespace(scheduler=scheduler)):
@@ -192,7 +222,11 @@ def test_threads_share_one_network() -> None:
 
         with ExitStack() as stack:
             stack.enter_context(no_warnings())
-            session = stack.enter_context(Session({"transformer": module}, plan, "adapt", Scheduler()))
+            session = stack.enter_context(
+                Session(
+                    {"transformer": module}, plan, "adapt", SimpleNamespace(scheduler=FlowMatchEulerDiscreteScheduler())
+                )
+            )
             threads = [threading.Thread(target=work, args=(i, r, session, found, ready)) for i, r in enumerate(lanes)]
             for thread in threads:
                 thread.start()

@@ -13,6 +13,8 @@ from plans import make_plan
 from typer.testing import CliRunner, Result
 
 from hyca_calib.cli import app
+from hyca_calib.commands.checking import CheckResult, show_check
+from hyca_calib.search.check_plan import Check, Costs
 from hyca_runtime import load_plan, save_plan
 
 
@@ -20,7 +22,7 @@ from hyca_runtime import load_plan, save_plan
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prompts, traces of 12 and 20 steps, and a plan searched on the first."""
     folder: Path = tmp_path_factory.mktemp("check")
-    shared = [*MODEL, "--prompts", write_prompts(folder), "--samples", 7]
+    shared = [*MODEL, "--prompts", write_prompts(folder), "--samples", 7, "--seed", 1]
     for steps in (12, 20):
         done = run("trace", *shared, "--steps", steps, "--out", folder / f"{steps}.zarr")
         assert done.exit_code == 0, done.output
@@ -119,3 +121,12 @@ def test_help_says_the_exit_code() -> None:
     told = " ".join(done.output.split())
     assert "The exit code is 0 for holds, 1 for the others, 2 for bad input" in told
     assert "Example: python -m hyca_calib check" in told
+
+
+def test_every_row_says_which_way_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where the best closed form is to hold features."""
+    costs = Costs(plan=1.0, refit=1.0, redo=1.0, hold=2.0, closed=2.0, closed_form="hold")
+    check = Check(verdict="holds", reason="", num_steps=12, computed=(0, 4), redo_computed=(0, 4), here=costs)
+    show_check(CheckResult(Path("plan.json"), "t.zarr", check, own_trace=""))
+    rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert rows == ["plan", "new taps", "new schedule and taps", "best closed form: hold", "features held"]

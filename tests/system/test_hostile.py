@@ -19,7 +19,8 @@ from mutations import mutant, watched
 from plans import make_plan
 from storage import record
 
-from hyca_calib.pipelines.workload import Workload, read_prompts
+from hyca_calib.pipelines.prompts import read_prompts
+from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.metadata import check_array
 from hyca_calib.trace.store import Trace

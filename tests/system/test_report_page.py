@@ -15,13 +15,17 @@ from storage import record
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.metrics import signal_to_error
+from hyca_calib.report.figures import ReportFigures, figures_in
+from hyca_calib.report.front import write_front
+from hyca_calib.report.looks import error_shown
+from hyca_calib.report.tiles import AMPLIFY
 from hyca_calib.report.write import Summary, siblings, write_report
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search_preset
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan, save_plan
-from hyca_runtime.network_plan import Quality
 
 ARTEFACTS = Path(__file__).parents[2] / ".artefacts"
 """Screenshots, for people to look at after a run of the tests."""
@@ -138,25 +142,54 @@ def test_clips_move_in_step(tmp_path: Path, motion: Any, browser: Any) -> None:
     assert width == (32 + 2) * len(summary.wall.columns) - 2
 
 
+def test_time_series_are_curves_with_their_signal_to_error(tmp_path: Path) -> None:
+    """From the trace to the page: nothing takes them for pictures."""
+    workload = Workload(tiny.prompts(), num_samples=7, num_steps=8, seed=3)
+    page, summary = reported(tmp_path, tiny.series(), workload, 4)
+    text, wall = page.read_text(), summary.wall
+    assert wall.full.samples.shape[1:] == (16, 48)
+    assert "the curves are those of the full run" in text
+    assert "signal-to-error ratio to the full run" in page.with_suffix(".md").read_text()
+    assert not re.findall("PSNR|8 bits", text + page.with_suffix(".md").read_text())
+    assert summary.table().columns[3].header == "signal-to-error ratio to the full run"
+    assert wall.plan.agreement_db == pytest.approx(signal_to_error(wall.plan.samples, wall.full.samples))
+
+
 def test_only_plans_of_the_same_model_are_beside_it(pictures: tuple[Path, Summary], tmp_path: Path) -> None:
+    """With what their own reports have found of pictures, which a plan's quality, of latents, is not."""
     plan = load_plan(pictures[0].parent / "plan.json")
-    quality = Quality(split="select", num_samples=2, psnr_db=33.0)
-    for name, changed in (
-        ("own", {}),
-        ("sibling", {"quality": quality}),
-        ("stranger", {"quality": quality, "model": plan.section.model.model_copy(update={"config_digest": "0" * 64})}),
+    found = ReportFigures(flops_ratio=2.5, agreement_db=33.0, measure="PSNR", num_samples=2)
+    other = plan.section.model.model_copy(update={"config_digest": "0" * 64})
+    for name, changed, figures in (
+        ("own", {}, found),
+        ("sibling", {}, found),
+        ("without a report", {}, None),
+        ("stranger", {"model": other}, found),
     ):
         (tmp_path / name).mkdir()
         section = plan.section.model_copy(update=changed)
         save_plan(plan.model_copy(update={"sections": (section,)}), tmp_path / name / "plan.json")
-    found = siblings(StudyFolder(tmp_path / "own"), plan.section)
-    assert plan.section.cost is not None
-    assert found == [(plan.section.cost.flops_ratio, 33.0)]
+        if figures:
+            figures.write(tmp_path / name)
+    assert siblings(StudyFolder(tmp_path / "own"), plan.section) == [(2.5, 33.0)]
+
+
+def test_a_front_has_the_figures_of_the_reports(pictures: tuple[Path, Summary], tmp_path: Path) -> None:
+    page, summary = pictures
+    plan = load_plan(page.parent / "plan.json")
+    assert plan.section.quality is not None
+    figures = figures_in(page.parent)
+    assert figures is not None
+    assert figures.agreement_db == summary.wall.plan.mean_db
+    text = write_front([(page.parent / "plan.json", plan)], page.parent.parent).read_text()
+    assert "| FLOPs ratio | computed steps | point | PSNR, dB | latent PSNR, dB | plan |" in text
+    assert f"| {summary.wall.plan.mean_db:.1f} | {plan.section.quality.psnr_db:.1f} |" in text
+    assert f"| {summary.wall.plan.mean_db:.1f} |" in page.with_suffix(".md").read_text()
+    (tmp_path / "figures.json").write_text("{}")
+    assert figures_in(tmp_path) is None
 
 
 def test_differences_are_dark_on_white() -> None:
-    from hyca_calib.report.tiles import AMPLIFY, difference
-
     clip = torch.full((1, 3, 2, 2), 0.5)
-    assert torch.equal(difference(clip, clip), torch.ones_like(clip))
-    torch.testing.assert_close(difference(clip + 0.01, clip), torch.full_like(clip, 1 - 0.01 * AMPLIFY))
+    assert torch.equal(error_shown(clip, clip), torch.ones_like(clip))
+    torch.testing.assert_close(error_shown(clip + 0.01, clip), torch.full_like(clip, 1 - 0.01 * AMPLIFY))

@@ -227,7 +227,7 @@ def test_a_wrong_command_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "old.json").write_text('{"format": "hyca-plan", "version": 1}')
-    for plan, line in ((f"a={tmp_path / 'old.json'}", "version 1, from before"), ("fast", "expected NAME=PATH")):
+    for plan, line in ((f"a={tmp_path / 'old.json'}", "a plan of an older hyca"), ("fast", "expected NAME=PATH")):
         monkeypatch.setattr("sys.argv", [str(SERVER), "--model", "tiny:pipeline", "--plan", plan])
         with pytest.raises(SystemExit, match="2"):
             runpy.run_path(str(SERVER), run_name="__main__")

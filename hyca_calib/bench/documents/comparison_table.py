@@ -7,14 +7,18 @@ import io
 import math
 from collections.abc import Sequence
 
-from hyca_calib.bench.choice import MORE
 from hyca_calib.bench.documents.markdown import lead_cells, table
 from hyca_calib.bench.lead import lead
 from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.results import Bench, Row
 from hyca_calib.bench.sweep import best_at
+from hyca_calib.costs.same_cost import MORE
+from hyca_calib.quality.metrics import Measure
 
-FIGURES = ("flops_ratio", "psnr_db", "psnr_db_worst", "exact_db", "ssim", "ssim_worst", "latent_error")
+FIGURES = (
+    *("flops_ratio", "psnr_db", "psnr_db_worst", "exact_db", "ssim", "ssim_worst"),
+    *("signal_to_error_db", "signal_to_error_db_worst", "latent_error"),
+)
 TIMING = ("wall_ratio", "peak_bytes")
 JUDGED = ("frechet", "accuracy")
 
@@ -26,15 +30,20 @@ def to_markdown(bench: Bench) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def measure_of(rows: Sequence[Row]) -> Measure:
+    """What the agreement of these rows is told as."""
+    return next((row.result.measure for row in rows if row.result), "PSNR")
+
+
 def _gains(bench: Bench, seen: bool) -> str:
-    head = ["plan", "FLOPs ratio", "wall ratio", "PSNR dB"]
+    head = ["plan", "FLOPs ratio", "wall ratio", f"{measure_of(bench.rows)} dB"]
     head += [f"best other way at up to {100 * MORE - 100:.0f} % more", "ahead by, dB (95 %)"]
     head += ["best of all that cost more", "ahead by, dB (95 %)"]
     head += ["on their own, the pictures are"] * seen
     lines = []
     ours = [(row, row.result) for row in bench.rows if row.ours and row.result]
     for row, r in sorted(ours, key=lambda pair: pair[1].flops_ratio):
-        cells = [row.method, f"{r.flops_ratio:.2f}", _wall(row), f"**{r.psnr_db:.2f}**"]
+        cells = [row.method, f"{r.flops_ratio:.2f}", _wall(row), f"**{r.agreement_db:.2f}**"]
         for most in (MORE, math.inf):
             cells += lead_cells(lead(r, bench.rows, bench.groups, most), 2)
         lines.append(cells + [row.quality.outcome if row.quality else ""] * seen)
@@ -57,7 +66,8 @@ def _families(bench: Bench) -> str:
 
 def _everything(rows: Sequence[Row], seen: bool) -> str:
     measured = [(row, row.result) for row in rows if row.result is not None]
-    head = ["method", "FLOPs ratio", "wall ratio", "peak MiB", "PSNR dB (worst)", "to the exact solution", "SSIM"]
+    head = ["method", "FLOPs ratio", "wall ratio", "peak MiB", f"{measure_of(rows)} dB (worst)"]
+    head += ["to the exact solution", "SSIM"]
     head += ["Fréchet, over the full run's", "recognised"] if seen else []
     lines = []
     for row, r in sorted(measured, key=lambda pair: pair[1].flops_ratio):
@@ -67,9 +77,9 @@ def _everything(rows: Sequence[Row], seen: bool) -> str:
             f"{r.flops_ratio:.2f}",
             _wall(row),
             "" if peak is None else f"{peak / 2**20:.0f}",
-            f"{r.psnr_db:.2f} ({r.psnr_db_worst:.1f})",
+            f"{r.agreement_db:.2f} ({r.agreement_db_worst:.1f})",
             "" if r.exact_db is None else f"{r.exact_db:.2f}",
-            f"{r.ssim:.4f}",
+            "" if r.ssim is None else f"{r.ssim:.4f}",
         ]
         lines.append(cells + (_judged(row.quality) if seen else []))
     failed = [[row.method, "failed", row.error, *[""] * (len(head) - 3)] for row in rows if row.result is None]

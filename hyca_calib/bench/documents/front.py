@@ -9,7 +9,9 @@ from pathlib import Path
 
 from matplotlib import colormaps, pyplot
 
-from hyca_calib.bench.choice import MORE, SPARING
+from hyca_calib.bench.choice import SPARING
+from hyca_calib.costs.same_cost import MORE
+from hyca_calib.quality.metrics import Measure
 from hyca_calib.report.drawing import ACCENT, bare, save
 
 COLORS = {
@@ -35,14 +37,17 @@ class Dot:
 
     family: str
     flops_ratio: float
-    psnr_db: float
+    agreement_db: float
 
 
-def draw_front(plans: Sequence[Dot], rivals: Sequence[Dot], path: Path, tried: Sequence[Dot] = ()) -> None:
-    """PSNR to the full run over the FLOPs ratio: plans as a line, every family of rivals in a colour.
+def draw_front(
+    plans: Sequence[Dot], rivals: Sequence[Dot], path: Path, tried: Sequence[Dot] = (), measure: Measure = "PSNR"
+) -> None:
+    """Agreement with the full run over the FLOPs ratio: plans as a line, every family of rivals in a colour.
 
     Args:
         tried: settings of rivals in their sweeps, which are faint.
+        measure: what agreement is told as.
     """
     figure, axes = pyplot.subplots(figsize=(13, 5.5), layout="constrained")
     spare = itertools.cycle(OTHERS)
@@ -59,7 +64,7 @@ def draw_front(plans: Sequence[Dot], rivals: Sequence[Dot], path: Path, tried: S
     axes.set_xscale("log")
     axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.minorticks_off()
-    axes.set(xlabel="FLOPs of the full run over the method's", ylabel="PSNR to the full run, dB", xlim=(1.25, 14))
+    axes.set(xlabel="FLOPs of the full run over the method's", ylabel=f"{measure} to the full run, dB", xlim=(1.25, 14))
     if shown := _points([*plans, *rivals])[1]:
         axes.set_ylim(bottom=min(shown) - 2)
     bare(axes)
@@ -69,7 +74,7 @@ def draw_front(plans: Sequence[Dot], rivals: Sequence[Dot], path: Path, tried: S
 
 
 def _points(dots: Sequence[Dot], family: str | None = None) -> tuple[list[float], list[float]]:
-    """FLOPs ratios and PSNR of the dots that spare something, cheapest last."""
+    """FLOPs ratios and agreement of the dots that spare something, cheapest last."""
     wanted = [dot for dot in dots if dot.flops_ratio >= SPARING / MORE and family in (None, dot.family)]
     ranked = sorted(wanted, key=lambda dot: dot.flops_ratio)
-    return [dot.flops_ratio for dot in ranked], [dot.psnr_db for dot in ranked]
+    return [dot.flops_ratio for dot in ranked], [dot.agreement_db for dot in ranked]

@@ -19,8 +19,8 @@ def demo_sentence(root: Path) -> str:
     return wrapped(
         f"`hyca demo` took {run.minutes:.1f} minutes, trace and report included, for a plan of {run.budget}: "
         f"{found.flops_ratio:.2f}x fewer FLOPs, {found.wall_ratio:.2f}x less wall time (batch {found.batch}), "
-        f"{found.psnr_db:.1f} dB to the full run, mean over {found.num_samples} test samples, "
-        f"{found.psnr_db_worst:.1f} dB the worst ({made_with(run)})."
+        f"{found.agreement_db:.1f} dB to the full run, mean over {found.num_samples} test samples, "
+        f"{found.agreement_db_worst:.1f} dB the worst ({made_with(run)})."
     )
 
 

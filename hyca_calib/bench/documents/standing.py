@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 
-from hyca_calib.bench.choice import MORE, SAME_COST, SPARING
+from hyca_calib.bench.choice import SPARING
 from hyca_calib.bench.documents.markdown import lead_cells, listed, made_with, signed, table, wrapped
 from hyca_calib.bench.equivalence import OUTCOMES
 from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.lead import Lead, lead
 from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.results import FULL, OURS, RESULTS, Bench, read_bench
+from hyca_calib.costs.same_cost import MORE, SAME_COST
 
 GOAL_DB, GOAL_AT = 6.0, ("3x", "5x")
 """How far ahead of everything that costs more we set out to be, and at which budgets."""
@@ -81,7 +82,7 @@ def gains_table(benches: Benches) -> str:
     head += ["best of all that cost more", "ahead by"]
     lines = []
     for plan in _standings(benches):
-        cells = [f"{plan.model}, {plan.budget}", f"{plan.ours.flops_ratio:.2f}x", f"**{plan.ours.psnr_db:.1f}**"]
+        cells = [f"{plan.model}, {plan.budget}", f"{plan.ours.flops_ratio:.2f}x", f"**{plan.ours.agreement_db:.1f}**"]
         dearer = ["the same", ""] if plan.dearer == plan.equal else lead_cells(plan.dearer, 1)
         lines.append([*cells, *lead_cells(plan.equal, 1), *dearer])
     return f"{table(head, 'lrrlrlr', lines)}\n\n{wrapped(_sources(benches))}"

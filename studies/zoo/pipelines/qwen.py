@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from studies.zoo.base import Kwargs, Randn, tiny_pipeline
 from studies.zoo.pipelines.parts import SQUARE, flow, network, part, picture, words
 
@@ -56,3 +58,26 @@ def qwen_image_edit(randn: Randn) -> Kwargs:
 
     pixels = (picture(randn)[0].permute(1, 2, 0) * 255).byte().numpy()
     return qwen_prompts(randn) | {"image": Image.fromarray(pixels)}
+
+
+class _Processor:
+    """What the pipeline asks for when it is made; prompts are given as embeddings."""
+
+    tokenizer = SimpleNamespace(encode=lambda text: [0])
+
+    def apply_chat_template(self, *_: object, **__: object) -> list[list[int]]:
+        return [[0]]
+
+
+@tiny_pipeline(
+    "Qwen-Image 2.1",
+    "QwenImage21Pipeline",
+    **qwen_parts(halvings=1)
+    | {
+        "transformer": network("QwenImage21Transformer2DModel", in_channels=4, out_channels=4),
+        "processor": _Processor,
+    },
+)
+def qwen_image21(randn: Randn) -> Kwargs:
+    """Two calls a step, in contexts "cond" and "uncond"; the first step also computes what a cache of keys keeps."""
+    return qwen_prompts(randn) | SQUARE

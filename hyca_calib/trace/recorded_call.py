@@ -1,0 +1,70 @@
+"""Calls of a network, recorded, and put in order by guidance branch and step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hyca_runtime.errors import TraceError
+from hyca_runtime.feature import Feature
+
+
+@dataclass(frozen=True)
+class RecordedCall:
+    """One call of the network, at a step of the `run`-th pass; the feature is ``(batch, token, channel)`` by part.
+
+    A call that also fills a cache of keys and values may have more tokens than the others, before theirs.
+    """
+
+    branch: str
+    run: int
+    step: int
+    time: float
+    scheduler_time: float | None
+    feature: Feature
+    num_tokens: tuple[int, ...]
+    gain: Tensor
+    fills_cache: bool
+
+
+def by_branch_and_step(calls: Sequence[RecordedCall]) -> dict[str, list[tuple[RecordedCall, ...]]]:
+    """Calls of the branches that were called equally often on every step, ``[branch][step][pass or part]``."""
+    by_branch: dict[str, dict[int, list[RecordedCall]]] = {}
+    for call in calls:
+        by_branch.setdefault(call.branch, {}).setdefault(call.step, []).append(call)
+    steps = {run: 1 + max(call.step for call in calls if call.run == run) for run in {call.run for call in calls}}
+    num_steps = max(steps.values(), default=0)
+    whole = {
+        branch: [tuple(found[step]) for step in range(num_steps)]
+        for branch, found in by_branch.items()
+        if len(found) == num_steps and len({len(of_step) for of_step in found.values()}) == 1
+    }
+    if not whole or len(set(steps.values())) > 1:
+        counts = {
+            branch or "unnamed": [len(found.get(i, ())) for i in range(num_steps)]
+            for branch, found in by_branch.items()
+        }
+        raise TraceError(
+            f"expected a guidance branch that is called equally often on each of {num_steps} steps, got calls by "
+            f"branch and step {counts}; where a pipeline conditions its branches anew at every step, let it name them: "
+            "`with transformer.cache_context(name):`"
+        )
+    return whole
+
+
+def joined(calls: Sequence[RecordedCall], num_samples: int) -> Feature:
+    """``(sample, token, channel)``; halves of a batched guidance call and passes become tokens."""
+    parts = []
+    for pieces in zip(*(call.feature for call in calls), strict=True):
+        if any(len(piece) % num_samples for piece in pieces):
+            batches = sorted({len(piece) for piece in pieces})
+            raise TraceError(
+                f"expected calls of the network with a multiple of {num_samples} samples, got {batches}; "
+                "trace with --batch 1"
+            )
+        split = (piece.reshape(-1, num_samples, *piece.shape[1:]).transpose(0, 1).flatten(1, 2) for piece in pieces)
+        parts.append(torch.cat(tuple(split), dim=1))
+    return Feature(parts)

@@ -1,0 +1,65 @@
+"""Telling of each call of a network which branch and which step it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hyca_runtime.attach.clock import Clock
+from hyca_runtime.branches import Branches
+from hyca_runtime.network_plan import TimeGrid
+from hyca_runtime.run_tracker import Progress, RunTracker
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a network, placed.
+
+    Attributes:
+        progress: whether it begins a run, or a step of it, or stays at the step of the call before.
+        branch: the name of its guidance branch, or "", "#1", "#2" ... in order of appearance.
+        part: how many calls of this branch came before it on this step; of a picture that is denoised in parts.
+    """
+
+    progress: Progress
+    branch: str
+    part: int
+
+
+class CallResolver:
+    """Follows the calls of one sampler. Branches may begin late, end early, pause, and be conditioned anew.
+
+    Args:
+        grids: time grids that its runs are held against; without any, steps are numbered as they come.
+    """
+
+    def __init__(self, clock: Clock, grids: Sequence[TimeGrid] = ()) -> None:
+        self._clock = clock
+        self.track = RunTracker(grids)
+        self._branches = Branches()
+        self._called: dict[str, int] = {}
+
+    def resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = "", said: int | None = None) -> Call:
+        """Place a call.
+
+        Args:
+            name: of its guidance branch, if the pipeline or the caller says it.
+            said: its step, if the caller says it.
+
+        Raises:
+            ClockError: its step or its branch cannot be told.
+        """
+        conditioning = self._clock.prompt(args, kwargs)
+        found, same = self._branches.find(name, conditioning)
+        now = self._clock.timestep(args, kwargs)
+        progress = self.track.advance(self._clock, now, said, same, found in self._called)
+        if progress == "begins":
+            self._branches = Branches()
+            found, _ = self._branches.find(name, conditioning)
+        if progress != "stays":
+            self._called = {}
+        branch = self._branches.label(found, conditioning, frozenset(self._called))
+        part = self._called.get(branch, 0)
+        self._called[branch] = part + 1
+        return Call(progress, branch, part)

@@ -1,0 +1,45 @@
+"""Whether a plan fits a network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
+from hyca_runtime.fingerprint import config_digest
+from hyca_runtime.network_plan import NetworkPlan
+
+
+def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
+    """Raises PlanMismatchError if a section of the plan `name` is for none of these networks of a `target`."""
+    if section.component not in networks:
+        raise PlanMismatchError(
+            f"plan {name!r} is for a {section.component!r}, {target} has only {', '.join(networks)}; "
+            "nothing was changed"
+        )
+    module, expected = networks[section.component], section.model
+    kind, digest = type(module).__name__, config_digest(module)
+    if kind != expected.transformer:
+        raise PlanMismatchError(f"plan {name!r} is for a {expected.transformer}, got a {kind}; nothing was changed")
+    if digest != expected.config_digest:
+        raise PlanMismatchError(
+            f"plan {name!r} is for a {kind} of another configuration ({expected.config_digest[:12]}, "
+            f"this one is {digest[:12]}); trace and search this model. Nothing was changed"
+        )
+
+
+def tell_of_rounding(name: str, section: NetworkPlan, module: nn.Module) -> None:
+    """Warn where the timesteps of a network without a scheduler may be too coarse to tell its first steps apart."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    times, rounding = section.sampler.timesteps, 2 * torch.finfo(dtype).eps
+    if len(times) > 1 and section.sampler.is_at(0, times[1], rounding):
+        warnings.warn(
+            f"plan {name!r}: steps 0 and 1 have one timestep in {dtype}, {times[0]:g}; if the network is called with "
+            "timesteps of that dtype, apply the plan to the pipeline, whose scheduler tells them apart, or say the "
+            "step: with session.at(step)",
+            PlanMismatchWarning,
+            stacklevel=3,
+        )
