@@ -16,6 +16,7 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from hyca_runtime.errors import StudyError
@@ -106,8 +107,15 @@ def _opened(storage: Storage) -> BaseStorage:
     if scheme == "grpc":
         host, _, port = rest.partition(":")
         return GrpcStorageProxy(host=host, port=int(port or 13000))
+    try:
+        return _database(text)
+    except (IntegrityError, OperationalError, ProgrammingError):  # a worker that began with us makes the tables, too
+        return _database(text)
+
+
+def _database(url: str) -> RDBStorage:
     return RDBStorage(
-        text,
+        url,
         engine_kwargs={"poolclass": NullPool},  # between rollouts of minutes a server would drop idle connections
         heartbeat_interval=HEARTBEAT_S,
         grace_period=GRACE_S,

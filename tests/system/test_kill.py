@@ -32,12 +32,13 @@ def ended(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_thirty_kills(tmp_path: Path) -> None:
     """Killed at random moments again and again, in several folders until there were thirty kills."""
-    whole = tmp_path / "whole"
+    whole, again = tmp_path / "whole", tmp_path / "again"
     whole.mkdir()
-    lasts = run(whole)
+    again.mkdir()
+    lasts = min(run(whole), run(again))  # the first may also read libraries that nobody has read before
     expected, rng = ended(whole), random.Random(11)
     kills, reached = 0, set[str]()
-    for attempt in range(KILLS):
+    for attempt in range(3 * KILLS):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         while not run(folder, rng.uniform(0.1, 0.7) * lasts if kills < KILLS else 0.0):
