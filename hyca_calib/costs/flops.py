@@ -47,12 +47,13 @@ class CostModel:
 
 def count_flops(function: Callable[[], Any]) -> float:
     """FLOPs of the matrix products, convolutions and attention that `function` runs."""
-    with _Counter() as counter:
+    counter = _Counter()
+    with counter:
         function()
     return counter.flops
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up what is computed inside, by torch's formulas.
 
     torch's own counter keeps account by module, which never ends on networks that hold themselves (cache-dit), and
@@ -62,7 +63,7 @@ class _Counter(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0.0
 
     def __torch_dispatch__(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from processes import forked
 
 from hyca_calib.baselines import Axis, Baseline, Family, Settings
 from hyca_calib.baselines.score import Score, joined
@@ -400,6 +401,7 @@ class TestVerify:
         assert found.result is not None
         facts = facts_of(workload)
         Bench(facts, tuple(range(6)), (bench.full(), found)).write(tmp_path)
+        forked()  # its server is a fresh process, too
         how = Verification(tmp_path, tiny.pipeline, workload)
         rows = random_rows(read_bench(tmp_path), 1.0, seed=0)
         (check,) = how.rows(rows)

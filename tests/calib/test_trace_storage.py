@@ -153,7 +153,8 @@ def test_missing_files_are_named(whole: Path, tmp_path: Path) -> None:
         verify(tmp_path)
 
 
-def test_two_writers(tmp_path: Path, workload: Workload) -> None:
+def test_two_writers(tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyca_calib.trace.shard_lock.PATIENCE_S", 0)
     path = tmp_path / "t.zarr"
     with shard_lock(Folder(path), Shard(1, 2)):
         with pytest.raises(TraceError, match=r"traced by another process \(share 1-of-2\)"):

@@ -71,15 +71,16 @@ def test_mutated_plans(texts: list[str], tmp_path: Path) -> None:
     assert longest < 2000
 
 
-@settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=4000) | st.text(max_size=2000).map(str.encode))
 def test_any_bytes_as_a_plan_or_prompts(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(content)
-    with pytest.raises(HycaError):
-        load_plan(path)
-    with suppress(WorkloadError):
-        assert read_prompts(path)
+    with watched(tmp_path):
+        with pytest.raises(HycaError):
+            load_plan(path)
+        with suppress(WorkloadError):
+            assert read_prompts(path)
 
 
 json_values = st.recursive(
@@ -89,13 +90,13 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(section=json_values, key=st.sampled_from(["sections", "name", "provenance", "version", "extra"]))
 def test_any_json_in_a_plan(texts: list[str], tmp_path: Path, section: object, key: str) -> None:
     content = json.loads(texts[0])
     content[key] = section
     (tmp_path / "plan.json").write_text(json.dumps(content))
-    with suppress(HycaError):
+    with watched(tmp_path), suppress(HycaError):
         load_plan(tmp_path / "plan.json")
 
 

@@ -75,7 +75,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     def control(*arguments: str) -> None:
         """Returns when it is done."""
-        call = [POSTGRES[-1] / "pg_ctl", "-D", folder / "data", "--silent", *arguments]
+        call: list[str | Path] = [POSTGRES[-1] / "pg_ctl", "-D", folder / "data", "--silent", *arguments]
         subprocess.run(call, user=owner, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
     control("init", "-o", "-A trust -U hyca --no-sync")
@@ -101,7 +101,8 @@ def test_two_workers_of_which_one_is_killed(
     dead = forked().Event()
     first = forked().Process(target=killed_in_a_rollout, args=(tmp_path, storage))
     second = forked().Process(target=waiting_for_a_death, args=(tmp_path, storage, dead))
-    first.start(), second.start()
+    first.start()
+    second.start()
     first.join()
     dead.set()
     second.join()
