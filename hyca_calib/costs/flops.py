@@ -47,7 +47,8 @@ class CostModel:
 
 def count_flops(function: Callable[[], Any]) -> float:
     """FLOPs of the matrix products, convolutions and attention that `function` runs."""
-    with _Counter() as counter:
+    counter = _Counter()
+    with counter:
         function()
     return float(counter.flops)
 
