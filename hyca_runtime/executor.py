@@ -159,7 +159,7 @@ class Executor:
         else:
             who = f"branch {call.branch!r}" if call.branch else "the network"
             message = f"plan {plan.name!r} predicts step {step:g}, but it is computed: {who} lacks earlier features, "
-            message += f"for {cause or 'a step of the plan passed without a call'}"
+            message += f"for {cause}"
             kind = MissingHistoryWarning
         if plan.on_mismatch == "error":
             raise PlanMismatchError(message)

@@ -15,6 +15,9 @@ from hyca_runtime.history import History
 from hyca_runtime.report import StreamCount
 from hyca_runtime.run_tracker import RunTracker
 
+PASSED = "a step of the plan passed without a call"
+"""Why a branch lacks features that began with its run and forgot none."""
+
 
 class StreamState:
     """What one guidance branch remembers of the present run.
@@ -92,7 +95,7 @@ class Lane:
         """What the branch of a call remembers."""
         key = (call.branch, call.part)
         if key not in self.streams:
-            began = f"it began at step {self.track.position:g}" if self.track.position > 0 else ""
+            began = f"it began at step {self.track.position:g}" if self.track.position > 0 else PASSED
             self.streams[key] = StreamState(self.plan.depth, began)
         return self.streams[key]
 
@@ -122,4 +125,4 @@ class Lane:
 
     def lacks(self, cause: str) -> None:
         """A step that the plan predicts is computed, for a reason."""
-        self._lacks = self._lacks or cause or "a step of the plan passed without a call"
+        self._lacks = self._lacks or cause

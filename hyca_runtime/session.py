@@ -217,9 +217,10 @@ def apply_plan(
         target: a pipeline, or a network itself, compiled or not. Prefer the pipeline: its scheduler
             tells the step without waiting for the GPU.
         plan: a plan, or the path of its file or of its study's folder.
-        on_mismatch: what a run with other steps or timesteps does: "compute" every step and warn
-            once, "adapt" the schedule to the sampler's time and forecast by the plan's closed
-            forms, or raise an "error".
+        on_mismatch: what a run with other steps, timesteps or another kind of sampler does: "compute" every step
+            and warn once, "adapt" the schedule to the sampler's time and forecast by the plan's closed forms, or
+            raise an "error". A step that the plan predicts but whose branch lacks the features for it (it began
+            late, a forecast was not finite) is computed with a warning, or is an "error", too.
         policy: given the plan's schedule, what decides when to compute; by default the schedule. Where another
             one departs from it, steps are forecast by the plan's closed forms if `on_mismatch` is "adapt",
             else computed.

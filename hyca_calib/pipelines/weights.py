@@ -25,9 +25,8 @@ def weights_digest(module: nn.Module, probes: int = 64) -> str:
             flat = stored.detach().flatten()
             if flat.numel():
                 last = flat.numel() - 1
-                picks = (
-                    torch.linspace(0, last, min(probes, flat.numel())).long().clamp(max=last)
-                )  # float32 may round up
+                # float32 may round up
+                picks = torch.linspace(0, last, min(probes, flat.numel())).long().clamp(max=last)
                 digest.update(flat[picks.to(flat.device)].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 

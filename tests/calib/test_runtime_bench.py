@@ -18,7 +18,6 @@ from hyca_runtime.errors import WorkloadError
 def test_planned_runs_compute_what_they_should(name: str) -> None:
     found = measure_realised(name, steps=6, computed=(0, 3), device="cpu", dtype=torch.float32, repeats=1)
     assert found.ideal == 3
-    assert found.speed_up > 0  # a busy machine may take longer over the steps that are predicted
     assert found.share == pytest.approx(found.speed_up / 3)
     assert 0 < found.added_bytes < 0.01 * found.weight_bytes
 
@@ -28,9 +27,8 @@ def test_other_caches_compute_as_many_steps() -> None:
     rivals = {rival.name: rival for rival in found.rivals}
     assert {"TaylorSeer way=lite N=5 O=1 W=1", "TaylorSeer way=last block N=5 O=1 W=1"} <= set(rivals)
     assert not [rival for rival in found.rivals if rival.error]
-    for rival in found.rivals:  # how fast they are on a busy machine says nothing
+    for rival in found.rivals:
         assert 2 <= rival.computed <= 3, rival
-        assert rival.speed_up > 0, rival
 
 
 @pytest.mark.parametrize("name", ["flux-dev", "qwen-image", "hunyuan-video", "flux-100m"])
