@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +27,8 @@ Storage = str | Path
 """A journal file; or the URL of a database (``postgresql://...``) or of Optuna's gRPC proxy (``grpc://host:port``)."""
 
 HEARTBEAT_S, GRACE_S = 10, 30
+RACES = 5
+"""Optuna makes the tables of a database in several transactions, and can lose each to a worker that began with us."""
 WORKER, TASK = "worker", "task"
 FORGOTTEN = timedelta(minutes=15)
 """After that a trial of another machine in a journal, which has no heartbeats, counts as dead."""
@@ -107,10 +111,11 @@ def _opened(storage: Storage) -> BaseStorage:
     if scheme == "grpc":
         host, _, port = rest.partition(":")
         return GrpcStorageProxy(host=host, port=int(port or 13000))
-    try:
-        return _database(text)
-    except (IntegrityError, OperationalError, ProgrammingError):  # a worker that began with us makes the tables, too
-        return _database(text)
+    for _ in range(RACES):
+        with suppress(IntegrityError, OperationalError, ProgrammingError):
+            return _database(text)
+        time.sleep(random.uniform(0, 0.2))  # noqa: S311
+    return _database(text)
 
 
 def _database(url: str) -> RDBStorage:

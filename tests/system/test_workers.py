@@ -9,9 +9,12 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import optuna
+import psycopg
 import pytest
 import tiny
 import torch
@@ -87,6 +90,22 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def trials(storage: str) -> dict[str, list[optuna.trial.FrozenTrial]]:
     summaries = optuna.get_all_study_names(open_study(storage, "other")._storage)
     return {name: open_study(storage, name).get_trials(deepcopy=False) for name in summaries if name != "other"}
+
+
+@pytest.mark.slow
+def test_workers_that_begin_at_once_make_the_tables_once(postgres: str) -> None:
+    """Optuna makes them in several transactions; whoever loses one of them tries again."""
+    server, _, _ = postgres.rpartition("/")
+    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE races")
+    together = Barrier(8)
+
+    def opened(name: str) -> str:
+        together.wait()
+        return open_study(f"{server}/races", name).study_name
+
+    with ThreadPoolExecutor(8) as workers:
+        assert list(workers.map(opened, "abcdefgh")) == list("abcdefgh")
 
 
 @pytest.mark.slow
