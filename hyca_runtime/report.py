@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from hyca_runtime.moment import Stream
+from hyca_runtime.schedule import COMPUTE, Action
 
 
 @dataclass
 class StreamCount:
-    """Calls of one stream during its current run, and the most bytes its features took."""
+    """Calls of one stream during its current run by what they did, and the most bytes its features took."""
 
-    computed: int = 0
-    predicted: int = 0
+    actions: Counter[Action] = field(default_factory=Counter)
     forecast_flops: int = 0
     cache_bytes: int = 0
 
+    def add(self, action: Action) -> None:
+        """Count a call."""
+        self.actions[action] += 1
+
+    @property
+    def computed(self) -> int:
+        """Calls on which all of the network ran."""
+        return self.actions[COMPUTE]
+
+    @property
+    def predicted(self) -> int:
+        """Calls on which something was forecast."""
+        return self.steps - self.computed
+
     @property
     def steps(self) -> int:
-        return self.computed + self.predicted
+        return self.actions.total()
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def _search_all(
                     search(pipe, [found[budget] for found in candidates], budget, study, options, tell)
         if not study.report.exists():
             plan = load_plan(study.plan)
-            chosen = next(trace_ for trace_ in recorded if trace_.point == plan.section.point)
+            chosen = next(trace_ for trace_ in recorded if trace_.point == plan.section.forecast.at)
             with stages(("report",)) as tell:
                 summary = write_report(pipe, study, chosen, workload, plan, partial(tell, "report"))
             present(summary.table())

@@ -79,7 +79,7 @@ def test_a_prediction_is_the_weighted_sum_of_computed_features(pipe: EmojiPipeli
     seen = overhear(pipe.transformer.norm_out)
     with apply_plan(pipe, plan):
         draw(pipe)
-    for step, taps in plan.section.taps.items():
+    for step, taps in plan.section.taps().items():
         weights = torch.from_numpy(taps.weights)
         expected = sum(w * seen[s] for w, s in zip(weights, taps.history, strict=True))
         torch.testing.assert_close(seen[step], expected, rtol=1e-6, atol=1e-6)

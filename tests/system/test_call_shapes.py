@@ -235,8 +235,8 @@ class TestScheduler:
     def test_another_kind_does_not_follow_without_a_word(self, change: Callable[[Any], None], told: str) -> None:
         shape = Shape("FLUX.1", change=scheduled(FlowMatchEulerDiscreteScheduler))
         section = shape.plan().section
-        sampler = section.sampler.model_copy(update={"scheduler": "FlowMatchEulerDiscreteScheduler"})
-        plan = Plan(name="x", sections=(section.model_copy(update={"sampler": sampler}),))
+        grid = section.grid.model_copy(update={"scheduler": "FlowMatchEulerDiscreteScheduler"})
+        plan = Plan(name="x", sections=(section.model_copy(update={"grid": grid}),))
         with apply_plan(shape.pipe, plan, "error") as session:
             shape.draw()
             assert session.report().computed == len(COMPUTED)
