@@ -71,6 +71,12 @@ class CompiledPlan:
         moment = Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
         return self._policies[id(section)].action(moment).kind == "predict"
 
+    def makes_up(self, track: RunTracker, previous: float) -> bool:
+        """Whether a step that is computed is to be predicted, but for steps that its stream was not called on before."""
+        if track.off_grid or track.undecided or track.position <= previous + 1:
+            return False
+        return self.section(track).schedule[int(track.position)].kind == "predict"
+
     def weights(self, track: RunTracker, history: History) -> tuple[Tensor, ...] | None:
         """Weights of a forecast for each part, on its device; None if the history is not what they take."""
         past, buffers, section = history.positions, history.buffers, self.section(track)

@@ -102,8 +102,8 @@ class Executor:
         lane = self._lane(plan)
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
         state, follows = lane.state(call), plan.follows(lane.track)
+        previous = state.come_to(lane.track.position)
         state.see(signature((args, kwargs)))
-        previous, state.previous = state.previous, lane.track.position
         if not follows:
             state.forget(lane.track.off_grid)
             self._leave_plan(lane)
@@ -114,6 +114,8 @@ class Executor:
                 return None, feature
             self._miss(lane, call, FILLS if fills else state.cause)
             follows = plan.adapts
+        elif plan.makes_up(lane.track, previous):
+            self._miss(lane, call, state.cause)
         return lane.computes(state, follows, fills_cache), None
 
     def _forecast(self, lane: Lane, state: StreamState) -> Feature | None:

@@ -167,6 +167,7 @@ class Session:
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
             flops_ratio=_flops_ratio([lane for _, _, lane in lanes]),
             bytes_ahead=self.memory(),
+            networks=tuple(self._executors),
         )
 
     def reset(self, own: bool = False) -> None:

@@ -272,6 +272,18 @@ class TestScheduler:
         assert report.off_plan.startswith("it began at step 4")
         assert (report.computed, report.steps) == (5, 8)  # steps 4 to 8; step 9 is forecast from 8 and 4
 
+    def test_it_may_begin_at_a_step_that_the_plan_predicts(self) -> None:
+        shape, later = Shape("FLUX.1"), Shape("FLUX.1 image to image", {"strength": 0.05})
+        plan = shape.plan()
+        later.pipe.transformer = shape.pipe.transformer
+        with apply_plan(later.pipe, plan) as session:
+            with pytest.warns(MissingHistoryWarning, match=r"predicts step 11, .* for it began at step 11"):
+                later.pipe(**later.tiny.arguments(torch.ones) | later.arguments, num_inference_steps=STEPS)
+            assert (session.report().computed, session.report().steps) == (1, 1)
+            assert session.report().off_plan == "it began at step 11"
+        with apply_plan(later.pipe, plan, "error"), pytest.raises(PlanMismatchError, match="predicts step 11"):
+            later.draw()
+
 
 def test_timesteps_that_round_to_one_are_told_of_beforehand() -> None:
     shape = Shape("FLUX.1", steps=50)
