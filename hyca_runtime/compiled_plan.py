@@ -72,7 +72,7 @@ class CompiledPlan:
         return self._policies[id(section)].action(moment).kind == "predict"
 
     def makes_up(self, track: RunTracker, previous: float) -> bool:
-        """Whether a step that is computed is to be predicted, but for steps that its stream was not called on before."""
+        """Whether a step that the plan predicts is computed because its stream was not called on those before."""
         if track.off_grid or track.undecided or track.position <= previous + 1:
             return False
         return self.section(track).schedule[int(track.position)].kind == "predict"

@@ -33,8 +33,8 @@ class RunReport:
         adapted: whether the plan was adapted to the sampler.
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
         forecast_flops: FLOPs of the weighted sums, whole batch.
-        flops_ratio: FLOPs of the plan's full run over this run's, both of the planned networks alone; None when the plan
-            does not say.
+        flops_ratio: FLOPs of the plan's full run over this run's, of the planned networks; None when the plan does not
+            say.
         networks: the planned networks of the pipeline.
         bytes_ahead: what a run will hold for each sample at most, None when the plan does not say.
     """

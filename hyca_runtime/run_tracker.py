@@ -36,6 +36,7 @@ class RunTracker:
         self._grids = grids
         self._candidates = list(range(len(grids)))
         self._scheduler: SchedulerGrid | None = None
+        self._said_under: SchedulerGrid | None = None
         self._index = 0
         self._first = self._latest = Timestep(None)
         self.run, self.steps, self.position = -1, 0, -1.0
@@ -75,7 +76,7 @@ class RunTracker:
             ClockError: a new run cannot be told from the next step.
         """
         if said is not None:
-            progress = self._go_to(clock, now, said, repeated)
+            progress = self._go_to(clock, now, said, same_branch, repeated)
         else:
             glanced = self._glance(clock, repeated) if same_branch else None
             progress = glanced or self._read(clock, now, same_branch, repeated)
@@ -88,7 +89,7 @@ class RunTracker:
 
     def _begin(self, clock: Clock | None, candidates: Sequence[int], position: float) -> Progress:
         self._candidates = list(candidates)
-        self._scheduler = clock.grid() if clock is not None else None
+        self._scheduler, self._said_under = clock.grid() if clock is not None else None, None
         self._index = clock.index() if clock is not None and self._scheduler is not None else 0
         self.run, self.position, self.off_grid = self.run + 1, position, ""
         if clock is not None and self._scheduler is not None and self._grids:
@@ -105,11 +106,15 @@ class RunTracker:
     def _leave(self, reason: str) -> None:
         self.off_grid = self.off_grid or reason
 
-    def _go_to(self, clock: Clock, now: Timestep, step: int, repeated: bool) -> Progress:
+    def _go_to(self, clock: Clock, now: Timestep, step: int, same_branch: bool, repeated: bool) -> Progress:
         """What the caller says; a scheduler that keeps the grid from there tells the steps that are not said."""
-        if step == self.position and not (step == 0 and repeated):
+        grid, last = clock.grid(), self._scheduler or self._said_under
+        follows = step == self.position + 1 or (step == self.position and not repeated)
+        known = grid is not None and last is not None
+        runs_on = (known and grid is last) or (same_branch and follows) or (not known and (same_branch or follows))
+        if runs_on and step == self.position and not (step == 0 and repeated):
             return "stays"
-        before = self.position if 0 <= self.position < step else -1.0
+        before = self.position if runs_on and 0 <= self.position < step else -1.0
         if before < 0:
             self._begin(None, range(len(self._grids)), float(step))
         if self.undecided:
@@ -117,7 +122,7 @@ class RunTracker:
             if not found:
                 self._leave(f"the time of step {step} is that of none of the plan's {len(self._candidates)} grids")
             self._candidates = found or self._candidates
-        self._scheduler = clock.grid() if keeps(self.grid, clock.ahead(), step) else None
+        self._said_under, self._scheduler = grid, grid if keeps(self.grid, clock.ahead(), step) else None
         if step >= len(self.grid.timesteps):
             self._leave(f"step {step} is beyond the plan's {len(self.grid.timesteps)}")
         elif before >= 0 and step != before + 1:

@@ -22,13 +22,13 @@ Said = Callable[[int], bool]
 
 
 @contextmanager
-def saying(pipe: EmojiPipeline, session: Session, said: Said, first: int = 0) -> Iterator[None]:
+def saying(pipe: EmojiPipeline, session: Session, said: Said) -> Iterator[None]:
     network, calls = pipe.transformer, iter(range(1000))
     inner = network.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         number = next(calls)
-        with session.at(step=first + number // 2) if said(number) else nullcontext():
+        with session.at(step=number // 2) if said(number) else nullcontext():
             return inner(*args, **kwargs)
 
     network.forward = forward
@@ -108,6 +108,22 @@ def test_a_run_may_begin_at_a_said_step_of_the_schedulers_grid(pipe: EmojiPipeli
     told = pytest.raises(PlanMismatchError, match="its run began at step 4")
     with apply_plan(later.transformer, plan, "error") as session, session.at(step=4), told:
         call(later)
+
+
+def test_a_said_step_does_not_take_a_cancelled_run_up(pipe: EmojiPipeline, plan: Plan) -> None:
+    def cancel(_: Any, step: int, *__: Any) -> None:
+        if step == 3:
+            raise InterruptedError
+
+    with apply_plan(pipe, plan, "adapt") as session:
+        with pytest.raises(InterruptedError), saying(pipe, session, SOME["all"]):
+            pipe("red heart", num_inference_steps=STEPS, true_cfg_scale=2.0, callback_on_step_end=cancel)
+        assert session.report().steps == 4
+        pipe.scheduler.set_timesteps(sigmas=list(plan.section.sampler.timesteps))
+        pipe.scheduler.set_begin_index(4)
+        with session.at(step=4):
+            call(pipe)
+        assert session.report().steps == 1
 
 
 def call(pipe: EmojiPipeline) -> None:

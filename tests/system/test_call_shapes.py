@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import PICTURE_PROMPT, with_picture_prompt
+from adapters import PICTURE_PROMPT, SKIP_LAYER, pausing, with_picture_prompt
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler
 from torch import Tensor
 
@@ -80,7 +80,6 @@ def ended(*names: str) -> dict[str, Any]:
     return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": list(names)}
 
 
-SKIP_LAYER = {"skip_guidance_layers": [0], "skip_layer_guidance_start": 0.01, "skip_layer_guidance_stop": 0.5}
 HALF_GUIDED = ended("prompt_embeds", "pooled_prompt_embeds")
 
 
@@ -106,6 +105,12 @@ SHAPES: dict[str, tuple[Callable[[], Shape], int, dict[str, tuple[int, int]], li
         lambda: Shape("Chroma", ended()),
         12,
         {"": (4, 12), "#1": (3, 6)},
+        [""],
+    ),
+    "guidance that pauses": (
+        lambda: Shape("Chroma", {"callback_on_step_end": pausing}),
+        12,
+        {"": (4, 12), "#1": (4, 4)},  # steps 0, 3, 6 and 9
         [""],
     ),
     "guidance that the pipeline ends": (lambda: Shape("Z-Image", {"cfg_truncation": 0.2}), 12, {"": (7, 12)}, []),
@@ -145,6 +150,7 @@ SHAPES: dict[str, tuple[Callable[[], Shape], int, dict[str, tuple[int, int]], li
 TOLD = {
     "guidance within an interval": "it began at step 1",
     "guidance that a callback ends": "it began at step 6",
+    "guidance that pauses": "a step of the plan passed without a call",
     "guidance that the pipeline ends": "the shapes of what it is called with changed",
 }
 """Why steps that the plan predicts are computed, in the shapes where some are."""
