@@ -79,6 +79,12 @@ class CompiledPlan:
         moment = Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
         return self._policies[id(section)].action(moment)
 
+    def makes_up(self, track: RunTracker, branch: str, previous: float) -> bool:
+        """Whether a step that the plan forecasts is computed because its stream was not called on those before."""
+        if track.off_grid or track.undecided or track.position <= previous + 1:
+            return False
+        return not self.section(track).schedule.actions(branch)[int(track.position)].computes
+
     def kept(self, track: RunTracker, action: Action) -> tuple[str, ...]:
         """The points whose features a call with this action makes."""
         section = self.section(track)

@@ -104,8 +104,8 @@ class Executor:
         lane = self._lane(plan)
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
         state, follows = lane.state(call), plan.follows(lane.track)
+        previous = state.come_to(lane.track.position)
         state.see(signature((args, kwargs)))
-        previous, state.previous = state.previous, lane.track.position
         if not follows:
             state.forget(lane.track.off_grid)
             self._leave_plan(lane)
@@ -117,6 +117,8 @@ class Executor:
                 return kept, inject, lane.remember(state) if kept else None
             self._miss(lane, call, FILLS if fills else state.cause)
             follows = plan.adapts
+        elif plan.makes_up(lane.track, call.branch, previous):
+            self._miss(lane, call, state.cause)
         return tuple(plan.points), {}, lane.computes(state, follows, fills_cache)
 
     def _forecast(self, lane: Lane, state: StreamState, branch: str, action: Action) -> dict[str, Feature] | None:

@@ -41,6 +41,13 @@ class StreamState:
         self.filled_cache = False
         self._signature: Signature = ()
 
+    def come_to(self, position: float) -> float:
+        """Move to a step; returns the position of the call before, -1 at the first."""
+        previous, self.previous = self.previous, position
+        if 0 <= previous < position - 1:
+            self.cause = PASSED
+        return previous
+
     def see(self, shapes: Signature) -> None:
         """Forget the features if those of a call with these shapes are not comparable."""
         if self._signature and shapes != self._signature and not self.filled_cache:

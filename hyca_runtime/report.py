@@ -48,7 +48,9 @@ class RunReport:
         adapted: whether the plan was adapted to the sampler.
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
         forecast_flops: FLOPs of the weighted sums, whole batch.
-        flops_ratio: FLOPs of the plan's full run over this run's, None when the plan does not say.
+        flops_ratio: FLOPs of the plan's full run over this run's, of the planned networks; None when the plan does not
+            say.
+        networks: the planned networks of the pipeline.
         bytes_ahead: what a run will hold for each sample at most, None when the plan does not say.
     """
 
@@ -61,6 +63,7 @@ class RunReport:
     forecast_flops: int = 0
     flops_ratio: float | None = None
     bytes_ahead: int | None = None
+    networks: tuple[str, ...] = ("network",)
 
     def __str__(self) -> str:
         if not self.steps:
@@ -70,7 +73,7 @@ class RunReport:
             return f"no step has run yet{ahead}"
         ratio = f"{self.steps / max(1, self.computed):.1f}x fewer"
         if self.flops_ratio is not None:
-            ratio += f", {self.flops_ratio:.2f}x by FLOPs"
+            ratio += f", {self.flops_ratio:.2f}x by FLOPs of the {' and '.join(self.networks)}"
         lines = [f"{self.computed} of {self.steps} steps computed ({ratio}), {self.cache_bytes / 2**20:.2f} MiB held"]
         if len(self.streams) > 1:
             for (network, branch, part, lane), count in self.streams.items():

@@ -12,6 +12,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from torch import nn
 
+from hyca_runtime.attach.context import step_number
 from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
@@ -82,10 +83,14 @@ class Session:
             branch: the guidance branch, for pipelines that do not name theirs.
             pipe: the pipeline that calls, where several share the network: its scheduler tells the
                 step without waiting for the GPU.
+
+        Raises:
+            ClockError: a step that is no whole number from 0 on.
         """
+        number = None if step is None else step_number(step)
         with ExitStack() as stack:
             for executor in self._executors.values():
-                stack.enter_context(executor.saying(branch=branch, step=step, pipe=pipe))
+                stack.enter_context(executor.saying(branch=branch, step=number, pipe=pipe))
             yield
 
     @contextmanager
@@ -164,6 +169,7 @@ class Session:
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
             flops_ratio=flops_ratio([lane for _, _, lane in lanes]),
             bytes_ahead=self.memory(),
+            networks=tuple(self._executors),
         )
 
     def reset(self, own: bool = False) -> None:

@@ -62,7 +62,7 @@ def test_no_block_runs_on_a_predicted_step(pipe: EmojiPipeline, plan: Plan) -> N
         assert calls[0] == 4 * len(plan.section.schedule.computed_steps)
         report = session.report()
     assert (report.computed, report.steps) == (4, STEPS)
-    assert "4 of 12 steps computed (3.0x fewer, 2.94x by FLOPs)" in str(report)
+    assert "4 of 12 steps computed (3.0x fewer, 2.94x by FLOPs of the transformer)" in str(report)
 
 
 def test_output_point_calls_nothing(pipe: EmojiPipeline) -> None:
