@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +16,10 @@ from hyca_runtime.feature import Feature, widths
 from hyca_runtime.history import History
 from hyca_runtime.moment import Moment, Stream
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.policies.base import Policy
-from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.run_tracker import RunTracker
-from hyca_runtime.schedule import COMPUTE, Action, Schedule
+from hyca_runtime.schedule import COMPUTE, Action
 
 OnMismatch = Literal["compute", "adapt", "error"]
-MakePolicy = Callable[[Schedule], Policy]
 
 MAX_ROWS = 4096
 """Rows of weights kept on the device; a plan needs one for each predicted step and shape."""
@@ -35,22 +32,22 @@ class CompiledPlan:
         name: of the plan, for messages.
         sections: one for each time grid.
         on_mismatch: what runs on other grids do.
-        policy: makes the policy of each section.
     """
 
-    def __init__(
-        self, name: str, sections: Sequence[NetworkPlan], on_mismatch: OnMismatch, policy: MakePolicy = Scheduled
-    ) -> None:
+    def __init__(self, name: str, sections: Sequence[NetworkPlan], on_mismatch: OnMismatch) -> None:
         self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
         self.adapts = on_mismatch == "adapt"
         self.points = self.sections[0].places
         self.depths = {name: max(self._depth(s, name) for s in self.sections) for name in self.points}
-        self._policies: dict[int, Policy] = {id(s): policy(s.schedule) for s in self.sections}
         self._adaptive: dict[tuple[int, str, str], tuple[AdaptiveGroups, ...]] = {}
         self._weights: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
     def _depth(self, section: NetworkPlan, name: str) -> int:
-        return max(section.depth(name), section.points[name].fallback_depth if self.adapts else 1)
+        return max(section.depth(name), section.points[name].fallback_depth if self._is_free(section) else 1)
+
+    def _is_free(self, section: NetworkPlan) -> bool:
+        """Whether runs may meet histories that the plan has no rows for; closed forms forecast there."""
+        return self.adapts or section.policy is not None
 
     def numbers_held(self) -> int | None:
         """Numbers of features held for each sample at most; None where the plan does not say."""
@@ -71,13 +68,26 @@ class CompiledPlan:
         """The section whose grid a run is held against."""
         return self.sections[track.at]
 
-    def action(self, track: RunTracker, stream: Stream, previous: float) -> Action:
-        """What the step a run is at does for a stream whose latest call was at `previous`."""
+    def decide(
+        self, track: RunTracker, stream: Stream, previous: float, memory: Any, computed: int
+    ) -> tuple[Action, Any]:
+        """What the step a run is at does for a stream, and what its policy remembers.
+
+        Args:
+            previous: where the stream's latest call was.
+            memory: what the policy gave back then; None before the first call.
+            computed: how many calls of the stream computed all in this run.
+        """
         if track.undecided:
-            return COMPUTE
+            return COMPUTE, memory
         section = self.section(track)
         moment = Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
-        return self._policies[id(section)].action(moment)
+        policy, palette = section.decider, section.schedule.palette
+        action, memory = policy.decide(policy.begin() if memory is None else memory, moment, section.schedule)
+        most = section.policy.max_computed if section.policy is not None else None
+        if action.computes and most is not None and computed >= most:
+            action = next((other for other in palette if not other.computes), COMPUTE)
+        return action, memory
 
     def makes_up(self, track: RunTracker, branch: str, previous: float) -> bool:
         """Whether a step that the plan forecasts is computed because its stream was not called on those before."""
@@ -95,7 +105,7 @@ class CompiledPlan:
         past, buffers, section = history.positions, history.buffers, self.section(track)
         taps = None if track.off_grid else section.taps(name, branch).get(int(track.position))
         exact = taps is not None and past[: len(taps.history)] == taps.history
-        if not past or not (exact or self.adapts):
+        if not past or not (exact or self._is_free(section)):
             return None
         used = taps.history if taps is not None and exact else past
         shapes = tuple((buffer.device, buffer.shape) for buffer in buffers)

@@ -109,7 +109,7 @@ class Executor:
         if not follows:
             state.forget(lane.track.off_grid)
             self._leave_plan(lane)
-        elif (action := plan.action(lane.track, (call.branch, call.part, self.number()), previous)) != COMPUTE:
+        elif (action := self._chosen(lane, call, state, previous)) != COMPUTE:
             fills = fills_cache or state.filled_cache
             inject = None if fills else self._forecast(lane, state, call.branch, action)
             if inject is not None:
@@ -120,6 +120,11 @@ class Executor:
         elif plan.makes_up(lane.track, call.branch, previous):
             self._miss(lane, call, state.cause)
         return tuple(plan.points), {}, lane.computes(state, follows, fills_cache)
+
+    def _chosen(self, lane: Lane, call: Call, state: StreamState, previous: float) -> Action:
+        stream = (call.branch, call.part, self.number())
+        action, state.memory = lane.plan.decide(lane.track, stream, previous, state.memory, state.count.computed)
+        return action
 
     def _forecast(self, lane: Lane, state: StreamState, branch: str, action: Action) -> dict[str, Feature] | None:
         """The features; None if a history is not what the plan takes, or NaN or infinity came out."""

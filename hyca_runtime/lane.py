@@ -27,6 +27,7 @@ class StreamState:
     Attributes:
         histories: the features of each point, by its name.
         previous: the position of its latest call, -1 before the first.
+        memory: what the plan's policy remembers, None before it was asked.
         cause: why its history is shorter than the plan wants, if it is.
         filled_cache: whether its latest computed call also filled a cache of keys and values. Such a call may
             have more tokens than the next, before theirs.
@@ -38,6 +39,7 @@ class StreamState:
         self.guard = FiniteGuard()
         self.previous = -1.0
         self.cause = cause
+        self.memory: Any = None
         self.filled_cache = False
         self._signature: Signature = ()
 

@@ -13,6 +13,7 @@ from hyca_runtime.errors import HycaError, PlanError
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
+from hyca_runtime.policies import Policy, PolicySpec, Scheduled, policy_from_spec
 from hyca_runtime.schedule import EVERY, Action, Schedule
 from hyca_runtime.solvers import Instant, TapTable, mixed_rows, tap_table
 
@@ -67,6 +68,7 @@ class NetworkPlan(PlanPart):
     Attributes:
         component: name of the network in its pipeline; Wan 2.2 has a ``transformer`` and a ``transformer_2``.
         points: what can be forecast, by the names that the schedule's actions use.
+        policy: what decides between the actions at run time; without one the schedule does.
         action_flops: FLOPs of one step with each action of the palette, as counted, all guidance branches together,
             without text encoder and decoder.
     """
@@ -76,6 +78,7 @@ class NetworkPlan(PlanPart):
     grid: TimeGrid
     points: dict[str, Forecast] = Field(min_length=1)
     schedule: Schedule
+    policy: PolicySpec | None = None
     action_flops: tuple[float, ...] | None = None
     quality: Quality | None = None
 
@@ -99,7 +102,7 @@ class NetworkPlan(PlanPart):
             self._check_flops(self.action_flops)
         try:
             for forecast in self.points.values():  # every row must exist and fit its group
-                _ = self._taps, forecast.fallback_depth
+                _ = self._taps, forecast.fallback_depth, self.decider
         except HycaError as error:
             raise ValueError(str(error)) from error
         return self
@@ -110,6 +113,11 @@ class NetworkPlan(PlanPart):
             raise ValueError(f"action_flops: expected {len(palette)} numbers, one per action, got {len(flops)}")
         if any(cost < 0 or (action.computes and cost == 0) for cost, action in zip(flops, palette, strict=True)):
             raise ValueError(f"action_flops: expected positive numbers, got {list(flops)}")
+
+    @cached_property
+    def decider(self) -> Policy:
+        """What decides between the actions."""
+        return Scheduled() if self.policy is None else policy_from_spec(self.policy)
 
     @property
     def places(self) -> dict[str, CachePoint]:

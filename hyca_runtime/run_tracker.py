@@ -12,14 +12,10 @@ from typing import Literal
 from hyca_runtime.attach.clock import Clock, SchedulerGrid, Timestep
 from hyca_runtime.errors import ClockError
 from hyca_runtime.network_plan import TimeGrid
-from hyca_runtime.time_grids import fits, keeps, position_of, stands_at_start
+from hyca_runtime.time_grids import ANY, fits, keeps, position_of, stands_at_start
 
 Progress = Literal["begins", "moves", "stays"]
 """What a call does: begin a run, come to another step of it, or be one more call of the present step."""
-
-
-ANY = ("", "any", "NoneType")
-"""What a grid says that was made for no scheduler in particular."""
 
 
 class RunTracker:

@@ -54,8 +54,8 @@ def retime(section: NetworkPlan, trace: Trace) -> Retimed:
     own, theirs = _grids(section, trace)
     sign = 1.0 if own[0] <= own[-1] else -1.0
     positions = np.interp(sign * theirs, sign * own, np.arange(len(own)))
-    policy, moments = Scheduled(section.schedule), zip(positions.tolist(), [-1.0, *positions[:-1]], strict=True)
-    actions = [policy.action(Moment(0, now, before, len(own))) for now, before in moments]
+    moments = [Moment(0, n, b, len(own)) for n, b in zip(positions.tolist(), [-1.0, *positions[:-1]], strict=True)]
+    actions = [Scheduled().decide((), moment, section.schedule)[0] for moment in moments]
     schedule = Schedule.from_steps(len(theirs), [i for i, action in enumerate(actions) if action.computes])
     rows = {
         step: section.weights_at(positions[list(history)].tolist(), float(positions[step])).astype(np.float64)
