@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from hyca_runtime.attach.clock import Clock, SchedulerGrid, Timestep
+from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.timestep import SchedulerGrid, Timestep
 from hyca_runtime.errors import ClockError
 from hyca_runtime.network_plan import TimeGrid
 from hyca_runtime.time_grids import ANY, fits, keeps, position_of, stands_at_start
@@ -106,8 +107,7 @@ class RunTracker:
         """What the caller says; a scheduler that keeps the grid from there tells the steps that are not said."""
         grid, last = clock.grid(), self._scheduler or self._said_under
         follows = step == self.position + 1 or (step == self.position and not repeated)
-        known = grid is not None and last is not None
-        runs_on = (known and grid is last) or (same_branch and follows) or (not known and (same_branch or follows))
+        runs_on = (same_branch and follows) or (grid is last if grid and last else same_branch or follows)
         if runs_on and step == self.position and not (step == 0 and repeated):
             return "stays"
         before = self.position if runs_on and 0 <= self.position < step else -1.0

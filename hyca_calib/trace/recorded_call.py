@@ -60,6 +60,8 @@ def _cause(
     calls: Sequence[RecordedCall], by_branch: Mapping[str, Mapping[int, Sequence[RecordedCall]]], num_steps: int
 ) -> str:
     """Why no branch is called alike on every step."""
+    if not calls:
+        return "expected calls of the network, got none; trace more --steps, another strength, or another --component"
     sizes = [_sizes([call for call in calls if call.step == step]) for step in range(num_steps)]
     changed = next((step for step in range(num_steps) if sizes[step] != sizes[0]), 0)
     if changed and len(set(map(len, sizes))) == 1:

@@ -119,7 +119,7 @@ def test_a_thread_may_follow_another_plan_or_none(pipe: EmojiPipeline) -> None:
 
 def test_the_scheduler_is_asked_instead_of_the_device(pipe: EmojiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a timestep waits for the GPU: once for each branch and run, whatever the number of steps."""
-    from hyca_runtime.attach.clock import Timestep
+    from hyca_runtime.attach.timestep import Timestep
 
     reads, read = [0], Timestep._read
     monkeypatch.setattr(Timestep, "_read", lambda now: (reads.__setitem__(0, reads[0] + 1), read(now))[1])
