@@ -114,7 +114,7 @@ def _opened(storage: Storage) -> BaseStorage:
     for _ in range(RACES):
         with suppress(IntegrityError, OperationalError, ProgrammingError):
             return _database(text)
-        time.sleep(random.uniform(0, 0.2))  # noqa: S311
+        time.sleep(random.uniform(0, 0.2))
     return _database(text)
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import ImagePipelineOutput
 from plans import make_plan
 
 from hyca_calib.clusters import cluster, clusterers
-from hyca_calib.demo.emoji.pipeline import EmojiPipelineOutput
 from hyca_runtime import Plan, apply_plan, load_plan, save_plan
 from hyca_runtime.solvers import Instant, Newton, solvers
 from hyca_runtime.testing import check_solver
@@ -80,7 +80,7 @@ def test_policy(example: Callable[[str], ModuleType], on_mismatch: Any, predicte
         drawn = pipe("red cat", num_inference_steps=12, generator=torch.Generator().manual_seed(0), output_type="pt")
         report = session.report()
     handle.remove()
-    assert isinstance(drawn, EmojiPipelineOutput)
+    assert isinstance(drawn, ImagePipelineOutput)
     assert isinstance(drawn.images, torch.Tensor)
     assert drawn.images.isfinite().all()
     assert (report.steps, report.computed) == (12, 7), "0, 1, 4, 8 of the plan, and the last three"
