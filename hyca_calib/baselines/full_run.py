@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from hyca_calib.baselines.base import Setup
@@ -23,7 +23,7 @@ from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 
 
-class Facts(BaseModel):
+class Facts(BaseModel, frozen=True):
     """What a full run of one sample looks like from outside.
 
     Attributes:
@@ -32,8 +32,6 @@ class Facts(BaseModel):
         batch: samples of a call: two where one call has both guidance branches.
         timesteps, sigmas: of the sampler; no sigmas where it has none.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     times: tuple[float, ...]
     calls: int

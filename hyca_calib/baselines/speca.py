@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup, counts, ladder
@@ -47,7 +47,7 @@ ENTRIES, REJECTED = "entries", "rejected"
 """What a stream remembers: what went into the last block on computed steps, whether the draft before was rejected."""
 
 
-class Speculation(BaseModel):
+class Speculation(BaseModel, frozen=True):
     """SpeCa's settings, by the names of its axes.
 
     Attributes:
@@ -59,8 +59,6 @@ class Speculation(BaseModel):
         most: drafts after a computed step.
         redo: whether a rejected step is computed itself, or the next one.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     num_steps: int
     warmup: int = Field(alias="W")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -150,7 +149,7 @@ def outcome(found: Sequence[Departure]) -> Outcome:
     return "worse" if any(d.shown for d in found) else "cannot tell"
 
 
-def load_margins(model: str, folder: Path = WEIGHTS) -> Margins | None:
+def load_margins(model: str) -> Margins | None:
     """The margins kept for an embedded model, None if there are none."""
-    path = folder / f"{model}-margins.json"
+    path = WEIGHTS / f"{model}-margins.json"
     return TypeAdapter(Margins).validate_python(json.loads(path.read_text())["margins"]) if path.exists() else None

@@ -120,7 +120,6 @@ def quality(
     full: JudgedPictures,
     margins: Margins | None = None,
     groups: Sequence[int] | None = None,
-    seed: int = 0,
 ) -> PictureQuality:
     """The quality of one method's pictures, against the full run on the same jobs.
 
@@ -139,12 +138,12 @@ def quality(
         return one - other
 
     without = [excess(labels != label) for label in np.unique(labels)]
-    apart = departures(found.marks, full.marks, margins, labels.tolist(), seed)
+    apart = departures(found.marks, full.marks, margins, labels.tolist())
     return PictureQuality(
         frechet=frechet_distance(found.features, mean, covariance),
         accuracy=statistics.fmean(recalled[known]) if gains else None,
         frechet_excess=_jackknife(excess(), without),
-        accuracy_gain=interval(gains, seed, labels[known].tolist()) if gains else None,
+        accuracy_gain=interval(gains, groups=labels[known].tolist()) if gains else None,
         outcome=outcome(apart),
         departures=apart,
     )

@@ -70,10 +70,10 @@ class Bench:
 
     Attributes:
         groups: of every test sample, which prompt it has.
-        rows: the full run, rivals, our plans.
+        rows: the full run, baselines, our plans.
         costs: FLOPs ratios at which the best settings were looked for.
         sweeps: what was tried of each family, on few samples of the select split.
-        learnt: calibrations of rivals, by name.
+        learnt: calibrations of baselines, by name.
     """
 
     facts: BenchFacts

@@ -25,7 +25,7 @@ from hyca_runtime.errors import WorkloadError
 
 TOLERANCE_DB = 0.01
 CALIBRATED = 8
-"""Samples of the fit split on which rivals are calibrated."""
+"""Samples of the fit split on which baselines are calibrated."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def random_rows(bench: Bench, share: float, seed: int) -> list[Row]:
 
 
 def families_of(bench: Bench, pipe: Any, workload: Workload) -> list[Family]:
-    """Rivals as they were when the table was made: what they had learnt is taken from it."""
+    """Baselines as they were when the table was made: what they had learnt is taken from it."""
 
     def recall(name: str, make: Callable[[], Any]) -> Any:
         return bench.learnt[name] if name in bench.learnt else make()

@@ -42,20 +42,15 @@ class Summary:
     page: Path
     wall: Wall
 
-    @property
-    def gain_db(self) -> float | None:
-        """How far the plan is above the best rival; None without one."""
-        return self.wall.plan.mean_db - self.wall.rivals[0].mean_db if self.wall.rivals else None
-
     def table(self) -> Table:
-        """The plan and its rivals, for people at a terminal."""
+        """The plan and its baselines, for people at a terminal."""
         wall = self.wall
         faster, held = wall.full.seconds / wall.plan.seconds, wall.cache_bytes / 2**20
         caption = f"{faster:.1f}x faster here, {held:.3g} MiB of features held"
         found = Table("", "computes", "FLOPs", f"{wall.measure} to the full run", title=self.plan, caption=caption)
         if wall.others_run:
             found.add_column("FLOPs of all that runs")
-        for tile in (wall.plan, *wall.rivals):
+        for tile in (wall.plan, *wall.baselines):
             cells = [tile.name, tile.told, f"1/{tile.flops_ratio:.2f}", f"{tile.mean_db:.1f} dB"]
             cells += [f"1/{tile.steps_flops_ratio:.2f}"] if wall.others_run else []
             found.add_row(*cells, style="bold" if tile is wall.plan else "")

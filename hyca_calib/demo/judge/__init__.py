@@ -14,9 +14,9 @@ __all__ = ["WEIGHTS", "load_judge"]
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def load_judge(model: str, folder: Path = WEIGHTS) -> Judge | None:
+def load_judge(model: str) -> Judge | None:
     """The judge of an embedded model, None if there is none."""
-    path = folder / f"{model}.safetensors"
+    path = WEIGHTS / f"{model}.safetensors"
     if not path.exists():
         return None
     from safetensors import safe_open
