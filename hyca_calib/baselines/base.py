@@ -1,7 +1,5 @@
 """What a method is: a family of settings on axes, of which the bench tries more until the best ones lie inside."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -180,4 +178,4 @@ class Setup:
     jobs: Sequence[Job]
     num_steps: int
     recall: Callable[[str, Callable[[], Any]], Any]
-    problem: Callable[[], Problem]
+    problem: "Callable[[], Problem]"

@@ -15,8 +15,6 @@ gradients through whole rollouts: its own results are without it unless it says 
 sampler is another one.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """cache-dit's DBCache, alone and with its calibrators; the package is imported only where it is used."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os

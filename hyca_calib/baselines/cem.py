@@ -13,8 +13,6 @@ The plan is put onto other methods: here onto reuse of the block stack's residua
 TaylorSeer of order 1.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a full run tells, which several methods must know: its times, the network's outputs, what its blocks add."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence

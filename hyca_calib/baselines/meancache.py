@@ -20,8 +20,6 @@ a diffusion is taken in the time in which what its network predicts is the veloc
 2022), :math:`\sigma / \alpha` for the noise.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import deque
 from collections.abc import Mapping

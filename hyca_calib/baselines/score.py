@@ -1,12 +1,10 @@
 """How well a setting does on a few samples."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from hyca_calib.baselines.base import Baseline, Settings
 from hyca_calib.pipelines.workload import Job
@@ -34,7 +32,7 @@ class Score:
     def mean_db(self) -> float:
         return statistics.fmean(self.psnr_db)
 
-    def same_as(self, other: Score) -> bool:
+    def same_as(self, other: Self) -> bool:
         """Whether both do the very same on these samples."""
         return (self.flops_ratio, self.psnr_db) == (other.flops_ratio, other.psnr_db)
 

@@ -22,8 +22,6 @@ ratio of norms; its thresholds never fall below 0.1 (DiT: 0.01), ours do; in its
 drafted, ours are computed. A batch is judged as a whole, as in the release, and every guidance branch by itself.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections import deque
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ What the published methods that plan or forecast have in common. One that knows 
 (`tabled`), any other answers the calls of the network itself (`driven`).
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Which settings of baselines are measured on the test split: chosen on the select split alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,12 +1,10 @@
 """Plans and baselines side by side, in one run, on one set of prompts."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -79,7 +77,7 @@ class Comparison:
         families: Sequence[Family],
         judge: tuple[Judge, Margins | None] | None = None,
         notebook: Notebook | None = None,
-    ) -> Comparison:
+    ) -> Self:
         """A comparison on the splits of `workload`; the full runs are made when they are first needed."""
 
         def stage(jobs: Sequence[Job], exact: bool = False) -> Callable[[], Stage]:

@@ -5,8 +5,6 @@ That no difference is seen does not show that there is none. So the question is 
 of some deliberate damages does. It was measured once, on pictures of the fit split, and is kept beside the judges.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,12 +1,10 @@
 """Every method runs on a network that is proven untouched: what one leaves behind must not judge the next."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -31,7 +29,7 @@ class Fingerprint:
     tree: str
     output: str
 
-    def differs(self, other: Fingerprint) -> str:
+    def differs(self, other: Self) -> str:
         """What differs from another fingerprint, in words; "" if nothing does."""
         parts = {"module tree": self.tree != other.tree, "full run": self.output != other.output}
         return " and ".join(name for name, changed in parts.items() if changed)

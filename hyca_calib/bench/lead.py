@@ -1,7 +1,5 @@
 """How far a plan is ahead of the best baseline."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

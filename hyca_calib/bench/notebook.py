@@ -1,7 +1,5 @@
 """What was measured is written down at once, so that an interrupted bench goes on where it stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

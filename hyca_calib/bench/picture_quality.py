@@ -3,8 +3,6 @@
 No picture is compared with the full run's of the same noise; only what each of them shows on its own is.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Sequence

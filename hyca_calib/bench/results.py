@@ -1,7 +1,5 @@
 """What the bench and the demo found, as values and as the files that are committed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trying settings of one method until the best ones at every cost lie inside what was tried."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Published rows measured again: a random part of them, each in a process of its own."""
 
-from __future__ import annotations
-
 import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Whether a plan holds elsewhere: check."""
 
-from __future__ import annotations
-
 import typer
 
 from hyca_calib.cli.command import command, show

@@ -1,7 +1,5 @@
 """The bench: plans that are given or made, and every baseline, in one run; tables and a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial

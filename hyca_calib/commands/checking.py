@@ -1,7 +1,5 @@
 """Whether a plan holds elsewhere: files in, a verdict out."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table

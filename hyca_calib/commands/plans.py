@@ -1,7 +1,5 @@
 """What is done with plans: measure, report, merge."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

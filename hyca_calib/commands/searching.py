@@ -1,7 +1,5 @@
 """Search: traces in, plans out, progress on the console; and the demo of everything."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Sequence

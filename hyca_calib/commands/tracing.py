@@ -1,7 +1,5 @@
 """Traces: record, verify, merge."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from hyca_calib.commands.options import TraceOptions

@@ -1,7 +1,5 @@
 """What counts as costing the same."""
 
-from __future__ import annotations
-
 SAME_COST = 1.02
 """A method whose FLOPs ratio is up to this much higher counts as spending as much."""
 MORE = 1.15

@@ -3,8 +3,6 @@
 Each is a package with its pipeline, weights and their card; `studies.training` has its data and training.
 """
 
-from __future__ import annotations
-
 import json
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +27,7 @@ def weights_of(name: str) -> Path:
     return Path(__file__).parent / DEMOS[name][0] / "weights"
 
 
-def demo_pipeline(name: str = "demo") -> DemoPipeline:
+def demo_pipeline(name: str = "demo") -> "DemoPipeline":
     """The trained pipeline, in float32 on the CPU."""
     package, kind = DEMOS[name]
     module = import_module(f"{__name__}.{package}.pipeline")

@@ -1,7 +1,5 @@
 """What the embedded pipelines share: their weights' files, and of a call its checks, noise, guidance and steps."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ alone: for filter rows D the energy is :math:`\mathrm{tr}(D\, G_c D^T)`, over al
 Ratios are scale-free; energies enter as logarithms. All columns are standardised over channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

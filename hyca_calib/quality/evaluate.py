@@ -1,7 +1,5 @@
 """A method of acceleration against the model's own full run: agreement, FLOPs, time, memory."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time
@@ -43,7 +41,7 @@ class SampledRun:
     flops: RunFlops
     peak_bytes: int | None = None
 
-    def fidelity_to(self, full: SampledRun) -> SampleFidelity:
+    def fidelity_to(self, full: Self) -> SampleFidelity:
         """How near it is to the full run of the same samples, one by one."""
         return compare_samples(self.images, full.images, self.latents, full.latents)
 

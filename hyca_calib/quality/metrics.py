@@ -1,7 +1,5 @@
 """How far an accelerated run is from the full one."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence

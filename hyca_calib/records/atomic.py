@@ -1,7 +1,5 @@
 """Files that are there whole or not at all, whenever the process is killed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Where a figure comes from: code, machine, software, day."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import os

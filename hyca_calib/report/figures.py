@@ -1,7 +1,5 @@
 """What a report measured of its plan, kept beside it for pages of several plans."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError

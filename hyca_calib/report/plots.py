@@ -3,8 +3,6 @@
 Each is written twice: PNG for Markdown, SVG for the page.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The wall: the same prompts and noise drawn by the full run, by the plan, and by what else costs as much."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """A study as a page: ``report.html``, self-contained, and ``report.md`` beside its pictures."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass

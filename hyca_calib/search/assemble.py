@@ -1,7 +1,5 @@
 """From a candidate to a section of a plan, and from that to tables of taps and back."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

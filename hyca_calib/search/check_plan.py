@@ -15,8 +15,6 @@ its refinement, which makes the same loss of cost weigh more; without refinement
 trace cannot be read, both ratios are taken to be 1.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

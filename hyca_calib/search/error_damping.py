@@ -7,8 +7,6 @@ back, the more, the earlier it was made. With :math:`r_j` the sampler's response
 single steps of full runs. Schedules that are searched without it spend their computed steps too early.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -9,8 +9,6 @@ Offline, errors are judged one gap at a time with a clean history; here every la
 what the taps did before, which is where most of the gain comes from.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import time

@@ -1,7 +1,5 @@
 """What a plan does on the steps of a trace, its own or others, and what that costs there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

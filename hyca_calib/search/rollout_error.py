@@ -1,7 +1,5 @@
 """The final latents of a section of a plan, as candidates are judged by them."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Any

@@ -1,7 +1,5 @@
 """Real rollouts: the offline objective does not see that later network calls meet a changed latent."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random
@@ -122,6 +120,8 @@ class _Climb:
         return min(1.0, max(self.watch.share, len(self.tried) / rollouts if rollouts else 0.0))
 
 
+Shift = tuple[int, int]
+"""A computed step and the one that is computed instead."""
 Move = Callable[[], Candidate]
 """Makes a candidate a small step away; most are never asked for it, and of long runs there are many."""
 
@@ -145,10 +145,6 @@ def _moves(candidate: Candidate) -> list[Move]:
 
 def _moved(candidate: Candidate, shift: Shift) -> Candidate:
     return candidate.moved(_shifted(candidate.schedule, shift))
-
-
-Shift = tuple[int, int]
-"""A computed step and the one that is computed instead."""
 
 
 def neighbours(schedule: Schedule, start: int) -> list[Schedule]:

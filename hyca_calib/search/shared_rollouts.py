@@ -1,7 +1,5 @@
 """Rollouts that workers share: each is run once, by whoever is free, and all see its score."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The time that a stage may take."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from time import monotonic
 

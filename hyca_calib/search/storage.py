@@ -1,7 +1,5 @@
 """Optuna's storages: where workers share their trials, and what becomes of those of dead workers."""
 
-from __future__ import annotations
-
 import os
 import random
 import socket

@@ -1,10 +1,8 @@
 """One folder of ``studies/``: everything a search wrote, and where to go on after an interruption."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock
 
@@ -31,7 +29,7 @@ class StudyFolder:
         self.plan, self.report, self._result = folder / "plan.json", folder / "report.html", folder / "result.json"
 
     @classmethod
-    def open(cls, folder: Path, request: dict[str, Any]) -> StudyFolder:
+    def open(cls, folder: Path, request: dict[str, Any]) -> Self:
         """Make the folder, or go on in it if it was made for the same request.
 
         Raises:

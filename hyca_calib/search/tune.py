@@ -1,7 +1,5 @@
 """Optuna over everything the exact schedule search takes as given."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """What a complete trace says of itself, kept as the attributes of its Zarr group."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import BaseModel

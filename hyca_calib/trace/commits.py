@@ -1,7 +1,5 @@
 """The account of a batch: written after its files, so that a batch with an account is whole."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from pydantic import BaseModel

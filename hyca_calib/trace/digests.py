@@ -1,7 +1,5 @@
 """SHA-256 of what is written: taken on the way to the disk, and listed in the end."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -29,7 +27,7 @@ class FileDigest(NamedTuple):
     sha256: str
 
     @classmethod
-    def of(cls, content: bytes) -> FileDigest:
+    def of(cls, content: bytes) -> Self:
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
 

@@ -1,7 +1,5 @@
 """From all batches to a trace: sums in the order of the batches, whoever recorded them, then the manifest."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

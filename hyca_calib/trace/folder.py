@@ -4,8 +4,6 @@ Keys are relative, with ``/``; a key that leads out of the folder is refused. Ev
 holds its old bytes or its new ones.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """What a trace needs, known before it begins."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Self

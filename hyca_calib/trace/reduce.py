@@ -1,7 +1,5 @@
 """A recording becomes what is stored of it; all on the device of the features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What was asked of a trace: everything that decides its bytes, kept in it as ``request.json``."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Self
 

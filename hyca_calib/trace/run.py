@@ -1,7 +1,5 @@
 """The whole of ``hyca_calib trace``: sample in full, reduce, store, batch by batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any

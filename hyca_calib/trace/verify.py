@@ -1,7 +1,5 @@
 """Bit rot: every file of a trace against the digest it was written with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal

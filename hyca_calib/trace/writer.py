@@ -1,7 +1,5 @@
 """A thread that writes batches while the next one is sampled."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor

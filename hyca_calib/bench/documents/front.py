@@ -1,7 +1,5 @@
 """All methods of a comparison in one picture."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small forms of Markdown that every rendered figure uses."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Sequence
 

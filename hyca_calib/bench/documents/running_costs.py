@@ -1,7 +1,5 @@
 """What the demo takes and what the runtime costs, in words and tables for documents."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hyca_calib.bench.documents.markdown import listed, made_with, signed, table, wrapped

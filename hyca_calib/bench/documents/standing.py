@@ -1,7 +1,5 @@
 """Where our plans stand among all others, in words and tables for documents: both sides by the same code."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps

@@ -1,7 +1,5 @@
 """What the runtime itself costs, as values and as the file that is committed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from hyca_calib.records.provenance import Provenance

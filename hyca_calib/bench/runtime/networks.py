@@ -1,7 +1,5 @@
 """Networks of published sizes with random weights, and the calls that their pipelines make: for timing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial

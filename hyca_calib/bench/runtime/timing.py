@@ -1,7 +1,5 @@
 """The runtime timed: its sum, its wrapper, and the speed-up it realises of the ideal one."""
 
-from __future__ import annotations
-
 import gc
 import math
 import statistics
@@ -10,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -41,7 +39,7 @@ class _Sampled:
     scheduler: Any
 
     @classmethod
-    def of(cls, name: str, device: str, dtype: torch.dtype) -> _Sampled:
+    def of(cls, name: str, device: str, dtype: torch.dtype) -> Self:
         network = NETWORKS[name]
         module = network.build(device, dtype)
         return cls(network, module, network.inputs(module, device, dtype), FlowMatchEulerDiscreteScheduler())

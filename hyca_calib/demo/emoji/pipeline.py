@@ -4,8 +4,6 @@ There is no autoencoder: a latent *is* the picture, cut into ``patch x patch`` s
 (pixel-unshuffle), so ``output_type="latent"`` returns the tokens the transformer works on.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The demo model's text encoder: one learned vector per word of its vocabulary."""
 
-from __future__ import annotations
-
 import re
 
 import torch

@@ -4,8 +4,6 @@ Like `diffusers.DiTPipeline` it runs both guidance branches in one network call 
 there is no autoencoder, a latent *is* the picture.
 """
 
-from __future__ import annotations
-
 import string
 from collections.abc import Sequence
 from typing import Any

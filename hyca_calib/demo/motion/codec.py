@@ -1,7 +1,5 @@
 """The video model's autoencoder: principal components of blocks of pixels in space and time."""
 
-from __future__ import annotations
-
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config

@@ -1,7 +1,5 @@
 """A text-to-video `DiffusionPipeline` around diffusers' own Wan transformer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
