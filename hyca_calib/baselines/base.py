@@ -103,7 +103,6 @@ class Baseline:
         family: the method; its settings compete among themselves first.
         steps: what the pipeline is called with.
         applied: wraps the sampling of the pipeline it is given.
-        settings: what made it.
     """
 
     name: str
@@ -120,8 +119,7 @@ class Family:
     Attributes:
         source: paper, and whose code runs.
         apply: puts the method, so set, on a pipeline for the while.
-        num_steps: what the pipeline is called with.
-        steps: the same where it depends on the settings.
+        steps: what the pipeline is called with instead of `num_steps`, where the settings decide that.
         allows: whether settings go together.
         refused: why this network cannot have it, with the line of the upstream project; it has no settings then.
     """
@@ -169,7 +167,6 @@ class Setup:
 
     Attributes:
         jobs: samples of the fit split, for calibration.
-        num_steps: of the full run.
         recall: what was learnt under a name that says everything it depends on, by the function unless it is known;
             JSON.
         problem: statistics of a trace at the trunk.

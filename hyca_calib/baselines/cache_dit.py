@@ -37,9 +37,7 @@ class DualBlock:
     """DBCache with one calibrator on one model.
 
     Attributes:
-        calibrator: of `CALIBRATORS`.
         separate: whether guidance branches are calls one after the other.
-        refused: why it cannot be had.
     """
 
     calibrator: str

@@ -26,7 +26,6 @@ class Facts(BaseModel, frozen=True):
 
     Attributes:
         times: what the network is told as the time, step by step, falling.
-        calls: of the network in a step.
         batch: samples of a call: two where one call has both guidance branches.
         timesteps, sigmas: of the sampler; no sigmas where it has none.
     """

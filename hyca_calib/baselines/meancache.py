@@ -67,7 +67,6 @@ def velocity_times(levels: Array, prediction: str) -> Array:
 
     Args:
         levels: share of noise, of a diffusion ``sigma / (alpha + sigma)``.
-        prediction: what the network predicts, as diffusers calls it.
     """
     if prediction not in ("v_prediction", "epsilon"):
         return np.asarray(levels, dtype=np.float64)

@@ -18,7 +18,6 @@ class Score:
     Attributes:
         flops_ratio: FLOPs of the full run over its own, mean over the samples; 0 if it failed.
         psnr_db: agreement with the full run, see `SampleFidelity.agreement_db`.
-        error: why there are no figures.
     """
 
     method: str
@@ -38,11 +37,7 @@ class Score:
 
 
 def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: SampledRun) -> Score:
-    """Sample `jobs` with `baseline`, once; of a baseline that raises, or draws pictures that are no numbers, the error.
-
-    Args:
-        full: the full run of `jobs`.
-    """
+    """Sample `jobs` with `baseline`, once; the error of one that raises, or draws pictures that are no numbers."""
     named = partial(Score, baseline.name, baseline.family, settings=baseline.settings)
     try:
         run = run_untimed(pipe, jobs, baseline.steps, batch, partial(baseline.applied, pipe))

@@ -51,7 +51,6 @@ class Speculation(BaseModel, frozen=True):
     Attributes:
         num_steps: S, of the run.
         warmup: steps at the start that are computed.
-        order: of Taylor's series.
         threshold, decay: tau_0 and beta.
         free: drafts after a computed step that are not verified.
         most: drafts after a computed step.

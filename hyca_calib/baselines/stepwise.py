@@ -44,7 +44,6 @@ class Stream:
     """One guidance branch of one run.
 
     Attributes:
-        branch: its name.
         step: that of the present call, from 0.
         past: computed steps, newest first; all of the run unless the method keeps fewer.
         memory: whatever a method wants to keep until the run ends.

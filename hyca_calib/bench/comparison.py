@@ -54,10 +54,8 @@ class Comparison:
     Attributes:
         few, rest: the first `FEW` samples of the select split, and the others of it; None if there are no others.
         test: what is published.
-        families: of baselines.
         model: the module of the pipeline.
         judging: looks at pictures on their own, where there is a judge for the model.
-        notebook: keeps what was measured.
     """
 
     few: Callable[[], Stage]

@@ -90,7 +90,6 @@ class Margins:
     Attributes:
         detail: in dB, for every scale and for flicker, from the one that a damage changes most.
         confidence: a loss in nats as large as a change either way, for blur and fewer steps can make a picture plainer.
-        effects: what they were chosen from.
         source: which pictures those are.
     """
 
@@ -108,11 +107,7 @@ class Margins:
 def departures(
     found: Marks, full: Marks, margins: Margins | None = None, groups: Sequence[int] | None = None, seed: int = 0
 ) -> tuple[Departure, ...]:
-    """How far every mark of a run is from the full run's, by a bootstrap of whole groups.
-
-    Args:
-        groups: a label per sample, see `hyca_calib.quality.metrics.prompt_groups`.
-    """
+    """How far every mark of a run is from the full run's, by a bootstrap of whole groups."""
     if found.keys() != full.keys():
         raise ValueError(f"marks {sorted(found)} against {sorted(full)}; measure both runs alike")
     if not full:

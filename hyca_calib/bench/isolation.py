@@ -76,7 +76,6 @@ class CleanPipeline:
 
     Args:
         make: a fresh pipeline, always the same.
-        job: a sample to prove it with.
 
     Raises:
         RuntimeError: two full runs differ.

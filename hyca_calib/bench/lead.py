@@ -32,7 +32,6 @@ def lead(ours: Figures, rows: Sequence[Row], groups: Sequence[int] | None, most:
     spares next to nothing does not. The best is that of the test split, which favours the baseline.
 
     Args:
-        groups: the prompt of every sample; samples of one prompt are resampled together.
         most: FLOPs of a baseline, over the plan's.
     """
     about = ours.flops_ratio / MORE

@@ -54,9 +54,7 @@ class Notebook:
         """The measurement of that name, made by `make` unless it is known.
 
         Args:
-            kind: what pydantic can read back.
             modules: whose code, with all that it imports of ours, decides the result.
-            settings: what else decides this one besides its name.
         """
         adapter = TypeAdapter(kind)
         asked = {**self.facts, "kind": str(kind), "name": name, "code": code_of(*modules), **settings}

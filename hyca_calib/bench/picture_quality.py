@@ -50,7 +50,6 @@ class PictureQuality:
         frechet_excess, accuracy_gain: over the full run's, and 95 % interval that respects repeated prompts: of a
             jackknife, for resamples with repeats have too small a covariance, and of a bootstrap.
         outcome: of the tests of `hyca_calib.bench.equivalence`, on the marks.
-        departures: of the marks from the full run's.
     """
 
     frechet: float

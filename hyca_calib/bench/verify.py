@@ -32,7 +32,6 @@ class RemeasuredRow:
 
     Attributes:
         published_db, found_db: agreement of each sample.
-        error: why there is no figure.
     """
 
     method: str
@@ -52,9 +51,7 @@ class Verification:
     """How published rows are measured again.
 
     Attributes:
-        folder: of the published table.
         load: makes the pipeline; found by name in a new process, so a function of a module.
-        workload: the table's.
     """
 
     folder: Path

@@ -29,7 +29,6 @@ class CheckResult(BaseModel, frozen=True):
     """A check, and what rollouts say if there were any.
 
     Attributes:
-        plan: its file.
         verdict: what the rollouts say, else what the statistics say.
         own_trace: why the plan's own trace took no part, or "".
     """

@@ -72,7 +72,6 @@ def describe_channels(gram: Array, names: tuple[str, ...]) -> Array:
 
     Args:
         gram: ``(channel, step, step)``.
-        names: keys of `DESCRIPTORS`.
     """
     columns = np.concatenate([DESCRIPTORS[name](gram) for name in names], axis=1)
     spread = columns.std(0)

@@ -131,7 +131,6 @@ def resampled_means(values: Array, groups: Sequence[int], draws: int, seed: int 
 
     Args:
         values: ``(sample, column)``; NaN is left out.
-        groups: a label per sample.
     """
     if len(groups) != len(values):
         raise ValueError(f"got {len(groups)} labels of groups for {len(values)} samples; give one for each")

@@ -42,7 +42,6 @@ class Tile:
         samples: ``(sample, ...)``, pictures as clips, ``(sample, frame, channel, height, width)``; none if it failed.
         agreement_db: of each sample with the full run's, all frames together; of the full run itself none.
         seconds: wall time of all samples together.
-        error: why there are no pictures.
         steps_flops_ratio: as `flops_ratio`, of all that runs on every step, also of a ControlNet.
     """
 
@@ -65,9 +64,7 @@ class Wall:
     """Ways to draw the same samples.
 
     Attributes:
-        captions: of the samples.
         baselines: of each family the best setting that spends what the plan does, best first.
-        cache_bytes: features that the plan held.
     """
 
     captions: tuple[str, ...]

@@ -29,12 +29,7 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report says, in a few lines: one plan beside what costs as much.
-
-    Attributes:
-        plan: its name.
-        page: where the report is.
-    """
+    """What a report says, in a few lines: one plan beside what costs as much."""
 
     plan: str
     page: Path

@@ -77,7 +77,6 @@ def assemble_section(
     """A section with the trace's fingerprints and costs.
 
     Args:
-        axis: time axis of the solvers.
         groups: channels of each group, their solver, and their closed form.
     """
     trace, depth = problem.trace, max(solver.depth for _, solver, _ in groups)

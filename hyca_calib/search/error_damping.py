@@ -44,11 +44,7 @@ def with_damping(
     probes: int = SearchOptions.probes,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Problem:
-    """`problem` with its damping: measured, or as `storage` remembers it.
-
-    Args:
-        probes: full runs with a push; 0 measures nothing.
-    """
+    """`problem` with its damping: measured, or as `storage` remembers it."""
     if not probes:
         return problem
     study = open_study(storage, f"healing {problem.identity} probes {probes}")

@@ -48,7 +48,6 @@ def drawn_to_groups(
 
     Args:
         expand: from coordinates of the taps' own `shape`, ``(predicted step, depth, channel)``.
-        labels: the group of each channel.
     """
     groups = int(labels.max()) + 1
 

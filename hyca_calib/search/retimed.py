@@ -20,7 +20,6 @@ class Retimed:
     """A plan on the steps of one run.
 
     Attributes:
-        schedule: on the steps of the run.
         weights: of each predicted step, ``(tap, channel)``, newest first.
         adapted: whether those are not the plan's own steps.
     """

@@ -41,7 +41,6 @@ def search_by_rollouts(
     Args:
         candidates: best first by the offline objective.
         rollouts: where they are done and remembered; none is repeated after an interruption.
-        seed: of the order in which moves are tried.
         on_progress: told the share of the limits that is spent, and the best PSNR so far.
         alternatives: candidates in case the offline objective is wrong, see `sweep_damping`; made as time allows.
 

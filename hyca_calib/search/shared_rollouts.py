@@ -20,8 +20,6 @@ class SharedRollouts:
     """Scores of candidates, kept in an Optuna study; a trial is one rollout.
 
     Args:
-        storage: shared by the workers.
-        name: of the study.
         rollout: a candidate's score; the same for all workers.
     """
 

@@ -16,11 +16,7 @@ class TimeIsUpError(Exception):
 
 
 class Stopwatch:
-    """Runs from when it is made.
-
-    Args:
-        seconds: that the stage may take.
-    """
+    """Runs from when it is made."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._begun = seconds, monotonic()

@@ -21,7 +21,6 @@ class StudyFolder:
     Attributes:
         journal: where workers share trials and rollouts, unless a storage is given.
         refinement: state of a refinement, to go on from after an interruption.
-        plan, report: what a search makes.
     """
 
     def __init__(self, folder: Path) -> None:

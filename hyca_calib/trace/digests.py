@@ -49,11 +49,7 @@ class Witness(WrapperStore[Store]):
 
 
 class Manifest(BaseModel, frozen=True):
-    """What all files of a trace must hold, by key; written last, so that a trace with a manifest is complete.
-
-    Attributes:
-        sha256: the digest of all that.
-    """
+    """What all files of a trace must hold, by key; written last, so that a trace with a manifest is complete."""
 
     files: dict[str, FileDigest]
     sha256: str

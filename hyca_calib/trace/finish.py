@@ -72,7 +72,6 @@ def summarise(root: Any, gram: np.ndarray, gain: np.ndarray, layout: Layout, att
     """Write what is known of a trace as a whole.
 
     Args:
-        root: the Zarr group.
         gram: ``(split, branch, channel, step, step)``.
         gain: ``(branch, step, channel)``.
     """

@@ -32,7 +32,6 @@ class Folder:
     The driver of an object store takes credentials from the environment, as it documents.
 
     Attributes:
-        where: the path or URL.
         local: the path; None for an object store.
 
     Raises:

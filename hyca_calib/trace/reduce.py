@@ -20,9 +20,6 @@ def reduced(
 ) -> tuple[dict[str, Tensor], tuple[NonFinite, ...]]:
     """What is stored of a batch, and where it holds NaN or infinity.
 
-    Args:
-        samples: numbers of the samples in the batch.
-
     Returns:
         ``values`` (sample, branch, step, token, channel) float32, ``gram`` (branch, channel, pair) float64,
         ``gain`` (branch, step, channel) float64, a sum over samples, and ``latents`` (sample, ...). Statistics leave

@@ -20,7 +20,6 @@ class Request(BaseModel, frozen=True):
     """What one trace is made for.
 
     Attributes:
-        point: where in the network the feature is taken.
         batch: samples in one pipeline call; a batch is recorded and stored as a whole.
         tokens: tokens of each sample whose features are stored.
         gram_tokens: tokens of each network call that enter the statistics, chosen at random if there are more.

@@ -49,9 +49,6 @@ def trace(
 
     Args:
         batch, tokens, gram_tokens: see `Request`.
-        component: which of the pipeline's networks.
-        overwrite: replace what is at `out`.
-        force: begin even if it will not fit.
         shard: the batches to take care of; default: all, or what a launcher such as torchrun gave this process.
         on_preflight: told what the trace needs before the first sample.
         on_samples: told how many samples were there, then how many each batch adds.

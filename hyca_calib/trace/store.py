@@ -25,9 +25,6 @@ from hyca_runtime.errors import HycaError, TraceError
 class Trace:
     """A complete trace.
 
-    Args:
-        where: a folder or a URL.
-
     Raises:
         TraceError: missing, incomplete, damaged, or of another version.
     """

@@ -39,9 +39,6 @@ class Damage:
 def verify(where: Where, on_files: Callable[[int], None] = lambda read: None) -> list[Damage]:
     """Compare all files; of an incomplete trace those of its committed batches.
 
-    Args:
-        on_files: told how many more files were read.
-
     Raises:
         TraceError: no trace, or one that no longer says what it was made for.
     """

@@ -40,7 +40,6 @@ def draw_front(
 
     Args:
         tried: settings of baselines in their sweeps, which are faint.
-        measure: what agreement is told as.
     """
     figure, axes = pyplot.subplots(figsize=(13, 5.5), layout="constrained")
     spare = itertools.cycle(OTHERS)

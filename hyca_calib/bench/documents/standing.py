@@ -30,7 +30,6 @@ class PlanStanding:
     Attributes:
         equal: over those that spend as much, or up to `MORE` times that.
         dearer: over those that spend as much or more, down to a FLOPs ratio of `SPARING`.
-        quality: what the judge of the model says, if there is one.
     """
 
     model: str

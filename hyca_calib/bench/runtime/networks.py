@@ -18,8 +18,6 @@ class Network:
     """A configuration to be timed.
 
     Attributes:
-        name: as on the command line.
-        kind: class of diffusers.
         config: what differs from the class's defaults, which are the released model's.
         inputs: keyword arguments of a call, timestep included.
         unit: scheduler timesteps over the network's.

@@ -24,7 +24,6 @@ class GlyphPipeline(DemoPipeline):
     Args:
         transformer: a DiT with one more class than `classes`: the last means "any".
         scheduler: DDIM, or any sampler of a diffusion process with the same noise levels.
-        classes: the characters, in the order of the labels.
     """
 
     model_cpu_offload_seq = "transformer"

@@ -7,12 +7,7 @@ from torch import Tensor
 
 
 class BlockCodec(ModelMixin, ConfigMixin):
-    """A linear autoencoder; to a block of ``(frames, side, side)`` pixels belongs one latent vector.
-
-    Args:
-        frames, side: of a block.
-        latent_channels: principal components that are kept.
-    """
+    """A linear autoencoder; to a block of ``(frames, side, side)`` pixels belongs one latent vector."""
 
     basis: Tensor
     """``(block values, latent channels)``, columns orthonormal."""
