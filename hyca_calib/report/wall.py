@@ -120,14 +120,12 @@ def draw_wall(
         captions=tuple(str(job.call.get("prompt", job.call.get("class_labels", job.index))) for job in jobs),
         full=Tile("full run", f"{num_steps} steps", 1.0, _unstacked(full, frames), (), seconds[0]),
         plan=_tile("plan", f"{report.computed} of {report.steps} steps", ours, full, frames, seconds[1]),
-        baselines=_best_of_families(t for t in others if not t.error and _as_costly(t, spent, num_steps)),
+        baselines=_best_of_families(
+            t for t in others if not t.error and costs_the_same(1 / t.steps_flops_ratio, spent, 1 / num_steps)
+        ),
         failures=tuple(tile for tile in others if tile.error),
         cache_bytes=report.cache_bytes,
     )
-
-
-def _as_costly(tile: Tile, spent: float, num_steps: int) -> bool:
-    return costs_the_same(1 / tile.steps_flops_ratio, spent, 1 / num_steps)
 
 
 def _baselines(pipe: Any, jobs: Sequence[Job], num_steps: int, spent: float) -> list[Baseline]:

@@ -9,7 +9,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Table
 
-from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.atomic import write_text
 from hyca_calib.report import plots
 from hyca_calib.report.figures import ReportFigures, figures_in
@@ -20,7 +19,7 @@ from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
-from hyca_runtime import Plan, PlanError, load_plan
+from hyca_runtime import PlanError, load_plan
 from hyca_runtime.network_plan import NetworkPlan
 
 WALL_SAMPLES = 8
@@ -54,12 +53,15 @@ def write_report(
     pipe: Any,
     study: StudyFolder,
     trace: Trace,
-    workload: Workload,
-    plan: Plan,
     on_progress: Callable[[float, str], None] = lambda share, news: None,
 ) -> Summary:
-    """Draw every picture and write both files and the figures; returns what they say in a few lines."""
-    result, problem, section = study.read_result(), Problem(trace), plan.section
+    """Draw every picture and write both files and the figures; returns what they say in a few lines.
+
+    Args:
+        trace: that the study's plan was made on.
+    """
+    result, problem, plan = study.read_result(), Problem(trace), load_plan(study.plan)
+    workload, section = problem.workload, plan.section
     wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan, on_progress)
     on_progress(1.0, "")
     folder = _draw(study, problem, wall, section, result, workload.seed)

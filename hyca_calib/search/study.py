@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from filelock import FileLock
 
-from hyca_calib.records.atomic import write_text
+from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
 JOURNAL = "journal.log"
@@ -38,7 +38,7 @@ class StudyFolder:
         if not kept.exists():
             if folder.exists() and any(folder.iterdir()):
                 raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
-            _write(kept, wanted)
+            write_json(kept, wanted)
             return cls(folder)
         try:
             found = json.loads(kept.read_text())
@@ -69,8 +69,4 @@ class StudyFolder:
         return dict(json.loads(self._result.read_text()))
 
     def write_result(self, result: dict[str, Any]) -> None:
-        _write(self._result, result)
-
-
-def _write(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
+        write_json(self._result, result)

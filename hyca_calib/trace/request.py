@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Job, Workload, batches
-from hyca_calib.trace.documents import REQUEST, Document, checked, read_json, write_json
+from hyca_calib.trace.documents import REQUEST, checked, read_json, write_json
 from hyca_calib.trace.folder import Folder
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
@@ -58,7 +58,9 @@ class Request(BaseModel, frozen=True):
         Raises:
             TraceError: it does not say, or not clearly, or for another version.
         """
-        return checked(cls, _of_this_version(folder), folder, REQUEST)
+        document = read_json(folder, REQUEST)
+        check_version(folder, document.get("version", 0))
+        return checked(cls, document, folder, REQUEST)
 
     def settle(self, folder: Folder) -> None:
         """Write the request, or go on where the same one was begun.
@@ -81,12 +83,6 @@ class Request(BaseModel, frozen=True):
             raise TraceError(
                 f"{folder} holds a trace with another {', '.join(differs)}; choose another --out, or --overwrite it"
             )
-
-
-def _of_this_version(folder: Folder) -> Document:
-    document = read_json(folder, REQUEST)
-    check_version(folder, document.get("version", 0))
-    return document
 
 
 def check_version(folder: Folder, version: object) -> None:

@@ -36,8 +36,8 @@ def reported(folder: Path, pipe: Any, workload: Workload, batch: int) -> tuple[P
     record(folder / "t.zarr", workload, pipe, batch=batch)
     trace = Trace(folder / "t.zarr")
     study = StudyFolder.open(folder / "study", {})
-    plan = search_preset(pipe, Problem(trace), Budget.parse("2x"), study, "hyca", "anchored")
-    return study.report, write_report(pipe, study, trace, workload, plan)
+    search_preset(pipe, Problem(trace), Budget.parse("2x"), study, "hyca", "anchored")
+    return study.report, write_report(pipe, study, trace)
 
 
 @pytest.fixture(scope="module")
