@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_runtime.adaptive import adaptive_groups
+from hyca_runtime.adaptive import AdaptiveGroups, adaptive_groups
 from hyca_runtime.combine import split_weights
 from hyca_runtime.errors import PlanMismatchError
 from hyca_runtime.feature import Feature, widths
@@ -19,7 +19,7 @@ from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.policies.base import Policy
 from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.run_tracker import RunTracker
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import COMPUTE, Action, Schedule
 
 OnMismatch = Literal["compute", "adapt", "error"]
 MakePolicy = Callable[[Schedule], Policy]
@@ -43,17 +43,25 @@ class CompiledPlan:
     ) -> None:
         self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
         self.adapts = on_mismatch == "adapt"
-        self.point = self.sections[0].point
-        self.depth = max(max(s.depth, s.fallback_depth if self.adapts else 1) for s in self.sections)
+        self.points = self.sections[0].places
+        self.depths = {name: max(self._depth(s, name) for s in self.sections) for name in self.points}
         self._policies: dict[int, Policy] = {id(s): policy(s.schedule) for s in self.sections}
-        self._adaptive = {id(s): adaptive_groups(s.solvers, s.point.channel_axis) for s in self.sections}
+        self._adaptive: dict[tuple[int, str, str], tuple[AdaptiveGroups, ...]] = {}
         self._weights: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def _depth(self, section: NetworkPlan, name: str) -> int:
+        return max(section.depth(name), section.points[name].fallback_depth if self.adapts else 1)
 
     def numbers_held(self) -> int | None:
         """Numbers of features held for each sample at most; None where the plan does not say."""
-        sizes = [section.cost.feature_numel for section in self.sections if section.cost is not None]
-        known = [size for size in sizes if size is not None]
-        return self.depth * max(known) if known else None
+        total = 0
+        for name, depth in self.depths.items():
+            sizes = [section.points[name].numel for section in self.sections]
+            known = [size for size in sizes if size is not None]
+            if not known:
+                return None
+            total += depth * max(known)
+        return total
 
     def follows(self, track: RunTracker) -> bool:
         """Whether a run is on the plan, or adapted to it."""
@@ -63,48 +71,77 @@ class CompiledPlan:
         """The section whose grid a run is held against."""
         return self.sections[track.at]
 
-    def predicts(self, track: RunTracker, stream: Stream, previous: float) -> bool:
-        """Whether the step a run is at is to be predicted for a stream whose latest call was at `previous`."""
+    def action(self, track: RunTracker, stream: Stream, previous: float) -> Action:
+        """What the step a run is at does for a stream whose latest call was at `previous`."""
         if track.undecided:
-            return False
+            return COMPUTE
         section = self.section(track)
         moment = Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
-        return self._policies[id(section)].action(moment).kind == "predict"
+        return self._policies[id(section)].action(moment)
 
-    def weights(self, track: RunTracker, history: History) -> tuple[Tensor, ...] | None:
-        """Weights of a forecast for each part, on its device; None if the history is not what they take."""
+    def makes_up(self, track: RunTracker, branch: str, previous: float) -> bool:
+        """Whether a step that the plan forecasts is computed because its stream was not called on those before."""
+        if track.off_grid or track.undecided or track.position <= previous + 1:
+            return False
+        return not self.section(track).schedule.actions(branch)[int(track.position)].computes
+
+    def kept(self, track: RunTracker, action: Action) -> tuple[str, ...]:
+        """The points whose features a call with this action makes."""
+        section = self.section(track)
+        return tuple(name for name in self.points if section.keeps(action, name))
+
+    def weights(self, track: RunTracker, name: str, branch: str, history: History) -> tuple[Tensor, ...] | None:
+        """Weights of a forecast for each part of a point, on its device; None if the history is not what they take."""
         past, buffers, section = history.positions, history.buffers, self.section(track)
-        taps = None if track.off_grid else section.taps.get(int(track.position))
+        taps = None if track.off_grid else section.taps(name, branch).get(int(track.position))
         exact = taps is not None and past[: len(taps.history)] == taps.history
         if not past or not (exact or self.adapts):
             return None
         used = taps.history if taps is not None and exact else past
-        key = (id(section), track.position, used, tuple((buffer.device, buffer.shape) for buffer in buffers))
+        shapes = tuple((buffer.device, buffer.shape) for buffer in buffers)
+        key = (id(section), name, branch, track.position, used, shapes)
         found = self._weights.get(key)
         if found is None:
-            rows = taps.weights if taps is not None and exact else section.weights_at(used, track.position)
-            axis = section.point.channel_axis
+            whole = taps.weights if taps is not None and exact else None
+            rows = section.weights_at(used, track.position, name, branch) if whole is None else whole
+            axis = section.points[name].at.channel_axis
             parts = tuple(buffer[0].shape[axis] for buffer in buffers)
             pieces = split_weights(torch.from_numpy(rows), parts, [buffer.ndim - 1 for buffer in buffers], axis)
             if len(self._weights) >= MAX_ROWS:
                 self._weights.clear()
             found = tuple(piece.to(b.device) for piece, b in zip(pieces, buffers, strict=True))
             self._weights[key] = found
-        return self._adapted(found, track, history) if exact and self._adaptive[id(section)] else found
+        adaptive = self._adaptive_groups(section, name, branch) if exact else ()
+        return self._adapted(found, adaptive, section, track.position, history) if adaptive else found
 
-    def _adapted(self, weights: tuple[Tensor, ...], track: RunTracker, history: History) -> tuple[Tensor, ...]:
+    def _adaptive_groups(self, section: NetworkPlan, name: str, branch: str) -> tuple[AdaptiveGroups, ...]:
+        key = (id(section), name, branch)
+        if key not in self._adaptive:
+            forecast = section.points[name]
+            self._adaptive[key] = adaptive_groups(forecast.solvers(branch), forecast.at.channel_axis)
+        return self._adaptive[key]
+
+    @staticmethod
+    def _adapted(
+        weights: tuple[Tensor, ...],
+        adaptive: Sequence[AdaptiveGroups],
+        section: NetworkPlan,
+        position: float,
+        history: History,
+    ) -> tuple[Tensor, ...]:
         """`weights` of a step of the plan, with the rows of groups that read the features."""
-        section = self.section(track)
-        times = np.array([section.sampler.axis_times[int(p)] for p in history.positions[: len(weights[0])]])
-        for groups in self._adaptive[id(section)]:
-            weights = groups.adapt(weights, history, times, section.sampler.axis_times[int(track.position)])
+        axis_times = section.grid.axis_times
+        times = np.array([axis_times[int(p)] for p in history.positions[: len(weights[0])]])
+        for groups in adaptive:
+            weights = groups.adapt(weights, history, times, axis_times[int(position)])
         return weights
 
-    def check_feature(self, section: NetworkPlan, feature: Feature) -> None:
-        """Raises PlanMismatchError if a feature does not have the plan's channels."""
-        got = sum(widths(feature, section.point.channel_axis))
-        if got != section.model.num_channels:
+    def check_feature(self, section: NetworkPlan, name: str, feature: Feature) -> None:
+        """Raises PlanMismatchError if a feature does not have the plan's channels at its point."""
+        forecast = section.points[name]
+        got = sum(widths(feature, forecast.at.channel_axis))
+        if got != forecast.num_channels:
             raise PlanMismatchError(
-                f"plan {self.name!r} is for {section.model.num_channels} channels at the point '{section.point}', "
+                f"plan {self.name!r} is for {forecast.num_channels} channels at the point '{forecast.at}', "
                 f"the network has {got} there; trace and search this model again"
             )

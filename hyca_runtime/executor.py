@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.attachment import Attachment, Keeper
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.compiling import outside
 from hyca_runtime.calls import Call
@@ -19,17 +19,23 @@ from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.errors import ForecastWarning, MissingHistoryWarning, PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.feature import Feature, signature
 from hyca_runtime.lane import Lane, StreamState
+from hyca_runtime.schedule import COMPUTE, Action
 
 Complain = Callable[[type[Warning], str, str], None]
 """Told a kind of warning, what it is about, and the message; each subject is warned of once."""
 
+Doing = tuple[tuple[str, ...], dict[str, Feature], Keeper | None]
+"""What a call does: points whose features are captured, features that are forecast, and who is told the captured."""
+
+NOTHING: Doing = (), {}, None
+"""The network is computed, and nothing is remembered of it."""
 
 NOT_FINITE = "forecast NaN or infinity"
 FILLS = "a cache of keys and values is filled on this step or was on the one before"
 
 
 class Executor:
-    """Answers the calls of one network: computes it, or predicts its feature.
+    """Answers the calls of one network: computes it, or forecasts some of its features.
 
     Args:
         module: the network.
@@ -41,7 +47,7 @@ class Executor:
     def __init__(self, module: nn.Module, plan: CompiledPlan, pipe: Any, complain: Complain) -> None:
         self.module, self.plan = module, plan
         self._complain = complain
-        self._attachment = Attachment(module, plan.point)
+        self._attachment = Attachment(module, plan.points)
         self._context = self._attachment.context
         self._clock = Clock(module, pipe, self._context)
         self._numbers: dict[int, int] = {}
@@ -84,49 +90,52 @@ class Executor:
         self.reset()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        keep, predicted = self._decide(args, kwargs)
-        if predicted is not None:
-            return self._attachment.predict(predicted, args, kwargs)
-        return self._attachment.compute(args, kwargs, keep)[0]
+        capture, inject, keep = self._decide(args, kwargs)
+        return self._attachment.run(args, kwargs, capture, inject, keep)[0]
 
-    def _decide_on(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Callable[[Feature | None], None] | None, Feature | None]:
-        """What is told the feature of a call that is computed, if anything; and the forecast, if it is predicted."""
+    def _decide_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing:
+        """What a call computes, and what is forecast."""
         plan = self._context.plan or self.plan
         if not isinstance(plan, CompiledPlan) or (self.module.training and torch.is_grad_enabled()):
-            return None, None
+            return NOTHING
         fills_cache = self._clock.fills_cache(args, kwargs)
         if fills_cache and not self._starts(plan, args, kwargs):
-            return None, None
+            return NOTHING
         lane = self._lane(plan)
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
         state, follows = lane.state(call), plan.follows(lane.track)
+        previous = state.come_to(lane.track.position)
         state.see(signature((args, kwargs)))
-        previous, state.previous = state.previous, lane.track.position
         if not follows:
             state.forget(lane.track.off_grid)
             self._leave_plan(lane)
-        elif plan.predicts(lane.track, (call.branch, call.part, self.number()), previous):
+        elif (action := plan.action(lane.track, (call.branch, call.part, self.number()), previous)) != COMPUTE:
             fills = fills_cache or state.filled_cache
-            feature = None if fills else self._forecast(lane, state)
-            if feature is not None:
-                return None, feature
+            inject = None if fills else self._forecast(lane, state, call.branch, action)
+            if inject is not None:
+                kept = plan.kept(lane.track, action)
+                return kept, inject, lane.remember(state) if kept else None
             self._miss(lane, call, FILLS if fills else state.cause)
             follows = plan.adapts
-        return lane.computes(state, follows, fills_cache), None
+        elif plan.makes_up(lane.track, call.branch, previous):
+            self._miss(lane, call, state.cause)
+        return tuple(plan.points), {}, lane.computes(state, follows, fills_cache)
 
-    def _forecast(self, lane: Lane, state: StreamState) -> Feature | None:
-        """The feature; None if its history is not what the plan takes, or NaN or infinity came out."""
-        weights = lane.plan.weights(lane.track, state.history)
-        if weights is None:
-            return None
-        feature = forecast(state.history, weights)
-        if not state.guard.is_sound(feature):
+    def _forecast(self, lane: Lane, state: StreamState, branch: str, action: Action) -> dict[str, Feature] | None:
+        """The features; None if a history is not what the plan takes, or NaN or infinity came out."""
+        found, flops = {}, 0
+        for name in action.forecast:
+            history = state.histories[name]
+            weights = lane.plan.weights(lane.track, name, branch, history)
+            if weights is None:
+                return None
+            found[name] = forecast(history, weights)
+            flops += sum(2 * len(w) * part.numel() for w, part in zip(weights, found[name], strict=True))
+        if not state.guard.is_sound([part for feature in found.values() for part in feature]):
             state.forget(NOT_FINITE)
             return None
-        lane.predicts(state, sum(2 * len(w) * part.numel() for w, part in zip(weights, feature, strict=True)))
-        return feature
+        lane.predicts(state, action, flops)
+        return found
 
     def _lane(self, plan: CompiledPlan) -> Lane:
         """Where the calling thread is."""
@@ -139,7 +148,7 @@ class Executor:
     def _starts(self, plan: CompiledPlan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call begins a run, by its timestep."""
         time, rounding = self._clock.timestep(args, kwargs).read()
-        return any(section.sampler.is_at(0, time, rounding) for section in plan.sections)
+        return any(section.grid.is_at(0, time, rounding) for section in plan.sections)
 
     def _leave_plan(self, lane: Lane) -> None:
         plan, reason = lane.plan, lane.track.off_grid

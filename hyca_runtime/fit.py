@@ -34,8 +34,8 @@ def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module
 def tell_of_rounding(name: str, section: NetworkPlan, module: nn.Module) -> None:
     """Warn where the timesteps of a network without a scheduler may be too coarse to tell its first steps apart."""
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    times, rounding = section.sampler.timesteps, 2 * torch.finfo(dtype).eps
-    if len(times) > 1 and section.sampler.is_at(0, times[1], rounding):
+    times, rounding = section.grid.timesteps, 2 * torch.finfo(dtype).eps
+    if len(times) > 1 and section.grid.is_at(0, times[1], rounding):
         warnings.warn(
             f"plan {name!r}: steps 0 and 1 have one timestep in {dtype}, {times[0]:g}; if the network is called with "
             "timesteps of that dtype, apply the plan to the pipeline, whose scheduler tells them apart, or say the "

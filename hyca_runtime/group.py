@@ -6,21 +6,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from hyca_runtime.plan_part import PlanPart
 
 MAX_CHANNELS = 1 << 20
 
 
-class SolverSpec(BaseModel):
+class SolverSpec(PlanPart):
     """A solver by name, with its settings: ``{"name": "newton", "configuration": {"order": 2}}``."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     name: str
     configuration: dict[str, Any] = Field(default_factory=dict)
 
 
-class DimensionGroup(BaseModel):
+class DimensionGroup(PlanPart):
     """Feature dimensions with like dynamics, and the solver that predicts them.
 
     Attributes:
@@ -30,8 +30,6 @@ class DimensionGroup(BaseModel):
         axis: what is grouped; only channels so far.
         fallback: closed form for times that are not the plan's own; needed where `solver` is fitted.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     name: str
     channels: str

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from hyca_runtime.attach.attachment import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import Call, CallResolver
 from hyca_runtime.compiled_plan import CompiledPlan
@@ -14,6 +15,7 @@ from hyca_runtime.finite_guard import FiniteGuard
 from hyca_runtime.history import History
 from hyca_runtime.report import StreamCount
 from hyca_runtime.run_tracker import RunTracker
+from hyca_runtime.schedule import COMPUTE, Action
 
 PASSED = "a step of the plan passed without a call"
 """Why a branch lacks features that began with its run and forgot none."""
@@ -23,20 +25,28 @@ class StreamState:
     """What one guidance branch remembers of the present run.
 
     Attributes:
+        histories: the features of each point, by its name.
         previous: the position of its latest call, -1 before the first.
         cause: why its history is shorter than the plan wants, if it is.
         filled_cache: whether its latest computed call also filled a cache of keys and values. Such a call may
             have more tokens than the next, before theirs.
     """
 
-    def __init__(self, depth: int, cause: str) -> None:
-        self.history = History(depth)
+    def __init__(self, depths: Mapping[str, int], cause: str) -> None:
+        self.histories = {name: History(depth) for name, depth in depths.items()}
         self.count = StreamCount()
         self.guard = FiniteGuard()
         self.previous = -1.0
         self.cause = cause
         self.filled_cache = False
         self._signature: Signature = ()
+
+    def come_to(self, position: float) -> float:
+        """Move to a step; returns the position of the call before, -1 at the first."""
+        previous, self.previous = self.previous, position
+        if 0 <= previous < position - 1:
+            self.cause = PASSED
+        return previous
 
     def see(self, shapes: Signature) -> None:
         """Forget the features if those of a call with these shapes are not comparable."""
@@ -45,9 +55,14 @@ class StreamState:
         self._signature = shapes
 
     def forget(self, cause: str) -> None:
-        self.history.clear()
+        self.clear()
         self.guard.forget()
         self.cause = cause
+
+    def clear(self) -> None:
+        """Give the memory of all features back."""
+        for history in self.histories.values():
+            history.clear()
 
 
 class Lane:
@@ -61,7 +76,7 @@ class Lane:
 
     def __init__(self, plan: CompiledPlan, clock: Clock) -> None:
         self.plan = plan
-        self._resolver = CallResolver(clock, [section.sampler for section in plan.sections])
+        self._resolver = CallResolver(clock, [section.grid for section in plan.sections])
         self.streams: dict[tuple[str, int], StreamState] = {}
         self._computed: set[int] = set()
         self._lacks = ""
@@ -96,33 +111,59 @@ class Lane:
         key = (call.branch, call.part)
         if key not in self.streams:
             began = f"it began at step {self.track.position:g}" if self.track.position > 0 else PASSED
-            self.streams[key] = StreamState(self.plan.depth, began)
+            self.streams[key] = StreamState(self.plan.depths, began)
         return self.streams[key]
 
-    def computes(self, state: StreamState, keeps: bool, fills_cache: bool) -> Callable[[Feature | None], None]:
-        """Count a computed call; returns what is told its feature, which is kept if a forecast may need it."""
-        state.count.computed += 1
+    def computes(self, state: StreamState, keeps: bool, fills_cache: bool) -> Callable[[Captured], None]:
+        """Count a call on which all of the network runs; returns what is told its features."""
+        state.count.add(COMPUTE)
         self._computed.add(self.track.steps)
-        return partial(self._remember, state, keeps, fills_cache)
+        return self.remember(state, keeps, fills_cache)
 
-    def _remember(self, state: StreamState, keeps: bool, fills_cache: bool, feature: Feature | None) -> None:
-        if feature is None or self.track.ends:
-            state.history.clear()
-            return
-        if state.filled_cache and not fills_cache:
-            state.history.keep_last(feature)
-        state.filled_cache = fills_cache
-        if keeps and state.history.push(self.track.position, feature):
-            self.plan.check_feature(self.plan.section(self.track), feature)
-            state.count.cache_bytes = max(state.count.cache_bytes, state.history.nbytes)
-
-    def predicts(self, state: StreamState, flops: int) -> None:
-        """Count a predicted call."""
-        state.count.predicted += 1
+    def predicts(self, state: StreamState, action: Action, flops: int) -> None:
+        """Count a call on which something is forecast."""
+        state.count.add(action)
         state.count.forecast_flops += flops
         if self.track.ends:
-            state.history.clear()
+            state.clear()
+
+    def remember(self, state: StreamState, keeps: bool = True, fills_cache: bool = False) -> Callable[[Captured], None]:
+        """What is told the features that a call captured."""
+        return partial(self._remember, state, keeps, fills_cache)
+
+    def _remember(self, state: StreamState, keeps: bool, fills_cache: bool, captured: Captured) -> None:
+        """Keep features that a forecast may need."""
+        features = {name: feature for name, feature in captured.items() if feature is not None}
+        if self.track.ends or len(features) < len(captured):
+            state.clear()
+            return
+        for name, feature in features.items():
+            self._push(state, name, feature, keeps, fills_cache)
+        state.filled_cache = fills_cache
+
+    def _push(self, state: StreamState, name: str, feature: Feature, keeps: bool, fills_cache: bool) -> None:
+        history = state.histories[name]
+        if state.filled_cache and not fills_cache:
+            history.keep_last(feature)
+        if keeps and history.push(self.track.position, feature):
+            self.plan.check_feature(self.plan.section(self.track), name, feature)
+            held = sum(history.nbytes for history in state.histories.values())
+            state.count.cache_bytes = max(state.count.cache_bytes, held)
 
     def lacks(self, cause: str) -> None:
         """A step that the plan predicts is computed, for a reason."""
         self._lacks = self._lacks or cause
+
+
+def flops_ratio(lanes: Sequence[Lane]) -> float | None:
+    """FLOPs of the same calls in full over those that were spent; None where a plan does not say its costs."""
+    spent = full = 0.0
+    for lane in lanes:
+        section = lane.plan.section(lane.track)
+        if section.action_flops is None:
+            return None
+        cost = dict(zip(section.schedule.palette, section.action_flops, strict=True))
+        for state in lane.streams.values():
+            spent += sum(count * cost[action] for action, count in state.count.actions.items())
+            full += state.count.steps * cost[COMPUTE]
+    return full / spent if spent else None

@@ -7,36 +7,29 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from hyca_runtime.errors import HycaError, PlanError
-from hyca_runtime.group import DimensionGroup, check_partition
+from hyca_runtime.forecast import Forecast
+from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
-from hyca_runtime.schedule import Schedule
-from hyca_runtime.solvers import ClosedFormSolver, Instant, Solver, TapTable, mixed_rows, solver_from_spec, tap_table
+from hyca_runtime.schedule import EVERY, Action, Schedule
+from hyca_runtime.solvers import Instant, TapTable, mixed_rows, tap_table
 
 
-class Part(BaseModel):
-    """A strict, frozen piece of a plan."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelFingerprint(Part):
+class ModelFingerprint(PlanPart):
     """What a model must look like for the plan to fit.
 
     Attributes:
         transformer: class name of the network.
         config_digest: SHA-256 of its configuration.
-        num_channels: feature dimensions at the cache point.
     """
 
     transformer: str
     config_digest: str
-    num_channels: int = Field(ge=1)
 
 
-class TimeGrid(Part):
+class TimeGrid(PlanPart):
     """The time grid the plan was made for.
 
     Attributes:
@@ -60,20 +53,7 @@ class TimeGrid(Part):
         return abs(self.timesteps[step] - timestep) <= rounding * max(abs(self.timesteps[step]), 1e-6)
 
 
-class Cost(Part):
-    """Measured compute of one run of the network, without text encoder and decoder.
-
-    Attributes:
-        feature_numel: numbers in one feature of one sample, all guidance branches together.
-    """
-
-    full_step_flops: float = Field(gt=0)
-    predicted_step_flops: float = Field(ge=0)
-    flops_ratio: float = Field(gt=0)
-    feature_numel: int | None = Field(default=None, gt=0)
-
-
-class Quality(Part):
+class Quality(PlanPart):
     """Agreement with the full run, measured by rollouts on one split: PSNR of the final latents, before a decoder."""
 
     split: Literal["fit", "select", "test"]
@@ -81,87 +61,138 @@ class Quality(Part):
     psnr_db: float
 
 
-class NetworkPlan(Part):
-    """The part of a plan for one network and one time grid: where, when and how features are predicted.
+class NetworkPlan(PlanPart):
+    """The part of a plan for one network and one time grid: where, when and how features are forecast.
 
     Attributes:
         component: name of the network in its pipeline; Wan 2.2 has a ``transformer`` and a ``transformer_2``.
-        groups: partition of the feature dimensions, each with its solver.
+        points: what can be forecast, by the names that the schedule's actions use.
+        action_flops: FLOPs of one step with each action of the palette, as counted, all guidance branches together,
+            without text encoder and decoder.
     """
 
     component: str = "transformer"
     model: ModelFingerprint
-    sampler: TimeGrid
-    point: CachePoint
+    grid: TimeGrid
+    points: dict[str, Forecast] = Field(min_length=1)
     schedule: Schedule
-    groups: tuple[DimensionGroup, ...]
-    cost: Cost | None = None
+    action_flops: tuple[float, ...] | None = None
     quality: Quality | None = None
 
     @model_validator(mode="after")
     def _check(self) -> NetworkPlan:
         steps = self.schedule.num_steps
-        grids = {"timesteps": self.sampler.timesteps, "axis_times": self.sampler.axis_times}
-        if self.sampler.scheduler_timesteps is not None:
-            grids["scheduler_timesteps"] = self.sampler.scheduler_timesteps
+        grids = {"timesteps": self.grid.timesteps, "axis_times": self.grid.axis_times}
+        if self.grid.scheduler_timesteps is not None:
+            grids["scheduler_timesteps"] = self.grid.scheduler_timesteps
         for label, values in grids.items():
             if len(values) != steps:
-                raise ValueError(f"sampler.{label}: expected {steps} values, one per step, got {len(values)}")
-        if len(set(self.sampler.axis_times)) != steps:
-            raise ValueError("sampler.axis_times: two steps share one time")
-        check_partition(self.groups, self.model.num_channels)
+                raise ValueError(f"grid.{label}: expected {steps} values, one per step, got {len(values)}")
+        if len(set(self.grid.axis_times)) != steps:
+            raise ValueError("grid.axis_times: two steps share one time")
+        used = {name for action in self.schedule.palette for name in action.forecast}
+        if unknown := used - self.points.keys():
+            raise ValueError(f"schedule.palette: forecasts {min(unknown)!r}, the points are {sorted(self.points)}")
+        if idle := self.points.keys() - used:
+            raise ValueError(f"points.{min(idle)}: no action of the palette forecasts it")
+        if self.action_flops is not None:
+            self._check_flops(self.action_flops)
         try:
-            _ = self.taps, self.fallbacks  # every row must exist and fit its group
+            for forecast in self.points.values():  # every row must exist and fit its group
+                _ = self._taps, forecast.fallback_depth
         except HycaError as error:
             raise ValueError(str(error)) from error
         return self
 
-    @cached_property
-    def solvers(self) -> tuple[tuple[np.ndarray, Solver], ...]:
-        """Channel indices and solver of each group."""
-        return tuple((group.indices, solver_from_spec(group.solver)) for group in self.groups)
+    def _check_flops(self, flops: Sequence[float]) -> None:
+        palette = self.schedule.palette
+        if len(flops) != len(palette):
+            raise ValueError(f"action_flops: expected {len(palette)} numbers, one per action, got {len(flops)}")
+        if any(cost < 0 or (action.computes and cost == 0) for cost, action in zip(flops, palette, strict=True)):
+            raise ValueError(f"action_flops: expected positive numbers, got {list(flops)}")
+
+    @property
+    def places(self) -> dict[str, CachePoint]:
+        """Where the points are, by name."""
+        return {name: forecast.at for name, forecast in self.points.items()}
+
+    @property
+    def only(self) -> str:
+        """The name of the only point.
+
+        Raises:
+            PlanError: there are several.
+        """
+        if len(self.points) > 1:
+            raise PlanError(f"the {self.component} is cached at {sorted(self.points)}, expected one point")
+        return next(iter(self.points))
+
+    @property
+    def forecast(self) -> Forecast:
+        """That of the only point."""
+        return self.points[self.only]
+
+    def keeps(self, action: Action, name: str) -> bool:
+        """Whether a call with this action computes the tensors of a point as the full run would."""
+        return not any(self.points[other].at.stands_for(self.points[name].at) for other in action.forecast)
 
     @cached_property
-    def fallbacks(self) -> tuple[tuple[np.ndarray, Solver], ...]:
-        """Channel indices and closed form of each group, for times that are not the section's own."""
-        found = []
-        for group in self.groups:
-            solver = solver_from_spec(group.closed_form)
-            if not isinstance(solver, ClosedFormSolver):
-                raise PlanError(f"group {group.name!r}: fallback {solver.name!r} is bound to the plan's own steps")
-            found.append((group.indices, solver))
-        return tuple(found)
+    def _taps(self) -> Mapping[tuple[str, str], Mapping[int, TapTable]]:
+        branches = {*self.schedule.tables, *(branch for point in self.points.values() for branch in point.groups)}
+        return {(name, branch): self._taps_of(name, branch) for name in self.points for branch in branches}
 
-    @cached_property
-    def taps(self) -> Mapping[int, TapTable]:
-        """The weights of each predicted step, over the history its schedule gives it."""
-        return tap_table(self.schedule, self.sampler.axis_times, self.solvers, self.model.num_channels)
+    def _taps_of(self, name: str, branch: str) -> Mapping[int, TapTable]:
+        actions, point = self.schedule.actions(branch), self.points[name]
+        return tap_table(
+            kept=[step for step, action in enumerate(actions) if self.keeps(action, name)],
+            targets=[step for step, action in enumerate(actions) if name in action.forecast],
+            times=self.grid.axis_times,
+            groups=point.solvers(branch),
+            num_channels=point.num_channels,
+        )
 
-    def weights_at(self, past: Sequence[float], position: float) -> np.ndarray:
-        """Weights ``(tap, channel)`` of the fallback solvers at any positions, newest first.
+    def taps(self, name: str | None = None, branch: str = EVERY) -> Mapping[int, TapTable]:
+        """The weights of each step on which a point is forecast, over the history that the schedule gives it.
+
+        Args:
+            name: of the point; may be left out if there is only one.
+        """
+        name = name or self.only
+        return self._taps.get((name, branch), self._taps[name, EVERY])
+
+    def weights_at(
+        self, past: Sequence[float], position: float, name: str | None = None, branch: str = EVERY
+    ) -> np.ndarray:
+        """Weights ``(tap, channel)`` of the fallback solvers of a point at any positions, newest first.
 
         Args:
             past: where features were computed, in steps of this section, perhaps between two.
             position: the one to predict.
         """
-        past = past[: self.fallback_depth]
+        point = self.points[name or self.only]
+        past = past[: point.fallback_depth]
         steps = np.arange(self.schedule.num_steps)
-        times = np.interp([position, *past], steps, self.sampler.axis_times)
+        times = np.interp([position, *past], steps, self.grid.axis_times)
         instants = [Instant(round(p), float(t)) for p, t in zip(past, times[1:], strict=True)]
-        return mixed_rows(instants, Instant(round(position), float(times[0])), self.fallbacks, self.model.num_channels)
+        target = Instant(round(position), float(times[0]))
+        return mixed_rows(instants, target, point.fallbacks(branch), point.num_channels)
+
+    def depth(self, name: str | None = None) -> int:
+        """How many computed features of a point a stream must remember."""
+        name = name or self.only
+        tables = (taps for (point, _), taps in self._taps.items() if point == name)
+        return max((len(row.history) for taps in tables for row in taps.values()), default=1)
+
+    @property
+    def flops_ratio(self) -> float | None:
+        """FLOPs of the full run over those of the plan; None where it does not say its costs."""
+        if self.action_flops is None:
+            return None
+        full = self.action_flops[self.schedule.tables[EVERY][0]]
+        return full * self.schedule.num_steps / sum(self.action_flops[i] for i in self.schedule.tables[EVERY])
 
     def __eq__(self, other: object) -> bool:
         """Equal fields; the cached properties hold arrays and do not count."""
         return isinstance(other, NetworkPlan) and self.model_dump() == other.model_dump()
 
     __hash__ = None  # type: ignore[assignment]
-
-    @property
-    def depth(self) -> int:
-        """How many computed features a stream must remember."""
-        return max((len(taps.history) for taps in self.taps.values()), default=1)
-
-    @property
-    def fallback_depth(self) -> int:
-        """How many the fallback solvers can use."""
-        return max(solver.depth for _, solver in self.fallbacks)

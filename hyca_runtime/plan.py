@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,21 +13,26 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hyca_runtime.errors import HycaError, PlanError
+from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup
-from hyca_runtime.network_plan import Cost, ModelFingerprint, NetworkPlan, Part, Quality, TimeGrid
+from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, Quality, TimeGrid
+from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.registry import did_you_mean
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import Action, Schedule
+from hyca_runtime.version_2 import from_version_2
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 MAX_PLAN_BYTES = 1 << 28
 PLAN_FILE = "plan.json"
 """What a plan is called in the folder of its study."""
+NUMBERS = re.compile(r"\[\n([^\[\]{}\"]+)\]")
+"""A list of numbers as `json` writes it, one to a line; no text has a line end."""
 MAX_SHOWN = 600
 """Characters of a fault."""
 
 
-class Plan(Part):
+class Plan(PlanPart):
     """Sections for the networks of a pipeline and the step counts it is run with.
 
     Attributes:
@@ -46,12 +52,12 @@ class Plan(Part):
     def _check(self) -> Plan:
         seen: set[tuple[str, tuple[float, ...]]] = set()
         for section in self.sections:
-            key = (section.component, section.sampler.timesteps)
+            key = (section.component, section.grid.timesteps)
             if key in seen:
                 raise ValueError(f"sections: two are for the {section.component} with the same timesteps")
             seen.add(key)
-            if section.point != next(s for s in self.sections if s.component == section.component).point:
-                raise ValueError(f"sections: those of the {section.component} must share one cache point")
+            if section.places != next(s for s in self.sections if s.component == section.component).places:
+                raise ValueError(f"sections: those of the {section.component} must share their cache points")
         return self
 
     @property
@@ -86,7 +92,8 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     """Write `plan` as JSON, all or nothing."""
     target = Path(path)
     partial = target.with_name(target.name + ".partial")
-    partial.write_text(json.dumps(plan.model_dump(mode="json"), indent=1, allow_nan=False) + "\n")
+    text = json.dumps(plan.model_dump(mode="json", exclude_none=True), indent=1, allow_nan=False)
+    partial.write_text(NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
     partial.replace(target)
 
 
@@ -153,6 +160,8 @@ def parse_plan(content: Any, source: str) -> Plan:
             f"{source}: plan version {version} is newer than this hyca understands ({PLAN_VERSION}); "
             "upgrade: pip install -U hyca"
         )
+    if version == 2:
+        content, version = from_version_2(content), PLAN_VERSION
     if version != PLAN_VERSION:
         old = "a plan of an older hyca, from before the first release; search again with this one. "
         raise PlanError(f"{source}: {old}Its version: expected {PLAN_VERSION}, got {str(version)[:40]!r}")
@@ -194,12 +203,13 @@ def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
     parts: dict[str, type[BaseModel]] = {
         "sections": NetworkPlan,
         "model": ModelFingerprint,
-        "sampler": TimeGrid,
-        "point": CachePoint,
+        "grid": TimeGrid,
+        "points": Forecast,
+        "at": CachePoint,
         "schedule": Schedule,
+        "palette": Action,
         "groups": DimensionGroup,
-        "cost": Cost,
         "quality": Quality,
     }
-    owner = parts.get(named[-2], Plan) if len(named) > 1 else Plan
+    owner = next((parts[name] for name in reversed(named[:-1]) if name in parts), Plan)
     return list(owner.model_fields)

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from hyca_runtime.errors import PlanError
+from hyca_runtime.plan_part import PlanPart
 
-Kind = Literal["trunk", "output", "span", "blocks", "modules"]
+Kind = Literal["trunk", "output", "behind", "span", "blocks", "attention", "cross_attention", "mlp", "modules"]
+
+RESIDUAL = ("behind", "blocks")
+"""Kinds that are kept as a difference by their nature."""
+
+LAYERS = ("attention", "cross_attention", "mlp")
+"""Kinds of layers inside blocks."""
+
+NESTING = {"output": 3, "trunk": 2, "behind": 1}
+"""Kinds that end at the network's own end: the higher, the more they leave out."""
 
 
-class CachePoint(BaseModel):
+class CachePoint(PlanPart):
     """The tensors of the network that stand for the work before them.
 
     ``trunk`` is the input of the final norm: on a predicted step no transformer block runs, while
     the final modulation and projection are live. Kept as residual it is what all blocks together
-    add to the embedding of the latent, which is live, too. ``output`` is what the network returns: nothing
+    add to the embedding of the latent, which is live, too. ``behind:3`` is what the blocks behind the third, across
+    lists of blocks, add on the way to the final norm: the first three are live (what DBCache and FirstBlockCache
+    reuse). ``output`` is what the network returns: nothing
     runs at all. ``span`` is a run of neighbouring blocks, ``blocks`` every block on its own (what
-    the HyCa paper caches, as residuals), ``modules`` all modules whose path matches a pattern
-    (``transformer_blocks.*.attn``).
+    the HyCa paper caches, as residuals), ``attention``, ``cross_attention`` and ``mlp`` the layers of that kind of all
+    blocks (SmoothCache) or of those whose path matches a pattern (``mlp:transformer_blocks.3``), ``modules`` all
+    modules whose path matches a pattern (``transformer_blocks.*.attn``).
 
     A point may have several tensors, its *parts*: the streams of a block, or all blocks. Their
     channels are counted one after another.
 
     Attributes:
         kind: which tensors.
-        path: of a span ``first..last``, of modules a pattern as in `fnmatch`, else empty.
-        keep: the tensor itself, or its difference to what went in; of ``blocks`` always the difference.
+        path: of a span ``first..last``; of modules and layers a pattern as in `fnmatch`; behind, the number of blocks
+            that run; else empty.
+        keep: the tensor itself, or its difference to what went in; of ``behind`` and ``blocks`` always the difference.
         channel_axis: the axis of those tensors that counts feature dimensions.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     kind: Kind = "trunk"
     path: str = ""
@@ -41,22 +53,28 @@ class CachePoint(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, content: Any) -> Any:
-        if isinstance(content, dict) and content.get("kind") == "blocks":
+        if isinstance(content, dict) and content.get("kind") in RESIDUAL:
             return {"keep": "residual", **content}
         return content
 
     @model_validator(mode="after")
     def _check(self) -> CachePoint:
-        if self.kind in ("span", "modules") and not self.path:
+        if self.kind in _EXAMPLES and not self.path:
             raise ValueError(f"path: a point of kind '{self.kind}' needs one, such as {_EXAMPLES[self.kind]!r}")
-        if self.kind not in ("span", "modules") and self.path:
+        if self.kind in ("trunk", "output", "blocks") and self.path:
             raise ValueError(f"path: a point of kind '{self.kind}' has none, got {self.path[:60]!r}")
         if self.kind == "span" and len(self.ends) != 2:
             raise ValueError(f"path: expected 'first..last', got {self.path[:60]!r}")
+        if self.kind == "behind" and not (self.path.isascii() and self.path.isdigit() and int(self.path) > 0):
+            raise ValueError(f"path: expected the number of blocks that run, 1 or more, got {self.path[:60]!r}")
         if self.kind == "output" and self.keep == "residual":
             raise ValueError("keep: a point of kind 'output' is kept as output")
-        if self.kind == "blocks" and self.keep == "output":
-            raise ValueError("keep: a point of kind 'blocks' is kept as residual; for what they put out choose 'trunk'")
+        if self.kind in LAYERS and self.keep == "residual":
+            raise ValueError(f"keep: a point of kind '{self.kind}' is kept as output")
+        if self.kind in RESIDUAL and self.keep == "output":
+            raise ValueError(
+                f"keep: a point of kind '{self.kind}' is kept as residual; for what the blocks put out choose 'trunk'"
+            )
         return self
 
     @property
@@ -69,13 +87,32 @@ class CachePoint(BaseModel):
         """Paths of the first and the last module of a span."""
         return self.path.split("..")
 
+    def stands_for(self, other: CachePoint) -> bool:
+        """Whether what computes the `other` point may not run while this one is forecast."""
+        if self == other or NESTING.keys() & {self.kind, other.kind}:
+            return NESTING.get(self.kind, 0) >= NESTING.get(other.kind, 0)
+        if self.kind == other.kind == "span":
+            (own, low, high), (theirs, first, last) = self._blocks, other._blocks
+            return own == theirs and low <= last and first <= high
+        return self.kind == "span"
+
+    @property
+    def _blocks(self) -> tuple[str, int, int]:
+        """The list of blocks that a span lies in, and its ends there."""
+        (owner, _, first), (_, _, last) = (end.rpartition(".") for end in self.ends)
+        return owner, *((int(first), int(last)) if first.isdigit() and last.isdigit() else (0, 0))
+
     def __str__(self) -> str:
         """Inverse of `parse_point`."""
         text = f"{self.kind}:{self.path}" if self.path else self.kind
-        return f"{text}:residual" if self.keep == "residual" and self.kind != "blocks" else text
+        return f"{text}:residual" if self.keep == "residual" and self.kind not in RESIDUAL else text
 
 
-_EXAMPLES = {"span": "transformer_blocks.2..transformer_blocks.16", "modules": "transformer_blocks.*.attn"}
+_EXAMPLES = {
+    "behind": "3",
+    "span": "transformer_blocks.2..transformer_blocks.16",
+    "modules": "transformer_blocks.*.attn",
+}
 
 
 def parse_point(text: str) -> CachePoint:
@@ -87,8 +124,9 @@ def parse_point(text: str) -> CachePoint:
     'residual'
 
     Raises:
-        PlanError: not one of ``trunk``, ``output``, ``blocks``, ``span:FIRST..LAST``,
-            ``modules:PATTERN``; trunk and the last two perhaps with ``:residual``.
+        PlanError: not one of ``trunk``, ``output``, ``behind:NUMBER``, ``blocks``, ``span:FIRST..LAST``,
+            ``attention``, ``cross_attention``, ``mlp``, ``modules:PATTERN``; trunk, span and modules perhaps with
+            ``:residual``.
     """
     kind, _, path = text.removesuffix(":residual").partition(":")
     keep = {"keep": "residual"} if text.endswith(":residual") else {}
@@ -96,6 +134,6 @@ def parse_point(text: str) -> CachePoint:
         return CachePoint.model_validate({"kind": kind, "path": path, **keep})
     except ValueError as error:
         raise PlanError(
-            f"point {text[:80]!r}: expected trunk, output, blocks, span:FIRST..LAST or modules:PATTERN, "
-            "trunk and the last two perhaps with :residual"
+            f"point {text[:80]!r}: expected trunk, output, behind:NUMBER, blocks, span:FIRST..LAST, attention, "
+            "cross_attention, mlp or modules:PATTERN; trunk, span and modules perhaps with :residual"
         ) from error

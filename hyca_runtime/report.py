@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from hyca_runtime.moment import Stream
+from hyca_runtime.schedule import COMPUTE, Action
 
 
 @dataclass
 class StreamCount:
-    """Calls of one stream during its current run, and the most bytes its features took."""
+    """Calls of one stream during its current run by what they did, and the most bytes its features took."""
 
-    computed: int = 0
-    predicted: int = 0
+    actions: Counter[Action] = field(default_factory=Counter)
     forecast_flops: int = 0
     cache_bytes: int = 0
 
+    def add(self, action: Action) -> None:
+        """Count a call."""
+        self.actions[action] += 1
+
+    @property
+    def computed(self) -> int:
+        """Calls on which all of the network ran."""
+        return self.actions[COMPUTE]
+
+    @property
+    def predicted(self) -> int:
+        """Calls on which something was forecast."""
+        return self.steps - self.computed
+
     @property
     def steps(self) -> int:
-        return self.computed + self.predicted
+        return self.actions.total()
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,9 @@ class RunReport:
         adapted: whether the plan was adapted to the sampler.
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
         forecast_flops: FLOPs of the weighted sums, whole batch.
-        flops_ratio: FLOPs of the plan's full run over this run's, None when the plan does not say.
+        flops_ratio: FLOPs of the plan's full run over this run's, of the planned networks; None when the plan does not
+            say.
+        networks: the planned networks of the pipeline.
         bytes_ahead: what a run will hold for each sample at most, None when the plan does not say.
     """
 
@@ -46,6 +63,7 @@ class RunReport:
     forecast_flops: int = 0
     flops_ratio: float | None = None
     bytes_ahead: int | None = None
+    networks: tuple[str, ...] = ("network",)
 
     def __str__(self) -> str:
         if not self.steps:
@@ -55,7 +73,7 @@ class RunReport:
             return f"no step has run yet{ahead}"
         ratio = f"{self.steps / max(1, self.computed):.1f}x fewer"
         if self.flops_ratio is not None:
-            ratio += f", {self.flops_ratio:.2f}x by FLOPs"
+            ratio += f", {self.flops_ratio:.2f}x by FLOPs of the {' and '.join(self.networks)}"
         lines = [f"{self.computed} of {self.steps} steps computed ({ratio}), {self.cache_bytes / 2**20:.2f} MiB held"]
         if len(self.streams) > 1:
             for (network, branch, part, lane), count in self.streams.items():

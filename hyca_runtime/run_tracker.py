@@ -12,7 +12,7 @@ from typing import Literal
 from hyca_runtime.attach.clock import Clock, SchedulerGrid, Timestep
 from hyca_runtime.errors import ClockError
 from hyca_runtime.network_plan import TimeGrid
-from hyca_runtime.time_grids import close, fits, position_of, stands_at_start
+from hyca_runtime.time_grids import fits, keeps, position_of, stands_at_start
 
 Progress = Literal["begins", "moves", "stays"]
 """What a call does: begin a run, come to another step of it, or be one more call of the present step."""
@@ -36,6 +36,7 @@ class RunTracker:
         self._grids = grids
         self._candidates = list(range(len(grids)))
         self._scheduler: SchedulerGrid | None = None
+        self._said_under: SchedulerGrid | None = None
         self._index = 0
         self._first = self._latest = Timestep(None)
         self.run, self.steps, self.position = -1, 0, -1.0
@@ -75,7 +76,7 @@ class RunTracker:
             ClockError: a new run cannot be told from the next step.
         """
         if said is not None:
-            progress = self._go_to(said, repeated)
+            progress = self._go_to(clock, now, said, same_branch, repeated)
         else:
             glanced = self._glance(clock, repeated) if same_branch else None
             progress = glanced or self._read(clock, now, same_branch, repeated)
@@ -88,7 +89,7 @@ class RunTracker:
 
     def _begin(self, clock: Clock | None, candidates: Sequence[int], position: float) -> Progress:
         self._candidates = list(candidates)
-        self._scheduler = clock.grid() if clock is not None else None
+        self._scheduler, self._said_under = clock.grid() if clock is not None else None, None
         self._index = clock.index() if clock is not None and self._scheduler is not None else 0
         self.run, self.position, self.off_grid = self.run + 1, position, ""
         if clock is not None and self._scheduler is not None and self._grids:
@@ -105,19 +106,31 @@ class RunTracker:
     def _leave(self, reason: str) -> None:
         self.off_grid = self.off_grid or reason
 
-    def _go_to(self, step: int, repeated: bool) -> Progress:
-        if step < self.position or self.position < 0 or (step == 0 and repeated):
-            self._begin(None, range(len(self._grids)), float(step))
-            if step > 0:
-                self._leave(f"its run began at step {step}")
-            return "begins"
-        if step == self.position:
+    def _go_to(self, clock: Clock, now: Timestep, step: int, same_branch: bool, repeated: bool) -> Progress:
+        """What the caller says; a scheduler that keeps the grid from there tells the steps that are not said."""
+        grid, last = clock.grid(), self._scheduler or self._said_under
+        follows = step == self.position + 1 or (step == self.position and not repeated)
+        known = grid is not None and last is not None
+        runs_on = (known and grid is last) or (same_branch and follows) or (not known and (same_branch or follows))
+        if runs_on and step == self.position and not (step == 0 and repeated):
             return "stays"
+        before = self.position if runs_on and 0 <= self.position < step else -1.0
+        if before < 0:
+            self._begin(None, range(len(self._grids)), float(step))
+        if self.undecided:
+            found = [i for i in self._candidates if now.is_given and self._grids[i].is_at(step, *now.read())]
+            if not found:
+                self._leave(f"the time of step {step} is that of none of the plan's {len(self._candidates)} grids")
+            self._candidates = found or self._candidates
+        self._said_under, self._scheduler = grid, grid if keeps(self.grid, clock.ahead(), step) else None
         if step >= len(self.grid.timesteps):
             self._leave(f"step {step} is beyond the plan's {len(self.grid.timesteps)}")
-        elif step != self.position + 1:
-            self._leave(f"step {step} came after step {self.position:g}")
-        return self._move(float(step))
+        elif before >= 0 and step != before + 1:
+            self._leave(f"step {step} came after step {before:g}")
+        elif before < 0 < step and self._scheduler is None:
+            self._leave(f"its run began at step {step}")
+        self._index = clock.index() if self._scheduler is not None else 0
+        return self._move(float(step)) if before >= 0 else "begins"
 
     def _glance(self, clock: Clock, repeated: bool) -> Progress | None:
         """What the scheduler alone tells, without reading a timestep; None if it does not."""
@@ -196,8 +209,7 @@ class RunTracker:
         return True
 
     def _start(self, clock: Clock, starting: Sequence[int]) -> Progress:
-        grid = clock.grid()
-        ahead = grid.times[clock.index() :] if grid is not None else []
+        ahead = clock.ahead()
         if not any(stands_at_start(self._grids[i], ahead) for i in starting):
             ahead = []  # the scheduler of another run
         fitting = [i for i in starting if not ahead or fits(self._grids[i], ahead)]
@@ -209,11 +221,10 @@ class RunTracker:
 
     def _start_late(self, clock: Clock, now: Timestep) -> Progress | None:
         """Begin at a later step of a grid that the scheduler keeps to its end (image to image), if there is one."""
-        scheduler = clock.grid()
-        ahead = scheduler.times[clock.index() :] if scheduler is not None else []
+        ahead = clock.ahead()
         for i, grid in enumerate(self._grids):
-            own, step = grid.scheduler_timesteps, len(grid.timesteps) - len(ahead)
-            if own is not None and ahead and step > 0 and close(own[step:], ahead) and grid.is_at(step, *now.read()):
+            step = len(grid.timesteps) - len(ahead)
+            if step > 0 and keeps(grid, ahead, step) and grid.is_at(step, *now.read()):
                 return self._begin(clock, [i], float(step))
         return None
 

@@ -1,50 +1,79 @@
-"""When the network is computed: one action for every step of the sampler."""
+"""When the network is computed, and how much of it: one action for every step of the sampler."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from hyca_runtime.errors import PlanError
+from hyca_runtime.plan_part import PlanPart
+
+EVERY = "*"
+"""Any guidance branch that is not named."""
+
+FEATURE = "feature"
+"""What the point of a plan with a single one is called."""
 
 
-class Action(BaseModel):
-    """What is done on a step. There is one network to do it with, the "default"; another `variant` is refused."""
+class Action(PlanPart):
+    """What one call of the network does.
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    Attributes:
+        forecast: names of the points whose tensors are forecast. Nothing that only serves them runs; all else does.
+        variant: which weights compute the rest. There are only the "default" ones; another is refused.
+    """
 
-    kind: Literal["compute", "predict"]
+    forecast: tuple[str, ...] = ()
     variant: Literal["default"] = "default"
 
+    @model_validator(mode="after")
+    def _check(self) -> Action:
+        if len(set(self.forecast)) < len(self.forecast):
+            raise ValueError(f"forecast: a point is named twice in {list(self.forecast)}")
+        return self
 
-COMPUTE = Action(kind="compute")
-PREDICT = Action(kind="predict")
+    @property
+    def computes(self) -> bool:
+        """Whether all of the network runs."""
+        return not self.forecast
 
 
-class Schedule(BaseModel):
-    """A palette of actions and, for each step, an index into it."""
+COMPUTE = Action()
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+class Schedule(PlanPart):
+    """A palette of actions and, for each step, an index into it.
+
+    Attributes:
+        tables: one index for every step, by guidance branch; that of `EVERY` is for branches that are not named.
+    """
 
     palette: tuple[Action, ...]
-    table: tuple[int, ...]
+    tables: dict[str, tuple[int, ...]]
 
     @model_validator(mode="after")
     def _check(self) -> Schedule:
-        if not self.table:
-            raise ValueError("table: expected one entry per step, got none")
-        bad = [i for i in self.table if not 0 <= i < len(self.palette)]
-        if bad:
-            raise ValueError(f"table: entry {bad[0]} is outside the palette of {len(self.palette)} actions")
-        if self[0].kind != "compute":
-            raise ValueError("table: step 0 must be computed, there is no history to predict it from")
+        if EVERY not in self.tables:
+            raise ValueError(f"tables: expected one for {EVERY!r}, the branches that are not named")
+        for branch, table in self.tables.items():
+            if not table:
+                raise ValueError(f"tables.{branch}: expected one entry per step, got none")
+            if len(table) != self.num_steps:
+                raise ValueError(f"tables.{branch}: expected {self.num_steps} steps as in the others, got {len(table)}")
+            bad = [i for i in table if not 0 <= i < len(self.palette)]
+            if bad:
+                raise ValueError(
+                    f"tables.{branch}: entry {bad[0]} is outside the palette of {len(self.palette)} actions"
+                )
+            if not self.palette[table[0]].computes:
+                raise ValueError(f"tables.{branch}: step 0 must be computed, there is no history to forecast it from")
         return self
 
     @classmethod
-    def from_steps(cls, num_steps: int, computed: Iterable[int]) -> Schedule:
-        """Compute exactly the steps in `computed`.
+    def from_steps(cls, num_steps: int, computed: Iterable[int], point: str = FEATURE) -> Schedule:
+        """Compute exactly the steps in `computed`, and forecast one point on the others.
 
         Raises:
             PlanError: a step lies outside ``0 .. num_steps - 1``, or 0 is missing.
@@ -53,29 +82,36 @@ class Schedule(BaseModel):
         outside = sorted(s for s in chosen if not 0 <= s < num_steps)
         if outside or 0 not in chosen:
             raise PlanError(f"computed steps must contain 0 and lie in 0..{num_steps - 1}, got {sorted(chosen)}")
-        return cls(palette=(COMPUTE, PREDICT), table=tuple(int(s not in chosen) for s in range(num_steps)))
+        table = tuple(int(s not in chosen) for s in range(num_steps))
+        return cls(palette=(COMPUTE, Action(forecast=(point,))), tables={EVERY: table})
 
     @classmethod
-    def every(cls, num_steps: int, interval: int, warmup: int = 1) -> Schedule:
+    def every(cls, num_steps: int, interval: int, warmup: int = 1, point: str = FEATURE) -> Schedule:
         """Compute the first `warmup` steps, then every `interval`-th: the rule of TaylorSeer and HyCa."""
-        return cls.from_steps(num_steps, [*range(min(warmup, num_steps)), *range(warmup - 1, num_steps, interval)])
+        steps = [*range(min(warmup, num_steps)), *range(warmup - 1, num_steps, interval)]
+        return cls.from_steps(num_steps, steps, point)
 
-    def __getitem__(self, step: int) -> Action:
-        return self.palette[self.table[step]]
+    def __hash__(self) -> int:
+        return hash((self.palette, *sorted(self.tables.items())))
+
+    def actions(self, branch: str = EVERY) -> tuple[Action, ...]:
+        """What each step of a guidance branch does."""
+        return tuple(self.palette[i] for i in self.tables.get(branch, self.tables[EVERY]))
 
     @property
     def num_steps(self) -> int:
-        return len(self.table)
+        return len(self.tables[EVERY])
 
     @property
     def computed_steps(self) -> tuple[int, ...]:
-        """Steps on which the network is computed, in order."""
-        return tuple(s for s in range(self.num_steps) if self[s].kind == "compute")
+        """Steps on which all of the network runs for all branches, in order."""
+        return tuple(s for s in range(self.num_steps) if all(self.palette[t[s]].computes for t in self.tables.values()))
 
     @property
     def predicted_steps(self) -> tuple[int, ...]:
-        """Steps on which its feature is predicted, in order."""
-        return tuple(s for s in range(self.num_steps) if self[s].kind == "predict")
+        """The other steps, in order."""
+        computed = set(self.computed_steps)
+        return tuple(s for s in range(self.num_steps) if s not in computed)
 
     def history(self, step: int, depth: int) -> tuple[int, ...]:
         """The at most `depth` last computed steps before `step`, newest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -12,14 +12,16 @@ from weakref import WeakSet, WeakValueDictionary
 
 from torch import nn
 
+from hyca_runtime.attach.context import step_number
 from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
 from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.executor import Executor
 from hyca_runtime.fit import check_fits, tell_of_rounding
-from hyca_runtime.lane import Lane
+from hyca_runtime.lane import flops_ratio
 from hyca_runtime.plan import Plan, as_plan
+from hyca_runtime.point import CachePoint
 from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.report import RunReport
 
@@ -81,10 +83,14 @@ class Session:
             branch: the guidance branch, for pipelines that do not name theirs.
             pipe: the pipeline that calls, where several share the network: its scheduler tells the
                 step without waiting for the GPU.
+
+        Raises:
+            ClockError: a step that is no whole number from 0 on.
         """
+        number = None if step is None else step_number(step)
         with ExitStack() as stack:
             for executor in self._executors.values():
-                stack.enter_context(executor.saying(branch=branch, step=step, pipe=pipe))
+                stack.enter_context(executor.saying(branch=branch, step=number, pipe=pipe))
             yield
 
     @contextmanager
@@ -112,10 +118,11 @@ class Session:
             compiled = {}
             for section in plan.sections:
                 check_fits(plan.name, section, networks, "the session")
-                if section.point != self._executors[section.component].plan.point:
+                own = self._executors[section.component].plan.points
+                if section.places != own:
                     raise PlanMismatchError(
-                        f"plan {plan.name!r} is cached at '{section.point}', the session at "
-                        f"'{self._executors[section.component].plan.point}'; apply it on its own"
+                        f"plan {plan.name!r} is cached at {_told(section.places)}, the session at {_told(own)}; "
+                        "apply it on its own"
                     )
                 sections = [s for s in plan.sections if s.component == section.component]
                 compiled[section.component] = CompiledPlan(plan.name, sections, self._on_mismatch, self._policy)
@@ -160,8 +167,9 @@ class Session:
             adapted=self._on_mismatch == "adapt",
             cache_bytes=sum(count.cache_bytes for count in streams.values()),
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
-            flops_ratio=_flops_ratio([lane for _, _, lane in lanes]),
+            flops_ratio=flops_ratio([lane for _, _, lane in lanes]),
             bytes_ahead=self.memory(),
+            networks=tuple(self._executors),
         )
 
     def reset(self, own: bool = False) -> None:
@@ -192,17 +200,8 @@ class Session:
         self.remove()
 
 
-def _flops_ratio(lanes: Sequence[Lane]) -> float | None:
-    """FLOPs of the same calls in full over those that were spent; None where a plan does not say its costs."""
-    spent = full = 0.0
-    for lane in lanes:
-        cost = lane.plan.section(lane.track).cost
-        if cost is None:
-            return None
-        for state in lane.streams.values():
-            spent += state.count.computed * cost.full_step_flops + state.count.predicted * cost.predicted_step_flops
-            full += state.count.steps * cost.full_step_flops
-    return full / spent if spent else None
+def _told(points: Mapping[str, CachePoint]) -> str:
+    return ", ".join(f"'{point}'" for point in points.values())
 
 
 def apply_plan(
@@ -240,5 +239,5 @@ def apply_plan(
         for section in plan.sections:
             tell_of_rounding(plan.name, section, networks[section.component])
     pipe = None if isinstance(target, nn.Module) else target
-    control = defer_control(target, {section.component: section.point for section in plan.sections})
+    control = defer_control(target, {s.component: list(s.places.values()) for s in plan.sections})
     return Session(networks, plan, on_mismatch, pipe, policy, control)

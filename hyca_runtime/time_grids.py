@@ -22,8 +22,13 @@ def stands_at_start(grid: TimeGrid, times: Sequence[float]) -> bool:
 
 def fits(grid: TimeGrid, times: Sequence[float]) -> bool:
     """Whether a scheduler that stands before `times` follows the grid; one that does not say its times fits."""
-    own = grid.scheduler_timesteps
-    return own is None or (len(times) >= len(own) and close(own, times[: len(own)]))
+    return grid.scheduler_timesteps is None or keeps(grid, times)
+
+
+def keeps(grid: TimeGrid, times: Sequence[float], step: int = 0) -> bool:
+    """Whether a scheduler that stands before `times` at a `step` is known to keep the grid to its end."""
+    own = (grid.scheduler_timesteps or ())[step:]
+    return 0 < len(own) <= len(times) and close(own, times[: len(own)])
 
 
 def position_of(times: Sequence[float], time: float) -> float:

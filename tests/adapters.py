@@ -1,4 +1,4 @@
-"""An IP-adapter for tiny FLUX pipelines."""
+"""What changes how tiny pipelines call their network: an IP-adapter, and guidance within an interval or with pauses."""
 
 from __future__ import annotations
 
@@ -28,3 +28,11 @@ PICTURE_PROMPT = {
     "ip_adapter_image_embeds": [torch.ones(1, 1, PICTURE)],
     "negative_ip_adapter_image_embeds": [torch.zeros(1, 1, PICTURE)],
 }
+SKIP_LAYER = {"skip_guidance_layers": [0], "skip_layer_guidance_start": 0.01, "skip_layer_guidance_stop": 0.5}
+"""A third branch of SD3 from the second step to half of the run."""
+
+
+def pausing(pipe: Any, step: int, *_: Any) -> dict[str, Tensor]:
+    """A callback that leaves guidance on for every third step."""
+    pipe._guidance_scale = 4.0 if step % 3 == 2 else 1.0
+    return {}

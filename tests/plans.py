@@ -8,11 +8,12 @@ import numpy as np
 from diffusers import FluxTransformer2DModel
 
 from hyca_runtime.fingerprint import config_digest
+from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.network_plan import Cost, ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
 from hyca_runtime.plan import Plan
 from hyca_runtime.point import parse_point
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from hyca_runtime.solvers import Hold, Newton, Solver
 
 STEPS = 12
@@ -29,23 +30,21 @@ def make_plan(
     channels = module.config["in_channels"] if point == "output" else module.inner_dim
     parts = np.array_split(np.arange(channels), len(solvers))
     times = tuple(float(t) for t in np.linspace(1.0, 1.0 / steps, steps, dtype=np.float32))
+    groups = tuple(
+        DimensionGroup(name=f"g{i}", channels=encode_channels(part.tolist()), solver=solver.spec())
+        for i, (part, solver) in enumerate(zip(parts, solvers, strict=True))
+    )
     section = NetworkPlan(
-        model=ModelFingerprint(
-            transformer=type(module).__name__, config_digest=config_digest(module), num_channels=channels
-        ),
-        sampler=TimeGrid(
+        model=ModelFingerprint(transformer=type(module).__name__, config_digest=config_digest(module)),
+        grid=TimeGrid(
             scheduler="FlowMatchEulerDiscreteScheduler",
             timesteps=times,
             axis="sigma",
             axis_times=times,
             scheduler_timesteps=tuple(1000 * t for t in times),
         ),
-        point=parse_point(point),
+        points={FEATURE: Forecast(at=parse_point(point), num_channels=channels, groups={EVERY: groups})},
         schedule=Schedule.from_steps(steps, computed),
-        groups=tuple(
-            DimensionGroup(name=f"g{i}", channels=encode_channels(part.tolist()), solver=solver.spec())
-            for i, (part, solver) in enumerate(zip(parts, solvers, strict=True))
-        ),
-        cost=Cost(full_step_flops=1000.0, predicted_step_flops=10.0, flops_ratio=2.0),
+        action_flops=(1000.0, 10.0),
     )
     return Plan(name="test", sections=(section,))

@@ -24,6 +24,7 @@ for function in (
     checking.check,
     plans.report,
     plans.merge,
+    plans.upgrade,
     tracing.trace,
     tracing.verify,
     tracing.gather,

@@ -1,4 +1,4 @@
-"""What is done with plans: evaluate, report, merge."""
+"""What is done with plans: evaluate, report, merge, upgrade."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -48,3 +48,17 @@ def merge(
     from hyca_calib.commands.plans import merge_files
 
     print(merge_files(plans, out))
+
+
+@command
+def upgrade(
+    plan: Annotated[Path, typer.Argument(help="A plan of an older version.")],
+    out: Annotated[Path | None, typer.Option(help="Where it is written. Default: in its place.")] = None,
+) -> None:
+    """Write a plan in today's version of the file; what it does stays.
+
+    Example: [b]python -m hyca_calib upgrade studies/demo-trunk-50-5x/plan.json[/]
+    """
+    from hyca_calib.commands.plans import upgrade_file
+
+    print(upgrade_file(plan, out))

@@ -1,6 +1,7 @@
 """What lies at a path: a trace, a study or a plan."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import StudyError
+from hyca_runtime.schedule import EVERY
 
 Facts = dict[str, str]
 
@@ -40,15 +42,19 @@ def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
     for section in plan.sections:
         schedule, name = section.schedule, section.component
-        ratio = f", {section.cost.flops_ratio:.2f}x by FLOPs" if section.cost else ""
-        solvers: dict[str, int] = {}
-        for group in section.groups:
-            solvers[group.solver.name] = solvers.get(group.solver.name, 0) + group.indices.size
-        facts[name] = f"{section.model.transformer} ({section.model.num_channels} channels), point {section.point}"
+        ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
+        facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
-        facts[f"{name}: solvers"] = ", ".join(f"{solver} ({count} channels)" for solver, count in solvers.items())
-        facts[f"{name}: sampler"] = section.sampler.scheduler
+        for label, forecast in section.points.items():
+            facts[f"{name}: {label}"] = f"at {forecast.at}, {forecast.num_channels} channels"
+            for branch, groups in forecast.groups.items():
+                solvers: Counter[str] = Counter()
+                for group in groups:
+                    solvers[group.solver.name] += group.indices.size
+                told = ", ".join(f"{solver} ({count} channels)" for solver, count in solvers.items())
+                facts[f"{name}: {label}, solvers" + (f" of {branch}" if branch != EVERY else "")] = told
+        facts[f"{name}: sampler"] = section.grid.scheduler
         if section.quality is not None:
             judged = section.quality
             facts[f"{name}: quality"] = (

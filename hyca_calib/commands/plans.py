@@ -1,4 +1,4 @@
-"""What is done with plans: measure, report, merge."""
+"""What is done with plans: measure, report, merge, upgrade."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +16,7 @@ from hyca_calib.search.lineage import trace_named_in
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
+from hyca_runtime.plan import plan_file
 
 
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
@@ -56,6 +57,13 @@ def merge_files(paths: Sequence[Path], out: Path) -> Path:
     plans = [load_plan(path) for path in paths]
     save_plan(merge_plans(plans, "+".join(dict.fromkeys(plan.name for plan in plans))), out)
     return out
+
+
+def upgrade_file(path: Path, out: Path | None) -> Path:
+    """``hyca_calib upgrade``; returns the path of the plan as it is written today."""
+    target = out or plan_file(path)
+    save_plan(load_plan(path), target)
+    return target
 
 
 def _own_trace(plan: Plan) -> str:

@@ -96,7 +96,7 @@ def _search_all(
                 with stages(("confirm", "refine")) as tell:
                     search(pipe, [found[budget] for found in candidates], budget, study, options, tell)
         if not study.report.exists():
-            point = load_plan(study.plan).section.point
+            point = load_plan(study.plan).section.forecast.at
             report(pipe, study, next(trace_ for trace_ in recorded if trace_.point == point))
         say(f"report: {study.report}")
     if len(studies) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -15,81 +15,87 @@ from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import widths
 from hyca_runtime.fingerprint import config_digest
+from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
 from hyca_runtime.point import CachePoint
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from hyca_runtime.solvers import Newton
 
 
 def hand_section(
     module: nn.Module,
-    point: CachePoint,
-    num_channels: int,
+    points: Mapping[str, tuple[CachePoint, int]],
     timesteps: Sequence[float],
     scheduler_timesteps: Sequence[float] | None,
-    computed: Sequence[int],
+    schedule: Schedule,
     component: str = "transformer",
 ) -> NetworkPlan:
-    """A section without a search: linear extrapolation of every channel, on the step axis."""
-    steps = len(timesteps)
+    """A section without a search: linear extrapolation of every channel, on the step axis.
+
+    Args:
+        points: with their numbers of channels, by the names that the schedule uses.
+    """
+    forecasts = {}
+    for name, (point, channels) in points.items():
+        everything = DimensionGroup(name="all", channels=encode_channels(range(channels)), solver=Newton(1).spec())
+        forecasts[name] = Forecast(at=point, num_channels=channels, groups={EVERY: (everything,)})
     return NetworkPlan(
         component=component,
-        model=ModelFingerprint(
-            transformer=type(module).__name__, config_digest=config_digest(module), num_channels=num_channels
-        ),
-        sampler=TimeGrid(
+        model=ModelFingerprint(transformer=type(module).__name__, config_digest=config_digest(module)),
+        grid=TimeGrid(
             scheduler="any",
             timesteps=tuple(timesteps),
             scheduler_timesteps=tuple(scheduler_timesteps) if scheduler_timesteps else None,
             axis="step",
-            axis_times=tuple(float(s) for s in range(steps)),
+            axis_times=tuple(float(s) for s in range(len(timesteps))),
         ),
-        point=point,
-        schedule=Schedule.from_steps(steps, computed),
-        groups=(
-            DimensionGroup(name="all", channels=encode_channels(range(num_channels)), solver=Newton(order=1).spec()),
-        ),
+        points=forecasts,
+        schedule=schedule,
     )
 
 
 def hand_plan(
     pipe: Pipeline | nn.Module,
-    point: CachePoint,
+    points: CachePoint | Mapping[str, CachePoint],
     sample: Callable[[], Any],
-    computed: Callable[[int], Sequence[int]],
+    schedule: Callable[[int], Sequence[int] | Schedule],
 ) -> Plan:
     """A plan for a pipeline or a network alone, from one full run of `sample`.
 
     Args:
-        computed: from the steps of a network to those that are computed.
+        points: one, or several by the names that the schedule uses.
+        schedule: from the number of steps of a network to those that are computed, or to what each does.
     """
+    named = {FEATURE: points} if isinstance(points, CachePoint) else points
     sections = []
     for component, module in find_transformers(pipe).items():
-        times, channels = _seen(module, point, pipe, sample)
+        times, channels = _seen(module, named, pipe, sample)
         if times:
             known = [told for _, told in times if told is not None]
-            heard, steps = [time for time, _ in times], computed(len(times))
+            heard, steps = [time for time, _ in times], schedule(len(times))
             told = known if len(known) == len(times) else None
-            sections.append(hand_section(module, point, channels, heard, told, steps, component))
+            chosen = steps if isinstance(steps, Schedule) else Schedule.from_steps(len(times), steps, next(iter(named)))
+            sizes = {name: (point, channels[name]) for name, point in named.items()}
+            sections.append(hand_section(module, sizes, heard, told, chosen, component))
     return Plan(name="by hand", sections=tuple(sections))
 
 
 def _seen(
-    module: nn.Module, point: CachePoint, pipe: Any, sample: Callable[[], Any]
-) -> tuple[list[tuple[float, float | None]], int]:
-    """The times of a network's first pass over its steps, each with the scheduler's; and its channels."""
-    attachment, clock = Attachment(module, point), Clock(module, pipe)
-    resolver, times, channels = CallResolver(clock), list[tuple[float, float | None]](), 0
+    module: nn.Module, points: Mapping[str, CachePoint], pipe: Any, sample: Callable[[], Any]
+) -> tuple[list[tuple[float, float | None]], dict[str, int]]:
+    """The times of a network's first pass over its steps, each with the scheduler's; and the channels of each point."""
+    attachment, clock = Attachment(module, points), Clock(module, pipe)
+    resolver, times, channels = CallResolver(clock), list[tuple[float, float | None]](), dict[str, int]()
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nonlocal channels
-        output, feature = attachment.compute(args, kwargs)
-        if feature is not None:
+        output, captured = attachment.run(args, kwargs, points, {})
+        features = {name: feature for name, feature in captured.items() if feature is not None}
+        if features:
             call = resolver.resolve(args, kwargs, attachment.context.branch)
             if resolver.track.run == 0 and call.progress != "stays":
                 times.append((clock.timestep(args, kwargs).read()[0], clock.scheduler_time()))
-                channels = sum(widths(feature, attachment.point.channel_axis))
+                channels.update({name: sum(widths(f, points[name].channel_axis)) for name, f in features.items()})
         return output
 
     attachment.install(answer)

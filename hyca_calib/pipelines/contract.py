@@ -54,13 +54,16 @@ def check_calls(pipe: object, calls: Sequence[Mapping[str, Any]]) -> None:
     kind = type(pipe).__name__
     for number, call in enumerate(calls, 1):
         refuse_reserved(call, f"prompt {number}")
+        known = [name for name in taken if name not in RESERVED]
+        unknown = {key: did_you_mean(key, known) for key in sorted(call.keys() - taken.keys())}
+        for key, hint in unknown.items():
+            if hint != ".":
+                raise WorkloadError(f"prompt {number}: {kind} takes no {key!r}{hint}")
         if missing := [name for name in asked if name not in call]:
             need = f"cannot be called without {', '.join(missing)}; a .jsonl file holds arguments of every name"
             raise WorkloadError(f"prompt {number}: {kind} {need}")
-        for key in sorted(call.keys() - taken.keys()):
-            hint = did_you_mean(key, [name for name in taken if name not in RESERVED])
-            if not takes_all or hint != ".":
-                raise WorkloadError(f"prompt {number}: {kind} takes no {key!r}{hint}")
+        if unknown and not takes_all:
+            raise WorkloadError(f"prompt {number}: {kind} takes no {', no '.join(map(repr, unknown))}")
 
 
 def told(error: BaseException) -> str:

@@ -44,7 +44,8 @@ def _only(facts: dict[str, Any], steps: int | None) -> dict[str, Any]:
         counts = " and ".join(str(found["num_steps"]) for found in made.values())
         made = {digest: found for digest, found in made.items() if found["num_steps"] == steps}
         if len(made) != 1:
-            raise PlanError(f"it is merged from plans for {counts} steps; say which of them with --steps")
+            which = "say which of them with --steps" if steps is None else f"{steps} are none of them"
+            raise PlanError(f"it is merged from plans for {counts} steps; {which}")
     return next(iter(made.values()))
 
 

@@ -62,10 +62,12 @@ def named(value: Any) -> str:
 def _found(key: str, value: Any, folder: Path, where: str) -> Any:
     if isinstance(value, list):
         return [_found(key, inner, folder, where) for inner in value]
-    if not isinstance(value, str) or not _names_file(value):
+    if not isinstance(value, str) or not (ELSEWHERE.match(value) or _names_file(value)):
         return value
     try:
-        path = Path(value) if "://" in value else folder / value
+        if ELSEWHERE.match(value):
+            raise _elsewhere(value)
+        path = folder / value
         entry = {FILE: str(path), DIGEST: _digest(path)}
         _loaded(key, entry)
     except WorkloadError as error:
@@ -107,9 +109,13 @@ def _decoded(key: str, path: Path) -> Any:
         return load_image(image)
 
 
+def _elsewhere(name: str) -> WorkloadError:
+    return WorkloadError(f"{name[:80]} is a URL or is on another machine; copy it, and name the copy")
+
+
 def _digest(path: Path) -> str:
     if ELSEWHERE.match(str(path)):
-        raise WorkloadError(f"{path} is on another machine; copy it, and name the copy")
+        raise _elsewhere(str(path))
     if not path.is_file():  # nor a device, which has no end
         raise WorkloadError(f"{path}: no such file; names are relative to the file of prompts")
     try:

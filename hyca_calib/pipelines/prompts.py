@@ -30,26 +30,49 @@ def read_prompts(path: Path) -> tuple[dict[str, Any], ...]:
     Names of pictures and videos in an object become entries that `hyca_calib.pipelines.media.load_media` loads.
 
     Raises:
-        WorkloadError: unreadable, empty, a line that is no JSON object, an argument that HyCa itself gives, or a file
-            that is not there.
+        WorkloadError: unreadable, empty, JSON by another name, a line that is no JSON object, an argument that HyCa
+            itself gives, or a file that is not there.
     """
     lines = list(_lines(path))
     if not lines:
         raise WorkloadError(f"{path}: no prompts in it; expected one a line")
-    if path.suffix != ".jsonl":
+    if path.suffix.lower() != ".jsonl":
+        if path.suffix.lower() == ".json" or _is_object(lines[0][1]):
+            raise WorkloadError(
+                f"{path}: there is JSON in it; expected a name that ends in .jsonl, and an object a line"
+            )
         return tuple({"prompt": line} for _, line in lines)
     return tuple(_call(line, f"{path}, line {number}", path.parent) for number, line in lines)
 
 
 def _call(line: str, where: str, folder: Path) -> dict[str, Any]:
     try:
-        call = json.loads(line)
+        call = json.loads(line, object_pairs_hook=_object, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise WorkloadError(f"{where}: not JSON: {error}") from error
     if not isinstance(call, dict):
         raise WorkloadError(f"{where}: expected an object of pipeline arguments, got {line[:40]!r}")
     refuse_reserved(call, where)
     return with_media(call, folder.resolve(), where)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is there twice")
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

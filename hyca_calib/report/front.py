@@ -34,7 +34,7 @@ def write_front(plans: Sequence[tuple[Path, Plan]], folder: Path) -> Path:
         seen = f"{figures.agreement_db:.1f}" if figures else ""
         latent = f"{section.quality.psnr_db:.1f}" if section.quality else ""
         where = path.relative_to(folder).as_posix()
-        lines.append(f"| {ratio:.2f}x | {computed} | {section.point} | {seen} | {latent} | [{where}]({where}) |")
+        lines.append(f"| {ratio:.2f}x | {computed} | {section.forecast.at} | {seen} | {latent} | [{where}]({where}) |")
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot([ratio for ratio, _ in drawn], [figures.agreement_db for _, figures in drawn], "o-", color=INK)
     axes.set(xlabel="FLOPs of the full run over FLOPs of the plan", ylabel=f"{measure} to the full run, dB")
@@ -49,6 +49,4 @@ def write_front(plans: Sequence[tuple[Path, Plan]], folder: Path) -> Path:
 
 def _ratio(plan: Plan) -> float:
     section = plan.section
-    if section.cost:
-        return section.cost.flops_ratio
-    return section.schedule.num_steps / len(section.schedule.computed_steps)
+    return section.flops_ratio or section.schedule.num_steps / len(section.schedule.computed_steps)

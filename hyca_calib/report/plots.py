@@ -45,10 +45,10 @@ def _spread(places: Sequence[int], apart: float) -> list[int]:
 
 def error_by_step_and_group(problem: Problem, section: NetworkPlan) -> NDArray[np.float64]:
     """Replayed squared error of each predicted step, relative to the feature's energy, ``(group, step)``."""
-    table = np.full((len(section.groups), section.schedule.num_steps), np.nan)
-    for step, taps in section.taps.items():
+    table = np.full((len(section.forecast.groups_of()), section.schedule.num_steps), np.nan)
+    for step, taps in section.taps().items():
         error = forecast_error(problem.select, taps.weights.T.astype(np.float64), taps.history, step)
-        for g, group in enumerate(section.groups):
+        for g, group in enumerate(section.forecast.groups_of()):
             table[g, step] = error[group.indices].sum() / problem.select[group.indices, step, step].sum()
     return table
 
@@ -61,14 +61,14 @@ def error_map(problem: Problem, section: NetworkPlan, path: Path) -> None:
         shades = axes.imshow(np.log10(table), aspect="auto", cmap="magma", interpolation="nearest")
     figure.colorbar(shades, ax=axes, label="log10 relative error", fraction=0.03)
     axes.set(xlabel="sampler step (white: computed)")
-    axes.set_yticks(range(len(table)), [str(g.indices.size) for g in section.groups], fontsize=7)
+    axes.set_yticks(range(len(table)), [str(g.indices.size) for g in section.forecast.groups_of()], fontsize=7)
     axes.set_ylabel("group (its size)")
     _finish(figure, axes, path)
 
 
 def trajectories(problem: Problem, section: NetworkPlan, path: Path, most: int = 6) -> None:
     """One channel of each of the largest groups: the full run's line, the plan's forecasts as dots."""
-    groups = sorted(section.groups, key=lambda g: -g.indices.size)[:most]
+    groups = sorted(section.forecast.groups_of(), key=lambda g: -g.indices.size)[:most]
     feature = problem.trace.values("select", 1)[0, 0, :, 0]
     figure, grid = pyplot.subplots(2, 3, figsize=(9, 3.6), sharex=True)
     for axes, group in zip(grid.flat, groups, strict=False):
@@ -76,7 +76,7 @@ def trajectories(problem: Problem, section: NetworkPlan, path: Path, most: int =
         channel = int(group.indices[int(np.argsort(energy)[len(energy) // 2])])
         line = feature[:, channel]
         axes.plot(line, color=INK, lw=1)
-        for step, taps in section.taps.items():
+        for step, taps in section.taps().items():
             axes.plot(step, taps.weights[:, channel] @ line[list(taps.history)], ".", color=ACCENT, ms=4)
         axes.set_title(f"{group.name}, channel {channel}", fontsize=8)
         axes.tick_params(labelsize=7)

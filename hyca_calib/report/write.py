@@ -133,7 +133,7 @@ def siblings(study: StudyFolder, own: NetworkPlan) -> list[tuple[float, float]]:
         except PlanError:
             continue
         figures = figures_in(path.parent)
-        if figures and (section.model, section.sampler) == (own.model, own.sampler):
+        if figures and (section.model, section.grid) == (own.model, own.grid):
             found.append((figures.flops_ratio, figures.agreement_db))
     return found
 
@@ -146,7 +146,7 @@ def _solver_table(section: NetworkPlan, result: dict[str, Any]) -> list[dict[str
     rows: list[dict[str, Any]] = []
     costs: dict[str, list[float]] = result["solver_costs"]
     total = sum(min(column) for column in zip(*costs.values(), strict=True)) or TINY
-    for g, (group, chosen) in enumerate(zip(section.groups, result["groups"], strict=False)):
+    for g, (group, chosen) in enumerate(zip(section.forecast.groups_of(), result["groups"], strict=False)):
         row = {"name": group.name, "size": group.indices.size, "solver": chosen["solver"]}
         rows.append(row | {"share": "", "runner_up": "", "factor": ""})
         if costs:

@@ -14,9 +14,10 @@ from hyca_calib.search.error_feedback import with_feedback
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array
 from hyca_calib.search.taps import fit_rows
+from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.network_plan import Cost, ModelFingerprint, NetworkPlan, TimeGrid
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from hyca_runtime.solvers import Fitted, Solver
 
 
@@ -34,35 +35,42 @@ def build_section(candidate: Candidate) -> NetworkPlan:
 def plan_taps(section: NetworkPlan) -> Array:
     """The section's weights ``(predicted step, depth, channel)``, short histories padded with zeros."""
     steps = section.schedule.predicted_steps
-    table = np.zeros((len(steps), section.depth, section.model.num_channels))
+    table = np.zeros((len(steps), section.depth(), section.forecast.num_channels))
     for i, step in enumerate(steps):
-        table[i, : len(section.taps[step].history)] = section.taps[step].weights
+        taps = section.taps()[step]
+        table[i, : len(taps.history)] = taps.weights
     return table
 
 
 def group_labels(section: NetworkPlan) -> NDArray[np.int64]:
     """The group of each channel, ``(channel,)``."""
-    return labels_of([group.indices for group in section.groups], section.model.num_channels)
+    return labels_of([group.indices for group in section.forecast.groups_of()], section.forecast.num_channels)
 
 
 def with_taps(section: NetworkPlan, taps: Array) -> NetworkPlan:
     """`section` with the weights ``(predicted step, depth, channel)``; a group whose channels all share
     one row keeps one row."""
     steps, groups = section.schedule.predicted_steps, []
-    for group in section.groups:
+    for group in section.forecast.groups_of():
         rows = taps[:, :, group.indices]
         shared = bool((rows == rows[:, :, :1]).all())
         solver = Fitted(steps, rows[:, :, :1] if shared else rows)
         groups.append(group.model_copy(update={"solver": solver.spec(), "fallback": group.closed_form}))
-    parts = {name: getattr(section, name) for name in NetworkPlan.model_fields}
-    return NetworkPlan(**{**parts, "groups": tuple(groups)})
+    return with_groups(section, groups)
+
+
+def with_groups(section: NetworkPlan, groups: Sequence[DimensionGroup]) -> NetworkPlan:
+    """`section` with other groups at its only point, for all branches."""
+    forecast = section.forecast.model_copy(update={"groups": {EVERY: tuple(groups)}})
+    fields = {name: getattr(section, name) for name in NetworkPlan.model_fields}
+    return NetworkPlan(**{**fields, "points": {section.only: forecast}})
 
 
 def channel_taps(problem: Problem, settings: Settings, section: NetworkPlan) -> Array:
     """One row for every channel, drawn by the ridge towards its group's: ``(predicted step, depth, channel)``."""
     table = plan_taps(section)
     for i, step in enumerate(section.schedule.predicted_steps):
-        history = section.taps[step].history
+        history = section.taps()[step].history
         prior = table[i, : len(history)].T[..., None]
         rows = fit_rows(problem.fit, history, [step], settings.ridge, prior)
         table[i, : len(history)] = rows[..., 0].T
@@ -83,35 +91,37 @@ def assemble_section(
     traced = trace.attributes
     return NetworkPlan(
         component=traced.model.component,
-        model=ModelFingerprint(
-            transformer=traced.model.transformer,
-            config_digest=traced.model.config_digest,
-            num_channels=trace.num_channels,
-        ),
-        sampler=TimeGrid(
+        model=ModelFingerprint(transformer=traced.model.transformer, config_digest=traced.model.config_digest),
+        grid=TimeGrid(
             scheduler=traced.model.scheduler,
             timesteps=tuple(trace.timesteps.tolist()),
             scheduler_timesteps=tuple(traced.scheduler_timesteps) or None,
             axis=problem.axis(axis),
             axis_times=tuple(problem.times(axis).tolist()),
         ),
-        point=trace.point,
-        schedule=schedule,
-        groups=tuple(
-            DimensionGroup(
-                name=f"group {i}",
-                channels=encode_channels(channels.tolist()),
-                solver=solver.spec(),
-                fallback=closed.spec() if isinstance(solver, Fitted) else None,
+        points={
+            FEATURE: Forecast(
+                at=trace.point,
+                num_channels=trace.num_channels,
+                groups={EVERY: tuple(map(_group, range(len(groups)), groups))},
+                numel=trace.cost.feature_numel,
             )
-            for i, (channels, solver, closed) in enumerate(groups)
+        },
+        schedule=schedule,
+        action_flops=tuple(
+            trace.cost.full_flops if action.computes else trace.cost.predicted_flops(depth)
+            for action in schedule.palette
         ),
-        cost=Cost(
-            full_step_flops=trace.cost.full_flops,
-            predicted_step_flops=trace.cost.predicted_flops(depth),
-            flops_ratio=trace.cost.flops_ratio(schedule.num_steps, len(schedule.computed_steps), depth),
-            feature_numel=trace.cost.feature_numel,
-        ),
+    )
+
+
+def _group(number: int, told: tuple[NDArray[np.int64], Solver, Solver]) -> DimensionGroup:
+    channels, solver, closed = told
+    return DimensionGroup(
+        name=f"group {number}",
+        channels=encode_channels(channels.tolist()),
+        solver=solver.spec(),
+        fallback=closed.spec() if isinstance(solver, Fitted) else None,
     )
 
 

@@ -83,7 +83,7 @@ def settings_of(plan: Plan, section: NetworkPlan) -> Settings:
     try:
         return Settings(**plan.provenance["settings"])
     except (KeyError, TypeError):
-        return Settings(axis=section.sampler.axis)
+        return Settings(axis=section.grid.axis)
 
 
 def misfit_of(plan: Plan, trace: Trace) -> str:
@@ -99,13 +99,14 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
     wanted = section.model
     if wanted.transformer != model.transformer:
         return f"the plan is for a {wanted.transformer}, the trace is of a {model.transformer}"
-    if section.point != trace.point:
+    forecast = section.forecast
+    if forecast.at != trace.point:
         raise PlanMismatchError(
-            f"plan {plan.name!r} caches at '{section.point}', {trace.where} was recorded at '{trace.point}'; "
-            f"trace with --point {section.point}"
+            f"plan {plan.name!r} caches at '{forecast.at}', {trace.where} was recorded at '{trace.point}'; "
+            f"trace with --point {forecast.at}"
         )
-    if wanted.num_channels != trace.num_channels:
-        return f"the plan is for {wanted.num_channels} channels, the trace has {trace.num_channels}"
+    if forecast.num_channels != trace.num_channels:
+        return f"the plan is for {forecast.num_channels} channels, the trace has {trace.num_channels}"
     if wanted.config_digest != model.config_digest:
         return f"the plan is for a {wanted.transformer} of another configuration"
     return ""

@@ -35,7 +35,7 @@ def coordinates(problem: Problem, section: NetworkPlan, grain: Grain) -> tuple[T
     taps, schedule, labels = plan_taps(section), section.schedule, torch.from_numpy(group_labels(section))
     if grain == "channel":
         return drawn_to_groups(preconditioned(taps, schedule, problem.fit), labels, taps.shape)
-    groups = [group.indices for group in section.groups]
+    groups = [group.indices for group in section.forecast.groups_of()]
     first = [int(channels[0]) for channels in groups]
     expand = preconditioned(taps[:, :, first], schedule, grouped(problem.fit, problem.channel_gain, groups))
     return torch.zeros(*taps.shape[:2], len(groups)), lambda u: expand(u)[:, :, labels.to(u.device)]

@@ -46,17 +46,17 @@ def retime(section: NetworkPlan, trace: Trace) -> Retimed:
     Groups whose solver reads the features (`AdaptiveSolver`) are replayed by their closed form.
     """
     if is_on_grid(section, trace):
-        rows = {step: np.asarray(taps.weights, dtype=np.float64) for step, taps in section.taps.items()}
+        rows = {step: np.asarray(taps.weights, dtype=np.float64) for step, taps in section.taps().items()}
         return Retimed(section.schedule, rows, adapted=False)
     own, theirs = _grids(section, trace)
     sign = 1.0 if own[0] <= own[-1] else -1.0
     positions = np.interp(sign * theirs, sign * own, np.arange(len(own)))
     policy, moments = Scheduled(section.schedule), zip(positions.tolist(), [-1.0, *positions[:-1]], strict=True)
-    actions = [policy.action(Moment(0, now, before, len(own))).kind for now, before in moments]
-    schedule = Schedule.from_steps(len(theirs), [i for i, action in enumerate(actions) if action == "compute"])
+    actions = [policy.action(Moment(0, now, before, len(own))) for now, before in moments]
+    schedule = Schedule.from_steps(len(theirs), [i for i, action in enumerate(actions) if action.computes])
     rows = {
         step: section.weights_at(positions[list(history)].tolist(), float(positions[step])).astype(np.float64)
-        for history, targets in gaps(schedule, section.fallback_depth)
+        for history, targets in gaps(schedule, section.forecast.fallback_depth)
         for step in targets
     }
     return Retimed(schedule, rows, adapted=True)
@@ -76,6 +76,6 @@ def retimed_cost(problem: Problem, retimed: Retimed) -> float:
 def _grids(section: NetworkPlan, trace: Trace) -> tuple[Array, Array]:
     """Times of the section's steps and of the traced ones; the scheduler's own where both are known."""
     theirs = trace.attributes.scheduler_timesteps
-    if section.sampler.scheduler_timesteps is not None and theirs:
-        return np.asarray(section.sampler.scheduler_timesteps), np.asarray(theirs, dtype=np.float64)
-    return np.asarray(section.sampler.timesteps), np.asarray(trace.timesteps, dtype=np.float64)
+    if section.grid.scheduler_timesteps is not None and theirs:
+        return np.asarray(section.grid.scheduler_timesteps), np.asarray(theirs, dtype=np.float64)
+    return np.asarray(section.grid.timesteps), np.asarray(trace.timesteps, dtype=np.float64)

@@ -141,7 +141,7 @@ def search_preset(
         **candidate.choices,
         "groups": [
             {"size": len(channels), "solver": solver_label(closed)}
-            for channels, closed in section.fallbacks
+            for channels, closed in section.forecast.fallbacks()
             if isinstance(closed, ClosedFormSolver)
         ],
         "candidates": [_summary(candidate)],

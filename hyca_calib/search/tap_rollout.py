@@ -41,7 +41,7 @@ class TapRollout:
     ) -> None:
         module = find_transformer(pipe, section.component)
         self._section, self._checkpointed, self._on_history = section, checkpointed, on_history
-        self._attachment = Attachment(module, section.point)
+        self._attachment = Attachment(module, section.forecast.at)
         self._clock = Clock(module, pipe)
         self._row = {step: i for i, step in enumerate(section.schedule.predicted_steps)}
         self._frozen = [p for p in module.parameters() if p.requires_grad]
@@ -64,7 +64,7 @@ class TapRollout:
 
         Where guidance branches have no names, every run brings its own: kept, their features would pin the heap.
         """
-        self._taps, self._resolver = taps, CallResolver(self._clock, [self._section.sampler])
+        self._taps, self._resolver = taps, CallResolver(self._clock, [self._section.grid])
         self._histories = dict[tuple[str, int], deque[tuple[int, Feature]]]()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -75,7 +75,7 @@ class TapRollout:
         if track.off_grid:
             raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_grid}")
         key, step = (call.branch, call.part), int(track.position)
-        history = self._histories.setdefault(key, deque(maxlen=self._section.depth))
+        history = self._histories.setdefault(key, deque(maxlen=self._section.depth()))
         if step in self._row and self._has(history, step):
             past = [feature for _, feature in history]
             self._on_history(call.branch, step, past)
@@ -90,12 +90,12 @@ class TapRollout:
 
     def _has(self, history: Sequence[tuple[int, Feature]], step: int) -> bool:
         """Whether a history is what a forecast takes; that of a branch that began late is not yet."""
-        wanted = self._section.taps[step].history
+        wanted = self._section.taps()[step].history
         return tuple(position for position, _ in history)[: len(wanted)] == wanted
 
     def _forecast(self, step: int, past: Sequence[Feature]) -> Feature:
-        used = len(self._section.taps[step].history)
-        axis = self._section.point.channel_axis
+        used = len(self._section.taps()[step].history)
+        axis = self._section.forecast.at.channel_axis
         pieces = split_weights(
             self._taps[self._row[step], :used], widths(past[0], axis), [part.ndim for part in past[0]], axis
         )

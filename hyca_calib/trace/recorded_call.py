@@ -1,6 +1,6 @@
 """Calls of a network, recorded, and put in order by guidance branch and step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,11 @@ class RecordedCall:
 
 
 def by_branch_and_step(calls: Sequence[RecordedCall]) -> dict[str, list[tuple[RecordedCall, ...]]]:
-    """Calls of the branches that were called equally often on every step, ``[branch][step][pass or part]``."""
+    """Calls of the branches that are called alike on every step, ``[branch][step][pass or part]``.
+
+    Raises:
+        TraceError: there is no such branch.
+    """
     by_branch: dict[str, dict[int, list[RecordedCall]]] = {}
     for call in calls:
         by_branch.setdefault(call.branch, {}).setdefault(call.step, []).append(call)
@@ -38,19 +42,38 @@ def by_branch_and_step(calls: Sequence[RecordedCall]) -> dict[str, list[tuple[Re
     whole = {
         branch: [tuple(found[step]) for step in range(num_steps)]
         for branch, found in by_branch.items()
-        if len(found) == num_steps and len({len(of_step) for of_step in found.values()}) == 1
+        if len(found) == num_steps and len({_sizes(of_step) for of_step in found.values()}) == 1
     }
     if not whole or len(set(steps.values())) > 1:
-        counts = {
-            branch or "unnamed": [len(found.get(i, ())) for i in range(num_steps)]
-            for branch, found in by_branch.items()
-        }
-        raise TraceError(
-            f"expected a guidance branch that is called equally often on each of {num_steps} steps, got calls by "
-            f"branch and step {counts}; where a pipeline conditions its branches anew at every step, let it name them: "
-            "`with transformer.cache_context(name):`"
-        )
+        raise TraceError(_cause(calls, by_branch, num_steps))
     return whole
+
+
+def _sizes(calls: Sequence[RecordedCall]) -> tuple[tuple[int, ...], ...]:
+    """Samples, and tokens of each part, of some calls."""
+    return tuple((len(call.feature[0]), *call.num_tokens) for call in calls)
+
+
+def _cause(
+    calls: Sequence[RecordedCall], by_branch: Mapping[str, Mapping[int, Sequence[RecordedCall]]], num_steps: int
+) -> str:
+    """Why no branch is called alike on every step."""
+    sizes = [_sizes([call for call in calls if call.step == step]) for step in range(num_steps)]
+    changed = next((step for step in range(num_steps) if sizes[step] != sizes[0]), 0)
+    if changed and len(set(map(len, sizes))) == 1:
+        first, other = (" and ".join(" x ".join(map(str, size)) for size in sizes[step]) for step in (0, changed))
+        return (
+            f"expected calls of one size on each of {num_steps} steps, got samples x tokens {first} on step 0 and "
+            f"{other} on step {changed}, as where guidance in one call of two halves ends during the run; trace with "
+            "guidance on every step: a run that ends it follows that plan, too, and is computed where it lacks features"
+        )
+    steps = range(num_steps)
+    counts = {branch or "unnamed": [len(of.get(i, ())) for i in steps] for branch, of in by_branch.items()}
+    return (
+        f"expected a guidance branch that is called equally often on each of {num_steps} steps, got calls by branch "
+        f"and step {counts}; where a pipeline conditions its branches anew at every step, let it name them: "
+        "`with transformer.cache_context(name):`"
+    )
 
 
 def joined(calls: Sequence[RecordedCall], num_samples: int) -> Feature:

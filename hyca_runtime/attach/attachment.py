@@ -1,33 +1,42 @@
-"""A network with a handle on its cache point.
+"""A network with a handle on its cache points.
 
 Everything that drives a network (the runtime session, the trace recorder, the refinement of taps)
-does so through two functions of the same call: `Attachment.compute` runs it and also hands out the
-feature at the cache point, `Attachment.predict` runs only what lies behind that point.
+does so through `Attachment.run`: it hands out the features of some points and takes those of others,
+whose makers then do not run.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
-from hyca_runtime.attach.bound_points import BoundOutput, bind_point
+from hyca_runtime.attach.bound_output import BoundOutput
+from hyca_runtime.attach.bound_points import bind_points
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
-from hyca_runtime.attach.deferred import settled
+from hyca_runtime.attach.deferred import Call, settled
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
+from hyca_runtime.attach.points import Place
 from hyca_runtime.attach.proxies import exchange
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
+from hyca_runtime.schedule import FEATURE
 
 Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 """Answers a call of the network, given its arguments."""
 
-Keeper = Callable[[Feature | None], None]
+Captured = dict[str, Feature | None]
+"""Features by the name of their point."""
+
+Keeper = Callable[[Captured], None]
+
+Standing = list[tuple[Place, nn.Module]]
+"""Who stood in some places."""
 
 _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -40,14 +49,14 @@ class Attachment:
 
     Args:
         module: the network, unwrapped from `torch.compile`.
-        point: where its feature is taken.
+        points: where its features are taken, by name; or one point.
 
     Raises:
         AttachError: the network has no such point, or is driven by a cache already. Nothing was
             changed then.
     """
 
-    def __init__(self, module: nn.Module, point: CachePoint) -> None:
+    def __init__(self, module: nn.Module, points: CachePoint | Mapping[str, CachePoint]) -> None:
         if module in _attached:
             raise AttachError(f"{type(module).__name__} has a plan applied already; call remove() on its session first")
         if getattr(module, "is_cache_enabled", False) is True or _has_cache_hooks(module):
@@ -55,19 +64,24 @@ class Attachment:
         if getattr(module, "_is_cached", False) is True:
             raise AttachError(f"{type(module).__name__} has cache-dit enabled; call its disable_cache first")
         self.module = module
-        self.point = point
+        self.points = {FEATURE: points} if isinstance(points, CachePoint) else dict(points)
         self.context = Context()
         self._slot = ForwardSlot(module)
         self._forward = self._slot.original
-        self._bound = bind_point(module, point)
+        self._bound = bind_points(module, self.points)
         self._patches: list[Patch] = []
         self._handler: Handler | None = None
         self._turn = threading.RLock()
-        self._captures = outside(self._bound.captures)
+        self._enter = outside(self._put_in)
+        self._leave = outside(self._put_back)
         self._take = outside(self._hand_over)
-        self._settle = outside(settled)
-        self._injectors = outside(self._bound.injectors)
-        self._exchange = outside(exchange)
+        self._settle = outside(self._settled)
+
+    @property
+    def point(self) -> CachePoint:
+        """The only point."""
+        (point,) = self.points.values()
+        return point
 
     def install(self, handler: Handler) -> None:
         """Let `handler` answer every call of the network.
@@ -80,7 +94,7 @@ class Attachment:
             answer = self._handler
             return answer(args, kwargs) if answer is not None else self._forward(*args, **kwargs)
 
-        for function in (Replacement.__call__, forward, handler, self.compute, self.predict):
+        for function in (Replacement.__call__, forward, handler, self.run, self.compute, self.predict):
             around(function)
         self._slot.put(forward)
         self._patches = self.context.listen(self.module)
@@ -105,42 +119,76 @@ class Attachment:
     def _refuse(self, *_: Any, **__: Any) -> None:
         raise AttachError(f"{type(self.module).__name__} has a plan applied; call remove() on its session first")
 
-    def compute(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], keep: Keeper | None = None
-    ) -> tuple[Any, Feature | None]:
-        """Run the network in full; returns its output and the feature at the cache point.
+    def run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        capture: Iterable[str],
+        inject: Mapping[str, Feature],
+        keep: Keeper | None = None,
+    ) -> tuple[Any, Captured]:
+        """Run what a call needs.
 
-        Calls of ControlNets that were kept for it are made before. The feature is None for a call that only fills a
-        cache of keys and values.
+        Calls of ControlNets that were kept for it are made before, unless no block runs.
 
         Args:
-            keep: told the feature, never inside a compiled graph.
+            capture: points whose features are handed out.
+            inject: features of the points whose tensors are forecast; what only makes those does not run.
+            keep: told the captured features, never inside a compiled graph.
+
+        Returns:
+            The network's output, and the feature at each captured point; None for a call that never came there, as
+            one that only fills a cache of keys and values.
         """
-        args, kwargs = self._settle((args, kwargs))
+        for name in inject:
+            if isinstance(whole := self._bound[name], BoundOutput):
+                return whole.output(inject[name]), {}
+        args, kwargs = self._settle(args, kwargs, inject)
         with self._turn:
-            own = self._exchange(self._captures())
+            own = self._enter(capture, inject)
             try:
                 output = self._forward(*args, **kwargs)
-                return output, self._take(output, keep)
+                return output, self._take(output, capture, keep)
             finally:
-                self._exchange(own)
+                self._leave(own)
 
-    def _hand_over(self, output: Any, keep: Keeper | None) -> Feature | None:
-        feature = self._bound.captured(output)
+    def _settled(self, args: tuple[Any, ...], kwargs: dict[str, Any], inject: Iterable[str]) -> Call:
+        """The arguments, with calls made of which a block may look at the answer."""
+        return (args, kwargs) if any(self.points[name].skips_loop for name in inject) else settled((args, kwargs))
+
+    def _put_in(self, capture: Iterable[str], inject: Mapping[str, Feature]) -> list[Standing]:
+        """Let everybody take their places, one point after the other: what stands in one place is stacked."""
+        own: list[Standing] = []
+        try:
+            for name, feature in inject.items():
+                own.append(exchange(self._bound[name].injectors(feature)))
+            for name in capture:
+                own.append(exchange(self._bound[name].captures()))  # noqa: PERF401  (what was put in is put back)
+        except BaseException:
+            self._put_back(own)
+            raise
+        return own
+
+    def _put_back(self, own: list[Standing]) -> None:
+        while own:
+            exchange(own.pop())
+
+    def _hand_over(self, output: Any, capture: Iterable[str], keep: Keeper | None) -> Captured:
+        found = {name: self._bound[name].captured(output) for name in capture}
         if keep is not None:
-            keep(feature)
-        return feature
+            keep(found)
+        return found
+
+    def compute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Feature | None]:
+        """Run the network in full; returns its output and the feature at the only point, see `run`."""
+        (name,) = self.points
+        output, found = self.run(args, kwargs, (name,), {})
+        return output, found[name]
 
     def predict(self, feature: Feature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run only what lies behind the cache point, on `feature`."""
-        if isinstance(self._bound, BoundOutput):
-            return self._bound.output(feature)
-        with self._turn:
-            own = self._exchange(self._injectors(feature))
-            try:
-                return self._forward(*args, **kwargs)
-            finally:
-                self._exchange(own)
+        """Run only what lies behind the only point, on `feature`."""
+        (name,) = self.points
+        return self.run(args, kwargs, (), {name: feature})[0]
 
 
 def _has_cache_hooks(module: nn.Module) -> bool:

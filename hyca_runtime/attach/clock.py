@@ -80,6 +80,11 @@ class Timestep:
         self._value, self._missing = value, missing
         self._found: tuple[float, float] | None = None
 
+    @property
+    def is_given(self) -> bool:
+        """Whether there is one."""
+        return self._value is not None
+
     def read(self) -> tuple[float, float]:
         """The timestep, and the relative rounding error of its dtype.
 
@@ -202,13 +207,14 @@ class Clock:
         begin = getattr(scheduler, "begin_index", None)
         return begin if isinstance(begin, int) else 0
 
+    def ahead(self) -> list[float]:
+        """The scheduler's own timesteps from where it is on, as far as it says them."""
+        grid = self.grid()
+        return grid.times[self.index() :] if grid is not None else []
+
     def scheduler_time(self) -> float | None:
         """The scheduler's own timestep now, None if it does not say it or has left its grid behind."""
-        grid = self.grid()
-        if grid is None:
-            return None
-        at = self.index()
-        return grid.times[at] if at < len(grid.times) else None
+        return next(iter(self.ahead()), None)
 
 
 def sampler_name(scheduler: Any) -> str:

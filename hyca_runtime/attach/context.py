@@ -5,11 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import index
 from typing import Any
 
 from torch import nn
 
 from hyca_runtime.attach.forwards import Patch, Replacement
+from hyca_runtime.errors import ClockError
+
+
+def step_number(step: Any) -> int:
+    """A step as it is said.
+
+    Raises:
+        ClockError: it is no whole number from 0 on.
+    """
+    try:
+        number = index(step)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ClockError(f"expected the number of a step, a whole one from 0 on, got {step!r}")
+    return number
 
 
 class Context(threading.local):

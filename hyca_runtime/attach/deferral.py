@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,13 +89,15 @@ class Deferral:
         return not any(t.is_inference() or torch.is_autocast_enabled(t.device.type) for t in tensors)
 
 
-def defer_control(pipe: object, points: Mapping[str, CachePoint]) -> list[Deferral]:
+def defer_control(pipe: object, points: Mapping[str, Sequence[CachePoint]]) -> list[Deferral]:
     """Let a pipeline's ControlNets wait, but those that wait already, if no network reads them on a predicted step.
 
     Args:
         points: where the networks that follow a plan are cached, by component name.
     """
-    if points.keys() != find_transformers(pipe).keys() or not all(point.skips_loop for point in points.values()):
+    if points.keys() != find_transformers(pipe).keys() or not all(
+        p.skips_loop for each in points.values() for p in each
+    ):
         return []
     found = {name: module for name, module in find_components(pipe).items() if CONTROL.match(name)}
     return [Deferral(pipe, name, module) for name, module in found.items() if module not in _deferring]

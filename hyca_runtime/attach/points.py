@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -15,6 +15,9 @@ from hyca_runtime.registry import did_you_mean
 
 BLOCK_LIST = re.compile(r"(?:^|_)(?:blocks|layers|refiner)$")
 """Names of the lists whose members are transformer blocks; other lists hold projections and adapters."""
+
+SIDE_LIST = re.compile(r"^vace_blocks$")
+"""Names of the lists whose results single blocks of another list take one by one: they run whole or not at all."""
 
 TAILS = ("norm_out", "final_layer", "final_norm", "out_layer", "all_final_layer", "norm_moe_gen", "head", "proj_out")
 """Names of the module whose first input is the last hidden feature, the first that exists."""
@@ -169,10 +172,29 @@ def find_blocks(transformer: nn.Module) -> list[Place]:
     return places
 
 
-def first_block(blocks: Place) -> Place:
-    """The first block of a list of blocks."""
-    name = next(iter(blocks.module._modules))  # noqa: SLF001
+def nth_block(blocks: Place, number: int) -> Place:
+    """A block of a list of blocks, counted from 0."""
+    name = list(blocks.module._modules)[number]  # noqa: SLF001
     return Place(blocks.module, name, f"{blocks.path}.{name}")
+
+
+def cut_lists(lists: Sequence[Place], running: int) -> list[tuple[Place, int]]:
+    """The lists of which some blocks do not run if only the first `running` of all do, each with how many of it do.
+
+    Raises:
+        AttachError: there are no more blocks than that.
+    """
+    found, total = [], 0
+    for place in lists:
+        if running and SIDE_LIST.search(place.path):
+            continue
+        size = len(list(place.module.children()))
+        if running < total + size:
+            found.append((place, max(0, running - total)))
+        total += size
+    if not found:
+        raise AttachError(f"the point 'behind:{running}' needs blocks behind, the network has {total}")
+    return found
 
 
 def find_span(transformer: nn.Module, first: str, last: str) -> list[Place]:
@@ -181,7 +203,7 @@ def find_span(transformer: nn.Module, first: str, last: str) -> list[Place]:
     Raises:
         AttachError: no such modules, not of one list, or blocks whose inputs and outputs are unknown.
     """
-    ends = [_place(transformer, path) for path in (first, last)]
+    ends = [place_at(transformer, path) for path in (first, last)]
     if ends[0].parent is not ends[1].parent or not isinstance(ends[0].parent, nn.ModuleList):
         raise AttachError(f"a span runs within one list of blocks, '{first}..{last}' does not")
     low, high = (int(end.name) for end in ends)
@@ -204,13 +226,18 @@ def find_modules(transformer: nn.Module, pattern: str) -> list[Place]:
     for path, _ in transformer.named_modules():
         inside = any(path.startswith(f"{place.path}.") for place in found)
         if path and not inside and fnmatchcase(path, pattern):
-            found.append(_place(transformer, path))
+            found.append(place_at(transformer, path))
     if not found:
         raise AttachError(f"no module of {type(transformer).__name__} has a path like {pattern!r}")
     return found
 
 
-def _place(transformer: nn.Module, path: str) -> Place:
+def place_at(transformer: nn.Module, path: str) -> Place:
+    """The module at a path.
+
+    Raises:
+        AttachError: there is none.
+    """
     head, _, name = path.rpartition(".")
     try:
         parent = transformer.get_submodule(head)

@@ -8,8 +8,9 @@ without a stand-in costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -44,7 +45,12 @@ class Proxy(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner: nn.Module = inner
+
+    @property
+    def own(self) -> nn.Module:
+        """The network's own module, behind all that stand in for it."""
+        return self.inner.own if isinstance(self.inner, Proxy) else self.inner
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -91,11 +97,15 @@ class CaptureStreams(Proxy):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__(inner)
-        self.io = block_io(inner)
+        self.io = block_io(self.own)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self.captured = self.io.inputs(self.inner.forward, args, kwargs)
+        self.captured = self.io.inputs(self.own.forward, args, kwargs)
         return self.inner(*args, **kwargs)
+
+
+Outputs = tuple[bool, tuple[Any, ...]]
+"""What one call returned: whether it was a tensor alone, and the tensors."""
 
 
 class CaptureOutput(Proxy):
@@ -104,39 +114,42 @@ class CaptureOutput(Proxy):
     With an `origin` the inputs are those of another module, the first of a span.
     """
 
-    captured: tuple[Any, ...] | None = None
-    alone = False
-
     def __init__(self, inner: nn.Module, io: BlockIO | None, origin: CaptureStreams | None = None) -> None:
         super().__init__(inner)
         self.io, self.origin = io, origin
+        self.captured: list[Outputs] = []
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.inner(*args, **kwargs)
-        self.alone, outputs = not isinstance(output, tuple), streams(output)
+        alone, outputs = not isinstance(output, tuple), streams(output)
         if self.io is not None:
-            inputs = self.origin.captured if self.origin else self.io.inputs(self.inner.forward, args, kwargs)
-            check_streams(self.inner, inputs or (), outputs)
+            inputs = self.origin.captured if self.origin else self.io.inputs(self.own.forward, args, kwargs)
+            check_streams(self.own, inputs or (), outputs)
             outputs = tuple(None if b is None else b - a for a, b in zip(inputs or (), outputs, strict=True))
         elif not all(value is None or isinstance(value, Tensor) for value in outputs):
-            raise AttachError(f"{type(self.inner).__name__} returns more than tensors; its output cannot be kept")
-        self.captured = outputs
+            raise AttachError(f"{type(self.own).__name__} returns more than tensors; its output cannot be kept")
+        self.captured.append((alone, outputs))
         return output
 
 
 class Recall(Proxy):
-    """Answers with kept outputs, plus its inputs if there is a contract `io`; `inner` does not run."""
+    """Answers with kept outputs, plus its inputs if there is a contract `io`; `inner` does not run.
 
-    def __init__(self, inner: nn.Module, outputs: tuple[Any, ...], alone: bool, io: BlockIO | None) -> None:
+    Args:
+        kept: of each call in order; some networks call one module for text and for pictures.
+    """
+
+    def __init__(self, inner: nn.Module, kept: Sequence[Outputs], io: BlockIO | None) -> None:
         super().__init__(inner)
-        self.outputs, self.alone, self.io = outputs, alone, io
+        self.kept, self.io, self.calls = kept, io, 0
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        outputs = self.outputs
+        alone, outputs = self.kept[self.calls % len(self.kept)]
+        self.calls += 1
         if self.io is not None:
-            inputs = self.io.inputs(self.inner.forward, args, kwargs)
+            inputs = self.io.inputs(self.own.forward, args, kwargs)
             outputs = tuple(None if b is None else a + b for a, b in zip(inputs, outputs, strict=True))
-        return outputs[0] if self.alone else outputs
+        return outputs[0] if alone else outputs
 
 
 class PassBy(Proxy):
@@ -144,10 +157,10 @@ class PassBy(Proxy):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__(inner)
-        self.io = block_io(inner)
+        self.io = block_io(self.own)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        values = self.io.inputs(self.inner.forward, args, kwargs)
+        values = self.io.inputs(self.own.forward, args, kwargs)
         return values if len(values) > 1 else values[0]
 
 
@@ -164,18 +177,26 @@ class IdleLinear(Proxy):
         return x.new_zeros((), dtype=dtype).expand(*x.shape[:-1], self.width)
 
 
-class IdleList(nn.ModuleList):
-    """Takes the place of a list of blocks: none of them runs, yet a network may look at them by index.
+class LeadingBlocks(nn.ModuleList):
+    """Takes the place of a list of blocks: only the first ones run, yet a network may look at all of them by index.
 
-    A slice of it is idle, too.
+    Args:
+        running: how many run; of a slice, as many as are left.
     """
 
-    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], running: int = 0) -> None:
         if isinstance(blocks, nn.ModuleList):
             super().__init__()
             self._modules = blocks._modules  # noqa: SLF001  # the same members, not listed anew
         else:
             super().__init__(blocks)
+        self.running = running
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return iter(())
+        return islice(super().__iter__(), self.running)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, slice):
+            return super().__getitem__(index)
+        start, members = index.indices(len(self))[0], list(self._modules.values())
+        return LeadingBlocks(members[index], max(0, self.running - start))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers.base import Instant, Solver
 
 
@@ -25,23 +24,25 @@ class TapTable:
 
 
 def tap_table(
-    schedule: Schedule,
+    kept: Sequence[int],
+    targets: Sequence[int],
     times: Sequence[float],
     groups: Sequence[tuple[np.ndarray, Solver]],
     num_channels: int,
 ) -> Mapping[int, TapTable]:
-    """Expand solvers per group into one `TapTable` for each predicted step.
+    """Expand solvers per group into one `TapTable` for each step on which a point is forecast.
 
     Args:
-        schedule: which steps are computed.
+        kept: steps on which its feature is computed, ascending.
+        targets: steps on which it is forecast.
         times: ``(num_steps,)`` on the plan's time axis.
         groups: channel indices and solver of each group; together every channel once.
         num_channels: length of a feature vector.
     """
     depth = max(solver.depth for _, solver in groups)
     table = {}
-    for step in schedule.predicted_steps:
-        history = schedule.history(step, depth)
+    for step in targets:
+        history = tuple(s for s in reversed(kept) if s < step)[:depth]
         past = [Instant(s, times[s]) for s in history]
         table[step] = TapTable(history, mixed_rows(past, Instant(step, times[step]), groups, num_channels))
     return table

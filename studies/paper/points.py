@@ -90,8 +90,8 @@ def _searched(context: Context, workload: Workload, name: str, point: CachePoint
         rows[budget.text] = {
             "computed": len(section.schedule.computed_steps),
             "steps": steps,
-            "flops_ratio": section.cost.flops_ratio if section.cost else math.nan,
-            "floats_cached": section.depth * cost.feature_numel,
+            "flops_ratio": section.flops_ratio or math.nan,
+            "floats_cached": section.depth() * cost.feature_numel,
             "confirmed_db": max(confirmed, default=math.nan),
             "test_db": psnr_db(context.pipe, section, test),
             "prompts": prompt_groups(test.jobs),

@@ -78,7 +78,7 @@ class TestRetimed:
         retimed = retime(plan.section, recorded)
         assert not retimed.adapted
         assert retimed.schedule == plan.section.schedule
-        times = np.asarray(plan.section.sampler.axis_times)
+        times = np.asarray(plan.section.grid.axis_times)
         halves = np.array_split(np.arange(recorded.num_channels), 2)
         expected = sum(
             float(

@@ -37,7 +37,9 @@ def test_models_that_cannot_be_used(model: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "call", "reason"),
     [
-        (tiny.pipeline, {"promt": "a"}, "prompt 2: EmojiPipeline cannot be called without prompt"),
+        (tiny.pipeline, {"promt": "a"}, "prompt 2: EmojiPipeline takes no 'promt'; did you mean \"prompt\""),
+        (tiny.pipeline, {"true_cfg_scale": 2}, "prompt 2: EmojiPipeline cannot be called without prompt"),
+        (tiny.pipeline, {"prompt": "a", "seed": 3, "zoom": 2}, "EmojiPipeline takes no 'seed', no 'zoom'"),
         (tiny.pipeline, {"prompt": "a", "true_cfg_scal": 2}, "takes no 'true_cfg_scal'; did you mean \"true_cfg_sca"),
         (tiny.pipeline, {"prompt": "a", "num_inference_steps": 3}, "num_inference_steps cannot be given here"),
         (tiny.glyphs, {"prompt": "a"}, "cannot be called without class_labels; a .jsonl file holds arguments"),

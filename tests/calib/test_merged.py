@@ -53,6 +53,8 @@ def test_a_plan_for_several_step_counts_is_measured_at_each(prompts: Path, tmp_p
         assert (found.steps_computed, found.steps_total) == (3, steps)
     with pytest.raises(PlanError, match="merged from plans for 12 and 8 steps; say which of them with --steps"):
         evaluate_file(options)
+    with pytest.raises(PlanError, match="merged from plans for 12 and 8 steps; 7 are none of them"):
+        evaluate_file(replace(options, steps=7))
 
 
 @pytest.mark.parametrize(

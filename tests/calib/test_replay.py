@@ -45,7 +45,7 @@ def stored(trace: Trace, split: Split) -> np.ndarray:
 def test_gram_error_equals_the_error_on_stored_features(recorded: Trace, candidate: Candidate, split: Split) -> None:
     section = build_section(candidate)
     features, gram = stored(recorded, split), recorded.gram(split)
-    for step, taps in section.taps.items():
+    for step, taps in section.taps().items():
         weights = taps.weights.astype(np.float64)
         forecast = np.einsum("kc,nktc->ntc", weights, features[:, list(taps.history)])
         expected = ((forecast - features[:, step]) ** 2).sum(axis=(0, 1))
@@ -85,7 +85,7 @@ def test_replay_predicts_what_the_runtime_predicts(recorded: Trace, workload: Wo
         generator = torch.Generator().manual_seed(job[0].seed)
         pipe(**job[0].call, generator=generator, callback_on_step_end=replace, **arguments)
     values = stored(recorded, "select")[0]
-    for step, taps in section.taps.items():
+    for step, taps in section.taps().items():
         torch.testing.assert_close(features[step][0].double(), torch.from_numpy(values[step]), rtol=1e-4, atol=1e-5)
         replayed = np.einsum("kc,ktc->tc", taps.weights.astype(np.float64), values[list(taps.history)])
         np.testing.assert_allclose(received[step][0].numpy(), replayed, rtol=1e-4, atol=1e-5)
@@ -128,20 +128,20 @@ def test_schedule_cost_of_fitted_is_below_linear(problem: Problem) -> None:
 def test_taps_survive_the_way_through_a_plan(problem: Problem, candidate: Candidate) -> None:
     section = build_section(candidate)
     shared = with_taps(section, plan_taps(section))
-    assert [g.solver.name for g in shared.groups] == ["fitted"] * len(section.groups)
+    assert [g.solver.name for g in shared.forecast.groups_of()] == ["fitted"] * len(section.forecast.groups_of())
     np.testing.assert_allclose(plan_taps(shared), plan_taps(section), rtol=1e-6)
     own = channel_taps(problem, candidate.settings, section)
     np.testing.assert_allclose(plan_taps(with_taps(section, own)), own, rtol=1e-6, atol=1e-7)
     labels = group_labels(section)
-    assert all((labels[g.indices] == i).all() for i, g in enumerate(section.groups))
+    assert all((labels[g.indices] == i).all() for i, g in enumerate(section.forecast.groups_of()))
 
 
 def test_channel_taps_err_no_more_than_their_groups_on_fit(problem: Problem, candidate: Candidate) -> None:
     section = build_section(candidate)
     own = with_taps(section, channel_taps(problem, candidate.settings, section))
-    for step, taps in section.taps.items():
+    for step, taps in section.taps().items():
         before = forecast_error(problem.fit, taps.weights.T.astype(float), taps.history, step).sum()
-        after = forecast_error(problem.fit, own.taps[step].weights.T.astype(float), taps.history, step).sum()
+        after = forecast_error(problem.fit, own.taps()[step].weights.T.astype(float), taps.history, step).sum()
         assert after <= before * (1 + 1e-6)
 
 

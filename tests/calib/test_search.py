@@ -180,7 +180,7 @@ def test_moves_carry_the_groups(problem: Problem, study: StudyFolder, monkeypatc
     built: list[int] = []
 
     def rollout(candidate: Candidate) -> float:
-        built.append(len(build_section(candidate).groups))
+        built.append(len(build_section(candidate).forecast.groups_of()))
         return float(len(built))
 
     monkeypatch.setattr("hyca_calib.search.candidate.cluster", None)
@@ -319,14 +319,16 @@ def test_a_whole_search(
     )
     assert load_plan(study.plan) == plan
     assert study.complete
-    assert plan.section.cost is not None
-    assert plan.section.cost.flops_ratio >= 3
+    assert plan.section.flops_ratio is not None
+    assert plan.section.flops_ratio >= 3
     assert plan.section.quality is not None
     assert set(news) == {"confirm", "refine"}
     result = study.read_result()
     assert result["refinement"]["iterations"] > 0
     assert plan.section.quality.psnr_db >= max(r["psnr_db"] for r in result["rollouts"]) - 0.3
-    widths = {group.indices.size: _width(group.solver.configuration["weights"]) for group in plan.section.groups}
+    widths = {
+        group.indices.size: _width(group.solver.configuration["weights"]) for group in plan.section.forecast.groups_of()
+    }
     if taps == "group":
         assert set(widths.values()) == {1}
     else:
@@ -395,8 +397,8 @@ def test_rollouts_decide_between_cache_points(
     plan = search(pipe, contenders, BUDGET, study, OPTIONS)
     found = study.read_result()["points"]
     assert set(found) == {"trunk", "output"}
-    assert str(plan.section.point) == max(found, key=lambda point: found[point])
-    assert plan.provenance["trace"] == (problem if plan.section.point.kind == "trunk" else other).trace.where
+    assert str(plan.section.forecast.at) == max(found, key=lambda point: found[point])
+    assert plan.provenance["trace"] == (problem if plan.section.forecast.at.kind == "trunk" else other).trace.where
 
 
 def test_without_a_pipeline_only_the_statistics_speak(
@@ -458,7 +460,7 @@ def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, s
     u = torch.randn(begin.shape, generator=torch.Generator().manual_seed(0))
     moved = expand(u).double().numpy() - taps
     for i, step in enumerate(start.schedule.predicted_steps):
-        history = list(start.taps[step].history)
+        history = list(start.taps()[step].history)
         rows, past = moved[i, : len(history)].T, gram[:, history][:, :, history]
         change = np.einsum("ck,ckl,cl->c", rows, past, rows)
         missed = forecast_error(gram, taps[i, : len(history)].T, history, step)
@@ -470,10 +472,10 @@ def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, s
 
 def test_channels_move_with_their_group_and_less_on_their_own(problem: Problem, start: NetworkPlan) -> None:
     begin, expand = coordinates(problem, start, "channel")
-    taps, groups = torch.from_numpy(plan_taps(start)).float(), len(start.groups)
+    taps, groups = torch.from_numpy(plan_taps(start)).float(), len(start.forecast.groups_of())
     own = preconditioned(plan_taps(start), start.schedule, problem.fit)
     torch.testing.assert_close(expand(begin), taps)
-    members = list(start.groups[1].indices)
+    members = list(start.forecast.groups_of()[1].indices)
     u = begin.clone()
     u[:, :, 1] = 0.1
     expected = torch.zeros_like(taps)
@@ -487,11 +489,11 @@ def test_channels_move_with_their_group_and_less_on_their_own(problem: Problem, 
 
 
 def test_groups_move_as_one(problem: Problem, start: NetworkPlan) -> None:
-    grouped = with_taps(start, np.repeat(plan_taps(start)[:, :, :1], start.model.num_channels, axis=2))
+    grouped = with_taps(start, np.repeat(plan_taps(start)[:, :, :1], start.forecast.num_channels, axis=2))
     begin, expand = coordinates(problem, grouped, "group")
-    assert begin.shape[2] == len(start.groups)
+    assert begin.shape[2] == len(start.forecast.groups_of())
     taps = expand(begin + 0.1)
-    for group in start.groups:
+    for group in start.forecast.groups_of():
         rows = taps[:, :, group.indices]
         assert torch.equal(rows, rows[:, :, :1].expand_as(rows))
 

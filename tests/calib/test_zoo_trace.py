@@ -10,7 +10,7 @@ from typing import Any
 import controlled
 import pytest
 import torch
-from adapters import PICTURE_PROMPT, with_picture_prompt
+from adapters import PICTURE_PROMPT, SKIP_LAYER, pausing, with_picture_prompt
 from diffusers import FlowMatchHeunDiscreteScheduler
 from torch import Tensor, nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
@@ -33,7 +33,6 @@ from studies.zoo import PIPELINES
 from studies.zoo.base import TinyPipeline
 
 STEPS = 6
-SKIP_LAYER = {"skip_guidance_layers": [0], "skip_layer_guidance_start": 0.01, "skip_layer_guidance_stop": 0.5}
 
 
 class Prompted:
@@ -128,6 +127,9 @@ def quantised() -> nn.Module:
 TWO = ["cond", "uncond"]
 CALL_SHAPES: dict[str, tuple[Callable[[], Prompted], list[str], int]] = {
     "guidance within an interval": (lambda: Prompted("SD3", SKIP_LAYER), [""], 6),
+    "guidance that ends": (lambda: Prompted("Lumina2", {"cfg_trunc_ratio": 0.5}), [""], 6),
+    "guidance that pauses": (lambda: Prompted("Chroma", {"callback_on_step_end": pausing}), [""], 6),
+    "guidance that pauses, by name": (lambda: Prompted("Wan 2.1", {"callback_on_step_end": pausing}), ["cond"], 6),
     "conditioning cast at every step": (
         lambda: Prompted("Sana", transformer=lambda: PIPELINES["Sana"].parts["transformer"]().bfloat16()),
         [""],

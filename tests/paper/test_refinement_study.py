@@ -56,7 +56,7 @@ def test_refitting_on_an_undisturbed_history_finds_the_offline_fit(setup: Refine
     """Up to the second gap the accelerated history is the full run's: the same least squares."""
     problem, section = setup.context.problem, setup.section
     step = section.schedule.predicted_steps[0]
-    history = section.taps[step].history
+    history = section.taps()[step].history
     taps = torch.zeros_like(setup.start)
     found = refitted(setup, taps)[0, : len(history)].double().numpy()
     gram = problem.fit

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.by_hand import hand_plan
+from hyca_calib.search.assemble import with_groups
 from hyca_runtime import Plan, PlanError, adaptive, apply_plan, load_plan, save_plan
 from hyca_runtime.adaptive import AdaptiveGroups, adaptive_groups
 from hyca_runtime.combine import forecast, split_weights
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.history import History
-from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import parse_point
 from hyca_runtime.solvers import DynamicMode, Fitted, Hold, Newton
 
@@ -238,11 +238,11 @@ def mixed_plan(pipe: EmojiPipeline, **options: Any) -> Plan:
 def test_a_plan_with_dynamic_modes_and_fitted_taps(pipe: EmojiPipeline) -> None:
     plan, full = mixed_plan(pipe), draw(pipe)
     section, seen = plan.section, overhear(pipe.transformer.norm_out)
-    times = section.sampler.axis_times
+    times = section.grid.axis_times
     with apply_plan(pipe, plan) as session:
         first = draw(pipe)
         assert session.report().computed == 4
-        for step, taps in section.taps.items():
+        for step, taps in section.taps().items():
             past = [Feature([seen[s]]) for s in taps.history]
             by_row = sum(w * f[0].double() for w, f in zip(torch.from_numpy(taps.weights).double(), past, strict=True))
             if len(past) == 3:
@@ -260,15 +260,14 @@ def test_a_plan_with_dynamic_modes_and_fitted_taps(pipe: EmojiPipeline) -> None:
 def test_at_every_kind_of_point(pipe: EmojiPipeline, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guided, so with two streams; on the step axis; the groups interleave and cross the parts."""
     plan = hand_plan(pipe, parse_point(text), lambda: draw(pipe), lambda steps: (0, 2, 3, 7))
-    channels = plan.section.model.num_channels
+    channels = plan.section.forecast.num_channels
     members = [np.arange(0, channels, 2), np.arange(1, channels, 4), np.arange(3, channels, 4)]
     solvers = (DynamicMode(), DynamicMode(), Hold())
-    groups = tuple(
+    groups = [
         DimensionGroup(name=str(i), channels=encode_channels(m.tolist()), solver=s.spec())
         for i, (m, s) in enumerate(zip(members, solvers, strict=True))
-    )
-    fields = {name: getattr(plan.section, name) for name in NetworkPlan.model_fields}
-    plan = Plan(name="modes", sections=(NetworkPlan(**{**fields, "groups": groups}),))
+    ]
+    plan = Plan(name="modes", sections=(with_groups(plan.section, groups),))
     checked = [0]
 
     def spy(history: History, weights: Sequence[Tensor]) -> Feature:
@@ -297,7 +296,7 @@ def test_adapted_runs_use_the_closed_form(pipe: EmojiPipeline) -> None:
 
 def test_plans_without_such_groups_have_none_at_hand(pipe: EmojiPipeline) -> None:
     section = make_plan(pipe.transformer).section
-    assert adaptive_groups(section.solvers, -1) == ()
+    assert adaptive_groups(section.forecast.solvers(), -1) == ()
 
 
 def test_round_trip_and_faults(pipe: EmojiPipeline, tmp_path: Path) -> None:
@@ -305,10 +304,10 @@ def test_round_trip_and_faults(pipe: EmojiPipeline, tmp_path: Path) -> None:
     save_plan(plan, path)
     again = load_plan(path)
     assert again == plan
-    assert again.section.solvers[0][1] == DynamicMode()
+    assert again.section.forecast.solvers()[0][1] == DynamicMode()
     for settings, reason in (({"limit": 0}, "above 0"), ({"limit": 11}, "at most 10"), ({"rate": 1}, "does not take")):
         content = plan.model_dump(mode="json")
-        content["sections"][0]["groups"][0]["solver"]["configuration"] = settings
+        content["sections"][0]["points"]["feature"]["groups"]["*"][0]["solver"]["configuration"] = settings
         path.write_text(json.dumps(content))
         with pytest.raises(PlanError, match=reason):
             load_plan(path)

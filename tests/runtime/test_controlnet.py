@@ -131,7 +131,7 @@ def owner() -> Owner:
 
 @pytest.fixture
 def deferral(owner: Owner) -> Iterator[Deferral]:
-    points = {"transformer": parse_point("trunk")}
+    points = {"transformer": [parse_point("trunk")]}
     (made,) = defer_control(owner, points)
     assert defer_control(owner, points) == []
     yield made

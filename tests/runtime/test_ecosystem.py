@@ -756,7 +756,7 @@ def test_features_are_copied_before_the_next_call_overwrites_them(point: str, pa
     pipe = tiny.pipeline()
     full = emoji(pipe)
     plan = make_plan(pipe.transformer, point=point)
-    assert any(len(taps.history) > 1 for taps in plan.section.taps.values())
+    assert any(len(taps.history) > 1 for taps in plan.section.taps().values())
     with apply_plan(pipe, plan, on_mismatch="error"):
         expected = emoji(pipe)
     static = StaticOutput(pipe.transformer.get_submodule(path))

@@ -13,8 +13,9 @@ from spies import overhear
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.search.assemble import with_groups
 from hyca_runtime import Plan, PlanError, PlanMismatchError, PlanMismatchWarning, apply_plan, merge_plans
-from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.schedule import FEATURE
 from hyca_runtime.solvers import Hold, Newton
 
 
@@ -54,12 +55,10 @@ def test_fitted_groups_adapt_by_their_fallback(pipe: EmojiPipeline) -> None:
     from hyca_runtime.solvers import Fitted
 
     plan = make_plan(pipe.transformer, computed=(0, 1), solvers=(Hold(),))
-    group = plan.section.groups[0]
+    group = plan.section.forecast.groups_of()[0]
     taps = Fitted(tuple(range(2, STEPS)), torch.ones(STEPS - 2, 1, 1).numpy()).spec()
     fitted = group.model_copy(update={"solver": taps, "fallback": Hold().spec()})
-    section = NetworkPlan(
-        **{name: getattr(plan.section, name) for name in NetworkPlan.model_fields} | {"groups": (fitted,)}
-    )
+    section = with_groups(plan.section, [fitted])
     with apply_plan(pipe, Plan(name="fitted", sections=(section,)), "adapt"):
         found = draw(pipe, 24)
     with apply_plan(pipe, plan, "adapt"):
@@ -87,7 +86,7 @@ def test_a_plan_with_sections_follows_each(pipe: EmojiPipeline) -> None:
 def test_sections_of_the_same_grid_are_refused(pipe: EmojiPipeline) -> None:
     with pytest.raises(PlanError, match="with the same timesteps"):
         merge_plans([make_plan(pipe.transformer), make_plan(pipe.transformer, (0, 2))], "twice")
-    with pytest.raises(PlanError, match="share one cache point"):
+    with pytest.raises(PlanError, match="share their cache points"):
         merge_plans(
             [make_plan(pipe.transformer), make_plan(pipe.transformer, steps=6, computed=(0, 1), point="output")], "x"
         )
@@ -145,16 +144,15 @@ def test_another_shift_is_another_grid(pipe: EmojiPipeline) -> None:
 
 def test_memory_is_said_before_and_after(pipe: EmojiPipeline) -> None:
     plan = make_plan(pipe.transformer)
-    assert plan.section.cost is not None
-    cost = plan.section.cost.model_copy(update={"feature_numel": 16 * 32})
-    plan = Plan(name="x", sections=(plan.section.model_copy(update={"cost": cost}),))
+    points = {FEATURE: plan.section.forecast.model_copy(update={"numel": 16 * 32})}
+    plan = Plan(name="x", sections=(plan.section.model_copy(update={"points": points}),))
     with apply_plan(pipe, plan) as session:
         assert session.memory(samples=2) == 2 * 2 * 16 * 32 * 4  # history, samples, tokens, channels, bytes
         assert "no step has run yet; at most 0.00391 MiB of features" in str(session.report())
         draw(pipe, STEPS)
         assert session.report().cache_bytes == session.memory(samples=2)
         held = [
-            state.history.nbytes
+            state.histories[FEATURE].nbytes
             for _, lane in session._executors["transformer"].lanes_of(False)
             for state in lane.streams.values()
         ]

@@ -14,6 +14,7 @@ from hyca_runtime import AttachError, ClockError, Plan, PlanError, apply_plan
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.points import find_modules
 from hyca_runtime.point import CachePoint, parse_point
+from hyca_runtime.schedule import FEATURE, Schedule
 
 STEPS, COMPUTED = 8, (0, 1, 2, 5)
 
@@ -130,7 +131,7 @@ def test_places_that_are_not_there(pipe: EmojiPipeline, text: str, reason: str) 
 
 @pytest.mark.parametrize("text", ["stem", "span", "span:a", "modules", "output:residual", "output:x", "span:a..b..c"])
 def test_points_that_are_none(text: str) -> None:
-    with pytest.raises(PlanError, match="expected trunk, output, blocks, span"):
+    with pytest.raises(PlanError, match="expected trunk, output, behind:NUMBER, blocks, span"):
         parse_point(text)
 
 
@@ -180,7 +181,7 @@ def test_any_network(text: str) -> None:
     torch.testing.assert_close(found, full, atol=0.1, rtol=0.1)
     assert torch.equal(walk(network), full)
     with pytest.raises(AttachError, match=r"has no list of blocks|no final norm"):
-        apply_plan(network, Plan(name="x", sections=(plan.section.model_copy(update={"point": CachePoint()}),)))
+        hand_plan(network, CachePoint(), lambda: walk(network), lambda steps: COMPUTED)
 
 
 class Timeless(nn.Module):
@@ -190,7 +191,8 @@ class Timeless(nn.Module):
 
 def test_a_network_without_a_timestep_needs_to_be_told() -> None:
     network = Timeless().eval()
-    section = hand_section(network, CachePoint(kind="output"), 3, [3.0, 2.0, 1.0], None, (0, 1))
+    points = {FEATURE: (CachePoint(kind="output"), 3)}
+    section = hand_section(network, points, [3.0, 2.0, 1.0], None, Schedule.from_steps(3, (0, 1)))
     with apply_plan(network, Plan(name="x", sections=(section,))) as session:
         with pytest.raises(ClockError, match=r"session\.at\(step\)"):
             network(torch.ones(1, 3))

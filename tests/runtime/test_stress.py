@@ -38,6 +38,7 @@ class Run:
         passes: how often it denoises.
         within: steps on which the second branch is called.
         anew: whether the conditioning is made anew for every call.
+        said: steps that the caller says, if they are the plan's.
     """
 
     seed: int
@@ -51,6 +52,7 @@ class Run:
     passes: int
     within: range
     anew: bool
+    said: range
 
 
 def draw_run(chance: random.Random) -> Run:
@@ -69,6 +71,7 @@ def draw_run(chance: random.Random) -> Run:
         passes=chance.choice((1, 1, 1, 2)),
         within=chance.choice((ALWAYS, ALWAYS, range(1, 6), range(5), range(0, STEPS, 3))),
         anew=chance.random() < 0.25,
+        said=chance.choice((range(0), range(0), range(0), ALWAYS, range(1), range(3, 4), range(0, STEPS, 2))),
     )
 
 
@@ -104,7 +107,9 @@ class FlowMatchEulerDiscreteScheduler:
 
 
 @torch.no_grad()
-def sample(module: FluxTransformer2DModel, run: Run, scheduler: FlowMatchEulerDiscreteScheduler) -> Tensor:
+def sample(
+    module: FluxTransformer2DModel, run: Run, scheduler: FlowMatchEulerDiscreteScheduler, session: Session
+) -> Tensor:
     """A small guided sampler around the network; returns the latents it came to."""
     generator = torch.Generator().manual_seed(run.seed)
     prompts = [torch.randn(run.batch, run.words, 6, generator=generator) for _ in run.branches]
@@ -125,7 +130,8 @@ def sample(module: FluxTransformer2DModel, run: Run, scheduler: FlowMatchEulerDi
                 if run.stop is not None and calls == run.stop:
                     return latents
                 name = run.branches[place]
-                with module.cache_context(name) if name else nullcontext():
+                number = run.first + step if run.steps == STEPS and run.first + step in run.said else None
+                with module.cache_context(name) if name else nullcontext(), session.at(step=number):
                     found[place] = module(
                         hidden_states=latents,
                         encoder_hidden_states=prompts[place].clone() if run.anew else prompts[place],
@@ -162,8 +168,8 @@ def alone(
 ) -> Tensor:
     scheduler = FlowMatchEulerDiscreteScheduler()
     pipe = SimpleNamespace(scheduler=scheduler) if with_scheduler else None
-    with Session({"transformer": module}, plan, on_mismatch, pipe):
-        return sample(module, run, scheduler)
+    with Session({"transformer": module}, plan, on_mismatch, pipe) as session:
+        return sample(module, run, scheduler, session)
 
 
 @contextmanager
@@ -190,7 +196,7 @@ def test_sequences_of_runs(with_scheduler: bool) -> None:
             with Session({"transformer": module}, plan, on_mismatch, pipe) as session:
                 for i, run in enumerate(runs):
                     ran = count_blocks(module)
-                    found = sample(module, run, scheduler)
+                    found = sample(module, run, scheduler, session)
                     assert torch.equal(found, expected[i]), f"sequence {number}, run {i}: {runs[: i + 1]}"
                     announced = sum(count.predicted for count in session.report().streams.values())
                     if run.passes == 1 and run.stop is None:
@@ -218,7 +224,7 @@ def test_threads_share_one_network() -> None:
             ready.wait()
             for run in runs:
                 with session.at(pipe=SimpleNamespace(scheduler=scheduler)):
-                    found[lane].append(sample(module, run, scheduler))
+                    found[lane].append(sample(module, run, scheduler, session))
 
         with ExitStack() as stack:
             stack.enter_context(no_warnings())

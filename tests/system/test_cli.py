@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 from hyca_calib.cli import app
 from hyca_calib.commands.options import SearchLimits, TraceOptions
 from hyca_calib.trace.store import Trace
+from hyca_runtime import load_plan
 
+BENCH = Path(__file__).parents[2] / "studies/bench"
 COMMANDS = get_group(app).commands
 COUNTED = [*MODEL, "--trials", "2", "--probes", "8", "--confirm", "60", "--rollouts", "4", "--refine", "60"]
 QUICK = [*COUNTED, "--iterations", "2"]
@@ -82,9 +84,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
     assert figures["num_samples"] == 3
     assert figures["steps_total"] == 12
     assert figures["flops_ratio"] == figures["steps_flops_ratio"] >= 3, "nothing else runs on every step"
-    assert figures["flops_ratio"] == pytest.approx(
-        json.loads(studied.read_text())["sections"][0]["cost"]["flops_ratio"], rel=0.02
-    )
+    assert figures["flops_ratio"] == pytest.approx(load_plan(studied).section.flops_ratio, rel=0.02)
 
     again = run("search", "--budget", "3x", *QUICK, "--out", "studies/s")
     assert again.exit_code == 0
@@ -125,7 +125,7 @@ def test_several_budgets_in_one_go(traced: Path) -> None:
     quick = [*MODEL, "--trials", "1", "--probes", "0", "--confirm", "0", "--refine", "0"]
     done = run("search", "--budget", "2x,3x,1x", *quick, "--out", "studies/many")
     assert done.exit_code == 0, done.output
-    ratios = [json.loads(Path(line).read_text())["sections"][0]["cost"]["flops_ratio"] for line in done.stdout.split()]
+    ratios = [load_plan(line).section.flops_ratio or 0 for line in done.stdout.split()]
     assert ratios[0] >= 2
     assert ratios[1] >= 3
     assert ratios[2] == 1
@@ -239,3 +239,15 @@ def test_help_has_an_example_and_explains_every_option(command: str) -> None:
     assert done.exit_code == 0
     assert f"Example: python -m hyca_calib {command}" in done.output
     assert all(getattr(p, "help", None) for p in COMMANDS[command].params if p.name != "help")
+
+
+def test_an_old_plan_is_written_anew(folder: Path) -> None:
+    old = BENCH / "demo/5x.plan.json"
+    plan = Path(shutil.copy(old, folder / "plan.json"))
+    done = run("upgrade", plan, "--out", "new.json")
+    assert done.exit_code == 0, done.output
+    assert plan.read_bytes() == old.read_bytes()
+    assert json.loads((folder / "new.json").read_text())["version"] == 3
+    assert run("upgrade", plan).exit_code == 0
+    assert load_plan(plan) == load_plan("new.json") == load_plan(old)
+    assert run("upgrade", "none.json").exit_code == 2

@@ -72,7 +72,7 @@ def test_info_tells_all_in_one_screen(folder: Path) -> None:
     for part in ("study", "complete", "2x", "rollouts"):
         assert part in study
     computed = " ".join(map(str, load_plan("s/plan.json").section.schedule.computed_steps))
-    for part in ("FluxTransformer2DModel (32 channels), point trunk", computed, "fitted (32 channels)", "t.zarr"):
+    for part in ("at trunk, 32 channels", computed, "fitted (32 channels)", "t.zarr"):
         assert part in plan
         assert part in study
     facts = json.loads(run("info", "s/plan.json", "--json").stdout)

@@ -16,6 +16,7 @@ LAYERS = (
         "hyca_runtime.command",
         "hyca_runtime.errors",
         "hyca_runtime.moment",
+        "hyca_runtime.plan_part",
         "hyca_runtime.registry",
         "hyca_runtime.table",
         "hyca_runtime.feature",
@@ -30,8 +31,8 @@ LAYERS = (
         "hyca_runtime.fingerprint",
         "hyca_runtime.adaptive",
     ),
-    ("hyca_runtime.network_plan", "hyca_runtime.testing"),
-    ("hyca_runtime.fit", "hyca_runtime.plan", "hyca_runtime.plan_cache"),
+    ("hyca_runtime.forecast", "hyca_runtime.network_plan", "hyca_runtime.testing"),
+    ("hyca_runtime.fit", "hyca_runtime.version_2", "hyca_runtime.plan", "hyca_runtime.plan_cache"),
     ("hyca_runtime.attach",),
     (
         "hyca_runtime.report",

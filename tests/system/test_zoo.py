@@ -6,19 +6,23 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from diffusers.models import transformers
 from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
 
 from hyca_calib.pipelines.classes import quiet
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_runtime import AttachError
 from hyca_runtime.attach.attachment import Attachment
-from hyca_runtime.point import CachePoint
+from hyca_runtime.attach.layers import find_layers
+from hyca_runtime.attach.points import cut_lists, find_block_lists
+from hyca_runtime.point import CachePoint, parse_point
 from studies.zoo import MODELS, PIPELINES
-from studies.zoo.check import check_model, check_pipeline
+from studies.zoo.check import check_model, check_pipeline, run_of
 from studies.zoo.table import POINTS, to_markdown
 
 NOT_DENOISERS = {
@@ -148,3 +152,48 @@ def test_failures_are_in_the_table() -> None:
     table = to_markdown([verdict, *(check_model(MODELS["FluxTransformer2DModel"], p, False) for p in POINTS[1:])], [])
     assert "| FluxTransformer2DModel | ✓ | ✗ | ✓ | ✓ |  | ✓ | ✓ |" in table
     assert "- FluxTransformer2DModel, `trunk`: identical: no" in table
+
+
+LAYERS = ("attention", "cross_attention", "mlp")
+FUSED = {"PRXTransformer2DModel", "MiniMaxMusic3Transformer1DModel"}
+"""Their MLP is no module of its own."""
+BETWEEN_LISTS = {"LatteTransformer3DModel", "MotifVideoTransformer3DModel"}
+"""What the final norm takes is made between or beside the blocks behind the first: tracing finds it out."""
+
+
+def idle_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The blocks behind the first."""
+    for place, running in cut_lists(find_block_lists(module), 1):
+        yield from list(place.module.children())[running:]
+
+
+def never(module: nn.Module, _: Any) -> None:
+    pytest.fail(f"{type(module).__name__} runs, though what it makes is forecast")
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", MODELS)
+def test_points_inside(name: str) -> None:
+    """Behind the first block, and all layers of a kind: a step forecast from its own feature is that step, and what is
+    forecast does not run."""
+    with torch.no_grad(), quiet():
+        module, call = MODELS[name].build(), run_of(MODELS[name])[-1]
+        output = [tensor.clone() for tensor in tensors_of(module(**call))]
+        for text in ("behind:1", *LAYERS):
+            if text == "behind:1" and name in OTHER_INPUT:
+                continue
+            try:
+                attachment = Attachment(module, parse_point(text))
+            except AttachError:
+                assert text == "cross_attention" or (text == "mlp" and name in FUSED)
+                continue
+            computed, feature = attachment.compute((), call)
+            assert feature is not None
+            assert all(torch.equal(a, b) for a, b in zip(tensors_of(computed), output, strict=True))
+            idle = [p.module for p in find_layers(module, text, "*")] if text in LAYERS else list(idle_blocks(module))
+            hooks = [part.register_forward_pre_hook(never) for part in idle]
+            found = tensors_of(attachment.predict(feature, (), call))
+            for hook in hooks:
+                hook.remove()
+            exact = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, output, strict=True))
+            assert exact != (text == "behind:1" and name in MORE_BETWEEN | BETWEEN_LISTS), text

@@ -27,6 +27,7 @@ from hyca_runtime.combine import forecast, split_weights
 from hyca_runtime.feature import Feature
 from hyca_runtime.history import History
 from hyca_runtime.point import CachePoint
+from hyca_runtime.schedule import FEATURE, Schedule
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class _Sampled:
         self.scheduler.set_timesteps(steps)
         own = [float(t) for t in self.scheduler.timesteps]
         times = [t / self.network.unit for t in own]
-        section = hand_section(self.module, CachePoint(), self.network.channels(self.module), times, own, computed)
+        points = {FEATURE: (CachePoint(), self.network.channels(self.module))}
+        section = hand_section(self.module, points, times, own, Schedule.from_steps(len(times), computed))
         return Plan(name="bench", sections=(section,))
 
     def under(self, plan: Plan) -> Session:

@@ -70,6 +70,6 @@ def _carried(old: RefinementSetup, new: RefinementSetup) -> Tensor:
     taps = new.start.clone()
     before = {step: i for i, step in enumerate(old.section.schedule.predicted_steps)}
     for i, step in enumerate(new.section.schedule.predicted_steps):
-        if step in before and new.section.taps[step].history == old.section.taps[step].history:
+        if step in before and new.section.taps()[step].history == old.section.taps()[step].history:
             taps[i] = old.start[before[step]]
     return taps

@@ -10,7 +10,7 @@ from typing import Any
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.defaults import batch_of
 from hyca_calib.quality.metrics import prompt_groups
-from hyca_calib.search.assemble import build_section
+from hyca_calib.search.assemble import build_section, with_groups
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.check_plan import check_plan, remake
 from hyca_calib.search.check_rollouts import judge, rollout_db
@@ -91,9 +91,8 @@ def outcome(context: Context, plan: Plan, situation: Situation) -> dict[str, Any
 
 def closed_forms(section: NetworkPlan) -> NetworkPlan:
     """The section with every group's closed form in the place of its taps."""
-    groups = [group.model_copy(update={"solver": group.closed_form, "fallback": None}) for group in section.groups]
-    parts = {name: getattr(section, name) for name in NetworkPlan.model_fields}
-    return NetworkPlan(**{**parts, "groups": tuple(groups)})
+    groups = section.forecast.groups_of()
+    return with_groups(section, [g.model_copy(update={"solver": g.closed_form, "fallback": None}) for g in groups])
 
 
 def _refined(context: Context, pipe: Any, candidates: Sequence[Candidate], name: str) -> Plan:
