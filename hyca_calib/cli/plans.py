@@ -1,7 +1,5 @@
 """What is done with plans: evaluate, report, merge, upgrade."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

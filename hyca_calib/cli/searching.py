@@ -1,7 +1,5 @@
 """Plans from traces: search, and the demo of everything."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

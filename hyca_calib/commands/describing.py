@@ -1,7 +1,5 @@
 """What lies at a path: a trace, a study or a plan."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

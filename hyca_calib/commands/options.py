@@ -1,7 +1,5 @@
 """The options of the commands: the names, defaults and help of the command line, as values that the commands take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

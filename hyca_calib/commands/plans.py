@@ -1,7 +1,5 @@
 """What is done with plans: measure, report, merge, upgrade."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +8,7 @@ from hyca_calib.commands.options import EvaluateOptions
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
 from hyca_calib.records.console import present, say, stages
 from hyca_calib.report.write import write_report
@@ -41,11 +40,14 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     """
     study = StudyFolder(folder)
     study.read_result()
-    plan = load_plan(study.plan)
-    recorded = Trace(trace or _own_trace(plan))
-    pipe = load_traced(recorded.attributes.model, model)
+    recorded = Trace(trace or _own_trace(load_plan(study.plan)))
+    return report(load_traced(recorded.attributes.model, model), study, recorded)
+
+
+def report(pipe: Pipeline, study: StudyFolder, trace: Trace) -> Path:
+    """Write the report of a study on `trace`, tell of it meanwhile and in the end; returns its page."""
     with stages(("report",)) as tell:
-        summary = write_report(pipe, study, recorded, recorded.workload(), plan, partial(tell, "report"))
+        summary = write_report(pipe, study, trace, partial(tell, "report"))
     present(summary.table())
     return summary.page
 

@@ -1,29 +1,24 @@
 """Search: traces in, plans out, progress on the console; and the demo of everything."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hyca_calib.bench.results import DemoRun
 from hyca_calib.commands.options import STUDIES, TRACES, EvaluateOptions, SearchLimits, TraceOptions
-from hyca_calib.commands.plans import evaluate_file
+from hyca_calib.commands.plans import evaluate_file, report
 from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import Budget, parse_budgets
 from hyca_calib.pipelines.load import default_device, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
-from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_json
-from hyca_calib.records.console import present, say, stages
+from hyca_calib.records.console import say, stages
 from hyca_calib.records.provenance import provenance
 from hyca_calib.report.front import write_front
-from hyca_calib.report.write import write_report
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.error_damping import with_damping
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
@@ -56,7 +51,6 @@ def search_plans(budgets: str, traces: Sequence[str], limits: SearchLimits, out:
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
     for budget, trace_ in itertools.product(wanted, recorded):  # refuse all before any work is done
         budget.computed_steps(trace_.cost, trace_.num_steps, 3)
-    workload = recorded[0].workload()
     for trace_ in recorded[1:]:
         trace_.check_same_samples(recorded[0])
     suffix = "" if limits.preset == "best" else f"-{limits.preset}"
@@ -69,13 +63,12 @@ def search_plans(budgets: str, traces: Sequence[str], limits: SearchLimits, out:
         return [study.plan for study in studies]
     facts = {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
     with run_log(Folder(folder), facts):
-        _search_all(recorded, workload, wanted, studies, limits, folder)
+        _search_all(recorded, wanted, studies, limits, folder)
     return [study.plan for study in studies]
 
 
 def _search_all(
     recorded: Sequence[Trace],
-    workload: Workload,
     wanted: Sequence[Budget],
     studies: Sequence[StudyFolder],
     limits: SearchLimits,
@@ -103,11 +96,8 @@ def _search_all(
                 with stages(("confirm", "refine")) as tell:
                     search(pipe, [found[budget] for found in candidates], budget, study, options, tell)
         if not study.report.exists():
-            plan = load_plan(study.plan)
-            chosen = next(trace_ for trace_ in recorded if trace_.point == plan.section.forecast.at)
-            with stages(("report",)) as tell:
-                summary = write_report(pipe, study, chosen, workload, plan, partial(tell, "report"))
-            present(summary.table())
+            point = load_plan(study.plan).section.forecast.at
+            report(pipe, study, next(trace_ for trace_ in recorded if trace_.point == point))
         say(f"report: {study.report}")
     if len(studies) > 1:
         page = write_front([(study.plan, load_plan(study.plan)) for study in studies], folder)

@@ -1,10 +1,9 @@
 """Compute budgets: ``5x``, ``20%``, ``10 steps``."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass
+from typing import Self
 
 from hyca_calib.costs.flops import CostModel
 from hyca_runtime.errors import BudgetError
@@ -27,7 +26,7 @@ class Budget:
     steps: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
+    def parse(cls, text: str) -> Self:
         """Read one budget.
 
         Raises:

@@ -1,7 +1,5 @@
 """Several budgets of one search on one page: what each costs, and what it keeps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

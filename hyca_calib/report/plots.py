@@ -3,8 +3,6 @@
 Each is written twice: PNG for Markdown, SVG for the page.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,7 +113,7 @@ def agreement_map(names: Sequence[str], table: NDArray[np.float64], path: Path) 
 
 
 def front_plot(wall: Wall, others: Sequence[tuple[float, float]], path: Path) -> None:
-    """Agreement over compute: this plan, plans of other budgets, rivals.
+    """Agreement over compute: this plan, plans of other budgets, baselines.
 
     Args:
         others: FLOPs ratio and agreement in dB of the plans beside this one.
@@ -125,7 +123,7 @@ def front_plot(wall: Wall, others: Sequence[tuple[float, float]], path: Path) ->
     axes.plot(*zip(*line, strict=True), "o-", color=ACCENT, lw=1.2, ms=4)
     axes.plot(wall.plan.flops_ratio, wall.plan.mean_db, "o", color=ACCENT, ms=9)
     axes.annotate("plan", (wall.plan.flops_ratio, wall.plan.mean_db), (7, -3), textcoords="offset points", color=ACCENT)
-    for tile in wall.rivals:
+    for tile in wall.baselines:
         axes.plot(tile.flops_ratio, tile.mean_db, "s", color=INK, ms=5)
         axes.annotate(tile.name, (tile.flops_ratio, tile.mean_db), (7, -3), textcoords="offset points", fontsize=8)
     axes.set(xlabel="times fewer FLOPs than the full run", ylabel=f"{wall.measure} to it, dB")

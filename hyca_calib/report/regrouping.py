@@ -1,7 +1,5 @@
 """Would the groups be found again? The plan's clustering on other samples, another seed, and parts of the run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The wall: the same prompts and noise drawn by the full run, by the plan, and by what else costs as much."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -44,7 +42,6 @@ class Tile:
         samples: ``(sample, ...)``, pictures as clips, ``(sample, frame, channel, height, width)``; none if it failed.
         agreement_db: of each sample with the full run's, all frames together; of the full run itself none.
         seconds: wall time of all samples together.
-        error: why there are no pictures.
         steps_flops_ratio: as `flops_ratio`, of all that runs on every step, also of a ControlNet.
     """
 
@@ -67,15 +64,13 @@ class Wall:
     """Ways to draw the same samples.
 
     Attributes:
-        captions: of the samples.
-        rivals: of each family the best setting that spends what the plan does, best first.
-        cache_bytes: features that the plan held.
+        baselines: of each family the best setting that spends what the plan does, best first.
     """
 
     captions: tuple[str, ...]
     full: Tile
     plan: Tile
-    rivals: tuple[Tile, ...]
+    baselines: tuple[Tile, ...]
     failures: tuple[Tile, ...]
     cache_bytes: int
 
@@ -96,7 +91,7 @@ class Wall:
 
     @property
     def columns(self) -> tuple[Tile, ...]:
-        return (self.full, self.plan, *self.rivals)
+        return (self.full, self.plan, *self.baselines)
 
 
 def draw_wall(
@@ -106,7 +101,7 @@ def draw_wall(
     plan: Plan,
     on_progress: Callable[[float, str], None] = lambda share, news: None,
 ) -> Wall:
-    """Sample `jobs` in every way; a rival that raises is kept with its error, one of another cost is not."""
+    """Sample `jobs` in every way; a baseline that raises is kept with its error, one of another cost is not."""
     on_progress(0.0, "full run and plan")
     one = sample_clips(pipe, jobs[:1], min(2, num_steps), 1)[0]  # warms up, too
     frames = one.shape[1] if are_pictures(one) else 0
@@ -117,25 +112,23 @@ def draw_wall(
     methods = nullcontext, partial(followed, pipe, plan, "compute")
     seconds = [sampling_seconds(pipe, jobs, num_steps, len(jobs), method) for method in methods]
     spent, others = ours.flops.steps / full.flops.steps, list[Tile]()
-    rivals = _rivals(pipe, jobs, num_steps, spent)
-    for number, baseline in enumerate(rivals, 2):
-        on_progress(number / (2 + len(rivals)), baseline.name)
+    baselines = _baselines(pipe, jobs, num_steps, spent)
+    for number, baseline in enumerate(baselines, 2):
+        on_progress(number / (2 + len(baselines)), baseline.name)
         others.append(_tried(pipe, jobs, baseline, full, frames))
     return Wall(
         captions=tuple(str(job.call.get("prompt", job.call.get("class_labels", job.index))) for job in jobs),
         full=Tile("full run", f"{num_steps} steps", 1.0, _unstacked(full, frames), (), seconds[0]),
         plan=_tile("plan", f"{report.computed} of {report.steps} steps", ours, full, frames, seconds[1]),
-        rivals=_best_of_families(t for t in others if not t.error and _as_costly(t, spent, num_steps)),
+        baselines=_best_of_families(
+            t for t in others if not t.error and costs_the_same(1 / t.steps_flops_ratio, spent, 1 / num_steps)
+        ),
         failures=tuple(tile for tile in others if tile.error),
         cache_bytes=report.cache_bytes,
     )
 
 
-def _as_costly(tile: Tile, spent: float, num_steps: int) -> bool:
-    return costs_the_same(1 / tile.steps_flops_ratio, spent, 1 / num_steps)
-
-
-def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, spent: float) -> list[Baseline]:
+def _baselines(pipe: Any, jobs: Sequence[Job], num_steps: int, spent: float) -> list[Baseline]:
     """A few settings of what a user would do instead, for what the plan spends or a little more.
 
     Args:
@@ -155,7 +148,7 @@ def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, spent: float) -> lis
 
 
 def _no_trace() -> Problem:
-    raise LookupError("the wall has no trace; none of its rivals asks for one")
+    raise LookupError("the wall has no trace; none of its baselines asks for one")
 
 
 def _tried(pipe: Any, jobs: Sequence[Job], baseline: Baseline, full: SampledRun, frames: int) -> Tile:

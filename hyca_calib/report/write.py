@@ -1,7 +1,5 @@
 """A study as a page: ``report.html``, self-contained, and ``report.md`` beside its pictures."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +9,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Table
 
-from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.atomic import write_text
 from hyca_calib.report import plots
 from hyca_calib.report.figures import ReportFigures, figures_in
@@ -22,7 +19,7 @@ from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
-from hyca_runtime import Plan, PlanError, load_plan
+from hyca_runtime import PlanError, load_plan
 from hyca_runtime.network_plan import NetworkPlan
 
 WALL_SAMPLES = 8
@@ -31,31 +28,21 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report says, in a few lines: one plan beside what costs as much.
-
-    Attributes:
-        plan: its name.
-        page: where the report is.
-    """
+    """What a report says, in a few lines: one plan beside what costs as much."""
 
     plan: str
     page: Path
     wall: Wall
 
-    @property
-    def gain_db(self) -> float | None:
-        """How far the plan is above the best rival; None without one."""
-        return self.wall.plan.mean_db - self.wall.rivals[0].mean_db if self.wall.rivals else None
-
     def table(self) -> Table:
-        """The plan and its rivals, for people at a terminal."""
+        """The plan and its baselines, for people at a terminal."""
         wall = self.wall
         faster, held = wall.full.seconds / wall.plan.seconds, wall.cache_bytes / 2**20
         caption = f"{faster:.1f}x faster here, {held:.3g} MiB of features held"
         found = Table("", "computes", "FLOPs", f"{wall.measure} to the full run", title=self.plan, caption=caption)
         if wall.others_run:
             found.add_column("FLOPs of all that runs")
-        for tile in (wall.plan, *wall.rivals):
+        for tile in (wall.plan, *wall.baselines):
             cells = [tile.name, tile.told, f"1/{tile.flops_ratio:.2f}", f"{tile.mean_db:.1f} dB"]
             cells += [f"1/{tile.steps_flops_ratio:.2f}"] if wall.others_run else []
             found.add_row(*cells, style="bold" if tile is wall.plan else "")
@@ -66,12 +53,15 @@ def write_report(
     pipe: Any,
     study: StudyFolder,
     trace: Trace,
-    workload: Workload,
-    plan: Plan,
     on_progress: Callable[[float, str], None] = lambda share, news: None,
 ) -> Summary:
-    """Draw every picture and write both files and the figures; returns what they say in a few lines."""
-    result, problem, section = study.read_result(), Problem(trace), plan.section
+    """Draw every picture and write both files and the figures; returns what they say in a few lines.
+
+    Args:
+        trace: that the study's plan was made on.
+    """
+    result, problem, plan = study.read_result(), Problem(trace), load_plan(study.plan)
+    workload, section = problem.workload, plan.section
     wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan, on_progress)
     on_progress(1.0, "")
     folder = _draw(study, problem, wall, section, result, workload.seed)

@@ -1,7 +1,5 @@
 """From a candidate to a section of a plan, and from that to tables of taps and back."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -87,7 +85,6 @@ def assemble_section(
     """A section with the trace's fingerprints and costs.
 
     Args:
-        axis: time axis of the solvers.
         groups: channels of each group, their solver, and their closed form.
     """
     trace, depth = problem.trace, max(solver.depth for _, solver, _ in groups)

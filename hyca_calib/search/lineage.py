@@ -1,7 +1,5 @@
 """What a plan says about where it comes from, held against a trace."""
 
-from __future__ import annotations
-
 from hyca_calib.records.origins import origins
 from hyca_calib.search.candidate import Settings
 from hyca_calib.search.error_damping import carried_over

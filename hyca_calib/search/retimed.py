@@ -1,7 +1,5 @@
 """What a plan does on the steps of a trace, its own or others, and what that costs there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +20,6 @@ class Retimed:
     """A plan on the steps of one run.
 
     Attributes:
-        schedule: on the steps of the run.
         weights: of each predicted step, ``(tap, channel)``, newest first.
         adapted: whether those are not the plan's own steps.
     """

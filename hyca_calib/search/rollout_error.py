@@ -1,7 +1,5 @@
 """The final latents of a section of a plan, as candidates are judged by them."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Any
@@ -25,9 +23,6 @@ def log_errors(
 
     The runtime computes what it cannot forecast; here a forecast of NaN or infinity is worth an error as large as the
     full run's range, 0 dB, instead.
-
-    Args:
-        batch: samples in one call; default: all.
     """
     plan, lost = Plan(name="candidate", sections=(section,)), samples.log_peak
     with warnings.catch_warnings():

@@ -1,7 +1,5 @@
 """The whole of ``hyca_calib search`` for one budget: rollouts, refinement, the plan and its account."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

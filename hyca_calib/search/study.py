@@ -1,14 +1,12 @@
 """One folder of ``studies/``: everything a search wrote, and where to go on after an interruption."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock
 
-from hyca_calib.records.atomic import write_text
+from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
 JOURNAL = "journal.log"
@@ -23,7 +21,6 @@ class StudyFolder:
     Attributes:
         journal: where workers share trials and rollouts, unless a storage is given.
         refinement: state of a refinement, to go on from after an interruption.
-        plan, report: what a search makes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +28,7 @@ class StudyFolder:
         self.plan, self.report, self._result = folder / "plan.json", folder / "report.html", folder / "result.json"
 
     @classmethod
-    def open(cls, folder: Path, request: dict[str, Any]) -> StudyFolder:
+    def open(cls, folder: Path, request: dict[str, Any]) -> Self:
         """Make the folder, or go on in it if it was made for the same request.
 
         Raises:
@@ -41,7 +38,7 @@ class StudyFolder:
         if not kept.exists():
             if folder.exists() and any(folder.iterdir()):
                 raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
-            _write(kept, wanted)
+            write_json(kept, wanted)
             return cls(folder)
         try:
             found = json.loads(kept.read_text())
@@ -72,8 +69,4 @@ class StudyFolder:
         return dict(json.loads(self._result.read_text()))
 
     def write_result(self, result: dict[str, Any]) -> None:
-        _write(self._result, result)
-
-
-def _write(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
+        write_json(self._result, result)

@@ -1,7 +1,5 @@
 """Calls of a network, recorded, and put in order by guidance branch and step."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

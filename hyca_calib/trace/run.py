@@ -1,7 +1,5 @@
 """The whole of ``hyca_calib trace``: sample in full, reduce, store, batch by batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -51,9 +49,6 @@ def trace(
 
     Args:
         batch, tokens, gram_tokens: see `Request`.
-        component: which of the pipeline's networks.
-        overwrite: replace what is at `out`.
-        force: begin even if it will not fit.
         shard: the batches to take care of; default: all, or what a launcher such as torchrun gave this process.
         on_preflight: told what the trace needs before the first sample.
         on_samples: told how many samples were there, then how many each batch adds.

@@ -144,10 +144,9 @@ class Clock:
         Before its first step one that was not told where it begins (video to video) is where the latest call's time is.
         """
         scheduler = self._scheduler
-        step: int | None = scheduler.step_index
-        begin = getattr(scheduler, "begin_index", None)
-        if step is not None or isinstance(begin, int):
-            return begin if step is None else step
+        for place in (scheduler.step_index, getattr(scheduler, "begin_index", None)):
+            if place is not None:
+                return int(place)
         grid, now = self.grid(), getattr(self._kept, "now", None)
         return grid.place_of(now) if grid is not None and now is not None and now.is_given else 0
 

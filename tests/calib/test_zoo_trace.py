@@ -199,7 +199,7 @@ def test_a_scheduler_that_is_not_told_where_it_begins_is_followed() -> None:
     pipe = film_to_film(0.6)
     steps, computed = 6, [0, 1, 4]
     plan = hand_plan(pipe.pipe, parse_point("trunk"), lambda: pipe.tiny.call(pipe.pipe, 10), lambda _: computed)
-    times = plan.section.sampler.scheduler_timesteps or ()
+    times = plan.section.grid.scheduler_timesteps or ()
     assert len(times) == steps
     with apply_plan(pipe.pipe, plan, "error") as session:
         pipe.tiny.call(pipe.pipe, 10)

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import ImagePipelineOutput
 from plans import make_plan
 
 from hyca_calib.clusters import cluster, clusterers
-from hyca_calib.demo.emoji.pipeline import EmojiPipeline, EmojiPipelineOutput
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import Plan, apply_plan, load_plan, save_plan
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.policies import policies
@@ -73,7 +74,7 @@ def test_clusterer(example: Callable[[str], ModuleType]) -> None:
 def draw(pipe: EmojiPipeline) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     drawn = pipe("red cat", num_inference_steps=12, generator=generator, output_type="pt")
-    assert isinstance(drawn, EmojiPipelineOutput)
+    assert isinstance(drawn, ImagePipelineOutput)
     assert isinstance(drawn.images, torch.Tensor)
     return drawn.images
 
