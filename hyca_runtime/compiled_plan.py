@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +16,31 @@ from hyca_runtime.feature import Feature, widths
 from hyca_runtime.history import History
 from hyca_runtime.moment import Moment, Stream
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.policies import Evidence
+from hyca_runtime.probes import DEPTH
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import COMPUTE, Action
+from hyca_runtime.solvers import Aligned, solver_from_spec
 
 OnMismatch = Literal["compute", "adapt", "error"]
+
+
+class Remembered(Protocol):
+    """What a stream remembers of its run, as far as a policy is concerned.
+
+    Attributes:
+        memory: what the policy gave back at the latest call, None before the first.
+        computed: how many calls of the run computed all of the network.
+    """
+
+    memory: Any
+
+    @property
+    def computed(self) -> int: ...
+
+
+PROBES = 1 + DEPTH
+"""Numbers of a feature's size that are held of probes: the latest, and those of computed steps."""
 
 MAX_ROWS = 4096
 """Rows of weights kept on the device; a plan needs one for each predicted step and shape."""
@@ -57,7 +78,7 @@ class CompiledPlan:
             known = [size for size in sizes if size is not None]
             if not known:
                 return None
-            total += depth * max(known)
+            total += (depth + PROBES * any(s.probes for s in self.sections)) * max(known)
         return total
 
     def follows(self, track: RunTracker) -> bool:
@@ -68,26 +89,31 @@ class CompiledPlan:
         """The section whose grid a run is held against."""
         return self.sections[track.at]
 
+    def probes(self, track: RunTracker) -> int:
+        """After how many blocks a call is to be decided about; 0 if that is done before it begins."""
+        return 0 if track.undecided else self.section(track).probes
+
     def decide(
-        self, track: RunTracker, stream: Stream, previous: float, memory: Any, computed: int
-    ) -> tuple[Action, Any]:
-        """What the step a run is at does for a stream, and what its policy remembers.
+        self, track: RunTracker, stream: Stream, previous: float, run: Remembered, evidence: Evidence = None
+    ) -> Action:
+        """What the step a run is at does for a stream.
 
         Args:
             previous: where the stream's latest call was.
-            memory: what the policy gave back then; None before the first call.
-            computed: how many calls of the stream computed all in this run.
+            run: what is remembered of the stream; the policy's memory is renewed.
+            evidence: see `Policy.decide`.
         """
         if track.undecided:
-            return COMPUTE, memory
+            return COMPUTE
         section = self.section(track)
         moment = Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
         policy, palette = section.decider, section.schedule.palette
-        action, memory = policy.decide(policy.begin() if memory is None else memory, moment, section.schedule)
+        before = policy.begin() if run.memory is None else run.memory
+        action, run.memory = policy.decide(before, moment, section.schedule, evidence)
         most = section.policy.max_computed if section.policy is not None else None
-        if action.computes and most is not None and computed >= most:
+        if action.computes and most is not None and run.computed >= most:
             action = next((other for other in palette if not other.computes), COMPUTE)
-        return action, memory
+        return action
 
     def makes_up(self, track: RunTracker, branch: str, previous: float) -> bool:
         """Whether a step that the plan forecasts is computed because its stream was not called on those before."""
@@ -123,6 +149,12 @@ class CompiledPlan:
             self._weights[key] = found
         adaptive = self._adaptive_groups(section, name, branch) if exact else ()
         return self._adapted(found, adaptive, section, track.position, history) if adaptive else found
+
+    def aligned(self, track: RunTracker, name: str, branch: str) -> Aligned | None:
+        """The solver of a point that reads the probe, if there is one."""
+        groups = self.section(track).points[name].groups_of(branch)
+        solver = solver_from_spec(groups[0].solver) if groups[0].solver.name == Aligned.name else None
+        return solver if isinstance(solver, Aligned) else None
 
     def _adaptive_groups(self, section: NetworkPlan, name: str, branch: str) -> tuple[AdaptiveGroups, ...]:
         key = (id(section), name, branch)

@@ -13,9 +13,9 @@ from hyca_runtime.errors import HycaError, PlanError
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
-from hyca_runtime.policies import Policy, PolicySpec, Scheduled, policy_from_spec
+from hyca_runtime.policies import Policy, PolicySpec, ProbingPolicy, Scheduled, policy_from_spec
 from hyca_runtime.schedule import EVERY, Action, Schedule
-from hyca_runtime.solvers import Instant, TapTable, mixed_rows, tap_table
+from hyca_runtime.solvers import Aligned, Instant, TapTable, mixed_rows, tap_table
 
 
 class ModelFingerprint(PlanPart):
@@ -102,10 +102,23 @@ class NetworkPlan(PlanPart):
             self._check_flops(self.action_flops)
         try:
             for forecast in self.points.values():  # every row must exist and fit its group
-                _ = self._taps, forecast.fallback_depth, self.decider
+                _ = self._taps, forecast.fallback_depth
+            self._check_probe()
         except HycaError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def _check_probe(self) -> None:
+        """A policy that looks at what leading blocks make decides about what is behind them, and about that alone."""
+        places = [str(forecast.at) for forecast in self.points.values()]
+        fitting = "trunk:residual", f"behind:{self.probes}"
+        if self.probes and (len(places) > 1 or places[0] not in fitting):
+            raise ValueError(f"policy: {self.decider.name!r} needs one point, one of {fitting}, got {places}")
+        for forecast in self.points.values():
+            for branch in forecast.groups:
+                solvers = [solver for _, solver in forecast.solvers(branch)]
+                if any(isinstance(s, Aligned) for s in solvers) and (len(solvers) > 1 or not self.probes):
+                    raise ValueError("groups: 'aligned' forecasts all channels, under a policy that probes")
 
     def _check_flops(self, flops: Sequence[float]) -> None:
         palette = self.schedule.palette
@@ -118,6 +131,11 @@ class NetworkPlan(PlanPart):
     def decider(self) -> Policy:
         """What decides between the actions."""
         return Scheduled() if self.policy is None else policy_from_spec(self.policy)
+
+    @property
+    def probes(self) -> int:
+        """After how many blocks of a call decisions fall; 0 if they fall before it."""
+        return self.decider.blocks if isinstance(self.decider, ProbingPolicy) else 0
 
     @property
     def places(self) -> dict[str, CachePoint]:

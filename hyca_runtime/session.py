@@ -164,6 +164,7 @@ class Session:
             adapted=self._on_mismatch == "adapt",
             cache_bytes=sum(count.cache_bytes for count in streams.values()),
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
+            waits=sum(count.waits for count in streams.values()),
             flops_ratio=flops_ratio([lane for _, _, lane in lanes]),
             bytes_ahead=self.memory(),
             networks=tuple(self._executors),

@@ -19,11 +19,12 @@ import copy
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies import Policy, PolicySpec, policy_from_spec
+from hyca_runtime.policies import Evidence, Policy, PolicySpec, ProbingPolicy, policy_from_spec
 from hyca_runtime.schedule import Action, Schedule
 from hyca_runtime.solvers import ClosedFormSolver, Instant, solver_from_spec
 
@@ -148,10 +149,22 @@ def decisions_of(policy: Policy, positions: Sequence[float] = range(NUM_STEPS), 
     """What a policy decides at each call of one run, at these steps of a plan, perhaps between two."""
     state, found, previous = policy.begin(), [], -1.0
     for position in positions:
-        action, state = policy.decide(state, Moment(0, position, previous, NUM_STEPS, branch), SCHEDULE)
+        moment = Moment(0, position, previous, NUM_STEPS, branch)
+        action, state = policy.decide(state, moment, SCHEDULE, _evidence(policy, position))
         found.append(action)
         previous = position
     return found
+
+
+def _evidence(policy: Policy, position: float) -> Evidence:
+    """What a probing policy measures on two samples that change ever more slowly; None for others."""
+    if position <= 0 or not isinstance(policy, ProbingPolicy):
+        return None
+    before = torch.ones(2, 3, 4)
+    change = torch.tensor([0.3, 0.2]).reshape(2, 1, 1) / (1 + position)
+    numbers = policy.measure(before + change, before)
+    _expect(numbers.shape == (2,), f"of two samples it measures a tensor of shape {tuple(numbers.shape)}")
+    return tuple(numbers.tolist())
 
 
 def check_first_call(policy: Policy) -> None:
@@ -173,7 +186,8 @@ def check_state_is_passed(policy: Policy) -> None:
     for step in range(NUM_STEPS):
         for i, state in enumerate(states):
             before = copy.deepcopy(state)
-            action, states[i] = policy.decide(state, Moment(0, step, step - 1, NUM_STEPS), SCHEDULE)
+            moment = Moment(0, step, step - 1, NUM_STEPS)
+            action, states[i] = policy.decide(state, moment, SCHEDULE, _evidence(policy, step))
             _expect(state == before, f"it changed the state that it was given from {before} to {state}")
             found += [action] if i else []
     _expect(found == alone, f"beside another run it decides {found}, alone {alone}")

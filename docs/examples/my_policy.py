@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies import Policy, register_policy
+from hyca_runtime.policies import Evidence, Policy, register_policy
 from hyca_runtime.schedule import COMPUTE, Action, Schedule
 
 Gap = tuple[int, int]
@@ -28,8 +28,8 @@ class GrowingGaps(Policy):
     def begin(self) -> Gap:
         return 0, 0
 
-    def decide(self, state: Gap, moment: Moment, schedule: Schedule) -> tuple[Action, Gap]:
-        del moment
+    def decide(self, state: Gap, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, Gap]:
+        del moment, evidence
         since, allowed = state
         if since >= allowed:
             return COMPUTE, (0, min(allowed + 1, self.longest))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies.base import Policy, register_policy
+from hyca_runtime.policies.base import Evidence, Policy, register_policy
 from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.schedule import COMPUTE, Action, Schedule
 
@@ -23,7 +23,8 @@ class CarefulEnd(Policy):
         if self.steps < 1:
             raise ValueError(f"careful_end: steps must be 1 or more, got {self.steps}")
 
-    def decide(self, state: Any, moment: Moment, schedule: Schedule) -> tuple[Action, Any]:
+    def decide(self, state: Any, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, Any]:
+        del evidence
         if moment.position >= moment.num_steps - self.steps:
             return COMPUTE, state
         return Scheduled().decide(state, moment, schedule)

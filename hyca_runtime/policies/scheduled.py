@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies.base import Policy, register_policy
+from hyca_runtime.policies.base import Evidence, Policy, register_policy
 from hyca_runtime.schedule import COMPUTE, Action, Schedule
 
 LOOKAHEAD = 0.25
@@ -26,7 +26,8 @@ class Scheduled(Policy):
 
     name: ClassVar[str] = "scheduled"
 
-    def decide(self, state: Any, moment: Moment, schedule: Schedule) -> tuple[Action, Any]:
+    def decide(self, state: Any, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, Any]:
+        del evidence
         steps = range(schedule.num_steps)
         reached, before = (bisect_right(steps, p + LOOKAHEAD) for p in (moment.position, moment.previous))
         actions = schedule.actions(moment.branch)

@@ -9,11 +9,20 @@ import pytest
 
 from hyca_runtime.errors import HycaError
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies import CarefulEnd, Policy, PolicySpec, Scheduled, policies, policy_from_spec
+from hyca_runtime.policies import (
+    CarefulEnd,
+    Evidence,
+    Policy,
+    PolicySpec,
+    ProbedChange,
+    Scheduled,
+    policies,
+    policy_from_spec,
+)
 from hyca_runtime.schedule import Action, Schedule
 from hyca_runtime.testing import NUM_STEPS, POLICY_CHECKS, check_policy, decisions_of
 
-ALL_POLICIES = (Scheduled(), CarefulEnd(), CarefulEnd(steps=5))
+ALL_POLICIES = (Scheduled(), CarefulEnd(), CarefulEnd(steps=5), ProbedChange(0.1), ProbedChange(0.4, retained=0.0))
 
 
 @pytest.mark.parametrize("check", POLICY_CHECKS)
@@ -35,8 +44,8 @@ class Forgetful(Policy):
     def __init__(self) -> None:
         self.calls = 0
 
-    def decide(self, state: Any, moment: Moment, schedule: Schedule) -> tuple[Action, Any]:
-        del moment
+    def decide(self, state: Any, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, Any]:
+        del moment, evidence
         self.calls += 1
         return schedule.palette[self.calls % 2 == 0], state
 
