@@ -92,8 +92,13 @@ class Clock:
         return None
 
     @property
+    def pipe(self) -> Any:
+        """The pipeline that drives this thread's calls, None if it is not known or gone."""
+        return self._context.pipe or self._pipe()
+
+    @property
     def _scheduler(self) -> Any:
-        return getattr(self._context.pipe or self._pipe(), "scheduler", None)
+        return getattr(self.pipe, "scheduler", None)
 
     def batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """How many samples, guidance halves counted, a call has: the length of its first argument."""
@@ -146,8 +151,10 @@ class Clock:
         scheduler = self._scheduler
         step: int | None = scheduler.step_index
         begin = getattr(scheduler, "begin_index", None)
-        if step is not None or isinstance(begin, int):
-            return begin if step is None else step
+        if step is not None:
+            return step
+        if isinstance(begin, int):
+            return begin
         grid, now = self.grid(), getattr(self._kept, "now", None)
         return grid.place_of(now) if grid is not None and now is not None and now.is_given else 0
 

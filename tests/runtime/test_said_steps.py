@@ -39,7 +39,12 @@ def saying(pipe: EmojiPipeline, session: Session, said: Said) -> Iterator[None]:
 
 
 def draw(pipe: EmojiPipeline, steps: int = STEPS) -> Tensor:
-    options = {"num_inference_steps": steps, "true_cfg_scale": 2.0, "output_type": "latent", "return_dict": False}
+    options: dict[str, Any] = {
+        "num_inference_steps": steps,
+        "true_cfg_scale": 2.0,
+        "output_type": "latent",
+        "return_dict": False,
+    }
     latents: Tensor = pipe("red heart", generator=torch.Generator().manual_seed(0), **options)[0]
     return latents
 
@@ -145,7 +150,7 @@ def test_what_is_no_step_is_refused(pipe: EmojiPipeline, plan: Plan, step: Any) 
         draw(pipe)
 
 
-class Timeless(FluxTransformer2DModel):
+class Timeless(FluxTransformer2DModel):  # type: ignore[misc]
     """Its signature does not name the timestep."""
 
     def forward(self, **kwargs: Any) -> Any:
