@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyca_runtime.adaptive import adaptive_groups
 from hyca_runtime.combine import split_weights
-from hyca_runtime.errors import PlanMismatchError
+from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.history import History
 from hyca_runtime.moment import Moment, Stream
@@ -36,11 +36,16 @@ class CompiledPlan:
         sections: one for each time grid.
         on_mismatch: what runs on other grids do.
         policy: makes the policy of each section.
+
+    Raises:
+        PlanError: there is no such way with runs on other grids.
     """
 
     def __init__(
         self, name: str, sections: Sequence[NetworkPlan], on_mismatch: OnMismatch, policy: MakePolicy = Scheduled
     ) -> None:
+        if on_mismatch not in get_args(OnMismatch):
+            raise PlanError(f"on_mismatch: expected one of {', '.join(get_args(OnMismatch))}, got {on_mismatch!r}")
         self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
         self.adapts = on_mismatch == "adapt"
         self.point = self.sections[0].point
