@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyca_runtime.adaptive import AdaptiveGroups, adaptive_groups
 from hyca_runtime.combine import split_weights
-from hyca_runtime.errors import PlanMismatchError
+from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.history import History
 from hyca_runtime.moment import Moment, Stream
@@ -53,9 +53,14 @@ class CompiledPlan:
         name: of the plan, for messages.
         sections: one for each time grid.
         on_mismatch: what runs on other grids do.
+
+    Raises:
+        PlanError: there is no such way with runs on other grids.
     """
 
     def __init__(self, name: str, sections: Sequence[NetworkPlan], on_mismatch: OnMismatch) -> None:
+        if on_mismatch not in get_args(OnMismatch):
+            raise PlanError(f"on_mismatch: expected one of {', '.join(get_args(OnMismatch))}, got {on_mismatch!r}")
         self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
         self.adapts = on_mismatch == "adapt"
         self.points = self.sections[0].places

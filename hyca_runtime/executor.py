@@ -15,6 +15,7 @@ from hyca_runtime.attach.attachment import Attachment, Keeper
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.compiling import outside
 from hyca_runtime.attach.late import Probe
+from hyca_runtime.attach.points import find_components
 from hyca_runtime.calls import Call
 from hyca_runtime.combine import by_sample, forecast
 from hyca_runtime.compiled_plan import CompiledPlan
@@ -43,6 +44,7 @@ NOTHING: Doing = (), {}, None
 """The network is computed, and nothing is remembered of it."""
 
 NOT_FINITE = "forecast NaN or infinity"
+REPLACED = "the pipeline has another network by now; apply the plan to it again"
 FILLS = "a cache of keys and values is filled on this step or was on the one before"
 
 
@@ -90,6 +92,13 @@ class Executor:
         """The lanes of all threads, or the calling thread's."""
         mine = self.number()
         return [(number, lane) for number, lane in list(self.lanes.items()) if number == mine or not own]
+
+    def departure(self, own: bool) -> str:
+        """Why steps were not done as the plan says, or none will be; "" if all were."""
+        components = find_components(self._clock.pipe).values()
+        if components and not any(self.module in set(component.modules()) for component in components):
+            return REPLACED
+        return next((lane.departure for _, lane in self.lanes_of(own) if lane.departure), "")
 
     def reset(self, own: bool = False) -> None:
         """Forget every feature and every count, of all threads or the calling one."""

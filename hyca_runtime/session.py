@@ -160,7 +160,7 @@ class Session:
             streams=streams,
             computed=sum(lane.computed for lane in furthest if lane),
             steps=sum(lane.steps for lane in furthest if lane),
-            off_plan=next((lane.departure for _, _, lane in lanes if lane.departure), ""),
+            off_plan=next(filter(None, (executor.departure(own) for executor in self._executors.values())), ""),
             adapted=self._on_mismatch == "adapt",
             cache_bytes=sum(count.cache_bytes for count in streams.values()),
             forecast_flops=sum(count.forecast_flops for count in streams.values()),

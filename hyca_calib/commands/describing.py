@@ -40,8 +40,10 @@ def describe(where: str) -> Facts:
 
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
+    components = [section.component for section in plan.sections]
     for section in plan.sections:
         schedule, name = section.schedule, section.component
+        name += f" at {schedule.num_steps} steps" if components.count(name) > 1 else ""
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"

@@ -74,7 +74,7 @@ def _cause(
     return (
         f"expected a guidance branch that is called equally often on each of {num_steps} steps, got calls by branch "
         f"and step {counts}; where a pipeline conditions its branches anew at every step, let it name them: "
-        "`with transformer.cache_context(name):`"
+        "`with transformer.cache_context(name):`; frames with a time of their own each cannot be traced"
     )
 
 

@@ -92,8 +92,13 @@ class Clock:
         return None
 
     @property
+    def pipe(self) -> Any:
+        """The pipeline that drives this thread's calls, None if it is not known or gone."""
+        return self._context.pipe or self._pipe()
+
+    @property
     def _scheduler(self) -> Any:
-        return getattr(self._context.pipe or self._pipe(), "scheduler", None)
+        return getattr(self.pipe, "scheduler", None)
 
     def batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """How many samples, guidance halves counted, a call has: the length of its first argument."""

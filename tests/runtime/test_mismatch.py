@@ -157,3 +157,9 @@ def test_memory_is_said_before_and_after(pipe: EmojiPipeline) -> None:
             for state in lane.streams.values()
         ]
         assert held == [0]  # given back with the last step
+
+
+def test_a_mistyped_way_with_mismatches_is_refused(pipe: EmojiPipeline) -> None:
+    with pytest.raises(PlanError, match="on_mismatch: expected one of compute, adapt, error, got 'raise'"):
+        apply_plan(pipe, make_plan(pipe.transformer), "raise")  # type: ignore[arg-type]
+    apply_plan(pipe, make_plan(pipe.transformer), "error").remove()
