@@ -11,7 +11,7 @@ from filelock import FileLock
 from hyca_calib.records.atomic import write_text
 from hyca_runtime.errors import StudyError
 
-JOURNAL = "journal.log"
+JOURNAL, REQUEST = "journal.log", "request.json"
 
 
 class StudyFolder:
@@ -37,11 +37,22 @@ class StudyFolder:
         Raises:
             StudyError: it holds another study.
         """
-        kept, wanted = folder / "request.json", json.loads(json.dumps(request))
+        study = cls.at(folder, request)
+        if not (folder / REQUEST).exists():
+            _write(folder / REQUEST, request)
+        return study
+
+    @classmethod
+    def at(cls, folder: Path, request: dict[str, Any]) -> StudyFolder:
+        """The study that `open` would give, of which nothing is written yet.
+
+        Raises:
+            StudyError: the folder holds another study.
+        """
+        kept, wanted = folder / REQUEST, json.loads(json.dumps(request))
         if not kept.exists():
             if folder.exists() and any(folder.iterdir()):
                 raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
-            _write(kept, wanted)
             return cls(folder)
         try:
             found = json.loads(kept.read_text())
