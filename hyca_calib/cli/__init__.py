@@ -25,6 +25,7 @@ for function in (
     plans.report,
     plans.merge,
     plans.upgrade,
+    plans.export,
     tracing.trace,
     tracing.verify,
     tracing.gather,

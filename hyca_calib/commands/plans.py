@@ -1,5 +1,6 @@
-"""What is done with plans: measure, report, merge, upgrade."""
+"""What is done with plans: measure, report, merge, upgrade, export."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,12 @@ from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
+from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import present, say, stages
 from hyca_calib.report.write import write_report
 from hyca_calib.search.lineage import trace_named_in
+from hyca_calib.search.options import Naming
+from hyca_calib.search.smoothcache.schedule_file import schedule_of
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
@@ -64,6 +68,14 @@ def upgrade_file(path: Path, out: Path | None) -> Path:
     target = out or plan_file(path)
     save_plan(load_plan(path), target)
     return target
+
+
+def export_schedule(path: Path, out: Path, names: Naming) -> Path:
+    """``hyca_calib export``; returns the path of the schedule file."""
+    schedule = schedule_of(load_plan(path).section, names)
+    lines = [f"  {json.dumps(layer)}: {json.dumps(steps)}" for layer, steps in schedule.items()]
+    write_text(out, "{\n" + ",\n".join(lines) + "\n}\n")
+    return out
 
 
 def _own_trace(plan: Plan) -> str:

@@ -22,8 +22,10 @@ from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import SampledRun, run_untimed, sampling_seconds
 from hyca_calib.quality.metrics import Measure
 from hyca_calib.report.looks import Look, look_of
+from hyca_calib.report.steps import told_steps
 from hyca_calib.search.problem import Problem
-from hyca_runtime import Plan
+from hyca_runtime import Plan, RunReport
+from hyca_runtime.schedule import FEATURE
 
 STARTS = (0, 3, 5)
 """Where samplers' levels begin, see `Spacing`: few spacings stand for many."""
@@ -119,13 +121,22 @@ def draw_wall(
     return Wall(
         captions=tuple(str(job.call.get("prompt", job.call.get("class_labels", job.index))) for job in jobs),
         full=Tile("full run", f"{num_steps} steps", 1.0, _unstacked(full, frames), (), seconds[0]),
-        plan=_tile("plan", f"{report.computed} of {report.steps} steps", ours, full, frames, seconds[1]),
-        baselines=_best_of_families(
-            t for t in others if not t.error and costs_the_same(1 / t.steps_flops_ratio, spent, 1 / num_steps)
-        ),
+        plan=_tile("plan", _told(plan, report), ours, full, frames, seconds[1]),
+        baselines=_best_of_families(t for t in others if not t.error and _as_costly(t, spent, num_steps)),
         failures=tuple(tile for tile in others if tile.error),
         cache_bytes=report.cache_bytes,
     )
+
+
+def _told(plan: Plan, report: RunReport) -> str:
+    """What the plan computed; of one with points of other names what it says, for a report counts whole steps."""
+    if len(plan.sections) == 1 and plan.section.points.keys() != {FEATURE}:
+        return told_steps(plan.section)
+    return f"{report.computed} of {report.steps} steps"
+
+
+def _as_costly(tile: Tile, spent: float, num_steps: int) -> bool:
+    return costs_the_same(1 / tile.steps_flops_ratio, spent, 1 / num_steps)
 
 
 def _baselines(pipe: Any, jobs: Sequence[Job], num_steps: int, spent: float) -> list[Baseline]:

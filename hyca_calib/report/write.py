@@ -14,6 +14,7 @@ from hyca_calib.report import plots
 from hyca_calib.report.figures import ReportFigures, figures_in
 from hyca_calib.report.looks import error_shown, shown
 from hyca_calib.report.regrouping import regrouped
+from hyca_calib.report.steps import told_points
 from hyca_calib.report.tiles import AMPLIFY, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
@@ -21,6 +22,7 @@ from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import PlanError, load_plan
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.schedule import FEATURE
 
 WALL_SAMPLES = 8
 TINY = 1e-30
@@ -70,6 +72,7 @@ def write_report(
         "section": section,
         "result": result,
         "wall": wall,
+        "points": told_points(section),
         "solvers": _solver_table(section, result),
         "amplify": AMPLIFY,
     }
@@ -108,12 +111,12 @@ def _draw(
     """Draw every picture; returns their folder."""
     folder = study.folder / "pictures"
     plots.schedule_strip(section, folder / "schedule.png")
-    if section.schedule.predicted_steps:
+    if section.schedule.predicted_steps and list(section.places.values()) == [problem.trace.point]:
         plots.error_map(problem, section, folder / "errors.png")
         plots.trajectories(problem, section, folder / "trajectories.png")
-    plots.trials_plot(
-        [c["cost"] for c in result["candidates"]], [r["psnr_db"] for r in result["rollouts"]], folder / "tried.png"
-    )
+    if result["candidates"]:
+        costs, psnrs = [c["cost"] for c in result["candidates"]], [r["psnr_db"] for r in result["rollouts"]]
+        plots.trials_plot(costs, psnrs, folder / "tried.png")
     if found := regrouped(problem, result["settings"], seed):
         plots.agreement_map(*found, folder / "agreement.png")
     plots.front_plot(wall, siblings(study, section), folder / "front.png")
@@ -146,8 +149,10 @@ def _solver_table(section: NetworkPlan, result: dict[str, Any]) -> list[dict[str
     rows: list[dict[str, Any]] = []
     costs: dict[str, list[float]] = result["solver_costs"]
     total = sum(min(column) for column in zip(*costs.values(), strict=True)) or TINY
-    for g, (group, chosen) in enumerate(zip(section.forecast.groups_of(), result["groups"], strict=False)):
-        row = {"name": group.name, "size": group.indices.size, "solver": chosen["solver"]}
+    named = [(name, group) for name, forecast in section.points.items() for group in forecast.groups_of()]
+    for g, ((point, group), chosen) in enumerate(zip(named, result["groups"], strict=False)):
+        name = group.name if point == FEATURE else f"{point}, {group.name}"
+        row = {"name": name, "size": group.indices.size, "solver": chosen["solver"]}
         rows.append(row | {"share": "", "runner_up": "", "factor": ""})
         if costs:
             best = min(values[g] for values in costs.values()) or TINY

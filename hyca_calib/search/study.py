@@ -9,7 +9,7 @@ from filelock import FileLock
 from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
-JOURNAL = "journal.log"
+JOURNAL, REQUEST = "journal.log", "request.json"
 
 
 class StudyFolder:
@@ -34,11 +34,22 @@ class StudyFolder:
         Raises:
             StudyError: it holds another study.
         """
-        kept, wanted = folder / "request.json", json.loads(json.dumps(request))
+        study = cls.at(folder, request)
+        if not (folder / REQUEST).exists():
+            write_json(folder / REQUEST, json.loads(json.dumps(request)))
+        return study
+
+    @classmethod
+    def at(cls, folder: Path, request: dict[str, Any]) -> Self:
+        """The study that `open` would give, of which nothing is written yet.
+
+        Raises:
+            StudyError: the folder holds another study.
+        """
+        kept, wanted = folder / REQUEST, json.loads(json.dumps(request))
         if not kept.exists():
             if folder.exists() and any(folder.iterdir()):
                 raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
-            write_json(kept, wanted)
             return cls(folder)
         try:
             found = json.loads(kept.read_text())
