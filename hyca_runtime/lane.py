@@ -122,6 +122,11 @@ class Lane:
     def computed(self) -> int:
         return len(self._computed)
 
+    @property
+    def computed_at(self) -> tuple[int, ...]:
+        """The steps of the run, counted from 0, on which something was computed."""
+        return tuple(sorted(step - 1 for step in self._computed))
+
     def resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any], branch: str, step: int | None) -> Call:
         """Place a call; what an earlier run remembered is forgotten when the next begins."""
         call = self._resolver.resolve(args, kwargs, branch, step)

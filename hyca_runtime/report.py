@@ -45,6 +45,7 @@ class RunReport:
         streams: calls per network of the pipeline ("" if it has one) and stream of it.
         computed, steps: steps on which something was computed, and all, of the thread that came furthest; of several
             networks together.
+        computed_at: those steps, counted from 0, where one network follows the plan.
         off_plan: why steps were computed or adapted that the plan predicts, or "".
         adapted: whether the plan was adapted to the sampler.
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
@@ -59,6 +60,7 @@ class RunReport:
     streams: dict[tuple[str, *Stream], StreamCount] = field(default_factory=dict)
     computed: int = 0
     steps: int = 0
+    computed_at: tuple[int, ...] = ()
     off_plan: str = ""
     adapted: bool = False
     cache_bytes: int = 0

@@ -90,7 +90,9 @@ class SearchLimits:
 
     preset: Annotated[
         str,
-        typer.Option(help="best searches; hyca, foca, taylorseer, hicache, hold, smoothcache are published recipes."),
+        typer.Option(
+            help="best searches; hyca, foca, taylorseer, hicache, hold, smoothcache, dicache are published recipes."
+        ),
     ] = "best"
     multistep: Annotated[
         Multistep,

@@ -21,6 +21,8 @@ from hyca_calib.records.console import say, stages
 from hyca_calib.records.provenance import provenance
 from hyca_calib.report.front import write_front
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.dicache.search import DICACHE, search_dicache
+from hyca_calib.search.dicache.stack import measure_stack, rule_of
 from hyca_calib.search.error_damping import with_damping
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.presets import PRESETS
@@ -45,6 +47,7 @@ from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import BudgetError, StudyError, TraceError
+from hyca_runtime.registry import did_you_mean
 
 Maker = Callable[[Budget, StudyFolder], Plan]
 """Makes the plan of a budget, and writes it with its account into its study."""
@@ -65,7 +68,7 @@ def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimit
     wanted = _budgets(budgets, limits)
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
     for budget, trace_ in itertools.product(wanted, recorded):  # refuse all before any work is done
-        if limits.preset != SMOOTHCACHE:
+        if limits.preset not in (SMOOTHCACHE, DICACHE):
             budget.computed_steps(trace_.cost, trace_.num_steps, 3)
     for trace_ in recorded[1:]:
         trace_.check_same_samples(recorded[0])
@@ -106,9 +109,11 @@ def _make_all(
 
 def _budgets(budgets: str | None, limits: SearchLimits) -> tuple[Budget, ...]:
     """What plans are made for; one without a limit, named after its file, where a schedule is followed."""
-    if limits.preset not in ("best", SMOOTHCACHE, *PRESETS):
-        known = ", ".join(("best", *PRESETS, SMOOTHCACHE))
-        raise StudyError(f"unknown preset {limits.preset!r}; choose {known}")
+    known = ["best", *PRESETS, SMOOTHCACHE, DICACHE]
+    if limits.preset not in known:
+        raise StudyError(
+            f"unknown preset {limits.preset!r}{did_you_mean(limits.preset, known)} Known: {', '.join(known)}."
+        )
     if limits.schedule is not None and limits.preset != SMOOTHCACHE:
         raise StudyError(f"a schedule file is followed with --preset {SMOOTHCACHE}, got --preset {limits.preset}")
     if (budgets is None) == (limits.schedule is None):
@@ -126,6 +131,8 @@ def _maker(
     """
     if limits.preset == SMOOTHCACHE:
         return _smoothcache(pipe, problems[0], wanted, limits, folder)
+    if limits.preset == DICACHE:
+        return _dicache(pipe, problems[0])
     if limits.preset != "best":
         return lambda budget, study: search_preset(pipe, problems[0], budget, study, limits.preset, limits.multistep)
     options = SearchOptions(
@@ -170,6 +177,18 @@ def _smoothcache(
             )
 
     return lambda budget, study: search_smoothcache(pipe, problem, budget, study, layers, changes(), reach)
+
+
+def _dicache(pipe: Pipeline, problem: Problem) -> Maker:
+    """What makes plans of DiCache: the network is measured once."""
+    rule = rule_of(problem.trace.attributes.model.transformer)
+    stack = measure_stack(pipe, problem, rule.blocks)
+
+    def make(budget: Budget, study: StudyFolder) -> Plan:
+        with stages(("threshold",)) as tell:
+            return search_dicache(pipe, problem, budget, study, stack, lambda share: tell("threshold", share, ""))
+
+    return make
 
 
 def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:

@@ -111,7 +111,7 @@ def _draw(
     """Draw every picture; returns their folder."""
     folder = study.folder / "pictures"
     plots.schedule_strip(section, folder / "schedule.png")
-    if section.schedule.predicted_steps and list(section.places.values()) == [problem.trace.point]:
+    if section.policy is None and section.schedule.predicted_steps and section.places == {FEATURE: problem.trace.point}:
         plots.error_map(problem, section, folder / "errors.png")
         plots.trajectories(problem, section, folder / "trajectories.png")
     if result["candidates"]:

@@ -17,6 +17,7 @@ from hyca_calib.search.taps import fit_rows
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.policies import PolicySpec
 from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from hyca_runtime.solvers import Fitted, Solver
 
@@ -101,7 +102,12 @@ def assemble_section(
 
 
 def section_of(
-    problem: Problem, axis: str, points: Mapping[str, Forecast], schedule: Schedule, action_flops: tuple[float, ...]
+    problem: Problem,
+    axis: str,
+    points: Mapping[str, Forecast],
+    schedule: Schedule,
+    action_flops: tuple[float, ...],
+    policy: PolicySpec | None = None,
 ) -> NetworkPlan:
     """A section for the network and the time grid of a trace."""
     traced = problem.trace.attributes
@@ -117,6 +123,7 @@ def section_of(
         ),
         points=dict(points),
         schedule=schedule,
+        policy=policy,
         action_flops=action_flops,
     )
 

@@ -145,7 +145,7 @@ def test_presets_are_plans_too(traced: Path) -> None:
     assert "Recipe" in (plan.parent / "report.md").read_text()
     refused = run("search", "--budget", "2x", "--preset", "alchemy")
     assert refused.exit_code == 2
-    assert "unknown preset 'alchemy'; choose best" in refused.output
+    assert "unknown preset 'alchemy'. Known: best" in refused.output
 
 
 @pytest.mark.parametrize(

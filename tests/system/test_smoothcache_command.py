@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands import MODEL, run, write_prompts
 
-from hyca_calib.commands import searching
+from hyca_calib.commands import plans
 from hyca_calib.records.atomic import write_text
 from hyca_calib.report import wall
 from hyca_calib.report.wall import Tile, Wall
@@ -43,7 +43,7 @@ def folder(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_budget_to_a_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wall, "_rivals", lambda *_: [])  # other ways take most of a report's time
+    monkeypatch.setattr(wall, "_baselines", lambda *_: [])  # other ways take most of a report's time
     done = run("search", "--budget", "1.5x", *PRESET, "--out", "studies/s")
     assert done.exit_code == 0, done.output
     section, study = load_plan(done.stdout.strip()).section, folder / "studies/s"
@@ -67,7 +67,7 @@ def test_a_budget_to_a_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_several_budgets_and_a_schedule_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two plans from one calibration; and what was exported makes the same plan again."""
-    monkeypatch.setattr(searching, "write_report", without_pictures)
+    monkeypatch.setattr(plans, "write_report", without_pictures)
     done = run("search", "--budget", "1.2x,1.5x", *PRESET, "--out", "studies/two")
     assert done.exit_code == 0, done.output
     sections = [load_plan(line).section for line in done.stdout.split()]
