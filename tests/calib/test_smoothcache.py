@@ -20,6 +20,7 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.report.steps import told_points, told_steps
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.smoothcache import calibration
 from hyca_calib.search.smoothcache.calibration import KEPT, calibrate, measure_changes
@@ -328,6 +329,22 @@ def test_names_of_layers(tmp_path: Path) -> None:
     assert found == [["attention", "cross_attention", "mlp"]] * 2 + [["attention", "mlp-7"]]
     with pytest.raises(PlanError, match="cannot read the schedule"):
         read_schedule(tmp_path / "none.json", 3)
+
+
+def test_words_for_many_points(problem: Problem) -> None:
+    """A plan with a schedule for each of eight blocks is told in a line."""
+    names = [f"mlp-{block}" for block in range(8)]
+    points = {name: parse_point(f"mlp:*.{name[-1]}") for name in names}
+    sizes = dict.fromkeys(names, 4)
+    runs = {name: [step % (1 + int(name[-1])) == 0 for step in range(STEPS)] for name in names}
+    reused = [tuple(name for name in names if not runs[name][step]) for step in range(STEPS)]
+    layers = Layers(points, sizes, sizes, dict.fromkeys(((), *reused), 1.0))
+    section = layered_section(problem, layers, runs)
+    assert "mlp-0" not in section.points, "it runs on every step"
+    assert told_steps(section) == "7 points on 2 to 6 of 12 steps"
+    assert told_points(section) == "mlp:*.1, mlp:*.2, mlp:*.3, mlp:*.4, mlp:*.5, mlp:*.6 and 1 more"
+    few = layered_section(problem, layers, {name: runs[name] for name in names[5:]})
+    assert told_steps(few) == "mlp-5 on 2, mlp-6 on 2, mlp-7 on 2 of 12 steps"
 
 
 def test_only_plans_of_held_layers_are_exported(plan: Plan, problem: Problem, layers: Layers) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.records.atomic import write_json
@@ -35,7 +35,7 @@ Changes = dict[str, list[list[float]]]
 """By point, ``[j - 1][t]``, as many steps t as have a step t + j."""
 
 
-class Calibration(BaseModel):
+class Calibration(BaseModel, frozen=True):
     """What is kept of each sample, to go on from after an interruption.
 
     Attributes:
@@ -45,7 +45,7 @@ class Calibration(BaseModel):
 
     problem: str
     lookahead: int
-    samples: dict[int, Changes] = Field(default_factory=dict)
+    samples: dict[int, Changes]
 
 
 def calibrate(
@@ -61,15 +61,15 @@ def calibrate(
     Args:
         folder: where the changes in each run are kept; a second call goes on from them.
     """
-    kept = _kept(folder / KEPT, Calibration(problem=problem.identity, lookahead=lookahead))
+    samples = _kept(folder / KEPT, problem.identity, lookahead)
     jobs = problem.workload.of("fit")[:SAMPLES]
     for done, job in enumerate(jobs):
         on_progress(done / len(jobs))
-        if job.index not in kept.samples:
-            kept.samples[job.index] = measure_changes(pipe, problem, points, job, lookahead)
-            write_json(folder / KEPT, kept)
+        if job.index not in samples:
+            samples[job.index] = measure_changes(pipe, problem, points, job, lookahead)
+            write_json(folder / KEPT, Calibration(problem=problem.identity, lookahead=lookahead, samples=samples))
     on_progress(1.0)
-    return mean_changes([kept.samples[job.index] for job in jobs])
+    return mean_changes([samples[job.index] for job in jobs])
 
 
 def measure_changes(pipe: Any, problem: Problem, points: Points, job: Job, lookahead: int) -> Changes:
@@ -122,10 +122,10 @@ def _comparable(older: Feature, newer: Feature) -> bool:
     return [part.shape for part in older] == [part.shape for part in newer]
 
 
-def _kept(path: Path, fresh: Calibration) -> Calibration:
-    """What an interrupted calibration left, if it was the same."""
+def _kept(path: Path, problem: str, lookahead: int) -> dict[int, Changes]:
+    """The samples of an interrupted calibration, if it was the same."""
     try:
         found = Calibration.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        return fresh
-    return found if (found.problem, found.lookahead) == (fresh.problem, fresh.lookahead) else fresh
+        return {}
+    return dict(found.samples) if (found.problem, found.lookahead) == (problem, lookahead) else {}
