@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import StudyError
+from hyca_runtime.network_plan import NetworkPlan
 
 Facts = dict[str, str]
 
@@ -40,10 +43,8 @@ def describe(where: str) -> Facts:
 
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
-    components = [section.component for section in plan.sections]
-    for section in plan.sections:
+    for section in _told_apart(plan.sections):
         schedule, name = section.schedule, section.component
-        name += f" at {schedule.num_steps} steps" if components.count(name) > 1 else ""
         ratio = f", {section.cost.flops_ratio:.2f}x by FLOPs" if section.cost else ""
         solvers: dict[str, int] = {}
         for group in section.groups:
@@ -115,6 +116,13 @@ def _of_trace(where: str) -> Facts:
         facts["command"] = last["command"]
         facts["made with"] = _told(last["versions"])
     return facts
+
+
+def _told_apart(sections: Sequence[NetworkPlan]) -> list[NetworkPlan]:
+    """Sections, those of one network for several step counts named for these, too."""
+    times = Counter(section.component for section in sections)
+    names = [s.component + (f" at {s.schedule.num_steps} steps" if times[s.component] > 1 else "") for s in sections]
+    return [s.model_copy(update={"component": name}) for s, name in zip(sections, names, strict=True)]
 
 
 def _told(facts: dict[str, Any]) -> str:
