@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,8 @@ def describe(where: str) -> Facts:
 
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
-    components = [section.component for section in plan.sections]
-    for section in plan.sections:
+    for section in _told_apart(plan.sections):
         schedule, name = section.schedule, section.component
-        name += f" at {schedule.num_steps} steps" if components.count(name) > 1 else ""
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
@@ -56,6 +55,10 @@ def _of_plan(plan: Plan) -> Facts:
             facts[f"{name}: at"] = told_points(section)
         else:
             facts |= _of_points(section)
+        if section.policy is not None:
+            settings = ", ".join(f"{key} {value}" for key, value in section.policy.configuration.items())
+            bound = f", at most {section.policy.max_computed} computed" if section.policy.max_computed else ""
+            facts[f"{name}: policy"] = f"{section.policy.name}: {settings}{bound}"
         facts[f"{name}: sampler"] = section.grid.scheduler
         if section.quality is not None:
             judged = section.quality
@@ -133,6 +136,13 @@ def _of_trace(where: str) -> Facts:
         facts["command"] = last["command"]
         facts["made with"] = _told(last["versions"])
     return facts
+
+
+def _told_apart(sections: Sequence[NetworkPlan]) -> list[NetworkPlan]:
+    """Sections, those of one network for several step counts named for these, too."""
+    times = Counter(section.component for section in sections)
+    names = [s.component + (f" at {s.schedule.num_steps} steps" if times[s.component] > 1 else "") for s in sections]
+    return [s.model_copy(update={"component": name}) for s, name in zip(sections, names, strict=True)]
 
 
 def _told(facts: dict[str, Any]) -> str:

@@ -80,6 +80,6 @@ class SchedulerGrid:
             [i for i, own in enumerate(self.times) if abs(own - unit * time) <= rounding * max(abs(own), 1e-6)]
             for unit in UNITS
         ]
-        if any(0 in places for places in found):
+        if time == 0 or any(0 in places for places in found):  # networks whose time rises begin at 0
             return 0
         return next((places[-1] for places in found if places), 0)
