@@ -11,7 +11,6 @@ from hyca_runtime.solvers import (
     AdamsBashforth,
     AdamsMoulton,
     AdaptiveSolver,
-    Aligned,
     ClosedFormSolver,
     DynamicMode,
     Exponential,
@@ -37,7 +36,6 @@ ALL_SOLVERS: tuple[ClosedFormSolver, ...] = (
     *map(Hermite, (1, 2)),
     *map(Exponential, (-0.5, -1.0)),
     DynamicMode(),
-    Aligned(),
 )
 """Every solver with the settings of the papers."""
 
