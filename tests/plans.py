@@ -72,7 +72,10 @@ def layered_plan(module: FluxTransformer2DModel) -> Plan:
     }
     both = ("attention", "mlp")
     palette = (COMPUTE, Action(forecast=both[:1]), Action(forecast=both[1:]), Action(forecast=both))
-    tables = {EVERY: (0, 0, 1, 2, 0, 3, 1, 2, 0, 3, 3, 1), "uncond": (0, 0, 3, 3, 0, 3, 2, 3, 0, 3, 3, 2)}
+    tables: dict[str, tuple[int, ...]] = {
+        EVERY: (0, 0, 1, 2, 0, 3, 1, 2, 0, 3, 3, 1),
+        "uncond": (0, 0, 3, 3, 0, 3, 2, 3, 0, 3, 3, 2),
+    }
     return changed(
         make_plan(module), points=points, schedule=Schedule(palette=palette, tables=tables), action_flops=None
     )
