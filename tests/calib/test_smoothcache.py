@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -337,8 +338,7 @@ def test_words_for_many_points(problem: Problem) -> None:
     points = {name: parse_point(f"mlp:*.{name[-1]}") for name in names}
     sizes = dict.fromkeys(names, 4)
     runs = {name: [step % (1 + int(name[-1])) == 0 for step in range(STEPS)] for name in names}
-    reused = [tuple(name for name in names if not runs[name][step]) for step in range(STEPS)]
-    layers = Layers(points, sizes, sizes, dict.fromkeys(((), *reused), 1.0))
+    layers = Layers(points, sizes, sizes, defaultdict(lambda: 1.0))
     section = layered_section(problem, layers, runs)
     assert "mlp-0" not in section.points, "it runs on every step"
     assert told_steps(section) == "7 points on 2 to 6 of 12 steps"
