@@ -235,8 +235,11 @@ def _tuned(
 def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
-    wanted["schedule"] = limits.schedule and schedule_content(limits.schedule)
-    return {"traces": [t.where for t in traces], "budget": budget.text, "limits": wanted}
+    own: dict[str, Any] = {"lookahead": wanted.pop("lookahead"), "schedule": wanted.pop("schedule")}
+    if limits.schedule is not None:
+        own["schedule"] = schedule_content(limits.schedule)
+    asked = {"traces": [t.where for t in traces], "budget": budget.text, "limits": wanted}
+    return asked | own if limits.preset == SMOOTHCACHE else asked
 
 
 def run_demo(budget: str, minutes: float, out: Path | None, record: Path | None) -> tuple[Evaluation, Path]:

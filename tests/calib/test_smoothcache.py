@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.report.steps import told_points, told_steps
+from hyca_calib.search.lineage import misfit_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.smoothcache import calibration
 from hyca_calib.search.smoothcache.calibration import KEPT, calibrate, measure_changes
@@ -37,7 +39,7 @@ from hyca_calib.search.smoothcache.search import (
 from hyca_calib.search.smoothcache.section import layered_section
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
-from hyca_runtime import AttachError, Plan, PlanError, apply_plan, load_plan
+from hyca_runtime import AttachError, Plan, PlanError, PlanMismatchError, apply_plan, load_plan
 from hyca_runtime.attach.layers import find_layers
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint, parse_point
@@ -177,7 +179,8 @@ def test_a_killed_calibration_goes_on(
     with pytest.raises(KeyboardInterrupt):
         calibrate(pipe, problem, KINDS, 2, tmp_path)
     found = calibrate(pipe, problem, KINDS, 2, tmp_path)
-    assert measured == [0, 1, -1, 2], "no sample of the fit split twice"
+    fit = [job.index for job in problem.workload.of("fit")]
+    assert measured == [*fit[:2], -1, fit[2]], "samples of the fit split, none twice"
     samples = json.loads((tmp_path / KEPT).read_text())["samples"].values()
     assert found["mlp"][1][3] == pytest.approx(np.mean([sample["mlp"][1][3] for sample in samples]))
     assert calibrate(pipe, problem, KINDS, 2, tmp_path) == found
@@ -268,6 +271,8 @@ def test_a_plan_under_a_budget(problem: Problem, pipe: EmojiPipeline, layers: La
     assert calls == {kind: sum(kind not in action.forecast for action in actions) for kind in KINDS}
     assert min(calls.values()) < STEPS
     assert study.read_result()["settings"]["lookahead"] == 3
+    with pytest.raises(PlanMismatchError, match="caches at 2 points, attention, mlp; .* measure it"):
+        misfit_of(plan, problem.trace)
 
 
 def test_costs_of_actions_are_counted(layers: Layers, problem: Problem) -> None:
@@ -337,8 +342,7 @@ def test_words_for_many_points(problem: Problem) -> None:
     points = {name: parse_point(f"mlp:*.{name[-1]}") for name in names}
     sizes = dict.fromkeys(names, 4)
     runs = {name: [step % (1 + int(name[-1])) == 0 for step in range(STEPS)] for name in names}
-    reused = [tuple(name for name in names if not runs[name][step]) for step in range(STEPS)]
-    layers = Layers(points, sizes, sizes, dict.fromkeys(((), *reused), 1.0))
+    layers = Layers(points, sizes, sizes, defaultdict(lambda: 1.0))
     section = layered_section(problem, layers, runs)
     assert "mlp-0" not in section.points, "it runs on every step"
     assert told_steps(section) == "7 points on 2 to 6 of 12 steps"

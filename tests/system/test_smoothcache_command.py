@@ -88,7 +88,7 @@ def test_several_budgets_and_a_schedule_elsewhere(folder: Path, monkeypatch: pyt
     assert load_plan(again).section == sections[1]
     assert again.parent.name.endswith("-own-smoothcache")
     Path("own.json").write_text(json.dumps({"mlp": schedule["mlp"]}))
-    assert "holds a study with another limits" in run("search", "--schedule", "own.json", *PRESET).stderr
+    assert "holds a study with another schedule" in run("search", "--schedule", "own.json", *PRESET).stderr
 
 
 def without_pictures(pipe: object, study: StudyFolder, *_: object) -> Summary:
