@@ -62,6 +62,11 @@ class Plan(PlanPart):
         return self
 
     @property
+    def decides_by_sample(self) -> bool:
+        """Whether a sample alone computes other steps than in a batch, which follows the one that asks for most."""
+        return any(section.probes for section in self.sections)
+
+    @property
     def section(self) -> NetworkPlan:
         """The only section.
 

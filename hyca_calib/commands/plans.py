@@ -31,7 +31,8 @@ def evaluate_file(options: EvaluateOptions) -> Evaluation:
     pipe = load_pipeline(options.model, options.device, options.download)
     check_calls(pipe, workload.prompts)
     say(f"{len(workload.prompts)} prompts, {len(jobs)} test samples, full run and plan ...")
-    steps, batch = options.steps or workload.num_steps, batch_of(options.model, options.batch)
+    steps = options.steps or workload.num_steps
+    batch = batch_of(options.model, options.batch or (1 if plan.decides_by_sample else None))
     return evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch)[0]
 
 

@@ -107,12 +107,13 @@ def draw_wall(
     on_progress(0.0, "full run and plan")
     one = sample_clips(pipe, jobs[:1], min(2, num_steps), 1)[0]  # warms up, too
     frames = one.shape[1] if are_pictures(one) else 0
-    full = run_untimed(pipe, jobs, num_steps, len(jobs), nullcontext)
+    batch = 1 if plan.decides_by_sample else len(jobs)
+    full = run_untimed(pipe, jobs, num_steps, batch, nullcontext)
     with followed(pipe, plan, "compute") as session:
-        ours = run_untimed(pipe, jobs, num_steps, len(jobs), lambda: nullcontext(session))
+        ours = run_untimed(pipe, jobs, num_steps, batch, lambda: nullcontext(session))
         report = session.report()
     methods = nullcontext, partial(followed, pipe, plan, "compute")
-    seconds = [sampling_seconds(pipe, jobs, num_steps, len(jobs), method) for method in methods]
+    seconds = [sampling_seconds(pipe, jobs, num_steps, batch, method) for method in methods]
     spent, others = ours.flops.steps / full.flops.steps, list[Tile]()
     baselines = _baselines(pipe, jobs, num_steps, spent)
     for number, baseline in enumerate(baselines, 2):

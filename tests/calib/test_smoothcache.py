@@ -271,7 +271,7 @@ def test_a_plan_under_a_budget(problem: Problem, pipe: EmojiPipeline, layers: La
     assert calls == {kind: sum(kind not in action.forecast for action in actions) for kind in KINDS}
     assert min(calls.values()) < STEPS
     assert study.read_result()["settings"]["lookahead"] == 3
-    with pytest.raises(PlanMismatchError, match="caches at 2 points, attention, mlp; .* measure it"):
+    with pytest.raises(PlanMismatchError, match=r"caches at 2 points, attention, mlp; .* measure it"):
         misfit_of(plan, problem.trace)
 
 

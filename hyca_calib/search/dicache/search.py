@@ -28,6 +28,8 @@ SAMPLES = 8
 HALVINGS = 7
 FIRST, HIGHEST = 0.1, 1e4
 KEPT = "thresholds.json"
+MARGIN = 1.1
+"""What a run may compute over the dearest one that was seen; one that comes to the bound forecasts all that is left."""
 
 
 class SampleRun(BaseModel, frozen=True):
@@ -84,12 +86,11 @@ def search_dicache(
     tries = _Tries(pipe, problem, stack, study.folder / KEPT, on_progress)
     found = next((one for each in less_retained(rule) if (one := _least(tries, each, allowed))), None)
     if found is None:
-        most = math.floor(100 / min(tried.share for tried in tries.tried)) / 100
-        raise BudgetError(f"budget {budget.text!r} cannot be met by dicache: {most}x is the most; ask for less")
+        ratio = math.floor(100 / min(tried.share for tried in tries.tried)) / 100
+        raise BudgetError(f"budget {budget.text!r} cannot be met by dicache: {ratio}x is the most; ask for less")
     chosen, tried = found
-    section = probing_section(
-        problem, stack, chosen, tried.threshold, tried.median.computed, max(run.most for run in tried.runs)
-    )
+    most = min(problem.trace.num_steps, math.ceil(MARGIN * max(run.most for run in tried.runs)))
+    section = probing_section(problem, stack, chosen, tried.threshold, tried.median.computed, most)
     settings = {"threshold": tried.threshold, "retained": chosen.retained, "blocks": chosen.blocks}
     account = {
         **NOT_SEARCHED,
