@@ -12,8 +12,6 @@ With pytest::
 or all at once, ``check_clusterer("my_clusterer")``. A check that fails raises AssertionError and says what was got.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score

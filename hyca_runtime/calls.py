@@ -39,6 +39,7 @@ class CallResolver:
         self.track = RunTracker(grids)
         self._branches = Branches()
         self._called: dict[str, int] = {}
+        self._called_before: dict[str, int] = {}
 
     def resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = "", said: int | None = None) -> Call:
         """Place a call.
@@ -58,8 +59,16 @@ class CallResolver:
             self._branches = Branches()
             found, _ = self._branches.find(name, conditioning)
         if progress != "stays":
-            self._called = {}
+            self._close_step(progress == "begins")
         branch = self._branches.label(found, conditioning, frozenset(self._called))
         part = self._called.get(branch, 0)
         self._called[branch] = part + 1
         return Call(progress, branch, part)
+
+    def _close_step(self, ends_run: bool) -> None:
+        """Hold a step against the one before: where frames have times of their own, it has more calls, or fewer."""
+        for branch, count in () if ends_run else self._called.items():
+            before = self._called_before.get(branch, count)
+            if before != count:
+                self.track.leave(f"calls of one branch on a step went from {before} to {count}")
+        self._called_before, self._called = {} if ends_run else self._called, {}

@@ -38,6 +38,17 @@ def split_weights(weights: Tensor, parts: Widths, ndims: Sequence[int], channel_
     return tuple(shaped)
 
 
+def by_sample(weights: tuple[Tensor, ...], rows: Tensor | None) -> tuple[Tensor, ...]:
+    """`weights` of each part with rows ``(tap, sample)`` for all channels alike; as they are where there are none."""
+    if rows is None:
+        return weights
+    found = []
+    for piece in weights:
+        shaped = rows.to(piece).reshape(*rows.shape, *([1] * (piece.ndim - 2)))
+        found.append(shaped.expand(*rows.shape, *piece.shape[2:]).contiguous())
+    return tuple(found)
+
+
 def forecast(history: History, weights: Sequence[Tensor]) -> Feature:
     """The weighted sum of every part of the newest features, from the ring they lie in.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -11,18 +11,36 @@ from torch import Tensor
 
 from hyca_runtime.adaptive import AdaptiveGroups, adaptive_groups
 from hyca_runtime.combine import split_weights
-from hyca_runtime.errors import PlanMismatchError
+from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.history import History
 from hyca_runtime.moment import Moment, Stream
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.policies.base import Policy
-from hyca_runtime.policies.scheduled import Scheduled
+from hyca_runtime.policies import Evidence
+from hyca_runtime.probes import DEPTH
 from hyca_runtime.run_tracker import RunTracker
-from hyca_runtime.schedule import COMPUTE, Action, Schedule
+from hyca_runtime.schedule import COMPUTE, Action
+from hyca_runtime.solvers import Aligned, solver_from_spec
 
 OnMismatch = Literal["compute", "adapt", "error"]
-MakePolicy = Callable[[Schedule], Policy]
+
+
+class Remembered(Protocol):
+    """What a stream remembers of its run, as far as a policy is concerned.
+
+    Attributes:
+        memory: what the policy gave back at the latest call, None before the first.
+        computed: how many calls of the run computed all of the network.
+    """
+
+    memory: Any
+
+    @property
+    def computed(self) -> int: ...
+
+
+PROBES = 1 + DEPTH
+"""Numbers of a feature's size that are held of probes: the latest, and those of computed steps."""
 
 MAX_ROWS = 4096
 """Rows of weights kept on the device; a plan needs one for each predicted step and shape."""
@@ -35,22 +53,27 @@ class CompiledPlan:
         name: of the plan, for messages.
         sections: one for each time grid.
         on_mismatch: what runs on other grids do.
-        policy: makes the policy of each section.
+
+    Raises:
+        PlanError: there is no such way with runs on other grids.
     """
 
-    def __init__(
-        self, name: str, sections: Sequence[NetworkPlan], on_mismatch: OnMismatch, policy: MakePolicy = Scheduled
-    ) -> None:
+    def __init__(self, name: str, sections: Sequence[NetworkPlan], on_mismatch: OnMismatch) -> None:
+        if on_mismatch not in get_args(OnMismatch):
+            raise PlanError(f"on_mismatch: expected one of {', '.join(get_args(OnMismatch))}, got {on_mismatch!r}")
         self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
         self.adapts = on_mismatch == "adapt"
         self.points = self.sections[0].places
         self.depths = {name: max(self._depth(s, name) for s in self.sections) for name in self.points}
-        self._policies: dict[int, Policy] = {id(s): policy(s.schedule) for s in self.sections}
         self._adaptive: dict[tuple[int, str, str], tuple[AdaptiveGroups, ...]] = {}
         self._weights: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
     def _depth(self, section: NetworkPlan, name: str) -> int:
-        return max(section.depth(name), section.points[name].fallback_depth if self.adapts else 1)
+        return max(section.depth(name), section.points[name].fallback_depth if self._is_free(section) else 1)
+
+    def _is_free(self, section: NetworkPlan) -> bool:
+        """Whether runs may meet histories that the plan has no rows for; closed forms forecast there."""
+        return self.adapts or section.policy is not None
 
     def numbers_held(self) -> int | None:
         """Numbers of features held for each sample at most; None where the plan does not say."""
@@ -60,7 +83,7 @@ class CompiledPlan:
             known = [size for size in sizes if size is not None]
             if not known:
                 return None
-            total += depth * max(known)
+            total += (depth + PROBES * any(s.probes for s in self.sections)) * max(known)
         return total
 
     def follows(self, track: RunTracker) -> bool:
@@ -71,13 +94,31 @@ class CompiledPlan:
         """The section whose grid a run is held against."""
         return self.sections[track.at]
 
-    def action(self, track: RunTracker, stream: Stream, previous: float) -> Action:
-        """What the step a run is at does for a stream whose latest call was at `previous`."""
+    def probes(self, track: RunTracker) -> int:
+        """After how many blocks a call is to be decided about; 0 if that is done before it begins."""
+        return 0 if track.undecided else self.section(track).probes
+
+    def decide(
+        self, track: RunTracker, stream: Stream, previous: float, run: Remembered, evidence: Evidence = None
+    ) -> Action:
+        """What the step a run is at does for a stream.
+
+        Args:
+            previous: where the stream's latest call was.
+            run: what is remembered of the stream; the policy's memory is renewed.
+            evidence: see `Policy.decide`.
+        """
         if track.undecided:
             return COMPUTE
         section = self.section(track)
         moment = Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
-        return self._policies[id(section)].action(moment)
+        policy, palette = section.decider, section.schedule.palette
+        before = policy.begin() if run.memory is None else run.memory
+        action, run.memory = policy.decide(before, moment, section.schedule, evidence)
+        most = section.policy.max_computed if section.policy is not None else None
+        if action.computes and most is not None and run.computed >= most:
+            action = next((other for other in palette if not other.computes), COMPUTE)
+        return action
 
     def makes_up(self, track: RunTracker, branch: str, previous: float) -> bool:
         """Whether a step that the plan forecasts is computed because its stream was not called on those before."""
@@ -95,7 +136,7 @@ class CompiledPlan:
         past, buffers, section = history.positions, history.buffers, self.section(track)
         taps = None if track.off_grid else section.taps(name, branch).get(int(track.position))
         exact = taps is not None and past[: len(taps.history)] == taps.history
-        if not past or not (exact or self.adapts):
+        if not past or not (exact or self._is_free(section)):
             return None
         used = taps.history if taps is not None and exact else past
         shapes = tuple((buffer.device, buffer.shape) for buffer in buffers)
@@ -113,6 +154,12 @@ class CompiledPlan:
             self._weights[key] = found
         adaptive = self._adaptive_groups(section, name, branch) if exact else ()
         return self._adapted(found, adaptive, section, track.position, history) if adaptive else found
+
+    def aligned(self, track: RunTracker, name: str, branch: str) -> Aligned | None:
+        """The solver of a point that reads the probe, if there is one."""
+        groups = self.section(track).points[name].groups_of(branch)
+        solver = solver_from_spec(groups[0].solver) if groups[0].solver.name == Aligned.name else None
+        return solver if isinstance(solver, Aligned) else None
 
     def _adaptive_groups(self, section: NetworkPlan, name: str, branch: str) -> tuple[AdaptiveGroups, ...]:
         key = (id(section), name, branch)

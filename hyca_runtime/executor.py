@@ -5,20 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hyca_runtime.attach.attachment import Attachment, Keeper
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.compiling import outside
+from hyca_runtime.attach.late import Probe
+from hyca_runtime.attach.points import find_components
 from hyca_runtime.calls import Call
-from hyca_runtime.combine import forecast
+from hyca_runtime.combine import by_sample, forecast
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.errors import ForecastWarning, MissingHistoryWarning, PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.feature import Feature, signature
 from hyca_runtime.lane import Lane, StreamState
+from hyca_runtime.policies import Evidence
 from hyca_runtime.schedule import COMPUTE, Action
 
 Complain = Callable[[type[Warning], str, str], None]
@@ -27,10 +31,20 @@ Complain = Callable[[type[Warning], str, str], None]
 Doing = tuple[tuple[str, ...], dict[str, Feature], Keeper | None]
 """What a call does: points whose features are captured, features that are forecast, and who is told the captured."""
 
+
+class Later(NamedTuple):
+    """A call that decides on its way, after so many blocks, and who is told the feature if it is computed."""
+
+    blocks: int
+    decide: Callable[[Probe], Feature | None]
+    keep: Keeper
+
+
 NOTHING: Doing = (), {}, None
 """The network is computed, and nothing is remembered of it."""
 
 NOT_FINITE = "forecast NaN or infinity"
+REPLACED = "the pipeline has another network by now; apply the plan to it again"
 FILLS = "a cache of keys and values is filled on this step or was on the one before"
 
 
@@ -79,6 +93,13 @@ class Executor:
         mine = self.number()
         return [(number, lane) for number, lane in list(self.lanes.items()) if number == mine or not own]
 
+    def departure(self, own: bool) -> str:
+        """Why steps were not done as the plan says, or none will be; "" if all were."""
+        components = find_components(self._clock.pipe).values()
+        if components and not any(self.module in set(component.modules()) for component in components):
+            return REPLACED
+        return next((lane.departure for _, lane in self.lanes_of(own) if lane.departure), "")
+
     def reset(self, own: bool = False) -> None:
         """Forget every feature and every count, of all threads or the calling one."""
         for number, _ in self.lanes_of(own):
@@ -90,10 +111,13 @@ class Executor:
         self.reset()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        capture, inject, keep = self._decide(args, kwargs)
+        doing = self._decide(args, kwargs)
+        if isinstance(doing, Later):
+            return self._attachment.run_late(args, kwargs, *doing)
+        capture, inject, keep = doing
         return self._attachment.run(args, kwargs, capture, inject, keep)[0]
 
-    def _decide_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing:
+    def _decide_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing | Later:
         """What a call computes, and what is forecast."""
         plan = self._context.plan or self.plan
         if not isinstance(plan, CompiledPlan) or (self.module.training and torch.is_grad_enabled()):
@@ -109,7 +133,9 @@ class Executor:
         if not follows:
             state.forget(lane.track.off_grid)
             self._leave_plan(lane)
-        elif (action := plan.action(lane.track, (call.branch, call.part, self.number()), previous)) != COMPUTE:
+        elif (blocks := plan.probes(lane.track)) and not (fills_cache or state.filled_cache):
+            return Later(blocks, partial(self._decide_within, lane, call, state, previous), lane.remember(state))
+        elif (action := self._chosen(lane, call, previous, state)) != COMPUTE:
             fills = fills_cache or state.filled_cache
             inject = None if fills else self._forecast(lane, state, call.branch, action)
             if inject is not None:
@@ -121,14 +147,43 @@ class Executor:
             self._miss(lane, call, state.cause)
         return tuple(plan.points), {}, lane.computes(state, follows, fills_cache)
 
-    def _forecast(self, lane: Lane, state: StreamState, branch: str, action: Action) -> dict[str, Feature] | None:
-        """The features; None if a history is not what the plan takes, or NaN or infinity came out."""
+    def _decide_within(
+        self, lane: Lane, call: Call, state: StreamState, previous: float, probe: Probe
+    ) -> Feature | None:
+        """The forecast of what is behind the probe of a call, or None to compute it."""
+        evidence = state.measure(lane.plan.section(lane.track).decider, probe.reached)
+        action = self._chosen(lane, call, previous, state, evidence)
+        added = probe.reached - probe.entered
+        if not action.computes:
+            found = self._forecast(lane, state, call.branch, action, added)
+            if found is not None:
+                return found[action.forecast[0]]
+        if not lane.track.ends:
+            state.probes.keep(added)
+        lane.computes(state, keeps=True, fills_cache=False)
+        return None
+
+    def _chosen(self, lane: Lane, call: Call, previous: float, state: StreamState, evidence: Evidence = None) -> Action:
+        stream = (call.branch, call.part, self.number())
+        return lane.plan.decide(lane.track, stream, previous, state, evidence)
+
+    def _forecast(
+        self, lane: Lane, state: StreamState, branch: str, action: Action, added: Tensor | None = None
+    ) -> dict[str, Feature] | None:
+        """The features; None if a history is not what the plan takes, or NaN or infinity came out.
+
+        Args:
+            added: what the leading blocks added in this call, where they are looked at.
+        """
         found, flops = {}, 0
         for name in action.forecast:
             history = state.histories[name]
             weights = lane.plan.weights(lane.track, name, branch, history)
             if weights is None:
                 return None
+            aligned = lane.plan.aligned(lane.track, name, branch) if added is not None else None
+            if aligned is not None and added is not None:
+                weights = by_sample(weights, state.probes.weights(aligned, added))
             found[name] = forecast(history, weights)
             flops += sum(2 * len(w) * part.numel() for w, part in zip(weights, found[name], strict=True))
         if not state.guard.is_sound([part for feature in found.values() for part in feature]):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from hyca_runtime.attach.attachment import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import Call, CallResolver
@@ -13,6 +15,8 @@ from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.feature import Feature, Signature
 from hyca_runtime.finite_guard import FiniteGuard
 from hyca_runtime.history import History
+from hyca_runtime.policies import Evidence, Policy, ProbingPolicy
+from hyca_runtime.probes import ProbeMemory
 from hyca_runtime.report import StreamCount
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import COMPUTE, Action
@@ -27,6 +31,8 @@ class StreamState:
     Attributes:
         histories: the features of each point, by its name.
         previous: the position of its latest call, -1 before the first.
+        probes: what its leading blocks made, where a policy looks at that.
+        memory: what the plan's policy remembers, None before it was asked.
         cause: why its history is shorter than the plan wants, if it is.
         filled_cache: whether its latest computed call also filled a cache of keys and values. Such a call may
             have more tokens than the next, before theirs.
@@ -38,6 +44,8 @@ class StreamState:
         self.guard = FiniteGuard()
         self.previous = -1.0
         self.cause = cause
+        self.memory: Any = None
+        self.probes = ProbeMemory()
         self.filled_cache = False
         self._signature: Signature = ()
 
@@ -59,10 +67,27 @@ class StreamState:
         self.guard.forget()
         self.cause = cause
 
+    def measure(self, policy: Policy, probe: Tensor) -> Evidence:
+        """What a policy that probes says of a probe; waits for the device."""
+        if not isinstance(policy, ProbingPolicy):
+            return None
+        self.count.waits += 1
+        return self.probes.measure(policy, probe)
+
+    @property
+    def computed(self) -> int:
+        """Calls of the run on which all of the network ran."""
+        return self.count.computed
+
+    @property
+    def nbytes(self) -> int:
+        return sum(history.nbytes for history in self.histories.values()) + self.probes.nbytes
+
     def clear(self) -> None:
         """Give the memory of all features back."""
         for history in self.histories.values():
             history.clear()
+        self.probes.clear()
 
 
 class Lane:
@@ -96,6 +121,11 @@ class Lane:
     @property
     def computed(self) -> int:
         return len(self._computed)
+
+    @property
+    def computed_at(self) -> tuple[int, ...]:
+        """The steps of the run, counted from 0, on which something was computed."""
+        return tuple(sorted(step - 1 for step in self._computed))
 
     def resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any], branch: str, step: int | None) -> Call:
         """Place a call; what an earlier run remembered is forgotten when the next begins."""
@@ -147,8 +177,7 @@ class Lane:
             history.keep_last(feature)
         if keeps and history.push(self.track.position, feature):
             self.plan.check_feature(self.plan.section(self.track), name, feature)
-            held = sum(history.nbytes for history in state.histories.values())
-            state.count.cache_bytes = max(state.count.cache_bytes, held)
+            state.count.cache_bytes = max(state.count.cache_bytes, state.nbytes)
 
     def lacks(self, cause: str) -> None:
         """A step that the plan predicts is computed, for a reason."""

@@ -13,8 +13,9 @@ from hyca_runtime.errors import HycaError, PlanError
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
+from hyca_runtime.policies import Policy, PolicySpec, ProbingPolicy, Scheduled, policy_from_spec
 from hyca_runtime.schedule import EVERY, Action, Schedule
-from hyca_runtime.solvers import Instant, TapTable, mixed_rows, tap_table
+from hyca_runtime.solvers import Aligned, Instant, TapTable, mixed_rows, tap_table
 
 
 class ModelFingerprint(PlanPart):
@@ -67,6 +68,7 @@ class NetworkPlan(PlanPart):
     Attributes:
         component: name of the network in its pipeline; Wan 2.2 has a ``transformer`` and a ``transformer_2``.
         points: what can be forecast, by the names that the schedule's actions use.
+        policy: what decides between the actions at run time; without one the schedule does.
         action_flops: FLOPs of one step with each action of the palette, as counted, all guidance branches together,
             without text encoder and decoder.
     """
@@ -76,6 +78,7 @@ class NetworkPlan(PlanPart):
     grid: TimeGrid
     points: dict[str, Forecast] = Field(min_length=1)
     schedule: Schedule
+    policy: PolicySpec | None = None
     action_flops: tuple[float, ...] | None = None
     quality: Quality | None = None
 
@@ -100,9 +103,22 @@ class NetworkPlan(PlanPart):
         try:
             for forecast in self.points.values():  # every row must exist and fit its group
                 _ = self._taps, forecast.fallback_depth
+            self._check_probe()
         except HycaError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def _check_probe(self) -> None:
+        """A policy that looks at what leading blocks make decides about what is behind them, and about that alone."""
+        places = [str(forecast.at) for forecast in self.points.values()]
+        fitting = "trunk:residual", f"behind:{self.probes}"
+        if self.probes and (len(places) > 1 or places[0] not in fitting):
+            raise ValueError(f"policy: {self.decider.name!r} needs one point, one of {fitting}, got {places}")
+        for forecast in self.points.values():
+            for branch in forecast.groups:
+                solvers = [solver for _, solver in forecast.solvers(branch)]
+                if any(isinstance(s, Aligned) for s in solvers) and (len(solvers) > 1 or not self.probes):
+                    raise ValueError("groups: 'aligned' forecasts all channels, under a policy that probes")
 
     def _check_flops(self, flops: Sequence[float]) -> None:
         palette = self.schedule.palette
@@ -110,6 +126,16 @@ class NetworkPlan(PlanPart):
             raise ValueError(f"action_flops: expected {len(palette)} numbers, one per action, got {len(flops)}")
         if any(cost < 0 or (action.computes and cost == 0) for cost, action in zip(flops, palette, strict=True)):
             raise ValueError(f"action_flops: expected positive numbers, got {list(flops)}")
+
+    @cached_property
+    def decider(self) -> Policy:
+        """What decides between the actions."""
+        return Scheduled() if self.policy is None else policy_from_spec(self.policy)
+
+    @property
+    def probes(self) -> int:
+        """After how many blocks of a call decisions fall; 0 if they fall before it."""
+        return self.decider.blocks if isinstance(self.decider, ProbingPolicy) else 0
 
     @property
     def places(self) -> dict[str, CachePoint]:

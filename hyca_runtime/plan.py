@@ -18,6 +18,7 @@ from hyca_runtime.group import DimensionGroup
 from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, Quality, TimeGrid
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
+from hyca_runtime.policies import PolicySpec
 from hyca_runtime.registry import did_you_mean
 from hyca_runtime.schedule import Action, Schedule
 from hyca_runtime.version_2 import from_version_2
@@ -59,6 +60,11 @@ class Plan(PlanPart):
             if section.places != next(s for s in self.sections if s.component == section.component).places:
                 raise ValueError(f"sections: those of the {section.component} must share their cache points")
         return self
+
+    @property
+    def decides_by_sample(self) -> bool:
+        """Whether a sample alone computes other steps than in a batch, which follows the one that asks for most."""
+        return any(section.probes for section in self.sections)
 
     @property
     def section(self) -> NetworkPlan:
@@ -207,6 +213,7 @@ def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
         "points": Forecast,
         "at": CachePoint,
         "schedule": Schedule,
+        "policy": PolicySpec,
         "palette": Action,
         "groups": DimensionGroup,
         "quality": Quality,

@@ -16,6 +16,7 @@ class StreamCount:
     actions: Counter[Action] = field(default_factory=Counter)
     forecast_flops: int = 0
     cache_bytes: int = 0
+    waits: int = 0
 
     def add(self, action: Action) -> None:
         """Count a call."""
@@ -44,10 +45,12 @@ class RunReport:
         streams: calls per network of the pipeline ("" if it has one) and stream of it.
         computed, steps: steps on which something was computed, and all, of the thread that came furthest; of several
             networks together.
+        computed_at: those steps, counted from 0, where one network follows the plan.
         off_plan: why steps were computed or adapted that the plan predicts, or "".
         adapted: whether the plan was adapted to the sampler.
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
         forecast_flops: FLOPs of the weighted sums, whole batch.
+        waits: decisions that waited for the device, since the plan's policy looks at features.
         flops_ratio: FLOPs of the plan's full run over this run's, of the planned networks; None when the plan does not
             say.
         networks: the planned networks of the pipeline.
@@ -57,10 +60,12 @@ class RunReport:
     streams: dict[tuple[str, *Stream], StreamCount] = field(default_factory=dict)
     computed: int = 0
     steps: int = 0
+    computed_at: tuple[int, ...] = ()
     off_plan: str = ""
     adapted: bool = False
     cache_bytes: int = 0
     forecast_flops: int = 0
+    waits: int = 0
     flops_ratio: float | None = None
     bytes_ahead: int | None = None
     networks: tuple[str, ...] = ("network",)
@@ -82,6 +87,8 @@ class RunReport:
                     filter(None, [network, branch or "unnamed branch", f"part {part}" if part else "", thread])
                 )
                 lines.append(f"  {where}: {count.computed} of {count.steps}")
+        if self.waits:
+            lines.append(f"  {self.waits} decisions waited for the device")
         if self.off_plan:
             lines.append(f"  {'adapted' if self.adapted else 'computed, not predicted'}: {self.off_plan}")
         return "\n".join(lines)

@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from hyca_runtime.attach.clock import Clock, SchedulerGrid, Timestep
+from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.timestep import SchedulerGrid, Timestep
 from hyca_runtime.errors import ClockError
 from hyca_runtime.network_plan import TimeGrid
-from hyca_runtime.time_grids import fits, keeps, position_of, stands_at_start
+from hyca_runtime.time_grids import ANY, fits, keeps, position_of, stands_at_start
 
 Progress = Literal["begins", "moves", "stays"]
 """What a call does: begin a run, come to another step of it, or be one more call of the present step."""
-
-
-ANY = ("", "any", "NoneType")
-"""What a grid says that was made for no scheduler in particular."""
 
 
 class RunTracker:
@@ -95,7 +92,7 @@ class RunTracker:
         if clock is not None and self._scheduler is not None and self._grids:
             made, sampler = self.grid.scheduler, clock.sampler()
             if made not in (*ANY, sampler):
-                self._leave(f"the sampler is {sampler}, not {made}")
+                self.leave(f"the sampler is {sampler}, not {made}")
         return "begins"
 
     def _move(self, position: float, index: int | None = None) -> Progress:
@@ -103,15 +100,15 @@ class RunTracker:
         self._index = self._index if index is None else index
         return "moves"
 
-    def _leave(self, reason: str) -> None:
+    def leave(self, reason: str) -> None:
+        """Follow the grid no longer in this run; the first reason counts."""
         self.off_grid = self.off_grid or reason
 
     def _go_to(self, clock: Clock, now: Timestep, step: int, same_branch: bool, repeated: bool) -> Progress:
         """What the caller says; a scheduler that keeps the grid from there tells the steps that are not said."""
         grid, last = clock.grid(), self._scheduler or self._said_under
         follows = step == self.position + 1 or (step == self.position and not repeated)
-        known = grid is not None and last is not None
-        runs_on = (known and grid is last) or (same_branch and follows) or (not known and (same_branch or follows))
+        runs_on = (same_branch and follows) or (grid is last if grid and last else same_branch or follows)
         if runs_on and step == self.position and not (step == 0 and repeated):
             return "stays"
         before = self.position if runs_on and 0 <= self.position < step else -1.0
@@ -120,15 +117,15 @@ class RunTracker:
         if self.undecided:
             found = [i for i in self._candidates if now.is_given and self._grids[i].is_at(step, *now.read())]
             if not found:
-                self._leave(f"the time of step {step} is that of none of the plan's {len(self._candidates)} grids")
+                self.leave(f"the time of step {step} is that of none of the plan's {len(self._candidates)} grids")
             self._candidates = found or self._candidates
         self._said_under, self._scheduler = grid, grid if keeps(self.grid, clock.ahead(), step) else None
         if step >= len(self.grid.timesteps):
-            self._leave(f"step {step} is beyond the plan's {len(self.grid.timesteps)}")
+            self.leave(f"step {step} is beyond the plan's {len(self.grid.timesteps)}")
         elif before >= 0 and step != before + 1:
-            self._leave(f"step {step} came after step {before:g}")
+            self.leave(f"step {step} came after step {before:g}")
         elif before < 0 < step and self._scheduler is None:
-            self._leave(f"its run began at step {step}")
+            self.leave(f"its run began at step {step}")
         self._index = clock.index() if self._scheduler is not None else 0
         return self._move(float(step)) if before >= 0 else "begins"
 
@@ -148,7 +145,7 @@ class RunTracker:
             return self._move(float(expected), index)
         if grid.scheduler_timesteps is None:
             return None
-        self._leave(f"step {expected} is beyond the plan's {len(grid.timesteps)}")
+        self.leave(f"step {expected} is beyond the plan's {len(grid.timesteps)}")
         return self._move(position_of(grid.scheduler_timesteps, self._scheduler.times[index]), index)
 
     def _read(self, clock: Clock, now: Timestep, same_branch: bool, repeated: bool) -> Progress:
@@ -174,12 +171,10 @@ class RunTracker:
 
     def _read_freely(self, clock: Clock, now: Timestep, stands: bool) -> Progress:
         grid = clock.grid()
-        if self.position < 0 or grid is not self._scheduler:
+        index = clock.index() if grid is not None else 0
+        if self.position < 0 or grid is not self._scheduler or index < self._index:
             return self._begin(clock, (), 0.0)
         if grid is None and now.is_at(self._first) and (self.position > 0 or stands):
-            return self._begin(clock, (), 0.0)
-        index = clock.index() if grid is not None else 0
-        if index < self._index:
             return self._begin(clock, (), 0.0)
         return self._move(self.position + max(1, index - self._index), index)
 
@@ -216,7 +211,7 @@ class RunTracker:
         chosen = fitting or sorted(starting, key=lambda i: abs(len(self._grids[i].timesteps) - len(ahead)))
         self._begin(clock if ahead else None, chosen, 0.0)
         if not fitting:
-            self._leave(f"the sampler's {len(ahead)} timesteps are none of the plan's {len(self.grid.timesteps)}")
+            self.leave(f"the sampler's {len(ahead)} timesteps are none of the plan's {len(self.grid.timesteps)}")
         return "begins"
 
     def _start_late(self, clock: Clock, now: Timestep) -> Progress | None:
@@ -246,6 +241,6 @@ class RunTracker:
             self._move(position, clock.index() if self._scheduler is not None else None)
         step = next((step for step in range(len(grid.timesteps)) if grid.is_at(step, time, rounding)), None)
         if step is None:
-            self._leave(f"timestep {time:g} is none of the plan's {len(grid.timesteps)}")
-        self._leave(f"its run began at step {step}" if begins else f"step {step} came after step {before:g}")
+            self.leave(f"timestep {time:g} is none of the plan's {len(grid.timesteps)}")
+        self.leave(f"its run began at step {step}" if begins else f"step {step} came after step {before:g}")
         return "begins" if begins else "moves"

@@ -15,14 +15,13 @@ from torch import nn
 from hyca_runtime.attach.context import step_number
 from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
-from hyca_runtime.compiled_plan import CompiledPlan, MakePolicy, OnMismatch
+from hyca_runtime.compiled_plan import CompiledPlan, OnMismatch
 from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.executor import Executor
 from hyca_runtime.fit import check_fits, tell_of_rounding
 from hyca_runtime.lane import flops_ratio
 from hyca_runtime.plan import Plan, as_plan
 from hyca_runtime.point import CachePoint
-from hyca_runtime.policies.scheduled import Scheduled
 from hyca_runtime.report import RunReport
 
 MAX_PLANS = 64
@@ -48,12 +47,10 @@ class Session:
         plan: Plan,
         on_mismatch: OnMismatch = "compute",
         pipe: object | None = None,
-        policy: MakePolicy = Scheduled,
         control: Iterable[Deferral] = (),
     ) -> None:
         self.plan = plan
         self._on_mismatch: OnMismatch = on_mismatch
-        self._policy = policy
         self._warned: set[tuple[type[Warning], str]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
         self._control = WeakSet(control)  # kept by their modules, as executors are
@@ -62,7 +59,7 @@ class Session:
             for name, module in networks.items():
                 sections = [section for section in plan.sections if section.component == name]
                 if sections:
-                    compiled = CompiledPlan(plan.name, sections, on_mismatch, policy)
+                    compiled = CompiledPlan(plan.name, sections, on_mismatch)
                     self._executors[name] = Executor(module, compiled, pipe, self._complain)
         except BaseException:
             self.remove()
@@ -125,7 +122,7 @@ class Session:
                         "apply it on its own"
                     )
                 sections = [s for s in plan.sections if s.component == section.component]
-                compiled[section.component] = CompiledPlan(plan.name, sections, self._on_mismatch, self._policy)
+                compiled[section.component] = CompiledPlan(plan.name, sections, self._on_mismatch)
             if len(self._compiled) >= MAX_PLANS:
                 self._compiled.clear()
             self._compiled[id(plan)] = known = (plan, compiled)  # the plan is kept, so its id stays its own
@@ -163,10 +160,12 @@ class Session:
             streams=streams,
             computed=sum(lane.computed for lane in furthest if lane),
             steps=sum(lane.steps for lane in furthest if lane),
-            off_plan=next((lane.departure for _, _, lane in lanes if lane.departure), ""),
+            computed_at=furthest[0].computed_at if len(furthest) == 1 and furthest[0] else (),
+            off_plan=next(filter(None, (executor.departure(own) for executor in self._executors.values())), ""),
             adapted=self._on_mismatch == "adapt",
             cache_bytes=sum(count.cache_bytes for count in streams.values()),
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
+            waits=sum(count.waits for count in streams.values()),
             flops_ratio=flops_ratio([lane for _, _, lane in lanes]),
             bytes_ahead=self.memory(),
             networks=tuple(self._executors),
@@ -208,7 +207,6 @@ def apply_plan(
     target: object,
     plan: Plan | str | os.PathLike[str],
     on_mismatch: OnMismatch = "compute",
-    policy: MakePolicy = Scheduled,
 ) -> Session:
     """Make a diffusers pipeline, or a transformer, follow `plan`.
 
@@ -220,9 +218,6 @@ def apply_plan(
             and warn once, "adapt" the schedule to the sampler's time and forecast by the plan's closed forms, or
             raise an "error". A step that the plan predicts but whose branch lacks the features for it (it began
             late, a forecast was not finite) is computed with a warning, or is an "error", too.
-        policy: given the plan's schedule, what decides when to compute; by default the schedule. Where another
-            one departs from it, steps are forecast by the plan's closed forms if `on_mismatch` is "adapt",
-            else computed.
 
     Returns:
         The session, which `report`s and `remove`s.
@@ -240,4 +235,4 @@ def apply_plan(
             tell_of_rounding(plan.name, section, networks[section.component])
     pipe = None if isinstance(target, nn.Module) else target
     control = defer_control(target, {s.component: list(s.places.values()) for s in plan.sections})
-    return Session(networks, plan, on_mismatch, pipe, policy, control)
+    return Session(networks, plan, on_mismatch, pipe, control)

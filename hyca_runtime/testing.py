@@ -1,4 +1,4 @@
-"""What every closed-form solver must keep, for whoever writes one.
+"""What every closed-form solver and every policy must keep, for whoever writes one.
 
 With pytest::
 
@@ -9,18 +9,27 @@ With pytest::
     def test_my_solver(check):
         check(MySolver())
 
-or all at once, ``check_solver(MySolver())``. A check that fails raises AssertionError and says what was got.
+or all at once, ``check_solver(MySolver())``; for policies there are `POLICY_CHECKS` and ``check_policy(MyPolicy())``.
+A check that fails raises AssertionError and says what was got.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hyca_runtime.group import SolverSpec
+from hyca_runtime.moment import Moment
+from hyca_runtime.policies import Evidence, Policy, PolicySpec, ProbingPolicy, policy_from_spec
+from hyca_runtime.schedule import Action, Schedule
 from hyca_runtime.solvers import ClosedFormSolver, Instant, solver_from_spec
 
 __all__ = [
+    "POLICY_CHECKS",
     "SOLVER_CHECKS",
     "TARGET",
     "UNEVEN",
@@ -28,11 +37,17 @@ __all__ = [
     "check_constants",
     "check_depth",
     "check_exact_degree",
+    "check_first_call",
     "check_measured_order",
     "check_newest_step",
+    "check_palette",
+    "check_policy",
+    "check_policy_spec",
     "check_solver",
     "check_spec",
+    "check_state_is_passed",
     "check_unit_of_time",
+    "decisions_of",
     "weights_of",
 ]
 
@@ -123,6 +138,75 @@ def check_solver(solver: ClosedFormSolver) -> None:
     """Run all of `SOLVER_CHECKS`; raises AssertionError at the first that fails."""
     for check in SOLVER_CHECKS:
         check(solver)
+
+
+NUM_STEPS = 12
+SCHEDULE = Schedule.from_steps(NUM_STEPS, (0, 1, 4, 8))
+"""What policies are tried on."""
+
+
+def decisions_of(policy: Policy, positions: Sequence[float] = range(NUM_STEPS), branch: str = "") -> list[Action]:
+    """What a policy decides at each call of one run, at these steps of a plan, perhaps between two."""
+    state, found, previous = policy.begin(), [], -1.0
+    for position in positions:
+        moment = Moment(0, position, previous, NUM_STEPS, branch)
+        action, state = policy.decide(state, moment, SCHEDULE, _evidence(policy, position))
+        found.append(action)
+        previous = position
+    return found
+
+
+def _evidence(policy: Policy, position: float) -> Evidence:
+    """What a probing policy measures on two samples that change ever more slowly; None for others."""
+    if position <= 0 or not isinstance(policy, ProbingPolicy):
+        return None
+    before = torch.ones(2, 3, 4)
+    change = torch.tensor([0.3, 0.2]).reshape(2, 1, 1) / (1 + position)
+    numbers = policy.measure(before + change, before)
+    _expect(numbers.shape == (2,), f"of two samples it measures a tensor of shape {tuple(numbers.shape)}")
+    return tuple(numbers.tolist())
+
+
+def check_first_call(policy: Policy) -> None:
+    """The first call of a run computes: there is nothing to forecast from."""
+    _expect(decisions_of(policy)[0].computes, f"the first call of a run does {decisions_of(policy)[0]}")
+
+
+def check_palette(policy: Policy) -> None:
+    """Every decision is an action of the plan's palette, also for a sampler with twice the steps."""
+    for positions in (range(NUM_STEPS), [step / 2 for step in range(2 * NUM_STEPS - 1)]):
+        for action in decisions_of(policy, positions):
+            _expect(action in SCHEDULE.palette, f"{action} is not in the palette {SCHEDULE.palette}")
+
+
+def check_state_is_passed(policy: Policy) -> None:
+    """What a policy remembers is in the state that it gives back: runs side by side do not see each other."""
+    alone = decisions_of(policy)
+    states, found = [policy.begin(), policy.begin()], list[Action]()
+    for step in range(NUM_STEPS):
+        for i, state in enumerate(states):
+            before = copy.deepcopy(state)
+            moment = Moment(0, step, step - 1, NUM_STEPS)
+            action, states[i] = policy.decide(state, moment, SCHEDULE, _evidence(policy, step))
+            _expect(state == before, f"it changed the state that it was given from {before} to {state}")
+            found += [action] if i else []
+    _expect(found == alone, f"beside another run it decides {found}, alone {alone}")
+    _expect(policy.begin() is not None, "its state before the first call is None")
+
+
+def check_policy_spec(policy: Policy) -> None:
+    """A plan can name the policy: it is registered, and made again from the JSON of its `spec` it is equal."""
+    again = policy_from_spec(PolicySpec.model_validate_json(policy.spec().model_dump_json()))
+    _expect(again == policy, f"made again from its spec it is {again}")
+
+
+POLICY_CHECKS = (check_first_call, check_palette, check_state_is_passed, check_policy_spec)
+
+
+def check_policy(policy: Policy) -> None:
+    """Run all of `POLICY_CHECKS`; raises AssertionError at the first that fails."""
+    for check in POLICY_CHECKS:
+        check(policy)
 
 
 def _expect(kept: bool, got: str) -> None:

@@ -8,6 +8,9 @@ import numpy as np
 
 from hyca_runtime.network_plan import TimeGrid
 
+ANY = ("", "any", "NoneType")
+"""What a grid says that was made for no scheduler in particular."""
+
 
 def close(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether two lists of a scheduler's times are equal up to rounding."""

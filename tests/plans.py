@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from diffusers import FluxTransformer2DModel
@@ -13,8 +14,9 @@ from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
 from hyca_runtime.plan import Plan
 from hyca_runtime.point import parse_point
-from hyca_runtime.schedule import EVERY, FEATURE, Schedule
-from hyca_runtime.solvers import Hold, Newton, Solver
+from hyca_runtime.policies import ProbedChange
+from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
+from hyca_runtime.solvers import Aligned, Hold, Newton, Solver
 
 STEPS = 12
 
@@ -48,3 +50,38 @@ def make_plan(
         action_flops=(1000.0, 10.0),
     )
     return Plan(name="test", sections=(section,))
+
+
+def changed(plan: Plan, **fields: Any) -> Plan:
+    """The plan with other fields in its only section, checked again."""
+    section = {name: getattr(plan.section, name) for name in NetworkPlan.model_fields}
+    return Plan(name=plan.name, sections=(NetworkPlan(**section | fields),))
+
+
+def _alike(at: str, channels: int, solver: Solver) -> Forecast:
+    group = DimensionGroup(name="all", channels=encode_channels(range(channels)), solver=solver.spec())
+    return Forecast(at=parse_point(at), num_channels=channels, groups={EVERY: (group,)})
+
+
+def layered_plan(module: FluxTransformer2DModel) -> Plan:
+    """Attention and MLPs of a FLUX module pause on steps of their own, for the branch "uncond" on others."""
+    doubles, singles = len(module.transformer_blocks), len(module.single_transformer_blocks)
+    points = {
+        "attention": _alike("attention", (2 * doubles + singles) * module.inner_dim, Newton(1)),
+        "mlp": _alike("mlp", 2 * doubles * module.inner_dim, Hold()),
+    }
+    both = ("attention", "mlp")
+    palette = (COMPUTE, Action(forecast=both[:1]), Action(forecast=both[1:]), Action(forecast=both))
+    tables: dict[str, tuple[int, ...]] = {
+        EVERY: (0, 0, 1, 2, 0, 3, 1, 2, 0, 3, 3, 1),
+        "uncond": (0, 0, 3, 3, 0, 3, 2, 3, 0, 3, 3, 2),
+    }
+    return changed(
+        make_plan(module), points=points, schedule=Schedule(palette=palette, tables=tables), action_flops=None
+    )
+
+
+def probing_plan(module: FluxTransformer2DModel) -> Plan:
+    """The first block decides in each call whether the others run."""
+    points = {FEATURE: _alike("trunk:residual", module.inner_dim, Aligned())}
+    return changed(make_plan(module), points=points, policy=ProbedChange(0.2).spec(max_computed=8))

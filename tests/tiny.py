@@ -9,9 +9,9 @@ import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor
 
+from hyca_calib.demo import weights_of
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.emoji.text import WordEncoder
-from hyca_calib.demo.glyphs import WEIGHTS
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 
 WORDS = ["blue", "cat", "dog", "green", "heart", "red", "square", "star"]
@@ -48,7 +48,7 @@ def glyphs() -> GlyphPipeline:
         patch_size=4,
         num_embeds_ada_norm=36,
     ).eval()
-    pipe = GlyphPipeline(transformer, DDIMScheduler.from_pretrained(WEIGHTS / "scheduler"))
+    pipe = GlyphPipeline(transformer, DDIMScheduler.from_pretrained(weights_of("demo-class") / "scheduler"))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

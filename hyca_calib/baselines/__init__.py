@@ -5,8 +5,6 @@ plan under a budget, from their papers. Every method is a family of settings, sp
 reasonable adaptations included; comparisons are with the best of them.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Sequence
 from functools import partial

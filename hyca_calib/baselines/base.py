@@ -1,7 +1,5 @@
 """What a method is: a family of settings on axes, of which the bench tries more until the best ones lie inside."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -105,7 +103,6 @@ class Baseline:
         family: the method; its settings compete among themselves first.
         steps: what the pipeline is called with.
         applied: wraps the sampling of the pipeline it is given.
-        settings: what made it.
     """
 
     name: str
@@ -122,8 +119,7 @@ class Family:
     Attributes:
         source: paper, and whose code runs.
         apply: puts the method, so set, on a pipeline for the while.
-        num_steps: what the pipeline is called with.
-        steps: the same where it depends on the settings.
+        steps: what the pipeline is called with instead of `num_steps`, where the settings decide that.
         allows: whether settings go together.
         refused: why this network cannot have it, with the line of the upstream project; it has no settings then.
     """
@@ -171,7 +167,6 @@ class Setup:
 
     Attributes:
         jobs: samples of the fit split, for calibration.
-        num_steps: of the full run.
         recall: what was learnt under a name that says everything it depends on, by the function unless it is known;
             JSON.
         problem: statistics of a trace at the trunk.
@@ -180,4 +175,4 @@ class Setup:
     jobs: Sequence[Job]
     num_steps: int
     recall: Callable[[str, Callable[[], Any]], Any]
-    problem: Callable[[], Problem]
+    problem: "Callable[[], Problem]"

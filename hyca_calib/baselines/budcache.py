@@ -15,8 +15,6 @@ gradients through whole rollouts: its own results are without it unless it says 
 sampler is another one.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable
@@ -43,8 +41,8 @@ REACH, FAR_SWAPS, NEAR_SHARE = 3, 2, 0.7
 """Farthest shift; swaps of each computed step that a climb looks at; share of shifts among the moves of annealing."""
 
 
-def budcache_family(setup: Setup, rollouts: int = ROLLOUTS) -> Family:
-    """BudCache; every setting searches once, with so many rollouts of one prompt, as the release does."""
+def budcache_family(setup: Setup) -> Family:
+    """BudCache; every setting searches once, with `ROLLOUTS` of one prompt, as the release does."""
     num = setup.num_steps
 
     def apply(pipe: Any, settings: Settings) -> Applied:
@@ -68,7 +66,7 @@ def budcache_family(setup: Setup, rollouts: int = ROLLOUTS) -> Family:
         Axis(
             "computed", nearest(range(2, num), [num * p / 100 for p in PERCENTS]), tuple(num * p / 100 for p in FIRST)
         ),
-        Axis("rollouts", (rollouts,), closed=True),
+        Axis("rollouts", (ROLLOUTS,), closed=True),
         Axis("reuse", tuple(POINTS), ("residual",), closed=True),
     )
     return Family("BudCache", "arXiv 2606.13496, own implementation", axes, apply, num)

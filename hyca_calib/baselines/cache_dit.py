@@ -1,7 +1,5 @@
 """cache-dit's DBCache, alone and with its calibrators; the package is imported only where it is used."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os
@@ -39,9 +37,7 @@ class DualBlock:
     """DBCache with one calibrator on one model.
 
     Attributes:
-        calibrator: of `CALIBRATORS`.
         separate: whether guidance branches are calls one after the other.
-        refused: why it cannot be had.
     """
 
     calibrator: str

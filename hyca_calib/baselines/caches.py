@@ -1,7 +1,5 @@
 """TaylorSeer, FirstBlockCache, MagCache, SeaCache, PyramidAttentionBroadcast and FasterCache as diffusers has them."""
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any

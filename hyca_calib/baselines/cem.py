@@ -13,8 +13,6 @@ The plan is put onto other methods: here onto reuse of the block stack's residua
 TaylorSeer of order 1.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -75,7 +73,6 @@ def planned_steps(prior: Array, count: int, weight: int, spread: int, running: b
     """The `count` steps with the least total error.
 
     Args:
-        prior: as of `error_prior`.
         spread: how far a gap may be from the mean one; more if no path fits otherwise.
         running: whether errors are summed up over the run.
     """

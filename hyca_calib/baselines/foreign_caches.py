@@ -4,8 +4,6 @@ Some leave a bound `forward` behind, some put a network's lists of blocks back i
 that order then take for another network.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """What a full run tells, which several methods must know: its times, the network's outputs, what its blocks add."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from hyca_calib.baselines.base import Setup
@@ -23,17 +21,14 @@ from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 
 
-class Facts(BaseModel):
+class Facts(BaseModel, frozen=True):
     """What a full run of one sample looks like from outside.
 
     Attributes:
         times: what the network is told as the time, step by step, falling.
-        calls: of the network in a step.
         batch: samples of a call: two where one call has both guidance branches.
         timesteps, sigmas: of the sampler; no sigmas where it has none.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     times: tuple[float, ...]
     calls: int

@@ -5,8 +5,6 @@ Both reuse what attention and feed-forward layers add to the residual stream; no
 fast its results change during a full run.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -16,8 +16,6 @@ are among them (no), where features are taken (the input of the final norm, our 
 TaylorSeer, which the same group's papers use: W steps first, then every N-th).
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

@@ -20,8 +20,6 @@ a diffusion is taken in the time in which what its network predicts is the veloc
 2022), :math:`\sigma / \alpha` for the noise.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import deque
 from collections.abc import Mapping
@@ -69,7 +67,6 @@ def velocity_times(levels: Array, prediction: str) -> Array:
 
     Args:
         levels: share of noise, of a diffusion ``sigma / (alpha + sigma)``.
-        prediction: what the network predicts, as diffusers calls it.
     """
     if prediction not in ("v_prediction", "epsilon"):
         return np.asarray(levels, dtype=np.float64)

@@ -5,8 +5,6 @@ The first level stays that of the full run (pure noise, infinitely far away in l
 from a later level of the full run to its last one, or beyond.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Nothing is fitted: one sample shows HyCa which channels belong together and whic
 features are those of the trace that the setup offers, where their papers take every block's.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -4,8 +4,6 @@ A sampler's noise levels matter as much as its order, so every sampler also runs
 in log-SNR (DPM-Solver, arXiv 2206.00927), between levels of the full run.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

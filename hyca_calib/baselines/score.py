@@ -1,12 +1,10 @@
 """How well a setting does on a few samples."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from hyca_calib.baselines.base import Baseline, Settings
 from hyca_calib.pipelines.workload import Job
@@ -20,7 +18,6 @@ class Score:
     Attributes:
         flops_ratio: FLOPs of the full run over its own, mean over the samples; 0 if it failed.
         psnr_db: agreement with the full run, see `SampleFidelity.agreement_db`.
-        error: why there are no figures.
     """
 
     method: str
@@ -34,17 +31,13 @@ class Score:
     def mean_db(self) -> float:
         return statistics.fmean(self.psnr_db)
 
-    def same_as(self, other: Score) -> bool:
+    def same_as(self, other: Self) -> bool:
         """Whether both do the very same on these samples."""
         return (self.flops_ratio, self.psnr_db) == (other.flops_ratio, other.psnr_db)
 
 
 def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: SampledRun) -> Score:
-    """Sample `jobs` with `baseline`, once; of a baseline that raises, or draws pictures that are no numbers, the error.
-
-    Args:
-        full: the full run of `jobs`.
-    """
+    """Sample `jobs` with `baseline`, once; the error of one that raises, or draws pictures that are no numbers."""
     named = partial(Score, baseline.name, baseline.family, settings=baseline.settings)
     try:
         run = run_untimed(pipe, jobs, baseline.steps, batch, partial(baseline.applied, pipe))

@@ -22,8 +22,6 @@ ratio of norms; its thresholds never fall below 0.1 (DiT: 0.01), ours do; in its
 drafted, ours are computed. A batch is judged as a whole, as in the release, and every guidance branch by itself.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections import deque
 from collections.abc import Sequence
@@ -31,7 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup, counts, ladder
@@ -47,20 +45,17 @@ ENTRIES, REJECTED = "entries", "rejected"
 """What a stream remembers: what went into the last block on computed steps, whether the draft before was rejected."""
 
 
-class Speculation(BaseModel):
+class Speculation(BaseModel, frozen=True):
     """SpeCa's settings, by the names of its axes.
 
     Attributes:
         num_steps: S, of the run.
         warmup: steps at the start that are computed.
-        order: of Taylor's series.
         threshold, decay: tau_0 and beta.
         free: drafts after a computed step that are not verified.
         most: drafts after a computed step.
         redo: whether a rejected step is computed itself, or the next one.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     num_steps: int
     warmup: int = Field(alias="W")

@@ -20,8 +20,6 @@ Where ours may differ: the release rounds coefficients, times and features to bf
 the network, we the input of its final norm, as the release does for FLUX.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

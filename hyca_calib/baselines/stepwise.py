@@ -4,8 +4,6 @@ What the published methods that plan or forecast have in common. One that knows 
 (`tabled`), any other answers the calls of the network itself (`driven`).
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,7 +44,6 @@ class Stream:
     """One guidance branch of one run.
 
     Attributes:
-        branch: its name.
         step: that of the present call, from 0.
         past: computed steps, newest first; all of the run unless the method keeps fewer.
         memory: whatever a method wants to keep until the run ends.

@@ -1,6 +1,4 @@
-"""Which settings of rivals are measured on the test split: chosen on the select split alone."""
-
-from __future__ import annotations
+"""Which settings of baselines are measured on the test split: chosen on the select split alone."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,7 +9,7 @@ from hyca_calib.baselines.score import Score
 from hyca_calib.costs.same_cost import MORE, SAME_COST
 
 SPARING = 1.5
-"""A method with a lower FLOPs ratio is no rival, unless it costs about the same: a cache that never acts agrees
+"""A method with a lower FLOPs ratio is no baseline, unless it costs about the same: a cache that never acts agrees
 perfectly with the full run."""
 CLOSE_LOOK = 3
 """Settings of a family and a window that see the whole select split."""
@@ -31,12 +29,12 @@ class Window:
 
 
 def costs_of(ratios: Iterable[float]) -> list[float]:
-    """The least FLOPs ratios of methods that are rivals of plans with these ratios."""
+    """The least FLOPs ratios of methods that are baselines of plans with these ratios."""
     return sorted({SPARING, *(ratio / MORE for ratio in ratios)})
 
 
 def windows(ratios: Iterable[float]) -> list[Window]:
-    """A window around each of these FLOPs ratios of plans, and one of everything that spares enough to be a rival."""
+    """A window around each FLOPs ratio of a plan, and one of everything that spares enough to be a baseline."""
     found = [Window(ratio / MORE, ratio * SAME_COST) for ratio in ratios]
     return [*found, Window(SPARING, math.inf)]
 
@@ -52,7 +50,7 @@ def chosen(scores: Sequence[Score], places: Sequence[Window], count: int = 1) ->
 
 
 def _dear(scores: Sequence[Score], known: set[str]) -> list[Score]:
-    """The cheapest setting of each family that costs too much to be anybody's rival."""
+    """The cheapest setting of each family that costs too much to be anybody's baseline."""
     found: dict[str, Score] = {}
     for score in scores:
         if not score.error and score.family not in known:

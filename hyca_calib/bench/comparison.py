@@ -1,12 +1,10 @@
-"""Plans and rivals side by side, in one run, on one set of prompts."""
-
-from __future__ import annotations
+"""Plans and baselines side by side, in one run, on one set of prompts."""
 
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -37,7 +35,7 @@ Tell = Callable[[str, float, str], None]
 
 @dataclass
 class Learnt:
-    """Calibrations of rivals, which are kept like measurements and published with them."""
+    """Calibrations of baselines, which are kept like measurements and published with them."""
 
     notebook: Notebook
     known: dict[str, Any] = field(default_factory=dict)
@@ -56,10 +54,8 @@ class Comparison:
     Attributes:
         few, rest: the first `FEW` samples of the select split, and the others of it; None if there are no others.
         test: what is published.
-        families: of rivals.
         model: the module of the pipeline.
         judging: looks at pictures on their own, where there is a judge for the model.
-        notebook: keeps what was measured.
     """
 
     few: Callable[[], Stage]
@@ -79,7 +75,7 @@ class Comparison:
         families: Sequence[Family],
         judge: tuple[Judge, Margins | None] | None = None,
         notebook: Notebook | None = None,
-    ) -> Comparison:
+    ) -> Self:
         """A comparison on the splits of `workload`; the full runs are made when they are first needed."""
 
         def stage(jobs: Sequence[Job], exact: bool = False) -> Callable[[], Stage]:
@@ -127,12 +123,12 @@ class Comparison:
         name, modules = f"{baseline.name}, {samples}", self._modules(family)
         return self.notebook.recall(Score, name, lambda: stage().score(baseline), modules, settings=baseline.settings)
 
-    def rivals(self, baselines: Sequence[Baseline], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
+    def baselines(self, chosen: Sequence[Baseline], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
         """Measure these settings on the test split; the row of one that fails has its error."""
-        return [self._row(baseline, self._by_name[baseline.family], on_row) for baseline in baselines]
+        return [self._row(baseline, self._by_name[baseline.family], on_row) for baseline in chosen]
 
     def attach(self, rows: Sequence[Row]) -> None:
-        """Apply each rival with figures once more: what it learnt is asked for, also where its row was recalled."""
+        """Apply each baseline with figures once more: what it learnt is asked for, also where its row was recalled."""
         pipe = self.few().clean.pipe
         for row in rows:
             if row.result and row.family in self._by_name:

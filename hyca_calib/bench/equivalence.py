@@ -5,12 +5,9 @@ That no difference is seen does not show that there is none. So the question is 
 of some deliberate damages does. It was measured once, on pictures of the fit split, and is kept beside the judges.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -93,7 +90,6 @@ class Margins:
     Attributes:
         detail: in dB, for every scale and for flicker, from the one that a damage changes most.
         confidence: a loss in nats as large as a change either way, for blur and fewer steps can make a picture plainer.
-        effects: what they were chosen from.
         source: which pictures those are.
     """
 
@@ -111,11 +107,7 @@ class Margins:
 def departures(
     found: Marks, full: Marks, margins: Margins | None = None, groups: Sequence[int] | None = None, seed: int = 0
 ) -> tuple[Departure, ...]:
-    """How far every mark of a run is from the full run's, by a bootstrap of whole groups.
-
-    Args:
-        groups: a label per sample, see `hyca_calib.quality.metrics.prompt_groups`.
-    """
+    """How far every mark of a run is from the full run's, by a bootstrap of whole groups."""
     if found.keys() != full.keys():
         raise ValueError(f"marks {sorted(found)} against {sorted(full)}; measure both runs alike")
     if not full:
@@ -150,7 +142,7 @@ def outcome(found: Sequence[Departure]) -> Outcome:
     return "worse" if any(d.shown for d in found) else "cannot tell"
 
 
-def load_margins(model: str, folder: Path = WEIGHTS) -> Margins | None:
+def load_margins(model: str) -> Margins | None:
     """The margins kept for an embedded model, None if there are none."""
-    path = folder / f"{model}-margins.json"
+    path = WEIGHTS / f"{model}-margins.json"
     return TypeAdapter(Margins).validate_python(json.loads(path.read_text())["margins"]) if path.exists() else None

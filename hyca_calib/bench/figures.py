@@ -1,7 +1,5 @@
 """Figures of one method, against the model's own full run of the same samples."""
 
-from __future__ import annotations
-
 import statistics
 from dataclasses import dataclass
 

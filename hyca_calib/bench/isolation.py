@@ -1,11 +1,8 @@
 """Every method runs on a network that is proven untouched: what one leaves behind must not judge the next."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -19,30 +16,15 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", *HOOKS)
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """What a method must not change of a pipeline.
+def fingerprint(pipe: Any, job: Job) -> dict[str, str]:
+    """Digests of what a method must not change of a pipeline, by what they are of.
 
-    Attributes:
-        tree: digest of every module's name, order, class, forward, hooks and attributes, and of the pipeline's parts.
-        output: digest of the final latents of a short full run, bit by bit.
+    The module tree: every module's name, order, class, forward, hooks and attributes, and the pipeline's parts. A full
+    run: the final latents of one sample after `PROBE_STEPS` steps, bit by bit.
     """
-
-    tree: str
-    output: str
-
-    def differs(self, other: Fingerprint) -> str:
-        """What differs from another fingerprint, in words; "" if nothing does."""
-        parts = {"module tree": self.tree != other.tree, "full run": self.output != other.output}
-        return " and ".join(name for name, changed in parts.items() if changed)
-
-
-def fingerprint(pipe: Any, job: Job) -> Fingerprint:
-    """The fingerprint of a pipeline as it is now, by a full run of `PROBE_STEPS` steps of one sample."""
     latents = sample_latents(pipe, [job], PROBE_STEPS, 1)
-    output = hashlib.sha256(latents.cpu().numpy().tobytes()).hexdigest()
-    tree = hashlib.sha256(json.dumps(list(_tree(pipe))).encode()).hexdigest()
-    return Fingerprint(tree, output)
+    seen = {"module tree": json.dumps(list(_tree(pipe))).encode(), "full run": latents.cpu().numpy().tobytes()}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in seen.items()}
 
 
 def _tree(pipe: Any) -> Iterator[list[str]]:
@@ -78,7 +60,6 @@ class CleanPipeline:
 
     Args:
         make: a fresh pipeline, always the same.
-        job: a sample to prove it with.
 
     Raises:
         RuntimeError: two full runs differ.
@@ -111,4 +92,5 @@ class CleanPipeline:
         fingerprint(self.pipe, self._job)  # the first run may leave caches of the model's own
 
     def _changed(self) -> str:
-        return self._clean.differs(fingerprint(self.pipe, self._job))
+        now = fingerprint(self.pipe, self._job)
+        return " and ".join(name for name, digest in self._clean.items() if digest != now[name])

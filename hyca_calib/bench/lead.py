@@ -1,6 +1,4 @@
-"""How far a plan is ahead of the best rival."""
-
-from __future__ import annotations
+"""How far a plan is ahead of the best baseline."""
 
 import math
 from collections.abc import Sequence
@@ -17,37 +15,34 @@ from hyca_calib.quality.metrics import interval
 
 @dataclass(frozen=True)
 class Lead:
-    """Agreement in dB above the best rival, sample by sample: mean and 95 % interval, prompts resampled."""
+    """Agreement in dB above the best baseline, sample by sample: mean and 95 % interval, prompts resampled."""
 
     mean: float
     low: float
     high: float
-    rival: str
-    rival_ratio: float
-    rival_db: float
+    baseline: str
+    baseline_ratio: float
+    baseline_db: float
 
 
-def lead(
-    ours: Figures, rows: Sequence[Row], groups: Sequence[int] | None, most: float = math.inf, seed: int = 0
-) -> Lead | None:
-    """How far a plan is above the best rival that spends at least as many FLOPs; None without one.
+def lead(ours: Figures, rows: Sequence[Row], groups: Sequence[int] | None, most: float = math.inf) -> Lead | None:
+    """How far a plan is above the best baseline that spends at least as many FLOPs; None without one.
 
-    A rival that spends up to 2 % less counts too, so that equal numbers of computed steps are compared; one that
-    spares next to nothing does not. The best is that of the test split, which favours the rival.
+    A baseline that spends up to 2 % less counts too, so that equal numbers of computed steps are compared; one that
+    spares next to nothing does not. The best is that of the test split, which favours the baseline.
 
     Args:
-        groups: the prompt of every sample; samples of one prompt are resampled together.
-        most: FLOPs of a rival, over the plan's.
+        most: FLOPs of a baseline, over the plan's.
     """
     about = ours.flops_ratio / MORE
     least = max(min(SPARING, about), ours.flops_ratio / most)
-    rivals = [
+    baselines = [
         (row.result, row.method)
         for row in rows
         if row.result and not row.ours and least <= row.result.flops_ratio <= ours.flops_ratio * SAME_COST
     ]
-    if not rivals:
+    if not baselines:
         return None
-    best, name = max(rivals, key=lambda pair: pair[0].agreement_db)
+    best, name = max(baselines, key=lambda pair: pair[0].agreement_db)
     paired = np.subtract(ours.agreement_db_each, best.agreement_db_each).tolist()
-    return Lead(*interval(paired, seed, groups), rival=name, rival_ratio=best.flops_ratio, rival_db=best.agreement_db)
+    return Lead(*interval(paired, groups=groups), name, best.flops_ratio, best.agreement_db)

@@ -5,8 +5,6 @@ the finest detail by 50 standard errors, where the Fréchet distance, the share 
 show nothing. A shift of colour or brightness that keeps detail and meaning may escape all of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

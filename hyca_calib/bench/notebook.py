@@ -1,7 +1,5 @@
 """What was measured is written down at once, so that an interrupted bench goes on where it stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable
@@ -56,9 +54,7 @@ class Notebook:
         """The measurement of that name, made by `make` unless it is known.
 
         Args:
-            kind: what pydantic can read back.
             modules: whose code, with all that it imports of ours, decides the result.
-            settings: what else decides this one besides its name.
         """
         adapter = TypeAdapter(kind)
         asked = {**self.facts, "kind": str(kind), "name": name, "code": code_of(*modules), **settings}

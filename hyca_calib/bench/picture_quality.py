@@ -3,8 +3,6 @@
 No picture is compared with the full run's of the same noise; only what each of them shows on its own is.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -52,7 +50,6 @@ class PictureQuality:
         frechet_excess, accuracy_gain: over the full run's, and 95 % interval that respects repeated prompts: of a
             jackknife, for resamples with repeats have too small a covariance, and of a bootstrap.
         outcome: of the tests of `hyca_calib.bench.equivalence`, on the marks.
-        departures: of the marks from the full run's.
     """
 
     frechet: float
@@ -120,7 +117,6 @@ def quality(
     full: JudgedPictures,
     margins: Margins | None = None,
     groups: Sequence[int] | None = None,
-    seed: int = 0,
 ) -> PictureQuality:
     """The quality of one method's pictures, against the full run on the same jobs.
 
@@ -139,12 +135,12 @@ def quality(
         return one - other
 
     without = [excess(labels != label) for label in np.unique(labels)]
-    apart = departures(found.marks, full.marks, margins, labels.tolist(), seed)
+    apart = departures(found.marks, full.marks, margins, labels.tolist())
     return PictureQuality(
         frechet=frechet_distance(found.features, mean, covariance),
         accuracy=statistics.fmean(recalled[known]) if gains else None,
         frechet_excess=_jackknife(excess(), without),
-        accuracy_gain=interval(gains, seed, labels[known].tolist()) if gains else None,
+        accuracy_gain=interval(gains, groups=labels[known].tolist()) if gains else None,
         outcome=outcome(apart),
         departures=apart,
     )

@@ -1,7 +1,5 @@
 """What the bench and the demo found, as values and as the files that are committed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +32,6 @@ class Row:
     Attributes:
         settings: what makes the method again, with its family; of our plans their file beside the table.
         steps: what the pipeline is called with.
-        error: why there are no figures.
         note: what the method left behind, if anything.
     """
 
@@ -54,7 +51,6 @@ class BenchFacts(Provenance, frozen=True):
     """What a comparison was measured on.
 
     Attributes:
-        model: as on the command line.
         weights: digest of the network's.
     """
 
@@ -70,10 +66,8 @@ class Bench:
 
     Attributes:
         groups: of every test sample, which prompt it has.
-        rows: the full run, rivals, our plans.
         costs: FLOPs ratios at which the best settings were looked for.
         sweeps: what was tried of each family, on few samples of the select split.
-        learnt: calibrations of rivals, by name.
     """
 
     facts: BenchFacts
@@ -95,13 +89,7 @@ def read_bench(path: Path) -> Bench:
 
 
 class DemoRun(Provenance, frozen=True):
-    """What one run of ``hyca demo`` took and reached, from the trace to the report.
-
-    Attributes:
-        budget: as on the command line.
-        minutes: everything, by the clock.
-        result: the plan on the test split.
-    """
+    """What one run of ``hyca demo`` took and reached, from the trace to the report."""
 
     budget: str
     minutes: float

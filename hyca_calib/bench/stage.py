@@ -1,11 +1,10 @@
 """Where methods are measured: one model, samples of one split, the full run of them."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
@@ -42,7 +41,7 @@ class Stage:
     exact: Tensor | None = None
 
     @classmethod
-    def of(cls, clean: CleanPipeline, jobs: Sequence[Job], num_steps: int, batch: int, exact: bool = False) -> Stage:
+    def of(cls, clean: CleanPipeline, jobs: Sequence[Job], num_steps: int, batch: int, exact: bool = False) -> Self:
         """These samples, with the model run in full on them."""
         full = run_untimed(clean.pipe, jobs, num_steps, batch, nullcontext)
         finer = sample_images(clean.pipe, jobs[:NUM_EXACT], FINER * num_steps, batch)[0] if exact else None

@@ -1,7 +1,5 @@
 """Trying settings of one method until the best ones at every cost lie inside what was tried."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +16,6 @@ class Sweep:
     """What was tried of a family.
 
     Attributes:
-        refused: why nothing could be.
         tried: every setting, with its score on the same few samples.
         open_ends: best settings of which a neighbour was not tried, or which lie at an open end of an axis.
     """
@@ -41,7 +38,6 @@ def sweep(
 
     Args:
         costs: FLOPs ratios; the best at a cost is the best of those that spend no more.
-        tell: told how many were tried, and the next one's name.
     """
     tried: dict[str, Score] = {}
     wanted = [family.baseline(settings) for settings in family.first()]

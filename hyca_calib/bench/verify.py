@@ -1,7 +1,5 @@
 """Published rows measured again: a random part of them, each in a process of its own."""
 
-from __future__ import annotations
-
 import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +23,7 @@ from hyca_runtime.errors import WorkloadError
 
 TOLERANCE_DB = 0.01
 CALIBRATED = 8
-"""Samples of the fit split on which rivals are calibrated."""
+"""Samples of the fit split on which baselines are calibrated."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,6 @@ class RemeasuredRow:
 
     Attributes:
         published_db, found_db: agreement of each sample.
-        error: why there is no figure.
     """
 
     method: str
@@ -54,9 +51,7 @@ class Verification:
     """How published rows are measured again.
 
     Attributes:
-        folder: of the published table.
         load: makes the pipeline; found by name in a new process, so a function of a module.
-        workload: the table's.
     """
 
     folder: Path
@@ -119,7 +114,7 @@ def random_rows(bench: Bench, share: float, seed: int) -> list[Row]:
 
 
 def families_of(bench: Bench, pipe: Any, workload: Workload) -> list[Family]:
-    """Rivals as they were when the table was made: what they had learnt is taken from it."""
+    """Baselines as they were when the table was made: what they had learnt is taken from it."""
 
     def recall(name: str, make: Callable[[], Any]) -> Any:
         return bench.learnt[name] if name in bench.learnt else make()

@@ -1,7 +1,5 @@
 """The command line: ``python -m hyca_calib``, or ``hyca``; a file of commands for each of `hyca_calib.commands`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
@@ -27,6 +25,7 @@ for function in (
     plans.report,
     plans.merge,
     plans.upgrade,
+    plans.export,
     tracing.trace,
     tracing.verify,
     tracing.gather,

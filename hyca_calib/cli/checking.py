@@ -1,7 +1,5 @@
 """Whether a plan holds elsewhere: check."""
 
-from __future__ import annotations
-
 import typer
 
 from hyca_calib.cli.command import command, show
@@ -22,7 +20,7 @@ def check(options: CheckOptions, as_json: Json = False) -> None:
 
     result = check_file(options)
     if as_json:
-        show(result.to_json(), as_json)
+        show(result.model_dump(), as_json)
     else:
         show_check(result)
     raise typer.Exit(0 if result.verdict == "holds" else 1)

@@ -1,7 +1,5 @@
 """How a function becomes a command, and how a command prints what it found."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json

@@ -1,7 +1,5 @@
 """What lies at a path: info."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """Whether the installation works: doctor."""
 
-from __future__ import annotations
-
 import typer
 
 from hyca_calib.cli.command import command

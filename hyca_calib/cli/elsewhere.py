@@ -1,7 +1,5 @@
 """What only a clone of the repository has: models, reproduce."""
 
-from __future__ import annotations
-
 from hyca_calib.cli.command import command
 from hyca_runtime.errors import StudyError
 

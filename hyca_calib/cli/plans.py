@@ -1,6 +1,4 @@
-"""What is done with plans: evaluate, report, merge, upgrade."""
-
-from __future__ import annotations
+"""What is done with plans: evaluate, report, merge, upgrade, export."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +8,7 @@ import typer
 
 from hyca_calib.cli.command import command, show
 from hyca_calib.commands.options import EvaluateOptions, Json, TracedModel
+from hyca_calib.search.options import Naming
 
 
 @command
@@ -50,6 +49,23 @@ def merge(
     from hyca_calib.commands.plans import merge_files
 
     print(merge_files(plans, out))
+
+
+@command
+def export(
+    plan: Annotated[Path, typer.Argument(help="A plan whose layers repeat their output, or its study.")],
+    out: Annotated[Path, typer.Option(help="The schedule file.")],
+    names: Annotated[
+        Naming, typer.Option(help="What layers are called: attn1 and ff, or attn and mlp as in the repository of DiT.")
+    ] = "diffusers",
+) -> None:
+    """Write a plan of smoothcache as a schedule file of SmoothCache's own release.
+
+    Example: [b]python -m hyca_calib export studies/demo-class-trunk-50-2x-smoothcache --out schedule.json[/]
+    """
+    from hyca_calib.commands.plans import export_schedule
+
+    print(export_schedule(plan, out, names))
 
 
 @command

@@ -1,7 +1,5 @@
 """Plans from traces: search, and the demo of everything."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +34,10 @@ def demo(
 
 @command
 def search(
-    budget: Annotated[str, typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x.")],
+    budget: Annotated[
+        str | None,
+        typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x."),
+    ] = None,
     *,
     trace: Annotated[
         list[str] | None,

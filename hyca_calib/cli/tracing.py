@@ -1,7 +1,5 @@
 """Recording: trace, verify, gather."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """Dividing channels into groups."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Clusterers of scikit-learn; HyCa's choice is k-means."""
 
-from __future__ import annotations
-
 import numpy as np
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.mixture import GaussianMixture

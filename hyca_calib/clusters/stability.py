@@ -5,8 +5,6 @@ gives, below for less. Separation is the mean silhouette: it says that groups li
 are found again.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

@@ -1,6 +1,4 @@
-"""The bench: plans that are given or made, and every rival, in one run; tables and a picture."""
-
-from __future__ import annotations
+"""The bench: plans that are given or made, and every baseline, in one run; tables and a picture."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -10,10 +8,11 @@ from pathlib import Path
 import torch
 
 from hyca_calib.baselines import Setup, families
+from hyca_calib.baselines.score import Score
 from hyca_calib.bench.choice import SPARING, costs_of, windows
 from hyca_calib.bench.comparison import Comparison, Learnt
 from hyca_calib.bench.documents.comparison_table import measure_of, to_csv, to_markdown
-from hyca_calib.bench.documents.front import Dot, draw_front
+from hyca_calib.bench.documents.front import draw_front
 from hyca_calib.bench.equivalence import load_margins
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.lead import lead
@@ -51,7 +50,7 @@ QUICK_LIMITS = SearchLimits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, pro
 POINTS = ("trunk", "trunk:residual")
 """Where that search looks unless told; a quick one looks at the first."""
 USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
-"""Costs at which rivals are chosen where there is no plan."""
+"""Costs at which baselines are chosen where there is no plan."""
 
 
 def bench_all(options: BenchOptions) -> Path:
@@ -70,11 +69,11 @@ def bench_all(options: BenchOptions) -> Path:
         ratios = [row.result.flops_ratio for row in ours if row.result] or USUAL_RATIOS
         costs = costs_of(ratios)
         sweeps = comparison.sweeps(costs, options.settings or (3 if options.quick else MOST), progress)
-        baselines = comparison.chosen(sweeps, windows(ratios), progress)
-    rivals = comparison.rivals(baselines, tell)
-    comparison.attach(rivals)
+        chosen = comparison.chosen(sweeps, windows(ratios), progress)
+    baselines = comparison.baselines(chosen, tell)
+    comparison.attach(baselines)
     groups = prompt_groups(_workload(options).of("test"))
-    rows = [comparison.full(), *_timed(comparison, ours, rivals, groups, named)]
+    rows = [comparison.full(), *_timed(comparison, ours, baselines, groups, named)]
     return _written(options.folder, Bench(facts, groups, tuple(rows), tuple(costs), tuple(sweeps), dict(learnt.known)))
 
 
@@ -148,7 +147,7 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     device = str(device_of(clean.pipe))
     notebook = Notebook(options.folder, {**facts, "device": device, "versions": versions()})
     learnt = Learnt(notebook)
-    trunk = partial(_trace, options, "trunk")  # what rivals that plan offline learn from
+    trunk = partial(_trace, options, "trunk")  # what baselines that plan offline learn from
     setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: Problem(Trace(trunk())))
     found = families(clean.pipe, setup)
     names = [family.name for family in found]
@@ -169,21 +168,21 @@ def _wanted(family: str, names: Sequence[str], only: Sequence[str]) -> bool:
 def _timed(
     comparison: Comparison,
     ours: Sequence[Row],
-    rivals: Sequence[Row],
+    baselines: Sequence[Row],
     groups: Sequence[int],
     plans: Sequence[tuple[str, str, Plan]],
 ) -> list[Row]:
-    """All rows; our plans and the rivals that each is compared with have their wall time."""
+    """All rows; our plans and the baselines that each is compared with have their wall time."""
     met = {
-        found.rival
+        found.baseline
         for row in ours
         if row.result
         for most in (MORE, float("inf"))
-        if (found := lead(row.result, rivals, groups, most))
+        if (found := lead(row.result, baselines, groups, most))
     }
-    wanted = [row for row in (*rivals, *ours) if row.ours or row.method in met]
+    wanted = [row for row in (*baselines, *ours) if row.ours or row.method in met]
     timed = {row.method: row for row in comparison.timed(wanted, plans)}
-    return [timed.get(row.method, row) for row in (*rivals, *ours)]
+    return [timed.get(row.method, row) for row in (*baselines, *ours)]
 
 
 def _beside(folder: Path, name: str, plan: Plan) -> str:
@@ -209,10 +208,10 @@ def _written(folder: Path, bench: Bench) -> Path:
     )
     bench.write(folder)
     write_text(folder / "bench.csv", to_csv(rows))
-    dots = [Dot(row.family, row.result.flops_ratio, row.result.agreement_db) for row in rows if row.result]
-    ours, rivals = ([dot for dot in dots if (dot.family == OURS) == own] for own in (True, False))
-    faint = [Dot(s.family, s.flops_ratio, s.mean_db) for sweep in bench.sweeps for s in sweep.tried if not s.error]
-    draw_front(ours, rivals, folder / "bench.png", faint, measure_of(rows))
+    shown = [Score(r.method, r.family, r.result.flops_ratio, r.result.agreement_db_each) for r in rows if r.result]
+    ours, baselines = ([score for score in shown if (score.family == OURS) == own] for own in (True, False))
+    faint = [score for sweep in bench.sweeps for score in sweep.tried if not score.error]
+    draw_front(ours, baselines, folder / "bench.png", faint, measure_of(rows))
     write_text(folder / "bench.md", head + to_markdown(bench))
     return folder / "bench.md"
 

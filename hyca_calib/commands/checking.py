@@ -1,11 +1,6 @@
 """Whether a plan holds elsewhere: files in, a verdict out."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -30,34 +25,20 @@ MEANING: dict[Verdict, str] = {
 }
 
 
-@dataclass(frozen=True)
-class CheckResult:
+class CheckResult(BaseModel, frozen=True):
     """A check, and what rollouts say if there were any.
 
     Attributes:
+        verdict: what the rollouts say, else what the statistics say.
         own_trace: why the plan's own trace took no part, or "".
     """
 
-    plan: Path
+    plan: str
     trace: str
-    check: Check
+    verdict: Verdict
     own_trace: str
+    check: Check
     measured: Measured | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        """What the rollouts say, else what the statistics say."""
-        return self.measured.verdict if self.measured else self.check.verdict
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "plan": str(self.plan),
-            "trace": self.trace,
-            "verdict": self.verdict,
-            "own_trace": self.own_trace,
-            "check": self.check.model_dump(),
-            "measured": self.measured.model_dump() if self.measured else None,
-        }
 
 
 def check_file(options: CheckOptions) -> CheckResult:
@@ -72,7 +53,14 @@ def check_file(options: CheckOptions) -> CheckResult:
         tested = problem.samples("test")[: options.samples]
         say(f"{len(tested.jobs)} test samples under the plan, with new taps and with a new schedule ...")
         measured = measure(pipe, plan, problem, tested, batch_of(options.model, options.batch))
-    return CheckResult(options.plan, options.trace, check, missing, measured)
+    return CheckResult(
+        plan=str(options.plan),
+        trace=options.trace,
+        verdict=(measured or check).verdict,
+        own_trace=missing,
+        check=check,
+        measured=measured,
+    )
 
 
 def show_check(result: CheckResult) -> None:

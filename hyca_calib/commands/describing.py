@@ -1,13 +1,13 @@
 """What lies at a path: a trace, a study or a plan."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hyca_calib.records.console import human_bytes
+from hyca_calib.report.steps import MOST_NAMED, told_points, told_steps
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
@@ -18,7 +18,8 @@ from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import StudyError
-from hyca_runtime.schedule import EVERY
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.schedule import EVERY, FEATURE
 
 Facts = dict[str, str]
 
@@ -42,20 +43,22 @@ def describe(where: str) -> Facts:
 
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
-    for section in plan.sections:
+    for section in _told_apart(plan.sections):
         schedule, name = section.schedule, section.component
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
-        for label, forecast in section.points.items():
-            facts[f"{name}: {label}"] = f"at {forecast.at}, {forecast.num_channels} channels"
-            for branch, groups in forecast.groups.items():
-                solvers: Counter[str] = Counter()
-                for group in groups:
-                    solvers[group.solver.name] += group.indices.size
-                told = ", ".join(f"{solver} ({count} channels)" for solver, count in solvers.items())
-                facts[f"{name}: {label}, solvers" + (f" of {branch}" if branch != EVERY else "")] = told
+        if FEATURE not in section.points:
+            facts[f"{name}: points"] = told_steps(section)
+        if len(section.points) > MOST_NAMED:
+            facts[f"{name}: at"] = told_points(section)
+        else:
+            facts |= _of_points(section)
+        if section.policy is not None:
+            settings = ", ".join(f"{key} {value}" for key, value in section.policy.configuration.items())
+            bound = f", at most {section.policy.max_computed} computed" if section.policy.max_computed else ""
+            facts[f"{name}: policy"] = f"{section.policy.name}: {settings}{bound}"
         facts[f"{name}: sampler"] = section.grid.scheduler
         if section.quality is not None:
             judged = section.quality
@@ -67,6 +70,20 @@ def _of_plan(plan: Plan) -> Facts:
             facts[key] = str(plan.provenance[key])
     if "versions" in plan.provenance:
         facts["made with"] = _told(plan.provenance["versions"])
+    return facts
+
+
+def _of_points(section: NetworkPlan) -> Facts:
+    """Where the points are, and how each is forecast."""
+    facts, name = Facts(), section.component
+    for label, forecast in section.points.items():
+        facts[f"{name}: {label}"] = f"at {forecast.at}, {forecast.num_channels} channels"
+        for branch, groups in forecast.groups.items():
+            solvers: Counter[str] = Counter()
+            for group in groups:
+                solvers[group.solver.name] += group.indices.size
+            told = ", ".join(f"{solver} ({count} channels)" for solver, count in solvers.items())
+            facts[f"{name}: {label}, solvers" + (f" of {branch}" if branch != EVERY else "")] = told
     return facts
 
 
@@ -119,6 +136,13 @@ def _of_trace(where: str) -> Facts:
         facts["command"] = last["command"]
         facts["made with"] = _told(last["versions"])
     return facts
+
+
+def _told_apart(sections: Sequence[NetworkPlan]) -> list[NetworkPlan]:
+    """Sections, those of one network for several step counts named for these, too."""
+    times = Counter(section.component for section in sections)
+    names = [s.component + (f" at {s.schedule.num_steps} steps" if times[s.component] > 1 else "") for s in sections]
+    return [s.model_copy(update={"component": name}) for s, name in zip(sections, names, strict=True)]
 
 
 def _told(facts: dict[str, Any]) -> str:

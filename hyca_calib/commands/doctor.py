@@ -1,7 +1,5 @@
 """Whether the installation works."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform

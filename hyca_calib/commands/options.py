@@ -1,7 +1,5 @@
 """The options of the commands: the names, defaults and help of the command line, as values that the commands take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -92,12 +90,20 @@ class SearchLimits:
 
     preset: Annotated[
         str,
-        typer.Option(help="best searches; hyca, foca, taylorseer, hicache, hold are published recipes."),
+        typer.Option(
+            help="best searches; hyca, foca, taylorseer, hicache, hold, smoothcache, dicache are published recipes."
+        ),
     ] = "best"
     multistep: Annotated[
         Multistep,
         typer.Option(help="How a preset's one-step formulas serve a long gap: over the gap, or step by step."),
     ] = "anchored"
+    lookahead: Annotated[
+        int, typer.Option(min=1, help="Of smoothcache: most steps in a row on which layers repeat their output.")
+    ] = 3
+    schedule: Annotated[
+        Path | None, typer.Option(help="Of smoothcache: a schedule file of its own to follow, instead of a budget.")
+    ] = None
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
         Tuning.trials
     )

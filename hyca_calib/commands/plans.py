@@ -1,7 +1,6 @@
-"""What is done with plans: measure, report, merge, upgrade."""
+"""What is done with plans: measure, report, merge, upgrade, export."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,10 +9,14 @@ from hyca_calib.commands.options import EvaluateOptions
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
+from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import present, say, stages
 from hyca_calib.report.write import write_report
 from hyca_calib.search.lineage import trace_named_in
+from hyca_calib.search.options import Naming
+from hyca_calib.search.smoothcache.schedule_file import schedule_of
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
@@ -28,7 +31,8 @@ def evaluate_file(options: EvaluateOptions) -> Evaluation:
     pipe = load_pipeline(options.model, options.device, options.download)
     check_calls(pipe, workload.prompts)
     say(f"{len(workload.prompts)} prompts, {len(jobs)} test samples, full run and plan ...")
-    steps, batch = options.steps or workload.num_steps, batch_of(options.model, options.batch)
+    steps = options.steps or workload.num_steps
+    batch = batch_of(options.model, options.batch or (1 if plan.decides_by_sample else None))
     return evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch)[0]
 
 
@@ -41,11 +45,14 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     """
     study = StudyFolder(folder)
     study.read_result()
-    plan = load_plan(study.plan)
-    recorded = Trace(trace or _own_trace(plan))
-    pipe = load_traced(recorded.attributes.model, model)
+    recorded = Trace(trace or _own_trace(load_plan(study.plan)))
+    return report(load_traced(recorded.attributes.model, model), study, recorded)
+
+
+def report(pipe: Pipeline, study: StudyFolder, trace: Trace) -> Path:
+    """Write the report of a study on `trace`, tell of it meanwhile and in the end; returns its page."""
     with stages(("report",)) as tell:
-        summary = write_report(pipe, study, recorded, recorded.workload(), plan, partial(tell, "report"))
+        summary = write_report(pipe, study, trace, partial(tell, "report"))
     present(summary.table())
     return summary.page
 
@@ -62,6 +69,14 @@ def upgrade_file(path: Path, out: Path | None) -> Path:
     target = out or plan_file(path)
     save_plan(load_plan(path), target)
     return target
+
+
+def export_schedule(path: Path, out: Path, names: Naming) -> Path:
+    """``hyca_calib export``; returns the path of the schedule file."""
+    schedule = schedule_of(load_plan(path).section, names)
+    lines = [f"  {json.dumps(layer)}: {json.dumps(steps)}" for layer, steps in schedule.items()]
+    write_text(out, "{\n" + ",\n".join(lines) + "\n}\n")
+    return out
 
 
 def _own_trace(plan: Plan) -> str:

@@ -1,7 +1,5 @@
 """Traces: record, verify, merge."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from hyca_calib.commands.options import TraceOptions
@@ -11,7 +9,6 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import counting, say
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.merge import merge_traces
-from hyca_calib.trace.preflight import Preflight
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.shard_lock import Shard
@@ -25,10 +22,6 @@ def trace_model(options: TraceOptions) -> str:
     point, shard = parse_point(options.point), Shard.parse(options.share) if options.share else Shard.of_launcher()
     say(f"{options.prompts or options.model}: {len(workload.prompts)} prompts")
     pipe = load_pipeline(options.model, options.device, options.download)
-
-    def state_needs(preflight: Preflight) -> None:
-        say(f"{options.where}: needs {preflight}")
-
     with counting("trace", len(workload.jobs) if shard.world == 1 else None) as advance:
         complete = trace(
             pipe,
@@ -43,7 +36,7 @@ def trace_model(options: TraceOptions) -> str:
             overwrite=options.overwrite,
             force=options.force,
             shard=shard,
-            on_preflight=state_needs,
+            on_preflight=lambda preflight: say(f"{options.where}: needs {preflight}"),
             on_samples=advance,
         )
     if not complete:

@@ -1,10 +1,9 @@
 """Compute budgets: ``5x``, ``20%``, ``10 steps``."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass
+from typing import Self
 
 from hyca_calib.costs.flops import CostModel
 from hyca_runtime.errors import BudgetError
@@ -27,7 +26,7 @@ class Budget:
     steps: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
+    def parse(cls, text: str) -> Self:
         """Read one budget.
 
         Raises:
@@ -56,12 +55,9 @@ class Budget:
             BudgetError: the trace has fewer steps than are asked for, or not even one can be computed.
         """
         if self.steps is not None:
-            if self.steps > num_steps:
-                raise BudgetError(f"budget {self.text!r}: the trace has only {num_steps} steps")
-            return self.steps
-        share = 1.0 if self.share is None else self.share
+            return self._counted(self.steps, num_steps)
         light = cost.predicted_flops(depth)
-        spare = num_steps * (share * cost.full_flops - light)
+        spare = self.most_flops(cost.full_flops, light, num_steps) - num_steps * light
         computed = min(num_steps, math.floor(spare / (cost.full_flops - light) + 1e-9))
         if computed < 1:
             most = cost.flops_ratio(num_steps, 1, depth)
@@ -70,6 +66,26 @@ class Budget:
                 f"ask for at most {math.floor(most)}x"
             )
         return computed
+
+    def most_flops(self, full: float, least: float, num_steps: int) -> float:
+        """The most FLOPs of a run.
+
+        Args:
+            full: FLOPs of a step on which all of the network runs.
+            least: of the cheapest step; a number of steps is so many full ones, the others as cheap.
+
+        Raises:
+            BudgetError: there are fewer steps than are asked for.
+        """
+        if self.steps is not None:
+            counted = self._counted(self.steps, num_steps)
+            return counted * full + (num_steps - counted) * least
+        return num_steps * full * (1.0 if self.share is None else self.share)
+
+    def _counted(self, steps: int, num_steps: int) -> int:
+        if steps > num_steps:
+            raise BudgetError(f"budget {self.text!r}: the trace has only {num_steps} steps")
+        return steps
 
 
 def parse_budgets(text: str) -> tuple[Budget, ...]:

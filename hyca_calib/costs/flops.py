@@ -1,7 +1,5 @@
 """What steps cost: FLOPs counted, time measured."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

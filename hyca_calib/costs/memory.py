@@ -1,7 +1,5 @@
 """How much memory a piece of work takes."""
 
-from __future__ import annotations
-
 import ctypes
 import ctypes.util
 import sys
@@ -39,20 +37,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     started = _restart()
     yield peak
     if started is not None:
-        peak.bytes = max(0, _resident("VmHWM") - started)
-
-
-def peak_bytes() -> int:
-    """The most resident memory that this process has had.
-
-    Linux tells it in the status of the process, for ``getrusage`` there also counts the parent's memory, from before
-    the exec; elsewhere (macOS) ``getrusage`` tells it.
-    """
-    if STATUS.exists():
-        return _resident("VmHWM")
-    import resource  # Unix only
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak.bytes = max(0, resident("VmHWM") - started)
 
 
 def _restart() -> int | None:
@@ -66,8 +51,9 @@ def _restart() -> int | None:
         RESET.write_text("5")
     except OSError:  # a sandbox may forbid it
         return None
-    return _resident("VmRSS")
+    return resident("VmRSS")
 
 
-def _resident(name: str) -> int:
+def resident(name: str) -> int:
+    """Bytes of one line of the status that Linux keeps of this process, such as ``VmRSS``."""
     return next(1024 * int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(name))

@@ -3,15 +3,15 @@
 Each is a package with its pipeline, weights and their card; `studies.training` has its data and training.
 """
 
-from __future__ import annotations
-
+import json
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyca_calib.demo.sampling import DemoPipeline
 
-__all__ = ["DEMOS", "demo_pipeline", "demo_prompts"]
+__all__ = ["DEMOS", "demo_pipeline", "demo_prompts", "weights_of"]
 
 DEMOS = {
     "demo": ("emoji", "EmojiPipeline"),
@@ -22,15 +22,24 @@ DEMOS = {
 emoji (Wan)."""
 
 
-def demo_pipeline(name: str = "demo") -> DemoPipeline:
+def weights_of(name: str) -> Path:
+    """The folder of a model's weights."""
+    return Path(__file__).parent / DEMOS[name][0] / "weights"
+
+
+def demo_pipeline(name: str = "demo") -> "DemoPipeline":
     """The trained pipeline, in float32 on the CPU."""
     package, kind = DEMOS[name]
-    home = f"{__name__}.{package}"
-    pipe: DemoPipeline = getattr(import_module(f"{home}.pipeline"), kind).from_weights(import_module(home).WEIGHTS)
+    module = import_module(f"{__name__}.{package}.pipeline")
+    pipe: DemoPipeline = getattr(module, kind).from_weights(weights_of(name))
     return pipe
 
 
 def demo_prompts(name: str = "demo") -> tuple[dict[str, Any], ...]:
-    """Arguments of the pipeline's call, one for every name or class it knows."""
-    calls: tuple[dict[str, Any], ...] = import_module(f"{__name__}.{DEMOS[name][0]}").prompts()
-    return calls
+    """Arguments of the pipeline's call, one for every class or name it knows, those held out from training included."""
+    if name == "demo-class":
+        classes = json.loads((weights_of(name) / "model_index.json").read_text())["classes"]
+        return tuple({"class_labels": label} for label in classes)
+    facts = json.loads((weights_of(name) / "training.json").read_text())
+    names = [text for key in facts if key.startswith(("trained_", "held_out_")) for text in facts[key]]
+    return tuple({"prompt": text} for text in sorted(names))

@@ -1,7 +1,5 @@
 """What the embedded pipelines share: their weights' files, and of a call its checks, noise, guidance and steps."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +41,6 @@ class DemoPipeline(DiffusionPipeline):
         generator: source of the initial noise; a list gives one per sample.
         output_type: "pil", "np", "pt" or "latent".
         return_dict: return the output as an object instead of a tuple.
-        callback_on_step_end: a `Callback`.
         callback_on_step_end_tensor_inputs: which tensors it receives.
     """
 

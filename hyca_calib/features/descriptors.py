@@ -5,8 +5,6 @@ alone: for filter rows D the energy is :math:`\mathrm{tr}(D\, G_c D^T)`, over al
 Ratios are scale-free; energies enter as logarithms. All columns are standardised over channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -74,7 +72,6 @@ def describe_channels(gram: Array, names: tuple[str, ...]) -> Array:
 
     Args:
         gram: ``(channel, step, step)``.
-        names: keys of `DESCRIPTORS`.
     """
     columns = np.concatenate([DESCRIPTORS[name](gram) for name in names], axis=1)
     spread = columns.std(0)

@@ -45,7 +45,9 @@ def samples_of(drawn: object, drawn_by: str) -> Tensor:
         drawn = torch.from_numpy(drawn)
         drawn = last if are_pictures(last := drawn.movedim(-1, -3) if drawn.ndim >= 4 else drawn) else drawn
     if not isinstance(drawn, Tensor):
-        raise WorkloadError(f"{drawn_by} returned {type(drawn).__name__} for output_type='pt'")
+        raise WorkloadError(
+            f"{drawn_by} returned {type(drawn).__name__} for output_type='pt'; expected a tensor or an array"
+        )
     if not are_pictures(drawn):
         return drawn
     if drawn.dtype == torch.uint8:

@@ -143,7 +143,8 @@ def _called(pipe: Pipeline, group: Sequence[Job], num_steps: int, with_grad: boo
         raise WorkloadError(f"{kind} returned a tensor for return_dict=False; expected a tuple, samples first")
     drawn = output[0]
     if len(drawn) != len(group):
-        raise WorkloadError(f"{kind} drew {len(drawn)} samples for {len(group)} prompts; expected one for each")
+        few = "" if len(drawn) else f" (are {num_steps} steps too few for this strength?)"
+        raise WorkloadError(f"{kind} drew {len(drawn)} samples for {len(group)} prompts; expected one for each{few}")
     return drawn
 
 

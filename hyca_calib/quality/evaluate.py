@@ -1,7 +1,5 @@
 """A method of acceleration against the model's own full run: agreement, FLOPs, time, memory."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time
@@ -32,8 +30,8 @@ class SampledRun:
 
     Attributes:
         images, latents: see `sample_images`.
-        seconds: wall time of all pipeline calls, NaN if nobody looked at the clock.
         flops: for one sample.
+        seconds: wall time of all pipeline calls, NaN if nobody looked at the clock.
         peak_bytes: most memory at once beyond what was held before, see `peak_memory`; None if nobody looked.
     """
 
@@ -43,7 +41,7 @@ class SampledRun:
     flops: RunFlops
     peak_bytes: int | None = None
 
-    def fidelity_to(self, full: SampledRun) -> SampleFidelity:
+    def fidelity_to(self, full: Self) -> SampleFidelity:
         """How near it is to the full run of the same samples, one by one."""
         return compare_samples(self.images, full.images, self.latents, full.latents)
 
@@ -114,8 +112,6 @@ class Evaluation(Fidelity):
     Attributes:
         steps_flops_ratio: as `flops_ratio`, of all that runs on every step: also of a ControlNet; None in old files.
         wall_ratio: seconds of the full run over the plan's; above 1 is faster.
-        cache_bytes: features held during the run.
-        peak_bytes: see `SampledRun`.
     """
 
     wall_ratio: float

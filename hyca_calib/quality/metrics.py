@@ -1,7 +1,5 @@
 """How far an accelerated run is from the full one."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -133,7 +131,6 @@ def resampled_means(values: Array, groups: Sequence[int], draws: int, seed: int 
 
     Args:
         values: ``(sample, column)``; NaN is left out.
-        groups: a label per sample.
     """
     if len(groups) != len(values):
         raise ValueError(f"got {len(groups)} labels of groups for {len(values)} samples; give one for each")

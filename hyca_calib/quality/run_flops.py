@@ -1,7 +1,5 @@
 """FLOPs of a run: of its networks, and of what else runs on every step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,10 +23,10 @@ class RunFlops:
     networks: float = 0.0
     steps: float = 0.0
 
-    def __add__(self, other: RunFlops) -> RunFlops:
+    def __add__(self, other: "RunFlops") -> "RunFlops":
         return RunFlops(self.networks + other.networks, self.steps + other.steps)
 
-    def shared(self, samples: int) -> RunFlops:
+    def shared(self, samples: int) -> "RunFlops":
         """The FLOPs of each of so many samples."""
         return RunFlops(self.networks / samples, self.steps / samples)
 

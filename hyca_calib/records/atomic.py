@@ -1,8 +1,8 @@
 """Files that are there whole or not at all, whenever the process is killed."""
 
-from __future__ import annotations
-
 import json
+import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +10,26 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
+PARTIAL = ".partial"
+"""How names of half-written files end."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to be written, which takes its place in the end; after an exception `path` is as it was.
 
-    Folders are made.
+    Folders are made. Several processes may write to one path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    yield partial
-    partial.replace(path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        yield partial
+        with partial.open("r+b") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,7 +1,5 @@
 """What a person sees while work goes on, and what a machine reads instead: progress, news, errors of one line."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """What a plan says of its making, where it was put together from several."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

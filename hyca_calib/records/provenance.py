@@ -1,7 +1,5 @@
 """Where a figure comes from: code, machine, software, day."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import os
@@ -32,7 +30,6 @@ class Provenance(BaseModel, frozen=True):
         commit, date: of the code, and the day; both empty in files from before they were kept.
         code: digest of every source file of both packages, see `code_digest`.
         device: the networks ran on it, the name of a GPU or ``cpu``.
-        threads: of torch on the CPU.
         versions: installed versions of what decides a result, by name.
     """
 

@@ -1,7 +1,5 @@
 """How every picture looks, and how it is written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import matplotlib

@@ -1,7 +1,5 @@
 """What a report measured of its plan, kept beside it for pages of several plans."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -15,9 +13,7 @@ class ReportFigures(BaseModel, frozen=True):
     """One plan against the full run, on samples of the select split.
 
     Attributes:
-        flops_ratio: FLOPs of the networks in the full run over the plan's.
         agreement_db: mean over the samples, as the report has it: of pictures, not of latents.
-        measure: what `agreement_db` is.
     """
 
     flops_ratio: float

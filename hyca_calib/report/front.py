@@ -1,7 +1,5 @@
 """Several budgets of one search on one page: what each costs, and what it keeps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from matplotlib import pyplot
 from hyca_calib.records.atomic import write_text
 from hyca_calib.report.drawing import INK, bare, save
 from hyca_calib.report.figures import figures_in
+from hyca_calib.report.steps import told_points, told_steps
 from hyca_runtime import Plan
 
 SPACES = (
@@ -32,11 +31,11 @@ def write_front(plans: Sequence[tuple[Path, Plan]], folder: Path) -> Path:
         "|---:|---:|---|---:|---:|---|",
     ]
     for ratio, path, section, figures in rows:
-        computed = f"{len(section.schedule.computed_steps)} of {section.schedule.num_steps}"
+        computed = told_steps(section).removesuffix(" steps")
         seen = f"{figures.agreement_db:.1f}" if figures else ""
         latent = f"{section.quality.psnr_db:.1f}" if section.quality else ""
         where = path.relative_to(folder).as_posix()
-        lines.append(f"| {ratio:.2f}x | {computed} | {section.forecast.at} | {seen} | {latent} | [{where}]({where}) |")
+        lines.append(f"| {ratio:.2f}x | {computed} | {told_points(section)} | {seen} | {latent} | [{where}]({where}) |")
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot([ratio for ratio, _ in drawn], [figures.agreement_db for _, figures in drawn], "o-", color=INK)
     axes.set(xlabel="FLOPs of the full run over FLOPs of the plan", ylabel=f"{measure} to the full run, dB")

@@ -1,7 +1,5 @@
 """What a person is shown of a sample: pictures and clips themselves, sound as a spectrogram, all else as curves."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

@@ -3,8 +3,6 @@
 Each is written twice: PNG for Markdown, SVG for the page.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from hyca_calib.report.drawing import ACCENT, FAINT, INK, bare, save
 from hyca_calib.report.looks import error_shown, shown
+from hyca_calib.report.steps import computed_at
 from hyca_calib.report.tiles import AMPLIFY
 from hyca_calib.report.wall import Tile, Wall
 from hyca_calib.search.problem import Problem
@@ -26,13 +25,14 @@ from hyca_runtime.network_plan import NetworkPlan
 
 
 def schedule_strip(section: NetworkPlan, path: Path) -> None:
-    """One cell per step: filled where the network is computed."""
-    steps = section.schedule.num_steps
-    figure, axes = pyplot.subplots(figsize=(9, 0.9))
-    computed = set(section.schedule.computed_steps)
-    axes.bar(range(steps), 1, width=0.9, color=[INK if s in computed else FAINT for s in range(steps)])
-    axes.set(xlim=(-0.6, steps - 0.4), yticks=[], xlabel="sampler step (dark: computed)")
-    axes.set_xticks(_spread(sorted(computed), steps / 40))
+    """One cell per step: filled where the network is computed; a row for each of several points."""
+    rows, steps = computed_at(section), section.schedule.num_steps
+    figure, axes = pyplot.subplots(figsize=(9, 0.65 + 0.25 * len(rows)))
+    for row, computed in enumerate(rows.values()):
+        axes.bar(range(steps), 0.9, bottom=row, width=0.9, color=[INK if runs else FAINT for runs in computed])
+    axes.set(xlim=(-0.6, steps - 0.4), ylim=(len(rows), 0), xlabel="sampler step (dark: computed)")
+    axes.set_yticks([row + 0.45 for row in range(len(rows))] if len(rows) > 1 else [], [*rows] if len(rows) > 1 else [])
+    axes.set_xticks(_spread(section.schedule.computed_steps, steps / 40))
     _finish(figure, axes, path)
 
 
@@ -115,7 +115,7 @@ def agreement_map(names: Sequence[str], table: NDArray[np.float64], path: Path) 
 
 
 def front_plot(wall: Wall, others: Sequence[tuple[float, float]], path: Path) -> None:
-    """Agreement over compute: this plan, plans of other budgets, rivals.
+    """Agreement over compute: this plan, plans of other budgets, baselines.
 
     Args:
         others: FLOPs ratio and agreement in dB of the plans beside this one.
@@ -125,7 +125,7 @@ def front_plot(wall: Wall, others: Sequence[tuple[float, float]], path: Path) ->
     axes.plot(*zip(*line, strict=True), "o-", color=ACCENT, lw=1.2, ms=4)
     axes.plot(wall.plan.flops_ratio, wall.plan.mean_db, "o", color=ACCENT, ms=9)
     axes.annotate("plan", (wall.plan.flops_ratio, wall.plan.mean_db), (7, -3), textcoords="offset points", color=ACCENT)
-    for tile in wall.rivals:
+    for tile in wall.baselines:
         axes.plot(tile.flops_ratio, tile.mean_db, "s", color=INK, ms=5)
         axes.annotate(tile.name, (tile.flops_ratio, tile.mean_db), (7, -3), textcoords="offset points", fontsize=8)
     axes.set(xlabel="times fewer FLOPs than the full run", ylabel=f"{wall.measure} to it, dB")

@@ -1,7 +1,5 @@
 """Would the groups be found again? The plan's clustering on other samples, another seed, and parts of the run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ def regrouped(problem: Problem, settings: dict[str, Any], seed: int) -> tuple[li
     Args:
         settings: of the plan's search, see `Settings`.
     """
-    count, channels = settings["groups"], problem.trace.num_channels
+    count, channels = settings.get("groups", 1), problem.trace.num_channels
     if not 1 < count < channels:
         return None
     half, families = problem.trace.num_steps // 2, tuple(settings["descriptors"].split("+"))

@@ -1,7 +1,5 @@
 """Pictures and clips as data URIs, side by side, so that clips of one row cannot fall out of step."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

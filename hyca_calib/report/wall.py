@@ -1,7 +1,5 @@
 """The wall: the same prompts and noise drawn by the full run, by the plan, and by what else costs as much."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -24,8 +22,10 @@ from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import SampledRun, run_untimed, sampling_seconds
 from hyca_calib.quality.metrics import Measure
 from hyca_calib.report.looks import Look, look_of
+from hyca_calib.report.steps import told_steps
 from hyca_calib.search.problem import Problem
-from hyca_runtime import Plan
+from hyca_runtime import Plan, RunReport
+from hyca_runtime.schedule import FEATURE
 
 STARTS = (0, 3, 5)
 """Where samplers' levels begin, see `Spacing`: few spacings stand for many."""
@@ -44,7 +44,6 @@ class Tile:
         samples: ``(sample, ...)``, pictures as clips, ``(sample, frame, channel, height, width)``; none if it failed.
         agreement_db: of each sample with the full run's, all frames together; of the full run itself none.
         seconds: wall time of all samples together.
-        error: why there are no pictures.
         steps_flops_ratio: as `flops_ratio`, of all that runs on every step, also of a ControlNet.
     """
 
@@ -67,15 +66,13 @@ class Wall:
     """Ways to draw the same samples.
 
     Attributes:
-        captions: of the samples.
-        rivals: of each family the best setting that spends what the plan does, best first.
-        cache_bytes: features that the plan held.
+        baselines: of each family the best setting that spends what the plan does, best first.
     """
 
     captions: tuple[str, ...]
     full: Tile
     plan: Tile
-    rivals: tuple[Tile, ...]
+    baselines: tuple[Tile, ...]
     failures: tuple[Tile, ...]
     cache_bytes: int
 
@@ -96,7 +93,7 @@ class Wall:
 
     @property
     def columns(self) -> tuple[Tile, ...]:
-        return (self.full, self.plan, *self.rivals)
+        return (self.full, self.plan, *self.baselines)
 
 
 def draw_wall(
@@ -106,36 +103,44 @@ def draw_wall(
     plan: Plan,
     on_progress: Callable[[float, str], None] = lambda share, news: None,
 ) -> Wall:
-    """Sample `jobs` in every way; a rival that raises is kept with its error, one of another cost is not."""
+    """Sample `jobs` in every way; a baseline that raises is kept with its error, one of another cost is not."""
     on_progress(0.0, "full run and plan")
     one = sample_clips(pipe, jobs[:1], min(2, num_steps), 1)[0]  # warms up, too
     frames = one.shape[1] if are_pictures(one) else 0
-    full = run_untimed(pipe, jobs, num_steps, len(jobs), nullcontext)
+    batch = 1 if plan.decides_by_sample else len(jobs)
+    full = run_untimed(pipe, jobs, num_steps, batch, nullcontext)
     with followed(pipe, plan, "compute") as session:
-        ours = run_untimed(pipe, jobs, num_steps, len(jobs), lambda: nullcontext(session))
+        ours = run_untimed(pipe, jobs, num_steps, batch, lambda: nullcontext(session))
         report = session.report()
     methods = nullcontext, partial(followed, pipe, plan, "compute")
-    seconds = [sampling_seconds(pipe, jobs, num_steps, len(jobs), method) for method in methods]
+    seconds = [sampling_seconds(pipe, jobs, num_steps, batch, method) for method in methods]
     spent, others = ours.flops.steps / full.flops.steps, list[Tile]()
-    rivals = _rivals(pipe, jobs, num_steps, spent)
-    for number, baseline in enumerate(rivals, 2):
-        on_progress(number / (2 + len(rivals)), baseline.name)
+    baselines = _baselines(pipe, jobs, num_steps, spent)
+    for number, baseline in enumerate(baselines, 2):
+        on_progress(number / (2 + len(baselines)), baseline.name)
         others.append(_tried(pipe, jobs, baseline, full, frames))
     return Wall(
         captions=tuple(str(job.call.get("prompt", job.call.get("class_labels", job.index))) for job in jobs),
         full=Tile("full run", f"{num_steps} steps", 1.0, _unstacked(full, frames), (), seconds[0]),
-        plan=_tile("plan", f"{report.computed} of {report.steps} steps", ours, full, frames, seconds[1]),
-        rivals=_best_of_families(t for t in others if not t.error and _as_costly(t, spent, num_steps)),
+        plan=_tile("plan", _told(plan, report), ours, full, frames, seconds[1]),
+        baselines=_best_of_families(t for t in others if not t.error and _as_costly(t, spent, num_steps)),
         failures=tuple(tile for tile in others if tile.error),
         cache_bytes=report.cache_bytes,
     )
+
+
+def _told(plan: Plan, report: RunReport) -> str:
+    """What the plan computed; of one with points of other names what it says, for a report counts whole steps."""
+    if len(plan.sections) == 1 and plan.section.points.keys() != {FEATURE}:
+        return told_steps(plan.section)
+    return f"{report.computed} of {report.steps} steps"
 
 
 def _as_costly(tile: Tile, spent: float, num_steps: int) -> bool:
     return costs_the_same(1 / tile.steps_flops_ratio, spent, 1 / num_steps)
 
 
-def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, spent: float) -> list[Baseline]:
+def _baselines(pipe: Any, jobs: Sequence[Job], num_steps: int, spent: float) -> list[Baseline]:
     """A few settings of what a user would do instead, for what the plan spends or a little more.
 
     Args:
@@ -155,7 +160,7 @@ def _rivals(pipe: Any, jobs: Sequence[Job], num_steps: int, spent: float) -> lis
 
 
 def _no_trace() -> Problem:
-    raise LookupError("the wall has no trace; none of its rivals asks for one")
+    raise LookupError("the wall has no trace; none of its baselines asks for one")
 
 
 def _tried(pipe: Any, jobs: Sequence[Job], baseline: Baseline, full: SampledRun, frames: int) -> Tile:

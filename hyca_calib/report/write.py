@@ -1,7 +1,5 @@
 """A study as a page: ``report.html``, self-contained, and ``report.md`` beside its pictures."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,19 +9,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.table import Table
 
-from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.atomic import write_text
 from hyca_calib.report import plots
 from hyca_calib.report.figures import ReportFigures, figures_in
 from hyca_calib.report.looks import error_shown, shown
 from hyca_calib.report.regrouping import regrouped
+from hyca_calib.report.steps import told_points
 from hyca_calib.report.tiles import AMPLIFY, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
-from hyca_runtime import Plan, PlanError, load_plan
+from hyca_runtime import PlanError, load_plan
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.schedule import FEATURE
 
 WALL_SAMPLES = 8
 TINY = 1e-30
@@ -31,31 +30,21 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report says, in a few lines: one plan beside what costs as much.
-
-    Attributes:
-        plan: its name.
-        page: where the report is.
-    """
+    """What a report says, in a few lines: one plan beside what costs as much."""
 
     plan: str
     page: Path
     wall: Wall
 
-    @property
-    def gain_db(self) -> float | None:
-        """How far the plan is above the best rival; None without one."""
-        return self.wall.plan.mean_db - self.wall.rivals[0].mean_db if self.wall.rivals else None
-
     def table(self) -> Table:
-        """The plan and its rivals, for people at a terminal."""
+        """The plan and its baselines, for people at a terminal."""
         wall = self.wall
         faster, held = wall.full.seconds / wall.plan.seconds, wall.cache_bytes / 2**20
         caption = f"{faster:.1f}x faster here, {held:.3g} MiB of features held"
         found = Table("", "computes", "FLOPs", f"{wall.measure} to the full run", title=self.plan, caption=caption)
         if wall.others_run:
             found.add_column("FLOPs of all that runs")
-        for tile in (wall.plan, *wall.rivals):
+        for tile in (wall.plan, *wall.baselines):
             cells = [tile.name, tile.told, f"1/{tile.flops_ratio:.2f}", f"{tile.mean_db:.1f} dB"]
             cells += [f"1/{tile.steps_flops_ratio:.2f}"] if wall.others_run else []
             found.add_row(*cells, style="bold" if tile is wall.plan else "")
@@ -66,12 +55,15 @@ def write_report(
     pipe: Any,
     study: StudyFolder,
     trace: Trace,
-    workload: Workload,
-    plan: Plan,
     on_progress: Callable[[float, str], None] = lambda share, news: None,
 ) -> Summary:
-    """Draw every picture and write both files and the figures; returns what they say in a few lines."""
-    result, problem, section = study.read_result(), Problem(trace), plan.section
+    """Draw every picture and write both files and the figures; returns what they say in a few lines.
+
+    Args:
+        trace: that the study's plan was made on.
+    """
+    result, problem, plan = study.read_result(), Problem(trace), load_plan(study.plan)
+    workload, section = problem.workload, plan.section
     wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan, on_progress)
     on_progress(1.0, "")
     folder = _draw(study, problem, wall, section, result, workload.seed)
@@ -80,6 +72,7 @@ def write_report(
         "section": section,
         "result": result,
         "wall": wall,
+        "points": told_points(section),
         "solvers": _solver_table(section, result),
         "amplify": AMPLIFY,
     }
@@ -118,12 +111,12 @@ def _draw(
     """Draw every picture; returns their folder."""
     folder = study.folder / "pictures"
     plots.schedule_strip(section, folder / "schedule.png")
-    if section.schedule.predicted_steps:
+    if section.policy is None and section.schedule.predicted_steps and section.places == {FEATURE: problem.trace.point}:
         plots.error_map(problem, section, folder / "errors.png")
         plots.trajectories(problem, section, folder / "trajectories.png")
-    plots.trials_plot(
-        [c["cost"] for c in result["candidates"]], [r["psnr_db"] for r in result["rollouts"]], folder / "tried.png"
-    )
+    if result["candidates"]:
+        costs, psnrs = [c["cost"] for c in result["candidates"]], [r["psnr_db"] for r in result["rollouts"]]
+        plots.trials_plot(costs, psnrs, folder / "tried.png")
     if found := regrouped(problem, result["settings"], seed):
         plots.agreement_map(*found, folder / "agreement.png")
     plots.front_plot(wall, siblings(study, section), folder / "front.png")
@@ -156,8 +149,10 @@ def _solver_table(section: NetworkPlan, result: dict[str, Any]) -> list[dict[str
     rows: list[dict[str, Any]] = []
     costs: dict[str, list[float]] = result["solver_costs"]
     total = sum(min(column) for column in zip(*costs.values(), strict=True)) or TINY
-    for g, (group, chosen) in enumerate(zip(section.forecast.groups_of(), result["groups"], strict=False)):
-        row = {"name": group.name, "size": group.indices.size, "solver": chosen["solver"]}
+    named = [(name, group) for name, forecast in section.points.items() for group in forecast.groups_of()]
+    for g, ((point, group), chosen) in enumerate(zip(named, result["groups"], strict=False)):
+        name = group.name if point == FEATURE else f"{point}, {group.name}"
+        row = {"name": name, "size": group.indices.size, "solver": chosen["solver"]}
         rows.append(row | {"share": "", "runner_up": "", "factor": ""})
         if costs:
             best = min(values[g] for values in costs.values()) or TINY

@@ -1,8 +1,6 @@
 """From a candidate to a section of a plan, and from that to tables of taps and back."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +17,7 @@ from hyca_calib.search.taps import fit_rows
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.policies import PolicySpec
 from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from hyca_runtime.solvers import Fitted, Solver
 
@@ -87,34 +86,45 @@ def assemble_section(
     """A section with the trace's fingerprints and costs.
 
     Args:
-        axis: time axis of the solvers.
         groups: channels of each group, their solver, and their closed form.
     """
     trace, depth = problem.trace, max(solver.depth for _, solver, _ in groups)
-    traced = trace.attributes
+    forecast = Forecast(
+        at=trace.point,
+        num_channels=trace.num_channels,
+        groups={EVERY: tuple(map(_group, range(len(groups)), groups))},
+        numel=trace.cost.feature_numel,
+    )
+    flops = tuple(
+        trace.cost.full_flops if action.computes else trace.cost.predicted_flops(depth) for action in schedule.palette
+    )
+    return section_of(problem, axis, {FEATURE: forecast}, schedule, flops)
+
+
+def section_of(
+    problem: Problem,
+    axis: str,
+    points: Mapping[str, Forecast],
+    schedule: Schedule,
+    action_flops: tuple[float, ...],
+    policy: PolicySpec | None = None,
+) -> NetworkPlan:
+    """A section for the network and the time grid of a trace."""
+    traced = problem.trace.attributes
     return NetworkPlan(
         component=traced.model.component,
         model=ModelFingerprint(transformer=traced.model.transformer, config_digest=traced.model.config_digest),
         grid=TimeGrid(
             scheduler=traced.model.scheduler,
-            timesteps=tuple(trace.timesteps.tolist()),
+            timesteps=tuple(problem.trace.timesteps.tolist()),
             scheduler_timesteps=tuple(traced.scheduler_timesteps) or None,
             axis=problem.axis(axis),
             axis_times=tuple(problem.times(axis).tolist()),
         ),
-        points={
-            FEATURE: Forecast(
-                at=trace.point,
-                num_channels=trace.num_channels,
-                groups={EVERY: tuple(map(_group, range(len(groups)), groups))},
-                numel=trace.cost.feature_numel,
-            )
-        },
+        points=dict(points),
         schedule=schedule,
-        action_flops=tuple(
-            trace.cost.full_flops if action.computes else trace.cost.predicted_flops(depth)
-            for action in schedule.palette
-        ),
+        policy=policy,
+        action_flops=action_flops,
     )
 
 
@@ -129,13 +139,17 @@ def _group(number: int, told: tuple[NDArray[np.int64], Solver, Solver]) -> Dimen
 
 
 def provenance(candidate: Candidate) -> dict[str, Any]:
-    """Where a plan comes from."""
-    trace = candidate.problem.trace
+    """Where a plan of a search comes from."""
     return {
-        **trace.attributes.model_dump(include={"model", "workload"}),
-        "trace": trace.where,
+        **origin(candidate.problem),
         "settings": asdict(candidate.settings),
         "replayed_cost": candidate.cost,
         "healing": [round(share, 4) for share in candidate.problem.damping],
-        "versions": versions(),
     }
+
+
+def origin(problem: Problem) -> dict[str, Any]:
+    """Where any plan for a problem comes from."""
+    trace = problem.trace
+    told = trace.attributes.model_dump(include={"model", "workload"})
+    return {**told, "trace": trace.where, "versions": versions()}

@@ -15,8 +15,6 @@ its refinement, which makes the same loss of cost weigh more; without refinement
 trace cannot be read, both ratios are taken to be 1.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -48,7 +46,6 @@ class Remade:
     Attributes:
         section: the plan's that a run of the trace follows.
         retimed: what that section does there.
-        refit: the same schedule with taps fitted on the trace.
         redo: the best schedule of as many computed steps, with fitted taps.
     """
 
@@ -73,7 +70,6 @@ class Check(BaseModel, frozen=True):
     """What a check of a plan on a trace found.
 
     Attributes:
-        changes: how the trace differs from the plan's own.
         adapted: whether the traced steps are not the plan's own.
         computed, redo_computed: computed steps of the plan and of the schedule searched here.
         here, home: costs on the trace and on the plan's own; None where there is nothing to replay.

@@ -1,7 +1,5 @@
 """What a check expects, measured by real rollouts."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from typing import Any

@@ -6,8 +6,6 @@ errors add to it. So the exact search is repeated with the measured damping rais
 nothing is damped, to 2, twice as fast; a rollout of each then tells.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

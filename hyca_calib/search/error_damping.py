@@ -7,8 +7,6 @@ back, the more, the earlier it was made. With :math:`r_j` the sampler's response
 single steps of full runs. Schedules that are searched without it spend their computed steps too early.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -46,11 +44,7 @@ def with_damping(
     probes: int = SearchOptions.probes,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Problem:
-    """`problem` with its damping: measured, or as `storage` remembers it.
-
-    Args:
-        probes: full runs with a push; 0 measures nothing.
-    """
+    """`problem` with its damping: measured, or as `storage` remembers it."""
     if not probes:
         return problem
     study = open_study(storage, f"healing {problem.identity} probes {probes}")

@@ -11,8 +11,6 @@ UniPC (arXiv 2302.04867) does the same for polynomials; here the rows come from 
 all of it overshoots where the network damps errors itself, so the share is a setting, and rollouts choose it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from hyca_calib.search.replay import Array, gaps

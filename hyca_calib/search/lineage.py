@@ -1,7 +1,5 @@
 """What a plan says about where it comes from, held against a trace."""
 
-from __future__ import annotations
-
 from hyca_calib.records.origins import origins
 from hyca_calib.search.candidate import Settings
 from hyca_calib.search.error_damping import carried_over
@@ -92,7 +90,7 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
     """Why the runtime would refuse the plan on the traced model, or "".
 
     Raises:
-        PlanMismatchError: the plan has another cache point.
+        PlanMismatchError: the plan has another cache point, or several.
     """
     model = trace.attributes.model
     section = next((s for s in plan.sections if s.component == model.component), None)
@@ -101,6 +99,11 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
     wanted = section.model
     if wanted.transformer != model.transformer:
         return f"the plan is for a {wanted.transformer}, the trace is of a {model.transformer}"
+    if len(section.points) > 1:
+        raise PlanMismatchError(
+            f"plan {plan.name!r} caches at {len(section.points)} points, {', '.join(section.points)}; a trace has the "
+            "statistics of one, so it cannot be checked; measure it: python -m hyca_calib evaluate"
+        )
     forecast = section.forecast
     if forecast.at != trace.point:
         raise PlanMismatchError(

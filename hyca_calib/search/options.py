@@ -10,6 +10,10 @@ Grain = Literal["channel", "group"]
 """What has a row of taps of its own: every channel, or every group of channels."""
 
 
+Naming = Literal["diffusers", "dit"]
+"""Whose names layers have in a schedule file: those of diffusers, or of the repository of DiT."""
+
+
 @dataclass(frozen=True)
 class Tuning:
     """Limits of the offline part.

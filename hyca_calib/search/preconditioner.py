@@ -12,8 +12,6 @@ A channel moves with its group, and a little on its own: what its group needs is
 Adam steps equally far in both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -50,7 +48,6 @@ def drawn_to_groups(
 
     Args:
         expand: from coordinates of the taps' own `shape`, ``(predicted step, depth, channel)``.
-        labels: the group of each channel.
     """
     groups = int(labels.max()) + 1
 

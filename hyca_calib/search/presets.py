@@ -8,8 +8,6 @@ are (here: the silhouette decides, 2 to 8) and how a one-step formula serves a g
 both ways, see `Multistep`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

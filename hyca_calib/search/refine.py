@@ -9,8 +9,6 @@ Offline, errors are judged one gap at a time with a clean history; here every la
 what the taps did before, which is where most of the gain comes from.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import time
@@ -47,7 +45,6 @@ class RefinementTask:
     """What is refined, and by what it is judged.
 
     Attributes:
-        section: whose taps.
         start: parameters; of `preconditioned` coordinates, zeros.
         expand: parameters to taps ``(predicted step, depth, channel)``.
         fit, select: samples that give gradients, and samples that decide which parameters were best.
@@ -129,11 +126,7 @@ def step_size(settings: Refinement, share: float) -> float:
 
 
 class _State:
-    """What survives an interruption: parameters and their optimizer, the best so far, the clock.
-
-    Args:
-        theta: parameters to begin with, if there is nothing at `path`.
-    """
+    """What survives an interruption: parameters and their optimizer, the best so far, the clock."""
 
     def __init__(self, theta: Tensor, settings: Refinement, path: Path) -> None:
         self.theta, self._settings, self._path = theta.requires_grad_(), settings, path

@@ -10,8 +10,6 @@ with :math:`a_t` the step size times the gain of the network's tail. Channels en
 squared gain, summed within a group beforehand (`grouped`).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """What a plan does on the steps of a trace, its own or others, and what that costs there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +20,6 @@ class Retimed:
     """A plan on the steps of one run.
 
     Attributes:
-        schedule: on the steps of the run.
         weights: of each predicted step, ``(tap, channel)``, newest first.
         adapted: whether those are not the plan's own steps.
     """
@@ -54,8 +51,8 @@ def retime(section: NetworkPlan, trace: Trace) -> Retimed:
     own, theirs = _grids(section, trace)
     sign = 1.0 if own[0] <= own[-1] else -1.0
     positions = np.interp(sign * theirs, sign * own, np.arange(len(own)))
-    policy, moments = Scheduled(section.schedule), zip(positions.tolist(), [-1.0, *positions[:-1]], strict=True)
-    actions = [policy.action(Moment(0, now, before, len(own))) for now, before in moments]
+    moments = [Moment(0, n, b, len(own)) for n, b in zip(positions.tolist(), [-1.0, *positions[:-1]], strict=True)]
+    actions = [Scheduled().decide((), moment, section.schedule)[0] for moment in moments]
     schedule = Schedule.from_steps(len(theirs), [i for i, action in enumerate(actions) if action.computes])
     rows = {
         step: section.weights_at(positions[list(history)].tolist(), float(positions[step])).astype(np.float64)

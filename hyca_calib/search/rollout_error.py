@@ -1,7 +1,5 @@
 """The final latents of a section of a plan, as candidates are judged by them."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Any
@@ -24,17 +22,15 @@ def log_errors(
     """Log squared error of each sample's final latent, float64 ``(job,)``, on the CPU.
 
     The runtime computes what it cannot forecast; here a forecast of NaN or infinity is worth an error as large as the
-    full run's range, 0 dB, instead.
-
-    Args:
-        batch: samples in one call; default: all.
+    full run's range, 0 dB, instead. Where decisions are made by sample, each runs alone.
     """
     plan, lost = Plan(name="candidate", sections=(section,)), samples.log_peak
     with warnings.catch_warnings():
         warnings.simplefilter("error", ForecastWarning)
         try:
             with followed(pipe, plan, on_mismatch):
-                latents = sample_latents(pipe, samples.jobs, samples.num_steps, batch or len(samples.jobs))
+                size = batch or (1 if plan.decides_by_sample else len(samples.jobs))
+                latents = sample_latents(pipe, samples.jobs, samples.num_steps, size)
         except ForecastWarning:
             return lost
     found = log_error(latents, samples.latents.to(latents.device)).double().cpu()

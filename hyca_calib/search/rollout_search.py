@@ -1,7 +1,5 @@
 """Real rollouts: the offline objective does not see that later network calls meet a changed latent."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random
@@ -43,7 +41,6 @@ def search_by_rollouts(
     Args:
         candidates: best first by the offline objective.
         rollouts: where they are done and remembered; none is repeated after an interruption.
-        seed: of the order in which moves are tried.
         on_progress: told the share of the limits that is spent, and the best PSNR so far.
         alternatives: candidates in case the offline objective is wrong, see `sweep_damping`; made as time allows.
 
@@ -122,6 +119,8 @@ class _Climb:
         return min(1.0, max(self.watch.share, len(self.tried) / rollouts if rollouts else 0.0))
 
 
+Shift = tuple[int, int]
+"""A computed step and the one that is computed instead."""
 Move = Callable[[], Candidate]
 """Makes a candidate a small step away; most are never asked for it, and of long runs there are many."""
 
@@ -145,10 +144,6 @@ def _moves(candidate: Candidate) -> list[Move]:
 
 def _moved(candidate: Candidate, shift: Shift) -> Candidate:
     return candidate.moved(_shifted(candidate.schedule, shift))
-
-
-Shift = tuple[int, int]
-"""A computed step and the one that is computed instead."""
 
 
 def neighbours(schedule: Schedule, start: int) -> list[Schedule]:

@@ -1,7 +1,5 @@
 """The whole of ``hyca_calib search`` for one budget: rollouts, refinement, the plan and its account."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +7,11 @@ from functools import partial
 from typing import Any, Literal
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.pipelines.weights import precision_of
 from hyca_calib.search.assemble import build_section, provenance, with_taps
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.damping_sweep import sweep_damping
 from hyca_calib.search.options import RolloutLimits, SearchOptions
+from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
@@ -25,9 +23,8 @@ from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tap_rollout import NotDifferentiableError
-from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.network_plan import NetworkPlan, Quality
-from hyca_runtime.plan import Plan, load_plan, save_plan
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan import Plan, load_plan
 from hyca_runtime.solvers import ClosedFormSolver
 
 Stage = Literal["confirm", "refine"]
@@ -35,8 +32,6 @@ Progress = Callable[[Stage, float, str], None]
 """Told the stage, the share of it that is done, and a line of news."""
 Tried = dict[str, list[dict[str, Any]]]
 """What was rolled out at each cache point."""
-NOT_SEARCHED: dict[str, Any] = {"solver_costs": {}, "rollouts": [], "points": {}, "refinement": {}, "seconds": {}}
-"""What reports read of a search, where a published recipe has none."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ def search(
             "refinement": refinement,
             "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
         }
-        return _write_plan(pipe, study, winner, section, budget.text, account)
+        return write_outcome(pipe, study, winner.problem, section, budget.text, provenance(winner), account)
 
 
 def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Sequence[Candidate], Candidate, Tried]:
@@ -137,6 +132,7 @@ def search_preset(
     """The plan of a published recipe, written with its account into `study`."""
     candidate, section = preset_section(problem, PRESETS[preset], budget, 0, multistep)
     account = {
+        **NOT_SEARCHED,
         "preset": preset,
         "source": PRESETS[preset].source,
         "multistep": multistep,
@@ -147,38 +143,9 @@ def search_preset(
             if isinstance(closed, ClosedFormSolver)
         ],
         "candidates": [_summary(candidate)],
-        **NOT_SEARCHED,
     }
-    return _write_plan(pipe, study, candidate, _judged(pipe, problem, section), f"{preset}-{budget.text}", account)
-
-
-def _judged(pipe: Any, problem: Problem, section: NetworkPlan) -> NetworkPlan:
-    """The section with its agreement on the select split; without a pipeline as it is."""
-    if pipe is None:
-        return section
-    samples = problem.samples("select")
-    psnr = rollout_psnr(pipe, section, samples)
-    quality = Quality(split="select", num_samples=len(samples.jobs), psnr_db=psnr)
-    return section.model_copy(update={"quality": quality})
-
-
-def _write_plan(
-    pipe: Any, study: StudyFolder, winner: Candidate, section: NetworkPlan, suffix: str, account: dict[str, Any]
-) -> Plan:
-    """Write the account, then the plan: a folder with a plan is complete.
-
-    A plan tells of its refinement, but not how long it took, so that equal searches give equal plans.
-    """
-    told = provenance(winner)
-    if pipe is not None:
-        told["precision"] = precision_of(find_transformer(pipe, section.component))
-    refinement = {key: value for key, value in account["refinement"].items() if key != "minutes"}
-    if "iterations" in refinement:
-        told["refinement"] = refinement
-    plan = Plan(name=f"{winner.problem.trace.attributes.model.name}-{suffix}", sections=(section,), provenance=told)
-    study.write_result(account)
-    save_plan(plan, study.plan)
-    return plan
+    section, told = judged(pipe, problem, section), provenance(candidate)
+    return write_outcome(pipe, study, problem, section, f"{preset}-{budget.text}", told, account)
 
 
 def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:
@@ -202,7 +169,7 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
             news = f"taps stay unrefined, this pipeline cannot be differentiated: {error}"
             run.on_progress("refine", 1.0, news)
             account = {"skipped": str(error)}
-    return _judged(pipe, problem, section), account
+    return judged(pipe, problem, section), account
 
 
 def _summary(candidate: Candidate) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Rollouts that workers share: each is run once, by whoever is free, and all see its score."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -22,8 +20,6 @@ class SharedRollouts:
     """Scores of candidates, kept in an Optuna study; a trial is one rollout.
 
     Args:
-        storage: shared by the workers.
-        name: of the study.
         rollout: a candidate's score; the same for all workers.
     """
 

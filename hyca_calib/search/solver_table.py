@@ -1,7 +1,5 @@
 """What each solver does, measured on numbers: order, noise, cold start, decaying exponentials."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The time that a stage may take."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from time import monotonic
 
@@ -18,11 +16,7 @@ class TimeIsUpError(Exception):
 
 
 class Stopwatch:
-    """Runs from when it is made.
-
-    Args:
-        seconds: that the stage may take.
-    """
+    """Runs from when it is made."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._begun = seconds, monotonic()

@@ -1,7 +1,5 @@
 """Optuna's storages: where workers share their trials, and what becomes of those of dead workers."""
 
-from __future__ import annotations
-
 import os
 import random
 import socket
@@ -94,10 +92,8 @@ def _is_dead(trial: FrozenTrial) -> bool:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 

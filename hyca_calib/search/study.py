@@ -1,17 +1,15 @@
 """One folder of ``studies/``: everything a search wrote, and where to go on after an interruption."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock
 
-from hyca_calib.records.atomic import write_text
+from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
-JOURNAL = "journal.log"
+JOURNAL, REQUEST = "journal.log", "request.json"
 
 
 class StudyFolder:
@@ -23,7 +21,6 @@ class StudyFolder:
     Attributes:
         journal: where workers share trials and rollouts, unless a storage is given.
         refinement: state of a refinement, to go on from after an interruption.
-        plan, report: what a search makes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,17 +28,28 @@ class StudyFolder:
         self.plan, self.report, self._result = folder / "plan.json", folder / "report.html", folder / "result.json"
 
     @classmethod
-    def open(cls, folder: Path, request: dict[str, Any]) -> StudyFolder:
+    def open(cls, folder: Path, request: dict[str, Any]) -> Self:
         """Make the folder, or go on in it if it was made for the same request.
 
         Raises:
             StudyError: it holds another study.
         """
-        kept, wanted = folder / "request.json", json.loads(json.dumps(request))
+        study = cls.at(folder, request)
+        if not (folder / REQUEST).exists():
+            write_json(folder / REQUEST, json.loads(json.dumps(request)))
+        return study
+
+    @classmethod
+    def at(cls, folder: Path, request: dict[str, Any]) -> Self:
+        """The study that `open` would give, of which nothing is written yet.
+
+        Raises:
+            StudyError: the folder holds another study.
+        """
+        kept, wanted = folder / REQUEST, json.loads(json.dumps(request))
         if not kept.exists():
             if folder.exists() and any(folder.iterdir()):
                 raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
-            _write(kept, wanted)
             return cls(folder)
         try:
             found = json.loads(kept.read_text())
@@ -72,8 +80,4 @@ class StudyFolder:
         return dict(json.loads(self._result.read_text()))
 
     def write_result(self, result: dict[str, Any]) -> None:
-        _write(self._result, result)
-
-
-def _write(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
+        write_json(self._result, result)

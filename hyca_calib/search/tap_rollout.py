@@ -1,7 +1,5 @@
 """A network driven by a plan whose taps are a differentiable tensor."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Self

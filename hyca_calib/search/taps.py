@@ -7,8 +7,6 @@ With :math:`\lambda \to \infty` this is linear extrapolation in the sampler's ti
 least squares, which overfits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

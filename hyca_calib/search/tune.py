@@ -1,7 +1,5 @@
 """Optuna over everything the exact schedule search takes as given."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -78,7 +76,6 @@ def tune(
     once share the trials.
 
     Args:
-        on_trial: told the number and the value of each trial.
         on_share: told the share of the limits that is spent, also within a trial. Once the time is, the trial stops,
             unless it is the first.
     """

@@ -16,10 +16,8 @@ The first four are written batch by batch, every batch in files of its own, so w
 others are computed from them in the end.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import zarr
@@ -50,7 +48,7 @@ class Arrays:
     latents: Any
 
     @classmethod
-    def open(cls, folder: Folder, request: Request, layout: Layout) -> Arrays:
+    def open(cls, folder: Folder, request: Request, layout: Layout) -> Self:
         """The arrays in `folder`, made if they are not there; several processes may do that at once."""
         witness = Witness(folder.store(read_only=False))
         at, steps, batches = f"points/{request.point.kind}", len(layout.timesteps), len(request.batches)

@@ -1,7 +1,5 @@
 """What a complete trace says of itself, kept as the attributes of its Zarr group."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import BaseModel
@@ -22,7 +20,6 @@ class TraceAttributes(BaseModel, frozen=True):
     Attributes:
         branches, num_tokens, scheduler_timesteps, gram_share, gram_error, first_computed: see `Layout`.
         model, point, batch: see `Request`.
-        splits: the split of each sample.
         excluded: numbers of the samples that are in no statistics, because they hold NaN or infinity.
         nonfinite: where they do.
     """

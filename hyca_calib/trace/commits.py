@@ -1,7 +1,5 @@
 """The account of a batch: written after its files, so that a batch with an account is whole."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from pydantic import BaseModel
@@ -14,12 +12,7 @@ COMMITS = "commits"
 
 
 class NonFinite(BaseModel, frozen=True):
-    """A sample with NaN or infinity, and where they come up first: in a feature, else in the final latents.
-
-    Attributes:
-        channels: some of those that hold them.
-        num_channels: how many do.
-    """
+    """A sample with NaN or infinity, and where they come up first: in a feature, else in the final latents."""
 
     sample: int
     branch: str | None = None
@@ -38,8 +31,6 @@ class Commit(BaseModel, frozen=True):
     """What a batch has written.
 
     Attributes:
-        samples: numbers of the samples in it.
-        files: digests of its files, by key.
         nonfinite: samples that are in no statistics.
     """
 

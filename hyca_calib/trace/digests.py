@@ -1,7 +1,5 @@
 """SHA-256 of what is written: taken on the way to the disk, and listed in the end."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -29,7 +27,7 @@ class FileDigest(NamedTuple):
     sha256: str
 
     @classmethod
-    def of(cls, content: bytes) -> FileDigest:
+    def of(cls, content: bytes) -> Self:
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
 
@@ -51,11 +49,7 @@ class Witness(WrapperStore[Store]):
 
 
 class Manifest(BaseModel, frozen=True):
-    """What all files of a trace must hold, by key; written last, so that a trace with a manifest is complete.
-
-    Attributes:
-        sha256: the digest of all that.
-    """
+    """What all files of a trace must hold, by key; written last, so that a trace with a manifest is complete."""
 
     files: dict[str, FileDigest]
     sha256: str

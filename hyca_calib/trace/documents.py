@@ -1,7 +1,5 @@
 """JSON files of a trace, which may come from anywhere: limited in size and depth before they are believed."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """From all batches to a trace: sums in the order of the batches, whoever recorded them, then the manifest."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -74,7 +72,6 @@ def summarise(root: Any, gram: np.ndarray, gain: np.ndarray, layout: Layout, att
     """Write what is known of a trace as a whole.
 
     Args:
-        root: the Zarr group.
         gram: ``(split, branch, channel, step, step)``.
         gain: ``(branch, step, channel)``.
     """

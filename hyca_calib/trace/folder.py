@@ -4,12 +4,8 @@ Keys are relative, with ``/``; a key that leads out of the folder is refused. Ev
 holds its old bytes or its new ones.
 """
 
-from __future__ import annotations
-
-import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,11 +17,11 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
+from hyca_calib.records.atomic import PARTIAL, replacing
 from hyca_runtime.errors import TraceError
 
 Where = str | Path
 PART = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.+-]+")
-PARTIAL = ".partial"
 
 
 class Folder:
@@ -34,7 +30,6 @@ class Folder:
     The driver of an object store takes credentials from the environment, as it documents.
 
     Attributes:
-        where: the path or URL.
         local: the path; None for an object store.
 
     Raises:
@@ -68,7 +63,8 @@ class Folder:
             if self.local is None:
                 self._files.pipe_file(_checked(key), content)
             else:
-                _write_whole(self.local / _checked(key), content)
+                with replacing(self.local / _checked(key)) as partial:
+                    partial.write_bytes(content)
 
     def delete(self, key: str) -> None:
         """Nothing happens if it is not there."""
@@ -135,20 +131,6 @@ def _object_store(url: str) -> tuple[Any, str]:
         kind = url.partition("://")[0]
         raise TraceError(f"{url}: cannot open {kind}:// ({error}); pip install the fsspec driver of it") from error
     return filesystem, root.rstrip("/")
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _checked(key: str) -> str:

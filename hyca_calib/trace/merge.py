@@ -1,7 +1,5 @@
 """One trace from parts of it that were recorded apart, on machines that share no storage."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from hyca_calib.trace.commits import Commit, committed

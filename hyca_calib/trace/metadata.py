@@ -1,7 +1,5 @@
 """Zarr metadata of unknown origin, read before Zarr acts on it: known types and codecs only, sizes that files back."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a trace needs, known before it begins."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Self
@@ -38,11 +36,7 @@ class Preflight:
 
     @classmethod
     def of(cls, probe: Recording, request: Request, batches: int, folder: Folder) -> Self:
-        """What a run of the first batch over a few steps lets expect.
-
-        Args:
-            batches: how many are to be recorded.
-        """
+        """What a run of the first batch over a few steps lets expect."""
         branches, steps = len(probe.branches), request.workload.num_steps
         parts = probe.features[0][0]
         channels, looked_at = sum(part.shape[2] for part in parts), parts[0].shape[1]

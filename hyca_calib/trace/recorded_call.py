@@ -1,7 +1,5 @@
 """Calls of a network, recorded, and put in order by guidance branch and step."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +58,8 @@ def _cause(
     calls: Sequence[RecordedCall], by_branch: Mapping[str, Mapping[int, Sequence[RecordedCall]]], num_steps: int
 ) -> str:
     """Why no branch is called alike on every step."""
+    if not calls:
+        return "expected calls of the network, got none; trace more --steps, another strength, or another --component"
     sizes = [_sizes([call for call in calls if call.step == step]) for step in range(num_steps)]
     changed = next((step for step in range(num_steps) if sizes[step] != sizes[0]), 0)
     if changed and len(set(map(len, sizes))) == 1:
@@ -74,7 +74,7 @@ def _cause(
     return (
         f"expected a guidance branch that is called equally often on each of {num_steps} steps, got calls by branch "
         f"and step {counts}; where a pipeline conditions its branches anew at every step, let it name them: "
-        "`with transformer.cache_context(name):`"
+        "`with transformer.cache_context(name):`; frames with a time of their own each cannot be traced"
     )
 
 

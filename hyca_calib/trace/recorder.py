@@ -90,6 +90,11 @@ class Recorder:
         """Where the network's weights are."""
         return next(self.module.parameters()).device
 
+    @property
+    def saw_a_call(self) -> bool:
+        """Whether the network was called since this was made."""
+        return self._sample_call is not None
+
     def __enter__(self) -> Self:
         self._attachment.install(outside_inference_mode(self._answer))
         return self

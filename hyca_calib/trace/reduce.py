@@ -1,7 +1,5 @@
 """A recording becomes what is stored of it; all on the device of the features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,9 +19,6 @@ def reduced(
     recording: Recording, layout: Layout, samples: Sequence[int]
 ) -> tuple[dict[str, Tensor], tuple[NonFinite, ...]]:
     """What is stored of a batch, and where it holds NaN or infinity.
-
-    Args:
-        samples: numbers of the samples in the batch.
 
     Returns:
         ``values`` (sample, branch, step, token, channel) float32, ``gram`` (branch, channel, pair) float64,

@@ -1,7 +1,5 @@
 """What was asked of a trace: everything that decides its bytes, kept in it as ``request.json``."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Self
 
@@ -9,7 +7,7 @@ from pydantic import BaseModel
 
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Job, Workload, batches
-from hyca_calib.trace.documents import REQUEST, Document, checked, read_json, write_json
+from hyca_calib.trace.documents import REQUEST, checked, read_json, write_json
 from hyca_calib.trace.folder import Folder
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
@@ -22,7 +20,6 @@ class Request(BaseModel, frozen=True):
     """What one trace is made for.
 
     Attributes:
-        point: where in the network the feature is taken.
         batch: samples in one pipeline call; a batch is recorded and stored as a whole.
         tokens: tokens of each sample whose features are stored.
         gram_tokens: tokens of each network call that enter the statistics, chosen at random if there are more.
@@ -61,7 +58,9 @@ class Request(BaseModel, frozen=True):
         Raises:
             TraceError: it does not say, or not clearly, or for another version.
         """
-        return checked(cls, _of_this_version(folder), folder, REQUEST)
+        document = read_json(folder, REQUEST)
+        check_version(folder, document.get("version", 0))
+        return checked(cls, document, folder, REQUEST)
 
     def settle(self, folder: Folder) -> None:
         """Write the request, or go on where the same one was begun.
@@ -84,12 +83,6 @@ class Request(BaseModel, frozen=True):
             raise TraceError(
                 f"{folder} holds a trace with another {', '.join(differs)}; choose another --out, or --overwrite it"
             )
-
-
-def _of_this_version(folder: Folder) -> Document:
-    document = read_json(folder, REQUEST)
-    check_version(folder, document.get("version", 0))
-    return document
 
 
 def check_version(folder: Folder, version: object) -> None:

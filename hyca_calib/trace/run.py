@@ -1,7 +1,5 @@
 """The whole of ``hyca_calib trace``: sample in full, reduce, store, batch by batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -21,7 +19,7 @@ from hyca_calib.trace.request import Request
 from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.shard_lock import Shard, shard_lock
 from hyca_calib.trace.writer import Writer
-from hyca_runtime.errors import TraceError
+from hyca_runtime.errors import TraceError, WorkloadError
 from hyca_runtime.point import CachePoint
 
 GRAM_TOKENS = 8192
@@ -51,9 +49,6 @@ def trace(
 
     Args:
         batch, tokens, gram_tokens: see `Request`.
-        component: which of the pipeline's networks.
-        overwrite: replace what is at `out`.
-        force: begin even if it will not fit.
         shard: the batches to take care of; default: all, or what a launcher such as torchrun gave this process.
         on_preflight: told what the trace needs before the first sample.
         on_samples: told how many samples were there, then how many each batch adds.
@@ -90,6 +85,18 @@ def trace(
         return True
 
 
+def _probe(recorder: Recorder, request: Request) -> Recording:
+    """A run of the first batch, as short as it can be: of little strength, few steps call no network at all."""
+    most, steps = request.workload.num_steps, PROBE_STEPS
+    while True:
+        try:
+            return recorder.record(request.batches[0], steps, request.workload.seed)
+        except (TraceError, WorkloadError):
+            if recorder.saw_a_call or steps >= most:
+                raise
+        steps = min(2 * steps, most)
+
+
 def _record(
     pipe: Any,
     request: Request,
@@ -103,7 +110,7 @@ def _record(
     """Sample and store the batches in `todo`."""
     steps, seed = request.workload.num_steps, request.workload.seed
     with Recorder(pipe, request.point, request.gram_tokens, seed, request.model.component) as recorder:
-        preflight = Preflight.of(recorder.record(request.batches[0], PROBE_STEPS, seed), request, len(todo), folder)
+        preflight = Preflight.of(_probe(recorder, request), request, len(todo), folder)
         on_preflight(preflight)
         if not force:
             preflight.check()

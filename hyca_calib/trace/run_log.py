@@ -1,7 +1,5 @@
 """Who wrote a trace, when, with what: one small file for every process that worked on it."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator

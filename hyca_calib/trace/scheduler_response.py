@@ -1,7 +1,5 @@
 """What a sampler does between calls of the network: its noise levels, and its response to an output."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

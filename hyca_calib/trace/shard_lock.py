@@ -4,8 +4,6 @@ Shards are disjoint by layout, so writers need no lock against each other; a loc
 shard from being traced twice at once, which would be work for nothing.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import threading
@@ -14,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
@@ -46,7 +45,7 @@ class Shard:
         return batch % self.world == self.rank
 
     @classmethod
-    def parse(cls, text: str) -> Shard:
+    def parse(cls, text: str) -> Self:
         """The shard that a user calls ``3/8``: the third of eight.
 
         Raises:
@@ -58,7 +57,7 @@ class Shard:
         return cls(int(rank) - 1, int(world))
 
     @classmethod
-    def of_launcher(cls) -> Shard:
+    def of_launcher(cls) -> Self:
         """What torchrun, accelerate launch and their like say in the environment."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 

@@ -1,12 +1,10 @@
 """A trace for reading."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import zarr
@@ -26,9 +24,6 @@ from hyca_runtime.errors import HycaError, TraceError
 
 class Trace:
     """A complete trace.
-
-    Args:
-        where: a folder or a URL.
 
     Raises:
         TraceError: missing, incomplete, damaged, or of another version.
@@ -130,7 +125,7 @@ class Trace:
         with self._readable():
             return np.stack([np.asarray(self._array("latents")[index]) for index in self.samples(split)])
 
-    def check_same_samples(self, other: Trace) -> None:
+    def check_same_samples(self, other: Self) -> None:
         """Raises TraceError unless both have the same samples in each split."""
         if self.attributes.workload.digest != other.attributes.workload.digest:
             raise TraceError(

@@ -1,7 +1,5 @@
 """What the network behind a cache point makes of its feature: the feature's own output, and the gain of an error."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

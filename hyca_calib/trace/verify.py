@@ -1,7 +1,5 @@
 """Bit rot: every file of a trace against the digest it was written with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -40,9 +38,6 @@ class Damage:
 
 def verify(where: Where, on_files: Callable[[int], None] = lambda read: None) -> list[Damage]:
     """Compare all files; of an incomplete trace those of its committed batches.
-
-    Args:
-        on_files: told how many more files were read.
 
     Raises:
         TraceError: no trace, or one that no longer says what it was made for.

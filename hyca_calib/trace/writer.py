@@ -1,7 +1,5 @@
 """A thread that writes batches while the next one is sampled."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,11 +29,6 @@ class Writer:
 
     While one batch is sampled, the one before is copied to the host, and the one before that is written. From a GPU
     they are copied to pinned memory, which torch keeps for the next one, on a stream of its own.
-
-    Args:
-        layout: of all batches.
-        device: where the features are.
-        on_commit: told of every batch that is written.
     """
 
     def __init__(

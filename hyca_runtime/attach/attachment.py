@@ -20,6 +20,7 @@ from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
 from hyca_runtime.attach.deferred import Call, settled
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
+from hyca_runtime.attach.late import Decide, LateBehind
 from hyca_runtime.attach.points import Place
 from hyca_runtime.attach.proxies import exchange
 from hyca_runtime.errors import AttachError
@@ -75,6 +76,9 @@ class Attachment:
         self._enter = outside(self._put_in)
         self._leave = outside(self._put_back)
         self._take = outside(self._hand_over)
+        self._late: LateBehind | None = None
+        self._enter_late = outside(self._put_gates)
+        self._take_late = outside(self._hand_over_late)
         self._settle = outside(self._settled)
 
     @property
@@ -94,7 +98,7 @@ class Attachment:
             answer = self._handler
             return answer(args, kwargs) if answer is not None else self._forward(*args, **kwargs)
 
-        for function in (Replacement.__call__, forward, handler, self.run, self.compute, self.predict):
+        for function in (Replacement.__call__, forward, handler, self.run, self.run_late, self.compute, self.predict):
             around(function)
         self._slot.put(forward)
         self._patches = self.context.listen(self.module)
@@ -151,6 +155,37 @@ class Attachment:
                 return output, self._take(output, capture, keep)
             finally:
                 self._leave(own)
+
+    def run_late(self, args: tuple[Any, ...], kwargs: dict[str, Any], blocks: int, decide: Decide, keep: Keeper) -> Any:
+        """Run the leading blocks; then the others, or the forecast of the only point in their place.
+
+        Args:
+            blocks: how many lead. The point is ``behind`` as many, or the trunk's residual.
+            decide: gives the forecast of the point on the way, or None to compute it.
+            keep: told the feature, if it was computed.
+
+        Returns:
+            The network's output.
+        """
+        args, kwargs = self._settle(args, kwargs, ())
+        with self._turn:
+            own = self._enter_late(blocks, decide)
+            try:
+                output = self._forward(*args, **kwargs)
+                self._take_late(keep)
+            finally:
+                self._leave(own)
+        return output
+
+    def _put_gates(self, blocks: int, decide: Decide) -> list[Standing]:
+        if self._late is None:
+            self._late = LateBehind(self.module, blocks, whole=self.point.kind == "trunk")
+        return [exchange(self._late.proxies(decide))]
+
+    def _hand_over_late(self, keep: Keeper) -> None:
+        feature = self._late.captured() if self._late is not None else None
+        if feature is not None:
+            keep(dict.fromkeys(self.points, feature))
 
     def _settled(self, args: tuple[Any, ...], kwargs: dict[str, Any], inject: Iterable[str]) -> Call:
         """The arguments, with calls made of which a block may look at the answer."""

@@ -13,11 +13,10 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hyca_runtime.attach.context import Context
-from hyca_runtime.errors import ClockError
+from hyca_runtime.attach.timestep import SchedulerGrid, Timestep
 
 TIMESTEPS = ("timestep", "timesteps", "t", "vision_timesteps")
 PROMPTS = (
@@ -52,66 +51,6 @@ class Arguments:
         return args[at] if at < len(args) else None
 
 
-class SchedulerGrid:
-    """A scheduler's timesteps, on the host.
-
-    Attributes:
-        times: one for each step of the sampler.
-    """
-
-    def __init__(self, timesteps: Tensor) -> None:
-        self._timesteps = weakref.ref(timesteps)
-        self.times = [float(t) for t in timesteps.tolist()]
-
-    def is_of(self, timesteps: Any) -> bool:
-        """Whether this is the grid of those very timesteps; a scheduler makes new ones for each run."""
-        return self._timesteps() is timesteps
-
-
-class Timestep:
-    """The timestep of a call; read when it is first asked for, which waits for the device.
-
-    Args:
-        value: what the network was called with, None if it was called without one.
-        missing: what is said then.
-    """
-
-    def __init__(self, value: Any, missing: str = "") -> None:
-        self._value, self._missing = value, missing
-        self._found: tuple[float, float] | None = None
-
-    @property
-    def is_given(self) -> bool:
-        """Whether there is one."""
-        return self._value is not None
-
-    def read(self) -> tuple[float, float]:
-        """The timestep, and the relative rounding error of its dtype.
-
-        Where tokens have their own (clean frames of image to video are at time 0), the largest.
-
-        Raises:
-            ClockError: the call carries no timestep.
-        """
-        if self._found is None:
-            self._found = self._read()
-        return self._found
-
-    def _read(self) -> tuple[float, float]:
-        value = self._value
-        if value is None:
-            raise ClockError(self._missing)
-        if not isinstance(value, Tensor):
-            return float(value), 1e-6
-        rounding = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
-        return float(value.amax()), max(2 * rounding, 1e-6)
-
-    def is_at(self, other: Timestep) -> bool:
-        """Whether both are the same, in their precision."""
-        (time, rounding), (theirs, coarser) = self.read(), other.read()
-        return abs(time - theirs) <= max(rounding, coarser) * max(abs(theirs), 1e-6)
-
-
 class Clock:
     """Tells the time of calls of one network.
 
@@ -135,11 +74,12 @@ class Clock:
     def timestep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timestep:
         """The timestep of a call, not read yet."""
         value = self._arguments.get(self._timestep, args, kwargs) if self._timestep else None
-        return Timestep(
+        self._kept.now = now = Timestep(
             value,
             f"{self._kind} was called without a timestep (an argument named {', '.join(TIMESTEPS)}); "
             "say the step: with session.at(step)",
         )
+        return now
 
     def prompt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The tensor that conditions a call, by which guidance branches without a name are told apart."""
@@ -152,8 +92,13 @@ class Clock:
         return None
 
     @property
+    def pipe(self) -> Any:
+        """The pipeline that drives this thread's calls, None if it is not known or gone."""
+        return self._context.pipe or self._pipe()
+
+    @property
     def _scheduler(self) -> Any:
-        return getattr(self._context.pipe or self._pipe(), "scheduler", None)
+        return getattr(self.pipe, "scheduler", None)
 
     def batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """How many samples, guidance halves counted, a call has: the length of its first argument."""
@@ -199,13 +144,16 @@ class Clock:
         return sampler_name(self._scheduler) if self.grid() is not None else ""
 
     def index(self) -> int:
-        """The scheduler's place in its grid."""
+        """The scheduler's place in its grid.
+
+        Before its first step one that was not told where it begins (video to video) is where the latest call's time is.
+        """
         scheduler = self._scheduler
-        step: int | None = scheduler.step_index
-        if step is not None:
-            return step
-        begin = getattr(scheduler, "begin_index", None)
-        return begin if isinstance(begin, int) else 0
+        for place in (scheduler.step_index, getattr(scheduler, "begin_index", None)):
+            if place is not None:
+                return int(place)
+        grid, now = self.grid(), getattr(self._kept, "now", None)
+        return grid.place_of(now) if grid is not None and now is not None and now.is_given else 0
 
     def ahead(self) -> list[float]:
         """The scheduler's own timesteps from where it is on, as far as it says them."""

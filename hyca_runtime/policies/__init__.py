@@ -1,6 +1,27 @@
-"""When the network is computed."""
+"""Decisions between the actions of a plan; importing this package registers those that ship with HyCa."""
 
-from hyca_runtime.policies.base import Policy
+from hyca_runtime.policies.base import (
+    Evidence,
+    Policy,
+    PolicySpec,
+    ProbingPolicy,
+    policies,
+    policy_from_spec,
+    register_policy,
+)
+from hyca_runtime.policies.careful_end import CarefulEnd
+from hyca_runtime.policies.probed_change import ProbedChange
 from hyca_runtime.policies.scheduled import Scheduled
 
-__all__ = ["Policy", "Scheduled"]
+__all__ = [
+    "CarefulEnd",
+    "Evidence",
+    "Policy",
+    "PolicySpec",
+    "ProbedChange",
+    "ProbingPolicy",
+    "Scheduled",
+    "policies",
+    "policy_from_spec",
+    "register_policy",
+]

@@ -1,14 +1,113 @@
-"""When the network is computed."""
+"""What a policy is: a decision at run time between the actions of a plan.
+
+A policy is content of a plan: a name and settings, no code. It is a frozen dataclass; whatever it must
+remember of a run is a state that it is given and gives back, one for each guidance branch of each run. It is
+asked on the host, before the network is called, and answers from the moment alone: to look at features would
+wait for the device.
+
+A `ProbingPolicy` is asked when the call has run its first blocks, and sees a few numbers that it
+measured there. That is one wait for the device at each decision, which the report counts.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
 
 from hyca_runtime.moment import Moment
-from hyca_runtime.schedule import Action
+from hyca_runtime.plan_part import PlanPart
+from hyca_runtime.registry import Registry
+from hyca_runtime.schedule import Action, Schedule
+
+Evidence = tuple[float, ...] | None
+"""One number for each sample."""
+
+policies: Registry[type[Policy]] = Registry("policy", "hyca.policies")
 
 
-class Policy(Protocol):
-    """Decides the action of each moment, on the host, before the network is called."""
+class PolicySpec(PlanPart):
+    """A policy by name, with its settings: ``{"name": "careful_end", "configuration": {"steps": 3}}``.
 
-    def action(self, moment: Moment) -> Action: ...
+    Attributes:
+        max_computed: the most calls of one guidance branch in one run that compute all of the network, whatever the
+            policy says.
+    """
+
+    name: str
+    configuration: dict[str, Any] = Field(default_factory=dict)
+    max_computed: int | None = Field(default=None, ge=1)
+
+
+class Policy(ABC):
+    """Base of all policies; subclasses are frozen dataclasses.
+
+    Attributes:
+        name: how plans call it.
+    """
+
+    name: ClassVar[str]
+
+    def begin(self) -> Any:
+        """The state of a guidance branch before its first call in a run; anything but None."""
+        return ()
+
+    @abstractmethod
+    def decide(self, state: Any, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, Any]:
+        """What a call does, and the state after it. The state that is given stays as it is.
+
+        Args:
+            schedule: the plan's; the action is one of its palette. The first call of a run must compute.
+            evidence: what a `ProbingPolicy` measured, one number for each sample; None at the first call of a run, and
+                for other policies.
+        """
+
+    def spec(self, max_computed: int | None = None) -> PolicySpec:
+        """This policy as it stands in a plan."""
+        settings: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        return PolicySpec(name=self.name, configuration=settings, max_computed=max_computed)
+
+
+class ProbingPolicy(Policy):
+    """A policy that looks at what the leading blocks make.
+
+    The plan's only point is what the blocks behind them add, or what all blocks add (``trunk:residual``).
+
+    Attributes:
+        blocks: how many lead, 1 or more; a field of the dataclass.
+    """
+
+    blocks: int
+
+    @abstractmethod
+    def measure(self, probe: Tensor, before: Tensor) -> Tensor:
+        """One number for each sample, ``(sample,)``, on the device: it must not wait for it.
+
+        Args:
+            probe: what the leading blocks make in this call, ``(sample, ...)``.
+            before: what they made in the call before of the same branch.
+        """
+
+
+def register_policy(policy: type[Policy]) -> type[Policy]:
+    """Class decorator: make a policy known to plans by its name."""
+    policies.add(policy.name, policy)
+    return policy
+
+
+def policy_from_spec(spec: PolicySpec) -> Policy:
+    """The policy a plan names.
+
+    Raises:
+        HycaError: unknown name.
+        ValueError: settings the policy does not take or refuses.
+    """
+    kind = policies[spec.name]
+    settings: dict[str, Any] = dict(spec.configuration)
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"policy {spec.name!r} does not take {sorted(settings)}: {error}") from error

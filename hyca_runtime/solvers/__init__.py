@@ -2,6 +2,7 @@
 
 from hyca_runtime.solvers.adams_bashforth import AdamsBashforth
 from hyca_runtime.solvers.adams_moulton import AdamsMoulton
+from hyca_runtime.solvers.aligned import Aligned
 from hyca_runtime.solvers.base import (
     AdaptiveSolver,
     ClosedFormSolver,
@@ -29,6 +30,7 @@ __all__ = [
     "AdamsBashforth",
     "AdamsMoulton",
     "AdaptiveSolver",
+    "Aligned",
     "ClosedFormSolver",
     "DynamicMode",
     "Exponential",

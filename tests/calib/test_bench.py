@@ -20,7 +20,7 @@ from hyca_calib.baselines.score import Score, joined
 from hyca_calib.bench.choice import CLOSE_LOOK, chosen, windows
 from hyca_calib.bench.comparison import HARNESS, Comparison, Learnt
 from hyca_calib.bench.documents.comparison_table import to_csv, to_markdown
-from hyca_calib.bench.documents.front import Dot, draw_front
+from hyca_calib.bench.documents.front import draw_front
 from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.isolation import CleanPipeline, fingerprint
 from hyca_calib.bench.lead import lead
@@ -165,9 +165,9 @@ class TestIsolation:
         families = [culprit, fewer_steps()]
         alone = comparison(workload, families)
         both = comparison(workload, families)
-        first = both.rivals([culprit.baseline({"n": 1}), fewer_steps().baseline({"calls": 4})])
+        first = both.baselines([culprit.baseline({"n": 1}), fewer_steps().baseline({"calls": 4})])
         assert first[0].note == "module tree and full run"
-        assert first[1] == alone.rivals([fewer_steps().baseline({"calls": 4})])[0]
+        assert first[1] == alone.baselines([fewer_steps().baseline({"calls": 4})])[0]
 
 
 class TestChoice:
@@ -215,7 +215,7 @@ class TestComparison:
         dearer = {"fewer steps calls=6", "others calls=8"}
         assert {baseline.name for baseline in baselines} == costs | dearer, "five calls cost as much as no plan"
         ours = bench.plans([("HyCa plan", "x.plan.json", plan)])
-        rows = [bench.full(), *bench.rivals(baselines), *ours]
+        rows = [bench.full(), *bench.baselines(baselines), *ours]
         assert rows[1].result is not None
         assert rows[1].result.flops_ratio == pytest.approx(STEPS / 6, rel=1e-6)
         assert ours[0].ours
@@ -236,7 +236,7 @@ class TestComparison:
         bench = comparison(workload, [family])
         (found,) = bench.sweeps(COSTS)
         assert [score.error for score in found.tried] == ["AssertionError: no such block"] * 2
-        assert bench.rivals([family.baseline({"n": 1})])[0].error == "AssertionError: no such block"
+        assert bench.baselines([family.baseline({"n": 1})])[0].error == "AssertionError: no such block"
 
     def test_the_choice_never_sees_the_test_split(self, workload: Workload) -> None:
         """Nothing of it is sampled before the settings are chosen."""
@@ -248,7 +248,7 @@ class TestComparison:
         blind = replace(bench, test=forbidden)
         assert blind.chosen(blind.sweeps(COSTS), windows([2.0]))
 
-    def test_what_rivals_learnt_is_asked_for_by_recalled_rows_too(self, workload: Workload, tmp_path: Path) -> None:
+    def test_what_baselines_learnt_is_asked_for_by_recalled_rows_too(self, workload: Workload, tmp_path: Path) -> None:
         def known_after() -> dict[str, Any]:
             learnt = Learnt(Notebook(tmp_path, {"of": "what was learnt"}))
 
@@ -259,7 +259,7 @@ class TestComparison:
 
             family = replace(fewer_steps(counts=(3, 6)), apply=calibrated)
             bench = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
-            bench.attach(bench.rivals([family.baseline({"calls": 6})]))
+            bench.attach(bench.baselines([family.baseline({"calls": 6})]))
             return learnt.known
 
         assert known_after() == known_after() == {"ratios for 6": [1.0]}
@@ -275,7 +275,7 @@ class TestComparison:
         family = replace(fewer_steps(counts=(3, 6)), apply=counted)
         first = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
         scores = first.sweeps(COSTS)[0].tried
-        rows = first.rivals([family.baseline(score.settings) for score in scores])
+        rows = first.baselines([family.baseline(score.settings) for score in scores])
         assert done == ["3", "6", "3", "6"]
         done.clear()
         notes = tmp_path / MEASURED
@@ -284,7 +284,7 @@ class TestComparison:
         notes.write_text("\n".join([*lines[:-1], lines[-1][:40]]))
         again = comparison(workload, [family], Notebook(tmp_path, {"batch": 4}))
         assert again.sweeps(COSTS)[0].tried == scores
-        assert again.rivals([family.baseline(score.settings) for score in scores]) == rows
+        assert again.baselines([family.baseline(score.settings) for score in scores]) == rows
         assert done == ["6"], "what was cut off is measured again, nothing else"
         done.clear()
         comparison(workload, [family], Notebook(tmp_path, {"batch": 2})).sweeps(COSTS)
@@ -346,7 +346,9 @@ class TestTable:
         assert ours is not None
         found = lead(ours, self.ROWS, (0, 1, 2))
         assert found is not None
-        assert (found.mean, found.rival) == (10.0, "steps 20"), "dearer rivals count, those that spare nothing do not"
+        assert (found.mean, found.baseline) == (10.0, "steps 20"), (
+            "dearer baselines count, those that spare nothing do not"
+        )
         assert found.low <= 9.0 + 1e-9
         assert found.high >= 10.5
         cheap = row("1x", 1.1, (60.0,), ours=True).result
@@ -356,15 +358,15 @@ class TestTable:
         assert near is not None
         level = lead(near, self.ROWS, (0, 1, 2))
         assert level is not None
-        assert (level.mean, level.rival) == (1.0, "lazy"), "what costs about the same does"
+        assert (level.mean, level.baseline) == (1.0, "lazy"), "what costs about the same does"
 
     def test_prompts_that_repeat_widen_the_interval(self) -> None:
         psnr = (50.0, 50.2, 50.4, 44.0, 44.2, 44.4, 47.0, 47.2, 47.4)
         ours = row("5x", 5.0, psnr, ours=True).result
-        rival = row("steps 10", 5.0, (40.0,) * 9)
+        other = row("steps 10", 5.0, (40.0,) * 9)
         assert ours is not None
-        alone = lead(ours, [rival], tuple(range(9)))
-        together = lead(ours, [rival], (0, 0, 0, 1, 1, 1, 2, 2, 2))
+        alone = lead(ours, [other], tuple(range(9)))
+        together = lead(ours, [other], (0, 0, 0, 1, 1, 1, 2, 2, 2))
         assert alone is not None
         assert together is not None
         assert together.high - together.low > 1.3 * (alone.high - alone.low)
@@ -380,11 +382,13 @@ class TestTable:
         assert [line["method"] for line in table] == [r.method for r in self.ROWS]
         assert float(table[0]["psnr_db"]) == 42.0
         assert table[3]["error"] == "ValueError: no"
-        dots = [Dot(r.family, r.result.flops_ratio, r.result.agreement_db) for r in self.ROWS if r.result]
-        draw_front(dots[-1:], dots[:-1], tmp_path / "front.png")
+        scores = [
+            Score(r.method, r.family, r.result.flops_ratio, r.result.agreement_db_each) for r in self.ROWS if r.result
+        ]
+        draw_front(scores[-1:], scores[:-1], tmp_path / "front.png")
         plain = (tmp_path / "front.png").read_bytes()
         assert len(plain) > 10_000
-        draw_front(dots[-1:], dots[:-1], tmp_path / "front.png", [Dot("steps", 3.0, 45.0)])
+        draw_front(scores[-1:], scores[:-1], tmp_path / "front.png", [Score("steps 15", "steps", 3.0, (45.0,))])
         assert (tmp_path / "front.png").read_bytes() != plain, "what was only tried is there, too"
 
     def test_samples_that_are_no_pictures(self, workload: Workload) -> None:
@@ -414,7 +418,7 @@ class TestVerify:
         family = next(f for f in families(tiny.pipeline(), setup) if f.name == "TaylorSeer")
         settings = next(iter(family.first()))
         bench = comparison(workload, [family])
-        (found,) = bench.rivals([family.baseline(settings)])
+        (found,) = bench.baselines([family.baseline(settings)])
         assert found.result is not None
         facts = facts_of(workload)
         Bench(facts, tuple(range(6)), (bench.full(), found)).write(tmp_path)

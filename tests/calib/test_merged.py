@@ -10,6 +10,7 @@ import pytest
 import tiny
 from plans import make_plan
 
+from hyca_calib.commands.describing import describe
 from hyca_calib.commands.options import EvaluateOptions
 from hyca_calib.commands.plans import evaluate_file
 from hyca_calib.pipelines.defaults import workload_of
@@ -48,6 +49,8 @@ def test_a_plan_for_several_step_counts_is_measured_at_each(prompts: Path, tmp_p
     merged = merge_plans([merge_plans([made(12)], "one"), made(8)], "both")
     save_plan(merged, tmp_path / "both.json")
     options = EvaluateOptions(tmp_path / "both.json", "tiny:pipeline", prompts, samples=2)
+    told = describe(str(tmp_path / "both.json"))
+    assert [told[f"transformer at {n} steps: steps"][:10] for n in (12, 8)] == ["3 of 12 co", "3 of 8 com"]
     for steps in (8, 12):
         found = evaluate_file(replace(options, steps=steps))
         assert (found.steps_computed, found.steps_total) == (3, steps)

@@ -24,11 +24,11 @@ def test_planned_runs_compute_what_they_should(name: str) -> None:
 
 def test_other_caches_compute_as_many_steps() -> None:
     found = measure_realised("flux-57-tiny", steps=10, computed=(0, 5), device="cpu", dtype=torch.float32, repeats=3)
-    rivals = {rival.name: rival for rival in found.rivals}
-    assert {"TaylorSeer way=lite N=5 O=1 W=1", "TaylorSeer way=last block N=5 O=1 W=1"} <= set(rivals)
-    assert not [rival for rival in found.rivals if rival.error]
-    for rival in found.rivals:
-        assert 2 <= rival.computed <= 3, rival
+    caches = {cache.name: cache for cache in found.rivals}
+    assert {"TaylorSeer way=lite N=5 O=1 W=1", "TaylorSeer way=last block N=5 O=1 W=1"} <= set(caches)
+    assert not [cache for cache in found.rivals if cache.error]
+    for cache in found.rivals:
+        assert 2 <= cache.computed <= 3, cache
 
 
 @pytest.mark.parametrize("name", ["flux-dev", "qwen-image", "hunyuan-video", "flux-100m"])

@@ -78,8 +78,8 @@ def test_fewer_steps_of_the_same_cost(name: str, steps: int, computed: list[int]
     pipe = Drawing(PIPELINES[name])
     plan = planned(pipe, steps, computed)
     wall = draw_wall(pipe, JOBS, steps, plan.model_copy(update={"sections": plan.sections[:1]}))
-    assert next((tile.told for tile in wall.rivals if tile.name == "fewer steps"), None) == rival
-    for tile in wall.rivals:
+    assert next((tile.told for tile in wall.baselines if tile.name == "fewer steps"), None) == rival
+    for tile in wall.baselines:
         assert costs_the_same(1 / tile.flops_ratio, 1 / wall.plan.flops_ratio, 1 / steps)
     assert not wall.others_run
 
@@ -92,7 +92,7 @@ def test_a_controlnet_counts_for_the_cost() -> None:
     assert wall.others_run
     assert wall.plan.steps_flops_ratio < wall.plan.flops_ratio - 0.5
     assert shares == sorted(shares)
-    for tile in wall.rivals:
+    for tile in wall.baselines:
         assert costs_the_same(1 / tile.steps_flops_ratio, 1 / wall.plan.steps_flops_ratio, 1 / 6)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 import torch
 from adapters import PICTURE_PROMPT, SKIP_LAYER, pausing, with_picture_prompt
 from diffusers import FlowMatchHeunDiscreteScheduler
+from PIL import Image
 from torch import Tensor, nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from hyca_calib.costs.budget import Budget, parse_budgets
+from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.problem import Problem
@@ -26,11 +29,11 @@ from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.compiled_plan import OnMismatch
-from hyca_runtime.errors import AttachError
+from hyca_runtime.errors import AttachError, WorkloadError
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
 from studies.zoo import PIPELINES
-from studies.zoo.base import TinyPipeline
+from studies.zoo.base import Randn, TinyPipeline
 
 STEPS = 6
 
@@ -169,6 +172,39 @@ def searched_and_applied(
     assert report.steps == steps
     assert 0 < report.computed < steps
     assert report.cache_bytes == promised
+
+
+def film_to_film(strength: float) -> Prompted:
+    def arguments(randn: Randn) -> dict[str, Any]:
+        film = [Image.new("RGB", (48, 32))] * 9
+        given = {key: value for key, value in PIPELINES["Wan 2.1"].arguments(randn).items() if key != "num_frames"}
+        return given | {"video": film, "strength": strength}
+
+    return Prompted(replace(PIPELINES["Wan 2.1"], kind="WanVideoToVideoPipeline", arguments=arguments))
+
+
+@pytest.mark.parametrize(("strength", "steps"), [(0.4, 4), (0.05, 0)])
+def test_little_strength(tmp_path: Path, strength: float, steps: int) -> None:
+    """Of a run of two steps, which tells what a trace needs, nothing would be left."""
+    workload = Workload(tuple({"prompt": str(i)} for i in range(7)), 7, 10, 0)
+    path = tmp_path / "t.zarr"
+    none_left = pytest.raises(WorkloadError, match=r"drew 0 samples .*\(are 10 steps too few for this strength")
+    with nullcontext() if steps else none_left:
+        trace(film_to_film(strength), workload, parse_point("trunk"), path, model_name="zoo", batch=1, tokens=4)
+        assert Trace(path).num_steps == steps
+
+
+def test_a_scheduler_that_is_not_told_where_it_begins_is_followed() -> None:
+    """It looks the first time up in its grid at its first step, which is after the first call."""
+    pipe = film_to_film(0.6)
+    steps, computed = 6, [0, 1, 4]
+    plan = hand_plan(pipe.pipe, parse_point("trunk"), lambda: pipe.tiny.call(pipe.pipe, 10), lambda _: computed)
+    times = plan.section.grid.scheduler_timesteps or ()
+    assert len(times) == steps
+    with apply_plan(pipe.pipe, plan, "error") as session:
+        pipe.tiny.call(pipe.pipe, 10)
+        assert times == tuple(pipe.scheduler.timesteps[-steps:].tolist())
+        assert (session.report().computed, session.report().steps) == (len(computed), steps)
 
 
 def test_a_point_that_does_not_give_the_step_back_is_refused(tmp_path: Path) -> None:

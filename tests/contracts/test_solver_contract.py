@@ -17,6 +17,7 @@ from hyca_runtime.solvers import (
     BDF3,
     AdamsBashforth,
     AdamsMoulton,
+    Aligned,
     ClosedFormSolver,
     DynamicMode,
     Exponential,
@@ -35,6 +36,7 @@ from hyca_runtime.testing import SOLVER_CHECKS, check_depth, check_unit_of_time,
 
 SOLVERS = [
     *ALL_SOLVERS,
+    Aligned(),
     Taylor(1),
     Hermite(3),
     Hermite(1, sigma=0.5**0.5),

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from hyca_calib.costs.budget import parse_budgets
-from hyca_calib.costs.memory import peak_bytes
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.exact import GapTable, best_schedules, gap_table
 from hyca_calib.search.options import Tuning
@@ -24,7 +23,7 @@ from studies.paper.planning import QUESTIONS, SCHEDULES
 from studies.paper.planning.baselines import anneal, draw, even_schedule, random_search, table_cost
 from studies.paper.planning.comparison import ANNEALING, EXACT, rulings, unseen_costs
 from studies.paper.planning.instance import Instance, instance
-from studies.paper.planning.speed import HISTORY, search, slopes, smooth_gram, write_trace
+from studies.paper.planning.speed import HISTORY, peak_bytes, search, slopes, smooth_gram, write_trace
 
 STEPS = 14
 

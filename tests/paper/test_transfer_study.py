@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import ImagePipelineOutput
 
-from hyca_calib.demo.emoji.pipeline import EmojiPipeline, EmojiPipelineOutput, pack, unpack
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline, pack, unpack
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.check_plan import decide
 from hyca_calib.search.problem import Problem
@@ -116,7 +117,7 @@ class TestLarger:
             generator = torch.Generator().manual_seed(0)
             size: dict[str, Any] = {"height": height, "width": width} if height else {}
             found = pipe("red heart", num_inference_steps=2, generator=generator, output_type="pt", **size)
-            assert isinstance(found, EmojiPipelineOutput)
+            assert isinstance(found, ImagePipelineOutput)
             assert isinstance(found.images, torch.Tensor)
             return found.images
 

@@ -119,7 +119,7 @@ def test_a_thread_may_follow_another_plan_or_none(pipe: EmojiPipeline) -> None:
 
 def test_the_scheduler_is_asked_instead_of_the_device(pipe: EmojiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a timestep waits for the GPU: once for each branch and run, whatever the number of steps."""
-    from hyca_runtime.attach.clock import Timestep
+    from hyca_runtime.attach.timestep import Timestep
 
     reads, read = [0], Timestep._read
     monkeypatch.setattr(Timestep, "_read", lambda now: (reads.__setitem__(0, reads[0] + 1), read(now))[1])
@@ -157,3 +157,9 @@ def test_memory_is_said_before_and_after(pipe: EmojiPipeline) -> None:
             for state in lane.streams.values()
         ]
         assert held == [0]  # given back with the last step
+
+
+def test_a_mistyped_way_with_mismatches_is_refused(pipe: EmojiPipeline) -> None:
+    with pytest.raises(PlanError, match="on_mismatch: expected one of compute, adapt, error, got 'raise'"):
+        apply_plan(pipe, make_plan(pipe.transformer), "raise")  # type: ignore[arg-type]
+    apply_plan(pipe, make_plan(pipe.transformer), "error").remove()

@@ -39,7 +39,12 @@ def saying(pipe: EmojiPipeline, session: Session, said: Said) -> Iterator[None]:
 
 
 def draw(pipe: EmojiPipeline, steps: int = STEPS) -> Tensor:
-    options: dict[str, Any] = {"num_inference_steps": steps, "true_cfg_scale": 2.0, "output_type": "latent", "return_dict": False}
+    options: dict[str, Any] = {
+        "num_inference_steps": steps,
+        "true_cfg_scale": 2.0,
+        "output_type": "latent",
+        "return_dict": False,
+    }
     latents: Tensor = pipe("red heart", generator=torch.Generator().manual_seed(0), **options)[0]
     return latents
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import partial
 from typing import Any
@@ -215,6 +216,18 @@ def test_explicit_steps_overrule_the_timestep(pipe: EmojiPipeline) -> None:
             draw(pipe, num_inference_steps=1)
         report = session.report()
     assert (report.computed, report.steps) == (2, 3)
+
+
+def test_a_network_that_was_replaced_is_told_of(pipe: EmojiPipeline, plan: Plan) -> None:
+    network = pipe.transformer
+    with apply_plan(pipe, plan) as session:
+        draw(pipe)
+        for inner in (torch.compile(network, backend="eager"), torch.nn.Sequential(network)):
+            pipe.transformer = inner
+            assert session.report().off_plan == ""
+        pipe.transformer = copy.deepcopy(network)
+        draw(pipe)
+        assert session.report().off_plan == "the pipeline has another network by now; apply the plan to it again"
 
 
 def test_reset_forgets(pipe: EmojiPipeline, plan: Plan) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from plans import STEPS, make_plan
+from plans import STEPS, layered_plan, make_plan, probing_plan
 from torch import Tensor
 
 from hyca_runtime import Plan, Session
@@ -181,12 +181,17 @@ def no_warnings() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_scheduler", [True, False], ids=["pipeline", "network"])
-def test_sequences_of_runs(with_scheduler: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "sequences"), [(make_plan, SEQUENCES // 2), (layered_plan, SEQUENCES // 4), (probing_plan, SEQUENCES // 4)]
+)
+def test_sequences_of_runs(
+    kind: Callable[[FluxTransformer2DModel], Plan], sequences: int, with_scheduler: bool
+) -> None:
     module = network()
-    plan = make_plan(module)
+    plan = kind(module)
     chance = random.Random(with_scheduler)
     predicted = 0
-    for number in range(SEQUENCES // 2):
+    for number in range(sequences):
         runs = [draw_run(chance) for _ in range(chance.randint(2, 4))]
         on_mismatch: OnMismatch = chance.choice(("compute", "adapt"))
         with no_warnings():
@@ -200,10 +205,13 @@ def test_sequences_of_runs(with_scheduler: bool) -> None:
                     assert torch.equal(found, expected[i]), f"sequence {number}, run {i}: {runs[: i + 1]}"
                     announced = sum(count.predicted for count in session.report().streams.values())
                     if run.passes == 1 and run.stop is None:
-                        assert ran().count(0) == announced, f"sequence {number}, run {i}: {runs[: i + 1]}"
+                        idle = ran().count(0)
+                        assert kind is not make_plan or idle == announced, (
+                            f"sequence {number}, run {i}: {runs[: i + 1]}"
+                        )
                         assert announced or session.report().off_plan, f"a silent no-op: {run}"
                     predicted += announced
-    assert predicted > 5 * SEQUENCES
+    assert predicted > 10 * sequences
 
 
 @pytest.mark.slow

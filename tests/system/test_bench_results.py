@@ -21,7 +21,7 @@ from hyca_runtime import load_plan
 
 RESULTS = Path(__file__).parents[2] / "studies" / "bench"
 MODELS = sorted(path.parent.name for path in RESULTS.glob("*/bench.json"))
-PLANS, RIVALS = 1, 5
+PLANS, BASELINES = 1, 5
 """Rows of each table that are measured again."""
 
 each_model = pytest.mark.parametrize("model", MODELS)
@@ -77,10 +77,10 @@ def test_plans_lie_beside_their_figures(model: str) -> None:
 
 
 def drawn(bench: Bench, seed: int) -> list[Row]:
-    """Some of our plans and some rivals, among those that have figures."""
+    """Some of our plans and some baselines, among those that have figures."""
     known, rng = [row for row in bench.rows if row.result and row.settings], random.Random(seed)
-    ours, rivals = ([row for row in known if row.ours == own] for own in (True, False))
-    return rng.sample(ours, PLANS) + rng.sample(rivals, RIVALS)
+    ours, others = ([row for row in known if row.ours == own] for own in (True, False))
+    return rng.sample(ours, PLANS) + rng.sample(others, BASELINES)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from hyca_calib.pipelines.workload import Job
 from hyca_calib.trace.recorder import Recorder, Recording
 from hyca_runtime import Plan, PlanMismatchError, apply_plan
 from hyca_runtime.attach.points import find_block_lists
-from hyca_runtime.errors import MissingHistoryWarning, PlanMismatchWarning
+from hyca_runtime.errors import MissingHistoryWarning, PlanMismatchWarning, TraceError
 from hyca_runtime.point import parse_point
 from studies.zoo import PIPELINES
 
@@ -176,8 +176,6 @@ def test_a_shape_is_followed_and_nothing_is_announced_that_was_not_done(name: st
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_is_traced_whole_or_refused_with_the_cause(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyca_runtime.errors import TraceError
-
     make, steps, _, branches = SHAPES[name]
     shape = make()
     if not branches:
@@ -192,6 +190,27 @@ def test_a_shape_is_traced_whole_or_refused_with_the_cause(name: str, monkeypatc
     sizes = {tuple(part.shape for part in step) for of_branch in recording.features for step in of_branch}
     assert len(sizes) == 1
     assert recording.first_computed == (2 if "fills a cache" in name else 1)
+
+
+def test_frames_with_times_of_their_own_are_computed_and_refused_by_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Diffusion forcing: several calls are made before the first step of the scheduler that is known."""
+    sky = PIPELINES["SkyReels V2"]
+    arguments: dict[str, Any] = {"prompt": None, "num_frames": 17}
+    changed = replace(sky, kind="SkyReelsV2DiffusionForcingPipeline", arguments=lambda r: sky.arguments(r) | arguments)
+    monkeypatch.setitem(PIPELINES, "forcing", changed)
+    shape = Shape("forcing")
+    plan = shape.plan()
+    with apply_plan(shape.pipe, plan, "error") as session:
+        shape.draw()
+        assert session.report().computed == len(COMPUTED)
+    shape.arguments = {"ar_step": 2, "causal_block_size": 1}
+    with apply_plan(shape.pipe, plan) as session:
+        shape.draw()
+        report = session.report()
+    assert report.off_plan == "calls of one branch on a step went from 9 to 1"
+    assert all(count.predicted == 0 for count in report.streams.values())
+    with pytest.raises(TraceError, match=r"'cond': .9, 1, 1.*frames with a time of their own each cannot be traced"):
+        shape.record(monkeypatch)
 
 
 def test_a_cache_of_keys_changes_no_forecast() -> None:

@@ -127,6 +127,6 @@ def test_every_row_says_which_way_it_is(capsys: pytest.CaptureFixture[str]) -> N
     """Also where the best closed form is to hold features."""
     costs = Costs(plan=1.0, refit=1.0, redo=1.0, hold=2.0, closed=2.0, closed_form="hold")
     check = Check(verdict="holds", reason="", num_steps=12, computed=(0, 4), redo_computed=(0, 4), here=costs)
-    show_check(CheckResult(Path("plan.json"), "t.zarr", check, own_trace=""))
+    show_check(CheckResult(plan="plan.json", trace="t.zarr", verdict="holds", own_trace="", check=check))
     rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert rows == ["plan", "new taps", "new schedule and taps", "best closed form: hold", "features held"]

@@ -108,12 +108,12 @@ def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
     bench = ["bench", "--quick", *MODEL, "--prompts", "prompts.txt", "--budget", "2x,3x", "--steps", 12, "--out", "b"]
     bench += ["--point", "trunk", "--point", "trunk:residual"]
     bench += ["--rollouts", "4", "--iterations", "2", "--settings", "2"]
-    rivals = ["fewer steps", "DPM-Solver++", "TaylorSeer", "MagCache", "HyCa as published", "L2P"]
-    bench += [f"--only={family}" for family in rivals]
+    others = ["fewer steps", "DPM-Solver++", "TaylorSeer", "MagCache", "HyCa as published", "L2P"]
+    bench += [f"--only={family}" for family in others]
     done = run(*bench)
     assert done.exit_code == 0, done.output
     rows = json.loads((folder / "b" / "bench.json").read_text())["rows"]
-    assert {row["family"] for row in rows} >= {"HyCa", *rivals}
+    assert {row["family"] for row in rows} >= {"HyCa", *others}
     assert [row["method"] for row in rows if row["ours"]] == ["HyCa plan 2x", "HyCa plan 3x"]
     assert (folder / "b" / "bench.csv").read_text().count("\n") == len(rows) + 1
     assert (folder / "b" / "bench.png").stat().st_size > 10_000
@@ -145,7 +145,7 @@ def test_presets_are_plans_too(traced: Path) -> None:
     assert "Recipe" in (plan.parent / "report.md").read_text()
     refused = run("search", "--budget", "2x", "--preset", "alchemy")
     assert refused.exit_code == 2
-    assert "unknown preset 'alchemy'; choose best" in refused.output
+    assert "unknown preset 'alchemy'. Known: best" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 
-from hyca_calib.demo import demo_pipeline, demo_prompts
-from hyca_calib.demo.emoji import WEIGHTS
-from hyca_calib.demo.emoji.pipeline import EmojiPipeline, EmojiPipelineOutput, pack, unpack
+from hyca_calib.demo import demo_pipeline, demo_prompts, weights_of
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline, pack, unpack
+
+WEIGHTS = weights_of("demo")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def demo() -> EmojiPipeline:
 def draw(pipe: EmojiPipeline, prompt: str | list[str], **call: Any) -> Tensor:
     """Pictures ``(B, 3, H, W)``, or tokens."""
     drawn = pipe(prompt, **{"output_type": "pt", **call})
-    assert isinstance(drawn, EmojiPipelineOutput)
+    assert isinstance(drawn, ImagePipelineOutput)
     assert isinstance(drawn.images, Tensor)
     return drawn.images
 
@@ -53,8 +55,8 @@ def test_output_types(demo: EmojiPipeline) -> None:
     pil, array = (
         demo("red heart", num_inference_steps=4, generator=seeded(), output_type=kind) for kind in ("pil", "np")
     )
-    assert isinstance(pil, EmojiPipelineOutput)
-    assert isinstance(array, EmojiPipelineOutput)
+    assert isinstance(pil, ImagePipelineOutput)
+    assert isinstance(array, ImagePipelineOutput)
     pt, latent = (
         draw(demo, "red heart", num_inference_steps=4, generator=seeded(), output_type=kind)
         for kind in ("pt", "latent")

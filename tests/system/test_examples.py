@@ -8,22 +8,23 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import ImagePipelineOutput
 from plans import make_plan
 
 from hyca_calib.clusters import cluster, clusterers
-from hyca_calib.demo.emoji.pipeline import EmojiPipelineOutput
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import Plan, apply_plan, load_plan, save_plan
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.policies import policies
 from hyca_runtime.solvers import Instant, Newton, solvers
-from hyca_runtime.testing import check_solver
+from hyca_runtime.testing import check_policy, check_solver
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def example() -> Iterator[Callable[[str], ModuleType]]:
     """Runs a file of docs/examples; what it registers is forgotten afterwards."""
-    kept = dict(solvers._entries), dict(clusterers._entries)
+    kept = dict(solvers._entries), dict(clusterers._entries), dict(policies._entries)
 
     def run(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "examples" / f"{name}.py")
@@ -43,7 +44,7 @@ def example() -> Iterator[Callable[[str], ModuleType]]:
         return module
 
     yield run
-    solvers._entries, clusterers._entries = kept
+    solvers._entries, clusterers._entries, policies._entries = kept
 
 
 def test_solver(example: Callable[[str], ModuleType], tmp_path: Path) -> None:
@@ -70,48 +71,35 @@ def test_clusterer(example: Callable[[str], ModuleType]) -> None:
     assert sum(values[:, 0] <= tops[0]) == 10, "groups are intervals"
 
 
-@pytest.mark.parametrize(("on_mismatch", "predicted"), [("adapt", (2, 3, 5, 6, 7)), ("compute", (2, 3, 5, 6, 7))])
-def test_policy(example: Callable[[str], ModuleType], on_mismatch: Any, predicted: tuple[int, ...]) -> None:
-    pipe, policy = tiny.pipeline(), example("my_policy").CarefulEnd
-    plan = make_plan(pipe.transformer, computed=(0, 1, 4, 8))
-    calls: list[str] = []
-    handle = pipe.transformer.transformer_blocks[0].register_forward_hook(lambda *a: calls.append("block"))
-    with apply_plan(pipe, plan, on_mismatch, policy) as session:
-        drawn = pipe("red cat", num_inference_steps=12, generator=torch.Generator().manual_seed(0), output_type="pt")
-        report = session.report()
-    handle.remove()
-    assert isinstance(drawn, EmojiPipelineOutput)
+def draw(pipe: EmojiPipeline) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    drawn = pipe("red cat", num_inference_steps=12, generator=generator, output_type="pt")
+    assert isinstance(drawn, ImagePipelineOutput)
     assert isinstance(drawn.images, torch.Tensor)
-    assert drawn.images.isfinite().all()
-    assert (report.steps, report.computed) == (12, 7), "0, 1, 4, 8 of the plan, and the last three"
-    assert len(calls) == 12 - len(predicted)
+    return drawn.images
 
 
-def test_a_policy_that_computes_earlier_needs_closed_forms() -> None:
-    """Step 3 is computed besides, so the plan's rows for 5 to 7 meet another history."""
-    from hyca_runtime.compiled_plan import OnMismatch
-    from hyca_runtime.errors import MissingHistoryWarning
-    from hyca_runtime.moment import Moment
-    from hyca_runtime.policies import Scheduled
-    from hyca_runtime.schedule import COMPUTE, Action, Schedule
-
-    class Eager:
-        def __init__(self, schedule: Schedule) -> None:
-            self.plan = Scheduled(schedule)
-
-        def action(self, moment: Moment) -> Action:
-            return COMPUTE if moment.position == 5 else self.plan.action(moment)
-
+@pytest.mark.parametrize(
+    ("longest", "most", "computed"), [(6, None, (0, 2, 5, 9)), (1, None, (0, 2, 4, 6, 8, 10)), (6, 3, (0, 2, 5))]
+)
+def test_policy(
+    example: Callable[[str], ModuleType], longest: int, most: int | None, computed: tuple[int, ...], tmp_path: Path
+) -> None:
+    """As content of a plan, in a file; where it departs from the schedule, closed forms forecast."""
+    policy = example("my_policy").GrowingGaps(longest)
+    check_policy(policy)
     pipe = tiny.pipeline()
-    plan = make_plan(pipe.transformer, computed=(0, 1, 4, 8))
-    counts = {}
-    told = pytest.warns(MissingHistoryWarning, match="predicts step 6, but it is computed")
-    ways: dict[OnMismatch, AbstractContextManager[Any]] = {"adapt": nullcontext(), "compute": told}
-    for on_mismatch, expected in ways.items():
-        with apply_plan(pipe, plan, on_mismatch, Eager) as session, expected:
-            pipe("red cat", num_inference_steps=12)
-            counts[on_mismatch] = session.report().computed
-    assert counts == {"adapt": 5, "compute": 5 + 2 + 3}, "6, 7 and 9 to 11 have no rows for such a history"
+    section = make_plan(pipe.transformer, computed=(0, 1, 4, 8)).section
+    fields = {name: getattr(section, name) for name in NetworkPlan.model_fields} | {"policy": policy.spec(most)}
+    save_plan(Plan(name="x", sections=(NetworkPlan(**fields),)), tmp_path / "plan.json")
+    calls: list[int] = []
+    handle = pipe.transformer.transformer_blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    with apply_plan(pipe, tmp_path / "plan.json", "error") as session:
+        drawn = [draw(pipe) for _ in range(2)]
+        assert (session.report().steps, session.report().computed) == (12, len(computed))
+    handle.remove()
+    assert len(calls) == 2 * len(computed)
+    assert torch.equal(*drawn)
 
 
 def test_the_guide_names_files_that_exist() -> None:

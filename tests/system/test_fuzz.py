@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from plans import make_plan
+from plans import layered_plan, make_plan, probing_plan
 from storage import record
 
 from hyca_calib.pipelines.workload import Workload
@@ -30,6 +30,8 @@ def sow(folder: Path, workload: Workload) -> None:
         make_plan(pipe.transformer),
         make_plan(pipe.transformer, solvers=(fitted, Hold())),
         make_plan(pipe.transformer, point="output"),
+        layered_plan(pipe.transformer),
+        probing_plan(pipe.transformer),
     ]
     for kind in RUNS:
         (folder / kind).mkdir()

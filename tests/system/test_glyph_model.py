@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 
-from hyca_calib.demo import demo_pipeline, demo_prompts
-from hyca_calib.demo.glyphs import WEIGHTS
-from hyca_calib.demo.glyphs.pipeline import CLASSES, GlyphPipeline, GlyphPipelineOutput
+from hyca_calib.demo import demo_pipeline, demo_prompts, weights_of
+from hyca_calib.demo.glyphs.pipeline import CLASSES, GlyphPipeline
+
+WEIGHTS = weights_of("demo-class")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def glyphs() -> GlyphPipeline:
 def draw(pipe: GlyphPipeline, labels: str | Sequence[str | int], **call: Any) -> Tensor:
     """Pictures ``(B, 3, H, W)``, or latents."""
     drawn = pipe(labels, **{"output_type": "pt", **call})
-    assert isinstance(drawn, GlyphPipelineOutput)
+    assert isinstance(drawn, ImagePipelineOutput)
     assert isinstance(drawn.images, Tensor)
     return drawn.images
 
@@ -51,8 +53,8 @@ def test_size_and_card() -> None:
 
 def test_output_types(glyphs: GlyphPipeline) -> None:
     pil, array = (glyphs("A", num_inference_steps=4, generator=seeded(), output_type=kind) for kind in ("pil", "np"))
-    assert isinstance(pil, GlyphPipelineOutput)
-    assert isinstance(array, GlyphPipelineOutput)
+    assert isinstance(pil, ImagePipelineOutput)
+    assert isinstance(array, ImagePipelineOutput)
     pt, latent = (
         draw(glyphs, "A", num_inference_steps=4, generator=seeded(), output_type=kind) for kind in ("pt", "latent")
     )

@@ -31,7 +31,7 @@ LAYERS = (
         "hyca_runtime.fingerprint",
         "hyca_runtime.adaptive",
     ),
-    ("hyca_runtime.forecast", "hyca_runtime.network_plan", "hyca_runtime.testing"),
+    ("hyca_runtime.probes", "hyca_runtime.forecast", "hyca_runtime.network_plan", "hyca_runtime.testing"),
     ("hyca_runtime.fit", "hyca_runtime.version_2", "hyca_runtime.plan", "hyca_runtime.plan_cache"),
     ("hyca_runtime.attach",),
     (

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 from PIL import Image
 from storage import record
 from torch import Tensor
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.demo import demo_pipeline, demo_prompts
-from hyca_calib.demo.motion import WEIGHTS
+from hyca_calib.demo import demo_pipeline, demo_prompts, weights_of
 from hyca_calib.demo.motion.codec import BlockCodec
-from hyca_calib.demo.motion.pipeline import MotionPipeline, MotionPipelineOutput
+from hyca_calib.demo.motion.pipeline import MotionPipeline
 from hyca_calib.pipelines.rollout import sample_images
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.presets import PRESETS, preset_section
@@ -28,11 +28,13 @@ from hyca_runtime import Plan, apply_plan
 from studies.training.motion.clips import BACKGROUNDS, FRAMES, MOTIONS, OBJECTS, SIZE, Scene, render, scenes
 from studies.training.motion.train import encoded, split_scenes
 
+WEIGHTS = weights_of("demo-video")
+
 
 def draw(pipe: MotionPipeline, prompt: str, **call: Any) -> Tensor:
     """Clips ``(B, F, 3, H, W)``, or latents."""
     drawn = pipe(prompt, **{"output_type": "pt", **call})
-    assert isinstance(drawn, MotionPipelineOutput)
+    assert isinstance(drawn, WanPipelineOutput)
     assert isinstance(drawn.frames, Tensor)
     return drawn.frames
 
@@ -123,8 +125,8 @@ def test_codec_inverts_what_it_keeps() -> None:
 def test_output_types(motion: MotionPipeline) -> None:
     prompt = "red heart rising on sky"
     pil, array = (motion(prompt, num_inference_steps=2, generator=seeded(), output_type=kind) for kind in ("pil", "np"))
-    assert isinstance(pil, MotionPipelineOutput)
-    assert isinstance(array, MotionPipelineOutput)
+    assert isinstance(pil, WanPipelineOutput)
+    assert isinstance(array, WanPipelineOutput)
     pt, latent = (
         draw(motion, prompt, num_inference_steps=2, generator=seeded(), output_type=kind) for kind in ("pt", "latent")
     )

@@ -9,8 +9,6 @@ In README.md and docs/*.md such a block reads::
 `publish` renders every block anew; a test renders them too, and finds figures of ours that stand outside of one.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

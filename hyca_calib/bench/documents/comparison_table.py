@@ -1,7 +1,5 @@
 """What the bench found, as tables beside its results: for people, and for spreadsheets."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,14 +1,12 @@
 """All methods of a comparison in one picture."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib import colormaps, pyplot
 
+from hyca_calib.baselines.score import Score
 from hyca_calib.bench.choice import SPARING
 from hyca_calib.costs.same_cost import MORE
 from hyca_calib.quality.metrics import Measure
@@ -31,28 +29,22 @@ OTHERS = (*colormaps["tab20b"].colors, *colormaps["tab20c"].colors)  # type: ign
 TICKS = (SPARING, 2, 3, 4, 5, 6, 7, 8, 10, 12)
 
 
-@dataclass(frozen=True)
-class Dot:
-    """One setting of one method."""
-
-    family: str
-    flops_ratio: float
-    agreement_db: float
-
-
 def draw_front(
-    plans: Sequence[Dot], rivals: Sequence[Dot], path: Path, tried: Sequence[Dot] = (), measure: Measure = "PSNR"
+    plans: Sequence[Score],
+    baselines: Sequence[Score],
+    path: Path,
+    tried: Sequence[Score] = (),
+    measure: Measure = "PSNR",
 ) -> None:
-    """Agreement with the full run over the FLOPs ratio: plans as a line, every family of rivals in a colour.
+    """Agreement with the full run over the FLOPs ratio: plans as a line, every family of baselines in a colour.
 
     Args:
-        tried: settings of rivals in their sweeps, which are faint.
-        measure: what agreement is told as.
+        tried: settings of baselines in their sweeps, which are faint.
     """
     figure, axes = pyplot.subplots(figsize=(13, 5.5), layout="constrained")
     spare = itertools.cycle(OTHERS)
-    for family in dict.fromkeys([*COLORS, *(dot.family for dot in (*rivals, *tried))]):
-        faint, measured = _points(tried, family), _points(rivals, family)
+    for family in dict.fromkeys([*COLORS, *(score.family for score in (*baselines, *tried))]):
+        faint, measured = _points(tried, family), _points(baselines, family)
         if not faint[0] + measured[0]:
             continue
         color = COLORS.get(family) or next(spare)
@@ -65,7 +57,7 @@ def draw_front(
     axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.minorticks_off()
     axes.set(xlabel="FLOPs of the full run over the method's", ylabel=f"{measure} to the full run, dB", xlim=(1.25, 14))
-    if shown := _points([*plans, *rivals])[1]:
+    if shown := _points([*plans, *baselines])[1]:
         axes.set_ylim(bottom=min(shown) - 2)
     bare(axes)
     handles, labels = axes.get_legend_handles_labels()
@@ -73,8 +65,8 @@ def draw_front(
     save(figure, path)
 
 
-def _points(dots: Sequence[Dot], family: str | None = None) -> tuple[list[float], list[float]]:
-    """FLOPs ratios and agreement of the dots that spare something, cheapest last."""
-    wanted = [dot for dot in dots if dot.flops_ratio >= SPARING / MORE and family in (None, dot.family)]
-    ranked = sorted(wanted, key=lambda dot: dot.flops_ratio)
-    return [dot.flops_ratio for dot in ranked], [dot.agreement_db for dot in ranked]
+def _points(scores: Sequence[Score], family: str | None = None) -> tuple[list[float], list[float]]:
+    """FLOPs ratios and agreement of the settings that spare something, cheapest last."""
+    wanted = [score for score in scores if score.flops_ratio >= SPARING / MORE and family in (None, score.family)]
+    ranked = sorted(wanted, key=lambda score: score.flops_ratio)
+    return [score.flops_ratio for score in ranked], [score.mean_db for score in ranked]

@@ -1,7 +1,5 @@
 """Small forms of Markdown that every rendered figure uses."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -36,11 +34,12 @@ def wrapped(text: str, bullet: str = "") -> str:
 
 
 def lead_cells(found: Lead | None, digits: int) -> list[str]:
-    """Two cells of a table: the best rival, and how far a plan is ahead of it, with its interval."""
+    """Two cells of a table: the best baseline, and how far a plan is ahead of it, with its interval."""
     if found is None:
         return ["none", ""]
     mean, low, high = (signed(value, digits) for value in (found.mean, found.low, found.high))
-    return [f"{found.rival_db:.{digits}f}, {found.rival} ({found.rival_ratio:.2f}x)", f"{mean} ({low} to {high})"]
+    best = f"{found.baseline_db:.{digits}f}, {found.baseline} ({found.baseline_ratio:.2f}x)"
+    return [best, f"{mean} ({low} to {high})"]
 
 
 def made_with(facts: Provenance) -> str:

@@ -1,7 +1,5 @@
 """What the demo takes and what the runtime costs, in words and tables for documents."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hyca_calib.bench.documents.markdown import listed, made_with, signed, table, wrapped
@@ -46,16 +44,16 @@ def _measured(root: Path) -> list[RuntimeCosts]:
 
 def _realised(costs: RuntimeCosts) -> str:
     where = costs.processor if costs.device == "cpu" else costs.device
-    runs = [f"{run.network} {run.speed_up:.2f}x (ideal {run.ideal:.2f}x{_best_rival(run)})" for run in costs.realised]
+    runs = [f"{run.network} {run.speed_up:.2f}x (ideal {run.ideal:.2f}x{_fastest(run)})" for run in costs.realised]
     return f"On {where}, networks of published sizes with random weights run faster under a plan: {listed(runs)}."
 
 
-def _best_rival(run: Realised) -> str:
+def _fastest(run: Realised) -> str:
     """The fastest of the caches beside it, whoever wins."""
-    rivals = [rival for rival in run.rivals if not rival.error]
-    if not rivals:
+    caches = [cache for cache in run.rivals if not cache.error]
+    if not caches:
         return ""
-    best = max(rivals, key=lambda rival: rival.speed_up)
+    best = max(caches, key=lambda cache: cache.speed_up)
     return f"; {best.name}, {best.computed} steps computed, {best.speed_up:.2f}x"
 
 
@@ -72,7 +70,7 @@ def _tables(costs: RuntimeCosts) -> str:
         ]
         for run in costs.realised
     ]
-    others = [[run.network, rival.name, *_timed(rival)] for run in costs.realised for rival in run.rivals]
+    others = [[run.network, cache.name, *_timed(cache)] for run in costs.realised for cache in run.rivals]
     sums = [
         [" x ".join(map(str, one.shape)), one.dtype, str(one.taps), f"{100 * one.share:.0f} %"] for one in costs.sum
     ]
@@ -92,5 +90,5 @@ def _tables(costs: RuntimeCosts) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _timed(rival: TimedCache) -> list[str]:
-    return ["failed", rival.error] if rival.error else [str(rival.computed), f"{rival.speed_up:.2f}x"]
+def _timed(cache: TimedCache) -> list[str]:
+    return ["failed", cache.error] if cache.error else [str(cache.computed), f"{cache.speed_up:.2f}x"]

@@ -1,7 +1,5 @@
 """Where our plans stand among all others, in words and tables for documents: both sides by the same code."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -32,7 +30,6 @@ class PlanStanding:
     Attributes:
         equal: over those that spend as much, or up to `MORE` times that.
         dearer: over those that spend as much or more, down to a FLOPs ratio of `SPARING`.
-        quality: what the judge of the model says, if there is one.
     """
 
     model: str
@@ -103,7 +100,7 @@ def standing_list(benches: Benches) -> str:
 
 @_of_results
 def families_table(benches: Benches) -> str:
-    """How many settings of every family of rivals were tried and are shown, on each model."""
+    """How many settings of every family of baselines were tried and are shown, on each model."""
     told = {model: _families(bench) for model, bench in benches.items()}
     sources = {sweep.family: sweep.source for bench in benches.values() for sweep in bench.sweeps}
     names = sorted({name for families in told.values() for name in families}, key=str.casefold)
@@ -115,7 +112,7 @@ def families_table(benches: Benches) -> str:
 
 
 def rules_sentence(root: Path) -> str:  # noqa: ARG001  (of no file: the rules are the code's)
-    """What counts as a rival."""
+    """What counts as a baseline of a plan."""
     less, more = (f"{100 * limit - 100:.0f} %" for limit in (SAME_COST, MORE))
     return wrapped(
         f"A rival *at this cost* spends as many FLOPs as our plan, at most {less} less and at most {more} more. *All "
@@ -144,7 +141,7 @@ def _standings(benches: Benches) -> list[PlanStanding]:
 
 
 def _families(bench: Bench) -> dict[str, str]:
-    """For every family of rivals: settings tried, settings shown, whether better ones may lie outside."""
+    """For every family of baselines: settings tried, settings shown, whether better ones may lie outside."""
     shown = [row.family for row in bench.rows if row.result and not row.ours]
     told = {name: f"{shown.count(name)} shown" for name in dict.fromkeys(shown) if name != FULL}
     for sweep in bench.sweeps:

@@ -1,7 +1,5 @@
 """What the runtime itself costs, as values and as the file that is committed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from hyca_calib.records.provenance import Provenance
@@ -46,7 +44,6 @@ class TimedCache:
     Attributes:
         computed: steps on which the last layer of the last block ran.
         speed_up: wall time of the full run over that with the cache, medians.
-        error: why there are no figures.
     """
 
     name: str
@@ -60,12 +57,9 @@ class Realised:
     """Wall-clock of a run under a plan.
 
     Attributes:
-        ideal: steps over computed steps.
         speed_up: wall time of the full run over that of the planned one, medians.
-        share: speed_up over ideal.
         full_step_ms, predicted_step_ms: per call of the network.
         added_bytes: peak memory of the planned run over the full one's on a GPU, features held on a CPU.
-        weight_bytes: of the network.
         rivals: other caches that compute as many steps.
     """
 

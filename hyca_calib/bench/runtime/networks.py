@@ -1,7 +1,5 @@
 """Networks of published sizes with random weights, and the calls that their pipelines make: for timing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +18,6 @@ class Network:
     """A configuration to be timed.
 
     Attributes:
-        name: as on the command line.
-        kind: class of diffusers.
         config: what differs from the class's defaults, which are the released model's.
         inputs: keyword arguments of a call, timestep included.
         unit: scheduler timesteps over the network's.

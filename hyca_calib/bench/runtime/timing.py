@@ -1,7 +1,5 @@
 """The runtime timed: its sum, its wrapper, and the speed-up it realises of the ideal one."""
 
-from __future__ import annotations
-
 import gc
 import math
 import statistics
@@ -10,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -42,7 +40,7 @@ class _Sampled:
     scheduler: Any
 
     @classmethod
-    def of(cls, name: str, device: str, dtype: torch.dtype) -> _Sampled:
+    def of(cls, name: str, device: str, dtype: torch.dtype) -> Self:
         network = NETWORKS[name]
         module = network.build(device, dtype)
         return cls(network, module, network.inputs(module, device, dtype), FlowMatchEulerDiscreteScheduler())
@@ -135,7 +133,7 @@ def measure_realised(
     seen: list[int] = []
     with torch.no_grad():
         peaks = [_peak(function, device) for function in (run, planned)]  # warms up, too
-        rivals, others = _other_caches(subject, steps, computed)
+        caches, others = _other_caches(subject, steps, computed)
         full, light, *theirs = _alternate([run, planned, *others], repeats)
     if set(seen) != {len(computed)}:
         raise RuntimeError(f"{seen} steps were computed, expected {len(computed)}")
@@ -156,8 +154,8 @@ def measure_realised(
         added_bytes=peaks[1] - peaks[0] if device.startswith("cuda") else max(held),
         weight_bytes=sum(p.nbytes for p in parameters),
         rivals=tuple(
-            rival if rival.error else replace(rival, speed_up=slow / statistics.median(theirs.pop(0)))
-            for rival in rivals
+            cache if cache.error else replace(cache, speed_up=slow / statistics.median(theirs.pop(0)))
+            for cache in caches
         ),
     )
 
@@ -178,7 +176,7 @@ def _other_caches(
         with applied(pipe):
             pipe({**subject.inputs, "timestep": time} for time in times)
 
-    rivals: list[TimedCache] = []
+    caches: list[TimedCache] = []
     runs: list[Callable[[], None]] = []
     *_, last = (part for part in find_blocks(module)[-1].module.modules() if isinstance(part, nn.Linear))
     for baseline in baselines_at_steps(steps, computed):
@@ -187,13 +185,13 @@ def _other_caches(
         try:
             run(baseline.applied)
         except Exception as error:  # foreign code may raise anything
-            rivals.append(TimedCache(baseline.name, error=reason(error)))
+            caches.append(TimedCache(baseline.name, error=reason(error)))
         else:
-            rivals.append(TimedCache(baseline.name, len(ran)))
+            caches.append(TimedCache(baseline.name, len(ran)))
             runs.append(partial(run, baseline.applied))
         finally:
             counting.remove()
-    return rivals, runs
+    return caches, runs
 
 
 def _alternate(functions: Sequence[Callable[[], Any]], repeats: int, floor: float = 0.0) -> list[list[float]]:

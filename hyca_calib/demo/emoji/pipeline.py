@@ -4,18 +4,13 @@ There is no autoencoder: a latent *is* the picture, cut into ``patch x patch`` s
 (pixel-unshuffle), so ``output_type="latent"`` returns the tokens the transformer works on.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.utils import BaseOutput
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -23,13 +18,6 @@ from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.sampling import Callback, FlowPipeline, Generators, whole_units
 
 PATCH = 4
-
-
-@dataclass
-class EmojiPipelineOutput(BaseOutput):
-    """`images`: PIL pictures, an array ``(B, H, W, 3)``, a tensor ``(B, 3, H, W)`` in [0, 1], or tokens."""
-
-    images: list[Image.Image] | np.ndarray | Tensor
 
 
 class EmojiPipeline(FlowPipeline):
@@ -63,7 +51,7 @@ class EmojiPipeline(FlowPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
-    ) -> EmojiPipelineOutput | tuple[Any]:
+    ) -> ImagePipelineOutput | tuple[Any]:
         """Sample one picture per prompt; arguments that are not listed: see `DemoPipeline`.
 
         Args:
@@ -71,6 +59,9 @@ class EmojiPipeline(FlowPipeline):
             height, width: pixels, multiples of 4; default: the size it was trained at, the only one it draws well.
             true_cfg_scale: classifier-free guidance; 1 switches it off (one network call a step).
             latents: initial noise ``(B, tokens, channels)`` instead of a generator.
+
+        Returns:
+            Pictures as PIL, an array ``(B, H, W, 3)``, a tensor ``(B, 3, H, W)`` in [0, 1], or tokens.
 
         Raises:
             ValueError: empty prompt, a size that is no multiple of 4, unknown output type, fewer than one step.
@@ -95,7 +86,7 @@ class EmojiPipeline(FlowPipeline):
         )
         images = latents if output_type == "latent" else self.decode(latents, output_type, rows)
         self.maybe_free_model_hooks()
-        return EmojiPipelineOutput(images=images) if return_dict else (images,)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @property
     def num_tokens(self) -> int:

@@ -1,7 +1,5 @@
 """The demo model's text encoder: one learned vector per word of its vocabulary."""
 
-from __future__ import annotations
-
 import re
 
 import torch
@@ -18,7 +16,6 @@ class WordEncoder(ModelMixin, ConfigMixin):
 
     Args:
         vocabulary: the known words; any other word becomes one shared "unknown" vector.
-        dim: length of a word vector.
         max_words: words beyond this many are cut, shorter prompts are padded.
     """
 

@@ -4,31 +4,18 @@ Like `diffusers.DiTPipeline` it runs both guidance branches in one network call 
 there is no autoencoder, a latent *is* the picture.
 """
 
-from __future__ import annotations
-
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel
+from diffusers import DDIMScheduler, DiTTransformer2DModel, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.utils import BaseOutput
-from PIL import Image
 from torch import Tensor
 
 from hyca_calib.demo.sampling import Callback, DemoPipeline, Generators
 
 CLASSES = string.ascii_uppercase + string.digits
-
-
-@dataclass
-class GlyphPipelineOutput(BaseOutput):
-    """`images`: PIL pictures, an array ``(B, H, W, 3)``, a tensor ``(B, 3, H, W)`` in [0, 1], or latents."""
-
-    images: list[Image.Image] | np.ndarray | Tensor
 
 
 class GlyphPipeline(DemoPipeline):
@@ -37,7 +24,6 @@ class GlyphPipeline(DemoPipeline):
     Args:
         transformer: a DiT with one more class than `classes`: the last means "any".
         scheduler: DDIM, or any sampler of a diffusion process with the same noise levels.
-        classes: the characters, in the order of the labels.
     """
 
     model_cpu_offload_seq = "transformer"
@@ -60,13 +46,16 @@ class GlyphPipeline(DemoPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
-    ) -> GlyphPipelineOutput | tuple[Any]:
+    ) -> ImagePipelineOutput | tuple[Any]:
         """Sample one picture per class; arguments that are not listed: see `DemoPipeline`.
 
         Args:
             class_labels: characters or their numbers, one or several.
             guidance_scale: classifier-free guidance; 1 switches it off and halves the network's batch.
             latents: initial noise ``(B, 3, H, W)`` of variance 1 instead of a generator.
+
+        Returns:
+            Pictures as PIL, an array ``(B, H, W, 3)``, a tensor ``(B, 3, H, W)`` in [0, 1], or latents.
 
         Raises:
             ValueError: unknown class, no class, unknown output type, fewer than one step.
@@ -101,7 +90,7 @@ class GlyphPipeline(DemoPipeline):
         if output_type != "latent":
             images = self.image_processor.postprocess(latents, output_type=output_type)
         self.maybe_free_model_hooks()
-        return GlyphPipelineOutput(images=images) if return_dict else (images,)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _labels(self, wanted: Sequence[int | str]) -> Tensor:
         classes = self.config.classes

@@ -1,7 +1,5 @@
 """Small classifiers that judge what the embedded models draw without looking at the full run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +12,9 @@ __all__ = ["WEIGHTS", "load_judge"]
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def load_judge(model: str, folder: Path = WEIGHTS) -> Judge | None:
+def load_judge(model: str) -> "Judge | None":
     """The judge of an embedded model, None if there is none."""
-    path = folder / f"{model}.safetensors"
+    path = WEIGHTS / f"{model}.safetensors"
     if not path.exists():
         return None
     from safetensors import safe_open

@@ -1,7 +1,5 @@
 """The classifier: a small 3-D convolutional network, for pictures as clips of one frame."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The video model's autoencoder: principal components of blocks of pixels in space and time."""
 
-from __future__ import annotations
-
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -9,12 +7,7 @@ from torch import Tensor
 
 
 class BlockCodec(ModelMixin, ConfigMixin):
-    """A linear autoencoder; to a block of ``(frames, side, side)`` pixels belongs one latent vector.
-
-    Args:
-        frames, side: of a block.
-        latent_channels: principal components that are kept.
-    """
+    """A linear autoencoder; to a block of ``(frames, side, side)`` pixels belongs one latent vector."""
 
     basis: Tensor
     """``(block values, latent channels)``, columns orthonormal."""

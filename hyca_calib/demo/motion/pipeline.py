@@ -1,28 +1,16 @@
 """A text-to-video `DiffusionPipeline` around diffusers' own Wan transformer."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
-from diffusers.utils import BaseOutput
+from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 from diffusers.video_processor import VideoProcessor
-from PIL import Image
 from torch import Tensor
 
 from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.sampling import Callback, FlowPipeline, Generators, whole_units
-
-
-@dataclass
-class MotionPipelineOutput(BaseOutput):
-    """`frames`: lists of PIL pictures, an array ``(B, F, H, W, 3)``, a tensor ``(B, F, 3, H, W)``, or latents."""
-
-    frames: list[list[Image.Image]] | np.ndarray | Tensor
 
 
 class MotionPipeline(FlowPipeline):
@@ -59,7 +47,7 @@ class MotionPipeline(FlowPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
-    ) -> MotionPipelineOutput | tuple[Any]:
+    ) -> WanPipelineOutput | tuple[Any]:
         """Sample one clip per prompt; arguments that are not listed: see `DemoPipeline`.
 
         Args:
@@ -67,6 +55,9 @@ class MotionPipeline(FlowPipeline):
             num_frames, height, width: multiples of 4; default: what it was trained at, the only size it knows well.
             guidance_scale: classifier-free guidance; 1 switches it off (one network call a step).
             latents: initial noise ``(B, channels, frames / 4, height / 4, width / 4)`` instead of a generator.
+
+        Returns:
+            Frames as lists of PIL pictures, an array ``(B, F, H, W, 3)``, a tensor ``(B, F, 3, H, W)``, or latents.
 
         Raises:
             ValueError: empty prompt, a size that is no multiple of 4, unknown output type, fewer than one step.
@@ -89,7 +80,7 @@ class MotionPipeline(FlowPipeline):
         )
         frames = latents if output_type == "latent" else self.decode(latents, output_type)
         self.maybe_free_model_hooks()
-        return MotionPipelineOutput(frames=frames) if return_dict else (frames,)
+        return WanPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def decode(self, latents: Tensor, output_type: str) -> Any:
         """Latents ``(B, channels, F / 4, H / 4, W / 4)`` to frames, as `output_type` says."""

@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 
 from hyca_calib.costs.budget import parse_budgets
-from hyca_calib.costs.memory import peak_bytes
+from hyca_calib.costs.memory import STATUS, resident
 from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.quality.metrics import interval
 from hyca_calib.search.candidate import Settings, partition
@@ -236,6 +236,19 @@ def search(path: Path, budgets: str, tuning: Tuning, seed: int) -> Numbers:
         "schedules": [len(candidates) for candidates in found.values()],
         "stages": {name: stages(Settings(clusterer=name)) for name in CLUSTERERS},
     }
+
+
+def peak_bytes() -> int:
+    """The most resident memory that this process has had.
+
+    Linux tells it in the status of the process, for ``getrusage`` there also counts the parent's memory, from before
+    the exec; elsewhere (macOS) ``getrusage`` tells it.
+    """
+    if STATUS.exists():
+        return resident("VmHWM")
+    import resource  # Unix only
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def smooth_gram(channels: int, steps: int, rng: np.random.Generator) -> Array:

@@ -1,0 +1,37 @@
+"""What a plan computes on which steps, as reports show it."""
+
+from __future__ import annotations
+
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.schedule import FEATURE
+
+NETWORK = "network"
+MOST_NAMED = 6
+"""Points that are named in a line."""
+
+
+def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
+    """Whether the network, or what each named point stands for, is computed on each step for all branches."""
+    tables, palette = section.schedule.tables.values(), section.schedule.palette
+    return {
+        NETWORK if name == FEATURE else name: tuple(
+            all(name not in palette[action].forecast for action in actions) for actions in zip(*tables, strict=True)
+        )
+        for name in section.points
+    }
+
+
+def told_steps(section: NetworkPlan) -> str:
+    """On how many steps what is computed: "attention on 8, mlp on 5 of 12 steps"."""
+    counts = {name: sum(steps) for name, steps in computed_at(section).items()}
+    if len(counts) > MOST_NAMED:
+        told = f"{len(counts)} points on {min(counts.values())} to {max(counts.values())}"
+    else:
+        told = ", ".join(f"{name} on {count}" for name, count in counts.items()).removeprefix(f"{NETWORK} on ")
+    return f"{told} of {section.schedule.num_steps} steps"
+
+
+def told_points(section: NetworkPlan) -> str:
+    """Where a plan caches."""
+    places = [str(place) for place in section.places.values()]
+    return ", ".join(places[:MOST_NAMED]) + (f" and {len(places) - MOST_NAMED} more" if places[MOST_NAMED:] else "")

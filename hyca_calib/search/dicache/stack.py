@@ -1,0 +1,117 @@
+"""All blocks of a network with the first of them as a probe: what steps cost, and the plan that decides on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from hyca_calib.costs.flops import count_flops
+from hyca_calib.search.assemble import section_of
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.smoothcache.layers import PROBE_STEPS, WatchedCall, watch
+from hyca_runtime.errors import AttachError
+from hyca_runtime.feature import widths
+from hyca_runtime.forecast import Forecast
+from hyca_runtime.group import DimensionGroup, encode_channels
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.point import parse_point
+from hyca_runtime.policies import ProbedChange
+from hyca_runtime.schedule import EVERY, Schedule
+from hyca_runtime.solvers import Aligned
+
+STACK = "stack"
+POINT = parse_point("trunk:residual")
+"""What the paper keeps: the tokens behind the last block less those before the first."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What is known of a network's blocks.
+
+    Attributes:
+        channels, numel: of what they add, see `Forecast`.
+        full_flops, probed_flops: of one step of one sample, all guidance branches together: with all blocks, and with
+            the probe and a forecast.
+    """
+
+    channels: int
+    numel: int
+    full_flops: float
+    probed_flops: float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The settings of DiCache, but the threshold.
+
+    Attributes:
+        blocks: m, how many blocks are the probe.
+        retained: rho, the share of the run that is computed at its start.
+        last: whether the last step is computed.
+        limit: largest gamma of the alignment.
+    """
+
+    blocks: int = 1
+    retained: float = 0.2
+    last: bool = False
+    limit: float = 1.5
+
+    def policy(self, threshold: float) -> ProbedChange:
+        """The policy with a threshold."""
+        return ProbedChange(threshold, self.blocks, self.retained, self.last)
+
+
+def rule_of(transformer: str) -> Rule:
+    """The settings of the release for a class of networks, or those of HunyuanVideo."""
+    released = {"FluxTransformer2DModel": Rule(last=True), "WanTransformer3DModel": Rule(limit=2.0)}
+    return released.get(transformer, Rule())
+
+
+def measure_stack(pipe: Any, problem: Problem, blocks: int) -> Stack:
+    """Count what steps cost, on the last call of a run of two steps.
+
+    Raises:
+        AttachError: the network cannot be probed.
+    """
+    calls = list[WatchedCall]()
+
+    def hear(call: WatchedCall) -> None:
+        calls[:] = [call]
+
+    attachment = watch(pipe, problem, {STACK: POINT}, problem.workload.of("fit")[0], PROBE_STEPS, hear)
+    if not calls:
+        raise AttachError(f"{type(attachment.module).__name__} never comes to the point '{POINT}'")
+    call, branches = calls[0], len(problem.trace.branches)
+    feature = call.features[STACK]
+    numel = branches * sum(part.numel() for part in feature)
+    with torch.no_grad():
+        full = count_flops(lambda: attachment.run(call.args, call.kwargs, (), {}))
+        probed = count_flops(
+            lambda: attachment.run_late(call.args, call.kwargs, blocks, lambda probe: feature, lambda captured: None)
+        )
+    forecast = 2 * Aligned().depth * numel
+    return Stack(sum(widths(feature, POINT.channel_axis)), numel, branches * full, branches * probed + forecast)
+
+
+def probing_section(
+    problem: Problem, stack: Stack, rule: Rule, threshold: float, computed: Sequence[int], most: int | None
+) -> NetworkPlan:
+    """The section whose steps are decided by the probe.
+
+    Args:
+        computed: what a usual run computes, for those who look at the plan.
+        most: bound of the computed calls of any run.
+    """
+    everything = DimensionGroup(
+        name="all", channels=encode_channels(range(stack.channels)), solver=Aligned(rule.limit).spec()
+    )
+    forecast = Forecast(at=POINT, num_channels=stack.channels, groups={EVERY: (everything,)}, numel=stack.numel)
+    schedule = Schedule.from_steps(problem.trace.num_steps, computed, STACK)
+    flops = tuple(stack.full_flops if action.computes else stack.probed_flops for action in schedule.palette)
+    return section_of(problem, "step", {STACK: forecast}, schedule, flops, rule.policy(threshold).spec(most))
+
+
+def less_retained(rule: Rule) -> tuple[Rule, ...]:
+    """The rule, then with ever fewer steps computed at the start: for budgets that leave no room for them."""
+    return (rule, *(replace(rule, retained=share) for share in (0.1, 0.05, 0.0) if share < rule.retained))

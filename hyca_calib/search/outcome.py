@@ -1,0 +1,62 @@
+"""What a search leaves in its folder: the plan, and an account of how it was found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyca_calib.pipelines.weights import precision_of
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.rollout_error import rollout_psnr
+from hyca_calib.search.study import StudyFolder
+from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.network_plan import NetworkPlan, Quality
+from hyca_runtime.plan import Plan, save_plan
+
+NOT_SEARCHED: dict[str, Any] = {
+    "solver_costs": {},
+    "candidates": [],
+    "rollouts": [],
+    "points": {},
+    "refinement": {},
+    "seconds": {},
+}
+"""What reports read of a search, where a published recipe has none."""
+
+
+def judged(pipe: Any, problem: Problem, section: NetworkPlan) -> NetworkPlan:
+    """The section with its agreement on the select split; without a pipeline as it is."""
+    if pipe is None:
+        return section
+    samples = problem.samples("select")
+    psnr = rollout_psnr(pipe, section, samples)
+    quality = Quality(split="select", num_samples=len(samples.jobs), psnr_db=psnr)
+    return section.model_copy(update={"quality": quality})
+
+
+def write_outcome(
+    pipe: Any,
+    study: StudyFolder,
+    problem: Problem,
+    section: NetworkPlan,
+    suffix: str,
+    told: dict[str, Any],
+    account: dict[str, Any],
+) -> Plan:
+    """Write the account, then the plan: a folder with a plan is complete.
+
+    A plan tells of its refinement, but not how long it took, so that equal searches give equal plans.
+
+    Args:
+        suffix: of the plan's name, after the model's.
+        told: what the plan says of where it comes from.
+    """
+    made = dict(told)
+    if pipe is not None:
+        made["precision"] = precision_of(find_transformer(pipe, section.component))
+    refinement = {key: value for key, value in account["refinement"].items() if key != "minutes"}
+    if "iterations" in refinement:
+        made["refinement"] = refinement
+    plan = Plan(name=f"{problem.trace.attributes.model.name}-{suffix}", sections=(section,), provenance=made)
+    study.write_result(account)
+    save_plan(plan, study.plan)
+    return plan

@@ -1,0 +1,165 @@
+"""Which layers of a network can be reused, and what steps cost that reuse some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import nn
+
+from hyca_calib.costs.flops import count_flops
+from hyca_calib.pipelines.inference_mode import outside_inference_mode
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.search.problem import Problem
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.layers import find_layers
+from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.calls import CallResolver
+from hyca_runtime.errors import AttachError
+from hyca_runtime.feature import Feature, widths
+from hyca_runtime.point import LAYERS, CachePoint, parse_point
+
+PROBE_STEPS = 2
+
+Points = Mapping[str, CachePoint]
+
+Reused = tuple[str, ...]
+"""Names of the points whose layers repeat their latest output on a step, in the order of all points."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What can be reused of a network.
+
+    Attributes:
+        points: by name.
+        channels, numel: of each point, see `Forecast`.
+        flops: of one step of one sample that reuses some points, all guidance branches together; that of none is a full
+            step.
+    """
+
+    points: Points
+    channels: Mapping[str, int]
+    numel: Mapping[str, int]
+    flops: Mapping[Reused, float]
+
+    @property
+    def full_flops(self) -> float:
+        """FLOPs of a step that reuses nothing."""
+        return self.flops[()]
+
+
+@dataclass(frozen=True)
+class WatchedCall:
+    """One call of a network in a full run.
+
+    Attributes:
+        begins: whether it begins a pass over the steps.
+        stream: its guidance branch and the part of the picture.
+        features: of the points that it came to, by name.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    begins: bool
+    stream: tuple[str, int]
+    step: int
+    features: dict[str, Feature]
+
+
+def kinds_of(module: nn.Module) -> dict[str, CachePoint]:
+    """The kinds of layers that a network has as modules of their own, as points over all of its blocks.
+
+    Raises:
+        AttachError: it has none.
+    """
+    found, faults = dict[str, CachePoint](), list[str]()
+    for kind in LAYERS:
+        try:
+            find_layers(module, kind, "*")
+        except AttachError as error:
+            faults.append(str(error))
+        else:
+            found[kind] = parse_point(kind)
+    if not found:
+        reasons = "; ".join(dict.fromkeys(faults))
+        raise AttachError(f"smoothcache finds no layers that it could reuse: {reasons}; choose another preset")
+    return found
+
+
+def subsets(names: Sequence[str]) -> list[Reused]:
+    """Everything that a step may reuse, from nothing to all."""
+    return [some for size in range(len(names) + 1) for some in combinations(names, size)]
+
+
+def measure_layers(
+    pipe: Any, problem: Problem, points: Points, actions: Callable[[Sequence[str]], Iterable[Reused]] = subsets
+) -> Layers:
+    """Count what steps cost, on the last call of a run of two steps.
+
+    Points that the network never comes to are left out.
+
+    Args:
+        actions: from the names of the points to what steps may reuse.
+
+    Raises:
+        AttachError: the network comes to none of them.
+    """
+    calls = list[WatchedCall]()
+
+    def hear(call: WatchedCall) -> None:
+        calls[:] = [call]
+
+    attachment = watch(pipe, problem, points, problem.workload.of("fit")[0], PROBE_STEPS, hear)
+    if not calls:
+        raise AttachError(f"{type(attachment.module).__name__} never runs its layers at {', '.join(points)}")
+    call, branches = calls[0], len(problem.trace.branches)
+    names = [name for name in points if name in call.features]
+    numel = {name: branches * sum(part.numel() for part in call.features[name]) for name in names}
+
+    def count(reused: Reused) -> float:
+        held = {name: call.features[name] for name in reused}
+        with torch.no_grad():
+            live = count_flops(lambda: attachment.run(call.args, call.kwargs, (), held))
+        return branches * live + 2 * sum(numel[name] for name in reused)  # held outputs are sums of one tap
+
+    return Layers(
+        points={name: points[name] for name in names},
+        channels={name: sum(widths(call.features[name], points[name].channel_axis)) for name in names},
+        numel=numel,
+        flops={reused: count(reused) for reused in ((), *actions(names))},
+    )
+
+
+def watch(
+    pipe: Any, problem: Problem, points: Points, job: Job, num_steps: int, hear: Callable[[WatchedCall], None]
+) -> Attachment:
+    """Sample a job in full and tell every call of the traced network that comes to a point.
+
+    Returns:
+        What the calls went through, removed from the network.
+    """
+    module = find_transformer(pipe, problem.trace.attributes.model.component)
+    attachment, clock = Attachment(module, points), Clock(module, pipe)
+    resolver = CallResolver(clock)
+
+    def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output, captured = attachment.run(args, kwargs, points, {})
+        features = {name: feature for name, feature in captured.items() if feature is not None}
+        if features:
+            call = resolver.resolve(args, kwargs, attachment.context.branch)
+            at, begins = int(resolver.track.position), call.progress == "begins"
+            hear(WatchedCall(args, kwargs, begins, (call.branch, call.part), at, features))
+        return output
+
+    attachment.install(outside_inference_mode(answer))
+    try:
+        sample_latents(pipe, [job], num_steps, 1)
+    finally:
+        attachment.remove()
+    return attachment

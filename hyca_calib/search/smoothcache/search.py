@@ -1,0 +1,103 @@
+"""Plans of SmoothCache: under a budget, or by a schedule that was made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hyca_calib.costs.budget import Budget
+from hyca_calib.search.assemble import origin
+from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.smoothcache.calibration import SAMPLES, Changes
+from hyca_calib.search.smoothcache.layers import Layers, Reused, kinds_of, measure_layers
+from hyca_calib.search.smoothcache.rule import Reach, Runs, choose_runs, reused_at
+from hyca_calib.search.smoothcache.schedule_file import points_of, read_schedule
+from hyca_calib.search.smoothcache.section import layered_section
+from hyca_calib.search.study import StudyFolder
+from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.plan import Plan
+from hyca_runtime.solvers import Hold
+
+SMOOTHCACHE = "smoothcache"
+SOURCE = "SmoothCache, arXiv 2411.10510: layers of a kind repeat their output by a schedule of their own"
+
+
+def reach_of(problem: Problem, lookahead: int) -> Reach:
+    """How far reuse goes on the runs of a trace."""
+    return Reach(problem.trace.num_steps, lookahead, problem.trace.attributes.first_computed)
+
+
+def kind_layers(pipe: Any, problem: Problem) -> Layers:
+    """The layers of the traced network by kind.
+
+    Raises:
+        AttachError: it has none.
+    """
+    return measure_layers(pipe, problem, kinds_of(_module(pipe, problem)))
+
+
+def scheduled_layers(pipe: Any, problem: Problem, file: Path) -> tuple[Layers, Runs]:
+    """The layers that a schedule file names, and the steps on which they run.
+
+    Raises:
+        PlanError: the file cannot be read, or is for other steps.
+        AttachError: the network has no such layers.
+    """
+    steps = problem.trace.num_steps
+    points, runs = points_of(read_schedule(file, steps), _module(pipe, problem))
+
+    def actions(names: Sequence[str]) -> list[Reused]:
+        seen = {name: runs[name] for name in names}
+        return [tuple(names), *(reused_at(seen, step) for step in range(steps))]
+
+    layers = measure_layers(pipe, problem, points, actions)
+    return layers, {name: runs[name] for name in layers.points}
+
+
+def search_smoothcache(
+    pipe: Any, problem: Problem, budget: Budget, study: StudyFolder, layers: Layers, changes: Changes, reach: Reach
+) -> Plan:
+    """The plan of the threshold that spends most of `budget`, written with its account into `study`.
+
+    Raises:
+        BudgetError: it cannot be met.
+    """
+    threshold, runs = choose_runs(changes, budget, layers, reach)
+    samples = min(SAMPLES, len(problem.workload.of("fit")))
+    settings = {"threshold": threshold, "lookahead": reach.lookahead, "samples": samples}
+    return write_scheduled(pipe, problem, budget, study, layers, runs, settings)
+
+
+def write_scheduled(
+    pipe: Any,
+    problem: Problem,
+    budget: Budget,
+    study: StudyFolder,
+    layers: Layers,
+    runs: Runs,
+    settings: dict[str, Any],
+) -> Plan:
+    """The plan whose layers run on some steps, written with its account into `study`.
+
+    Args:
+        settings: what the steps come from.
+    """
+    section = judged(pipe, problem, layered_section(problem, layers, runs))
+    account = {
+        **NOT_SEARCHED,
+        "preset": SMOOTHCACHE,
+        "source": SOURCE,
+        "settings": settings,
+        "computed": list(section.schedule.computed_steps),
+        "groups": [{"size": forecast.num_channels, "solver": Hold.name} for forecast in section.points.values()],
+    }
+    told = {**origin(problem), "settings": settings}
+    return write_outcome(pipe, study, problem, section, f"{SMOOTHCACHE}-{budget.text}", told, account)
+
+
+def _module(pipe: Any, problem: Problem) -> nn.Module:
+    return find_transformer(pipe, problem.trace.attributes.model.component)

@@ -1,0 +1,71 @@
+"""What every policy must keep. A new policy is a file in `hyca_runtime/policies/` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+
+from hyca_runtime.errors import HycaError
+from hyca_runtime.moment import Moment
+from hyca_runtime.policies import (
+    CarefulEnd,
+    Evidence,
+    Policy,
+    PolicySpec,
+    ProbedChange,
+    Scheduled,
+    policies,
+    policy_from_spec,
+)
+from hyca_runtime.schedule import Action, Schedule
+from hyca_runtime.testing import NUM_STEPS, POLICY_CHECKS, check_policy, decisions_of
+
+ALL_POLICIES = (Scheduled(), CarefulEnd(), CarefulEnd(steps=5), ProbedChange(0.1), ProbedChange(0.4, retained=0.0))
+
+
+@pytest.mark.parametrize("check", POLICY_CHECKS)
+@pytest.mark.parametrize("policy", ALL_POLICIES, ids=repr)
+def test_contract(policy: Policy, check: Callable[[Policy], None]) -> None:
+    check(policy)
+
+
+def test_every_registered_policy_is_here() -> None:
+    own = [name for name in policies if policies[name].__module__.startswith("hyca_runtime")]
+    assert {policy.name for policy in ALL_POLICIES} == set(own)
+
+
+class Forgetful(Policy):
+    """Keeps what it knows on itself, so runs disturb each other."""
+
+    name: ClassVar[str] = "forgetful"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def decide(self, state: Any, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, Any]:
+        del moment, evidence
+        self.calls += 1
+        return schedule.palette[self.calls % 2 == 0], state
+
+
+def test_the_contract_notices() -> None:
+    with pytest.raises(AssertionError, match="beside another run"):
+        check_policy(Forgetful())
+
+
+def test_a_careful_end_computes_besides() -> None:
+    plain = [action.computes for action in decisions_of(Scheduled())]
+    careful = [action.computes for action in decisions_of(CarefulEnd(steps=3))]
+    assert careful == plain[: NUM_STEPS - 3] + [True] * 3
+    assert plain.count(True) == 4
+
+
+def test_faults_are_told() -> None:
+    with pytest.raises(HycaError, match=r'unknown policy .careful_ned.; did you mean "careful_end"'):
+        policy_from_spec(PolicySpec(name="careful_ned"))
+    with pytest.raises(ValueError, match="does not take"):
+        policy_from_spec(PolicySpec(name="careful_end", configuration={"step": 1}))
+    with pytest.raises(ValueError, match="steps must be 1 or more, got 0"):
+        policy_from_spec(PolicySpec(name="careful_end", configuration={"steps": 0}))

@@ -1,0 +1,78 @@
+"""The preset dicache as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import MODEL, run, write_prompts
+
+from hyca_calib.report import wall
+from hyca_runtime import load_plan
+from hyca_runtime.point import parse_point
+from hyca_runtime.policies import ProbedChange
+
+STEPS = 12
+PRESET = ("--preset", "dicache", *MODEL)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
+    write_prompts(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = run("trace", *MODEL, "--prompts", "prompts.txt", "--samples", 7, "--steps", STEPS)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def folder(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a trace at another point."""
+    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wall, "_baselines", lambda *_: [])  # other ways take most of a report's time
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_budget_to_a_plan(folder: Path) -> None:
+    done = run("search", "--budget", "1.5x", *PRESET, "--out", "studies/s")
+    assert done.exit_code == 0, done.output
+    section, study = load_plan(done.stdout.strip()).section, folder / "studies/s"
+    assert section.places == {"stack": parse_point("trunk:residual")}
+    assert isinstance(section.decider, ProbedChange)
+    assert section.decider.last, "as the release has it for FLUX"
+    assert section.policy is not None
+    account = json.loads((study / "result.json").read_text())
+    ratios = account["flops_ratios"]
+    assert len(ratios) / sum(1 / ratio for ratio in ratios) >= 1.5, "mean cost over samples"
+    assert section.policy.max_computed is not None
+    assert len(section.schedule.computed_steps) <= section.policy.max_computed < STEPS
+    assert account["settings"]["threshold"] == section.decider.threshold > 0
+    assert section.quality is not None
+    assert section.quality.split == "select"
+    assert "stack" in (study / "report.md").read_text()
+    assert "complete already" in run("search", "--budget", "1.5x", *PRESET, "--out", "studies/s").stderr
+
+    tried = json.loads((study / "thresholds.json").read_text())
+    (study / "plan.json").unlink()
+    again = run("search", "--budget", "1.5x", *PRESET, "--out", "studies/s")
+    assert again.exit_code == 0, again.output
+    assert json.loads((study / "thresholds.json").read_text()) == tried, "nothing is run twice"
+    assert load_plan(again.stdout.strip()).section == section
+
+    done = run("evaluate", *MODEL, "--plan", study, "--prompts", "prompts.txt", "--samples", 1, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["flops_ratio"] > 1
+
+
+def test_a_budget_that_cannot_be_met(folder: Path) -> None:
+    done = run("search", "--budget", "11x", *PRESET, "--out", "studies/s")
+    assert done.exit_code == 2
+    assert "cannot be met by dicache" in done.output
+    assert "is the most" in done.output
+    assert not (folder / "studies/s/plan.json").exists()
