@@ -4,6 +4,7 @@ Nothing is fitted: one sample shows HyCa which channels belong together and whic
 features are those of the trace that the setup offers, where their papers take every block's.
 """
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hyca_calib.pipelines.rollout import followed
 from hyca_calib.search.presets import PRESETS, recipe_section
 from hyca_calib.search.replay import Multistep
 from hyca_runtime import Plan
+from hyca_runtime.plan import parse_plan
 from hyca_runtime.solvers import Hermite
 
 RECIPES = {"HyCa as published": "hyca", "FoCa as published": "foca", "HiCache as published": "hicache"}
@@ -41,8 +43,8 @@ def _family(name: str, preset: str, setup: Setup) -> Family:
             return Plan(name="recipe", sections=(section,)).model_dump_json()
 
         named = ", ".join(f"{axis} {value}" for axis, value in settings.items())
-        plan = Plan.model_validate_json(setup.recall(f"plan of {published.source}, {named}", planned))
-        return followed(pipe, plan)
+        kept = setup.recall(f"plan of {published.source}, {named}", planned)  # perhaps of an older version
+        return followed(pipe, parse_plan(json.loads(kept), "recipe"))
 
     longest = min(LONGEST, num - 1)
     both_ways = Axis("multistep", ("anchored", "recursive"), ordered=False)
