@@ -103,7 +103,7 @@ class Lane:
         self.plan = plan
         self._resolver = CallResolver(clock, [section.grid for section in plan.sections])
         self.streams: dict[tuple[str, int], StreamState] = {}
-        self._computed: set[int] = set()
+        self._computed, self._partly = set[int](), set[int]()
         self._lacks = ""
 
     @property
@@ -123,6 +123,11 @@ class Lane:
         return len(self._computed)
 
     @property
+    def partly(self) -> int:
+        """Steps on which nothing was computed in full, but something in part."""
+        return len(self._partly - self._computed)
+
+    @property
     def computed_at(self) -> tuple[int, ...]:
         """The steps of the run, counted from 0, on which something was computed."""
         return tuple(sorted(step - 1 for step in self._computed))
@@ -133,6 +138,7 @@ class Lane:
         if call.progress == "begins":
             self.streams.clear()
             self._computed.clear()
+            self._partly.clear()
             self._lacks = ""
         return call
 
@@ -154,6 +160,8 @@ class Lane:
         """Count a call on which something is forecast."""
         state.count.add(action)
         state.count.forecast_flops += flops
+        if not any(self.plan.points[name].skips_loop for name in action.forecast):
+            self._partly.add(self.track.steps)
         if self.track.ends:
             state.clear()
 

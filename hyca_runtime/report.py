@@ -45,7 +45,8 @@ class RunReport:
         streams: calls per network of the pipeline ("" if it has one) and stream of it.
         computed, steps: steps on which something was computed, and all, of the thread that came furthest; of several
             networks together.
-        computed_at: those steps, counted from 0, where one network follows the plan.
+        partly: further steps, on which only layers or some blocks were forecast and the others ran.
+        computed_at: the computed steps, counted from 0, where one network follows the plan.
         off_plan: why steps were computed or adapted that the plan predicts, or "".
         adapted: whether the plan was adapted to the sampler.
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
@@ -60,6 +61,7 @@ class RunReport:
     streams: dict[tuple[str, *Stream], StreamCount] = field(default_factory=dict)
     computed: int = 0
     steps: int = 0
+    partly: int = 0
     computed_at: tuple[int, ...] = ()
     off_plan: str = ""
     adapted: bool = False
@@ -76,10 +78,13 @@ class RunReport:
                 f"; at most {self.bytes_ahead / 2**20:.3g} MiB of features for each sample" if self.bytes_ahead else ""
             )
             return f"no step has run yet{ahead}"
-        ratio = f"{self.steps / max(1, self.computed):.1f}x fewer"
+        ratios = [] if self.partly else [f"{self.steps / max(1, self.computed):.1f}x fewer"]
         if self.flops_ratio is not None:
-            ratio += f", {self.flops_ratio:.2f}x by FLOPs of the {' and '.join(self.networks)}"
-        lines = [f"{self.computed} of {self.steps} steps computed ({ratio}), {self.cache_bytes / 2**20:.2f} MiB held"]
+            ratios.append(f"{self.flops_ratio:.2f}x by FLOPs of the {' and '.join(self.networks)}")
+        told = f"{self.computed} of {self.steps} steps computed"
+        told += f", {self.partly} in part" if self.partly else ""
+        told += f" ({', '.join(ratios)})" if ratios else ""
+        lines = [f"{told}, {self.cache_bytes / 2**20:.2f} MiB held"]
         if len(self.streams) > 1:
             for (network, branch, part, lane), count in self.streams.items():
                 thread = f"thread {lane}" if lane else ""

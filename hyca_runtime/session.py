@@ -160,6 +160,7 @@ class Session:
             streams=streams,
             computed=sum(lane.computed for lane in furthest if lane),
             steps=sum(lane.steps for lane in furthest if lane),
+            partly=sum(lane.partly for lane in furthest if lane),
             computed_at=furthest[0].computed_at if len(furthest) == 1 and furthest[0] else (),
             off_plan=next(filter(None, (executor.departure(own) for executor in self._executors.values())), ""),
             adapted=self._on_mismatch == "adapt",

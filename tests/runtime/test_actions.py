@@ -85,7 +85,8 @@ def test_each_kind_of_layer_by_its_own_schedule(pipe: EmojiPipeline) -> None:
     attention, mlp = calls_of(layers(pipe, "attention")), calls_of(layers(pipe, "mlp"))
     with apply_plan(pipe, plan, "error") as session:
         found = draw(pipe)
-        assert (session.report().computed, session.report().steps) == (2, STEPS)
+        assert (session.report().computed, session.report().partly, session.report().steps) == (2, 6, STEPS)
+        assert str(session.report()).startswith("2 of 8 steps computed, 6 in part, ")
         assert attention == [4] * len(attention)
         assert mlp == [4] * len(mlp)
         assert torch.equal(draw(pipe), found)
@@ -109,7 +110,7 @@ def test_a_step_may_run_a_few_blocks(pipe: EmojiPipeline) -> None:
     lead[:], rest[:] = [0] * len(lead), [0] * len(rest)
     with apply_plan(pipe, plan, "error") as session:
         found = draw(pipe)
-        assert session.report().computed == 3
+        assert (session.report().computed, session.report().partly) == (3, 3)
     assert (lead, rest) == ([6] * 2, [3] * len(rest))
     assert found.isfinite().all()
     assert not torch.equal(found, full)
