@@ -8,6 +8,7 @@ import typer
 
 from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.replay import Multistep
+from hyca_calib.search.sources import BEST, listed
 from hyca_calib.trace.run import GRAM_TOKENS
 from hyca_runtime.compiled_plan import OnMismatch
 
@@ -90,10 +91,8 @@ class SearchLimits:
 
     preset: Annotated[
         str,
-        typer.Option(
-            help="best searches; hyca, foca, taylorseer, hicache, hold, smoothcache, dicache are published recipes."
-        ),
-    ] = "best"
+        typer.Option(help=f"{BEST} searches; published recipes are {listed()}."),
+    ] = BEST
     multistep: Annotated[
         Multistep,
         typer.Option(help="How a preset's one-step formulas serve a long gap: over the gap, or step by step."),

@@ -21,6 +21,7 @@ from hyca_calib.search.assemble import assemble_section
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Multistep, forecast_error, grouped, rows_of, schedule_cost
+from hyca_calib.search.sources import SOURCES
 from hyca_calib.search.taps import compile_rows
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import Schedule
@@ -60,14 +61,14 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "hold": Preset((Hold(),), 1, "FORA, arXiv 2407.01425: reuse, every N-th step computed", warmups=False),
-    "taylorseer": Preset((Newton(1),), 3, "TaylorSeer, arXiv 2503.06923: order 1, three first steps"),
-    "foca": Preset((FoCa(),), 3, "FoCa, arXiv 2508.16211: BDF2 forecast, Heun correction"),
-    "hicache": Preset((Hermite(1),), 3, "HiCache, arXiv 2508.16984: Hermite basis, order 1, contraction 0.5"),
+    "hold": Preset((Hold(),), 1, SOURCES["hold"], warmups=False),
+    "taylorseer": Preset((Newton(1),), 3, SOURCES["taylorseer"]),
+    "foca": Preset((FoCa(),), 3, SOURCES["foca"]),
+    "hicache": Preset((Hermite(1),), 3, SOURCES["hicache"]),
     "hyca": Preset(
         (RungeKutta(), AdamsBashforth(2), Newton(1), BDF2(), AdamsMoulton()),
         3,
-        "HyCa, arXiv 2510.04188: five solvers, k-means, One-Time Choosing",
+        SOURCES["hyca"],
     ),
 }
 

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 from hyca_calib.cli import app
 from hyca_calib.commands.options import SearchLimits, TraceOptions
+from hyca_calib.commands.presets import OFFERS
+from hyca_calib.search.sources import BEST, SOURCES
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
 
@@ -251,3 +253,21 @@ def test_an_old_plan_is_written_anew(folder: Path) -> None:
     assert run("upgrade", plan).exit_code == 0
     assert load_plan(plan) == load_plan("new.json") == load_plan(old)
     assert run("upgrade", "none.json").exit_code == 2
+
+
+def test_an_option_of_another_preset_is_refused() -> None:
+    for options, told in (
+        (("--multistep", "recursive"), "--multistep is for --preset hold or taylorseer or foca or hicache or hyca"),
+        (("--preset", "dicache", "--lookahead", "4"), "--lookahead is for --preset smoothcache, got --preset dicache"),
+        (("--preset", "smothcache"), 'did you mean "smoothcache"?'),
+    ):
+        refused = run("search", "--budget", "2x", *options)
+        assert refused.exit_code == 2
+        assert told in " ".join(refused.output.split())
+
+
+def test_every_preset_says_where_it_is_from() -> None:
+    assert {BEST, *SOURCES} == set(OFFERS)
+    help_text = " ".join(run("search", "--help").output.replace("│", " ").split())
+    for name, source in SOURCES.items():
+        assert f"{name}: {source.partition(':')[0]}" in help_text

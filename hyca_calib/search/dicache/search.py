@@ -16,13 +16,12 @@ from hyca_calib.search.assemble import origin
 from hyca_calib.search.dicache.stack import Rule, Stack, less_retained, probing_section, rule_of
 from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.sources import DICACHE, SOURCES
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.plan import Plan
 from hyca_runtime.solvers import Aligned
 
-DICACHE = "dicache"
-SOURCE = "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast"
 SAMPLES = 8
 """Of the select split, for the threshold; "few samples" in the paper's words."""
 HALVINGS = 7
@@ -95,7 +94,7 @@ def search_dicache(
     account = {
         **NOT_SEARCHED,
         "preset": DICACHE,
-        "source": SOURCE,
+        "source": SOURCES[DICACHE],
         "settings": settings,
         "computed": list(section.schedule.computed_steps),
         "groups": [{"size": stack.channels, "solver": Aligned.name}],

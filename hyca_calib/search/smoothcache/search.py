@@ -17,13 +17,11 @@ from hyca_calib.search.smoothcache.layers import Layers, Reused, kinds_of, measu
 from hyca_calib.search.smoothcache.rule import Reach, Runs, choose_runs, reused_at
 from hyca_calib.search.smoothcache.schedule_file import points_of, read_schedule
 from hyca_calib.search.smoothcache.section import layered_section
+from hyca_calib.search.sources import SMOOTHCACHE, SOURCES
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.plan import Plan
 from hyca_runtime.solvers import Hold
-
-SMOOTHCACHE = "smoothcache"
-SOURCE = "SmoothCache, arXiv 2411.10510: layers of a kind repeat their output by a schedule of their own"
 
 
 def reach_of(problem: Problem, lookahead: int) -> Reach:
@@ -90,7 +88,7 @@ def write_scheduled(
     account = {
         **NOT_SEARCHED,
         "preset": SMOOTHCACHE,
-        "source": SOURCE,
+        "source": SOURCES[SMOOTHCACHE],
         "settings": settings,
         "computed": list(section.schedule.computed_steps),
         "groups": [{"size": forecast.num_channels, "solver": Hold.name} for forecast in section.points.values()],

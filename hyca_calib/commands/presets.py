@@ -1,0 +1,189 @@
+"""What ``hyca search --preset`` offers: a row for each, the work is in `hyca_calib.search`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+
+from hyca_calib.commands.options import SearchLimits
+from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.records.console import stages
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.dicache.search import search_dicache
+from hyca_calib.search.dicache.stack import measure_stack, rule_of
+from hyca_calib.search.error_damping import with_damping
+from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.presets import PRESETS
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.run import search, search_preset
+from hyca_calib.search.smoothcache.calibration import Changes, calibrate
+from hyca_calib.search.smoothcache.rule import check_budget
+from hyca_calib.search.smoothcache.search import (
+    kind_layers,
+    reach_of,
+    scheduled_layers,
+    search_smoothcache,
+    write_scheduled,
+)
+from hyca_calib.search.sources import BEST, DICACHE, SMOOTHCACHE
+from hyca_calib.search.study import JOURNAL, StudyFolder
+from hyca_calib.search.tune import tune
+from hyca_calib.trace.folder import Where
+from hyca_runtime import Plan
+from hyca_runtime.errors import StudyError
+from hyca_runtime.registry import did_you_mean
+
+Maker = Callable[[Budget, StudyFolder], Plan]
+"""Makes the plan of a budget, and writes it with its account into its study."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a search is to do.
+
+    Attributes:
+        problems: of each trace.
+        folder: of all studies together.
+    """
+
+    pipe: Pipeline
+    problems: Sequence[Problem]
+    budgets: Sequence[Budget]
+    limits: SearchLimits
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One preset.
+
+    Attributes:
+        prepare: gives what makes plans; what all of them need is done once, when the first is made. Raises BudgetError
+            if a budget cannot be met.
+        options: of `SearchLimits`, that only some presets read, those that it does.
+        computes_steps: whether its plans compute whole steps, so that a trace alone tells what a budget allows.
+    """
+
+    prepare: Callable[[Asked], Maker]
+    options: tuple[str, ...] = ()
+    computes_steps: bool = True
+
+
+def preset_of(limits: SearchLimits) -> Offer:
+    """The preset that is asked for.
+
+    Raises:
+        StudyError: unknown, or an option is given that it does not read.
+    """
+    name = limits.preset
+    if name not in OFFERS:
+        raise StudyError(f"unknown preset {name!r}{did_you_mean(name, [*OFFERS])} Known: {', '.join(OFFERS)}.")
+    for option in fields(SearchLimits):
+        readers = [other for other, offer in OFFERS.items() if option.name in offer.options]
+        if readers and name not in readers and getattr(limits, option.name) != option.default:
+            raise StudyError(f"--{option.name} is for --preset {' or '.join(readers)}, got --preset {name}")
+    return OFFERS[name]
+
+
+def _best(asked: Asked) -> Maker:
+    """The search: candidates on statistics, for all budgets together, then rollouts and refinement."""
+    limits = asked.limits
+    options = SearchOptions(
+        confirmation=RolloutLimits(limits.confirm, rollouts=limits.rollouts, workers=limits.workers),
+        refinement=Refinement(limits.refine, limits.iterations),
+        seed=limits.seed,
+        storage=limits.storage,
+    )
+
+    @cache
+    def candidates() -> list[dict[Budget, list[Candidate]]]:
+        storage = limits.storage or asked.folder / JOURNAL
+        damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
+        return [_tuned(problem, asked.budgets, limits, storage) for problem in damped]
+
+    def make(budget: Budget, study: StudyFolder) -> Plan:
+        contenders = [found[budget] for found in candidates()]
+        with stages(("confirm", "refine")) as tell:
+            return search(asked.pipe, contenders, budget, study, options, tell)
+
+    return make
+
+
+def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Where) -> Problem:
+    """The problem with its damping, from real runs."""
+    if not limits.probes:
+        return problem
+    with stages(("probe",)) as tell:
+        tell("probe", 0.0, "")
+        found = with_damping(pipe, problem, storage, limits.probes, lambda share: tell("probe", share, ""))
+        tell("probe", 1.0, f"{problem.trace.point}: {100 * found.damping[1]:.0f} % of an early error is left")
+    return found
+
+
+def _tuned(
+    problem: Problem, budgets: Sequence[Budget], limits: SearchLimits, storage: Where
+) -> dict[Budget, list[Candidate]]:
+    """Candidates for every budget on one trace, from one Optuna study."""
+    point, news = problem.trace.point, ""
+    with stages(("tune",)) as tell:
+        tell("tune", 0.0, "")
+
+        def tried(_: int, cost: float) -> None:
+            nonlocal news
+            news = f"{point}: cost {cost:.3e}"
+
+        tuning = Tuning(limits.trials, limits.timeout, limits.groups, limits.taps)
+        found = tune(problem, budgets, tuning, storage, limits.seed, tried, lambda share: tell("tune", share, news))
+        tell("tune", 1.0, f"{point}: {len(found[budgets[0]])} schedules")
+    return found
+
+
+def _closed_form(asked: Asked) -> Maker:
+    """Fixed intervals and closed forms."""
+    (problem,), limits = asked.problems, asked.limits
+    return lambda budget, study: search_preset(asked.pipe, problem, budget, study, limits.preset, limits.multistep)
+
+
+def _smoothcache(asked: Asked) -> Maker:
+    """Thresholds for budgets, or a schedule that was made elsewhere."""
+    (problem,), limits, pipe = asked.problems, asked.limits, asked.pipe
+    if limits.schedule is not None:
+        layers, runs = scheduled_layers(pipe, problem, limits.schedule)
+        told = limits.schedule.name
+        return lambda budget, study: write_scheduled(pipe, problem, budget, study, layers, runs, {"schedule": told})
+    reach = reach_of(problem, limits.lookahead)
+    layers = kind_layers(pipe, problem)
+    for budget in asked.budgets:
+        check_budget(budget, layers, reach)
+
+    @cache
+    def changes() -> Changes:
+        with stages(("calibrate",)) as tell:
+            return calibrate(
+                pipe, problem, layers.points, reach.lookahead, asked.folder, lambda share: tell("calibrate", share, "")
+            )
+
+    return lambda budget, study: search_smoothcache(pipe, problem, budget, study, layers, changes(), reach)
+
+
+def _dicache(asked: Asked) -> Maker:
+    """Thresholds for budgets; the network is measured once."""
+    (problem,) = asked.problems
+    rule = rule_of(problem.trace.attributes.model.transformer)
+    stack = measure_stack(asked.pipe, problem, rule.blocks)
+
+    def make(budget: Budget, study: StudyFolder) -> Plan:
+        with stages(("threshold",)) as tell:
+            return search_dicache(asked.pipe, problem, budget, study, stack, lambda share: tell("threshold", share, ""))
+
+    return make
+
+
+OFFERS: dict[str, Offer] = {
+    BEST: Offer(_best),
+    **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
+    SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
+    DICACHE: Offer(_dicache, computes_steps=False),
+}
+"""By name; `hyca_calib.search.sources` says where each is from."""

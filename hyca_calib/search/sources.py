@@ -1,0 +1,20 @@
+"""Published recipes that plans can be made by, and where they are from. Light: help texts read it."""
+
+BEST = "best"
+SMOOTHCACHE = "smoothcache"
+DICACHE = "dicache"
+
+SOURCES = {
+    "hold": "FORA, arXiv 2407.01425: reuse, every N-th step computed",
+    "taylorseer": "TaylorSeer, arXiv 2503.06923: order 1, three first steps",
+    "foca": "FoCa, arXiv 2508.16211: BDF2 forecast, Heun correction",
+    "hicache": "HiCache, arXiv 2508.16984: Hermite basis, order 1, contraction 0.5",
+    "hyca": "HyCa, arXiv 2510.04188: five solvers, k-means, One-Time Choosing",
+    SMOOTHCACHE: "SmoothCache, arXiv 2411.10510: layers of a kind repeat their output by a schedule of their own",
+    DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
+}
+
+
+def listed() -> str:
+    """All names with their papers, for a help text."""
+    return "; ".join(f"{name}: {source.partition(':')[0]}" for name, source in SOURCES.items())
