@@ -17,7 +17,7 @@ from torch import nn
 from hyca_calib.pipelines.classes import quiet
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_runtime import AttachError
-from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.attachment import Attachment, Captured
 from hyca_runtime.attach.layers import find_layers
 from hyca_runtime.attach.points import cut_lists, find_block_lists
 from hyca_runtime.point import CachePoint, parse_point
@@ -161,6 +161,16 @@ BETWEEN_LISTS = {"LatteTransformer3DModel", "MotifVideoTransformer3DModel"}
 """What the final norm takes is made between or beside the blocks behind the first: tracing finds it out."""
 
 
+NOT_PROBED = {
+    "Flux3Transformer2DModel",
+    "LTX2VideoTransformer3DModel",
+    "Lumina2Transformer2DModel",
+    "SanaWMLTX2RefinerTransformer3DModel",
+    "ZImageTransformer2DModel",
+}
+"""Their first block is a refiner or of another modality, or they end in pictures and sound."""
+
+
 def idle_blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The blocks behind the first."""
     for place, running in cut_lists(find_block_lists(module), 1):
@@ -197,3 +207,27 @@ def test_points_inside(name: str) -> None:
                 hook.remove()
             exact = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, output, strict=True))
             assert exact != (text == "behind:1" and name in MORE_BETWEEN | BETWEEN_LISTS), text
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_decision_within_a_call(name: str) -> None:
+    """Gone on with, a call is the full one to the bit; with its own feature in the place of the other blocks, too."""
+    with torch.no_grad(), quiet():
+        module, call = MODELS[name].build(), run_of(MODELS[name])[-1]
+        output = [tensor.clone() for tensor in tensors_of(module(**call))]
+        attachment, kept = Attachment(module, CachePoint(keep="residual")), list[Captured]()
+        try:
+            computed = tensors_of(attachment.run_late((), call, 1, lambda probe: None, kept.append))
+        except AttachError:
+            assert name in OTHER_INPUT | NOT_PROBED
+            return
+        assert all(torch.equal(a, b) for a, b in zip(computed, output, strict=True))
+        ((feature,),) = [found.values() for found in kept]
+        assert feature is not None
+        hooks = [part.register_forward_pre_hook(never) for part in idle_blocks(module)]
+        found = tensors_of(attachment.run_late((), call, 1, lambda probe: feature, kept.append))
+        for hook in hooks:
+            hook.remove()
+        assert name not in OTHER_INPUT | NOT_PROBED
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, output, strict=True))
