@@ -63,6 +63,8 @@ class Executor:
         self._complain = complain
         self._attachment = Attachment(module, plan.points)
         self._context = self._attachment.context
+        for blocks in {section.probes for section in plan.sections} - {0}:
+            self._attachment.late(blocks)  # refused before anything is changed
         self._clock = Clock(module, pipe, self._context)
         self._numbers: dict[int, int] = {}
         self._numbering = threading.Lock()
@@ -158,6 +160,7 @@ class Executor:
             found = self._forecast(lane, state, call.branch, action, added)
             if found is not None:
                 return found[action.forecast[0]]
+            self._miss(lane, call, state.cause)
         if not lane.track.ends:
             state.probes.keep(added)
         lane.computes(state, keeps=True, fills_cache=False)

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from hyca_runtime.errors import PlanError
-from hyca_runtime.group import DimensionGroup, check_partition
+from hyca_runtime.group import MAX_CHANNELS, DimensionGroup, check_partition
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import EVERY
@@ -27,7 +27,7 @@ class Forecast(PlanPart):
     """
 
     at: CachePoint
-    num_channels: int = Field(ge=1)
+    num_channels: int = Field(ge=1, le=MAX_CHANNELS)
     groups: dict[str, tuple[DimensionGroup, ...]]
     numel: int | None = Field(default=None, gt=0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import permutations
 from typing import Literal
 
 import numpy as np
@@ -98,6 +99,10 @@ class NetworkPlan(PlanPart):
             raise ValueError(f"schedule.palette: forecasts {min(unknown)!r}, the points are {sorted(self.points)}")
         if idle := self.points.keys() - used:
             raise ValueError(f"points.{min(idle)}: no action of the palette forecasts it")
+        if "" in self.points:
+            raise ValueError("points: a point has no name")
+        for action in self.schedule.palette:
+            self._check_action(action)
         if self.action_flops is not None:
             self._check_flops(self.action_flops)
         try:
@@ -107,6 +112,12 @@ class NetworkPlan(PlanPart):
         except HycaError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def _check_action(self, action: Action) -> None:
+        """Points that are forecast together must not hold each other: what is inside another never runs."""
+        for one, other in permutations(action.forecast, 2):
+            if self.points[one].at.stands_for(self.points[other].at):
+                raise ValueError(f"schedule.palette: {one!r} and {other!r} are forecast together, one holds the other")
 
     def _check_probe(self) -> None:
         """A policy that looks at what leading blocks make decides about what is behind them, and about that alone."""

@@ -33,7 +33,7 @@ class ProbeMemory:
         """Weights ``(2, sample)`` of a forecast; None with fewer than two computed steps."""
         if len(self._added) < DEPTH or self._added[-1].shape != added.shape:
             return None
-        return solver.probed(added, *self._added)
+        return solver.probed(added.detach(), *self._added)
 
     def clear(self) -> None:
         """Forget everything."""

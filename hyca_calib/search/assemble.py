@@ -98,7 +98,8 @@ def assemble_section(
     flops = tuple(
         trace.cost.full_flops if action.computes else trace.cost.predicted_flops(depth) for action in schedule.palette
     )
-    return section_of(problem, axis, {FEATURE: forecast}, schedule, flops)
+    name = next((name for action in schedule.palette for name in action.forecast), FEATURE)
+    return section_of(problem, axis, {name: forecast}, schedule, flops)
 
 
 def section_of(

@@ -104,6 +104,11 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
             f"plan {plan.name!r} caches at {len(section.points)} points, {', '.join(section.points)}; a trace has the "
             "statistics of one, so it cannot be checked; measure it: python -m hyca_calib evaluate"
         )
+    if section.policy is not None:
+        raise PlanMismatchError(
+            f"plan {plan.name!r} decides at run time, by {section.policy.name}; a trace cannot tell what it computes; "
+            "measure it: python -m hyca_calib evaluate"
+        )
     forecast = section.forecast
     if forecast.at != trace.point:
         raise PlanMismatchError(

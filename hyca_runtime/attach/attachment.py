@@ -76,7 +76,7 @@ class Attachment:
         self._enter = outside(self._put_in)
         self._leave = outside(self._put_back)
         self._take = outside(self._hand_over)
-        self._late: LateBehind | None = None
+        self._late: dict[int, LateBehind] = {}
         self._enter_late = outside(self._put_gates)
         self._take_late = outside(self._hand_over_late)
         self._settle = outside(self._settled)
@@ -172,18 +172,26 @@ class Attachment:
             own = self._enter_late(blocks, decide)
             try:
                 output = self._forward(*args, **kwargs)
-                self._take_late(keep)
+                self._take_late(blocks, keep)
             finally:
                 self._leave(own)
         return output
 
     def _put_gates(self, blocks: int, decide: Decide) -> list[Standing]:
-        if self._late is None:
-            self._late = LateBehind(self.module, blocks, whole=self.point.kind == "trunk")
-        return [exchange(self._late.proxies(decide))]
+        return [exchange(self.late(blocks).proxies(decide))]
 
-    def _hand_over_late(self, keep: Keeper) -> None:
-        feature = self._late.captured() if self._late is not None else None
+    def late(self, blocks: int) -> LateBehind:
+        """Where a call with so many leading blocks decides.
+
+        Raises:
+            AttachError: the network cannot be probed so.
+        """
+        if blocks not in self._late:
+            self._late[blocks] = LateBehind(self.module, blocks, whole=self.point.kind == "trunk")
+        return self._late[blocks]
+
+    def _hand_over_late(self, blocks: int, keep: Keeper) -> None:
+        feature = self.late(blocks).captured()
         if feature is not None:
             keep(dict.fromkeys(self.points, feature))
 
@@ -192,13 +200,16 @@ class Attachment:
         return (args, kwargs) if any(self.points[name].skips_loop for name in inject) else settled((args, kwargs))
 
     def _put_in(self, capture: Iterable[str], inject: Mapping[str, Feature]) -> list[Standing]:
-        """Let everybody take their places, one point after the other: what stands in one place is stacked."""
+        """Let everybody take their places, one point after the other: what stands in one place is stacked.
+
+        Who injects stands outermost, so that what is captured in the same place is what the network goes on with.
+        """
         own: list[Standing] = []
         try:
-            for name, feature in inject.items():
-                own.append(exchange(self._bound[name].injectors(feature)))
             for name in capture:
                 own.append(exchange(self._bound[name].captures()))  # noqa: PERF401  (what was put in is put back)
+            for name, feature in inject.items():
+                own.append(exchange(self._bound[name].injectors(feature)))
         except BaseException:
             self._put_back(own)
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, permutations
 
 from torch import nn
 
@@ -21,12 +21,17 @@ def bind_points(network: nn.Module, points: Mapping[str, CachePoint]) -> dict[st
     """Where some points lie in `network`, by name.
 
     Raises:
-        AttachError: one lies nowhere, or two hold the output of one module.
+        AttachError: one lies nowhere, inside another's modules, or two hold the output of one module.
     """
     found = {name: bind_point(network, point) for name, point in points.items()}
     for (one, bound), (other, also) in combinations(found.items(), 2):
         if isinstance(bound, BoundModules) and isinstance(also, BoundModules) and (both := bound.paths & also.paths):
             raise AttachError(f"the points {one!r} and {other!r} both hold the output of {min(both)}")
+    for (one, inner), (other, outer) in permutations(found.items(), 2):
+        if isinstance(inner, BoundModules) and isinstance(outer, BoundModules) and points[other].kind != "span":
+            held = [path for path in inner.paths if any(path.startswith(f"{above}.") for above in outer.paths)]
+            if held:
+                raise AttachError(f"the point {one!r} lies inside {other!r}, at {min(held)}; choose one of them")
     return found
 
 

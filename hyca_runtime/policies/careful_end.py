@@ -20,8 +20,8 @@ class CarefulEnd(Policy):
     name: ClassVar[str] = "careful_end"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"careful_end: steps must be 1 or more, got {self.steps}")
+        if type(self.steps) is not int or self.steps < 1:
+            raise ValueError(f"careful_end: steps must be a whole number, 1 or more, got {self.steps}")
 
     def decide(self, state: Any, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, Any]:
         del evidence

@@ -38,8 +38,8 @@ class ProbedChange(ProbingPolicy):
     def __post_init__(self) -> None:
         if not self.threshold >= 0:
             raise ValueError(f"probed_change: threshold must be 0 or more, got {self.threshold}")
-        if self.blocks < 1:
-            raise ValueError(f"probed_change: blocks must be 1 or more, got {self.blocks}")
+        if type(self.blocks) is not int or self.blocks < 1:
+            raise ValueError(f"probed_change: blocks must be a whole number, 1 or more, got {self.blocks}")
         if not 0 <= self.retained <= 1:
             raise ValueError(f"probed_change: retained must be a share from 0 to 1, got {self.retained}")
 
@@ -55,6 +55,6 @@ class ProbedChange(ProbingPolicy):
         if evidence is None or moment.position < 1 + int(self.retained * moment.num_steps) or ends:
             return COMPUTE, ()
         sums = tuple(a + b for a, b in zip(state or (0.0,) * len(evidence), evidence, strict=True))
-        if max(sums) >= self.threshold:
+        if not all(total < self.threshold for total in sums):  # a probe that is not a number, too
             return COMPUTE, ()
         return next(action for action in schedule.palette if not action.computes), sums

@@ -67,5 +67,5 @@ def test_faults_are_told() -> None:
         policy_from_spec(PolicySpec(name="careful_ned"))
     with pytest.raises(ValueError, match="does not take"):
         policy_from_spec(PolicySpec(name="careful_end", configuration={"step": 1}))
-    with pytest.raises(ValueError, match="steps must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="steps must be a whole number, 1 or more, got 0"):
         policy_from_spec(PolicySpec(name="careful_end", configuration={"steps": 0}))

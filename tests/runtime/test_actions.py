@@ -115,6 +115,11 @@ def test_a_step_may_run_a_few_blocks(pipe: EmojiPipeline) -> None:
     assert found.isfinite().all()
     assert not torch.equal(found, full)
     assert torch.equal(draw(pipe), full)
+    ends: list[Tensor] = []
+    network.norm_out.register_forward_pre_hook(lambda _, args: ends.append(args[0]))
+    with apply_plan(pipe, plan, "error"):
+        draw(pipe)
+    assert torch.equal(ends[2], ends[1]), "the trunk is remembered as the final norm sees it, the forecast added"
 
 
 def test_points_in_one_place_are_stacked(pipe: EmojiPipeline) -> None:
@@ -160,6 +165,7 @@ ALL, HALF = (0,) * STEPS, (0, 1) * (STEPS // 2)
         ("schedule.tables.cond", HALF[1:], "expected 8 steps as in the others, got 7"),
         ("action_flops", [1.0], "expected 2 numbers, one per action, got 1"),
         ("action_flops", [0.0, 1.0], "expected positive numbers"),
+        ("points.all.num_channels", 1 << 40, "num_channels"),
         ("points.all.groups", {}, "expected those of '\\*'"),
     ],
 )
@@ -180,6 +186,12 @@ def test_points_that_hold_one_module_are_refused(pipe: EmojiPipeline) -> None:
     points = {"attention": LAYERS["attention"], "first": parse_point("modules:transformer_blocks.0.attn")}
     with pytest.raises(AttachError, match=r"both hold the output of transformer_blocks\.0\.attn"):
         hand_plan(pipe, points, lambda: draw(pipe), lambda steps: [0])
+    points = {"blocks": parse_point("blocks"), "attention": LAYERS["attention"]}
+    with pytest.raises(AttachError, match="'attention' lies inside 'blocks'"):
+        hand_plan(pipe, points, lambda: draw(pipe), lambda steps: [0])
+    palette = (COMPUTE, Action(forecast=("all", "deep")))
+    with pytest.raises(ValueError, match="'all' and 'deep' are forecast together, one holds the other"):
+        plan_of(pipe, NESTED, palette, every=[0] * STEPS)
     with pytest.raises(AttachError, match="'behind:4' needs blocks behind, the network has 4"):
         hand_plan(pipe, parse_point("behind:4"), lambda: draw(pipe), lambda steps: [0])
 

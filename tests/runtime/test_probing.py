@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,11 @@ from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.by_hand import hand_plan
-from hyca_runtime import Plan, PlanError, apply_plan
+from hyca_runtime import AttachError, Plan, PlanError, apply_plan
+from hyca_runtime.combine import forecast
+from hyca_runtime.errors import ForecastWarning
+from hyca_runtime.feature import Feature
+from hyca_runtime.history import History
 from hyca_runtime.plan import parse_plan
 from hyca_runtime.point import parse_point
 
@@ -124,6 +129,38 @@ def test_branches_decide_on_their_own_and_memory_is_given_back(pipe: EmojiPipeli
         assert held == [0, 0]
         draw(pipe, ("blue cat",))
         assert torch.equal(draw(pipe, guidance=3.0), found)
+
+
+def test_networks_that_cannot_be_probed_so_are_refused_at_once(pipe: EmojiPipeline) -> None:
+    full = draw(pipe)
+    with pytest.raises(AttachError, match="'behind:9' needs blocks behind, the network has 4"):
+        apply_plan(pipe, probing_plan(pipe, threshold=DELTA, blocks=9))
+    assert torch.equal(draw(pipe), full)
+    with pytest.raises(PlanError, match="a whole number"):
+        probing_plan(pipe, threshold=DELTA, blocks=1.5)
+
+
+def test_other_plans_probe_with_blocks_of_their_own(pipe: EmojiPipeline) -> None:
+    plans = [probing_plan(pipe, threshold=DELTA, blocks=blocks) for blocks in (1, 3)]
+    alone = []
+    for plan in plans:
+        with apply_plan(pipe, plan):
+            alone.append(draw(pipe))
+    with apply_plan(pipe, plans[0]) as session, session.following(plans[1]):
+        assert torch.equal(draw(pipe), alone[1])
+
+
+def test_a_forecast_that_is_no_number_is_told(pipe: EmojiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [0]
+
+    def spoilt(history: History, weights: Sequence[Tensor]) -> Feature:
+        calls[0] += 1
+        found = forecast(history, weights)
+        return Feature([part * float("nan") for part in found], found.form) if calls[0] == 1 else found
+
+    monkeypatch.setattr("hyca_runtime.executor.forecast", spoilt)
+    with apply_plan(pipe, probing_plan(pipe, threshold=DELTA)), pytest.warns(ForecastWarning):
+        assert draw(pipe).isfinite().all()
 
 
 def test_no_run_computes_more_than_the_plan_says(pipe: EmojiPipeline) -> None:
