@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from hyca_calib.cli import app
@@ -20,3 +21,13 @@ def write_prompts(folder: Path) -> Path:
     path = folder / "prompts.txt"
     path.write_text("\n".join(WORDS))
     return path
+
+
+def write_trace(folder: Path, samples: int, steps: int) -> Path:
+    """A trace of the tiny model in `folder`, with the prompts; returns its path."""
+    write_prompts(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = run("trace", *MODEL, "--prompts", "prompts.txt", "--samples", samples, "--steps", steps)
+    assert done.exit_code == 0, done.output
+    return folder / done.stdout.strip()

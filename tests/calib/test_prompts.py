@@ -75,7 +75,7 @@ def test_flags_keep_their_last_sign(tmp_path: Path) -> None:
         ("a.jsonl", b'{"image": "cat.png"}', "line 1: image: .*cat.png: no such file; names are relative to the file"),
         ("a.jsonl", b'{"image": "https://x.org/cat.png"}', "is on another machine; copy it"),
         ("a.jsonl", b'{"image": "https://x.org/cat?id=3"}', "https://x.org/cat.id=3 is a URL or is on another machine"),
-        ("a.jsonl", b'{"image": "file:///tmp/cat.png"}', "file:///tmp/cat.png is a URL"),
+        ("a.jsonl", b'{"image": "file:///pictures/cat.png"}', "file:///pictures/cat.png is a URL"),
         ("a.jsonl", b'{"prompt": "a", "prompt": "b"}', "line 1: not JSON: prompt is there twice"),
         ("a.jsonl", b'{"guidance_scale": NaN}', "line 1: not JSON: NaN is no number"),
         ("a.JSONL", b'{"prompt": ', "line 1: not JSON"),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import MODEL, run, write_prompts
+from commands import MODEL, run, write_trace
 from processes import forked, killed_command
 from typer.main import get_group
 from typer.testing import CliRunner
@@ -33,13 +33,7 @@ QUICK = [*COUNTED, "--iterations", "2"]
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trace in it."""
-    folder = tmp_path_factory.mktemp("recorded")
-    write_prompts(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = run("trace", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--samples", 14, "--steps", 12)
-    assert done.exit_code == 0, done.output
-    return folder / done.stdout.strip()
+    return write_trace(tmp_path_factory.mktemp("recorded"), 14, 12)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import MODEL, run, write_prompts
+from commands import MODEL, run, write_trace
 
 from hyca_calib.report import wall
 from hyca_runtime import load_plan
@@ -21,11 +21,7 @@ PRESET = ("--preset", "dicache", *MODEL)
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
-    write_prompts(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = run("trace", *MODEL, "--prompts", "prompts.txt", "--samples", 7, "--steps", STEPS)
-    assert done.exit_code == 0, done.output
+    write_trace(folder, 7, STEPS)
     return folder
 
 

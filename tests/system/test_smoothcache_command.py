@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import MODEL, run, write_prompts
+from commands import MODEL, run, write_trace
 
 from hyca_calib.commands import plans
 from hyca_calib.records.atomic import write_text
@@ -25,11 +25,7 @@ PRESET = ("--preset", "smoothcache", *MODEL)
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
-    write_prompts(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = run("trace", *MODEL, "--prompts", "prompts.txt", "--samples", 7, "--steps", STEPS)
-    assert done.exit_code == 0, done.output
+    write_trace(folder, 7, STEPS)
     return folder
 
 

@@ -9,7 +9,7 @@ import torch
 from hyca_calib.costs.flops import count_flops
 from hyca_calib.search.assemble import section_of
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.smoothcache.layers import PROBE_STEPS, WatchedCall, watch
+from hyca_calib.search.watched_run import PROBE_STEPS, WatchedCall, watch
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import widths
 from hyca_runtime.forecast import Forecast

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.records.atomic import write_json
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.smoothcache.layers import Points, WatchedCall, watch
+from hyca_calib.search.watched_run import Points, WatchedCall, watch
 from hyca_runtime.feature import Feature
 
 SAMPLES = 10

@@ -11,22 +11,12 @@ import torch
 from torch import nn
 
 from hyca_calib.costs.flops import count_flops
-from hyca_calib.pipelines.inference_mode import outside_inference_mode
-from hyca_calib.pipelines.rollout import sample_latents
-from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.problem import Problem
-from hyca_runtime.attach.attachment import Attachment
-from hyca_runtime.attach.clock import Clock
+from hyca_calib.search.watched_run import PROBE_STEPS, Points, WatchedCall, watch
 from hyca_runtime.attach.layers import find_layers
-from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.calls import CallResolver
 from hyca_runtime.errors import AttachError
-from hyca_runtime.feature import Feature, widths
+from hyca_runtime.feature import widths
 from hyca_runtime.point import LAYERS, CachePoint, parse_point
-
-PROBE_STEPS = 2
-
-Points = Mapping[str, CachePoint]
 
 Reused = tuple[str, ...]
 """Names of the points whose layers repeat their latest output on a step, in the order of all points."""
@@ -52,24 +42,6 @@ class Layers:
     def full_flops(self) -> float:
         """FLOPs of a step that reuses nothing."""
         return self.flops[()]
-
-
-@dataclass(frozen=True)
-class WatchedCall:
-    """One call of a network in a full run.
-
-    Attributes:
-        begins: whether it begins a pass over the steps.
-        stream: its guidance branch and the part of the picture.
-        features: of the points that it came to, by name.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    begins: bool
-    stream: tuple[str, int]
-    step: int
-    features: dict[str, Feature]
 
 
 def kinds_of(module: nn.Module) -> dict[str, CachePoint]:
@@ -134,32 +106,3 @@ def measure_layers(
         numel=numel,
         flops={reused: count(reused) for reused in ((), *actions(names))},
     )
-
-
-def watch(
-    pipe: Any, problem: Problem, points: Points, job: Job, num_steps: int, hear: Callable[[WatchedCall], None]
-) -> Attachment:
-    """Sample a job in full and tell every call of the traced network that comes to a point.
-
-    Returns:
-        What the calls went through, removed from the network.
-    """
-    module = find_transformer(pipe, problem.trace.attributes.model.component)
-    attachment, clock = Attachment(module, points), Clock(module, pipe)
-    resolver = CallResolver(clock)
-
-    def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output, captured = attachment.run(args, kwargs, points, {})
-        features = {name: feature for name, feature in captured.items() if feature is not None}
-        if features:
-            call = resolver.resolve(args, kwargs, attachment.context.branch)
-            at, begins = int(resolver.track.position), call.progress == "begins"
-            hear(WatchedCall(args, kwargs, begins, (call.branch, call.part), at, features))
-        return output
-
-    attachment.install(outside_inference_mode(answer))
-    try:
-        sample_latents(pipe, [job], num_steps, 1)
-    finally:
-        attachment.remove()
-    return attachment

@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from hyca_calib.search.options import Naming
-from hyca_calib.search.smoothcache.layers import Points
 from hyca_calib.search.smoothcache.rule import Runs
+from hyca_calib.search.watched_run import Points
 from hyca_runtime.attach.layers import find_layers
 from hyca_runtime.errors import PlanError
 from hyca_runtime.network_plan import NetworkPlan
