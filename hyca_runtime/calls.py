@@ -8,7 +8,7 @@ from typing import Any
 
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.branches import Branches
-from hyca_runtime.network_plan import TimeGrid
+from hyca_runtime.plan_facts import TimeGrid
 from hyca_runtime.run_tracker import Progress, RunTracker
 
 

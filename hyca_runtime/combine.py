@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hyca_runtime.feature import Feature, Widths
-from hyca_runtime.history import History
+from hyca_runtime.history import History, Past
 
 
 def weighted_sum(features: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def by_sample(weights: tuple[Tensor, ...], rows: Tensor | None) -> tuple[Tensor,
     return tuple(found)
 
 
-def forecast(history: History, weights: Sequence[Tensor]) -> Feature:
+def forecast(past: Past | History, weights: Sequence[Tensor]) -> Feature:
     """The weighted sum of every part of the newest features, from the ring they lie in.
 
     Args:
@@ -57,20 +57,42 @@ def forecast(history: History, weights: Sequence[Tensor]) -> Feature:
 
     Memory: the result; on a CPU in half precision also a float32 copy of it.
     """
-    slots = history.slots
-    pairs = zip(history.buffers, weights, strict=True)
-    return Feature((_kernel(b.device.type)(b, slots[: len(w)], w) for b, w in pairs), history.form)
+    slots = past.slots
+    pairs = zip(past.buffers, weights, strict=True)
+    return Feature((_kernel(b.device.type)(b, slots[: len(w)], w, b.dtype) for b, w in pairs), past.form)
 
 
-def _vectorised(buffer: Tensor, slots: Sequence[int], weights: Tensor) -> Tensor:
+def joint_forecast(terms: Sequence[tuple[Past, Sequence[Tensor]]], shifts: Sequence[Sequence[Tensor]] = ()) -> Feature:
+    """The sum of `forecast` over several pasts of one shape, and of constants, rounded once.
+
+    Args:
+        terms: pasts with their weights; the first one's form is the result's.
+        shifts: of each part, ``(1, ...)`` and broadcastable to it.
+
+    Memory: the result and two float32 copies of it.
+    """
+    found, first = [], terms[0][0]
+    for part, buffer in enumerate(first.buffers):
+        kernel = _kernel(buffer.device.type)
+        sums = (kernel(past.buffers[part], past.slots[: len(w[part])], w[part], torch.float32) for past, w in terms)
+        total = next(sums)
+        for other in sums:
+            total += other
+        for shift in shifts:
+            total += shift[part][0]
+        found.append(total.to(buffer.dtype))
+    return Feature(found, first.form)
+
+
+def _vectorised(buffer: Tensor, slots: Sequence[int], weights: Tensor, dtype: torch.dtype) -> Tensor:
     total = buffer[slots[0]] * weights[0]  # float32: half precision is promoted
     for slot, weight in zip(slots[1:], weights[1:], strict=True):
         total.addcmul_(buffer[slot], weight)
-    return total.to(buffer.dtype)
+    return total.to(dtype)
 
 
 @cache
-def _kernel(device: str) -> Callable[[Tensor, Sequence[int], Tensor], Tensor]:
+def _kernel(device: str) -> Callable[[Tensor, Sequence[int], Tensor, torch.dtype], Tensor]:
     """One pass over memory where Triton is at hand, else one for each tap."""
     if device == "cuda" and importlib.util.find_spec("triton") is not None:
         from hyca_runtime.combine_triton import fused_sum

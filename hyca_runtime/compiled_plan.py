@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hyca_runtime.adaptive import AdaptiveGroups, adaptive_groups
-from hyca_runtime.combine import split_weights
 from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.feature import Feature, widths
-from hyca_runtime.history import History
+from hyca_runtime.history import History, Past
 from hyca_runtime.moment import Moment, Stream
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.placed_weights import PlacedWeights
 from hyca_runtime.policies import Evidence
 from hyca_runtime.probes import DEPTH
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import COMPUTE, Action
-from hyca_runtime.solvers import Aligned, solver_from_spec
+from hyca_runtime.solvers import Aligned, TapTable, solver_from_spec
 
 OnMismatch = Literal["compute", "adapt", "error"]
 
@@ -42,8 +42,7 @@ class Remembered(Protocol):
 PROBES = 1 + DEPTH
 """Numbers of a feature's size that are held of probes: the latest, and those of computed steps."""
 
-MAX_ROWS = 4096
-"""Rows of weights kept on the device; a plan needs one for each predicted step and shape."""
+NO_PAST = Past((), (), [])
 
 
 class CompiledPlan:
@@ -66,7 +65,7 @@ class CompiledPlan:
         self.points = self.sections[0].places
         self.depths = {name: max(self._depth(s, name) for s in self.sections) for name in self.points}
         self._adaptive: dict[tuple[int, str, str], tuple[AdaptiveGroups, ...]] = {}
-        self._weights: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+        self._weights = PlacedWeights()
 
     def _depth(self, section: NetworkPlan, name: str) -> int:
         return max(section.depth(name), section.points[name].fallback_depth if self._is_free(section) else 1)
@@ -131,29 +130,51 @@ class CompiledPlan:
         section = self.section(track)
         return tuple(name for name in self.points if section.keeps(action, name))
 
-    def weights(self, track: RunTracker, name: str, branch: str, history: History) -> tuple[Tensor, ...] | None:
+    def weights(self, track: RunTracker, name: str, branch: str, history: History | Past) -> tuple[Tensor, ...] | None:
         """Weights of a forecast for each part of a point, on its device; None if the history is not what they take."""
-        past, buffers, section = history.positions, history.buffers, self.section(track)
-        taps = None if track.off_grid else section.taps(name, branch).get(int(track.position))
-        exact = taps is not None and past[: len(taps.history)] == taps.history
-        if not past or not (exact or self._is_free(section)):
+        section, past = self.section(track), history.positions
+        taps = self._exact(track, name, branch, past)
+        if not past or (taps is None and not self._is_free(section)):
             return None
-        used = taps.history if taps is not None and exact else past
-        shapes = tuple((buffer.device, buffer.shape) for buffer in buffers)
-        key = (id(section), name, branch, track.position, used, shapes)
-        found = self._weights.get(key)
-        if found is None:
-            whole = taps.weights if taps is not None and exact else None
-            rows = section.weights_at(used, track.position, name, branch) if whole is None else whole
-            axis = section.points[name].at.channel_axis
-            parts = tuple(buffer[0].shape[axis] for buffer in buffers)
-            pieces = split_weights(torch.from_numpy(rows), parts, [buffer.ndim - 1 for buffer in buffers], axis)
-            if len(self._weights) >= MAX_ROWS:
-                self._weights.clear()
-            found = tuple(piece.to(b.device) for piece, b in zip(pieces, buffers, strict=True))
-            self._weights[key] = found
-        adaptive = self._adaptive_groups(section, name, branch) if exact else ()
-        return self._adapted(found, adaptive, section, track.position, history) if adaptive else found
+        used, axis = past if taps is None else taps.history, section.points[name].at.channel_axis
+
+        def rows() -> np.ndarray:
+            return section.weights_at(used, track.position, name, branch) if taps is None else taps.weights
+
+        found = self._weights.get((id(section), name, branch, track.position, used), rows, history, axis)
+        adaptive = self._adaptive_groups(section, name, branch) if taps is not None else ()
+        if not adaptive or not isinstance(history, History):
+            return found
+        return self._adapted(found, adaptive, section, track.position, history)
+
+    def weights_beside(
+        self, track: RunTracker, name: str, branch: str, pasts: Mapping[str, Past]
+    ) -> list[tuple[Past | None, tuple[Tensor, ...]]] | None:
+        """What is weighed beside the own past of a branch, and a constant as None; None if a past lacks features.
+
+        Nothing is where the own past is not what the plan's own weights take, and closed forms serve instead.
+
+        Args:
+            pasts: by guidance branch.
+        """
+        section, own, found = self.section(track), pasts[branch], list[tuple[Past | None, tuple[Tensor, ...]]]()
+        if self._exact(track, name, branch, own.positions) is None:
+            return found
+        for number, (source, table) in enumerate(section.sources(name, branch)):
+            taps = table[int(track.position)]
+            past = own if source.branch is None else pasts.get(source.branch, NO_PAST)
+            past = past.before(track.position, source.live)
+            if not own.is_like(past) or (source.branch and past.positions[: len(taps.history)] != taps.history):
+                return None
+            key, axis = (id(section), name, branch, track.position, number), section.points[name].at.channel_axis
+            weights = self._weights.get(key, partial(getattr, taps, "weights"), past, axis)
+            found.append((None if source.branch is None else past, weights))
+        return found
+
+    def _exact(self, track: RunTracker, name: str, branch: str, past: Sequence[float]) -> TapTable | None:
+        """The plan's own weights, if a history is what they take."""
+        taps = None if track.off_grid else self.section(track).taps(name, branch).get(int(track.position))
+        return taps if taps is not None and past[: len(taps.history)] == taps.history else None
 
     def aligned(self, track: RunTracker, name: str, branch: str) -> Aligned | None:
         """The solver of a point that reads the probe, if there is one."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hyca_runtime.attach.attachment import Attachment, Keeper
 from hyca_runtime.attach.clock import Clock
@@ -17,13 +17,14 @@ from hyca_runtime.attach.compiling import outside
 from hyca_runtime.attach.late import Probe
 from hyca_runtime.attach.points import find_components
 from hyca_runtime.calls import Call
-from hyca_runtime.combine import by_sample, forecast
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.errors import ForecastWarning, MissingHistoryWarning, PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.feature import Feature, signature
+from hyca_runtime.forecasting import NOT_FINITE, forecast_action
 from hyca_runtime.lane import Lane, StreamState
 from hyca_runtime.policies import Evidence
 from hyca_runtime.schedule import COMPUTE, Action
+from hyca_runtime.stacked import are_stacked
 
 Complain = Callable[[type[Warning], str, str], None]
 """Told a kind of warning, what it is about, and the message; each subject is warned of once."""
@@ -43,7 +44,6 @@ class Later(NamedTuple):
 NOTHING: Doing = (), {}, None
 """The network is computed, and nothing is remembered of it."""
 
-NOT_FINITE = "forecast NaN or infinity"
 REPLACED = "the pipeline has another network by now; apply the plan to it again"
 FILLS = "a cache of keys and values is filled on this step or was on the one before"
 
@@ -132,6 +132,9 @@ class Executor:
         state, follows = lane.state(call), plan.follows(lane.track)
         previous = state.come_to(lane.track.position)
         state.see(signature((args, kwargs)))
+        stacked = plan.section(lane.track).stacked
+        if stacked > 1 and not state.count.steps:
+            state.stacked = are_stacked(args, kwargs, stacked)
         if not follows:
             state.forget(lane.track.off_grid)
             self._leave_plan(lane)
@@ -139,7 +142,7 @@ class Executor:
             return Later(blocks, partial(self._decide_within, lane, call, state, previous), lane.remember(state))
         elif (action := self._chosen(lane, call, previous, state)) != COMPUTE:
             fills = fills_cache or state.filled_cache
-            inject = None if fills else self._forecast(lane, state, call.branch, action)
+            inject = None if fills else forecast_action(lane, state, call, action)
             if inject is not None:
                 kept = plan.kept(lane.track, action)
                 return kept, inject, lane.remember(state) if kept else None
@@ -157,7 +160,7 @@ class Executor:
         action = self._chosen(lane, call, previous, state, evidence)
         added = probe.reached - probe.entered
         if not action.computes:
-            found = self._forecast(lane, state, call.branch, action, added)
+            found = forecast_action(lane, state, call, action, added)
             if found is not None:
                 return found[action.forecast[0]]
             self._miss(lane, call, state.cause)
@@ -169,31 +172,6 @@ class Executor:
     def _chosen(self, lane: Lane, call: Call, previous: float, state: StreamState, evidence: Evidence = None) -> Action:
         stream = (call.branch, call.part, self.number())
         return lane.plan.decide(lane.track, stream, previous, state, evidence)
-
-    def _forecast(
-        self, lane: Lane, state: StreamState, branch: str, action: Action, added: Tensor | None = None
-    ) -> dict[str, Feature] | None:
-        """The features; None if a history is not what the plan takes, or NaN or infinity came out.
-
-        Args:
-            added: what the leading blocks added in this call, where they are looked at.
-        """
-        found, flops = {}, 0
-        for name in action.forecast:
-            history = state.histories[name]
-            weights = lane.plan.weights(lane.track, name, branch, history)
-            if weights is None:
-                return None
-            aligned = lane.plan.aligned(lane.track, name, branch) if added is not None else None
-            if aligned is not None and added is not None:
-                weights = by_sample(weights, state.probes.weights(aligned, added))
-            found[name] = forecast(history, weights)
-            flops += sum(2 * len(w) * part.numel() for w, part in zip(weights, found[name], strict=True))
-        if not state.guard.is_sound([part for feature in found.values() for part in feature]):
-            state.forget(NOT_FINITE)
-            return None
-        lane.predicts(state, action, flops)
-        return found
 
     def _lane(self, plan: CompiledPlan) -> Lane:
         """Where the calling thread is."""

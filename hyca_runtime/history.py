@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hyca_runtime.feature import Feature
+
+
+class Past(NamedTuple):
+    """Features that a forecast may weigh.
+
+    Attributes:
+        positions: where in the plan they were computed, newest first.
+        buffers: one ``(depth, *shape)`` for each part; the k-th newest feature is in slot ``slots[k]``.
+        form: of the newest feature.
+    """
+
+    positions: tuple[float, ...]
+    buffers: tuple[Tensor, ...]
+    slots: list[int]
+    form: Any = None
+
+    def is_like(self, other: Past) -> bool:
+        """Whether features of both can be added."""
+        return [b.shape[1:] for b in self.buffers] == [b.shape[1:] for b in other.buffers]
+
+    def before(self, position: float, live: bool = False) -> Past:
+        """Without what was computed at `position` or later; with that of `position` itself if it is live."""
+        later = sum(p > position or (p == position and not live) for p in self.positions)
+        return self._replace(positions=self.positions[later:], slots=self.slots[later:]) if later else self
 
 
 class History:
@@ -79,6 +103,14 @@ class History:
     @property
     def slots(self) -> list[int]:
         return [(self._newest + k) % self._depth for k in range(len(self._positions))]
+
+    def past(self, part: int = 0, of: int = 1) -> Past:
+        """What is there, or one of as many equal parts along the batch."""
+        buffers = self._buffers
+        if of > 1:
+            sizes = [buffer.shape[1] // of for buffer in buffers]
+            buffers = tuple(b.narrow(1, part * size, size) for b, size in zip(buffers, sizes, strict=True))
+        return Past(self.positions, buffers, self.slots, self.form)
 
     @property
     def features(self) -> tuple[Feature, ...]:

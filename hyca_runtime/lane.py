@@ -14,12 +14,13 @@ from hyca_runtime.calls import Call, CallResolver
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.feature import Feature, Signature
 from hyca_runtime.finite_guard import FiniteGuard
-from hyca_runtime.history import History
+from hyca_runtime.history import History, Past
 from hyca_runtime.policies import Evidence, Policy, ProbingPolicy
 from hyca_runtime.probes import ProbeMemory
 from hyca_runtime.report import StreamCount
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import COMPUTE, Action
+from hyca_runtime.stacked import stacked_labels
 
 PASSED = "a step of the plan passed without a call"
 """Why a branch lacks features that began with its run and forgot none."""
@@ -34,6 +35,7 @@ class StreamState:
         probes: what its leading blocks made, where a policy looks at that.
         memory: what the plan's policy remembers, None before it was asked.
         cause: why its history is shorter than the plan wants, if it is.
+        stacked: whether its calls hold as many branches as the plan says.
         filled_cache: whether its latest computed call also filled a cache of keys and values. Such a call may
             have more tokens than the next, before theirs.
     """
@@ -46,6 +48,7 @@ class StreamState:
         self.cause = cause
         self.memory: Any = None
         self.probes = ProbeMemory()
+        self.stacked = True
         self.filled_cache = False
         self._signature: Signature = ()
 
@@ -150,6 +153,15 @@ class Lane:
             self.streams[key] = StreamState(self.plan.depths, began)
         return self.streams[key]
 
+    def pasts(self, name: str, part: int) -> dict[str, Past]:
+        """What all guidance branches remember of a point, by branch; calls that hold several are taken apart."""
+        stacked, found = self.plan.section(self.track).stacked, dict[str, Past]()
+        for (branch, of), state in self.streams.items():
+            if of == part:
+                labels = stacked_labels(branch, stacked)
+                found |= {label: state.histories[name].past(i, stacked) for i, label in enumerate(labels)}
+        return found
+
     def computes(self, state: StreamState, keeps: bool, fills_cache: bool) -> Callable[[Captured], None]:
         """Count a call on which all of the network runs; returns what is told its features."""
         state.count.add(COMPUTE)
@@ -163,7 +175,14 @@ class Lane:
         if not any(self.plan.points[name].skips_loop for name in action.forecast):
             self._partly.add(self.track.steps)
         if self.track.ends:
-            state.clear()
+            self._free(state)
+
+    def _free(self, state: StreamState) -> None:
+        """Give the memory of a run's features back on its last step, once no branch there may weigh them."""
+        together = list(self.streams.values()) if self.plan.section(self.track).is_joint else [state]
+        if all(other.previous == state.previous for other in together):
+            for other in together:
+                other.clear()
 
     def remember(self, state: StreamState, keeps: bool = True, fills_cache: bool = False) -> Callable[[Captured], None]:
         """What is told the features that a call captured."""
@@ -172,11 +191,14 @@ class Lane:
     def _remember(self, state: StreamState, keeps: bool, fills_cache: bool, captured: Captured) -> None:
         """Keep features that a forecast may need."""
         features = {name: feature for name, feature in captured.items() if feature is not None}
-        if self.track.ends or len(features) < len(captured):
+        if len(features) < len(captured):
             state.clear()
             return
-        for name, feature in features.items():
-            self._push(state, name, feature, keeps, fills_cache)
+        if not self.track.ends or self.plan.section(self.track).is_joint:
+            for name, feature in features.items():
+                self._push(state, name, feature, keeps, fills_cache)
+        if self.track.ends:
+            self._free(state)
         state.filled_cache = fills_cache
 
     def _push(self, state: StreamState, name: str, feature: Feature, keeps: bool, fills_cache: bool) -> None:

@@ -5,62 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import permutations
-from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from hyca_runtime.errors import HycaError, PlanError
-from hyca_runtime.forecast import Forecast
+from hyca_runtime.forecast import Forecast, GroupSolvers, Source
+from hyca_runtime.plan_facts import ModelFingerprint, Quality, TimeGrid
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import Policy, PolicySpec, ProbingPolicy, Scheduled, policy_from_spec
 from hyca_runtime.schedule import EVERY, Action, Schedule
-from hyca_runtime.solvers import Aligned, Instant, TapTable, mixed_rows, tap_table
+from hyca_runtime.solvers import (
+    AdaptiveSolver,
+    Aligned,
+    Instant,
+    TapTable,
+    mixed_rows,
+    tap_table,
+)
 
+MAX_STACKED = 8
 
-class ModelFingerprint(PlanPart):
-    """What a model must look like for the plan to fit.
-
-    Attributes:
-        transformer: class name of the network.
-        config_digest: SHA-256 of its configuration.
-    """
-
-    transformer: str
-    config_digest: str
-
-
-class TimeGrid(PlanPart):
-    """The time grid the plan was made for.
-
-    Attributes:
-        scheduler: class name, for people.
-        timesteps: what the network is called with on each step, in its own unit.
-        axis: the time axis of the solvers: "step", "sigma" or "log_snr".
-        axis_times: position of each step on that axis.
-        scheduler_timesteps: the scheduler's own timesteps on those steps, where it says them.
-    """
-
-    scheduler: str
-    timesteps: tuple[float, ...]
-    scheduler_timesteps: tuple[float, ...] | None = None
-    axis: str
-    axis_times: tuple[float, ...]
-
-    def is_at(self, step: int, timestep: float, rounding: float) -> bool:
-        """Whether the network is called with `timestep`, known up to relative `rounding`, on `step`."""
-        if step >= len(self.timesteps):
-            return False
-        return abs(self.timesteps[step] - timestep) <= rounding * max(abs(self.timesteps[step]), 1e-6)
-
-
-class Quality(PlanPart):
-    """Agreement with the full run, measured by rollouts on one split: PSNR of the final latents, before a decoder."""
-
-    split: Literal["fit", "select", "test"]
-    num_samples: int
-    psnr_db: float
+SourceTaps = tuple[tuple[Source, Mapping[int, TapTable]], ...]
+"""What is weighed beside the own past of a branch, with the weights of each step on which it is forecast."""
 
 
 class NetworkPlan(PlanPart):
@@ -70,6 +38,8 @@ class NetworkPlan(PlanPart):
         component: name of the network in its pipeline; Wan 2.2 has a ``transformer`` and a ``transformer_2``.
         points: what can be forecast, by the names that the schedule's actions use.
         policy: what decides between the actions at run time; without one the schedule does.
+        stacked: guidance branches that one call holds along its batch; those of more than one are named by
+            `stacked_labels`.
         action_flops: FLOPs of one step with each action of the palette, as counted, all guidance branches together,
             without text encoder and decoder.
     """
@@ -80,6 +50,7 @@ class NetworkPlan(PlanPart):
     points: dict[str, Forecast] = Field(min_length=1)
     schedule: Schedule
     policy: PolicySpec | None = None
+    stacked: int = Field(default=1, ge=1, le=MAX_STACKED)
     action_flops: tuple[float, ...] | None = None
     quality: Quality | None = None
 
@@ -107,7 +78,7 @@ class NetworkPlan(PlanPart):
             self._check_flops(self.action_flops)
         try:
             for forecast in self.points.values():  # every row must exist and fit its group
-                _ = self._taps, forecast.fallback_depth
+                _ = self._taps, self._source_taps, forecast.fallback_depth
             self._check_probe()
         except HycaError as error:
             raise ValueError(str(error)) from error
@@ -130,6 +101,8 @@ class NetworkPlan(PlanPart):
                 solvers = [solver for _, solver in forecast.solvers(branch)]
                 if any(isinstance(s, Aligned) for s in solvers) and (len(solvers) > 1 or not self.probes):
                     raise ValueError("groups: 'aligned' forecasts all channels, under a policy that probes")
+                if self.is_joint and any(isinstance(s, AdaptiveSolver | Aligned) for s in solvers):
+                    raise ValueError("groups: solvers that read features weigh the own past of a whole call alone")
 
     def _check_flops(self, flops: Sequence[float]) -> None:
         palette = self.schedule.palette
@@ -147,6 +120,11 @@ class NetworkPlan(PlanPart):
     def probes(self) -> int:
         """After how many blocks of a call decisions fall; 0 if they fall before it."""
         return self.decider.blocks if isinstance(self.decider, ProbingPolicy) else 0
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether a forecast weighs more than one feature tensor's past, or parts of a call each in their own way."""
+        return self.stacked > 1 or any(point.sources for point in self.points.values())
 
     @property
     def places(self) -> dict[str, CachePoint]:
@@ -176,17 +154,34 @@ class NetworkPlan(PlanPart):
     @cached_property
     def _taps(self) -> Mapping[tuple[str, str], Mapping[int, TapTable]]:
         branches = {*self.schedule.tables, *(branch for point in self.points.values() for branch in point.groups)}
-        return {(name, branch): self._taps_of(name, branch) for name in self.points for branch in branches}
+        return {
+            (name, branch): self._tabulated(name, branch, branch, point.solvers(branch))
+            for name, point in self.points.items()
+            for branch in branches
+        }
 
-    def _taps_of(self, name: str, branch: str) -> Mapping[int, TapTable]:
-        actions, point = self.schedule.actions(branch), self.points[name]
-        return tap_table(
-            kept=[step for step, action in enumerate(actions) if self.keeps(action, name)],
-            targets=[step for step, action in enumerate(actions) if name in action.forecast],
-            times=self.grid.axis_times,
-            groups=point.solvers(branch),
-            num_channels=point.num_channels,
-        )
+    @cached_property
+    def _source_taps(self) -> Mapping[tuple[str, str], SourceTaps]:
+        return {
+            (name, branch): tuple(
+                (source, self._tabulated(name, branch, source.branch or branch, point.everywhere(source), source.live))
+                for source in sources
+            )
+            for name, point in self.points.items()
+            for branch, sources in point.sources.items()
+        }
+
+    def _tabulated(
+        self, name: str, branch: str, read: str, groups: GroupSolvers, live: bool = False
+    ) -> Mapping[int, TapTable]:
+        """Weights by which a branch is forecast from the past of another, or its own.
+
+        Args:
+            live: whether a target itself counts as past.
+        """
+        kept = [step for step, action in enumerate(self.schedule.actions(read)) if self.keeps(action, name)]
+        targets = [step for step, action in enumerate(self.schedule.actions(branch)) if name in action.forecast]
+        return tap_table(kept, targets, self.grid.axis_times, groups, self.points[name].num_channels, live)
 
     def taps(self, name: str | None = None, branch: str = EVERY) -> Mapping[int, TapTable]:
         """The weights of each step on which a point is forecast, over the history that the schedule gives it.
@@ -196,6 +191,10 @@ class NetworkPlan(PlanPart):
         """
         name = name or self.only
         return self._taps.get((name, branch), self._taps[name, EVERY])
+
+    def sources(self, name: str, branch: str) -> SourceTaps:
+        """What is weighed beside the own past of a branch at a point."""
+        return self._source_taps.get((name, branch), ())
 
     def weights_at(
         self, past: Sequence[float], position: float, name: str | None = None, branch: str = EVERY
@@ -217,7 +216,8 @@ class NetworkPlan(PlanPart):
     def depth(self, name: str | None = None) -> int:
         """How many computed features of a point a stream must remember."""
         name = name or self.only
-        tables = (taps for (point, _), taps in self._taps.items() if point == name)
+        tables = [taps for (point, _), taps in self._taps.items() if point == name]
+        tables += [taps for (point, _), found in self._source_taps.items() if point == name for _, taps in found]
         return max((len(row.history) for taps in tables for row in taps.values()), default=1)
 
     @property

@@ -13,9 +13,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hyca_runtime.errors import HycaError, PlanError
-from hyca_runtime.forecast import Forecast
+from hyca_runtime.forecast import Forecast, Source
 from hyca_runtime.group import DimensionGroup
-from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, Quality, TimeGrid
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan_facts import ModelFingerprint, Quality, TimeGrid
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import PolicySpec
@@ -216,6 +217,7 @@ def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
         "policy": PolicySpec,
         "palette": Action,
         "groups": DimensionGroup,
+        "sources": Source,
         "quality": Quality,
     }
     owner = next((parts[name] for name in reversed(named[:-1]) if name in parts), Plan)

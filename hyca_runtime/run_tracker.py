@@ -12,7 +12,7 @@ from typing import Literal
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.timestep import SchedulerGrid, Timestep
 from hyca_runtime.errors import ClockError
-from hyca_runtime.network_plan import TimeGrid
+from hyca_runtime.plan_facts import TimeGrid
 from hyca_runtime.time_grids import ANY, fits, keeps, position_of, stands_at_start
 
 Progress = Literal["begins", "moves", "stays"]

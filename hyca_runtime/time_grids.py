@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyca_runtime.network_plan import TimeGrid
+from hyca_runtime.plan_facts import TimeGrid
 
 ANY = ("", "any", "NoneType")
 """What a grid says that was made for no scheduler in particular."""

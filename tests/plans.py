@@ -11,8 +11,9 @@ from diffusers import FluxTransformer2DModel
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
+from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
 from hyca_runtime.point import parse_point
 from hyca_runtime.policies import ProbedChange
 from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule

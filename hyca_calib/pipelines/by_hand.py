@@ -17,7 +17,8 @@ from hyca_runtime.feature import widths
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from hyca_runtime.solvers import Newton

@@ -16,7 +16,8 @@ from hyca_calib.search.replay import Array
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.network_plan import ModelFingerprint, NetworkPlan, TimeGrid
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
 from hyca_runtime.policies import PolicySpec
 from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from hyca_runtime.solvers import Fitted, Solver

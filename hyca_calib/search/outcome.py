@@ -9,8 +9,9 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime.attach.points import find_transformer
-from hyca_runtime.network_plan import NetworkPlan, Quality
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan, save_plan
+from hyca_runtime.plan_facts import Quality
 
 NOT_SEARCHED: dict[str, Any] = {
     "solver_costs": {},

@@ -29,6 +29,7 @@ def tap_table(
     times: Sequence[float],
     groups: Sequence[tuple[np.ndarray, Solver]],
     num_channels: int,
+    live: bool = False,
 ) -> Mapping[int, TapTable]:
     """Expand solvers per group into one `TapTable` for each step on which a point is forecast.
 
@@ -38,11 +39,12 @@ def tap_table(
         times: ``(num_steps,)`` on the plan's time axis.
         groups: channel indices and solver of each group; together every channel once.
         num_channels: length of a feature vector.
+        live: whether a target that is kept, too, is in its own history.
     """
     depth = max(solver.depth for _, solver in groups)
     table = {}
     for step in targets:
-        history = tuple(s for s in reversed(kept) if s < step)[:depth]
+        history = tuple(s for s in reversed(kept) if s < step or (live and s == step))[:depth]
         past = [Instant(s, times[s]) for s in history]
         table[step] = TapTable(history, mixed_rows(past, Instant(step, times[step]), groups, num_channels))
     return table

@@ -280,7 +280,7 @@ def test_at_every_kind_of_point(pipe: EmojiPipeline, text: str, monkeypatch: pyt
             checked[0] += 1
         return found
 
-    monkeypatch.setattr("hyca_runtime.executor.forecast", spy)
+    monkeypatch.setattr("hyca_runtime.forecasting.forecast", spy)
     with apply_plan(pipe, plan):
         draw(pipe, true_cfg_scale=2.0)
     assert checked == [2 * (3 + 4)]

@@ -158,7 +158,7 @@ def test_a_forecast_that_is_no_number_is_told(pipe: EmojiPipeline, monkeypatch: 
         found = forecast(history, weights)
         return Feature([part * float("nan") for part in found], found.form) if calls[0] == 1 else found
 
-    monkeypatch.setattr("hyca_runtime.executor.forecast", spoilt)
+    monkeypatch.setattr("hyca_runtime.forecasting.forecast", spoilt)
     with apply_plan(pipe, probing_plan(pipe, threshold=DELTA)), pytest.warns(ForecastWarning):
         assert draw(pipe).isfinite().all()
 

@@ -46,7 +46,7 @@ def test_a_bad_forecast_is_computed_instead(pipe: EmojiPipeline, plan: Plan, mon
             feature[0][0, 0, 0] = float("nan")
         return feature
 
-    monkeypatch.setattr("hyca_runtime.executor.forecast", sometimes)
+    monkeypatch.setattr("hyca_runtime.forecasting.forecast", sometimes)
     with apply_plan(pipe, plan) as session:
         with pytest.warns(ForecastWarning, match=r"forecast NaN or infinity at step 3; steps are computed") as told:
             latents = sample(pipe)

@@ -1,0 +1,198 @@
+"""Forecasts that weigh more than a branch's own past: another branch's, a constant, parts of one call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
+from hyca_calib.pipelines.by_hand import hand_plan
+from hyca_runtime import Plan, PlanError, PlanMismatchError, apply_plan, load_plan, save_plan
+from hyca_runtime.errors import MissingHistoryWarning
+from hyca_runtime.plan import parse_plan
+from hyca_runtime.point import parse_point
+from hyca_runtime.solvers import Fitted
+from hyca_runtime.stacked import are_stacked, stacked_labels
+
+STEPS, COMPUTED, PREDICTED = 6, (0, 1, 4), (2, 3, 5)
+GENERATOR = np.random.default_rng(0)
+
+
+def emoji(pipe: EmojiPipeline, guidance: float = 3.0, **more: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "return_dict": False, **more}
+    latents: Tensor = pipe(["red heart"], generator=generator, true_cfg_scale=guidance, **call)[0]
+    return latents
+
+
+def glyph(pipe: GlyphPipeline, guidance: float = 3.0) -> Tensor:
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "return_dict": False}
+    latents: Tensor = pipe(["A", "7"], generator=generators, guidance_scale=guidance, **call)[0]
+    return latents
+
+
+def table(taps: int, width: int) -> dict[str, Any]:
+    weights = GENERATOR.normal(0, 0.3, (len(PREDICTED), taps, width))
+    return Fitted(PREDICTED, weights).spec().model_dump(mode="json")
+
+
+def joint_plan(pipe: Any, draw: Callable[[Any], Tensor], names: tuple[str, str], stacked: int = 1) -> Plan:
+    """Each branch is forecast from two features of its own, one of the other, and a constant."""
+    plan = hand_plan(pipe, parse_point("trunk"), lambda: draw(pipe), lambda steps: COMPUTED)
+    content = json.loads(plan.model_dump_json())
+    (section,) = content["sections"]
+    section["stacked"] = stacked
+    forecast = section["points"]["feature"]
+    width, (group,) = forecast["num_channels"], forecast["groups"]["*"]
+    for name, other in (names, names[::-1]):
+        forecast["groups"][name] = [{**group, "solver": table(2, width)}]
+        forecast["sources"][name] = [{"branch": other, "solver": table(1, width)}, {"solver": table(1, width)}]
+    return parse_plan(content, "joint")
+
+
+def finals(norm: Any) -> list[Tensor]:
+    """What the module behind the trunk is given, call by call from now on."""
+    found: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda _, args: found.append(args[0].clone()))
+    return found
+
+
+def expected(plan: Plan, name: str, other: str, step: int, own: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """The forecast, written out."""
+    section = plan.section
+    taps = section.taps("feature", name)[step]
+    total = sum(torch.from_numpy(w) * own[s] for s, w in zip(taps.history, taps.weights, strict=True))
+    (source, beside), (_, constant) = section.sources("feature", name)
+    assert source.branch == other
+    for s, w in zip(beside[step].history, beside[step].weights, strict=True):
+        total = total + torch.from_numpy(w) * theirs[s]
+    return total + torch.from_numpy(constant[step].weights[0])
+
+
+def test_a_forecast_weighs_another_branch_and_a_constant(pipe: EmojiPipeline) -> None:
+    plan = joint_plan(pipe, emoji, ("cond", "uncond"))
+    full, seen = emoji(pipe), finals(pipe.transformer.norm_out)
+    with apply_plan(pipe, plan, "error") as session:
+        found = emoji(pipe)
+        assert session.report().computed == len(COMPUTED)
+        assert torch.equal(emoji(pipe), found)
+    branches = {"cond": seen[0 : 2 * STEPS : 2], "uncond": seen[1 : 2 * STEPS : 2]}
+    for name, other in (("cond", "uncond"), ("uncond", "cond")):
+        for step in PREDICTED:
+            wanted = expected(plan, name, other, step, branches[name], branches[other])
+            torch.testing.assert_close(branches[name][step], wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(emoji(pipe), full)
+
+
+def test_parts_of_one_call_are_forecast_each_in_its_own_way() -> None:
+    pipe = tiny.glyphs()
+    names = ("1/2", "2/2")
+    plan = joint_plan(pipe, glyph, names, stacked=2)
+    seen = finals(pipe.transformer.norm_out)
+    with apply_plan(pipe, plan, "error"):
+        glyph(pipe)
+    parts = {name: [feature.chunk(2)[i] for feature in seen] for i, name in enumerate(names)}
+    for name, other in (names, names[::-1]):
+        for step in PREDICTED:
+            wanted = expected(plan, name, other, step, parts[name], parts[other])
+            torch.testing.assert_close(parts[name][step], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_without_the_branches_every_step_is_computed(pipe: EmojiPipeline) -> None:
+    """Guidance switched off: what a forecast would weigh is not there, and that is told."""
+    plan, full = joint_plan(pipe, emoji, ("cond", "uncond")), emoji(pipe, guidance=1.0)
+    with apply_plan(pipe, plan), pytest.warns(MissingHistoryWarning, match="a branch that its forecast weighs"):
+        assert torch.equal(emoji(pipe, guidance=1.0), full)
+    with apply_plan(pipe, plan, "error"), pytest.raises(PlanMismatchError, match="a branch that its forecast weighs"):
+        emoji(pipe, guidance=1.0)
+    other = tiny.glyphs()
+    stacked, alone = joint_plan(other, glyph, ("1/2", "2/2"), stacked=2), glyph(other, guidance=1.0)
+    with apply_plan(other, stacked), pytest.warns(MissingHistoryWarning, match="do not hold the guidance branches"):
+        assert torch.equal(glyph(other, guidance=1.0), alone)
+
+
+def test_the_guidance_difference_of_a_step_ago(pipe: EmojiPipeline) -> None:
+    """One branch computed on every step, the other on half of them and else that one plus the latest difference."""
+    plan = hand_plan(pipe, parse_point("trunk"), lambda: emoji(pipe), lambda steps: (0, 2, 4))
+    content = json.loads(plan.model_dump_json())
+    (section,) = content["sections"]
+    section["schedule"]["tables"]["cond"] = [0] * STEPS
+    forecast = section["points"]["feature"]
+    hold = {"name": "hold", "configuration": {}}
+    forecast["groups"]["*"][0]["solver"] = hold
+    difference = Fitted((1, 3, 5), np.array([[[1.0], [-1.0]]] * 3)).spec().model_dump(mode="json")
+    forecast["sources"]["uncond"] = [{"branch": "cond", "live": True, "solver": difference}]
+    plan = parse_plan(content, "difference")
+    seen = finals(pipe.transformer.norm_out)
+    with apply_plan(pipe, plan, "error"):
+        emoji(pipe)
+    cond, uncond = seen[0 : 2 * STEPS : 2], seen[1 : 2 * STEPS : 2]
+    for step in (1, 3, 5):
+        wanted = uncond[step - 1] + cond[step] - cond[step - 1]
+        torch.testing.assert_close(uncond[step], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_is_rounded_once(pipe: EmojiPipeline) -> None:
+    plan = joint_plan(pipe, emoji, ("cond", "uncond"))
+    pipe.transformer.to(torch.bfloat16)
+    seen = finals(pipe.transformer.norm_out)
+    with apply_plan(pipe, plan):
+        emoji(pipe)
+    cond, uncond = seen[0 : 2 * STEPS : 2], seen[1 : 2 * STEPS : 2]
+    for step in PREDICTED:
+        own, theirs = ([feature.float() for feature in of] for of in (cond, uncond))
+        wanted = expected(plan, "cond", "uncond", step, own, theirs).bfloat16()
+        assert torch.equal(cond[step], wanted)
+
+
+def test_a_joint_plan_survives_its_file(pipe: EmojiPipeline, tmp_path: Any) -> None:
+    plan = joint_plan(pipe, emoji, ("cond", "uncond"))
+    save_plan(plan, tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ({"branch": "cond", "solver": table(1, 1)}, "its own past is weighed by its groups"),
+        ({"live": True, "solver": table(1, 1)}, "a constant has one weight"),
+        ({"solver": table(2, 1)}, "a constant has one weight"),
+        ({"branch": "uncond", "solver": table(1, 7)}, "rows for 7 channels in a group of 32"),
+        ({"branch": "uncond", "solver": {"name": "fited"}}, "did you mean"),
+        ({"branch": "uncond", "solver": Fitted((2,), np.ones((1, 1, 1))).spec().model_dump()}, "no taps for step 3"),
+    ],
+)
+def test_what_does_not_fit_is_refused(pipe: EmojiPipeline, source: dict[str, Any], reason: str) -> None:
+    content = json.loads(joint_plan(pipe, emoji, ("cond", "uncond")).model_dump_json())
+    content["sections"][0]["points"]["feature"]["sources"]["cond"] = [source]
+    with pytest.raises(PlanError, match=reason):
+        parse_plan(content, "plan")
+
+
+def test_solvers_that_read_features_are_refused(pipe: EmojiPipeline) -> None:
+    content = json.loads(joint_plan(pipe, emoji, ("cond", "uncond")).model_dump_json())
+    forecast = content["sections"][0]["points"]["feature"]
+    forecast["groups"]["cond"][0] |= {"solver": {"name": "dynamic_mode"}, "fallback": None}
+    with pytest.raises(PlanError, match="weigh the own past of a whole call alone"):
+        parse_plan(content, "plan")
+
+
+def test_how_stacked_branches_are_known() -> None:
+    latents = torch.randn(2, 3, 4)
+    assert are_stacked((torch.cat([latents, latents]),), {}, 2)
+    assert are_stacked((), {"hidden_states": torch.cat([latents] * 3)}, 3)
+    assert not are_stacked((torch.randn(4, 3),), {}, 2)
+    assert not are_stacked((torch.randn(3, 3),), {}, 2)
+    assert not are_stacked((), {"timestep": torch.ones(4)}, 2)
+    assert stacked_labels("", 1) == ("",)
+    assert stacked_labels("", 2) == ("1/2", "2/2")
+    assert stacked_labels("cond", 2) == ("cond 1/2", "cond 2/2")
