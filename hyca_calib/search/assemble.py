@@ -11,8 +11,10 @@ from hyca_calib.clusters.stability import labels_of
 from hyca_calib.records.provenance import versions
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.error_feedback import with_feedback
+from hyca_calib.search.joint import joint_section
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array
+from hyca_calib.search.rows import plan_taps, with_forecast, with_taps
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
@@ -31,17 +33,11 @@ def build_section(candidate: Candidate) -> NetworkPlan:
     section = assemble_section(problem, schedule, settings.axis, list(groups))
     if settings.taps == "group" or not schedule.predicted_steps:
         return section
-    return with_taps(section, channel_taps(problem, settings, section))
-
-
-def plan_taps(section: NetworkPlan) -> Array:
-    """The section's weights ``(predicted step, depth, channel)``, short histories padded with zeros."""
-    steps = section.schedule.predicted_steps
-    table = np.zeros((len(steps), section.depth(), section.forecast.num_channels))
-    for i, step in enumerate(steps):
-        taps = section.taps()[step]
-        table[i, : len(taps.history)] = taps.weights
-    return table
+    taps = channel_taps(problem, settings, section)
+    repaid = (
+        with_feedback(taps, schedule, problem.fit, problem.step_weights, settings.repay) if settings.repay else taps
+    )
+    return joint_section(problem, settings, section, taps, repaid) if settings.joint else with_taps(section, repaid)
 
 
 def group_labels(section: NetworkPlan) -> NDArray[np.int64]:
@@ -49,23 +45,9 @@ def group_labels(section: NetworkPlan) -> NDArray[np.int64]:
     return labels_of([group.indices for group in section.forecast.groups_of()], section.forecast.num_channels)
 
 
-def with_taps(section: NetworkPlan, taps: Array) -> NetworkPlan:
-    """`section` with the weights ``(predicted step, depth, channel)``; a group whose channels all share
-    one row keeps one row."""
-    steps, groups = section.schedule.predicted_steps, []
-    for group in section.forecast.groups_of():
-        rows = taps[:, :, group.indices]
-        shared = bool((rows == rows[:, :, :1]).all())
-        solver = Fitted(steps, rows[:, :, :1] if shared else rows)
-        groups.append(group.model_copy(update={"solver": solver.spec(), "fallback": group.closed_form}))
-    return with_groups(section, groups)
-
-
 def with_groups(section: NetworkPlan, groups: Sequence[DimensionGroup]) -> NetworkPlan:
     """`section` with other groups at its only point, for all branches."""
-    forecast = section.forecast.model_copy(update={"groups": {EVERY: tuple(groups)}})
-    fields = {name: getattr(section, name) for name in NetworkPlan.model_fields}
-    return NetworkPlan(**{**fields, "points": {section.only: forecast}})
+    return with_forecast(section, section.forecast.model_copy(update={"groups": {EVERY: tuple(groups)}}))
 
 
 def channel_taps(problem: Problem, settings: Settings, section: NetworkPlan) -> Array:
@@ -76,9 +58,7 @@ def channel_taps(problem: Problem, settings: Settings, section: NetworkPlan) -> 
         prior = table[i, : len(history)].T[..., None]
         rows = fit_rows(problem.fit, history, [step], settings.ridge, prior)
         table[i, : len(history)] = rows[..., 0].T
-    if not settings.repay:
-        return table
-    return with_feedback(table, section.schedule, problem.fit, problem.step_weights, settings.repay)
+    return table
 
 
 def assemble_section(

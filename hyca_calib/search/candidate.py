@@ -36,6 +36,7 @@ class Settings:
         axis: time axis of the solvers.
         start: leading steps that are always computed.
         taps: a row of taps for every channel, drawn by the ridge towards its group's, or one for every group.
+        joint: whether rows for channels weigh the past of all guidance branches and a constant, see `joint_section`.
         repay: share of the error of earlier forecasts that rows for channels make up for, see `with_feedback`.
     """
 
@@ -47,6 +48,7 @@ class Settings:
     axis: str = "sigma"
     start: int = 1
     taps: Grain = "channel"
+    joint: bool = False
     repay: float = 0.0
 
 

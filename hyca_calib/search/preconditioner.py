@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_calib.search.assemble import group_labels, plan_taps
+from hyca_calib.search.assemble import group_labels
 from hyca_calib.search.options import Grain
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array, forecast_error, grouped
+from hyca_calib.search.rows import Places, plan_taps
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import Schedule
 
 RIDGE, TINY = 1e-5, 1e-30
 OWN = 0.3
@@ -32,12 +32,13 @@ OWN = 0.3
 
 def coordinates(problem: Problem, section: NetworkPlan, grain: Grain) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Where refinement of the section's taps begins, zeros, and the way from there to a row for every channel."""
-    taps, schedule, labels = plan_taps(section), section.schedule, torch.from_numpy(group_labels(section))
+    taps, labels = plan_taps(section), torch.from_numpy(group_labels(section))
+    gram, places = problem.regressions(section)
     if grain == "channel":
-        return drawn_to_groups(preconditioned(taps, schedule, problem.fit), labels, taps.shape)
+        return drawn_to_groups(preconditioned(taps, places, gram), labels, taps.shape)
     groups = [group.indices for group in section.forecast.groups_of()]
     first = [int(channels[0]) for channels in groups]
-    expand = preconditioned(taps[:, :, first], schedule, grouped(problem.fit, problem.channel_gain, groups))
+    expand = preconditioned(taps[:, :, first], places, grouped(gram, problem.channel_gain, groups))
     return torch.zeros(*taps.shape[:2], len(groups)), lambda u: expand(u)[:, :, labels.to(u.device)]
 
 
@@ -47,7 +48,7 @@ def drawn_to_groups(
     """Zeros and the way to taps: a row of moves for every group, and smaller ones for every channel.
 
     Args:
-        expand: from coordinates of the taps' own `shape`, ``(predicted step, depth, channel)``.
+        expand: from coordinates of the taps' own `shape`, ``(row, tap, channel)``.
     """
     groups = int(labels.max()) + 1
 
@@ -57,24 +58,24 @@ def drawn_to_groups(
     return torch.zeros(*shape[:2], groups + shape[2]), moved
 
 
-def preconditioned(taps: Array, schedule: Schedule, gram: Array) -> Callable[[Tensor], Tensor]:
-    """The map from coordinates u to taps, both ``(predicted step, depth, column)``; zero gives `taps`.
+def preconditioned(taps: Array, places: Places, gram: Array) -> Callable[[Tensor], Tensor]:
+    """The map from coordinates u to taps, both ``(row, tap, column)``; zero gives `taps`.
 
     Args:
-        taps: short histories padded with zeros, which they stay.
-        gram: ``(column, step, step)``; a column is a channel or a group.
+        taps: shorter rows padded with zeros, which they stay.
+        places: of each row in the Gram matrices.
+        gram: ``(column, regressor, regressor)``; a column is a channel or a group.
     """
     depth = taps.shape[1]
     moves = np.zeros((len(taps), depth, depth, taps.shape[2]))
-    for i, step in enumerate(schedule.predicted_steps):
-        history = list(schedule.history(step, depth))
+    for i, (history, target) in enumerate(places):
         used = len(history)
         past = gram[:, history][:, :, history]
-        strength = RIDGE * np.trace(past, axis1=1, axis2=2) / used + TINY
-        factor = np.linalg.cholesky(past + strength[:, None, None] * np.eye(used))
-        missed = np.sqrt(np.maximum(forecast_error(gram, taps[i, :used].T, history, step), TINY))
-        inverse = np.linalg.inv(factor).transpose(2, 1, 0)  # (history, direction, column)
-        moves[i, :used, :used] = missed * inverse
+        size = np.sqrt(np.maximum(np.einsum("chh->ch", past), TINY))  # a constant is of another size than features
+        alike = past / (size[:, :, None] * size[:, None]) + RIDGE * np.eye(used)
+        missed = np.sqrt(np.maximum(forecast_error(gram, taps[i, :used].T, history, target), TINY))
+        inverse = np.linalg.inv(np.linalg.cholesky(alike)) / size[:, None]
+        moves[i, :used, :used] = missed * inverse.transpose(2, 1, 0)  # (history, direction, column)
     start, directions = torch.from_numpy(taps).float(), torch.from_numpy(moves).float()
 
     def expand(u: Tensor) -> Tensor:

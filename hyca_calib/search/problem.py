@@ -13,7 +13,9 @@ from torch import Tensor
 
 from hyca_calib.pipelines.workload import Job, Split, Workload
 from hyca_calib.search.replay import Array
+from hyca_calib.search.rows import Places, places_of, rows_of
 from hyca_calib.trace.store import Trace
+from hyca_runtime.network_plan import NetworkPlan
 
 AXES = ("step", "sigma", "log_snr")
 """Time axes a solver can extrapolate on: step index, noise level, log signal-to-noise ratio of a
@@ -62,8 +64,31 @@ class Problem:
         return hashlib.sha256(json.dumps(traced, sort_keys=True).encode()).hexdigest()[:12]
 
     def gram(self, split: Split) -> Array:
-        """``(channel, step, step)``, the mean over the samples of the split."""
-        return np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
+        """``(channel, step, step)`` of the feature that guidance makes of all branches', the mean over the samples.
+
+        Where the branches cannot be weighed (see `is_guided`) it is the sum of each one's own.
+        """
+        samples = len(self.trace.samples(split))
+        if not self.is_guided:
+            return np.asarray(self.trace.gram(split) / samples)
+        blocks = self.joint(split)[:, :-1, :-1]
+        apart = blocks.reshape(len(blocks), *(len(self.trace.branches), self.trace.num_steps) * 2)
+        weights = np.asarray(self.trace.guidance)
+        return np.asarray(np.einsum("a,b,casbt->cst", weights, weights, apart, optimize=True))
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether several guidance branches are known to be weighed, and how."""
+        return len(self.trace.branches) > 1 and self.trace.crossed and len(self.trace.guidance) > 1
+
+    def joint(self, split: Split) -> Array:
+        """``(channel, regressor, regressor)``, the mean over the samples; see `Trace.joint_gram`."""
+        return np.asarray(self.trace.joint_gram(split) / len(self.trace.samples(split)))
+
+    def regressions(self, section: NetworkPlan) -> tuple[Array, Places]:
+        """Gram matrices of the fit split, and where they have what a section's rows weigh and forecast."""
+        places = places_of(rows_of(section), self.trace.branches, self.trace.num_steps)
+        return (self.joint_fit if section.is_joint else self.fit), places
 
     @cached_property
     def workload(self) -> Workload:
@@ -78,6 +103,10 @@ class Problem:
     @cached_property
     def fit(self) -> Array:
         return self.gram("fit")
+
+    @cached_property
+    def joint_fit(self) -> Array:
+        return self.joint("fit")
 
     @cached_property
     def select(self) -> Array:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.search.assemble import build_section, provenance, with_taps
+from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.damping_sweep import sweep_damping
 from hyca_calib.search.options import RolloutLimits, SearchOptions
@@ -19,6 +19,7 @@ from hyca_calib.search.refine import RefinementTask, refine_taps
 from hyca_calib.search.replay import Multistep
 from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.rollout_search import search_by_rollouts
+from hyca_calib.search.rows import with_taps
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.pipelines.workload import Job
-from hyca_calib.search.assemble import plan_taps
+from hyca_calib.search.rows import Regressor, plan_taps, rows_of
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
@@ -19,6 +19,8 @@ from hyca_runtime.calls import CallResolver
 from hyca_runtime.combine import split_weights, weighted_sum
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.schedule import EVERY
+from hyca_runtime.stacked import stacked_labels
 
 
 class NotDifferentiableError(RuntimeError):
@@ -43,7 +45,8 @@ class TapRollout:
         self._section, self._checkpointed, self._on_history = section, checkpointed, on_history
         self._attachment = Attachment(module, section.forecast.at)
         self._clock = Clock(module, pipe)
-        self._row = {step: i for i, step in enumerate(section.schedule.predicted_steps)}
+        self._rows = {(row.branch, row.step): (i, row.regressors) for i, row in enumerate(rows_of(section))}
+        self._predicted = frozenset(step for _, step in self._rows)
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         self.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)))
 
@@ -60,7 +63,7 @@ class TapRollout:
         self._histories.clear()
 
     def follow(self, taps: Tensor) -> None:
-        """Forecast with these taps ``(predicted step, depth, channel)`` in the runs to come; forget earlier runs.
+        """Forecast with these taps ``(row, tap, channel)`` in the runs to come; forget earlier runs.
 
         Where guidance branches have no names, every run brings its own: kept, their features would pin the heap.
         """
@@ -74,34 +77,54 @@ class TapRollout:
             self._histories.clear()
         if track.off_grid:
             raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_grid}")
-        key, step = (call.branch, call.part), int(track.position)
-        history = self._histories.setdefault(key, deque(maxlen=self._section.depth()))
-        if step in self._row and self._has(history, step):
-            past = [feature for _, feature in history]
-            self._on_history(call.branch, step, past)
-            return self._attachment.predict(self._forecast(step, past), args, kwargs)
+        step, labels = int(track.position), stacked_labels(call.branch, self._section.stacked)
+        if step in self._predicted:
+            parts = [self._forecast(label, call.part, step) for label in labels]
+            if (whole := _together(parts)) is not None:
+                return self._attachment.predict(whole, args, kwargs)
         if self._checkpointed:
             output, feature = checkpoint(self._attachment.compute, args, kwargs, use_reentrant=False)
         else:
             output, feature = self._attachment.compute(args, kwargs)
-        if step not in self._row:
-            history.appendleft((step, feature))
+        if step not in self._predicted:
+            for i, label in enumerate(labels):
+                history = self._histories.setdefault((label, call.part), deque(maxlen=self._section.depth()))
+                pieces = (part.chunk(len(labels))[i] for part in feature) if len(labels) > 1 else feature
+                history.appendleft((step, Feature(pieces, feature.form)))
         return output
 
-    def _has(self, history: Sequence[tuple[int, Feature]], step: int) -> bool:
-        """Whether a history is what a forecast takes; that of a branch that began late is not yet."""
-        wanted = self._section.taps()[step].history
-        return tuple(position for position, _ in history)[: len(wanted)] == wanted
-
-    def _forecast(self, step: int, past: Sequence[Feature]) -> Feature:
-        used = len(self._section.taps()[step].history)
-        axis = self._section.forecast.at.channel_axis
+    def _forecast(self, label: str, part: int, step: int) -> Feature | None:
+        """The feature of one branch; None if a past is not what its row weighs, as that of a branch that began late."""
+        row, regressors = self._rows[label if (label, step) in self._rows else EVERY, step]
+        pasts = {(branch, s): f for (branch, of), history in self._histories.items() if of == part for s, f in history}
+        wanted = [_own(regressor, label) for regressor in regressors]
+        own = [pasts[key] for key in wanted if key in pasts and key is not None and key[0] == label]
+        if not own or any(key is not None and key not in pasts for key in wanted):
+            return None
+        self._on_history(label, step, own)
+        axis, first = self._section.forecast.at.channel_axis, own[0]
+        ones = Feature((torch.ones_like(piece) for piece in first), first.form)
+        features = [ones if key is None else pasts[key] for key in wanted]
         pieces = split_weights(
-            self._taps[self._row[step], :used], widths(past[0], axis), [part.ndim for part in past[0]], axis
+            self._taps[row, : len(features)], widths(first, axis), [piece.ndim for piece in first], axis
         )
-        parts = zip(*past[:used], strict=True)
-        sums = (weighted_sum(features, weights) for features, weights in zip(parts, pieces, strict=True))
-        return Feature(sums, past[0].form)
+        parts = zip(*features, strict=True)
+        return Feature((weighted_sum(of, weights) for of, weights in zip(parts, pieces, strict=True)), first.form)
+
+
+def _own(regressor: Regressor, label: str) -> Regressor:
+    """A regressor by the branch that it is of."""
+    return (label, regressor[1]) if regressor is not None and regressor[0] == EVERY else regressor
+
+
+def _together(parts: Sequence[Feature | None]) -> Feature | None:
+    """The branches of one call, stacked along its batch; None if one is missing."""
+    there = [part for part in parts if part is not None]
+    if len(there) < len(parts):
+        return None
+    if len(there) == 1:
+        return there[0]
+    return Feature(map(torch.cat, zip(*there, strict=True)), there[0].form)
 
 
 def activation_bytes(pipe: Any, section: NetworkPlan, num_steps: int, job: Job, checkpointed: bool = False) -> int:

@@ -23,7 +23,7 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import log_error
-from hyca_calib.search.assemble import build_section, plan_taps, with_taps
+from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import OWN, coordinates, preconditioned
@@ -33,6 +33,7 @@ from hyca_calib.search.refine import RefinementTask, affordable, refine_taps, st
 from hyca_calib.search.replay import forecast_error
 from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.rollout_search import neighbours, search_by_rollouts
+from hyca_calib.search.rows import plan_taps, with_taps
 from hyca_calib.search.run import search, search_preset
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
@@ -454,8 +455,8 @@ def test_slow_models_are_refined_in_smaller_batches() -> None:
 
 
 def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, start: NetworkPlan) -> None:
-    taps, gram = plan_taps(start), problem.fit
-    begin, expand = torch.zeros(taps.shape), preconditioned(taps, start.schedule, gram)
+    taps, (gram, places) = plan_taps(start), problem.regressions(start)
+    begin, expand = torch.zeros(taps.shape), preconditioned(taps, places, gram)
     np.testing.assert_allclose(expand(begin).double().numpy(), taps, atol=1e-5)
     u = torch.randn(begin.shape, generator=torch.Generator().manual_seed(0))
     moved = expand(u).double().numpy() - taps
@@ -473,7 +474,8 @@ def test_a_move_of_any_row_changes_its_forecast_by_its_error(problem: Problem, s
 def test_channels_move_with_their_group_and_less_on_their_own(problem: Problem, start: NetworkPlan) -> None:
     begin, expand = coordinates(problem, start, "channel")
     taps, groups = torch.from_numpy(plan_taps(start)).float(), len(start.forecast.groups_of())
-    own = preconditioned(plan_taps(start), start.schedule, problem.fit)
+    gram, places = problem.regressions(start)
+    own = preconditioned(plan_taps(start), places, gram)
     torch.testing.assert_close(expand(begin), taps)
     members = list(start.forecast.groups_of()[1].indices)
     u = begin.clone()

@@ -18,13 +18,14 @@ from storage import record
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import SPLITS, Split, Workload
-from hyca_calib.search.assemble import assemble_section, channel_taps
-from hyca_calib.search.candidate import Settings, partition
+from hyca_calib.search.assemble import assemble_section, build_section
+from hyca_calib.search.candidate import Candidate, Settings, partition
 from hyca_calib.search.error_damping import measure_damping, with_damping
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import preconditioned
 from hyca_calib.search.presets import PRESETS, choose_once
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.rows import plan_taps
 from hyca_calib.search.run import search, search_preset
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.taps import fit_solver
@@ -178,11 +179,13 @@ def fitted(problem: Problem) -> dict[str, list[np.ndarray]]:
     settings, schedule = Settings(groups=3), Schedule.from_steps(12, (0, 1, 4, 8))
     taps = fit_solver(problem.fit, schedule, problem.times(settings.axis), settings.depth, settings.ridge).weights
     groups, solvers = choose_once(problem, PRESETS["hyca"].pool, 0)
+    gram, places = problem.regressions(held(problem))
+    tried, repaying = Candidate(problem, settings, schedule), replace(settings, repay=0.5)
     return {
         "gains": [problem.channel_gain, problem.step_weights],
         "groups": partition(problem, settings, 0),
-        "taps": [taps, channel_taps(problem, replace(settings, repay=0.5), held(problem))],
-        "coordinates": [preconditioned(taps, schedule, problem.fit)(torch.ones(taps.shape)).numpy()],
+        "taps": [taps, *(plan_taps(build_section(replace(tried, settings=s))) for s in (settings, repaying))],
+        "coordinates": [preconditioned(taps, places, gram)(torch.ones(taps.shape)).numpy()],
         "the recipe's choice": [*groups, np.array([solver.name for solver in solvers])],
     }
 

@@ -12,8 +12,9 @@ import torch
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.search.assemble import build_section, plan_taps
+from hyca_calib.search.assemble import build_section
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.rows import plan_taps
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.trace.store import Trace
 from studies.paper.chapter import Chapter, Context

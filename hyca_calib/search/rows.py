@@ -1,0 +1,133 @@
+"""The rows of weights of a section, one below the other: what is fitted, refined and rolled out.
+
+A row forecasts one guidance branch (or all of them alike) on one step, from some regressors: features computed on
+earlier steps, of that branch or another, and perhaps a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyca_calib.search.replay import Array
+from hyca_runtime.forecast import Forecast, Source
+from hyca_runtime.group import DimensionGroup
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.schedule import EVERY
+from hyca_runtime.solvers import Fitted
+
+Regressor = tuple[str, int] | None
+"""The feature that a branch (`EVERY`: whichever is forecast) computed on a step; None is the constant 1."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row forecasts, and what its weights are of.
+
+    Attributes:
+        branch: `EVERY` where all are forecast alike.
+        own: how many of the regressors are of the branch itself; they come first.
+    """
+
+    branch: str
+    step: int
+    regressors: tuple[Regressor, ...]
+    own: int
+
+
+Places = tuple[tuple[list[int], int], ...]
+"""Of each row, where a Gram matrix has its regressors and what it forecasts."""
+
+
+def rows_of(section: NetworkPlan) -> tuple[Row, ...]:
+    """The rows of the only point, branch by branch, steps ascending."""
+    found = []
+    for branch in _forecast_apart(section):
+        for step, taps in section.taps(section.only, branch).items():
+            regressors: list[Regressor] = [(branch, past) for past in taps.history]
+            for source, table in section.sources(section.only, branch):
+                read = source.branch
+                regressors += [None] if read is None else [(read, past) for past in table[step].history]
+            found.append(Row(branch, step, tuple(regressors), len(taps.history)))
+    return tuple(found)
+
+
+def places_of(rows: Sequence[Row], branches: Sequence[str], num_steps: int) -> Places:
+    """Where the joint Gram matrix of these branches has the rows; of rows for all alike, where that of one has them."""
+    begins = {EVERY: 0} | {branch: i * num_steps for i, branch in enumerate(branches)}
+    constant = len(branches) * num_steps
+    return tuple(
+        (
+            [constant if regressor is None else begins[regressor[0]] + regressor[1] for regressor in row.regressors],
+            begins[row.branch] + row.step,
+        )
+        for row in rows
+    )
+
+
+def plan_taps(section: NetworkPlan) -> Array:
+    """The section's weights ``(row, tap, channel)``, shorter rows padded with zeros."""
+    rows, name = rows_of(section), section.only
+    table = np.zeros((len(rows), max(len(row.regressors) for row in rows), section.forecast.num_channels))
+    for i, row in enumerate(rows):
+        pieces = [section.taps(name, row.branch)[row.step].weights]
+        pieces += [taps[row.step].weights for _, taps in section.sources(name, row.branch)]
+        table[i, : len(row.regressors)] = np.concatenate(pieces)
+    return table
+
+
+def with_taps(section: NetworkPlan, taps: Array) -> NetworkPlan:
+    """`section` with the weights ``(row, tap, channel)``; a group whose channels all share one row keeps one row."""
+    rows, forecast = rows_of(section), section.forecast
+    groups, sources = dict(forecast.groups), dict(forecast.sources)
+    for branch in _forecast_apart(section):
+        chosen = [(row, table) for row, table in zip(rows, taps, strict=True) if row.branch == branch]
+        groups[branch] = _groups(forecast, branch, _tabulated([(row.step, of[: row.own]) for row, of in chosen]))
+        if branch in sources:
+            sources[branch] = _sources(forecast.sources[branch], chosen)
+    return with_forecast(section, forecast.model_copy(update={"groups": groups, "sources": sources}))
+
+
+def with_forecast(section: NetworkPlan, forecast: Forecast) -> NetworkPlan:
+    """`section` with another forecast of its only point."""
+    fields = {name: getattr(section, name) for name in NetworkPlan.model_fields}
+    return NetworkPlan(**{**fields, "points": {section.only: forecast}})
+
+
+def _forecast_apart(section: NetworkPlan) -> list[str]:
+    """Guidance branches that have rows of their own; `EVERY` where they are forecast alike."""
+    return sorted(section.forecast.groups.keys() - {EVERY}) or [EVERY]
+
+
+def _groups(forecast: Forecast, branch: str, table: Fitted) -> tuple[DimensionGroup, ...]:
+    found = []
+    for group in forecast.groups_of(branch):
+        rows = table.weights[:, :, group.indices]
+        shared = bool((rows == rows[:, :, :1]).all())
+        solver = Fitted(table.steps, rows[:, :, :1] if shared else rows)
+        found.append(group.model_copy(update={"solver": solver.spec(), "fallback": group.closed_form}))
+    return tuple(found)
+
+
+def _sources(sources: Sequence[Source], chosen: Sequence[tuple[Row, Array]]) -> tuple[Source, ...]:
+    found = []
+    for number, source in enumerate(sources):
+        rows = []
+        for row, table in chosen:
+            places = [i for i, regressor in enumerate(row.regressors) if _is_of(regressor, source) and i >= row.own]
+            rows.append((row.step, table[places]))
+        found.append(sources[number].model_copy(update={"solver": _tabulated(rows).spec()}))
+    return tuple(found)
+
+
+def _is_of(regressor: Regressor, source: Source) -> bool:
+    return (regressor is None) == (source.branch is None) and (regressor is None or regressor[0] == source.branch)
+
+
+def _tabulated(rows: Sequence[tuple[int, Array]]) -> Fitted:
+    """Steps with their weights ``(tap, channel)`` as a table; shorter rows are padded with zeros."""
+    depth = max(len(weights) for _, weights in rows)
+    padded = [np.pad(weights, ((0, depth - len(weights)), (0, 0))) for _, weights in rows]
+    return Fitted(tuple(step for step, _ in rows), np.stack(padded))
