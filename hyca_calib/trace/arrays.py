@@ -3,16 +3,17 @@
 Layout::
 
     points/<point>/values      (sample, branch, step, token, channel)  float32, a recorded subset of tokens
-    points/<point>/batch_gram  (batch, branch, channel, pair)          float64, over all tokens of a batch
+    points/<point>/batch_gram  (batch, channel, pair)                  float64, over all tokens of a batch
     points/<point>/batch_gain  (batch, branch, step, channel)          float64
     latents                    (sample, ...)                           float32, final latents of the full run
-    points/<point>/gram        (split, branch, channel, step, step)    float64, sums over batches
+    points/<point>/gram        (split, channel, pair)                  float64, sums over batches
     points/<point>/gain        (branch, step, channel)                 float64, squared gain to the output
     points/<point>/tokens      (branch, part, token)                   which tokens `values` holds
     times/timestep, times/sigma                                        (step,), (step + 1,)
     times/response             (step,)  change of the final latent per change of the network's output
 
-The first four are written batch by batch, every batch in files of its own, so writers never meet; the
+A pair is an entry of the upper triangle of the joint matrix over all steps of all branches and the constant, see
+`statistics`. The first four are written batch by batch, every batch in files of its own, so writers never meet; the
 others are computed from them in the end.
 """
 
@@ -28,7 +29,7 @@ from hyca_calib.trace.digests import Witness
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.layout import Layout
 from hyca_calib.trace.request import Request
-from hyca_calib.trace.statistics import num_pairs
+from hyca_calib.trace.statistics import joint_size, num_pairs
 from hyca_runtime.errors import TraceError
 
 Sizes = tuple[int, ...]
@@ -53,15 +54,15 @@ class Arrays:
         witness = Witness(folder.store(read_only=False))
         at, steps, batches = f"points/{request.point.kind}", len(layout.timesteps), len(request.batches)
         samples, branches, channels = request.num_samples, len(layout.branches), layout.channels
-        tokens, pairs = len(layout.stored[0][0]), num_pairs(steps)
+        tokens, pairs = len(layout.stored[0][0]), num_pairs(joint_size(branches, steps))
         width = min(channels, WIDTH)
         padded = -(-channels // width) * width
         with folder.clear_errors():
             root = _root(witness)
-            of_values, of_gram = (samples, branches, steps, tokens, channels), (batches, branches, channels, pairs)
+            of_values, of_gram = (samples, branches, steps, tokens, channels), (batches, channels, pairs)
             chunk, shard = (1, 1, steps, tokens, width), (1, branches, steps, tokens, padded)
             values = _at(root, f"{at}/values", of_values, "float32", chunk, shard)
-            gram = _at(root, f"{at}/batch_gram", of_gram, "float64", (1, 1, width, pairs), (1, branches, padded, pairs))
+            gram = _at(root, f"{at}/batch_gram", of_gram, "float64", (1, width, pairs), (1, padded, pairs))
             each = (branches, steps, channels)
             gain = _at(root, f"{at}/batch_gain", (batches, *each), "float64", (1, *each))
             latents = _at(root, "latents", (samples, *layout.latent), "float32", (1, *layout.latent))
@@ -69,8 +70,8 @@ class Arrays:
 
 
 def write_array(root: Any, name: str, values: np.ndarray) -> None:
-    """A small array, or one whose channels are third, whole."""
-    chunks = (1, 1, min(values.shape[2], WIDTH), *values.shape[3:]) if values.ndim == 5 else values.shape
+    """An array whole; Gram matrices, whose channels are second, in chunks of these."""
+    chunks = (1, min(values.shape[1], WIDTH), values.shape[2]) if name.endswith("/gram") else values.shape
     _at(root, name, values.shape, str(values.dtype), chunks)[...] = values
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Split, WorkloadSummary
@@ -18,7 +18,9 @@ class TraceAttributes(BaseModel, frozen=True):
     """The attributes of a trace.
 
     Attributes:
-        branches, num_tokens, scheduler_timesteps, gram_share, gram_error, first_computed: see `Layout`.
+        branches, stacked, crossed, num_tokens, scheduler_timesteps, gram_share, gram_error, first_computed: see
+            `Layout`.
+        guidance: weight of each branch in what the sampler steps with; empty where it is not known.
         model, point, batch: see `Request`.
         excluded: numbers of the samples that are in no statistics, because they hold NaN or infinity.
         nonfinite: where they do.
@@ -27,6 +29,9 @@ class TraceAttributes(BaseModel, frozen=True):
     format: Literal["hyca-trace"] = "hyca-trace"
     version: int = TRACE_VERSION
     branches: list[str]
+    stacked: int
+    crossed: bool
+    guidance: list[float]
     num_tokens: list[list[int]]
     scheduler_timesteps: list[float]
     model: TracedModel
@@ -39,6 +44,14 @@ class TraceAttributes(BaseModel, frozen=True):
     excluded: list[int]
     nonfinite: list[NonFinite]
     first_computed: int = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.stacked < 1 or len(self.branches) % self.stacked:
+            raise ValueError(f"{self.stacked} branches in each call do not make {len(self.branches)}")
+        if len(self.guidance) not in (0, len(self.branches)):
+            raise ValueError(f"{len(self.guidance)} weights of guidance for {len(self.branches)} branches")
+        return self
 
     @classmethod
     def of_group(cls, folder: Folder, content: object) -> Self:

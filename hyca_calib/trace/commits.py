@@ -32,12 +32,14 @@ class Commit(BaseModel, frozen=True):
 
     Attributes:
         nonfinite: samples that are in no statistics.
+        guidance: weight of each branch in what the sampler stepped with; empty where it is not known.
     """
 
     batch: int
     samples: tuple[int, ...]
     files: dict[str, FileDigest]
     nonfinite: tuple[NonFinite, ...] = ()
+    guidance: tuple[float, ...] = ()
 
     @staticmethod
     def key(batch: int) -> str:

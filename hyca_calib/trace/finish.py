@@ -11,10 +11,10 @@ from hyca_calib.trace.commits import Commit
 from hyca_calib.trace.digests import Manifest
 from hyca_calib.trace.documents import read_as
 from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.guidance import agreed
 from hyca_calib.trace.layout import LAYOUT, Layout
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.shard_lock import Shard, sole_writer
-from hyca_calib.trace.statistics import unpacked_gram
 from hyca_runtime.errors import TraceError
 
 COST = "cost.json"
@@ -50,6 +50,9 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
                 gain += arrays.gain[number]
         attributes = TraceAttributes(
             branches=layout.branches,
+            stacked=layout.stacked,
+            crossed=layout.crossed,
+            guidance=agreed([list(c.guidance) for c in commits if set(c.samples) - c.excluded]),
             num_tokens=layout.num_tokens,
             scheduler_timesteps=layout.scheduler_timesteps,
             model=request.model,
@@ -63,8 +66,7 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
             nonfinite=[found for commit in commits for found in commit.nonfinite],
             first_computed=layout.first_computed,
         )
-        gram = unpacked_gram(sums, len(layout.timesteps))
-        summarise(arrays.root, gram, gain / measured, layout, attributes)
+        summarise(arrays.root, sums, gain / measured, layout, attributes)
     Manifest.of(folder, {key: of for commit in commits for key, of in commit.files.items()}).write(folder)
 
 
@@ -72,7 +74,7 @@ def summarise(root: Any, gram: np.ndarray, gain: np.ndarray, layout: Layout, att
     """Write what is known of a trace as a whole.
 
     Args:
-        gram: ``(split, branch, channel, step, step)``.
+        gram: ``(split, channel, pair)``.
         gain: ``(branch, step, channel)``.
     """
     point = f"points/{attributes.point.kind}"

@@ -12,7 +12,7 @@ from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.scheduler_response import impulse_response, noise_levels
-from hyca_calib.trace.statistics import choose_tokens, sampling_error
+from hyca_calib.trace.statistics import choose_tokens, comparable, sampling_error
 from hyca_runtime.errors import TraceError
 
 LAYOUT = "facts.json"
@@ -23,6 +23,8 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
 
     Attributes:
         branches, timesteps, scheduler_timesteps, num_tokens, first_computed: see `Recording`.
+        stacked: how many branches each call of the network holds, side by side in its batch.
+        crossed: whether all branches have products with each other; not where their tokens differ.
         sigmas, response: see `noise_levels` and `impulse_response`.
         stored: ``[branch][part]``, the tokens whose features are stored.
         gram_share: share of the tokens that enter the statistics.
@@ -32,6 +34,8 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     """
 
     branches: list[str]
+    stacked: int
+    crossed: bool
     timesteps: list[float]
     scheduler_timesteps: list[float]
     sigmas: list[float]
@@ -66,6 +70,8 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
         seed = request.workload.seed
         return cls(
             branches=recording.branches,
+            stacked=recording.stacked,
+            crossed=all(len(groups) == 1 for groups in comparable(looked_at, recording.num_tokens)),
             timesteps=recording.timesteps,
             scheduler_timesteps=recording.scheduler_timesteps,
             sigmas=sigmas.tolist(),
@@ -79,6 +85,11 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
             first_computed=recording.first_computed,
         )
 
+    @property
+    def calls(self) -> int:
+        """How often the network is called on a step."""
+        return len(self.branches) // self.stacked
+
     @classmethod
     def settled(cls, folder: Folder, recording: Recording, request: Request) -> Self:
         """The layout of earlier batches in `folder`; that of this one, written there, if it is the first."""
@@ -91,7 +102,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     def check(self, recording: Recording) -> None:
         """Raises TraceError if a batch differs in what must be the same for all."""
         same = {
-            "guidance branches": recording.branches == self.branches,
+            "guidance branches": (recording.branches, recording.stacked) == (self.branches, self.stacked),
             "timesteps": recording.timesteps == self.timesteps,
             "tokens": recording.num_tokens == self.num_tokens,
             "size": list(recording.latents.shape[1:]) == self.latent,

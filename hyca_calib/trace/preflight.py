@@ -11,7 +11,7 @@ from hyca_calib.records.console import human_bytes
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.recorder import Recording
 from hyca_calib.trace.request import Request
-from hyca_calib.trace.statistics import BLOCK_BYTES, num_pairs
+from hyca_calib.trace.statistics import BLOCK_BYTES, joint_size, num_pairs
 from hyca_calib.trace.writer import WAITING
 from hyca_runtime.errors import TraceError
 
@@ -44,8 +44,8 @@ class Preflight:
         samples = len(request.batches[0])
         values = 4 * samples * branches * steps * stored * channels
         latents = 4 * probe.latents.numel()
-        gram = 8 * branches * channels * num_pairs(steps)
-        sums = 2 * 8 * len(SPLITS) * branches * channels * steps**2
+        gram = 8 * channels * num_pairs(joint_size(branches, steps))
+        sums = len(SPLITS) * gram
         features = samples * branches * steps * looked_at * channels * parts[0].element_size()
         return cls(
             disk=batches * (values + latents + gram) + sums,

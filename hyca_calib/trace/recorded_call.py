@@ -15,6 +15,10 @@ class RecordedCall:
     """One call of the network, at a step of the `run`-th pass; the feature is ``(batch, token, channel)`` by part.
 
     A call that also fills a cache of keys and values may have more tokens than the others, before theirs.
+
+    Attributes:
+        gain: ``(part, channel)``, for each part of the batch.
+        repeats: whether all parts of the batch are of the same latents.
     """
 
     branch: str
@@ -25,7 +29,13 @@ class RecordedCall:
     feature: Feature
     num_tokens: tuple[int, ...]
     gain: Tensor
+    repeats: Tensor
     fills_cache: bool
+
+    @property
+    def parts(self) -> int:
+        """How many times all samples there are in the batch."""
+        return len(self.gain)
 
 
 def by_branch_and_step(calls: Sequence[RecordedCall]) -> dict[str, list[tuple[RecordedCall, ...]]]:
@@ -79,7 +89,7 @@ def _cause(
 
 
 def joined(calls: Sequence[RecordedCall], num_samples: int) -> Feature:
-    """``(sample, token, channel)``; halves of a batched guidance call and passes become tokens."""
+    """``(sample, token, channel)``; parts of a batch that are no guidance branches, and passes, become tokens."""
     parts = []
     for pieces in zip(*(call.feature for call in calls), strict=True):
         if any(len(piece) % num_samples for piece in pieces):

@@ -15,7 +15,9 @@ from hyca_calib.costs.flops import CostModel, count_flops, measure_seconds
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
+from hyca_calib.trace.guidance import GuidanceWatch
 from hyca_calib.trace.recorded_call import RecordedCall, by_branch_and_step, joined
+from hyca_calib.trace.stacked import repeats, stacked_branches, taken_apart
 from hyca_calib.trace.statistics import choose_tokens
 from hyca_calib.trace.tail_gain import Tail
 from hyca_runtime.attach.attachment import Attachment
@@ -33,6 +35,8 @@ class Recording:
 
     Attributes:
         branches: guidance branches, in the order of their first call.
+        stacked: how many of them each call holds, side by side in its batch.
+        guidance: weight of each branch in what the sampler steps with; empty where that is not known.
         timesteps: what the network was called with, one for each step.
         scheduler_timesteps: the scheduler's own on those steps; empty where it does not say them.
         features: ``[branch][step]``, one ``(sample, token, channel)`` for each part, on the device; of very
@@ -47,6 +51,8 @@ class Recording:
     """
 
     branches: list[str]
+    stacked: int
+    guidance: list[float]
     timesteps: list[float]
     scheduler_timesteps: list[float]
     features: list[list[Feature]]
@@ -79,6 +85,7 @@ class Recorder:
         self._most_tokens, self._seed = most_tokens, seed
         self._noise = torch.Generator("cpu")
         self._with_gain = True
+        self._num_samples, self._watch = 1, GuidanceWatch(1)
         self._resolver = CallResolver(self._clock)
         self._calls: list[RecordedCall] = []
         self._scheduler: Any = None
@@ -116,32 +123,37 @@ class Recorder:
             TraceError: the network was not called, or no branch on every step.
         """
         self._calls.clear()
+        self._num_samples, self._watch = len(jobs), GuidanceWatch(len(jobs))
         self._resolver = CallResolver(self._clock)
         self._numel.clear()
         self._noise.manual_seed(seed)
         self._with_gain = with_gain
-        latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
+        with self._watch.watching(getattr(self._pipe, "scheduler", None)):
+            latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
-        branches = by_branch_and_step([self._cut(call, calls) for call in calls])
+        stacked = stacked_branches(calls)
+        branches = by_branch_and_step([one for c in calls for one in taken_apart(self._cut(c, calls), stacked)])
         features = [[joined(step, len(jobs)) for step in steps] for steps in branches.values()]
         tokens = [self._tokens(steps[0], len(jobs)) for steps in branches.values()]
         first = [step[0] for step in next(iter(branches.values()))]
         scheduler_times = [call.scheduler_time for call in first if call.scheduler_time is not None]
         return Recording(
             branches=list(branches),
+            stacked=stacked,
+            guidance=self._watch.weights([*branches]),
             timesteps=[call.time for call in first],
             scheduler_timesteps=scheduler_times if len(scheduler_times) == len(first) else [],
             features=features,
             tokens=[chosen for chosen, _ in tokens],
             num_tokens=[counts for _, counts in tokens],
-            gains=[[torch.stack([c.gain for c in step]).mean(0) for step in steps] for steps in branches.values()],
+            gains=[[torch.cat([c.gain for c in step]).mean(0) for step in steps] for steps in branches.values()],
             first_computed=1 + any(call.fills_cache for call in calls),
             latents=latents,
             scheduler=self._scheduler,
         )
 
-    def measure_cost(self, jobs: Sequence[Job], num_branches: int) -> CostModel:
-        """Count and time a full and a predicted step on the latest recorded call."""
+    def measure_cost(self, jobs: Sequence[Job], num_calls: int) -> CostModel:
+        """Count and time a full and a predicted step, of so many calls, on the latest recorded call."""
         if self._sample_call is None:
             raise TraceError("nothing was recorded yet, so no step can be measured")
         (args, kwargs), samples = self._sample_call, len(jobs)
@@ -151,7 +163,7 @@ class Recorder:
             tail = count_flops(lambda: self._attachment.predict(feature, args, kwargs))
             full_seconds = measure_seconds(lambda: self._attachment.compute(args, kwargs))
             tail_seconds = measure_seconds(lambda: self._attachment.predict(feature, args, kwargs))
-        each = num_branches / samples
+        each = num_calls / samples
         return CostModel(
             full_flops=full * each,
             tail_flops=tail * each,
@@ -171,21 +183,35 @@ class Recorder:
         time, _ = self._clock.timestep(args, kwargs).read()
         scheduler_time = self._clock.scheduler_time()
         feature = Feature((part.detach() for part in feature), feature.form)
-        gain = self._gain(feature, output, args, kwargs)
-        ordered = self._tokens_first(feature, self._clock.batch(args, kwargs))
+        batch = self._clock.batch(args, kwargs)
+        ordered = self._tokens_first(feature, batch)
+        parts = self._parts(ordered, batch)
+        gain = self._gain(feature, output, args, kwargs, parts)
         kept = Feature(part.clone() if fills_cache else self._kept(part) for part in ordered)
         counts = tuple(part.shape[1] for part in ordered)
         place = (call.branch, track.run, int(track.position))
-        self._calls.append(RecordedCall(*place, time, scheduler_time, kept, counts, gain, fills_cache))
+        alike = repeats(args, kwargs, parts)
+        self._calls.append(RecordedCall(*place, time, scheduler_time, kept, counts, gain, alike, fills_cache))
+        self._watch.note(call.branch, output, parts)
         self._sample_call = (args, kwargs)
         self._numel[call.branch] = max(self._numel.get(call.branch, 0), sum(part.numel() for part in feature))
         return output
 
-    def _gain(self, feature: Feature, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _parts(self, ordered: Feature, batch: int) -> int:
+        """How many times all samples there are in a call's batch; once if that cannot be told."""
+        whole = batch % self._num_samples == 0 and all(len(part) == batch for part in ordered)
+        return batch // self._num_samples if whole else 1
+
+    def _gain(self, feature: Feature, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> Tensor:
+        """``(part, channel)``."""
         if not self._with_gain or self._attachment.point.kind == "output":
             channels = sum(widths(feature, self._attachment.point.channel_axis))
-            return torch.full((channels,), float(self._with_gain), device=feature[0].device)
-        return Tail(self._attachment, args, kwargs).gain(feature, self._noise, None if self._calls else output)
+            return torch.full((parts, channels), float(self._with_gain), device=feature[0].device)
+        tail = Tail(self._attachment, args, kwargs)
+        gradient = tail.gradient(feature, self._noise, None if self._calls else output)
+        ordered = self._tokens_first(gradient, self._clock.batch(args, kwargs))
+        means = [of.float().square().reshape(parts, -1, of.shape[-1]).mean(1) for of in ordered]
+        return torch.cat(means, dim=-1)
 
     def _tokens_first(self, feature: Feature, batch: int) -> Feature:
         """Parts as ``(batch, token, channel)``, wherever the batch is; without one, all tokens are one sample's."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from hyca_calib.trace.commits import NonFinite
 from hyca_calib.trace.layout import Layout
 from hyca_calib.trace.recorder import Recording
-from hyca_calib.trace.statistics import packed_gram
+from hyca_calib.trace.statistics import comparable, packed_gram
 
 SHOWN = 8
 """Channels that are named where NaN or infinity was."""
@@ -21,23 +21,24 @@ def reduced(
     """What is stored of a batch, and where it holds NaN or infinity.
 
     Returns:
-        ``values`` (sample, branch, step, token, channel) float32, ``gram`` (branch, channel, pair) float64,
-        ``gain`` (branch, step, channel) float64, a sum over samples, and ``latents`` (sample, ...). Statistics leave
-        samples with NaN or infinity out.
+        ``values`` (sample, branch, step, token, channel) float32, ``gram`` (channel, pair) float64, ``gain``
+        (branch, step, channel) float64, a sum over samples, and ``latents`` (sample, ...). Statistics leave samples
+        with NaN or infinity out.
     """
     everyone = torch.arange(len(samples), device=recording.features[0][0][0].device)
     scales = [
         [count / len(seen) for count, seen in zip(counts, tokens, strict=True)]
         for counts, tokens in zip(recording.num_tokens, recording.tokens, strict=True)
     ]
-    gram = packed_gram(recording.features, everyone, scales)
+    groups = comparable(recording.tokens, recording.num_tokens)
+    gram = packed_gram(recording.features, everyone, scales, groups)
     nonfinite: tuple[NonFinite, ...] = ()
     good = everyone
     if not bool(gram.isfinite().all() & recording.latents.isfinite().all()):
         places = [_first_nonfinite(recording, layout, i, number) for i, number in enumerate(samples)]
         nonfinite = tuple(place for place in places if place is not None)
         good = everyone[[place is None for place in places]]
-        gram = packed_gram(recording.features, good, scales)
+        gram = packed_gram(recording.features, good, scales, groups)
     gain = torch.stack([torch.stack(steps) for steps in recording.gains]).double()
     tensors = {
         "values": _values(recording, layout),

@@ -12,8 +12,9 @@ from hyca_calib.trace.folder import Folder
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 
-TRACE_VERSION = 4
-"""Since 4 the tail's gain is that of the fit split alone; before, every second batch of all splits was in it."""
+TRACE_VERSION = 5
+"""Since 5 statistics are joint over guidance branches, which are told apart in one call, too; before, gains were of all
+parts of a call's batch, and before 4 of all splits."""
 
 
 class Request(BaseModel, frozen=True):
@@ -94,6 +95,6 @@ def check_version(folder: Folder, version: object) -> None:
     if version < TRACE_VERSION:
         told = f"version {version}" if version else "an unnamed version"
         raise TraceError(
-            f"{folder}: trace of {told} is of an older hyca, expected version {TRACE_VERSION} (before, gains of the "
-            f"network's tail saw the test split); trace again: give the same `trace` command with --overwrite"
+            f"{folder}: trace of {told} is of an older hyca, expected version {TRACE_VERSION} (before, guidance "
+            f"branches had no statistics of each other); trace again: give the same `trace` command with --overwrite"
         )

@@ -128,7 +128,7 @@ def _record(
             first = sampled(todo[0])
             layout = Layout.settled(folder, first, request)
             if not folder.exists(COST):
-                cost = recorder.measure_cost(request.batches[todo[0]], len(layout.branches))
+                cost = recorder.measure_cost(request.batches[todo[0]], layout.calls)
                 write_json(folder, COST, asdict(cost))
             device = first.features[0][0][0].device  # not that of weights, which may be offloaded
             with Writer(folder, request, layout, device, on_commit) as writer:

@@ -19,6 +19,7 @@ from hyca_calib.trace.finish import COST
 from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.metadata import check_array, check_group
 from hyca_calib.trace.request import Request
+from hyca_calib.trace.statistics import joint_size, num_pairs, unpacked_gram
 from hyca_runtime.errors import HycaError, TraceError
 
 
@@ -55,9 +56,9 @@ class Trace:
         return values
 
     def _check_shapes(self) -> None:
-        branches, steps, channels = len(self.branches), len(self.timesteps), self._gram.shape[2]
+        branches, steps, channels = len(self.branches), len(self.timesteps), self._gram.shape[1]
         expected = {
-            "gram": (self._gram, (len(SPLITS), branches, channels, steps, steps)),
+            "gram": (self._gram, (len(SPLITS), channels, num_pairs(joint_size(branches, steps)))),
             "gain": (self.gain, (branches, steps, channels)),
             "sigma": (self.sigmas, (steps + 1,)),
             "response": (self.response, (steps,)),
@@ -94,11 +95,43 @@ class Trace:
 
     @property
     def num_channels(self) -> int:
-        return int(self._gram.shape[2])
+        return int(self._gram.shape[1])
+
+    @property
+    def stacked(self) -> int:
+        """How many guidance branches each call of the network holds, side by side in its batch."""
+        return self.attributes.stacked
+
+    @property
+    def calls(self) -> int:
+        """How often the network is called on a step."""
+        return len(self.branches) // self.stacked
+
+    @property
+    def crossed(self) -> bool:
+        """Whether all branches have products with each other in `joint_gram`; not where their tokens differ."""
+        return self.attributes.crossed
+
+    @property
+    def guidance(self) -> tuple[float, ...]:
+        """Weight of each branch in what the sampler steps with, as measured; empty where it is not known."""
+        return tuple(self.attributes.guidance)
 
     def gram(self, split: Split) -> np.ndarray:
         """``(channel, step, step)`` of one split, summed over guidance branches."""
-        return np.asarray(self._gram[SPLITS.index(split)].sum(axis=0))
+        packed, steps = self._gram[SPLITS.index(split)], self.num_steps
+        size = joint_size(len(self.branches), steps)
+        places = unpacked_gram(np.arange(num_pairs(size)), size)
+        return np.asarray(sum(packed[:, places[b : b + steps, b : b + steps]] for b in range(0, size - 1, steps)))
+
+    def joint_gram(self, split: Split) -> np.ndarray:
+        """Products of all steps of all branches, and of the constant 1, of one split, ``(channel, row, row)``.
+
+        Row ``b * num_steps + s`` is step s of branch b; the last is the constant, whose products are the sums of the
+        features, and with itself the number of tokens. Branches with other tokens, see `crossed`, are as if each were
+        zero on the other's.
+        """
+        return unpacked_gram(self._gram[SPLITS.index(split)], joint_size(len(self.branches), self.num_steps))
 
     def samples(self, split: Split) -> list[int]:
         """Numbers of the samples of a split, in the order of `Workload.of`; without those that hold NaN or infinity."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.errors import AttachError, HycaError
-from hyca_runtime.feature import Feature, widths
+from hyca_runtime.feature import Feature
 
 RECALL = {True: 1e-3, False: 0.05}
 """Relative error of a step predicted from its own feature, in float32 and in fewer bits: rounding, no more."""
@@ -25,10 +25,11 @@ class Tail:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def gain(self, feature: Feature, noise: torch.Generator, output: Any = None) -> Tensor:
-        """Mean squared change of the output per squared change of each channel, ``(channel,)``.
+    def gradient(self, feature: Feature, noise: torch.Generator, output: Any = None) -> Feature:
+        """For each number of the feature one whose square is, in the mean, the squared change of the output per squared
+        change of that number.
 
-        Where no gradient gets through (layers that compute in 8 bits) every channel has the mean of all.
+        Where no gradient gets through (layers that compute in 8 bits) all have the mean.
 
         Args:
             output: of the network in full at this call; the tail's own is held against it, if it is given.
@@ -37,26 +38,24 @@ class Tail:
             AttachError: a step that is predicted from its own feature is not that step.
         """
         try:
-            found = self._gain_by_gradient(feature, noise, output)
+            found = self._gradient(feature, noise, output)
         except (HycaError, torch.OutOfMemoryError):
             raise
         except RuntimeError:  # an operation without a derivative
-            found = None
-        if found is not None and found.any():
-            return found
-        channels = sum(widths(feature, self.attachment.point.channel_axis))
-        return torch.full((channels,), self._mean_gain(feature, noise, output), device=feature[0].device)
+            found = ()
+        if any(part.any() for part in found):
+            return Feature(found)
+        mean = self._mean_gain(feature, noise, output) ** 0.5
+        return Feature(torch.full((1,), mean, device=part.device).expand(part.shape) for part in feature)
 
-    def _gain_by_gradient(self, feature: Feature, noise: torch.Generator, output: Any) -> Tensor:
-        """Estimated with one random output direction: for v with unit covariance, E (J^T v)_c^2 is the squared norm of
-        column c of the Jacobian J."""
-        axis = self.attachment.point.channel_axis
+    def _gradient(self, feature: Feature, noise: torch.Generator, output: Any) -> tuple[Tensor, ...]:
+        """By one random output direction: for v with unit covariance, E (J^T v)_c^2 is the squared norm of column c of
+        the Jacobian J."""
         with torch.enable_grad():
             probe = Feature((part.clone().requires_grad_() for part in feature), feature.form)
             outputs = [tensor for tensor in self._checked(probe, output) if tensor.requires_grad]
             directions = [torch.randn(o.shape, generator=noise).to(o) for o in outputs]
-            gradients = torch.autograd.grad(outputs, probe, directions, allow_unused=True, materialize_grads=True)
-        return torch.cat([g.float().square().movedim(axis, -1).flatten(0, -2).mean(0) for g in gradients])
+            return torch.autograd.grad(outputs, probe, directions, allow_unused=True, materialize_grads=True)
 
     def _mean_gain(self, feature: Feature, noise: torch.Generator, output: Any) -> float:
         """Estimated with one random push d of the feature: the mean over all columns is E |J d|^2 / |d|^2."""

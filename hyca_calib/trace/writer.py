@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hyca_calib.trace.arrays import Arrays
-from hyca_calib.trace.commits import Commit, NonFinite
+from hyca_calib.trace.commits import Commit
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.layout import Layout
 from hyca_calib.trace.recorder import Recording
@@ -67,7 +67,8 @@ class Writer:
         tensors, nonfinite = reduced(recording, self._layout, samples)
         if len(self._waiting) == WAITING:
             self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(self._write, batch, samples, self._staged(tensors), nonfinite))
+        told = {"samples": samples, "nonfinite": nonfinite, "guidance": tuple(recording.guidance)}
+        self._waiting.append(self._thread.submit(self._write, batch, self._staged(tensors), told))
 
     def _staged(self, tensors: dict[str, Tensor]) -> Staged:
         if self._stream is None:
@@ -81,8 +82,8 @@ class Writer:
                 tensor.record_stream(self._stream)  # its memory is not reused before the copy is done
         return staged, copied
 
-    def _write(self, batch: int, samples: tuple[int, ...], staged: Staged, nonfinite: tuple[NonFinite, ...]) -> None:
-        tensors, copied = staged
+    def _write(self, batch: int, staged: Staged, told: dict[str, Any]) -> None:
+        (tensors, copied), samples = staged, told["samples"]
         if copied is not None:
             copied.synchronize()
         found, arrays = {name: tensor.numpy() for name, tensor in tensors.items()}, self._arrays
@@ -93,6 +94,6 @@ class Writer:
             arrays.latents[numbers] = found["latents"]
             arrays.gram[batch] = found["gram"]
             arrays.gain[batch] = found["gain"]
-        commit = Commit(batch=batch, samples=samples, files=arrays.witness.take(), nonfinite=nonfinite)
+        commit = Commit(batch=batch, files=arrays.witness.take(), **told)
         commit.write(self._folder)
         self._on_commit(commit)

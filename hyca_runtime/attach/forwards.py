@@ -20,7 +20,7 @@ class Replacement:
     A copy of the owner, deep or pickled, gets the plain method of its class back: a copied network follows no plan.
     """
 
-    def __init__(self, owner: nn.Module, name: str, function: Callable[..., Any]) -> None:
+    def __init__(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, getattr(owner, name), updated=())
         self._owner, self._name, self._function = owner, name, function
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.records.atomic import write_json, write_text
-from hyca_calib.trace.request import TRACE_VERSION
 from hyca_runtime.errors import StudyError
 from studies.paper import formulas, groups, planning, points, refining, searching, transfer
 from studies.paper.chapter import Chapter
@@ -61,6 +60,8 @@ DROPPED = {
 }
 """Why, by claim."""
 SOME_TOLD = f"`{NUMBERS}` has all numbers."
+FIT_GAINS = 4
+"""The first version of traces whose gains are of the fit split alone."""
 OLDER = (
     "its trace is of an older version, in which gains of the network's tail were measured on half of all samples, "
     "those of the test split included"
@@ -136,6 +137,6 @@ def _shown(key: str, chapter: Chapter) -> list[str]:
     facts = [f"Made in {chapter.seconds / 60:.0f} minutes on {made['device']}, {made['date']}"]
     if "commit" in made:
         facts.append(f"commit {made['commit']}")
-    if made.get("trace", 0) < TRACE_VERSION:
+    if made.get("trace", 0) < FIT_GAINS:
         facts.append(OLDER)
     return [text, f"*{'; '.join(facts)}. {libraries}.*\n"]

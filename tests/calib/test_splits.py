@@ -113,10 +113,11 @@ def scramble(path: Path, split: Split, workload: Workload) -> None:
     of = {name: array(f"points/trunk/{name}") for name in ("values", "batch_gram", "batch_gain")}
     of["latents"] = array("latents")
     branches, steps, channels = of["batch_gain"].shape[1:]
-    rows, columns = np.triu_indices(steps)
+    size = branches * steps + 1
+    rows, columns = np.triu_indices(size)
     for number in batches:
-        features = rng.normal(size=(branches, channels, steps, 4 * steps)).cumsum(axis=2)
-        of["batch_gram"][number] = (features @ features.swapaxes(2, 3))[..., rows, columns]
+        features = rng.normal(size=(channels, size, 4 * size)).cumsum(axis=1)
+        of["batch_gram"][number] = (features @ features.swapaxes(1, 2))[..., rows, columns]
         of["batch_gain"][number] = rng.uniform(1, 20, (branches, steps, channels))
     for number in samples:
         for name in ("values", "latents"):
@@ -239,10 +240,10 @@ def test_traces_of_before_are_refused_with_a_cure(path: Path, workload: Workload
     del request["version"]
     (old / "request.json").write_text(json.dumps(request))
     meta = json.loads((old / "zarr.json").read_text())
-    meta["attributes"]["version"] = 3
+    meta["attributes"]["version"] = 4
     (old / "zarr.json").write_text(json.dumps(meta))
-    cure = "of an older hyca, expected version 4 .*saw the test split.* with --overwrite"
-    with pytest.raises(TraceError, match=f"version 3 is {cure}"):
+    cure = "of an older hyca, expected version 5 .*no statistics of each other.* with --overwrite"
+    with pytest.raises(TraceError, match=f"version 4 is {cure}"):
         Trace(old)
     (old / "manifest.json").unlink()
     for act in (lambda: Trace(old), lambda: recorded_at(old, workload), lambda: merge_traces([old], tmp_path / "out")):

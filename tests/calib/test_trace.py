@@ -160,14 +160,14 @@ def test_other_stores_and_other_versions(recorded: Trace, tmp_path: Path) -> Non
     meta = json.loads((copy / "zarr.json").read_text())
     for version, complaint in (
         (99, "newer than this hyca"),
-        (1, "of an older hyca, expected version 4 .*; trace again: "),
+        (1, "of an older hyca, expected version 5 .*; trace again: "),
     ):
         meta["attributes"]["version"] = version
         (copy / "zarr.json").write_text(json.dumps(meta))
         with pytest.raises(TraceError, match=complaint):
             Trace(copy)
     del meta["attributes"]["model"]["component"]
-    meta["attributes"]["version"] = 4
+    meta["attributes"]["version"] = 5
     (copy / "zarr.json").write_text(json.dumps(meta))
     with pytest.raises(TraceError, match=r"zarr.json is not as written \(model.component: .*--repair"):
         Trace(copy)

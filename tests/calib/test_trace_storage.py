@@ -112,8 +112,8 @@ def test_every_flipped_byte_is_found(whole: Path, tmp_path: Path) -> None:
     "victim",
     [
         "points/trunk/values/c/9/0/0/0/0",
-        "points/trunk/batch_gram/c/2/0/0/0",
-        "points/trunk/gram/c/1/0/0/0/0",
+        "points/trunk/batch_gram/c/2/0/0",
+        "points/trunk/gram/c/1/0/0",
         "points/trunk/values/zarr.json",
         "zarr.json",
         "commits/000001.json",

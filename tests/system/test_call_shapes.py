@@ -92,7 +92,7 @@ def scheduled(kind: Any, **config: Any) -> Callable[[Any], None]:
 
 SHAPES: dict[str, tuple[Callable[[], Shape], int, dict[str, tuple[int, int]], list[str]]] = {
     # what it is: the pipeline, its steps, calls computed and made in each branch, branches that are traced
-    "guidance in one call": (lambda: Shape("SD3"), 12, {"": (4, 12)}, [""]),
+    "guidance in one call": (lambda: Shape("SD3"), 12, {"": (4, 12)}, ["1/2", "2/2"]),
     "guidance in two calls": (lambda: Shape("Chroma"), 12, {"": (4, 12), "#1": (4, 12)}, ["", "#1"]),
     "guidance within an interval": (
         lambda: Shape("SD3", SKIP_LAYER),
@@ -118,7 +118,7 @@ SHAPES: dict[str, tuple[Callable[[], Shape], int, dict[str, tuple[int, int]], li
         lambda: Shape("Sana", change=lambda pipe: pipe.transformer.to(torch.bfloat16)),
         12,
         {"": (4, 12)},
-        [""],
+        ["1/2", "2/2"],
     ),
     "a step that fills a cache of keys": (
         lambda: Shape("Qwen-Image 2.1"),
@@ -130,7 +130,7 @@ SHAPES: dict[str, tuple[Callable[[], Shape], int, dict[str, tuple[int, int]], li
         lambda: Shape("SD3", change=scheduled(FlowMatchHeunDiscreteScheduler, shift=3.0), steps=8),
         15,
         {"": (4, 15)},
-        [""],
+        ["1/2", "2/2"],
     ),
     "chunks, each denoised on its own": (
         lambda: Shape("HunyuanVideo Framepack", passes=2),

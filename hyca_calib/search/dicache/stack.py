@@ -82,16 +82,16 @@ def measure_stack(pipe: Any, problem: Problem, blocks: int) -> Stack:
     attachment = watch(pipe, problem, {STACK: POINT}, problem.workload.of("fit")[0], PROBE_STEPS, hear)
     if not calls:
         raise AttachError(f"{type(attachment.module).__name__} never comes to the point '{POINT}'")
-    call, branches = calls[0], len(problem.trace.branches)
+    call, times = calls[0], problem.trace.calls
     feature = call.features[STACK]
-    numel = branches * sum(part.numel() for part in feature)
+    numel = times * sum(part.numel() for part in feature)
     with torch.no_grad():
         full = count_flops(lambda: attachment.run(call.args, call.kwargs, (), {}))
         probed = count_flops(
             lambda: attachment.run_late(call.args, call.kwargs, blocks, lambda probe: feature, lambda captured: None)
         )
     forecast = 2 * Aligned().depth * numel
-    return Stack(sum(widths(feature, POINT.channel_axis)), numel, branches * full, branches * probed + forecast)
+    return Stack(sum(widths(feature, POINT.channel_axis)), numel, times * full, times * probed + forecast)
 
 
 def probing_section(

@@ -90,15 +90,15 @@ def measure_layers(
     attachment = watch(pipe, problem, points, problem.workload.of("fit")[0], PROBE_STEPS, hear)
     if not calls:
         raise AttachError(f"{type(attachment.module).__name__} never runs its layers at {', '.join(points)}")
-    call, branches = calls[0], len(problem.trace.branches)
+    call, times = calls[0], problem.trace.calls
     names = [name for name in points if name in call.features]
-    numel = {name: branches * sum(part.numel() for part in call.features[name]) for name in names}
+    numel = {name: times * sum(part.numel() for part in call.features[name]) for name in names}
 
     def count(reused: Reused) -> float:
         held = {name: call.features[name] for name in reused}
         with torch.no_grad():
             live = count_flops(lambda: attachment.run(call.args, call.kwargs, (), held))
-        return branches * live + 2 * sum(numel[name] for name in reused)  # held outputs are sums of one tap
+        return times * live + 2 * sum(numel[name] for name in reused)  # held outputs are sums of one tap
 
     return Layers(
         points={name: points[name] for name in names},

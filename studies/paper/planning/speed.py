@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing
 import tempfile
@@ -31,6 +32,7 @@ from hyca_calib.trace.documents import write_json
 from hyca_calib.trace.finish import COST, summarise
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.layout import Layout
+from hyca_calib.trace.statistics import joint_size, num_pairs, unpacked_gram
 from hyca_calib.trace.store import Trace
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton, Solver
@@ -271,9 +273,17 @@ def write_trace(path: Path, channels: int, steps: int, branches: int, like: Trac
         like: a trace whose costs and names it takes.
     """
     rng, sigmas = np.random.default_rng(seed), np.linspace(1, 0, steps + 1)
-    gram = np.stack([[smooth_gram(channels, steps, rng) for _ in range(branches)] for _ in SPLITS])
+    size = joint_size(branches, steps)
+    gram = np.zeros((len(SPLITS), channels, num_pairs(size)))
+    places = unpacked_gram(np.arange(num_pairs(size)), size)
+    upper = np.triu_indices(steps)
+    for split, begin in itertools.product(range(len(SPLITS)), range(0, branches * steps, steps)):
+        own = places[begin : begin + steps, begin : begin + steps]
+        gram[split][:, own[upper]] = smooth_gram(channels, steps, rng)[:, *upper]
     layout = Layout(
         branches=[f"branch {i}" for i in range(branches)],
+        stacked=1,
+        crossed=False,
         timesteps=sigmas[:-1].tolist(),
         scheduler_timesteps=[],
         sigmas=sigmas.tolist(),
@@ -285,8 +295,10 @@ def write_trace(path: Path, channels: int, steps: int, branches: int, like: Trac
         channels=channels,
         latent=[1],
     )
-    own = layout.model_dump(include={"branches", "num_tokens", "scheduler_timesteps"})
-    attributes = like.attributes.model_copy(update={**own, "splits": list(SPLITS), "excluded": [], "nonfinite": []})
+    own = layout.model_dump(include={"branches", "stacked", "crossed", "num_tokens", "scheduler_timesteps"})
+    attributes = like.attributes.model_copy(
+        update={**own, "guidance": [], "splits": list(SPLITS), "excluded": [], "nonfinite": []}
+    )
     folder = Folder(path)
     root = zarr.open_group(folder.store(read_only=False), mode="w")
     summarise(root, gram, np.ones((branches, steps, channels)), layout, attributes)

@@ -13,6 +13,7 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Split, batches
 from hyca_calib.search.replay import Array
 from hyca_calib.search.tap_rollout import TapRollout
+from hyca_runtime.branches import stacked_label
 from hyca_runtime.feature import Feature
 from studies.paper.refining.setup import RefinementSetup
 
@@ -41,7 +42,8 @@ def refitted(setup: RefinementSetup, taps: Tensor) -> Tensor:
 
     def note(branch: str, step: int, history: Sequence[Feature]) -> None:
         seen = np.stack([_rows(feature, size) for feature in history])  # (history, sample, token, channel)
-        target = values[offset : offset + size, trace.branches.index(branch), step]
+        of_call = [trace.branches.index(stacked_label(branch, i, trace.stacked)) for i in range(trace.stacked)]
+        target = np.concatenate([values[offset : offset + size, own, step] for own in of_call], axis=1)
         used = len(seen)
         past[row[step], :, :used, :used] += np.einsum("ksnc,lsnc->ckl", seen, seen, optimize=True)
         cross[row[step], :, :used] += np.einsum("ksnc,snc->ck", seen, target, optimize=True)
@@ -59,7 +61,7 @@ def refitted(setup: RefinementSetup, taps: Tensor) -> Tensor:
 
 
 def _rows(feature: Feature, samples: int) -> Array:
-    """``(sample, token, channel)``; halves of a batched guidance call become tokens, as in the trace."""
+    """``(sample, token, channel)``; the branches of a call become tokens."""
     part = torch.cat(list(feature), dim=-1).double()
     return part.reshape(-1, samples, *part.shape[1:]).transpose(0, 1).flatten(1, 2).cpu().numpy()
 

@@ -1,0 +1,152 @@
+"""What guidance makes of a network's outputs, as a scheduler is given it: a weight for each guidance branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyca_calib.trace.stacked import same
+from hyca_runtime.attach.forwards import Patch, Replacement
+from hyca_runtime.branches import stacked_label
+
+SAMPLED = 65_536
+"""Numbers of an output that are looked at."""
+RESIDUAL = 1e-2
+"""Relative error of a step's least squares: what rounding to 16 bits leaves, and a formula that is not linear does
+not."""
+SPREAD = 0.01
+"""Difference between steps, over the largest weight."""
+
+Weights = list[float]
+
+
+class GuidanceWatch:
+    """Holds what a scheduler is given against what the network returned on the same step.
+
+    Whatever a scheduler or pipeline does, nothing is raised, and nothing waits for the device before `weights` is asked
+    for: a step is kept as the products of its outputs.
+    """
+
+    def __init__(self, num_samples: int) -> None:
+        self._num_samples = num_samples
+        self._outputs: list[tuple[str, Tensor]] = []
+        self._steps: list[tuple[list[str], Tensor] | None] = []
+
+    def note(self, branch: str, output: Any, parts: int) -> None:
+        """Keep what the network returned, until the scheduler's next step.
+
+        Args:
+            parts: of the batch, each a branch of its own if there are several.
+        """
+        with _unknown(self._forget):
+            pieces = _main(output).detach().chunk(parts)
+            found = [(stacked_label(branch, i, parts), piece) for i, piece in enumerate(pieces)]
+            if {label for label, _ in found} & {label for label, _ in self._outputs}:
+                self._forget()  # called twice on a step, or no step of the scheduler is seen
+            self._outputs += found
+
+    def _forget(self) -> None:
+        self._outputs.clear()
+        self._steps.append(None)
+
+    @contextmanager
+    def watching(self, scheduler: Any) -> Iterator[None]:
+        """Watch the steps of `scheduler`, as far as it can be watched."""
+        patch: Patch | None = None
+        with suppress(Exception):
+            inner = scheduler.step
+
+            def step(*args: Any, **kwargs: Any) -> Any:
+                self._step(args, kwargs)
+                return inner(*args, **kwargs)
+
+            patch = Patch(scheduler, "step", Replacement(scheduler, "step", step))
+        try:
+            yield
+        finally:
+            if patch is not None:
+                patch.remove()
+
+    def _step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        outputs, self._outputs = self._outputs, []
+        if not outputs:
+            return  # another network's step
+        with _unknown(self._forget), torch.no_grad():
+            given = args[0] if args else kwargs["model_output"]
+            self._steps.append(([branch for branch, _ in outputs], self._products(given, [of for _, of in outputs])))
+
+    def _products(self, given: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Inner products of the outputs, and last of what the scheduler was given, ``(row, row)``.
+
+        NaN if that has parts, as the network's batch has, that are not equal.
+        """
+        pieces = given.detach().unflatten(0, (-1, self._num_samples))
+        rows = torch.stack([_sampled(_as_large(output, pieces[0])) for output in outputs] + [_sampled(pieces[0])])
+        rows = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
+        rows = rows * rows.isfinite().all(0)  # a sample with NaN tells nothing
+        products = rows.nan_to_num(0, 0, 0) @ rows.nan_to_num(0, 0, 0).T
+        return torch.where(same(pieces[1:], pieces[:1]), products, torch.nan)
+
+    def weights(self, branches: Sequence[str]) -> Weights:
+        """The weight of each of these branches; empty if there is none that all steps agree on."""
+        if len(branches) == 1:
+            return [1.0]
+        if not self._steps or any(step is None or sorted(step[0]) != sorted(branches) for step in self._steps):
+            return []
+        known = [step for step in self._steps if step is not None]
+        products = torch.stack([of.cpu() for _, of in known]).double().numpy()
+        orders = [[*map(labels.index, branches), len(branches)] for labels, _ in known]
+        return agreed([_solved(of[np.ix_(order, order)]) for of, order in zip(products, orders, strict=True)])
+
+
+def agreed(found: Sequence[Weights]) -> Weights:
+    """The median of weights that were found time and again; empty if they are not the same, or one is unknown."""
+    if not found or not all(found) or len(set(map(len, found))) > 1:
+        return []
+    median = np.median(found, axis=0)
+    far = np.abs(np.asarray(found) - median).max() > SPREAD * np.abs(median).max()
+    return [] if far else [round(float(weight), 6) for weight in median]
+
+
+def _solved(products: np.ndarray) -> Weights:
+    """Least squares of the last row by the others; empty if it leaves much, or several would do."""
+    inner, right, total = products[:-1, :-1], products[:-1, -1], products[-1, -1]
+    if not np.isfinite(products).all() or total <= 0 or np.linalg.matrix_rank(inner, hermitian=True) < len(inner):
+        return []
+    weights = np.linalg.solve(inner, right)
+    left = total - 2 * weights @ right + weights @ inner @ weights
+    return weights.tolist() if left <= RESIDUAL**2 * total else []
+
+
+def _main(output: Any) -> Tensor:
+    """The first tensor of a network's output, samples first; some return a list of them, one for each sample."""
+    if isinstance(output, Tensor):
+        return output
+    first = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
+    return torch.stack(list(first)) if isinstance(first, list | tuple) else _main(first)
+
+
+def _as_large(output: Tensor, given: Tensor) -> Tensor:
+    """The leading part of an output, as large as what the scheduler is given: variances that are learned come after."""
+    if output.numel() == given.numel() or output.ndim != given.ndim:
+        return output
+    return output[tuple(slice(size) for size in given.shape)]
+
+
+def _sampled(numbers: Tensor) -> Tensor:
+    flat = numbers.reshape(-1)
+    return flat[:: -(-len(flat) // SAMPLED)]
+
+
+@contextmanager
+def _unknown(then: Callable[[], None]) -> Iterator[None]:
+    """Code that is not ours may return anything: what guidance makes of it is not known then, and the run goes on."""
+    try:
+        yield
+    except Exception:
+        then()
