@@ -42,7 +42,7 @@ def search(
     trace: Annotated[
         list[str] | None,
         typer.Option(
-            help="A trace; several of one model at different points let rollouts decide. Default: the newest."
+            help="A trace; where it is of several points, or several traces are, rollouts decide. Default: the newest."
         ),
     ] = None,
     limits: SearchLimits,

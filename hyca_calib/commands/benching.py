@@ -1,6 +1,7 @@
 """The bench: plans that are given or made, and every baseline, in one run; tables and a picture."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import AttachError, Plan, load_plan
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import StudyError, WorkloadError
+from hyca_runtime.point import CachePoint
 
 HOURS = 600.0
 LIMITS = SearchLimits(timeout=HOURS, confirm=HOURS, refine=HOURS, rollouts=48, iterations=48)
@@ -147,8 +149,7 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     device = str(device_of(clean.pipe))
     notebook = Notebook(options.folder, {**facts, "device": device, "versions": versions()})
     learnt = Learnt(notebook)
-    trunk = partial(_trace, options, "trunk")  # what baselines that plan offline learn from
-    setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: Problem(Trace(trunk())))
+    setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: Problem(_trunk(options)))
     found = families(clean.pipe, setup)
     names = [family.name for family in found]
     found = [family for family in found if _wanted(family.name, names, options.only or ())]
@@ -254,14 +255,28 @@ def _trace(options: BenchOptions, point: str) -> str:
     return trace_model(wanted)
 
 
+def _points(options: BenchOptions) -> Sequence[str]:
+    return options.points or POINTS[: 1 if options.quick else None]
+
+
+def _trunk(options: BenchOptions) -> Trace:
+    """What baselines that plan offline learn from: that of the search, where it looks at the trunk, too."""
+    point = CachePoint()
+    shared = options.searched and str(point) in _points(options)
+    found = map(Trace, _traced(options) if shared else [_trace(options, str(point))])
+    return next(trace for trace in found if point in trace.points).at(point)
+
+
 def _traced(options: BenchOptions) -> list[str]:
-    """Paths of traces at those points that the network has.
+    """The trace of all points, or where the network has not all of them, of each that it has.
 
     Raises:
         AttachError: it has none of them.
     """
-    found, refused = list[str](), list[AttachError]()
-    for point in options.points or POINTS[: 1 if options.quick else None]:
+    found, refused, points = list[str](), list[AttachError](), _points(options)
+    with suppress(AttachError):
+        return [_trace(options, ",".join(points))]
+    for point in points:
         try:
             found.append(_trace(options, point))
         except AttachError as error:

@@ -11,7 +11,7 @@ from hyca_calib.quality.metrics import interval
 from hyca_calib.records.console import say
 from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
 from hyca_calib.search.check_rollouts import Measured, measure
-from hyca_calib.search.lineage import own_problem, part_for, with_damping_of
+from hyca_calib.search.lineage import own_problem, part_for, trace_for, with_damping_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
@@ -45,7 +45,7 @@ def check_file(options: CheckOptions) -> CheckResult:
     """``hyca_calib check``; returns what the statistics say and, with a model, what rollouts say."""
     trace = Trace(options.trace)
     plan = part_for(load_plan(options.plan), trace)
-    problem = with_damping_of(plan, Problem(trace))
+    problem = with_damping_of(plan, Problem(trace_for(plan, trace)))
     own, missing = own_problem(plan, options.own_trace)
     check, measured = check_plan(plan, problem, own), None
     if options.model is not None and check.here is not None:

@@ -113,21 +113,23 @@ def _of_trace(where: str) -> Facts:
         "trace": where,
         "state": "complete" if folder.exists(MANIFEST) else "begun; give the same `trace` command again",
         "model": f"{model.name} ({model.pipeline}, {model.transformer})",
-        "point": str(request.point),
+        "points" if len(request.points) > 1 else "point": ", ".join(map(str, request.points)),
         "samples": f"{done} of {request.num_samples}, of {len(workload.prompts)} prompts, seed {workload.seed}",
         "sampler": f"{model.scheduler}, {workload.num_steps} steps",
         "on disk": human_bytes(folder.stored_bytes("")),
     }
     if folder.exists(MANIFEST):
         trace = Trace(where)
-        cost, told = trace.cost, trace.attributes
+        cost = trace.cost
         facts |= {
             "branches": ", ".join(name or "unnamed" for name in trace.branches),
-            "channels": str(trace.num_channels),
-            "tokens": f"{told.num_tokens} of a sample; {100 * told.gram_share:.3g} % of "
-            f"them in the statistics (standard error {100 * told.gram_error:.2g} %)",
+            "guidance": ", ".join(f"{weight:g}" for weight in trace.guidance) or "unknown",
+        }
+        for of in map(trace.at, trace.points):
+            facts |= _of_point(of)
+        facts |= {
             "full step": f"{cost.full_flops / 1e9:.4g} GFLOPs, {cost.full_seconds:.3g} s a sample",
-            "left out": _told_samples(told.nonfinite),
+            "left out": _told_samples(trace.attributes.nonfinite),
         }
     runs = sorted(key for key in folder.listing(RUNS))
     if runs:
@@ -136,6 +138,15 @@ def _of_trace(where: str) -> Facts:
         facts["command"] = last["command"]
         facts["made with"] = _told(last["versions"])
     return facts
+
+
+def _of_point(trace: Trace) -> Facts:
+    at, told = f"{trace.point}: " if len(trace.points) > 1 else "", trace.of_point
+    return {
+        f"{at}channels": str(trace.num_channels),
+        f"{at}tokens": f"{told.num_tokens} of a sample; {100 * told.gram_share:.3g} % of "
+        f"them in the statistics (standard error {100 * told.gram_error:.2g} %)",
+    }
 
 
 def _told_apart(sections: Sequence[NetworkPlan]) -> list[NetworkPlan]:

@@ -57,7 +57,8 @@ class TraceOptions:
     point: Annotated[
         str,
         typer.Option(
-            help="trunk: input of the final norm. trunk:residual: what the blocks add to a live embedding. "
+            help="One, or several with commas, recorded in the same runs. trunk: input of the final norm. "
+            "trunk:residual: what the blocks add to a live embedding. "
             "output: what the network returns, any architecture. behind:NUMBER: what the blocks behind the first ones "
             "add. blocks: every block's residual. attention, cross_attention, mlp: all layers of that kind. "
             "span:FIRST..LAST, modules:PATTERN (perhaps with :residual): by path."

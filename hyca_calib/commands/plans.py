@@ -14,7 +14,7 @@ from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import present, say, stages
 from hyca_calib.report.write import write_report
-from hyca_calib.search.lineage import trace_named_in
+from hyca_calib.search.lineage import trace_for, trace_named_in
 from hyca_calib.search.options import Naming
 from hyca_calib.search.smoothcache.schedule_file import schedule_of
 from hyca_calib.search.study import StudyFolder
@@ -45,7 +45,8 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     """
     study = StudyFolder(folder)
     study.read_result()
-    recorded = Trace(trace or _own_trace(load_plan(study.plan)))
+    plan = load_plan(study.plan)
+    recorded = trace_for(plan, Trace(trace or _own_trace(plan)))
     return report(load_traced(recorded.attributes.model, model), study, recorded)
 
 

@@ -37,7 +37,7 @@ def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimit
 
     Args:
         budgets: may be left out where a schedule is followed.
-        traces: of one workload, at different cache points; empty takes the newest.
+        traces: of one workload, at different cache points, each at one or several; empty takes the newest.
 
     Raises:
         BudgetError: a budget cannot be met, or there is none.
@@ -95,8 +95,9 @@ def _budgets(budgets: str | None, limits: SearchLimits) -> tuple[Budget, ...]:
 
 
 def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
-    """The traces, which must be of one model at different cache points."""
-    recorded = [Trace(path) for path in paths]
+    """The traces, at each of their points; they must be of one model at different ones. A preset takes the first."""
+    whole = [Trace(path) for path in paths]
+    recorded = [trace_.at(point) for trace_ in whole for point in trace_.points] if limits.preset == BEST else whole
     models = {trace_.attributes.model.weights_digest for trace_ in recorded}
     points = {str(trace_.point) for trace_ in recorded}
     if len(models) > 1 or len(points) < len(recorded):
@@ -112,7 +113,7 @@ def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> d
     own: dict[str, Any] = {"lookahead": wanted.pop("lookahead"), "schedule": wanted.pop("schedule")}
     if limits.schedule is not None:
         own["schedule"] = schedule_content(limits.schedule)
-    asked = {"traces": [t.where for t in traces], "budget": budget.text, "limits": wanted}
+    asked = {"traces": [t.name for t in traces], "budget": budget.text, "limits": wanted}
     return asked | own if limits.preset == SMOOTHCACHE else asked
 
 

@@ -19,14 +19,15 @@ from hyca_runtime.point import parse_point
 def trace_model(options: TraceOptions) -> str:
     """``hyca_calib trace``; returns the trace's path or URL."""
     workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
-    point, shard = parse_point(options.point), Shard.parse(options.share) if options.share else Shard.of_launcher()
+    points = [parse_point(text.strip()) for text in options.point.split(",")]
+    shard = Shard.parse(options.share) if options.share else Shard.of_launcher()
     say(f"{options.prompts or options.model}: {len(workload.prompts)} prompts")
     pipe = load_pipeline(options.model, options.device, options.download)
     with counting("trace", len(workload.jobs) if shard.world == 1 else None) as advance:
         complete = trace(
             pipe,
             workload,
-            point,
+            points,
             options.where,
             model_name=options.model,
             batch=batch_of(options.model, options.batch),
@@ -59,7 +60,7 @@ def verify_trace(where: str, repair: bool, model: str | None, download: bool) ->
         trace(
             pipe,
             request.workload,
-            request.point,
+            request.points,
             where,
             model_name=request.model.name,
             batch=request.batch,

@@ -23,13 +23,20 @@ def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, 
     if told is None:
         return None, fault
     try:
-        trace = Trace(str(told))
+        trace = trace_for(plan, Trace(str(told)))
     except TraceError as error:
         return None, str(error)
     same = trace.attributes.workload.digest == plan.provenance.get("workload", {}).get("digest")
     if not same or misfit_of(plan, trace) or not is_on_grid(section_for(plan, trace), trace):
         return None, f"{told} is not the trace the plan was made on"
     return with_damping_of(plan, Problem(trace)), ""
+
+
+def trace_for(plan: Plan, trace: Trace) -> Trace:
+    """The trace as the plan's cache point shows it, if it is of that among others."""
+    sections = (section for section in plan.sections if section.component == trace.attributes.model.component)
+    places = {forecast.at for section in sections for forecast in section.points.values()}
+    return trace.at(places.pop()) if len(places) == 1 and places <= set(trace.points) else trace
 
 
 def part_for(plan: Plan, trace: Trace) -> Plan:
@@ -138,6 +145,6 @@ def changes_of(plan: Plan, section: NetworkPlan, trace: Trace, own: Trace | None
         "other prompts or settings": differs("workload", "prompts_digest"),
         "another seed": differs("workload", "seed"),
         "other guidance branches": own is not None and own.branches != trace.branches,
-        "another number of tokens": own is not None and own.attributes.num_tokens[0] != traced.num_tokens[0],
+        "another number of tokens": own is not None and own.of_point.num_tokens[0] != trace.of_point.num_tokens[0],
     }
     return tuple(change for change, is_so in found.items() if is_so)

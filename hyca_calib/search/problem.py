@@ -60,7 +60,8 @@ class Problem:
     @cached_property
     def identity(self) -> str:
         """Short digest of what was traced and what its numbers mean: names its studies on a shared storage."""
-        traced = self.trace.attributes.model_dump(include={"version", "model", "workload", "point", "batch"})
+        traced = self.trace.attributes.model_dump(include={"version", "model", "workload", "batch"})
+        traced["point"] = self.trace.point.model_dump()
         return hashlib.sha256(json.dumps(traced, sort_keys=True).encode()).hexdigest()[:12]
 
     def gram(self, split: Split) -> Array:

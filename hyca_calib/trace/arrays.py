@@ -38,35 +38,52 @@ WIDTH = 64
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """The arrays that batches are written to, and the store that sees what is written."""
+class PointArrays:
+    """What is written of one point."""
 
-    root: Any
-    witness: Witness
     values: Any
     gram: Any
     gain: Any
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The arrays that batches are written to, and the store that sees what is written.
+
+    Attributes:
+        points: by key.
+    """
+
+    root: Any
+    witness: Witness
+    points: dict[str, PointArrays]
     latents: Any
 
     @classmethod
     def open(cls, folder: Folder, request: Request, layout: Layout) -> Self:
         """The arrays in `folder`, made if they are not there; several processes may do that at once."""
         witness = Witness(folder.store(read_only=False))
-        at, steps, batches = f"points/{request.point.kind}", len(layout.timesteps), len(request.batches)
-        samples, branches, channels = request.num_samples, len(layout.branches), layout.channels
-        tokens, pairs = len(layout.stored[0][0]), num_pairs(joint_size(branches, steps))
-        width = min(channels, WIDTH)
-        padded = -(-channels // width) * width
         with folder.clear_errors():
             root = _root(witness)
-            of_values, of_gram = (samples, branches, steps, tokens, channels), (batches, channels, pairs)
-            chunk, shard = (1, 1, steps, tokens, width), (1, branches, steps, tokens, padded)
-            values = _at(root, f"{at}/values", of_values, "float32", chunk, shard)
-            gram = _at(root, f"{at}/batch_gram", of_gram, "float64", (1, width, pairs), (1, padded, pairs))
-            each = (branches, steps, channels)
-            gain = _at(root, f"{at}/batch_gain", (batches, *each), "float64", (1, *each))
-            latents = _at(root, "latents", (samples, *layout.latent), "float32", (1, *layout.latent))
-        return cls(root, witness, values, gram, gain, latents)
+            points = {key: _of_point(root, key, request, layout) for key in layout.points}
+            of_latents = (request.num_samples, *layout.latent)
+            latents = _at(root, "latents", of_latents, "float32", (1, *layout.latent))
+        return cls(root, witness, points, latents)
+
+
+def _of_point(root: Any, key: str, request: Request, layout: Layout) -> PointArrays:
+    steps, batches, branches = len(layout.timesteps), len(request.batches), len(layout.branches)
+    channels, tokens = layout.points[key].channels, len(layout.points[key].stored[0][0])
+    pairs, width = num_pairs(joint_size(branches, steps)), min(channels, WIDTH)
+    padded, at = -(-channels // width) * width, f"points/{key}"
+    of_values = (request.num_samples, branches, steps, tokens, channels)
+    chunk, shard = (1, 1, steps, tokens, width), (1, branches, steps, tokens, padded)
+    values = _at(root, f"{at}/values", of_values, "float32", chunk, shard)
+    of_gram = (batches, channels, pairs)
+    gram = _at(root, f"{at}/batch_gram", of_gram, "float64", (1, width, pairs), (1, padded, pairs))
+    each = (branches, steps, channels)
+    gain = _at(root, f"{at}/batch_gain", (batches, *each), "float64", (1, *each))
+    return PointArrays(values, gram, gain)
 
 
 def write_array(root: Any, name: str, values: np.ndarray) -> None:

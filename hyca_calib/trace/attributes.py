@@ -14,14 +14,28 @@ from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 
 
+class TracedPoint(BaseModel, frozen=True):
+    """What a trace says of one of its points.
+
+    Attributes:
+        num_tokens, crossed, gram_share, gram_error: see `PointLayout`.
+    """
+
+    point: CachePoint
+    num_tokens: list[list[int]]
+    crossed: bool
+    gram_share: float
+    gram_error: float
+
+
 class TraceAttributes(BaseModel, frozen=True):
     """The attributes of a trace.
 
     Attributes:
-        branches, stacked, crossed, num_tokens, scheduler_timesteps, gram_share, gram_error, first_computed: see
-            `Layout`.
+        branches, stacked, scheduler_timesteps, first_computed: see `Layout`.
         guidance: weight of each branch in what the sampler steps with; empty where it is not known.
-        model, point, batch: see `Request`.
+        model, batch: see `Request`.
+        points: in the order in which they were asked for.
         excluded: numbers of the samples that are in no statistics, because they hold NaN or infinity.
         nonfinite: where they do.
     """
@@ -30,23 +44,21 @@ class TraceAttributes(BaseModel, frozen=True):
     version: int = TRACE_VERSION
     branches: list[str]
     stacked: int
-    crossed: bool
     guidance: list[float]
-    num_tokens: list[list[int]]
     scheduler_timesteps: list[float]
     model: TracedModel
-    point: CachePoint
+    points: list[TracedPoint]
     workload: WorkloadSummary
     splits: list[Split]
     batch: int
-    gram_share: float
-    gram_error: float
     excluded: list[int]
     nonfinite: list[NonFinite]
     first_computed: int = 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if not self.points:
+            raise ValueError("there is no point")
         if self.stacked < 1 or len(self.branches) % self.stacked:
             raise ValueError(f"{self.stacked} branches in each call do not make {len(self.branches)}")
         if len(self.guidance) not in (0, len(self.branches)):

@@ -6,16 +6,17 @@ import numpy as np
 
 from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.trace.arrays import Arrays, write_array
-from hyca_calib.trace.attributes import TraceAttributes
+from hyca_calib.trace.attributes import TraceAttributes, TracedPoint
 from hyca_calib.trace.commits import Commit
 from hyca_calib.trace.digests import Manifest
 from hyca_calib.trace.documents import read_as
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.guidance import agreed
-from hyca_calib.trace.layout import LAYOUT, Layout
-from hyca_calib.trace.request import Request
+from hyca_calib.trace.layout import LAYOUT, Layout, PointLayout
+from hyca_calib.trace.request import Request, point_key
 from hyca_calib.trace.shard_lock import Shard, sole_writer
 from hyca_runtime.errors import TraceError
+from hyca_runtime.point import CachePoint
 
 COST = "cost.json"
 
@@ -41,51 +42,52 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
         raise TraceError(f"{folder}: every sample of {' and '.join(empty)} holds NaN or infinity; check the model")
     gain_of = [n for n in request.gain_batches if not commits[n].excluded] or request.gain_batches  # NaN spoils a batch
     measured = sum(len(set(commits[n].samples) - commits[n].excluded) for n in gain_of)
-    sums = np.zeros((len(SPLITS), *arrays.gram.shape[1:]))
-    gain = np.zeros(arrays.gain.shape[1:])
+    attributes = TraceAttributes(
+        branches=layout.branches,
+        stacked=layout.stacked,
+        guidance=agreed([list(c.guidance) for c in commits if set(c.samples) - c.excluded]),
+        scheduler_timesteps=layout.scheduler_timesteps,
+        model=request.model,
+        points=[traced_point(point, layout.points[point_key(point)]) for point in request.points],
+        workload=request.workload.describe(),
+        splits=[job.split for job in request.workload.jobs],
+        batch=request.batch,
+        excluded=excluded,
+        nonfinite=[found for commit in commits for found in commit.nonfinite],
+        first_computed=layout.first_computed,
+    )
     with folder.clear_errors():
-        for number, jobs in enumerate(request.batches):
-            sums[SPLITS.index(jobs[0].split)] += arrays.gram[number]
-            if number in gain_of:
-                gain += arrays.gain[number]
-        attributes = TraceAttributes(
-            branches=layout.branches,
-            stacked=layout.stacked,
-            crossed=layout.crossed,
-            guidance=agreed([list(c.guidance) for c in commits if set(c.samples) - c.excluded]),
-            num_tokens=layout.num_tokens,
-            scheduler_timesteps=layout.scheduler_timesteps,
-            model=request.model,
-            point=request.point,
-            workload=request.workload.describe(),
-            splits=[job.split for job in request.workload.jobs],
-            batch=request.batch,
-            gram_share=layout.gram_share,
-            gram_error=layout.gram_error,
-            excluded=excluded,
-            nonfinite=[found for commit in commits for found in commit.nonfinite],
-            first_computed=layout.first_computed,
-        )
-        summarise(arrays.root, sums, gain / measured, layout, attributes)
+        for key, of in arrays.points.items():
+            sums, gain = np.zeros((len(SPLITS), *of.gram.shape[1:])), np.zeros(of.gain.shape[1:])
+            for number, jobs in enumerate(request.batches):
+                sums[SPLITS.index(jobs[0].split)] += of.gram[number]
+                if number in gain_of:
+                    gain += of.gain[number]
+            summarise_point(arrays.root, key, sums, gain / measured, layout.points[key])
+        summarise(arrays.root, layout, attributes)
     Manifest.of(folder, {key: of for commit in commits for key, of in commit.files.items()}).write(folder)
 
 
-def summarise(root: Any, gram: np.ndarray, gain: np.ndarray, layout: Layout, attributes: TraceAttributes) -> None:
-    """Write what is known of a trace as a whole.
+def traced_point(point: CachePoint, layout: PointLayout) -> TracedPoint:
+    """What a trace says of a point."""
+    told = layout.model_dump(include=TracedPoint.model_fields.keys() - {"point"})
+    return TracedPoint(point=point, **told)
+
+
+def summarise_point(root: Any, key: str, gram: np.ndarray, gain: np.ndarray, layout: PointLayout) -> None:
+    """Write what is known of a point as a whole.
 
     Args:
         gram: ``(split, channel, pair)``.
         gain: ``(branch, step, channel)``.
     """
-    point = f"points/{attributes.point.kind}"
-    arrays = {
-        f"{point}/gram": gram,
-        f"{point}/gain": gain,
-        f"{point}/tokens": np.asarray(layout.stored),
-        "times/timestep": np.asarray(layout.timesteps),
-        "times/sigma": np.asarray(layout.sigmas),
-        "times/response": np.asarray(layout.response),
-    }
-    for name, values in arrays.items():
-        write_array(root, name, values)
+    for name, values in {"gram": gram, "gain": gain, "tokens": np.asarray(layout.stored)}.items():
+        write_array(root, f"points/{key}/{name}", values)
+
+
+def summarise(root: Any, layout: Layout, attributes: TraceAttributes) -> None:
+    """Write what is known of a trace as a whole, besides its points."""
+    write_array(root, "times/timestep", np.asarray(layout.timesteps))
+    write_array(root, "times/sigma", np.asarray(layout.sigmas))
+    write_array(root, "times/response", np.asarray(layout.response))
     root.attrs.update(attributes.model_dump(mode="json", exclude_none=True))

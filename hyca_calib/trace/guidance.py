@@ -85,7 +85,7 @@ class GuidanceWatch:
 
         NaN if that has parts, as the network's batch has, that are not equal.
         """
-        pieces = given.detach().unflatten(0, (-1, self._num_samples))
+        pieces = given.detach().reshape(-1, self._num_samples, *given.shape[1:])
         rows = torch.stack([_sampled(_as_large(output, pieces[0])) for output in outputs] + [_sampled(pieces[0])])
         rows = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
         rows = rows * rows.isfinite().all(0)  # a sample with NaN tells nothing

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from hyca_calib.trace.documents import read_as, write_json
 from hyca_calib.trace.folder import Folder
-from hyca_calib.trace.recorder import Recording
+from hyca_calib.trace.recording import PointRecording, Recording
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.scheduler_response import impulse_response, noise_levels
 from hyca_calib.trace.statistics import choose_tokens, comparable, sampling_error
@@ -18,33 +18,58 @@ from hyca_runtime.errors import TraceError
 LAYOUT = "facts.json"
 
 
-class Layout(BaseModel, frozen=True, extra="forbid"):
-    """What is the same for all samples of a trace.
+class PointLayout(BaseModel, frozen=True, extra="forbid"):
+    """What is the same for all samples at one point.
 
     Attributes:
-        branches, timesteps, scheduler_timesteps, num_tokens, first_computed: see `Recording`.
-        stacked: how many branches each call of the network holds, side by side in its batch.
+        num_tokens: see `PointRecording`.
         crossed: whether all branches have products with each other; not where their tokens differ.
-        sigmas, response: see `noise_levels` and `impulse_response`.
         stored: ``[branch][part]``, the tokens whose features are stored.
         gram_share: share of the tokens that enter the statistics.
         gram_error: standard error of a channel's energy that comes of that, see `sampling_error`.
         channels: of all parts.
+    """
+
+    num_tokens: list[list[int]]
+    crossed: bool
+    stored: list[list[list[int]]]
+    gram_share: float
+    gram_error: float
+    channels: int
+
+    @classmethod
+    def of(cls, recording: PointRecording, request: Request) -> Self:
+        """The layout that a batch shows."""
+        looked_at, seed = recording.tokens, request.workload.seed
+        seen, of = (sum(counts) for counts in (map(len, looked_at[0]), recording.num_tokens[0]))
+        most = min(request.tokens, *(len(tokens) for branch in looked_at for tokens in branch))
+        return cls(
+            num_tokens=recording.num_tokens,
+            crossed=all(len(groups) == 1 for groups in comparable(looked_at, recording.num_tokens)),
+            stored=[[t[choose_tokens(len(t), most, seed)].tolist() for t in branch] for branch in looked_at],
+            gram_share=seen / of,
+            gram_error=sampling_error(recording.features, recording.num_tokens),
+            channels=recording.channels,
+        )
+
+
+class Layout(BaseModel, frozen=True, extra="forbid"):
+    """What is the same for all samples of a trace.
+
+    Attributes:
+        branches, stacked, timesteps, scheduler_timesteps, first_computed: see `Recording`.
+        sigmas, response: see `noise_levels` and `impulse_response`.
+        points: by key.
         latent: shape of one sample's final latents.
     """
 
     branches: list[str]
     stacked: int
-    crossed: bool
     timesteps: list[float]
     scheduler_timesteps: list[float]
     sigmas: list[float]
     response: list[float]
-    num_tokens: list[list[int]]
-    stored: list[list[list[int]]]
-    gram_share: float
-    gram_error: float
-    channels: int
+    points: dict[str, PointLayout]
     latent: list[int]
     first_computed: int = 1
 
@@ -64,23 +89,14 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
         sigmas = noise_levels(recording.scheduler, times)
         response = impulse_response(recording.scheduler, times)
         response = np.diff(sigmas) if response is None else response
-        looked_at = recording.tokens
-        seen, of = (sum(counts) for counts in (map(len, looked_at[0]), recording.num_tokens[0]))
-        most = min(request.tokens, *(len(tokens) for branch in looked_at for tokens in branch))
-        seed = request.workload.seed
         return cls(
             branches=recording.branches,
             stacked=recording.stacked,
-            crossed=all(len(groups) == 1 for groups in comparable(looked_at, recording.num_tokens)),
             timesteps=recording.timesteps,
             scheduler_timesteps=recording.scheduler_timesteps,
             sigmas=sigmas.tolist(),
             response=response.tolist(),
-            num_tokens=recording.num_tokens,
-            stored=[[t[choose_tokens(len(t), most, seed)].tolist() for t in branch] for branch in looked_at],
-            gram_share=seen / of,
-            gram_error=sampling_error(recording.features, recording.num_tokens),
-            channels=sum(part.shape[2] for part in recording.features[0][0]),
+            points={key: PointLayout.of(of, request) for key, of in recording.points.items()},
             latent=list(recording.latents.shape[1:]),
             first_computed=recording.first_computed,
         )
@@ -104,7 +120,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
         same = {
             "guidance branches": (recording.branches, recording.stacked) == (self.branches, self.stacked),
             "timesteps": recording.timesteps == self.timesteps,
-            "tokens": recording.num_tokens == self.num_tokens,
+            "tokens": all(of.num_tokens == self.points[key].num_tokens for key, of in recording.points.items()),
             "size": list(recording.latents.shape[1:]) == self.latent,
         }
         if differs := [name for name, equal in same.items() if not equal]:

@@ -9,7 +9,7 @@ import torch
 from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.records.console import human_bytes
 from hyca_calib.trace.folder import Folder
-from hyca_calib.trace.recorder import Recording
+from hyca_calib.trace.recording import PointRecording, Recording
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.statistics import BLOCK_BYTES, joint_size, num_pairs
 from hyca_calib.trace.writer import WAITING
@@ -17,8 +17,28 @@ from hyca_runtime.errors import TraceError
 
 
 @dataclass(frozen=True)
+class _Need:
+    """Bytes that a point takes of one batch."""
+
+    features: int
+    values: int
+    gram: int
+
+    @classmethod
+    def of(cls, probe: PointRecording, request: Request) -> Self:
+        branches, steps, samples = len(probe.features), request.workload.num_steps, len(request.batches[0])
+        first = probe.features[0][0][0]
+        channels, looked_at, each = probe.channels, first.shape[1], samples * branches * steps
+        return cls(
+            features=each * looked_at * channels * first.element_size(),
+            values=4 * each * min(request.tokens, looked_at) * channels,
+            gram=8 * channels * num_pairs(joint_size(branches, steps)),
+        )
+
+
+@dataclass(frozen=True)
 class Preflight:
-    """The bytes that a trace needs beside what the pipeline itself takes, and those that are free.
+    """The bytes that a trace of all its points needs beside what the pipeline itself takes, and those that are free.
 
     Attributes:
         disk: before compression, of all batches that are to be recorded.
@@ -37,23 +57,16 @@ class Preflight:
     @classmethod
     def of(cls, probe: Recording, request: Request, batches: int, folder: Folder) -> Self:
         """What a run of the first batch over a few steps lets expect."""
-        branches, steps = len(probe.branches), request.workload.num_steps
-        parts = probe.features[0][0]
-        channels, looked_at = sum(part.shape[2] for part in parts), parts[0].shape[1]
-        stored = min(request.tokens, looked_at)
-        samples = len(request.batches[0])
-        values = 4 * samples * branches * steps * stored * channels
+        needs = [_Need.of(of, request) for of in probe.points.values()]
         latents = 4 * probe.latents.numel()
-        gram = 8 * channels * num_pairs(joint_size(branches, steps))
-        sums = len(SPLITS) * gram
-        features = samples * branches * steps * looked_at * channels * parts[0].element_size()
+        stored = sum(need.values + need.gram for need in needs) + latents
         return cls(
-            disk=batches * (values + latents + gram) + sums,
-            host=(WAITING + 1) * (values + latents + gram),
-            device=features + values + gram + 3 * BLOCK_BYTES,
+            disk=batches * stored + sum(len(SPLITS) * need.gram for need in needs),
+            host=(WAITING + 1) * stored,
+            device=sum(need.features + need.values + need.gram for need in needs) + 3 * BLOCK_BYTES,
             free_disk=folder.free_bytes(),
             free_host=available_bytes(torch.device("cpu")),
-            free_device=available_bytes(parts[0].device),
+            free_device=available_bytes(probe.device),
         )
 
     def _resources(self) -> tuple[tuple[str, int, int | None, str], ...]:

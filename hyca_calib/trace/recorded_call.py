@@ -11,14 +11,30 @@ from hyca_runtime.feature import Feature
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a cache point shows of one call.
+
+    Attributes:
+        feature: ``(batch, token, channel)`` by part, of the tokens that are looked at.
+        num_tokens: how many there are, by part.
+        gain: ``(part of the batch, channel)``.
+    """
+
+    feature: Feature
+    num_tokens: tuple[int, ...]
+    gain: Tensor
+
+
+@dataclass(frozen=True)
 class RecordedCall:
-    """One call of the network, at a step of the `run`-th pass; the feature is ``(batch, token, channel)`` by part.
+    """One call of the network, at a step of the `run`-th pass.
 
     A call that also fills a cache of keys and values may have more tokens than the others, before theirs.
 
     Attributes:
-        gain: ``(part, channel)``, for each part of the batch.
-        repeats: whether all parts of the batch are of the same latents.
+        shown: by point.
+        parts: how many times all samples there are in the batch.
+        repeats: whether all of these are of the same latents.
     """
 
     branch: str
@@ -26,16 +42,10 @@ class RecordedCall:
     step: int
     time: float
     scheduler_time: float | None
-    feature: Feature
-    num_tokens: tuple[int, ...]
-    gain: Tensor
+    shown: dict[str, Shown]
+    parts: int
     repeats: Tensor
     fills_cache: bool
-
-    @property
-    def parts(self) -> int:
-        """How many times all samples there are in the batch."""
-        return len(self.gain)
 
 
 def by_branch_and_step(calls: Sequence[RecordedCall]) -> dict[str, list[tuple[RecordedCall, ...]]]:
@@ -60,8 +70,11 @@ def by_branch_and_step(calls: Sequence[RecordedCall]) -> dict[str, list[tuple[Re
 
 
 def _sizes(calls: Sequence[RecordedCall]) -> tuple[tuple[int, ...], ...]:
-    """Samples, and tokens of each part, of some calls."""
-    return tuple((len(call.feature[0]), *call.num_tokens) for call in calls)
+    """Samples, and tokens of each part of each point, of some calls."""
+    return tuple(
+        tuple(size for shown in call.shown.values() for size in (len(shown.feature[0]), *shown.num_tokens))
+        for call in calls
+    )
 
 
 def _cause(
@@ -73,7 +86,8 @@ def _cause(
     sizes = [_sizes([call for call in calls if call.step == step]) for step in range(num_steps)]
     changed = next((step for step in range(num_steps) if sizes[step] != sizes[0]), 0)
     if changed and len(set(map(len, sizes))) == 1:
-        first, other = (" and ".join(" x ".join(map(str, size)) for size in sizes[step]) for step in (0, changed))
+        parts = 1 + len(next(iter(calls[0].shown.values())).num_tokens)
+        first, other = (" and ".join(" x ".join(map(str, of[:parts])) for of in sizes[step]) for step in (0, changed))
         return (
             f"expected calls of one size on each of {num_steps} steps, got samples x tokens {first} on step 0 and "
             f"{other} on step {changed}, as where guidance in one call of two halves ends during the run; trace with "
@@ -88,7 +102,7 @@ def _cause(
     )
 
 
-def joined(calls: Sequence[RecordedCall], num_samples: int) -> Feature:
+def joined(calls: Sequence[Shown], num_samples: int) -> Feature:
     """``(sample, token, channel)``; parts of a batch that are no guidance branches, and passes, become tokens."""
     parts = []
     for pieces in zip(*(call.feature for call in calls), strict=True):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +16,13 @@ from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.trace.guidance import GuidanceWatch
-from hyca_calib.trace.recorded_call import RecordedCall, by_branch_and_step, joined
+from hyca_calib.trace.looked_at import LookedAt, tokens_first
+from hyca_calib.trace.recorded_call import RecordedCall, Shown, by_branch_and_step, joined
+from hyca_calib.trace.recording import PointRecording, Recording
+from hyca_calib.trace.request import point_key
 from hyca_calib.trace.stacked import repeats, stacked_branches, taken_apart
-from hyca_calib.trace.statistics import choose_tokens
 from hyca_calib.trace.tail_gain import Tail
-from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.attachment import Attachment, Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
@@ -29,67 +31,38 @@ from hyca_runtime.feature import Feature, widths
 from hyca_runtime.point import CachePoint
 
 
-@dataclass(frozen=True)
-class Recording:
-    """One batch of samples, watched.
-
-    Attributes:
-        branches: guidance branches, in the order of their first call.
-        stacked: how many of them each call holds, side by side in its batch.
-        guidance: weight of each branch in what the sampler steps with; empty where that is not known.
-        timesteps: what the network was called with, one for each step.
-        scheduler_timesteps: the scheduler's own on those steps; empty where it does not say them.
-        features: ``[branch][step]``, one ``(sample, token, channel)`` for each part, on the device; of very
-            many tokens a random subset.
-        tokens: ``[branch][part]``, which tokens those are.
-        num_tokens: ``[branch][part]``, how many one sample has.
-        gains: ``[branch][step]``, each ``(channel,)``: mean squared change of the network's output
-            per squared change of the feature, channels of all parts.
-        first_computed: first steps that a plan must compute: two where the first one also fills a cache of keys.
-        latents: final latents ``(sample, ...)``.
-        scheduler: a copy of the pipeline's as it was before the first step.
-    """
-
-    branches: list[str]
-    stacked: int
-    guidance: list[float]
-    timesteps: list[float]
-    scheduler_timesteps: list[float]
-    features: list[list[Feature]]
-    tokens: list[list[np.ndarray]]
-    num_tokens: list[list[int]]
-    gains: list[list[Tensor]]
-    first_computed: int
-    latents: Tensor
-    scheduler: Any
-
-
 class Recorder:
-    """Runs a pipeline in full and keeps what its cache point shows. A context manager.
+    """Runs a pipeline in full and keeps what its cache points show. A context manager.
 
     Args:
         pipe: a diffusers pipeline.
-        point: where the feature is taken.
+        points: where features are taken; or one point.
         most_tokens: of more tokens in one call a random subset is kept.
         seed: of that subset.
         component: which of the pipeline's networks is watched.
     """
 
     def __init__(
-        self, pipe: Any, point: CachePoint, most_tokens: int, seed: int = 0, component: str = "transformer"
+        self,
+        pipe: Any,
+        points: CachePoint | Sequence[CachePoint],
+        most_tokens: int,
+        seed: int = 0,
+        component: str = "transformer",
     ) -> None:
+        points = [points] if isinstance(points, CachePoint) else points
         self._pipe = pipe
         self.module = find_transformer(pipe, component)
-        self._attachment = Attachment(self.module, point)
+        self._attachment = Attachment(self.module, {point_key(point): point for point in points})
         self._clock = Clock(self.module, pipe)
-        self._most_tokens, self._seed = most_tokens, seed
-        self._noise = torch.Generator("cpu")
+        self._looked_at = LookedAt(most_tokens, seed)
+        self._noise = {name: torch.Generator("cpu") for name in self._attachment.points}
         self._with_gain = True
         self._num_samples, self._watch = 1, GuidanceWatch(1)
         self._resolver = CallResolver(self._clock)
         self._calls: list[RecordedCall] = []
         self._scheduler: Any = None
-        self._numel: dict[str, int] = {}
+        self._numel = {name: dict[str, int]() for name in self._attachment.points}
         self._sample_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     @property
@@ -125,16 +98,15 @@ class Recorder:
         self._calls.clear()
         self._num_samples, self._watch = len(jobs), GuidanceWatch(len(jobs))
         self._resolver = CallResolver(self._clock)
-        self._numel.clear()
-        self._noise.manual_seed(seed)
+        for name, noise in self._noise.items():
+            noise.manual_seed(seed)
+            self._numel[name].clear()
         self._with_gain = with_gain
         with self._watch.watching(getattr(self._pipe, "scheduler", None)):
             latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
         stacked = stacked_branches(calls)
         branches = by_branch_and_step([one for c in calls for one in taken_apart(self._cut(c, calls), stacked)])
-        features = [[joined(step, len(jobs)) for step in steps] for steps in branches.values()]
-        tokens = [self._tokens(steps[0], len(jobs)) for steps in branches.values()]
         first = [step[0] for step in next(iter(branches.values()))]
         scheduler_times = [call.scheduler_time for call in first if call.scheduler_time is not None]
         return Recording(
@@ -143,38 +115,57 @@ class Recorder:
             guidance=self._watch.weights([*branches]),
             timesteps=[call.time for call in first],
             scheduler_timesteps=scheduler_times if len(scheduler_times) == len(first) else [],
-            features=features,
-            tokens=[chosen for chosen, _ in tokens],
-            num_tokens=[counts for _, counts in tokens],
-            gains=[[torch.cat([c.gain for c in step]).mean(0) for step in steps] for steps in branches.values()],
+            points={name: self._of_point(name, [*branches.values()]) for name in self._attachment.points},
             first_computed=1 + any(call.fills_cache for call in calls),
             latents=latents,
             scheduler=self._scheduler,
         )
 
-    def measure_cost(self, jobs: Sequence[Job], num_calls: int) -> CostModel:
-        """Count and time a full and a predicted step, of so many calls, on the latest recorded call."""
-        if self._sample_call is None:
-            raise TraceError("nothing was recorded yet, so no step can be measured")
-        (args, kwargs), samples = self._sample_call, len(jobs)
-        with torch.no_grad():
-            feature = self._attachment.compute(args, kwargs)[1] or Feature(())
-            full = count_flops(lambda: self._attachment.compute(args, kwargs))
-            tail = count_flops(lambda: self._attachment.predict(feature, args, kwargs))
-            full_seconds = measure_seconds(lambda: self._attachment.compute(args, kwargs))
-            tail_seconds = measure_seconds(lambda: self._attachment.predict(feature, args, kwargs))
-        each = num_calls / samples
-        return CostModel(
-            full_flops=full * each,
-            tail_flops=tail * each,
-            feature_numel=round(sum(self._numel.values()) / samples),
-            full_seconds=full_seconds * each,
-            predicted_seconds=tail_seconds * each,
+    def _of_point(self, name: str, branches: Sequence[Sequence[Sequence[RecordedCall]]]) -> PointRecording:
+        """What the calls, ``[branch][step][pass or part]``, show at a point."""
+        shown = [[[call.shown[name] for call in step] for step in steps] for steps in branches]
+        tokens = [self._looked_at.of_sample(steps[0], self._num_samples) for steps in shown]
+        return PointRecording(
+            features=[[joined(step, self._num_samples) for step in steps] for steps in shown],
+            tokens=[chosen for chosen, _ in tokens],
+            num_tokens=[counts for _, counts in tokens],
+            gains=[[torch.cat([call.gain for call in step]).mean(0) for step in steps] for steps in shown],
         )
 
+    def measure_cost(self, jobs: Sequence[Job], num_calls: int) -> dict[str, CostModel]:
+        """Count and time a full and a predicted step, of so many calls, on the latest recorded call; by point."""
+        if self._sample_call is None:
+            raise TraceError("nothing was recorded yet, so no step can be measured")
+        (args, kwargs), each = self._sample_call, num_calls / len(jobs)
+        names = tuple(self._attachment.points)
+
+        def full() -> Captured:
+            return self._attachment.run(args, kwargs, names, {})[1]
+
+        with torch.no_grad():
+            features = full()
+            full_flops, full_seconds = count_flops(full) * each, measure_seconds(full) * each
+            found = {}
+            for name in names:
+                forecast = {name: features[name] or Feature(())}
+                tail = partial(self._attachment.run, args, kwargs, (), forecast)
+                found[name] = CostModel(
+                    full_flops=full_flops,
+                    tail_flops=count_flops(tail) * each,
+                    feature_numel=round(sum(self._numel[name].values()) / len(jobs)),
+                    full_seconds=full_seconds,
+                    predicted_seconds=measure_seconds(tail) * each,
+                )
+        return found
+
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output, feature = self._attachment.compute(args, kwargs)
-        if feature is None:
+        output, captured = self._attachment.run(args, kwargs, tuple(self._attachment.points), {})
+        features = {
+            name: Feature((part.detach() for part in feature), feature.form)
+            for name, feature in captured.items()
+            if feature is not None
+        }
+        if len(features) < len(captured):
             return output
         if not self._calls:
             self._scheduler = copy.deepcopy(getattr(self._pipe, "scheduler", None))
@@ -182,70 +173,45 @@ class Recorder:
         track, fills_cache = self._resolver.track, self._clock.fills_cache(args, kwargs)
         time, _ = self._clock.timestep(args, kwargs).read()
         scheduler_time = self._clock.scheduler_time()
-        feature = Feature((part.detach() for part in feature), feature.form)
         batch = self._clock.batch(args, kwargs)
-        ordered = self._tokens_first(feature, batch)
+        ordered = {name: self._tokens_first(name, feature, batch) for name, feature in features.items()}
         parts = self._parts(ordered, batch)
-        gain = self._gain(feature, output, args, kwargs, parts)
-        kept = Feature(part.clone() if fills_cache else self._kept(part) for part in ordered)
-        counts = tuple(part.shape[1] for part in ordered)
-        place = (call.branch, track.run, int(track.position))
-        alike = repeats(args, kwargs, parts)
-        self._calls.append(RecordedCall(*place, time, scheduler_time, kept, counts, gain, alike, fills_cache))
+        shown = {}
+        for name, feature in features.items():
+            gain = self._gain(Tail(self._attachment, name, args, kwargs), feature, output, batch, parts)
+            kept = Feature(part.clone() if fills_cache else self._looked_at.of(part) for part in ordered[name])
+            shown[name] = Shown(kept, tuple(part.shape[1] for part in ordered[name]), gain)
+            numel = self._numel[name]
+            numel[call.branch] = max(numel.get(call.branch, 0), sum(part.numel() for part in feature))
+        place, alike = (call.branch, track.run, int(track.position)), repeats(args, kwargs, parts)
+        self._calls.append(RecordedCall(*place, time, scheduler_time, shown, parts, alike, fills_cache))
         self._watch.note(call.branch, output, parts)
         self._sample_call = (args, kwargs)
-        self._numel[call.branch] = max(self._numel.get(call.branch, 0), sum(part.numel() for part in feature))
         return output
 
-    def _parts(self, ordered: Feature, batch: int) -> int:
+    def _parts(self, ordered: Mapping[str, Feature], batch: int) -> int:
         """How many times all samples there are in a call's batch; once if that cannot be told."""
-        whole = batch % self._num_samples == 0 and all(len(part) == batch for part in ordered)
-        return batch // self._num_samples if whole else 1
+        lengths = {len(part) for feature in ordered.values() for part in feature}
+        return batch // self._num_samples if lengths == {batch} and batch % self._num_samples == 0 else 1
 
-    def _gain(self, feature: Feature, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> Tensor:
+    def _gain(self, tail: Tail, feature: Feature, output: Any, batch: int, parts: int) -> Tensor:
         """``(part, channel)``."""
-        if not self._with_gain or self._attachment.point.kind == "output":
-            channels = sum(widths(feature, self._attachment.point.channel_axis))
+        point = self._attachment.points[tail.name]
+        if not self._with_gain or point.kind == "output":
+            channels = sum(widths(feature, point.channel_axis))
             return torch.full((parts, channels), float(self._with_gain), device=feature[0].device)
-        tail = Tail(self._attachment, args, kwargs)
-        gradient = tail.gradient(feature, self._noise, None if self._calls else output)
-        ordered = self._tokens_first(gradient, self._clock.batch(args, kwargs))
+        gradient = tail.gradient(feature, self._noise[tail.name], None if self._calls else output)
+        ordered = self._tokens_first(tail.name, gradient, batch)
         means = [of.float().square().reshape(parts, -1, of.shape[-1]).mean(1) for of in ordered]
         return torch.cat(means, dim=-1)
 
-    def _tokens_first(self, feature: Feature, batch: int) -> Feature:
-        """Parts as ``(batch, token, channel)``, wherever the batch is; without one, all tokens are one sample's."""
-        found = []
-        for part in feature:
-            last = part.movedim(self._attachment.point.channel_axis, -1)
-            axis = next((i for i, size in enumerate(last.shape[:-1]) if size == batch), None)
-            first = last.movedim(axis, 0) if axis is not None else last[None]
-            found.append(first.flatten(1, -2) if first.ndim > 2 else first[:, None])
-        return Feature(found)
-
-    def _kept(self, part: Tensor) -> Tensor:
-        """A copy ``(batch, token, channel)`` of the tokens that are looked at; the network may reuse its memory."""
-        if part.shape[1] <= self._most_tokens:
-            return part.clone()
-        chosen = torch.from_numpy(choose_tokens(part.shape[1], self._most_tokens, self._seed))
-        return part.index_select(1, chosen.to(part.device))
+    def _tokens_first(self, name: str, feature: Feature, batch: int) -> Feature:
+        return tokens_first(feature, self._attachment.points[name].channel_axis, batch)
 
     def _cut(self, call: RecordedCall, calls: Sequence[RecordedCall]) -> RecordedCall:
         """A call that fills a cache with only those of its tokens, the last, that later calls of its branch have."""
         if not call.fills_cache:
             return call
-        later = (other for other in calls if other.branch == call.branch and not other.fills_cache)
-        counts = next((other.num_tokens for other in later), call.num_tokens)
-        parts = zip(call.feature, counts, strict=True)
-        return replace(call, feature=Feature(self._kept(part[:, -n:]) for part, n in parts), num_tokens=counts)
-
-    def _tokens(self, calls: Sequence[RecordedCall], num_samples: int) -> tuple[list[np.ndarray], list[int]]:
-        """Which tokens of one sample `joined` holds, and how many there are, for each part."""
-        chosen, counts = [], []
-        for i in range(len(calls[0].feature)):
-            pieces = [call.num_tokens[i] for call in calls for _ in range(len(call.feature[i]) // num_samples)]
-            begins = np.cumsum([0, *pieces[:-1]])
-            subsets = (choose_tokens(count, self._most_tokens, self._seed) for count in pieces)
-            chosen.append(np.concatenate([begin + subset for begin, subset in zip(begins, subsets, strict=True)]))
-            counts.append(sum(pieces))
-        return chosen, counts
+        later = next((o for o in calls if o.branch == call.branch and not o.fills_cache), call)
+        shown = {name: self._looked_at.last(of, later.shown[name].num_tokens) for name, of in call.shown.items()}
+        return replace(call, shown=shown)

@@ -8,54 +8,61 @@ from torch import Tensor
 
 from hyca_calib.trace.commits import NonFinite
 from hyca_calib.trace.layout import Layout
-from hyca_calib.trace.recorder import Recording
+from hyca_calib.trace.recording import PointRecording, Recording
 from hyca_calib.trace.statistics import comparable, packed_gram
 
 SHOWN = 8
 """Channels that are named where NaN or infinity was."""
 
 
-def reduced(
-    recording: Recording, layout: Layout, samples: Sequence[int]
-) -> tuple[dict[str, Tensor], tuple[NonFinite, ...]]:
+Reduced = dict[tuple[str, ...], Tensor]
+"""By the key of a point and what it is, or ``("latents",)``."""
+
+
+def reduced(recording: Recording, layout: Layout, samples: Sequence[int]) -> tuple[Reduced, tuple[NonFinite, ...]]:
     """What is stored of a batch, and where it holds NaN or infinity.
 
     Returns:
-        ``values`` (sample, branch, step, token, channel) float32, ``gram`` (channel, pair) float64, ``gain``
-        (branch, step, channel) float64, a sum over samples, and ``latents`` (sample, ...). Statistics leave samples
-        with NaN or infinity out.
+        Of each point ``values`` (sample, branch, step, token, channel) float32, ``gram`` (channel, pair) float64,
+        ``gain`` (branch, step, channel) float64, a sum over samples; and ``latents`` (sample, ...). Statistics leave
+        samples with NaN or infinity out.
     """
-    everyone = torch.arange(len(samples), device=recording.features[0][0][0].device)
-    scales = [
-        [count / len(seen) for count, seen in zip(counts, tokens, strict=True)]
-        for counts, tokens in zip(recording.num_tokens, recording.tokens, strict=True)
-    ]
-    groups = comparable(recording.tokens, recording.num_tokens)
-    gram = packed_gram(recording.features, everyone, scales, groups)
+    good = everyone = torch.arange(len(samples), device=recording.device)
+    grams = {key: _gram(of, everyone) for key, of in recording.points.items()}
     nonfinite: tuple[NonFinite, ...] = ()
-    good = everyone
-    if not bool(gram.isfinite().all() & recording.latents.isfinite().all()):
+    if not all(bool(of.isfinite().all()) for of in (*grams.values(), recording.latents)):
         places = [_first_nonfinite(recording, layout, i, number) for i, number in enumerate(samples)]
         nonfinite = tuple(place for place in places if place is not None)
         good = everyone[[place is None for place in places]]
-        gram = packed_gram(recording.features, good, scales, groups)
-    gain = torch.stack([torch.stack(steps) for steps in recording.gains]).double()
-    tensors = {
-        "values": _values(recording, layout),
-        "gram": gram,
-        "gain": (gain * len(good)).nan_to_num(0, 0, 0),
-        "latents": recording.latents,
-    }
+        grams = {key: _gram(of, good) for key, of in recording.points.items()}
+    tensors: Reduced = {("latents",): recording.latents}
+    for key, of in recording.points.items():
+        gain = torch.stack([torch.stack(steps) for steps in of.gains]).double()
+        tensors[key, "values"] = _values(of, layout.points[key].stored)
+        tensors[key, "gram"] = grams[key]
+        tensors[key, "gain"] = (gain * len(good)).nan_to_num(0, 0, 0)
     return tensors, nonfinite
 
 
-def _values(recording: Recording, layout: Layout) -> Tensor:
-    """Features of the stored tokens, channels of all parts side by side."""
+def _gram(of: PointRecording, samples: Tensor) -> Tensor:
+    scales = [
+        [count / len(seen) for count, seen in zip(counts, tokens, strict=True)]
+        for counts, tokens in zip(of.num_tokens, of.tokens, strict=True)
+    ]
+    return packed_gram(of.features, samples, scales, comparable(of.tokens, of.num_tokens))
+
+
+def _values(of: PointRecording, stored: Sequence[Sequence[Sequence[int]]]) -> Tensor:
+    """Features of the stored tokens, channels of all parts side by side.
+
+    Args:
+        stored: ``[branch][part]``.
+    """
     branches = []
-    for steps, looked_at, stored in zip(recording.features, recording.tokens, layout.stored, strict=True):
+    for steps, looked_at, wanted in zip(of.features, of.tokens, stored, strict=True):
         places = [
-            torch.from_numpy(np.searchsorted(seen, wanted)).to(steps[0][0].device)
-            for seen, wanted in zip(looked_at, stored, strict=True)
+            torch.from_numpy(np.searchsorted(seen, tokens)).to(steps[0][0].device)
+            for seen, tokens in zip(looked_at, wanted, strict=True)
         ]
         picked = [
             torch.cat([part.index_select(1, place) for part, place in zip(step, places, strict=True)], dim=-1)
@@ -67,11 +74,12 @@ def _values(recording: Recording, layout: Layout) -> Tensor:
 
 def _first_nonfinite(recording: Recording, layout: Layout, place: int, number: int) -> NonFinite | None:
     """Where the sample at `place` in the batch first holds NaN or infinity; None if it does not."""
-    for branch, steps in zip(layout.branches, recording.features, strict=True):
-        for step, feature in enumerate(steps):
-            if bad := _bad_channels(feature, place):
-                shown, count = tuple(bad[:SHOWN]), len(bad)
-                return NonFinite(sample=number, branch=branch, step=step, channels=shown, num_channels=count)
+    for of in recording.points.values():
+        for branch, steps in zip(layout.branches, of.features, strict=True):
+            for step, feature in enumerate(steps):
+                if bad := _bad_channels(feature, place):
+                    shown, count = tuple(bad[:SHOWN]), len(bad)
+                    return NonFinite(sample=number, branch=branch, step=step, channels=shown, num_channels=count)
     return None if recording.latents[place].isfinite().all() else NonFinite(sample=number, latents=True)
 
 

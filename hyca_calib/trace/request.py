@@ -1,9 +1,10 @@
 """What was asked of a trace: everything that decides its bytes, kept in it as ``request.json``."""
 
+import re
 from functools import cached_property
 from typing import Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Job, Workload, batches
@@ -17,10 +18,16 @@ TRACE_VERSION = 5
 parts of a call's batch, and before 4 of all splits."""
 
 
+def point_key(point: CachePoint) -> str:
+    """The name of a point in a trace, which may be a folder's."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", str(point))
+
+
 class Request(BaseModel, frozen=True):
     """What one trace is made for.
 
     Attributes:
+        points: one or more, all recorded in the same runs.
         batch: samples in one pipeline call; a batch is recorded and stored as a whole.
         tokens: tokens of each sample whose features are stored.
         gram_tokens: tokens of each network call that enter the statistics, chosen at random if there are more.
@@ -28,11 +35,18 @@ class Request(BaseModel, frozen=True):
 
     version: int = TRACE_VERSION
     model: TracedModel
-    point: CachePoint
+    points: tuple[CachePoint, ...]
     batch: int
     tokens: int
     gram_tokens: int
     workload: Workload
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        keys = [point_key(point) for point in self.points]
+        if not keys or len(set(keys)) < len(keys):
+            raise ValueError(f"points: expected one or more, each once, got {', '.join(map(str, self.points))}")
+        return self
 
     @cached_property
     def batches(self) -> tuple[tuple[Job, ...], ...]:

@@ -14,7 +14,8 @@ from hyca_calib.trace.finish import COST, finish
 from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.layout import LAYOUT, Layout
 from hyca_calib.trace.preflight import Preflight
-from hyca_calib.trace.recorder import Recorder, Recording
+from hyca_calib.trace.recorder import Recorder
+from hyca_calib.trace.recording import Recording
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.shard_lock import Shard, shard_lock
@@ -29,7 +30,7 @@ PROBE_STEPS = 2
 def trace(
     pipe: Any,
     workload: Workload,
-    point: CachePoint,
+    points: CachePoint | Sequence[CachePoint],
     out: Where,
     *,
     model_name: str,
@@ -43,7 +44,7 @@ def trace(
     on_preflight: Callable[[Preflight], None] = lambda preflight: None,
     on_samples: Callable[[int], None] = lambda done: None,
 ) -> bool:
-    """Record `workload` at `point` into `out`; goes on where an earlier call was interrupted.
+    """Record `workload` at one point or several into `out`; goes on where an earlier call was interrupted.
 
     Memory: the features of one batch and the buffers of two, independent of the number of samples.
 
@@ -63,7 +64,8 @@ def trace(
     """
     check_calls(pipe, workload.prompts)
     folder, shard, model = Folder(out), shard or Shard.of_launcher(), TracedModel.of(pipe, model_name, component)
-    request = Request(model=model, point=point, batch=batch, tokens=tokens, gram_tokens=gram_tokens, workload=workload)
+    at = (points,) if isinstance(points, CachePoint) else tuple(dict.fromkeys(points))
+    request = Request(model=model, points=at, batch=batch, tokens=tokens, gram_tokens=gram_tokens, workload=workload)
     if overwrite and folder.listing():
         if shard.world > 1:
             raise TraceError(f"{folder} exists; with several processes delete it first instead of --overwrite")
@@ -109,7 +111,7 @@ def _record(
 ) -> None:
     """Sample and store the batches in `todo`."""
     steps, seed = request.workload.num_steps, request.workload.seed
-    with Recorder(pipe, request.point, request.gram_tokens, seed, request.model.component) as recorder:
+    with Recorder(pipe, request.points, request.gram_tokens, seed, request.model.component) as recorder:
         preflight = Preflight.of(_probe(recorder, request), request, len(todo), folder)
         on_preflight(preflight)
         if not force:
@@ -128,10 +130,9 @@ def _record(
             first = sampled(todo[0])
             layout = Layout.settled(folder, first, request)
             if not folder.exists(COST):
-                cost = recorder.measure_cost(request.batches[todo[0]], layout.calls)
-                write_json(folder, COST, asdict(cost))
-            device = first.features[0][0][0].device  # not that of weights, which may be offloaded
-            with Writer(folder, request, layout, device, on_commit) as writer:
+                costs = recorder.measure_cost(request.batches[todo[0]], layout.calls)
+                write_json(folder, COST, {key: asdict(cost) for key, cost in costs.items()})
+            with Writer(folder, request, layout, first.device, on_commit) as writer:
                 writer.write(todo[0], first)
                 del first  # the features of two batches need not fit
                 for number in todo[1:]:

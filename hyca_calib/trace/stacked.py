@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyca_calib.trace.recorded_call import RecordedCall
+from hyca_calib.trace.recorded_call import RecordedCall, Shown
 from hyca_runtime.branches import stacked_label
 from hyca_runtime.feature import Feature
 
@@ -17,7 +17,7 @@ def repeats(args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> Tensor
     latents = _latents(args, kwargs)
     if parts == 1 or latents is None or len(latents) % parts:
         return torch.tensor(False)
-    each = latents.unflatten(0, (parts, -1))
+    each = latents.reshape(parts, -1, *latents.shape[1:])
     return same(each[1:], each[:1])
 
 
@@ -46,8 +46,11 @@ def taken_apart(call: RecordedCall, branches: int) -> list[RecordedCall]:
     """The call as one of each of so many branches."""
     if branches == 1:
         return [call]
-    parts = zip(*(part.chunk(branches) for part in call.feature), strict=True)
-    return [
-        replace(call, branch=stacked_label(call.branch, i, branches), feature=Feature(part), gain=call.gain[i : i + 1])
-        for i, part in enumerate(parts)
-    ]
+    found = []
+    for i in range(branches):
+        label, shown = stacked_label(call.branch, i, branches), dict[str, Shown]()
+        for name, of in call.shown.items():
+            feature = Feature(part.chunk(branches)[i] for part in of.feature)
+            shown[name] = Shown(feature, of.num_tokens, of.gain[i : i + 1])
+        found.append(replace(call, branch=label, shown=shown))
+    return found

@@ -18,34 +18,54 @@ from hyca_calib.trace.documents import REQUEST, damaged, read_as, read_json
 from hyca_calib.trace.finish import COST
 from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.metadata import check_array, check_group
-from hyca_calib.trace.request import Request
+from hyca_calib.trace.request import Request, point_key
 from hyca_calib.trace.statistics import joint_size, num_pairs, unpacked_gram
 from hyca_runtime.errors import HycaError, TraceError
+from hyca_runtime.point import CachePoint
 
 
 class Trace:
-    """A complete trace.
+    """A complete trace, as one of its points shows it.
+
+    Args:
+        point: the first that was asked for, by default.
 
     Raises:
-        TraceError: missing, incomplete, damaged, or of another version.
+        TraceError: missing, incomplete, damaged, of another version, or without that point.
     """
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, where: Where, point: CachePoint | None = None) -> None:
         self.folder = Folder(where)
         _check_complete(self.folder)
         check_group(self.folder)
         with self._readable():
             self._root = zarr.open_group(self.folder.store(read_only=True), mode="r")
             self.attributes = TraceAttributes.of_group(self.folder, self._root.attrs.asdict())
-        self.cost = read_as(CostModel, self.folder, COST)
-        self.point, self.branches = self.attributes.point, self.attributes.branches
+        self.points = tuple(of.point for of in self.attributes.points)
+        self.point = self.points[0] if point is None else point
+        if self.point not in self.points:
+            there = ", ".join(map(str, self.points))
+            raise TraceError(f"{self.folder} is of {there}, not of {point}; trace with --point {there},{point}")
+        self.of_point = self.attributes.points[self.points.index(self.point)]
+        self.key, self.branches = point_key(self.point), self.attributes.branches
+        self.cost = self._cost()
         self._excluded = frozenset(self.attributes.excluded)
-        self._gram = self.array(f"points/{self.point.kind}/gram")
-        self.gain = self.array(f"points/{self.point.kind}/gain")
+        self._gram = self.array(f"points/{self.key}/gram")
+        self.gain = self.array(f"points/{self.key}/gain")
         self.timesteps = self.array("times/timestep")
         self.sigmas = self.array("times/sigma")
         self.response = self.array("times/response")
         self._check_shapes()
+
+    def at(self, point: CachePoint) -> Self:
+        """The same trace, as another of its points shows it."""
+        return self if point == self.point else type(self)(self.folder.where, point)
+
+    def _cost(self) -> CostModel:
+        costs = read_as(dict[str, CostModel], self.folder, COST)
+        if self.key not in costs:
+            raise damaged(self.folder, COST, f"has nothing of {self.key}")
+        return costs[self.key]
 
     def array(self, name: str) -> np.ndarray:
         """One whole array, checksums verified."""
@@ -90,6 +110,11 @@ class Trace:
         return self.folder.where
 
     @property
+    def name(self) -> str:
+        """Its path or URL, and which of several points this is of."""
+        return f"{self.where} at {self.point}" if len(self.points) > 1 else self.where
+
+    @property
     def num_steps(self) -> int:
         return len(self.timesteps)
 
@@ -110,7 +135,7 @@ class Trace:
     @property
     def crossed(self) -> bool:
         """Whether all branches have products with each other in `joint_gram`; not where their tokens differ."""
-        return self.attributes.crossed
+        return self.of_point.crossed
 
     @property
     def guidance(self) -> tuple[float, ...]:
@@ -145,7 +170,7 @@ class Trace:
     def sample_values(self, index: int) -> np.ndarray:
         """Features of the stored tokens of one sample, ``(branch, step, token, channel)``."""
         with self._readable():
-            return np.asarray(self._array(f"points/{self.point.kind}/values")[index])
+            return np.asarray(self._array(f"points/{self.key}/values")[index])
 
     def sample_gram(self, index: int) -> np.ndarray:
         """``(channel, step, step)`` of the stored tokens of one sample, summed over guidance branches."""

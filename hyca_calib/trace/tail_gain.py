@@ -19,9 +19,14 @@ PUSH = 0.1
 
 @dataclass(frozen=True)
 class Tail:
-    """The part of the network behind the cache point, at one call."""
+    """The part of the network behind a cache point, at one call.
+
+    Attributes:
+        name: of the point.
+    """
 
     attachment: Attachment
+    name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -71,14 +76,15 @@ class Tail:
 
     def _checked(self, feature: Feature, output: Any) -> list[Tensor]:
         """What the tail makes of a feature, which is its own where an output is given."""
-        found = tensors_of(self.attachment.predict(feature, self.args, self.kwargs))
+        found = tensors_of(self.attachment.run(self.args, self.kwargs, (), {self.name: feature})[0])
         if output is None:
             return found
         pairs = [(a.detach().float(), b.float()) for a, b in zip(found, tensors_of(output), strict=True)]
         error = max((float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in pairs), default=0.0)
         if error > RECALL[tensors_of(output)[0].dtype == torch.float32]:
+            point = self.attachment.points[self.name]
             raise AttachError(
-                f"{type(self.attachment.module).__name__} at '{self.attachment.point}': expected a step predicted from "
+                f"{type(self.attachment.module).__name__} at '{point}': expected a step predicted from "
                 f"its own feature to be that step, got a relative error of {error:.2g}; use the point 'trunk' or "
                 "'output'"
             )

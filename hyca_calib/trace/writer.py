@@ -7,20 +7,19 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from hyca_calib.trace.arrays import Arrays
 from hyca_calib.trace.commits import Commit
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.layout import Layout
-from hyca_calib.trace.recorder import Recording
-from hyca_calib.trace.reduce import reduced
+from hyca_calib.trace.recording import Recording
+from hyca_calib.trace.reduce import Reduced, reduced
 from hyca_calib.trace.request import Request
 
 WAITING = 2
 """Batches that wait or are written; more would only need memory."""
 
-Staged = tuple[dict[str, Tensor], Any]
+Staged = tuple[Reduced, Any]
 """Tensors on the host, and the event at which they are there; None if they are already."""
 
 
@@ -70,7 +69,7 @@ class Writer:
         told = {"samples": samples, "nonfinite": nonfinite, "guidance": tuple(recording.guidance)}
         self._waiting.append(self._thread.submit(self._write, batch, self._staged(tensors), told))
 
-    def _staged(self, tensors: dict[str, Tensor]) -> Staged:
+    def _staged(self, tensors: Reduced) -> Staged:
         if self._stream is None:
             return {name: tensor.cpu() for name, tensor in tensors.items()}, None
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
@@ -90,10 +89,11 @@ class Writer:
         with self._folder.clear_errors():
             arrays.witness.take()
             numbers = slice(samples[0], samples[-1] + 1)
-            arrays.values[numbers] = found["values"]
-            arrays.latents[numbers] = found["latents"]
-            arrays.gram[batch] = found["gram"]
-            arrays.gain[batch] = found["gain"]
+            arrays.latents[numbers] = found["latents",]
+            for key, of in arrays.points.items():
+                of.values[numbers] = found[key, "values"]
+                of.gram[batch] = found[key, "gram"]
+                of.gain[batch] = found[key, "gain"]
         commit = Commit(batch=batch, files=arrays.witness.take(), **told)
         commit.write(self._folder)
         self._on_commit(commit)

@@ -11,7 +11,8 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.tap_rollout import activation_bytes
-from hyca_calib.trace.recorder import Recorder, Recording
+from hyca_calib.trace.recorder import Recorder
+from hyca_calib.trace.recording import Recording
 from hyca_runtime.point import CachePoint
 
 STEPS = 4
@@ -21,14 +22,14 @@ JOBS = [Job(i, "fit", i, call) for i, call in enumerate(tiny.prompts()[:2])]
 def recorded(pipe: EmojiPipeline) -> Recording:
     with Recorder(pipe, CachePoint(), 1000) as recorder:
         found = recorder.record(JOBS, STEPS, seed=0)
-        assert recorder.measure_cost(JOBS, 1).full_flops > 0
+        assert recorder.measure_cost(JOBS, 1)["trunk"].full_flops > 0
     return found
 
 
 def test_a_pipeline_in_inference_mode_is_traced_alike() -> None:
     found, plain = recorded(tiny.as_kind(tiny.InInferenceMode)), recorded(tiny.pipeline())
     assert torch.equal(found.latents, plain.latents)
-    for ours, theirs in zip(found.gains[0], plain.gains[0], strict=True):
+    for ours, theirs in zip(*(of.points["trunk"].gains[0] for of in (found, plain)), strict=True):
         assert torch.equal(ours, theirs)
         assert (ours > 0).all()
 
@@ -62,6 +63,6 @@ def test_where_no_gradient_gets_through_the_mean_gain_is_measured() -> None:
     pipe, plain = tiny.pipeline(), recorded(tiny.pipeline())
     quantization.quantize_(pipe.transformer, quantization.Int8DynamicActivationInt8WeightConfig())
     found = recorded(pipe)
-    for ours, theirs in zip(found.gains[0], plain.gains[0], strict=True):
+    for ours, theirs in zip(*(of.points["trunk"].gains[0] for of in (found, plain)), strict=True):
         assert (ours == ours[0]).all()
         assert 0.5 < ours[0] / theirs.mean() < 2

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.trace.guidance import agreed
-from hyca_calib.trace.recorder import Recorder, Recording
+from hyca_calib.trace.recorder import Recorder
+from hyca_calib.trace.recording import Recording
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.stacked import repeats
 from hyca_calib.trace.statistics import comparable, packed_gram, unpacked_gram
@@ -118,7 +119,8 @@ def changing(given: Tensor, step: int) -> Tensor:
 
 
 def rescaled(given: Tensor, step: int) -> Tensor:
-    return given * given.norm(dim=-1, keepdim=True)
+    size: Tensor = given.norm(dim=-1, keepdim=True)
+    return given * size
 
 
 def broken(given: Tensor, step: int) -> Tensor:
@@ -193,7 +195,7 @@ def test_a_scheduler_is_left_as_it_was_and_copies_of_it_are_its_own(monkeypatch:
     scheduler, copies, most = pipe.scheduler, [], [STEPS]
 
     def other(latents: Tensor, predict: Any, *rest: Any) -> Tensor:
-        def predicted(*given: Any) -> Tensor:
+        def predicted(*given: Any) -> Any:
             assert "step" in vars(scheduler)
             copies.append(copy.deepcopy(scheduler))
             if len(copies) > most[0]:

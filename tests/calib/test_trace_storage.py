@@ -359,7 +359,7 @@ def test_nan_spares_the_error_of_a_sample_of_tokens(tmp_path: Path, workload: Wo
     errors = []
     for name, pipe in (("well", None), ("sick", Sick({workload.jobs[1].seed}))):
         record(tmp_path / name, workload, pipe, gram_tokens=8, tokens=3)
-        errors.append(Trace(tmp_path / name).attributes.gram_error)
+        errors.append(Trace(tmp_path / name).of_point.gram_error)
     assert Trace(tmp_path / "sick").attributes.excluded == [1]
     assert errors[1] == pytest.approx(errors[0], rel=0.2)
     lost = Feature((torch.full((1, 4, 2), torch.nan),))
@@ -373,11 +373,11 @@ def test_a_sample_of_tokens_stands_for_all(whole: Path, tmp_path: Path, workload
         other = Workload(workload.prompts, 14, 12, seed=workload.seed)
         record(tmp_path / f"{seed}.zarr", other, gram_tokens=8 + seed % 2, tokens=3)
         sampled = Trace(tmp_path / f"{seed}.zarr")
-        assert sampled.attributes.gram_share == (8 + seed % 2) / 16
+        assert sampled.of_point.gram_share == (8 + seed % 2) / 16
         energy, truth = (np.einsum("ctt->ct", t.gram("fit")) for t in (sampled, full))
         ratios.append(np.median(np.abs(energy / truth - 1)))
-        errors.append(sampled.attributes.gram_error)
+        errors.append(sampled.of_point.gram_error)
         assert set(np.ravel(sampled.array("points/trunk/tokens"))) <= set(range(16))
-    assert full.attributes.gram_error == 0
-    assert full.attributes.gram_share == 1
+    assert full.of_point.gram_error == 0
+    assert full.of_point.gram_share == 1
     assert 0.2 < np.mean(ratios) / np.mean(errors) < 1.5

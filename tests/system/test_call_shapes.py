@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_calib.pipelines.workload import Job
-from hyca_calib.trace.recorder import Recorder, Recording
+from hyca_calib.trace.recorder import Recorder
+from hyca_calib.trace.recording import Recording
 from hyca_runtime import Plan, PlanMismatchError, apply_plan
 from hyca_runtime.attach.points import find_block_lists
 from hyca_runtime.errors import MissingHistoryWarning, PlanMismatchWarning, TraceError
@@ -187,7 +188,9 @@ def test_a_shape_is_traced_whole_or_refused_with_the_cause(name: str, monkeypatc
     recording = shape.record(monkeypatch)
     assert recording.branches == branches
     assert len(recording.timesteps) == len(recording.scheduler_timesteps or recording.timesteps) == steps
-    sizes = {tuple(part.shape for part in step) for of_branch in recording.features for step in of_branch}
+    sizes = {
+        tuple(part.shape for part in step) for of_branch in recording.points["trunk"].features for step in of_branch
+    }
     assert len(sizes) == 1
     assert recording.first_computed == (2 if "fills a cache" in name else 1)
 

@@ -29,9 +29,9 @@ from hyca_calib.search.taps import fit_solver
 from hyca_calib.search.tune import CLUSTERERS, solve, tune
 from hyca_calib.trace.digests import Manifest
 from hyca_calib.trace.documents import write_json
-from hyca_calib.trace.finish import COST, summarise
+from hyca_calib.trace.finish import COST, summarise, summarise_point, traced_point
 from hyca_calib.trace.folder import Folder
-from hyca_calib.trace.layout import Layout
+from hyca_calib.trace.layout import Layout, PointLayout
 from hyca_calib.trace.statistics import joint_size, num_pairs, unpacked_gram
 from hyca_calib.trace.store import Trace
 from hyca_runtime.schedule import Schedule
@@ -278,29 +278,38 @@ def write_trace(path: Path, channels: int, steps: int, branches: int, like: Trac
     places = unpacked_gram(np.arange(num_pairs(size)), size)
     upper = np.triu_indices(steps)
     for split, begin in itertools.product(range(len(SPLITS)), range(0, branches * steps, steps)):
-        own = places[begin : begin + steps, begin : begin + steps]
-        gram[split][:, own[upper]] = smooth_gram(channels, steps, rng)[:, *upper]
-    layout = Layout(
-        branches=[f"branch {i}" for i in range(branches)],
-        stacked=1,
-        crossed=False,
-        timesteps=sigmas[:-1].tolist(),
-        scheduler_timesteps=[],
-        sigmas=sigmas.tolist(),
-        response=np.diff(sigmas).tolist(),
+        places_of_branch = places[begin : begin + steps, begin : begin + steps][upper]
+        gram[split][:, places_of_branch] = smooth_gram(channels, steps, rng)[:, *upper]
+    point = PointLayout(
         num_tokens=[[1]] * branches,
+        crossed=False,
         stored=[[[0]]] * branches,
         gram_share=1.0,
         gram_error=0.0,
         channels=channels,
+    )
+    layout = Layout(
+        branches=[f"branch {i}" for i in range(branches)],
+        stacked=1,
+        timesteps=sigmas[:-1].tolist(),
+        scheduler_timesteps=[],
+        sigmas=sigmas.tolist(),
+        response=np.diff(sigmas).tolist(),
+        points={like.key: point},
         latent=[1],
     )
-    own = layout.model_dump(include={"branches", "stacked", "crossed", "num_tokens", "scheduler_timesteps"})
-    attributes = like.attributes.model_copy(
-        update={**own, "guidance": [], "splits": list(SPLITS), "excluded": [], "nonfinite": []}
-    )
+    told = {
+        **layout.model_dump(include={"branches", "stacked", "scheduler_timesteps"}),
+        "guidance": [],
+        "points": [traced_point(like.point, point)],
+        "splits": list(SPLITS),
+        "excluded": [],
+        "nonfinite": [],
+    }
+    attributes = like.attributes.model_copy(update=told)
     folder = Folder(path)
     root = zarr.open_group(folder.store(read_only=False), mode="w")
-    summarise(root, gram, np.ones((branches, steps, channels)), layout, attributes)
-    write_json(folder, COST, asdict(like.cost))
+    summarise_point(root, like.key, gram, np.ones((branches, steps, channels)), point)
+    summarise(root, layout, attributes)
+    write_json(folder, COST, {like.key: asdict(like.cost)})
     Manifest.of(folder, {}).write(folder)

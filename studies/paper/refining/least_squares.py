@@ -34,7 +34,7 @@ def refitted(setup: RefinementSetup, taps: Tensor) -> Tensor:
         taps: ``(predicted step, depth, channel)``.
     """
     trace, section = setup.context.problem.trace, setup.section
-    values = trace.array(f"points/{trace.point.kind}/values")
+    values = trace.array(f"points/{trace.key}/values")
     row = {step: i for i, step in enumerate(section.schedule.predicted_steps)}
     depth, channels = taps.shape[1:]
     past, cross = np.zeros((len(row), channels, depth, depth)), np.zeros((len(row), channels, depth))
