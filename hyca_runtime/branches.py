@@ -114,17 +114,3 @@ def _is_number(label: str) -> bool:
 def _sample(tensor: Tensor) -> Tensor:
     flat = tensor.detach().reshape(-1)
     return flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].clone()
-
-
-def stacked_label(branch: str, part: int, parts: int) -> str:
-    """The name of a guidance branch that shares its call's batch with others.
-
-    >>> stacked_label("", 1, 2)
-    '2/2'
-
-    Args:
-        branch: of the call.
-        part: which of the parts of the batch it is, from 0 on.
-        parts: how many there are; one is the whole call.
-    """
-    return f"{branch} {part + 1}/{parts}".strip() if parts > 1 else branch

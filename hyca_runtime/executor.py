@@ -24,7 +24,7 @@ from hyca_runtime.forecasting import NOT_FINITE, forecast_action
 from hyca_runtime.lane import Lane, StreamState
 from hyca_runtime.policies import Evidence
 from hyca_runtime.schedule import COMPUTE, Action
-from hyca_runtime.stacked import are_stacked
+from hyca_runtime.stacked import repeats
 
 Complain = Callable[[type[Warning], str, str], None]
 """Told a kind of warning, what it is about, and the message; each subject is warned of once."""
@@ -134,7 +134,7 @@ class Executor:
         state.see(signature((args, kwargs)))
         stacked = plan.section(lane.track).stacked
         if stacked > 1 and not state.count.steps:
-            state.stacked = are_stacked(args, kwargs, stacked)
+            state.stacked = bool(repeats(args, kwargs, stacked))  # waits for the device, once a run
         if not follows:
             state.forget(lane.track.off_grid)
             self._leave_plan(lane)

@@ -15,14 +15,25 @@ def stacked_labels(branch: str, parts: int) -> tuple[str, ...]:
     return tuple(f"{branch} {i + 1}/{parts}".strip() for i in range(parts))
 
 
-def are_stacked(args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> bool:
-    """Whether a call holds so many guidance branches: its first tensor, the latents, has as many equal parts.
+def repeats(args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> Tensor:
+    """Whether all parts of a call's batch are of the same latents; on their device, which is not waited for."""
+    latents = _latents(args, kwargs)
+    if parts == 1 or latents is None or len(latents) % parts:
+        return torch.tensor(False)
+    each = latents.reshape(parts, -1, *latents.shape[1:])
+    return same(each[1:], each[:1])
 
-    Waits for the device.
-    """
-    tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 1)
-    latents = next(tensors, None)
-    if latents is None or len(latents) % parts or not latents.is_floating_point():
-        return False
-    first, *others = latents.chunk(parts)
-    return all(torch.equal(first, other) for other in others)
+
+def same(one: Tensor, other: Tensor) -> Tensor:
+    """Whether two tensors are equal, NaN as any number; on their device."""
+    return torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all()
+
+
+def _latents(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """What a call denoises: its hidden states, else the first argument that holds floating numbers."""
+    for value in (kwargs.get("hidden_states"), *args, *kwargs.values()):
+        members = value if isinstance(value, list | tuple) else [value]
+        if members and all(isinstance(member, Tensor) and member.is_floating_point() for member in members):
+            alike = isinstance(value, Tensor) or len({member.shape for member in members}) == 1
+            return (value if isinstance(value, Tensor) else torch.stack(list(members))) if alike else None
+    return None

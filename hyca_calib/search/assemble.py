@@ -14,7 +14,7 @@ from hyca_calib.search.error_feedback import with_feedback
 from hyca_calib.search.joint import joint_section
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array
-from hyca_calib.search.rows import plan_taps, with_forecast, with_taps
+from hyca_calib.search.rows import plan_taps, rows_of, with_forecast, with_taps
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
@@ -33,11 +33,18 @@ def build_section(candidate: Candidate) -> NetworkPlan:
     section = assemble_section(problem, schedule, settings.axis, list(groups))
     if settings.taps == "group" or not schedule.predicted_steps:
         return section
-    taps = channel_taps(problem, settings, section)
-    repaid = (
-        with_feedback(taps, schedule, problem.fit, problem.step_weights, settings.repay) if settings.repay else taps
-    )
-    return joint_section(problem, settings, section, taps, repaid) if settings.joint else with_taps(section, repaid)
+    section = with_taps(section, channel_taps(problem, settings, section))
+    if settings.joint:
+        section = joint_section(problem, settings, section)
+    return repaid(problem, section, settings.repay) if settings.repay else section
+
+
+def repaid(problem: Problem, section: NetworkPlan, share: float) -> NetworkPlan:
+    """`section` with rows that take a share of the error of earlier gaps back, see `with_feedback`."""
+    gram, places = problem.regressions(section)
+    guidance = {EVERY: 1.0, **dict(zip(problem.trace.branches, problem.trace.guidance, strict=False))}
+    taps = with_feedback(plan_taps(section), rows_of(section), places, gram, problem.step_weights, share, guidance)
+    return with_taps(section, taps)
 
 
 def group_labels(section: NetworkPlan) -> NDArray[np.int64]:

@@ -11,41 +11,65 @@ UniPC (arXiv 2302.04867) does the same for polynomials; here the rows come from 
 all of it overshoots where the network damps errors itself, so the share is a setting, and rollouts choose it.
 """
 
+import itertools
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from hyca_calib.search.replay import Array, gaps
-from hyca_runtime.schedule import Schedule
+from hyca_calib.search.replay import Array
+from hyca_calib.search.rows import Places, Row
 
 RIDGE, TINY = 1e-5, 1e-30
 
 
-def with_feedback(taps: Array, schedule: Schedule, gram: Array, step_weights: Array, share: float) -> Array:
-    """`taps` with rows added that take back what earlier gaps have added to the error.
+def with_feedback(
+    taps: Array,
+    rows: Sequence[Row],
+    places: Places,
+    gram: Array,
+    step_weights: Array,
+    share: float,
+    guidance: Mapping[str, float],
+) -> Array:
+    """`taps` with rows added that take back what earlier gaps have added to the error of the guided output.
 
     Args:
-        taps: ``(predicted step, depth, channel)``, short histories padded with zeros.
-        gram: ``(channel, step, step)``.
+        taps: ``(row, tap, channel)``, shorter rows padded with zeros.
+        places: of each row in the Gram matrices.
+        gram: ``(channel, regressor, regressor)``.
         step_weights: weight of an error at each step, ``(step,)``.
         share: how much of the error is taken back, 0 to 1.
+        guidance: weight of each branch that has rows of its own in the guided output.
     """
-    found, place = taps.copy(), {step: i for i, step in enumerate(schedule.predicted_steps)}
-    error = np.zeros((len(gram), schedule.num_steps))  # a row over the features of all steps, for each channel
-    for history, targets in gaps(schedule, taps.shape[1]):
-        weights = step_weights[list(targets)]
-        if error.any() and abs(weights.sum()) > TINY:
-            extra = share * _correction(gram, list(history), error) / weights.sum()
-            for target in targets:
-                found[place[target], : len(history)] += extra.T
-        for target, weight in zip(targets, weights, strict=True):
-            error[:, list(history)] += weight * found[place[target], : len(history)].T
-            error[:, target] -= weight
+    found, error = taps.copy(), np.zeros(gram.shape[:2])  # of each channel, as a row over all regressors
+    order = sorted(range(len(rows)), key=lambda i: rows[i].step)
+    for _, gap in itertools.groupby(order, key=lambda i: _newest(rows[i])):
+        members = list(gap)
+        effects = {i: step_weights[rows[i].step] * guidance[rows[i].branch] for i in members}
+        most = sum(effects[i] * guidance[rows[i].branch] for i in members)  # what a move by the branches' weights does
+        if error.any() and abs(most) > TINY:
+            seen = sorted({place for i in members for place in places[i][0]})
+            extra = dict(zip(seen, (share / most * _correction(gram, seen, error)).T, strict=True))
+            for i in members:
+                for k, place in enumerate(places[i][0]):
+                    found[i, k] += guidance[rows[i].branch] * extra[place]
+        for i in members:
+            history, target = places[i]
+            error[:, history] += effects[i] * found[i, : len(history)].T
+            error[:, target] -= effects[i]
     return found
+
+
+def _newest(row: Row) -> int:
+    """The computed step before a row's gap."""
+    regressor = row.regressors[0]
+    return regressor[1] if regressor is not None else 0
 
 
 def _correction(gram: Array, history: list[int], error: Array) -> Array:
     """Rows over `history` nearest to minus the error, ``(channel, history)``."""
     past = gram[:, history][:, :, history]
-    cross = np.einsum("cs,csh->ch", error, gram[:, :, history])
-    strength = np.maximum(RIDGE * np.trace(past, axis1=1, axis2=2) / len(history), TINY)
-    damped = past + strength[:, None, None] * np.eye(len(history))
-    return np.asarray(-np.linalg.solve(damped, cross[..., None])[..., 0])
+    size = np.sqrt(np.maximum(np.einsum("chh->ch", past), TINY))  # a constant is of another size than features
+    cross = np.einsum("cs,csh->ch", error, gram[:, :, history]) / size
+    alike = past / (size[:, :, None] * size[:, None]) + RIDGE * np.eye(len(history))
+    return np.asarray(-np.linalg.solve(alike, cross[..., None])[..., 0] / size)

@@ -12,7 +12,7 @@ import numpy as np
 from hyca_calib.search.candidate import Settings
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array
-from hyca_calib.search.rows import places_of, rows_of, with_forecast, with_taps
+from hyca_calib.search.rows import places_of, plan_taps, rows_of, with_forecast, with_taps
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.forecast import Source
 from hyca_runtime.network_plan import NetworkPlan
@@ -21,26 +21,16 @@ from hyca_runtime.solvers import Fitted
 TINY = 1e-30
 
 
-def joint_section(
-    problem: Problem, settings: Settings, section: NetworkPlan, shared: Array, repaid: Array
-) -> NetworkPlan:
-    """`section` with rows over all guidance branches.
-
-    Args:
-        shared: the rows of all branches alike, ``(predicted step, depth, channel)``.
-        repaid: those with what makes up for earlier errors, which is added to the joint rows, too.
-    """
-    begun = _with_sources(problem, section)
-    rows, branches = rows_of(begun), problem.trace.branches
-    table = np.zeros((len(rows), max(len(row.regressors) for row in rows), begun.forecast.num_channels))
-    place = {step: i for i, step in enumerate(section.schedule.predicted_steps)}
-    for i, (row, (history, target)) in enumerate(
-        zip(rows, places_of(rows, branches, problem.trace.num_steps), strict=True)
-    ):
-        prior = np.zeros((len(history), table.shape[2]))
+def joint_section(problem: Problem, settings: Settings, section: NetworkPlan) -> NetworkPlan:
+    """`section`, which forecasts all guidance branches alike, with rows for each over the past of all."""
+    begun, shared = _with_sources(problem, section), plan_taps(section)
+    rows, place = rows_of(begun), {step: i for i, step in enumerate(section.schedule.predicted_steps)}
+    table = np.zeros((len(rows), max(len(row.regressors) for row in rows), shared.shape[2]))
+    places = places_of(rows, problem.trace.branches, problem.trace.num_steps)
+    for i, (row, (history, target)) in enumerate(zip(rows, places, strict=True)):
+        prior = np.zeros((len(history), shared.shape[2]))
         prior[: row.own] = shared[place[row.step], : row.own]
         table[i, : len(history)] = _fitted(problem.joint_fit, history, target, settings.ridge, prior)
-        table[i, : row.own] += (repaid - shared)[place[row.step], : row.own]
     return with_taps(begun, table)
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyca_calib.trace.stacked import same
 from hyca_runtime.attach.forwards import Patch, Replacement
-from hyca_runtime.branches import stacked_label
+from hyca_runtime.stacked import same, stacked_labels
 
 SAMPLED = 65_536
 """Numbers of an output that are looked at."""
@@ -45,7 +44,7 @@ class GuidanceWatch:
         """
         with _unknown(self._forget):
             pieces = _main(output).detach().chunk(parts)
-            found = [(stacked_label(branch, i, parts), piece) for i, piece in enumerate(pieces)]
+            found = list(zip(stacked_labels(branch, parts), pieces, strict=True))
             if {label for label, _ in found} & {label for label, _ in self._outputs}:
                 self._forget()  # called twice on a step, or no step of the scheduler is seen
             self._outputs += found

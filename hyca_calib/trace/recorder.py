@@ -20,7 +20,7 @@ from hyca_calib.trace.looked_at import LookedAt, tokens_first
 from hyca_calib.trace.recorded_call import RecordedCall, Shown, by_branch_and_step, joined
 from hyca_calib.trace.recording import PointRecording, Recording
 from hyca_calib.trace.request import point_key
-from hyca_calib.trace.stacked import repeats, stacked_branches, taken_apart
+from hyca_calib.trace.stacked import stacked_branches, taken_apart
 from hyca_calib.trace.tail_gain import Tail
 from hyca_runtime.attach.attachment import Attachment, Captured
 from hyca_runtime.attach.clock import Clock
@@ -29,6 +29,7 @@ from hyca_runtime.calls import CallResolver
 from hyca_runtime.errors import TraceError
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.point import CachePoint
+from hyca_runtime.stacked import repeats
 
 
 class Recorder:

@@ -18,13 +18,12 @@ from hyca_calib.trace.guidance import agreed
 from hyca_calib.trace.recorder import Recorder
 from hyca_calib.trace.recording import Recording
 from hyca_calib.trace.run import trace
-from hyca_calib.trace.stacked import repeats
 from hyca_calib.trace.statistics import comparable, packed_gram, unpacked_gram
 from hyca_calib.trace.store import Trace
-from hyca_runtime.branches import stacked_label
 from hyca_runtime.errors import WorkloadError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
+from hyca_runtime.stacked import repeats, stacked_labels
 from studies.zoo import PIPELINES
 
 STEPS = 4
@@ -96,8 +95,9 @@ def test_parts_of_other_latents_are_no_branches() -> None:
     assert not repeats(([*latents],), {"t": times}, 2)
     assert not repeats((half,), {}, 1)
     assert not repeats((), {"input_ids": torch.zeros(4, dtype=torch.long)}, 2)
-    assert [stacked_label("cond_uncond", i, 2) for i in range(2)] == ["cond_uncond 1/2", "cond_uncond 2/2"]
-    assert stacked_label("cond", 0, 1) == "cond"
+    assert stacked_labels("cond_uncond", 2) == ("cond_uncond 1/2", "cond_uncond 2/2")
+    assert stacked_labels("", 2) == ("1/2", "2/2")
+    assert stacked_labels("cond", 1) == ("cond",)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

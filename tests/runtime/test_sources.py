@@ -20,7 +20,6 @@ from hyca_runtime.errors import MissingHistoryWarning
 from hyca_runtime.plan import parse_plan
 from hyca_runtime.point import parse_point
 from hyca_runtime.solvers import Fitted
-from hyca_runtime.stacked import are_stacked, stacked_labels
 
 STEPS, COMPUTED, PREDICTED = 6, (0, 1, 4), (2, 3, 5)
 GENERATOR = np.random.default_rng(0)
@@ -184,15 +183,3 @@ def test_solvers_that_read_features_are_refused(pipe: EmojiPipeline) -> None:
     forecast["groups"]["cond"][0] |= {"solver": {"name": "dynamic_mode"}, "fallback": None}
     with pytest.raises(PlanError, match="weigh the own past of a whole call alone"):
         parse_plan(content, "plan")
-
-
-def test_how_stacked_branches_are_known() -> None:
-    latents = torch.randn(2, 3, 4)
-    assert are_stacked((torch.cat([latents, latents]),), {}, 2)
-    assert are_stacked((), {"hidden_states": torch.cat([latents] * 3)}, 3)
-    assert not are_stacked((torch.randn(4, 3),), {}, 2)
-    assert not are_stacked((torch.randn(3, 3),), {}, 2)
-    assert not are_stacked((), {"timestep": torch.ones(4)}, 2)
-    assert stacked_labels("", 1) == ("",)
-    assert stacked_labels("", 2) == ("1/2", "2/2")
-    assert stacked_labels("cond", 2) == ("cond 1/2", "cond 2/2")

@@ -13,8 +13,8 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Split, batches
 from hyca_calib.search.replay import Array
 from hyca_calib.search.tap_rollout import TapRollout
-from hyca_runtime.branches import stacked_label
 from hyca_runtime.feature import Feature
+from hyca_runtime.stacked import stacked_labels
 from studies.paper.refining.setup import RefinementSetup
 
 RANKS = (1, 8)
@@ -42,7 +42,7 @@ def refitted(setup: RefinementSetup, taps: Tensor) -> Tensor:
 
     def note(branch: str, step: int, history: Sequence[Feature]) -> None:
         seen = np.stack([_rows(feature, size) for feature in history])  # (history, sample, token, channel)
-        of_call = [trace.branches.index(stacked_label(branch, i, trace.stacked)) for i in range(trace.stacked)]
+        of_call = [trace.branches.index(label) for label in stacked_labels(branch, trace.stacked)]
         target = np.concatenate([values[offset : offset + size, own, step] for own in of_call], axis=1)
         used = len(seen)
         past[row[step], :, :used, :used] += np.einsum("ksnc,lsnc->ckl", seen, seen, optimize=True)
