@@ -6,7 +6,7 @@ import pytest
 from hyca_calib.search.error_feedback import with_feedback
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import Schedule
-from studies.paper.planning.speed import smooth_gram
+from studies.paper.planning.synthetic import smooth_gram
 
 STEPS = 24
 WEIGHTS = np.full(STEPS, -1 / STEPS)
