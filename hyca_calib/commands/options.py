@@ -82,7 +82,7 @@ class TraceOptions:
     def where(self) -> str:
         """The trace's path or URL."""
         part = "" if self.component == "transformer" else f"-{self.component}"
-        model, point = (short_name(name) for name in (self.model, self.point))
+        model, point = (short_name(name) for name in (self.model, self.point.replace(" ", "")))
         return self.out or str(TRACES / f"{model}-{point}{part}-{self.steps}.zarr")
 
 

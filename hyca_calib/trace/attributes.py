@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, FiniteFloat, model_validator
 
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Split, WorkloadSummary
@@ -44,7 +44,7 @@ class TraceAttributes(BaseModel, frozen=True):
     version: int = TRACE_VERSION
     branches: list[str]
     stacked: int
-    guidance: list[float]
+    guidance: list[FiniteFloat]
     scheduler_timesteps: list[float]
     model: TracedModel
     points: list[TracedPoint]

@@ -75,6 +75,9 @@ class GuidanceWatch:
         outputs, self._outputs = self._outputs, []
         if not outputs:
             return  # another network's step
+        if len(outputs) == 1:  # there is nothing to weigh
+            self._forget()
+            return
         with _unknown(self._forget), torch.no_grad():
             given = args[0] if args else kwargs["model_output"]
             self._steps.append(([branch for branch, _ in outputs], self._products(given, [of for _, of in outputs])))

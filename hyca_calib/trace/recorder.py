@@ -54,7 +54,7 @@ class Recorder:
         points = [points] if isinstance(points, CachePoint) else points
         self._pipe = pipe
         self.module = find_transformer(pipe, component)
-        self._attachment = Attachment(self.module, {point_key(point): point for point in points})
+        self._attachment = Attachment(self.module, {point_key(point): point for point in points}, apart=False)
         self._clock = Clock(self.module, pipe)
         self._looked_at = LookedAt(most_tokens, seed)
         self._noise = {name: torch.Generator("cpu") for name in self._attachment.points}

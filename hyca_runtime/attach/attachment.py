@@ -51,13 +51,14 @@ class Attachment:
     Args:
         module: the network, unwrapped from `torch.compile`.
         points: where its features are taken, by name; or one point.
+        apart: see `bind_points`.
 
     Raises:
         AttachError: the network has no such point, or is driven by a cache already. Nothing was
             changed then.
     """
 
-    def __init__(self, module: nn.Module, points: CachePoint | Mapping[str, CachePoint]) -> None:
+    def __init__(self, module: nn.Module, points: CachePoint | Mapping[str, CachePoint], apart: bool = True) -> None:
         if module in _attached:
             raise AttachError(f"{type(module).__name__} has a plan applied already; call remove() on its session first")
         if getattr(module, "is_cache_enabled", False) is True or _has_cache_hooks(module):
@@ -69,7 +70,7 @@ class Attachment:
         self.context = Context()
         self._slot = ForwardSlot(module)
         self._forward = self._slot.original
-        self._bound = bind_points(module, self.points)
+        self._bound = bind_points(module, self.points, apart)
         self._patches: list[Patch] = []
         self._handler: Handler | None = None
         self._turn = threading.RLock()

@@ -17,13 +17,22 @@ from hyca_runtime.errors import AttachError
 from hyca_runtime.point import CachePoint
 
 
-def bind_points(network: nn.Module, points: Mapping[str, CachePoint]) -> dict[str, BoundPoint]:
+def bind_points(network: nn.Module, points: Mapping[str, CachePoint], apart: bool = True) -> dict[str, BoundPoint]:
     """Where some points lie in `network`, by name.
 
+    Args:
+        apart: whether they must not overlap, as where several are forecast in one call.
+
     Raises:
-        AttachError: one lies nowhere, inside another's modules, or two hold the output of one module.
+        AttachError: one lies nowhere; or inside another's modules, or two hold the output of one module.
     """
     found = {name: bind_point(network, point) for name, point in points.items()}
+    if apart:
+        _check_apart(points, found)
+    return found
+
+
+def _check_apart(points: Mapping[str, CachePoint], found: Mapping[str, BoundPoint]) -> None:
     for (one, bound), (other, also) in combinations(found.items(), 2):
         if isinstance(bound, BoundModules) and isinstance(also, BoundModules) and (both := bound.paths & also.paths):
             raise AttachError(f"the points {one!r} and {other!r} both hold the output of {min(both)}")
@@ -32,7 +41,6 @@ def bind_points(network: nn.Module, points: Mapping[str, CachePoint]) -> dict[st
             held = [path for path in inner.paths if any(path.startswith(f"{above}.") for above in outer.paths)]
             if held:
                 raise AttachError(f"the point {one!r} lies inside {other!r}, at {min(held)}; choose one of them")
-    return found
 
 
 def bind_point(network: nn.Module, point: CachePoint) -> BoundPoint:

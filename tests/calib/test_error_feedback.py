@@ -7,7 +7,7 @@ from hyca_calib.search.error_feedback import with_feedback
 from hyca_calib.search.rows import Row, places_of
 from hyca_calib.search.taps import fit_solver
 from hyca_runtime.schedule import EVERY, Schedule
-from studies.paper.planning.speed import smooth_gram
+from studies.paper.planning.synthetic import smooth_gram
 
 STEPS = 24
 WEIGHTS = np.full(STEPS, -1 / STEPS)
@@ -75,7 +75,7 @@ def test_a_constant_needs_no_feedback(gram: np.ndarray) -> None:
 
 
 def test_branches_repay_what_guidance_makes_of_their_errors() -> None:
-    """Two branches of weights 3 and -2 over each other's past: the guided error gets less, rows move by these weights."""
+    """Of weights 3 and -2, over each other's past: the guided error gets less, and rows move by these weights."""
     generator, schedule = np.random.default_rng(1), Schedule.from_steps(STEPS, (0, 4, 9, 15, 20))
     branches, guidance = ("cond", "uncond"), {"cond": 3.0, "uncond": -2.0}
     paths = np.concatenate([np.cumsum(generator.normal(0, 0.1, (2, STEPS, 64)), 1), np.ones((2, STEPS, 64))])

@@ -114,6 +114,10 @@ def test_weights_of_the_pipeline_of_a_network_with_learned_variances(dtype: torc
     assert found.guidance == pytest.approx([4, -3], abs=1e-3)
 
 
+def test_weights_of_a_pipeline_in_inference_mode() -> None:
+    assert watched(tiny.as_kind(tiny.InInferenceMode), GUIDED).guidance == pytest.approx([3, -2], abs=1e-4)
+
+
 def changing(given: Tensor, step: int) -> Tensor:
     return given * (1 + step / 10)
 

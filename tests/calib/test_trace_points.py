@@ -23,7 +23,7 @@ from hyca_calib.trace.verify import verify
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint, parse_point
 
-POINTS = tuple(map(parse_point, ("trunk", "trunk:residual", "behind:2", "attention")))
+POINTS = tuple(map(parse_point, ("trunk", "trunk:residual", "behind:2", "blocks", "attention")))
 
 
 Made = dict[tuple[CachePoint, ...], tuple[Trace, Preflight]]
@@ -67,7 +67,7 @@ def test_the_first_is_read_unless_another_is_asked_for(several: Trace, tmp_path:
     assert several.at(POINTS[0]) is several
     assert Trace(several.where, POINTS[2]).name == f"{several.where} at behind:2"
     with pytest.raises(
-        TraceError, match=r"is of trunk, trunk:residual, behind:2, attention, not of output; trace with"
+        TraceError, match=r"is of trunk, trunk:residual, behind:2, blocks, attention, not of output; trace with"
     ):
         several.at(CachePoint(kind="output"))
     assert verify(several.where) == []
@@ -98,7 +98,7 @@ def test_all_are_contenders_of_a_search_with_names_of_their_own(several: Trace) 
 
 
 def test_keys_are_names_of_folders(several: Trace) -> None:
-    assert [point_key(point) for point in POINTS] == ["trunk", "trunk-residual", "behind-2", "attention"]
+    assert [point_key(point) for point in POINTS] == ["trunk", "trunk-residual", "behind-2", "blocks", "attention"]
     assert point_key(parse_point("modules:a.*.b")) == "modules-a.-.b"
     request = Request.read(several.folder)
     alike = [parse_point(text) for text in ("modules:a.*.b", "modules:a.?.b")]

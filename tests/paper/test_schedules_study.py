@@ -23,7 +23,8 @@ from studies.paper.planning import QUESTIONS, SCHEDULES
 from studies.paper.planning.baselines import anneal, draw, even_schedule, random_search, table_cost
 from studies.paper.planning.comparison import ANNEALING, EXACT, rulings, unseen_costs
 from studies.paper.planning.instance import Instance, instance
-from studies.paper.planning.speed import HISTORY, peak_bytes, search, slopes, smooth_gram, write_trace
+from studies.paper.planning.speed import HISTORY, peak_bytes, search, slopes
+from studies.paper.planning.synthetic import smooth_gram, write_trace
 
 STEPS = 14
 
