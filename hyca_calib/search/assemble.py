@@ -34,7 +34,7 @@ def build_section(candidate: Candidate) -> NetworkPlan:
     if settings.taps == "group" or not schedule.predicted_steps:
         return section
     section = with_taps(section, channel_taps(problem, settings, section))
-    if settings.joint:
+    if settings.sources != "own":
         section = joint_section(problem, settings, section)
     return repaid(problem, section, settings.repay) if settings.repay else section
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hyca_calib.clusters import cluster
 from hyca_calib.features.descriptors import describe_channels
-from hyca_calib.search.options import Grain
+from hyca_calib.search.options import Grain, Sources
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import grouped, schedule_cost
 from hyca_calib.search.solver_table import POOL, solver_label
@@ -36,7 +36,7 @@ class Settings:
         axis: time axis of the solvers.
         start: leading steps that are always computed.
         taps: a row of taps for every channel, drawn by the ridge towards its group's, or one for every group.
-        joint: whether rows for channels weigh the past of all guidance branches and a constant, see `joint_section`.
+        sources: what rows for channels weigh, see `Sources` and `joint_section`.
         repay: share of the error of earlier forecasts that rows for channels make up for, see `with_feedback`.
     """
 
@@ -48,7 +48,7 @@ class Settings:
     axis: str = "sigma"
     start: int = 1
     taps: Grain = "channel"
-    joint: bool = False
+    sources: Sources = "own"
     repay: float = 0.0
 
 

@@ -43,7 +43,7 @@ def with_feedback(
     """
     found, error = taps.copy(), np.zeros(gram.shape[:2])  # of each channel, as a row over all regressors
     order = sorted(range(len(rows)), key=lambda i: rows[i].step)
-    for _, gap in itertools.groupby(order, key=lambda i: _newest(rows[i])):
+    for _, gap in itertools.groupby(order, key=lambda i: rows[i].newest):
         members = list(gap)
         effects = {i: step_weights[rows[i].step] * guidance[rows[i].branch] for i in members}
         most = sum(effects[i] * guidance[rows[i].branch] for i in members)  # what a move by the branches' weights does
@@ -58,12 +58,6 @@ def with_feedback(
             error[:, history] += effects[i] * found[i, : len(history)].T
             error[:, target] -= effects[i]
     return found
-
-
-def _newest(row: Row) -> int:
-    """The computed step before a row's gap."""
-    regressor = row.regressors[0]
-    return regressor[1] if regressor is not None else 0
 
 
 def _correction(gram: Array, history: list[int], error: Array) -> Array:

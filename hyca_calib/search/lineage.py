@@ -122,6 +122,12 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
             f"plan {plan.name!r} caches at '{forecast.at}', {trace.where} was recorded at '{trace.point}'; "
             f"trace with --point {forecast.at}"
         )
+    weighed = set(forecast.sources)
+    if weighed and (not weighed <= set(trace.branches) or not trace.guidance or not trace.crossed):
+        raise PlanMismatchError(
+            f"plan {plan.name!r} has weights for the branches {', '.join(map(repr, sorted(weighed)))}, "
+            f"{trace.where} has {', '.join(map(repr, trace.branches))}; trace with the guidance that the plan is for"
+        )
     if forecast.num_channels != trace.num_channels:
         return f"the plan is for {forecast.num_channels} channels, the trace has {trace.num_channels}"
     if wanted.config_digest != model.config_digest:

@@ -9,6 +9,8 @@ from typing import Literal
 Grain = Literal["channel", "group"]
 """What has a row of taps of its own: every channel, or every group of channels."""
 
+Sources = Literal["own", "constant", "branches", "all"]
+"""What rows for channels weigh: the own past of a branch; beside it a constant, the other branches' past, or both."""
 
 Naming = Literal["diffusers", "dit"]
 """Whose names layers have in a schedule file: those of diffusers, or of the repository of DiT."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hyca_calib.pipelines.workload import Job, Split, Workload
+from hyca_calib.search.options import Sources
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rows import Places, places_of, rows_of
 from hyca_calib.trace.store import Trace
@@ -65,31 +66,36 @@ class Problem:
         return hashlib.sha256(json.dumps(traced, sort_keys=True).encode()).hexdigest()[:12]
 
     def gram(self, split: Split) -> Array:
-        """``(channel, step, step)`` of the feature that guidance makes of all branches', the mean over the samples.
+        """``(channel, step, step)``, summed over guidance branches, the mean over the samples of the split."""
+        return np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
 
-        Where the branches cannot be weighed (see `is_guided`) it is the sum of each one's own.
-        """
-        samples = len(self.trace.samples(split))
-        if not self.is_guided:
-            return np.asarray(self.trace.gram(split) / samples)
-        blocks = self.joint(split)[:, :-1, :-1]
-        apart = blocks.reshape(len(blocks), *(len(self.trace.branches), self.trace.num_steps) * 2)
+    def guided(self, split: Split) -> Array:
+        """As `gram`, of the feature that guidance makes of all branches'; where that is not known, `gram`."""
         weights = np.asarray(self.trace.guidance)
+        if len(weights) < 2 or not self.trace.crossed:
+            return self.gram(split)
+        blocks = self.joint(split)[:, :-1, :-1]
+        apart = blocks.reshape(len(blocks), *(len(weights), self.trace.num_steps) * 2)
         return np.asarray(np.einsum("a,b,casbt->cst", weights, weights, apart, optimize=True))
 
     @property
-    def is_guided(self) -> bool:
-        """Whether several guidance branches are known to be weighed, and how."""
-        return len(self.trace.branches) > 1 and self.trace.crossed and len(self.trace.guidance) > 1
+    def sources(self) -> tuple[Sources, ...]:
+        """What rows may weigh beside the own past of a branch; nothing where guidance is not known."""
+        if len(self.trace.branches) == 1:
+            return ("constant",)
+        return ("all", "branches", "constant") if self.trace.crossed and self.trace.guidance else ()
 
     def joint(self, split: Split) -> Array:
         """``(channel, regressor, regressor)``, the mean over the samples; see `Trace.joint_gram`."""
         return np.asarray(self.trace.joint_gram(split) / len(self.trace.samples(split)))
 
+    def places(self, section: NetworkPlan) -> Places:
+        """Where the Gram matrices have what a section's rows weigh and forecast."""
+        return places_of(rows_of(section), self.trace.branches, self.trace.num_steps)
+
     def regressions(self, section: NetworkPlan) -> tuple[Array, Places]:
-        """Gram matrices of the fit split, and where they have what a section's rows weigh and forecast."""
-        places = places_of(rows_of(section), self.trace.branches, self.trace.num_steps)
-        return (self.joint_fit if section.is_joint else self.fit), places
+        """Gram matrices of the fit split for a section's rows, and their places there."""
+        return (self.joint_fit if section.is_joint else self.fit), self.places(section)
 
     @cached_property
     def workload(self) -> Workload:
@@ -111,7 +117,7 @@ class Problem:
 
     @cached_property
     def select(self) -> Array:
-        return self.gram("select")
+        return self.guided("select")
 
     @cached_property
     def channel_gain(self) -> Array:

@@ -32,8 +32,8 @@ def search_by_rollouts(
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
     alternatives: Callable[[Pulse], Iterable[Candidate]] = lambda pulse: (),
 ) -> tuple[Candidate, float]:
-    """Roll out the best candidates, then what gains most first: other shares taken back, other ridges, rows over all
-    guidance branches, more candidates and alternatives, steps moved.
+    """Roll out the best candidates, then what gains most first: other shares taken back, other ridges, rows over more
+    than their own past, more candidates and alternatives, steps moved.
 
     The ridge decides how far taps trust their fit, which a replay with a clean history overrates or
     underrates by several dB; a replay knows nothing of what the network mends by itself, either.
@@ -52,11 +52,11 @@ def search_by_rollouts(
     if climb.best.settings.taps == "channel":
         climb.try_all([climb.best.moved(repay=repay) for repay in FEEDBACK_SHARES])
     climb.try_all([climb.best.moved(ridge=ridge) for ridge in RIDGES])
-    if climb.best.settings.taps == "channel" and climb.best.problem.is_guided:
-        climb.try_all([climb.best.moved(joint=True)])
-    repay, ridge, joint = climb.best.settings.repay, climb.best.settings.ridge, climb.best.settings.joint
-    others = [candidate.moved(repay=repay, joint=joint) for candidate in candidates[limits.finalists :][:OTHERS]]
-    swept = (candidate.moved(repay=repay, ridge=ridge, joint=joint) for candidate in alternatives(climb.pulse))
+    if climb.best.settings.taps == "channel":
+        climb.try_all([climb.best.moved(sources=sources) for sources in climb.best.problem.sources])
+    repay, ridge, sources = climb.best.settings.repay, climb.best.settings.ridge, climb.best.settings.sources
+    others = [candidate.moved(repay=repay, sources=sources) for candidate in candidates[limits.finalists :][:OTHERS]]
+    swept = (candidate.moved(repay=repay, ridge=ridge, sources=sources) for candidate in alternatives(climb.pulse))
     climb.try_all(itertools.chain(others, swept))
     shuffle = random.Random(seed)
     while climb.try_until_better(_moves_and_kicks(climb.best, shuffle)):

@@ -36,6 +36,12 @@ class Row:
     regressors: tuple[Regressor, ...]
     own: int
 
+    @property
+    def newest(self) -> int:
+        """The computed step before the gap that the row is for."""
+        regressor = self.regressors[0]
+        return regressor[1] if regressor is not None else 0
+
 
 Places = tuple[tuple[list[int], int], ...]
 """Of each row, where a Gram matrix has its regressors and what it forecasts."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ from storage import record
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import SPLITS, Split, Workload
-from hyca_calib.search.assemble import assemble_section, build_section
-from hyca_calib.search.candidate import Candidate, Settings, partition
+from hyca_calib.search.assemble import assemble_section, channel_taps, repaid
+from hyca_calib.search.candidate import Settings, partition
 from hyca_calib.search.error_damping import measure_damping, with_damping
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import preconditioned
 from hyca_calib.search.presets import PRESETS, choose_once
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.rows import plan_taps
+from hyca_calib.search.rows import plan_taps, with_taps
 from hyca_calib.search.run import search, search_preset
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.taps import fit_solver
@@ -181,11 +180,11 @@ def fitted(problem: Problem) -> dict[str, list[np.ndarray]]:
     taps = fit_solver(problem.fit, schedule, problem.times(settings.axis), settings.depth, settings.ridge).weights
     groups, solvers = choose_once(problem, PRESETS["hyca"].pool, 0)
     gram, places = problem.regressions(held(problem))
-    tried, repaying = Candidate(problem, settings, schedule), replace(settings, repay=0.5)
+    own = channel_taps(problem, settings, held(problem))
     return {
         "gains": [problem.channel_gain, problem.step_weights],
         "groups": partition(problem, settings, 0),
-        "taps": [taps, *(plan_taps(build_section(replace(tried, settings=s))) for s in (settings, repaying))],
+        "taps": [taps, own, plan_taps(repaid(problem, with_taps(held(problem), own), 0.5))],
         "coordinates": [preconditioned(taps, places, gram)(torch.ones(taps.shape)).numpy()],
         "the recipe's choice": [*groups, np.array([solver.name for solver in solvers])],
     }
