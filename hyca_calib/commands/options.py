@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hyca_calib.costs.budget import TOLERANCE
 from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.replay import Multistep
 from hyca_calib.search.sources import BEST, listed
@@ -94,6 +95,9 @@ class SearchLimits:
         str,
         typer.Option(help=f"{BEST} searches; published recipes are {listed()}."),
     ] = BEST
+    strict: Annotated[
+        bool, typer.Option("--strict", help=f"No plan costs more than asked; else up to {100 * TOLERANCE:.0f} % more.")
+    ] = False
     multistep: Annotated[
         Multistep,
         typer.Option(help="How a preset's one-step formulas serve a long gap: over the gap, or step by step."),

@@ -12,7 +12,7 @@ from hyca_calib.commands.options import STUDIES, TRACES, EvaluateOptions, Search
 from hyca_calib.commands.plans import evaluate_file, report
 from hyca_calib.commands.presets import Asked, Maker, preset_of
 from hyca_calib.commands.tracing import trace_model
-from hyca_calib.costs.budget import Budget, parse_budgets
+from hyca_calib.costs.budget import TOLERANCE, Budget, parse_budgets
 from hyca_calib.pipelines.load import default_device, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.quality.evaluate import Evaluation
@@ -91,7 +91,9 @@ def _budgets(budgets: str | None, limits: SearchLimits) -> tuple[Budget, ...]:
     """What plans are made for; one without a limit, named after its file, where a schedule is followed."""
     if (budgets is None) == (limits.schedule is None):
         raise BudgetError("give either --budget, such as 5x, or a --schedule of smoothcache to follow")
-    return (Budget(limits.schedule.stem),) if budgets is None and limits.schedule else parse_budgets(budgets or "")
+    if budgets is None and limits.schedule is not None:
+        return (Budget(limits.schedule.stem),)
+    return parse_budgets(budgets or "", 0.0 if limits.strict else TOLERANCE)
 
 
 def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:

@@ -3,11 +3,13 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from hyca_calib.costs.flops import CostModel
 from hyca_runtime.errors import BudgetError
 
+TOLERANCE = 0.02
+"""A run may cost so much more than asked, unless the budget is strict: whole steps seldom fill it to the last FLOP."""
 FORMS = "expected a speed-up like 5x, a share of the full FLOPs like 20%, or a number like '10 steps'"
 
 
@@ -19,14 +21,16 @@ class Budget:
         text: as the user wrote it, normalised; also names folders.
         share: allowed FLOPs over those of the full run, or None.
         steps: allowed computed steps, or None.
+        tolerance: what a run may cost beyond that share, as a part of it.
     """
 
     text: str
     share: float | None = None
     steps: int | None = None
+    tolerance: float = 0.0
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, tolerance: float = 0.0) -> Self:
         """Read one budget.
 
         Raises:
@@ -43,10 +47,10 @@ class Budget:
         if percent := match["percent"]:
             if not 0 < float(percent) <= 100:
                 raise BudgetError(f"budget {text!r} must be above 0% and at most 100%")
-            return cls(compact, share=float(percent) / 100)
+            return cls(compact, share=float(percent) / 100, tolerance=tolerance)
         if (ratio := float(match["ratio"])) < 1:
             raise BudgetError(f"budget {text!r} asks for more than the full run; use 1x or above")
-        return cls(compact, share=1 / ratio)
+        return cls(compact, share=1 / ratio, tolerance=tolerance)
 
     def computed_steps(self, cost: CostModel, num_steps: int, depth: int) -> int:
         """The most steps that can be computed within the budget, predicted steps paid for.
@@ -80,7 +84,12 @@ class Budget:
         if self.steps is not None:
             counted = self._counted(self.steps, num_steps)
             return counted * full + (num_steps - counted) * least
-        return num_steps * full * (1.0 if self.share is None else self.share)
+        return num_steps * full * (1.0 if self.share is None else self.share * (1 + self.tolerance))
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What was asked for, for JSON."""
+        return {"asked": self.text, "tolerance": self.tolerance}
 
     def _counted(self, steps: int, num_steps: int) -> int:
         if steps > num_steps:
@@ -88,6 +97,6 @@ class Budget:
         return steps
 
 
-def parse_budgets(text: str) -> tuple[Budget, ...]:
+def parse_budgets(text: str, tolerance: float = 0.0) -> tuple[Budget, ...]:
     """The budgets in a text that has commas between them, each once."""
-    return tuple(dict.fromkeys(Budget.parse(part) for part in text.split(",")))
+    return tuple(dict.fromkeys(Budget.parse(part, tolerance) for part in text.split(",")))

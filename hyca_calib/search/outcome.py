@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.weights import precision_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import rollout_psnr
@@ -39,7 +40,8 @@ def write_outcome(
     study: StudyFolder,
     problem: Problem,
     section: NetworkPlan,
-    suffix: str,
+    budget: Budget,
+    preset: str,
     told: dict[str, Any],
     account: dict[str, Any],
 ) -> Plan:
@@ -48,16 +50,18 @@ def write_outcome(
     A plan tells of its refinement, but not how long it took, so that equal searches give equal plans.
 
     Args:
-        suffix: of the plan's name, after the model's.
+        budget: that was asked for.
+        preset: the recipe's name, "" of a search.
         told: what the plan says of where it comes from.
     """
-    made = dict(told)
+    made = {**told, "budget": budget.told}
     if pipe is not None:
         made["precision"] = precision_of(find_transformer(pipe, section.component))
     refinement = {key: value for key, value in account["refinement"].items() if key != "minutes"}
     if "iterations" in refinement:
         made["refinement"] = refinement
-    plan = Plan(name=f"{problem.trace.attributes.model.name}-{suffix}", sections=(section,), provenance=made)
-    study.write_result(account)
+    name = "-".join(filter(None, (problem.trace.attributes.model.name, preset, budget.text)))
+    plan = Plan(name=name, sections=(section,), provenance=made)
+    study.write_result({**account, "budget": budget.told})
     save_plan(plan, study.plan)
     return plan

@@ -83,7 +83,7 @@ def search(
             "refinement": refinement,
             "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
         }
-        return write_outcome(pipe, study, winner.problem, section, budget.text, provenance(winner), account)
+        return write_outcome(pipe, study, winner.problem, section, budget, "", provenance(winner), account)
 
 
 def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Sequence[Candidate], Candidate, Tried]:
@@ -146,7 +146,7 @@ def search_preset(
         "candidates": [_summary(candidate)],
     }
     section, told = judged(pipe, problem, section), provenance(candidate)
-    return write_outcome(pipe, study, problem, section, f"{preset}-{budget.text}", told, account)
+    return write_outcome(pipe, study, problem, section, budget, preset, told, account)
 
 
 def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:

@@ -79,7 +79,7 @@ def tune(
         on_share: told the share of the limits that is spent, also within a trial. Once the time is, the trial stops,
             unless it is the first.
     """
-    budget_names = ",".join(budget.text for budget in budgets)
+    budget_names = ",".join(budget.text + (" or little more" if budget.tolerance else "") for budget in budgets)
     study = open_study(storage, f"tune {problem.identity} {budget_names} groups {tuning.groups or 'any'} seed {seed}")
 
     watch, done = Stopwatch(tuning.timeout), 0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hyca_calib.costs.budget import Budget, parse_budgets
+from hyca_calib.costs.budget import TOLERANCE, Budget, parse_budgets
 from hyca_calib.costs.flops import CostModel
 from hyca_runtime.errors import BudgetError
 
@@ -18,6 +18,19 @@ def test_a_plan_never_exceeds_its_budget(text: str, steps: int) -> None:
     if budget.share is not None:
         assert COST.run_flops(50, steps, 3) <= budget.share * 50 * COST.full_flops + 1e-6
         assert steps == 50 or COST.run_flops(50, steps + 1, 3) > budget.share * 50 * COST.full_flops
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "lenient"), [("5x", 9, 10), ("2x", 24, 25), ("20%", 9, 10), ("4.7x", 10, 10)]
+)
+def test_whole_steps_may_go_a_little_over(text: str, strict: int, lenient: int) -> None:
+    assert Budget.parse(text).computed_steps(COST, 50, 3) == strict
+    budget = Budget.parse(text, TOLERANCE)
+    assert budget.computed_steps(COST, 50, 3) == lenient
+    assert budget.share is not None
+    assert COST.run_flops(50, lenient, 3) <= (1 + TOLERANCE) * budget.share * 50 * COST.full_flops
+    assert budget.told == {"asked": text, "tolerance": TOLERANCE}
+    assert Budget.parse("10 steps", TOLERANCE) == Budget.parse("10 steps"), "steps are counted, whatever they cost"
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def search_dicache(
     }
     told = {**origin(problem), "settings": settings}
     section = judged(pipe, problem, section)
-    return write_outcome(pipe, study, problem, section, f"{DICACHE}-{budget.text}", told, account)
+    return write_outcome(pipe, study, problem, section, budget, DICACHE, told, account)
 
 
 class _Tries:

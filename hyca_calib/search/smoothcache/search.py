@@ -94,7 +94,7 @@ def write_scheduled(
         "groups": [{"size": forecast.num_channels, "solver": Hold.name} for forecast in section.points.values()],
     }
     told = {**origin(problem), "settings": settings}
-    return write_outcome(pipe, study, problem, section, f"{SMOOTHCACHE}-{budget.text}", told, account)
+    return write_outcome(pipe, study, problem, section, budget, SMOOTHCACHE, told, account)
 
 
 def _module(pipe: Any, problem: Problem) -> nn.Module:
