@@ -9,15 +9,15 @@ import numpy as np
 from diffusers import FluxTransformer2DModel
 
 from hyca_runtime.fingerprint import config_digest
-from hyca_runtime.forecast import Forecast
-from hyca_runtime.group import DimensionGroup, encode_channels
+from hyca_runtime.forecast import Forecast, Source
+from hyca_runtime.group import DimensionGroup, SolverSpec, encode_channels
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
 from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
 from hyca_runtime.point import parse_point
 from hyca_runtime.policies import ProbedChange
 from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
-from hyca_runtime.solvers import Aligned, Hold, Newton, Solver
+from hyca_runtime.solvers import Aligned, Fitted, Hold, Newton, Solver
 
 STEPS = 12
 
@@ -86,3 +86,20 @@ def probing_plan(module: FluxTransformer2DModel) -> Plan:
     """The first block decides in each call whether the others run."""
     points = {FEATURE: _alike("trunk:residual", module.inner_dim, Aligned())}
     return changed(make_plan(module), points=points, policy=ProbedChange(0.2).spec(max_computed=8))
+
+
+def joint_plan(module: FluxTransformer2DModel) -> Plan:
+    """The branches "cond" and "uncond" are forecast from each other's past, too, the latter also from a live value."""
+    plan = make_plan(module, solvers=(Newton(1),))
+    steps, forecast = plan.section.schedule.predicted_steps, plan.section.forecast
+    generator = np.random.default_rng(0)
+
+    def weights(taps: int) -> SolverSpec:
+        return Fitted(steps, generator.normal(0, 0.1, (len(steps), taps, forecast.num_channels))).spec()
+
+    constant = Source(solver=weights(1))
+    sources = {
+        "cond": (Source(branch="uncond", solver=weights(2)), constant),
+        "uncond": (Source(branch="cond", live=True, solver=weights(1)), constant),
+    }
+    return changed(plan, points={FEATURE: forecast.model_copy(update={"sources": sources})})

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from plans import STEPS, layered_plan, make_plan, probing_plan
+from plans import STEPS, joint_plan, layered_plan, make_plan, probing_plan
 from torch import Tensor
 
 from hyca_runtime import Plan, Session
@@ -182,7 +182,8 @@ def no_warnings() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("with_scheduler", [True, False], ids=["pipeline", "network"])
 @pytest.mark.parametrize(
-    ("kind", "sequences"), [(make_plan, SEQUENCES // 2), (layered_plan, SEQUENCES // 4), (probing_plan, SEQUENCES // 4)]
+    ("kind", "sequences"),
+    [(make_plan, SEQUENCES // 2), *((kind, SEQUENCES // 6) for kind in (layered_plan, probing_plan, joint_plan))],
 )
 def test_sequences_of_runs(
     kind: Callable[[FluxTransformer2DModel], Plan], sequences: int, with_scheduler: bool
