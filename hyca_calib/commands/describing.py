@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.records.console import human_bytes
-from hyca_calib.report.steps import MOST_NAMED, told_points, told_steps
+from hyca_calib.report.steps import MOST_NAMED, told_points, told_sources, told_steps
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
@@ -55,6 +55,8 @@ def _of_plan(plan: Plan) -> Facts:
             facts[f"{name}: at"] = told_points(section)
         else:
             facts |= _of_points(section)
+        if sources := told_sources(section):
+            facts[f"{name}: also weighed"] = sources
         if section.policy is not None:
             settings = ", ".join(f"{key} {value}" for key, value in section.policy.configuration.items())
             bound = f", at most {section.policy.max_computed} computed" if section.policy.max_computed else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hyca_runtime.forecast import Source
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import FEATURE
 
@@ -35,3 +36,21 @@ def told_points(section: NetworkPlan) -> str:
     """Where a plan caches."""
     places = [str(place) for place in section.places.values()]
     return ", ".join(places[:MOST_NAMED]) + (f" and {len(places) - MOST_NAMED} more" if places[MOST_NAMED:] else "")
+
+
+def told_sources(section: NetworkPlan) -> str:
+    """What forecasts weigh beside the own past of a branch: "1/2: the past of 2/2, a constant; ...", "" for nothing."""
+    told = dict[str, str]()
+    for forecast in section.points.values():
+        for branch, sources in forecast.sources.items():
+            kinds = ["a constant" if s.branch is None else f"{_when(s)} {_named(s.branch)}" for s in sources]
+            told[_named(branch)] = ", ".join(kinds)
+    return "; ".join(f"{branch}: {kinds}" for branch, kinds in told.items())
+
+
+def _when(source: Source) -> str:
+    return "the live value of" if source.live else "the past of"
+
+
+def _named(branch: str) -> str:
+    return branch or "the unnamed branch"

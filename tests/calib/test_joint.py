@@ -13,6 +13,7 @@ import torch
 
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.report.steps import told_sources
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, Settings
 from hyca_calib.search.lineage import misfit_of
@@ -139,3 +140,12 @@ def test_guidance_that_is_not_known_leaves_each_branch_to_itself(subject: tuple[
     found = replace(problem, trace=unknown)
     np.testing.assert_array_equal(found.guided("select"), found.gram("select"))
     assert found.sources == (("constant",) if len(unknown.branches) == 1 else ())
+
+
+def test_what_forecasts_weigh_is_told(subject: tuple[Any, Problem]) -> None:
+    _, problem = subject
+    assert told_sources(section_of(problem, "own")) == ""
+    first, *others = problem.trace.branches
+    told = told_sources(section_of(problem, problem.sources[0])).split("; ")
+    assert told[0] == f"{first}: {''.join(f'the past of {other}, ' for other in others)}a constant"
+    assert len(told) == len(problem.trace.branches)
