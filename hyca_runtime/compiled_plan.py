@@ -164,7 +164,8 @@ class CompiledPlan:
             taps = table[int(track.position)]
             past = own if source.branch is None else pasts.get(source.branch, NO_PAST)
             past = past.before(track.position, source.live)
-            if not own.is_like(past) or (source.branch and past.positions[: len(taps.history)] != taps.history):
+            has_them = source.branch is None or past.positions[: len(taps.history)] == taps.history
+            if not has_them or not own.is_like(past):
                 return None
             key, axis = (id(section), name, branch, track.position, number), section.points[name].at.channel_axis
             weights = self._weights.get(key, partial(getattr, taps, "weights"), past, axis)

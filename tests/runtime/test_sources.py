@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_runtime import Plan, PlanError, PlanMismatchError, apply_plan, load_plan, save_plan
+from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.errors import MissingHistoryWarning
+from hyca_runtime.history import Past
 from hyca_runtime.plan import parse_plan
 from hyca_runtime.point import parse_point
 from hyca_runtime.solvers import Fitted
@@ -183,3 +186,16 @@ def test_solvers_that_read_features_are_refused(pipe: EmojiPipeline) -> None:
     forecast["groups"]["cond"][0] |= {"solver": {"name": "dynamic_mode"}, "fallback": None}
     with pytest.raises(PlanError, match="weigh the own past of a whole call alone"):
         parse_plan(content, "plan")
+
+
+def test_a_branch_without_a_name_is_a_source_like_others(pipe: EmojiPipeline) -> None:
+    """Features of other steps of it are not weighed."""
+    section = joint_plan(pipe, emoji, ("", "#1")).section
+    compiled = CompiledPlan("joint", [section], "compute")
+    track: Any = SimpleNamespace(at=0, off_grid="", position=2.0, undecided=False)
+    buffers = (torch.randn(2, 1, 4, section.forecast.num_channels),)
+    past, older = Past((1.0, 0.0), buffers, [0, 1]), Past((0.0,), buffers, [1])
+    assert compiled.weights_beside(track, "feature", "#1", {"#1": past, "": older}) is None
+    found = compiled.weights_beside(track, "feature", "#1", {"#1": past, "": past})
+    assert found is not None
+    assert [of is None for of, _ in found] == [False, True]
