@@ -10,7 +10,7 @@ from hyca_runtime.group import MAX_CHANNELS, DimensionGroup, SolverSpec, check_p
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import EVERY
-from hyca_runtime.solvers import ClosedFormSolver, Solver, solver_from_spec
+from hyca_runtime.solvers import AdaptiveSolver, Aligned, ClosedFormSolver, Solver, solver_from_spec
 
 GroupSolvers = tuple[tuple[np.ndarray, Solver], ...]
 """Channel indices and solver of each group."""
@@ -31,7 +31,12 @@ class Source(PlanPart):
 
     @model_validator(mode="after")
     def _check(self) -> Source:
-        if self.branch is None and (self.live or solver_from_spec(self.solver).depth > 1):
+        solver = solver_from_spec(self.solver)
+        if isinstance(solver, AdaptiveSolver | Aligned):
+            raise ValueError(f"sources: {solver.name!r} reads features, a source has weights of its own")  # noqa: TRY004
+        if self.branch == EVERY:
+            raise ValueError(f"sources: expected the name of a branch, or none for a constant, got {EVERY!r}")
+        if self.branch is None and (self.live or solver.depth > 1):
             raise ValueError("sources: a constant has one weight, and is never live")
         return self
 
@@ -43,7 +48,7 @@ class Forecast(PlanPart):
         at: the point.
         num_channels: feature dimensions there.
         groups: by guidance branch, or `EVERY`: partition of the channels, each group with its solver.
-        sources: by guidance branch: what is weighed beside its own past, on the plan's own steps.
+        sources: by guidance branch, or `EVERY`: what is weighed beside its own past, on the plan's own steps.
         numel: numbers in one feature of one sample, all guidance branches together.
     """
 

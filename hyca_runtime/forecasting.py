@@ -14,7 +14,7 @@ from hyca_runtime.stacked import stacked_labels
 
 NOT_FINITE = "forecast NaN or infinity"
 NOT_STACKED = "its calls do not hold the guidance branches that the plan was made for"
-NO_SOURCE = "a branch that its forecast weighs does not have the features for it"
+NO_SOURCE = "a branch that its forecast weighs does not have the features for it, of "
 
 Made = tuple[Feature, int]
 """A feature, and the FLOPs of making it."""
@@ -68,7 +68,8 @@ def _jointly(lane: Lane, state: StreamState, call: Call, name: str) -> Made | No
             return None
         beside = lane.plan.weights_beside(lane.track, name, label, pasts)
         if beside is None:
-            state.cause = NO_SOURCE
+            named = {source.branch for source, _ in lane.plan.section(lane.track).sources(name, label)} - {None}
+            state.cause = NO_SOURCE + ", ".join(sorted(map(repr, named)))
             return None
         terms = [(own, weights), *((past, taps) for past, taps in beside if past is not None)]
         shifts = [taps for past, taps in beside if past is None]

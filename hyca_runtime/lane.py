@@ -32,6 +32,7 @@ class StreamState:
     Attributes:
         histories: the features of each point, by its name.
         previous: the position of its latest call, -1 before the first.
+        step: the number of the run's step at its latest call.
         probes: what its leading blocks made, where a policy looks at that.
         memory: what the plan's policy remembers, None before it was asked.
         cause: why its history is shorter than the plan wants, if it is.
@@ -45,6 +46,7 @@ class StreamState:
         self.count = StreamCount()
         self.guard = FiniteGuard()
         self.previous = -1.0
+        self.step = 0
         self.cause = cause
         self.memory: Any = None
         self.probes = ProbeMemory()
@@ -122,6 +124,15 @@ class Lane:
         return self.track.steps if self.streams else 0
 
     @property
+    def absent(self) -> frozenset[str]:
+        """Guidance branches that the plan names and the run has not called."""
+        if not self.streams:
+            return frozenset()
+        section = self.plan.section(self.track)
+        called = {label for branch, _ in self.streams for label in stacked_labels(branch, section.stacked)}
+        return section.branches - called
+
+    @property
     def computed(self) -> int:
         return len(self._computed)
 
@@ -151,6 +162,7 @@ class Lane:
         if key not in self.streams:
             began = f"it began at step {self.track.position:g}" if self.track.position > 0 else PASSED
             self.streams[key] = StreamState(self.plan.depths, began)
+        self.streams[key].step = self.track.steps
         return self.streams[key]
 
     def pasts(self, name: str, part: int) -> dict[str, Past]:
@@ -180,7 +192,7 @@ class Lane:
     def _free(self, state: StreamState) -> None:
         """Give the memory of a run's features back on its last step, once no branch there may weigh them."""
         together = list(self.streams.values()) if self.plan.section(self.track).is_joint else [state]
-        if all(other.previous == state.previous for other in together):
+        if all(other.step == state.step for other in together):
             for other in together:
                 other.clear()
 

@@ -127,6 +127,12 @@ class NetworkPlan(PlanPart):
         return self.stacked > 1 or any(point.sources for point in self.points.values())
 
     @property
+    def branches(self) -> frozenset[str]:
+        """The guidance branches that are named."""
+        points = [{*point.groups, *point.sources} for point in self.points.values()]
+        return frozenset({*self.schedule.tables}.union(*points) - {EVERY})
+
+    @property
     def places(self) -> dict[str, CachePoint]:
         """Where the points are, by name."""
         return {name: forecast.at for name, forecast in self.points.items()}
@@ -194,7 +200,7 @@ class NetworkPlan(PlanPart):
 
     def sources(self, name: str, branch: str) -> SourceTaps:
         """What is weighed beside the own past of a branch at a point."""
-        return self._source_taps.get((name, branch), ())
+        return self._source_taps.get((name, branch), self._source_taps.get((name, EVERY), ()))
 
     def weights_at(
         self, past: Sequence[float], position: float, name: str | None = None, branch: str = EVERY
@@ -222,8 +228,8 @@ class NetworkPlan(PlanPart):
 
     @property
     def flops_ratio(self) -> float | None:
-        """FLOPs of the full run over those of the plan; None where it does not say its costs."""
-        if self.action_flops is None:
+        """FLOPs of the full run over those of the plan; None where it does not say costs, or has tables by branch."""
+        if self.action_flops is None or len(self.schedule.tables) > 1:
             return None
         full = self.action_flops[self.schedule.tables[EVERY][0]]
         return full * self.schedule.num_steps / sum(self.action_flops[i] for i in self.schedule.tables[EVERY])

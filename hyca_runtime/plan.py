@@ -174,8 +174,8 @@ def parse_plan(content: Any, source: str) -> Plan:
         raise PlanError(f"{source}: {old}Its version: expected {PLAN_VERSION}, got {str(version)[:40]!r}")
     try:
         return Plan.model_validate_json(json.dumps(content, allow_nan=False))
-    except (ValidationError, HycaError) as error:
-        fault = _first_fault(error)
+    except (ValidationError, HycaError, ValueError) as error:
+        fault = str(error) if not isinstance(error, ValidationError) else _first_fault(error)
         shown = fault if len(fault) <= MAX_SHOWN else f"{fault[:MAX_SHOWN]} ..."
         raise PlanError(f"{source}: {shown}") from error
 
@@ -192,7 +192,8 @@ def _refuse(number: str) -> float:
 def _first_fault(error: ValidationError | HycaError) -> str:
     if isinstance(error, HycaError):
         return str(error)
-    fault, others = error.errors()[0], error.error_count() - 1
+    faults = [fault for fault in error.errors() if fault["loc"] != ("sections",)] or error.errors()
+    fault, others = faults[0], len(faults) - 1  # where no section is sound, pydantic also tells that there is none
     where = ".".join(str(part) for part in fault["loc"]) or "plan"
     reason = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
@@ -201,7 +202,7 @@ def _first_fault(error: ValidationError | HycaError) -> str:
         reason = "this field is missing"
     elif fault["type"] != "value_error":
         reason = f"{reason}, got {str(fault['input'])[:60]!r}"
-    return f"{where}: {reason}" + (f" ({others} more faults)" if others else "")
+    return f"{where}: {reason}" + (f" ({others} more fault{'s' * (others > 1)})" if others else "")
 
 
 def _fields_beside(location: tuple[int | str, ...]) -> list[str]:

@@ -47,6 +47,7 @@ class RunReport:
             networks together.
         partly: further steps, on which only layers or some blocks were forecast and the others ran.
         computed_at: the computed steps, counted from 0, where one network follows the plan.
+        absent: guidance branches that the plan names and the run did not call.
         off_plan: why steps were computed or adapted that the plan predicts, or "".
         adapted: whether the plan was adapted to the sampler.
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
@@ -63,6 +64,7 @@ class RunReport:
     steps: int = 0
     partly: int = 0
     computed_at: tuple[int, ...] = ()
+    absent: tuple[str, ...] = ()
     off_plan: str = ""
     adapted: bool = False
     cache_bytes: int = 0
@@ -92,6 +94,8 @@ class RunReport:
                     filter(None, [network, branch or "unnamed branch", f"part {part}" if part else "", thread])
                 )
                 lines.append(f"  {where}: {count.computed} of {count.steps}")
+        if self.absent:
+            lines.append(f"  no call of the branches that the plan names {', '.join(map(repr, self.absent))}")
         if self.waits:
             lines.append(f"  {self.waits} decisions waited for the device")
         if self.off_plan:

@@ -162,6 +162,7 @@ class Session:
             steps=sum(lane.steps for lane in furthest if lane),
             partly=sum(lane.partly for lane in furthest if lane),
             computed_at=furthest[0].computed_at if len(furthest) == 1 and furthest[0] else (),
+            absent=tuple(sorted(set().union(*(lane.absent for _, _, lane in lanes)))),
             off_plan=next(filter(None, (executor.departure(own) for executor in self._executors.values())), ""),
             adapted=self._on_mismatch == "adapt",
             cache_bytes=sum(count.cache_bytes for count in streams.values()),

@@ -55,6 +55,9 @@ def _of_plan(plan: Plan) -> Facts:
             facts[f"{name}: at"] = told_points(section)
         else:
             facts |= _of_points(section)
+        if len(section.schedule.tables) > 1:
+            named = ", ".join(sorted(section.schedule.tables.keys() - {EVERY}))
+            facts[f"{name}: by branch"] = f"steps of their own for {named}"
         if sources := told_sources(section):
             facts[f"{name}: also weighed"] = sources
         if section.policy is not None:

@@ -122,8 +122,16 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
             f"plan {plan.name!r} caches at '{forecast.at}', {trace.where} was recorded at '{trace.point}'; "
             f"trace with --point {forecast.at}"
         )
-    weighed = set(forecast.sources)
-    if weighed and (not weighed <= set(trace.branches) or not trace.guidance or not trace.crossed):
+    live = any(source.live for sources in forecast.sources.values() for source in sources)
+    if len(section.schedule.tables) > 1 or live or (section.branches and not section.is_joint):
+        raise PlanMismatchError(
+            f"plan {plan.name!r} treats guidance branches differently on a step, which a trace does not replay; "
+            "measure it: python -m hyca_calib evaluate"
+        )
+    read = {source.branch for sources in forecast.sources.values() for source in sources if source.branch is not None}
+    weighed = section.branches | read
+    fits = section.stacked in (1, trace.stacked) and weighed <= set(trace.branches)
+    if section.is_joint and not (fits and trace.guidance and trace.crossed):
         raise PlanMismatchError(
             f"plan {plan.name!r} has weights for the branches {', '.join(map(repr, sorted(weighed)))}, "
             f"{trace.where} has {', '.join(map(repr, trace.branches))}; trace with the guidance that the plan is for"

@@ -35,6 +35,8 @@ class Fitted(Solver):
             raise ValueError(
                 f"fitted: expected weights (steps={len(self.steps)}, taps, width), got shape {self.weights.shape}"
             )
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"fitted: expected ascending steps, each once, got {list(self.steps)}")
 
     @property
     def depth(self) -> int:

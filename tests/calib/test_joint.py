@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,22 @@ def test_a_plan_over_branches_is_not_judged_on_a_trace_without_them(
     elif problem.trace.stacked == 1:
         with pytest.raises(PlanMismatchError, match=r"has weights for the branches 'cond', 'uncond', .* has 'cond'"):
             misfit_of(plan, recorded)
+
+
+def test_what_a_trace_does_not_replay_is_refused(subject: tuple[Any, Problem]) -> None:
+    _, problem = subject
+    if len(problem.trace.branches) == 1:
+        return
+    section, (first, second) = section_of(problem, "branches"), problem.trace.branches
+    content = section.model_dump(mode="json", exclude_none=True)
+    content["points"]["feature"]["sources"][first][0]["live"] = True
+    live = NetworkPlan.model_validate_json(json.dumps(content))
+    content["points"]["feature"]["sources"] = {}
+    content["schedule"]["tables"][second] = content["schedule"]["tables"]["*"]
+    apart = NetworkPlan.model_validate_json(json.dumps(content))
+    for found in (live, apart):
+        with pytest.raises(PlanMismatchError, match="treats guidance branches differently on a step"):
+            misfit_of(Plan(name="p", sections=(found,)), problem.trace)
 
 
 def test_guidance_that_is_not_known_leaves_each_branch_to_itself(subject: tuple[Any, Problem]) -> None:

@@ -170,6 +170,8 @@ def test_a_joint_plan_survives_its_file(pipe: EmojiPipeline, tmp_path: Any) -> N
         ({"solver": table(2, 1)}, "a constant has one weight"),
         ({"branch": "uncond", "solver": table(1, 7)}, "rows for 7 channels in a group of 32"),
         ({"branch": "uncond", "solver": {"name": "fited"}}, "did you mean"),
+        ({"branch": "*", "solver": table(1, 1)}, r"expected the name of a branch, or none for a constant, got '\*'$"),
+        ({"branch": "uncond", "solver": {"name": "dynamic_mode"}}, "'dynamic_mode' reads features"),
         ({"branch": "uncond", "solver": Fitted((2,), np.ones((1, 1, 1))).spec().model_dump()}, "no taps for step 3"),
     ],
 )
@@ -199,3 +201,36 @@ def test_a_branch_without_a_name_is_a_source_like_others(pipe: EmojiPipeline) ->
     found = compiled.weights_beside(track, "feature", "#1", {"#1": past, "": past})
     assert found is not None
     assert [of is None for of, _ in found] == [False, True]
+
+
+def test_sources_of_all_branches(pipe: EmojiPipeline) -> None:
+    content = json.loads(joint_plan(pipe, emoji, ("cond", "uncond")).model_dump_json())
+    forecast = content["sections"][0]["points"]["feature"]
+    constant = forecast["sources"]["cond"][1:]
+    found = []
+    for sources in ({"*": constant}, {"cond": constant, "uncond": constant}, {}):
+        forecast["sources"] = sources
+        with apply_plan(pipe, parse_plan(content, "plan"), "error"):
+            found.append(emoji(pipe))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_branches_that_are_never_called_are_told(pipe: EmojiPipeline) -> None:
+    content = json.loads(joint_plan(pipe, emoji, ("cond", "uncond")).model_dump_json())
+    sources = content["sections"][0]["points"]["feature"]["sources"]
+    sources["uncnd"] = sources.pop("uncond")
+    with apply_plan(pipe, parse_plan(content, "plan")) as session:
+        assert "no call of" not in str(session.report())
+        emoji(pipe)
+        assert "no call of the branches that the plan names 'uncnd'" in str(session.report())
+
+
+def test_a_run_on_other_steps_goes_on_to_its_end(pipe: EmojiPipeline) -> None:
+    """Closed forms serve there, on the last step of every branch, too."""
+    plan = joint_plan(pipe, emoji, ("cond", "uncond"))
+    for steps in (7, 12, 13, 16, 20, 24):
+        with apply_plan(pipe, plan, "adapt") as session:
+            emoji(pipe, num_inference_steps=steps)
+            counts = [count.computed for count in session.report().streams.values()]
+        assert counts[0] == counts[1] < steps
