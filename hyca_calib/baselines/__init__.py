@@ -1,8 +1,8 @@
 """What a user would pick instead, as context managers over the same pipeline.
 
-Fewer steps, better samplers, the caches of diffusers and cache-dit, FORA and SmoothCache, and methods that forecast or
-plan under a budget, from their papers. Every method is a family of settings, spacings of the noise levels and
-reasonable adaptations included; comparisons are with the best of them.
+Fewer steps, better samplers, the caches of diffusers and cache-dit, FORA, SmoothCache and DiCache, and methods that
+forecast or plan under a budget, from their papers. Every method is a family of settings, spacings of the noise levels
+and reasonable adaptations included; comparisons are with the best of them.
 """
 
 import importlib.util
@@ -15,6 +15,7 @@ from hyca_calib.baselines.budcache import budcache_family
 from hyca_calib.baselines.cache_dit import DualBlock, by_mask, dual_block_families
 from hyca_calib.baselines.caches import diffusers_families, taylorseer_family
 from hyca_calib.baselines.cem import cem_family
+from hyca_calib.baselines.dicache import dicache_families
 from hyca_calib.baselines.layer_reuse import fora_family, smooth_family
 from hyca_calib.baselines.learned_linear import l2p_family
 from hyca_calib.baselines.meancache import meancache_family
@@ -33,6 +34,7 @@ def families(pipe: Any, setup: Setup) -> list[Family]:
         *diffusers_families(pipe, setup),
         fora_family(setup.num_steps),
         smooth_family(setup),
+        *dicache_families(pipe, setup),
         *dual_block_families(pipe, setup),
         spectrum_family(pipe, setup),
         speca_family(pipe, setup),

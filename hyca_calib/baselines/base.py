@@ -103,6 +103,8 @@ class Baseline:
         family: the method; its settings compete among themselves first.
         steps: what the pipeline is called with.
         applied: wraps the sampling of the pipeline it is given.
+        alone: whether it draws each sample alone, for it decides by sample, and in a batch all follow the one that asks
+            for most.
     """
 
     name: str
@@ -110,6 +112,11 @@ class Baseline:
     steps: int
     applied: Callable[[Any], Applied]
     settings: Settings = field(default_factory=dict)
+    alone: bool = False
+
+    def batch(self, usual: int) -> int:
+        """How many samples it draws at once where others draw `usual`."""
+        return 1 if self.alone else usual
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ class Family:
         steps: what the pipeline is called with instead of `num_steps`, where the settings decide that.
         allows: whether settings go together.
         refused: why this network cannot have it, with the line of the upstream project; it has no settings then.
+        alone: see `Baseline.alone`.
     """
 
     name: str
@@ -132,13 +140,14 @@ class Family:
     steps: Callable[[Settings], int] | None = None
     allows: Callable[[Settings], bool] = lambda settings: True
     refused: str = ""
+    alone: bool = False
 
     def baseline(self, settings: Settings) -> Baseline:
         """The method so set."""
         told = (f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items())
         steps = self.steps(settings) if self.steps else self.num_steps
         name = " ".join([self.name, *told])
-        return Baseline(name, self.name, steps, lambda pipe: self.apply(pipe, settings), dict(settings))
+        return Baseline(name, self.name, steps, lambda pipe: self.apply(pipe, settings), dict(settings), self.alone)
 
     def first(self) -> Iterator[Settings]:
         """Settings that are tried at once."""

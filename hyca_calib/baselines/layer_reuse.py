@@ -3,6 +3,10 @@
 Both reuse what attention and feed-forward layers add to the residual stream; norms and gates stay live. FORA (arXiv
 2407.01425) computes every N-th step. SmoothCache (arXiv 2411.10510) makes a schedule for each kind of layer from how
 fast its results change during a full run.
+
+This is not what ``hyca search --preset smoothcache`` makes: a kind is the name of a layer, so that FLUX has four, its
+single blocks' MLPs among them, where the preset has two; and all calibration samples are drawn in one batch, where
+the preset draws each alone.
 """
 
 import re
@@ -65,7 +69,9 @@ def smooth_family(setup: Setup) -> Family:
         Axis("threshold", ladder(0.01, 4, 1.25), (0.05, 0.15, 0.4, 1.0, 4.0)),
         HalfOpenAxis("J", LOOKAHEADS, (3, 16)),
     )
-    return Family("SmoothCache", "arXiv 2411.10510, from the paper", axes, apply, steps)
+    return Family(
+        "SmoothCache", "arXiv 2411.10510, from the paper; a schedule for each name of a layer", axes, apply, steps
+    )
 
 
 def reused(pipe: Any, runs_of: Callable[[str], Runs]) -> Applied:

@@ -40,7 +40,7 @@ def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: in
     """Sample `jobs` with `baseline`, once; the error of one that raises, or draws pictures that are no numbers."""
     named = partial(Score, baseline.name, baseline.family, settings=baseline.settings)
     try:
-        run = run_untimed(pipe, jobs, baseline.steps, batch, partial(baseline.applied, pipe))
+        run = run_untimed(pipe, jobs, baseline.steps, baseline.batch(batch), partial(baseline.applied, pipe))
         if not run.images.isfinite().all():
             raise ValueError("the pictures hold NaN or infinity")
         near = run.fidelity_to(full)

@@ -206,7 +206,7 @@ class Comparison:
 
 def plan_baseline(name: str, plan: Plan, num_steps: int, settings: Settings) -> Baseline:
     """A plan as a method that rows are made of."""
-    return Baseline(name, OURS, num_steps, lambda pipe: followed(pipe, plan), settings)
+    return Baseline(name, OURS, num_steps, lambda pipe: followed(pipe, plan), settings, plan.decides_by_sample)
 
 
 def module_of(function: Any) -> str:

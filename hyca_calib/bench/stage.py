@@ -56,7 +56,8 @@ class Stage:
     def run(self, baseline: Baseline) -> tuple[SampledRun, str]:
         """All samples by `baseline`, and what it left behind."""
         pipe = self.clean.pipe
-        run = run_untimed(pipe, self.jobs, baseline.steps, self.batch, lambda: baseline.applied(pipe))
+        batch = baseline.batch(self.batch)
+        run = run_untimed(pipe, self.jobs, baseline.steps, batch, lambda: baseline.applied(pipe))
         return run, self.clean.prove()
 
     def figures(self, run: SampledRun) -> Figures:
@@ -65,15 +66,14 @@ class Stage:
 
     def timing(self, baseline: Baseline) -> Timing:
         """One batch by `baseline` and in full, in turn; medians of `REPEATS`."""
-        pipe, jobs = self.clean.pipe, self.jobs[: self.batch]
+        pipe, batch = self.clean.pipe, baseline.batch(self.batch)
+        jobs = self.jobs[:batch]
 
         def seconds() -> float:
-            return sampling_seconds(pipe, jobs, baseline.steps, self.batch, lambda: baseline.applied(pipe))
+            return sampling_seconds(pipe, jobs, baseline.steps, batch, lambda: baseline.applied(pipe))
 
         with peak_memory(device_of(pipe)) as peak:
             seconds()  # warms up, too
-        pairs = [
-            (sampling_seconds(pipe, jobs, self.num_steps, self.batch, nullcontext), seconds()) for _ in range(REPEATS)
-        ]
+        pairs = [(sampling_seconds(pipe, jobs, self.num_steps, batch, nullcontext), seconds()) for _ in range(REPEATS)]
         full, fast = (statistics.median(column) for column in zip(*pairs, strict=True))
         return Timing(full / fast, peak.bytes)

@@ -85,7 +85,8 @@ class Verification:
         try:
             pipe = self.load()
             baseline = self._baseline(pipe, row)
-            run = run_untimed(pipe, jobs, baseline.steps, facts.batch, lambda: baseline.applied(pipe))
+            batch = baseline.batch(facts.batch)
+            run = run_untimed(pipe, jobs, baseline.steps, batch, lambda: baseline.applied(pipe))
         except Exception as error:  # foreign code may raise anything
             return RemeasuredRow(row.method, published, error=f"{type(error).__name__}: {error}")
         return RemeasuredRow(row.method, published, run.fidelity_to(full).agreement_db)

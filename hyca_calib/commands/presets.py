@@ -10,8 +10,9 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.records.console import stages
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.dicache.rule import rule_of
 from hyca_calib.search.dicache.search import search_dicache
-from hyca_calib.search.dicache.stack import measure_stack, rule_of
+from hyca_calib.search.dicache.stack import measure_stack
 from hyca_calib.search.error_damping import with_damping
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.presets import PRESETS

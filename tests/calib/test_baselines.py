@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hyca_calib.baselines import Family, Settings, Setup, families
 from hyca_calib.baselines.cache_dit import dual_block_families
 from hyca_calib.baselines.caches import diffusers_families
+from hyca_calib.baselines.dicache import dicache_families
 from hyca_calib.baselines.foreign_caches import cacheable, cached, untouched
 from hyca_calib.baselines.full_run import magnitude_ratios, observe
 from hyca_calib.baselines.layer_reuse import fora_family, layer_changes, reused, smooth_family, smooth_schedule
@@ -84,7 +85,7 @@ class Bench:
             for made in (
                 sampler_families(self.pipe, self.setup),
                 diffusers_families(self.pipe, self.setup),
-                [fora_family(STEPS), smooth_family(self.setup)],
+                [fora_family(STEPS), smooth_family(self.setup), *dicache_families(self.pipe, self.setup)],
                 dual_block_families(self.pipe, self.setup),
             )
             for family in made
@@ -95,13 +96,13 @@ class Bench:
             self.known[name] = json.dumps(make())
         return json.loads(self.known[name])
 
-    def run(self, method: Callable[[], Any], steps: int) -> SampledRun:
-        return run_untimed(self.pipe, self.jobs, steps, 4, method)
+    def run(self, method: Callable[[], Any], steps: int, batch: int = 4) -> SampledRun:
+        return run_untimed(self.pipe, self.jobs, steps, batch, method)
 
     def figures(self, family: Family, settings: Settings) -> tuple[float, float]:
         """FLOPs ratio and mean dB."""
         baseline = family.baseline(settings)
-        run = self.run(lambda: baseline.applied(self.pipe), baseline.steps)
+        run = self.run(lambda: baseline.applied(self.pipe), baseline.steps, baseline.batch(4))
         agreement = run.fidelity_to(self.full).agreement_db
         return self.full.flops.networks / run.flops.networks, float(np.mean(agreement))
 
@@ -143,6 +144,8 @@ SETTINGS: dict[str, Settings] = {
     "FasterCache": {"N": 3, "W": 1, "weight": 0.5, "guidance": 1},
     "FORA": {"N": 3},
     "SmoothCache": {"threshold": 1.0, "J": 3},
+    "DiCache": {"delta": 1.0, "m": 1, "rho": 0.2, "gamma": 1.5, "last": 1},
+    "DiCache, not aligned": {"delta": 1.0, "m": 1, "rho": 0.2, "gamma": 1.0, "last": 1},
 }
 """One of every family that spares something on random weights."""
 DUAL: Settings = {"R": 1.0, "W": 3, "F": 1, "B": 0, "MC": STEPS, "O": 1, "H": 6, "N": 3, "mask": "ultra"}
@@ -208,6 +211,7 @@ class TestFamilies:
             "SeaCache": {**SETTINGS["SeaCache"], "threshold": 0.0},
             "MagCache": {"threshold": 0.0, "K": 3, "R": 0.2},
             "SmoothCache": {"threshold": 0.0, "J": 3},
+            "DiCache": {**SETTINGS["DiCache"], "delta": 0.0},
             "PyramidAttentionBroadcast": {"N": 3, "W": STEPS, "cross": 1},
             "FasterCache": {**SETTINGS["FasterCache"], "W": STEPS},
             "DBCache": {**chosen(bench.families["DBCache"]), "R": 0.0},

@@ -238,6 +238,29 @@ class TestComparison:
         assert [score.error for score in found.tried] == ["AssertionError: no such block"] * 2
         assert bench.baselines([family.baseline({"n": 1})])[0].error == "AssertionError: no such block"
 
+    def test_what_decides_by_sample_is_drawn_sample_by_sample(self, workload: Workload) -> None:
+        """In the sweep, for its row and on the clock; else four at once, as asked."""
+        drawn: set[int] = set()
+
+        @contextmanager
+        def heard(pipe: Any, settings: Settings) -> Iterator[None]:
+            def hear(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+                drawn.add(len(kwargs["hidden_states"]))
+
+            with pipe.transformer.register_forward_pre_hook(hear, with_kwargs=True):
+                yield
+
+        def sizes(alone: bool) -> set[int]:
+            drawn.clear()
+            family = replace(fewer_steps(counts=(3,)), apply=heard, alone=alone)
+            bench = comparison(workload, [family])
+            bench.sweeps(COSTS)
+            bench.timed(bench.baselines([family.baseline({"calls": 3})]), [])
+            return set(drawn)
+
+        assert max(sizes(alone=False)) == 4
+        assert sizes(alone=True) == {1}
+
     def test_the_choice_never_sees_the_test_split(self, workload: Workload) -> None:
         """Nothing of it is sampled before the settings are chosen."""
         bench = comparison(workload, [fewer_steps()])

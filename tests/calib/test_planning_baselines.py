@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import torch
 from hyca_calib.baselines.base import Family, Setup
 from hyca_calib.baselines.budcache import budcache_family, search_steps
 from hyca_calib.baselines.cem import best_path, cem_family, computed_axis, error_prior, planned_steps
+from hyca_calib.baselines.dicache import dicache_families
 from hyca_calib.baselines.full_run import output_grams
 from hyca_calib.baselines.meancache import (
     SPANS,
@@ -29,8 +30,10 @@ from hyca_calib.baselines.recipes import recipe_families
 from hyca_calib.baselines.stepwise import Computed, Stream, solver_weights, weighted
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.search.dicache.rule import Rule
+from hyca_calib.search.dicache.stack import measure_stack, probing_section
 from hyca_calib.search.presets import (
     PRESETS,
     WARMUPS,
@@ -41,7 +44,10 @@ from hyca_calib.search.presets import (
 )
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
+from hyca_runtime import Plan
 from hyca_runtime.feature import Feature
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan import parse_plan
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import ClosedFormSolver, Hold, Taylor
 
@@ -408,3 +414,31 @@ class TestFamilies:
 
         assert forecast(Taylor(1)) == pytest.approx(20.0)
         assert forecast(Hold()) == 14.0
+
+
+class TestDiCache:
+    SETTINGS: ClassVar[dict[str, Any]] = {"delta": 0.15, "m": 2, "rho": 0.1, "gamma": 2.0, "last": 1}
+
+    def drawn(self, pipe: EmojiPipeline, setup: Setup, **change: Any) -> torch.Tensor:
+        aligned, _ = dicache_families(pipe, setup)
+        with aligned.baseline({**self.SETTINGS, **change}).applied(pipe):
+            return sample_latents(pipe, setup.jobs[:1], STEPS, 1)
+
+    def section(self, pipe: EmojiPipeline, setup: Setup) -> NetworkPlan:
+        problem, rule = setup.problem(), Rule(blocks=2, retained=0.1, last=True, limit=2.0)
+        return probing_section(problem, measure_stack(pipe, problem, rule.blocks), rule, 0.15, [0], None)
+
+    def test_it_does_what_the_preset_does(self, pipe: EmojiPipeline, setup: Setup) -> None:
+        with followed(pipe, Plan(name="preset", sections=(self.section(pipe, setup),))) as session:
+            expected = sample_latents(pipe, setup.jobs[:1], STEPS, 1)
+            assert 3 < session.report().computed < STEPS - 2, "neither all nor only what is forced"
+        assert torch.equal(self.drawn(pipe, setup), expected)
+
+    def test_the_least_gamma_is_reuse(self, pipe: EmojiPipeline, setup: Setup) -> None:
+        content = json.loads(Plan(name="reuse", sections=(self.section(pipe, setup),)).model_dump_json())
+        for groups in content["sections"][0]["points"]["stack"]["groups"].values():
+            groups[0]["solver"] = Hold().spec().model_dump()
+        with followed(pipe, parse_plan(content, "reuse")):
+            expected = sample_latents(pipe, setup.jobs[:1], STEPS, 1)
+        assert torch.equal(self.drawn(pipe, setup, gamma=1.0), expected)
+        assert not torch.equal(self.drawn(pipe, setup), expected)

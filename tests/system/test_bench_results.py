@@ -64,7 +64,11 @@ def test_no_optimum_lies_at_an_edge(model: str) -> None:
     """Computed again from everything that was tried, by the ladders of today."""
     bench = read_bench(RESULTS / model)
     families = {f.name: f for f in families_of(bench, load_pipeline(model), workload_of(bench))}
-    assert {sweep.family for sweep in bench.sweeps} == set(families)
+    shown, waiting = {sweep.family for sweep in bench.sweeps}, (RESULTS.parent / "README.md").read_text()
+    assert shown <= set(families)
+    assert [name for name in families if name not in shown and f"`{name}`" not in waiting] == [], (
+        "neither shown nor told"
+    )
     found = {sweep.family: open_ends(families[sweep.family], sweep.tried, bench.costs) for sweep in bench.sweeps}
     assert {family: ends for family, ends in found.items() if ends} == {}
 

@@ -21,6 +21,7 @@ COLORS = {
     "FirstBlockCache": "#9467bd",
     "MagCache": "#8c564b",
     "SmoothCache": "#bcbd22",
+    "DiCache": "#d62728",
     "FORA": "#e377c2",
     "HyCa as published": "#f2a541",
 }

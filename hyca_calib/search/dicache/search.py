@@ -13,7 +13,8 @@ from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.records.atomic import write_json
 from hyca_calib.search.assemble import origin
-from hyca_calib.search.dicache.stack import Rule, Stack, less_retained, probing_section, rule_of
+from hyca_calib.search.dicache.rule import Rule, less_retained, rule_of
+from hyca_calib.search.dicache.stack import Stack, probing_section
 from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.sources import DICACHE, SOURCES

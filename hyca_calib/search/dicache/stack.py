@@ -1,28 +1,21 @@
 """All blocks of a network with the first of them as a probe: what steps cost, and the plan that decides on it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from hyca_calib.costs.flops import count_flops
 from hyca_calib.search.assemble import section_of
+from hyca_calib.search.dicache.rule import POINT, STACK, Rule
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.watched_run import PROBE_STEPS, WatchedCall, watch
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import widths
-from hyca_runtime.forecast import Forecast
-from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.point import parse_point
-from hyca_runtime.policies import ProbedChange
-from hyca_runtime.schedule import EVERY, Schedule
+from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Aligned
-
-STACK = "stack"
-POINT = parse_point("trunk:residual")
-"""What the paper keeps: the tokens behind the last block less those before the first."""
 
 
 @dataclass(frozen=True)
@@ -39,33 +32,6 @@ class Stack:
     numel: int
     full_flops: float
     probed_flops: float
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The settings of DiCache, but the threshold.
-
-    Attributes:
-        blocks: m, how many blocks are the probe.
-        retained: rho, the share of the run that is computed at its start.
-        last: whether the last step is computed.
-        limit: largest gamma of the alignment.
-    """
-
-    blocks: int = 1
-    retained: float = 0.2
-    last: bool = False
-    limit: float = 1.5
-
-    def policy(self, threshold: float) -> ProbedChange:
-        """The policy with a threshold."""
-        return ProbedChange(threshold, self.blocks, self.retained, self.last)
-
-
-def rule_of(transformer: str) -> Rule:
-    """The settings of the release for a class of networks, or those of HunyuanVideo."""
-    released = {"FluxTransformer2DModel": Rule(last=True), "WanTransformer3DModel": Rule(limit=2.0)}
-    return released.get(transformer, Rule())
 
 
 def measure_stack(pipe: Any, problem: Problem, blocks: int) -> Stack:
@@ -103,15 +69,7 @@ def probing_section(
         computed: what a usual run computes, for those who look at the plan.
         most: bound of the computed calls of any run.
     """
-    everything = DimensionGroup(
-        name="all", channels=encode_channels(range(stack.channels)), solver=Aligned(rule.limit).spec()
-    )
-    forecast = Forecast(at=POINT, num_channels=stack.channels, groups={EVERY: (everything,)}, numel=stack.numel)
+    forecast = rule.forecast(stack.channels, stack.numel)
     schedule = Schedule.from_steps(problem.trace.num_steps, computed, STACK)
     flops = tuple(stack.full_flops if action.computes else stack.probed_flops for action in schedule.palette)
     return section_of(problem, "step", {STACK: forecast}, schedule, flops, rule.policy(threshold).spec(most))
-
-
-def less_retained(rule: Rule) -> tuple[Rule, ...]:
-    """The rule, then with ever fewer steps computed at the start: for budgets that leave no room for them."""
-    return (rule, *(replace(rule, retained=share) for share in (0.1, 0.05, 0.0) if share < rule.retained))
