@@ -133,7 +133,9 @@ def test_the_guidance_difference_of_a_step_ago(pipe: EmojiPipeline) -> None:
     forecast["groups"]["*"][0]["solver"] = hold
     difference = Fitted((1, 3, 5), np.array([[[1.0], [-1.0]]] * 3)).spec().model_dump(mode="json")
     forecast["sources"]["uncond"] = [{"branch": "cond", "live": True, "solver": difference}]
+    section["action_flops"] = [10.0, 1.0]
     plan = parse_plan(content, "difference")
+    assert plan.section.flops_ratio is None, "who is computed how often is the run's to say"
     seen = finals(pipe.transformer.norm_out)
     with apply_plan(pipe, plan, "error"):
         emoji(pipe)
@@ -170,6 +172,10 @@ def test_a_joint_plan_survives_its_file(pipe: EmojiPipeline, tmp_path: Any) -> N
         ({"solver": table(2, 1)}, "a constant has one weight"),
         ({"branch": "uncond", "solver": table(1, 7)}, "rows for 7 channels in a group of 32"),
         ({"branch": "uncond", "solver": {"name": "fited"}}, "did you mean"),
+        (
+            {"solver": {"name": "fitted", "configuration": {"steps": [3, 2], "weights": [[[1]], [[1]]]}}},
+            "ascending steps",
+        ),
         ({"branch": "*", "solver": table(1, 1)}, r"expected the name of a branch, or none for a constant, got '\*'$"),
         ({"branch": "uncond", "solver": {"name": "dynamic_mode"}}, "'dynamic_mode' reads features"),
         ({"branch": "uncond", "solver": Fitted((2,), np.ones((1, 1, 1))).spec().model_dump()}, "no taps for step 3"),
@@ -178,8 +184,9 @@ def test_a_joint_plan_survives_its_file(pipe: EmojiPipeline, tmp_path: Any) -> N
 def test_what_does_not_fit_is_refused(pipe: EmojiPipeline, source: dict[str, Any], reason: str) -> None:
     content = json.loads(joint_plan(pipe, emoji, ("cond", "uncond")).model_dump_json())
     content["sections"][0]["points"]["feature"]["sources"]["cond"] = [source]
-    with pytest.raises(PlanError, match=reason):
+    with pytest.raises(PlanError, match=reason) as told:
         parse_plan(content, "plan")
+    assert "more fault" not in str(told.value), "there is one"
 
 
 def test_solvers_that_read_features_are_refused(pipe: EmojiPipeline) -> None:
