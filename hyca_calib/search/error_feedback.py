@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hyca_calib.search.replay import Array
+from hyca_calib.search.replay import Array, in_own_units
 from hyca_calib.search.rows import Places, Row
 
 RIDGE, TINY = 1e-5, 1e-30
@@ -63,7 +63,7 @@ def with_feedback(
 def _correction(gram: Array, history: list[int], error: Array) -> Array:
     """Rows over `history` nearest to minus the error, ``(channel, history)``."""
     past = gram[:, history][:, :, history]
-    size = np.sqrt(np.maximum(np.einsum("chh->ch", past), TINY))  # a constant is of another size than features
+    alike, size = in_own_units(past)
     cross = np.einsum("cs,csh->ch", error, gram[:, :, history]) / size
-    alike = past / (size[:, :, None] * size[:, None]) + RIDGE * np.eye(len(history))
-    return np.asarray(-np.linalg.solve(alike, cross[..., None])[..., 0] / size)
+    damped = alike + RIDGE * np.eye(len(history))
+    return np.asarray(-np.linalg.solve(damped, cross[..., None])[..., 0] / size)

@@ -12,14 +12,12 @@ import numpy as np
 from hyca_calib.search.candidate import Settings
 from hyca_calib.search.options import Sources
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.replay import Array
+from hyca_calib.search.replay import Array, in_own_units
 from hyca_calib.search.rows import plan_taps, rows_of, with_forecast, with_taps
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.forecast import Source
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.solvers import Fitted
-
-TINY = 1e-30
 
 
 def joint_section(problem: Problem, settings: Settings, section: NetworkPlan) -> NetworkPlan:
@@ -54,11 +52,8 @@ def _with_sources(problem: Problem, section: NetworkPlan, kind: Sources) -> Netw
 def _fitted(gram: Array, history: list[int], target: int, ridge: float, prior: Array) -> Array:
     """Weights ``(regressor, channel)`` of one row."""
     picked = [*history, target]
-    among = gram[:, picked][:, :, picked]
-    size = np.sqrt(np.maximum(np.einsum("crr->cr", among), TINY))
+    alike, size = in_own_units(gram[:, picked][:, :, picked])
     units = size[:, :-1] / size[:, -1:]  # (channel, regressor)
     steps = np.arange(len(history))
-    found = fit_rows(
-        among / (size[:, :, None] * size[:, None]), steps, [len(history)], ridge, (prior.T * units)[..., None]
-    )
+    found = fit_rows(alike, steps, [len(history)], ridge, (prior.T * units)[..., None])
     return np.asarray((found[..., 0] / units).T)

@@ -21,7 +21,7 @@ from torch import Tensor
 from hyca_calib.search.assemble import group_labels
 from hyca_calib.search.options import Grain
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.replay import Array, forecast_error, grouped
+from hyca_calib.search.replay import Array, forecast_error, grouped, in_own_units
 from hyca_calib.search.rows import Places, plan_taps
 from hyca_runtime.network_plan import NetworkPlan
 
@@ -71,10 +71,9 @@ def preconditioned(taps: Array, places: Places, gram: Array) -> Callable[[Tensor
     for i, (history, target) in enumerate(places):
         used = len(history)
         past = gram[:, history][:, :, history]
-        size = np.sqrt(np.maximum(np.einsum("chh->ch", past), TINY))  # a constant is of another size than features
-        alike = past / (size[:, :, None] * size[:, None]) + RIDGE * np.eye(used)
+        alike, size = in_own_units(past)
         missed = np.sqrt(np.maximum(forecast_error(gram, taps[i, :used].T, history, target), TINY))
-        inverse = np.linalg.inv(np.linalg.cholesky(alike)) / size[:, None]
+        inverse = np.linalg.inv(np.linalg.cholesky(alike + RIDGE * np.eye(used))) / size[:, None]
         moves[i, :used, :used] = missed * inverse.transpose(2, 1, 0)  # (history, direction, column)
     start, directions = torch.from_numpy(taps).float(), torch.from_numpy(moves).float()
 

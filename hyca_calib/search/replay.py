@@ -28,6 +28,18 @@ def grouped(gram: Array, weight: Array, groups: Sequence[NDArray[np.int64]]) -> 
     return np.stack([np.tensordot(weight[g], gram[g], axes=1) for g in groups])
 
 
+TINY = 1e-30
+
+
+def in_own_units(gram: Array) -> tuple[Array, Array]:
+    """Gram matrices of regressors that are scaled to size 1, and the sizes ``(..., regressor)`` they had.
+
+    A constant is of another size than features, and a ridge should hold all back alike.
+    """
+    size = np.sqrt(np.maximum(np.einsum("...rr->...r", gram), TINY))
+    return gram / (size[..., :, None] * size[..., None, :]), size
+
+
 Multistep = Literal["anchored", "recursive"]
 """How a one-step formula serves a gap of many steps: from the computed features straight to each
 target, or step by step on its own forecasts."""
