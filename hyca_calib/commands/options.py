@@ -65,6 +65,10 @@ class TraceOptions:
             "span:FIRST..LAST, modules:PATTERN (perhaps with :residual): by path."
         ),
     ] = "trunk"
+    across: Annotated[
+        bool,
+        typer.Option("--across", help="Multiply several points with each other, too: what search --palette needs."),
+    ] = False
     component: Annotated[str, typer.Option(help="Which network of the pipeline; Wan 2.2 has two.")] = "transformer"
     out: Annotated[
         str | None, typer.Option(help="Zarr folder or URL (s3://...). Default: traces/MODEL-POINT-STEPS.zarr.")

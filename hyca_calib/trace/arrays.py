@@ -9,6 +9,7 @@ Layout::
     points/<point>/gram        (split, channel, pair)                  float64, sums over batches
     points/<point>/gain        (branch, step, channel)                 float64, squared gain to the output
     points/<point>/tokens      (branch, part, token)                   which tokens `values` holds
+    across/batch_gram, across/gram                                     as of a point, of all points' branches together
     times/timestep, times/sigma                                        (step,), (step + 1,)
     times/response             (step,)  change of the final latent per change of the network's output
 
@@ -52,12 +53,14 @@ class Arrays:
 
     Attributes:
         points: by key.
+        across: sums of all points' products with each other, where they are recorded.
     """
 
     root: Any
     witness: Witness
     points: dict[str, PointArrays]
     latents: Any
+    across: Any = None
 
     @classmethod
     def open(cls, folder: Folder, request: Request, layout: Layout) -> Self:
@@ -68,22 +71,38 @@ class Arrays:
             points = {key: _of_point(root, key, request, layout) for key in layout.points}
             of_latents = (request.num_samples, *layout.latent)
             latents = _at(root, "latents", of_latents, "float32", (1, *layout.latent))
-        return cls(root, witness, points, latents)
+            across = _across(root, request, layout) if layout.across else None
+        return cls(root, witness, points, latents, across)
 
 
 def _of_point(root: Any, key: str, request: Request, layout: Layout) -> PointArrays:
     steps, batches, branches = len(layout.timesteps), len(request.batches), len(layout.branches)
     channels, tokens = layout.points[key].channels, len(layout.points[key].stored[0][0])
-    pairs, width = num_pairs(joint_size(branches, steps)), min(channels, WIDTH)
-    padded, at = -(-channels // width) * width, f"points/{key}"
+    (width, padded), at = _widths(channels), f"points/{key}"
     of_values = (request.num_samples, branches, steps, tokens, channels)
     chunk, shard = (1, 1, steps, tokens, width), (1, branches, steps, tokens, padded)
     values = _at(root, f"{at}/values", of_values, "float32", chunk, shard)
-    of_gram = (batches, channels, pairs)
-    gram = _at(root, f"{at}/batch_gram", of_gram, "float64", (1, width, pairs), (1, padded, pairs))
+    gram = _grams(root, at, batches, channels, num_pairs(joint_size(branches, steps)))
     each = (branches, steps, channels)
     gain = _at(root, f"{at}/batch_gain", (batches, *each), "float64", (1, *each))
     return PointArrays(values, gram, gain)
+
+
+def _across(root: Any, request: Request, layout: Layout) -> Any:
+    channels = next(iter(layout.points.values())).channels
+    pairs = num_pairs(joint_size(len(layout.points) * len(layout.branches), len(layout.timesteps)))
+    return _grams(root, "across", len(request.batches), channels, pairs)
+
+
+def _grams(root: Any, at: str, batches: int, channels: int, pairs: int) -> Any:
+    width, padded = _widths(channels)
+    return _at(root, f"{at}/batch_gram", (batches, channels, pairs), "float64", (1, width, pairs), (1, padded, pairs))
+
+
+def _widths(channels: int) -> tuple[int, int]:
+    """Channels of a chunk, and those of a file."""
+    width = min(channels, WIDTH)
+    return width, -(-channels // width) * width
 
 
 def write_array(root: Any, name: str, values: np.ndarray) -> None:

@@ -38,6 +38,7 @@ class TraceAttributes(BaseModel, frozen=True):
         points: in the order in which they were asked for.
         excluded: numbers of the samples that are in no statistics, because they hold NaN or infinity.
         nonfinite: where they do.
+        across: whether there are products of points with each other.
     """
 
     format: Literal["hyca-trace"] = "hyca-trace"
@@ -54,6 +55,7 @@ class TraceAttributes(BaseModel, frozen=True):
     excluded: list[int]
     nonfinite: list[NonFinite]
     first_computed: int = 1
+    across: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -55,17 +55,24 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
         excluded=excluded,
         nonfinite=[found for commit in commits for found in commit.nonfinite],
         first_computed=layout.first_computed,
+        across=layout.across,
     )
     with folder.clear_errors():
         for key, of in arrays.points.items():
-            sums, gain = np.zeros((len(SPLITS), *of.gram.shape[1:])), np.zeros(of.gain.shape[1:])
-            for number, jobs in enumerate(request.batches):
-                sums[SPLITS.index(jobs[0].split)] += of.gram[number]
-                if number in gain_of:
-                    gain += of.gain[number]
-            summarise_point(arrays.root, key, sums, gain / measured, layout.points[key])
+            gain = sum((of.gain[number] for number in gain_of), np.zeros(of.gain.shape[1:]))
+            summarise_point(arrays.root, key, _by_split(of.gram, request), gain / measured, layout.points[key])
+        if arrays.across is not None:
+            write_array(arrays.root, "across/gram", _by_split(arrays.across, request))
         summarise(arrays.root, layout, attributes)
     Manifest.of(folder, {key: of for commit in commits for key, of in commit.files.items()}).write(folder)
+
+
+def _by_split(gram: Any, request: Request) -> np.ndarray:
+    """``(batch, channel, pair)`` summed, ``(split, channel, pair)``."""
+    sums = np.zeros((len(SPLITS), *gram.shape[1:]))
+    for number, jobs in enumerate(request.batches):
+        sums[SPLITS.index(jobs[0].split)] += gram[number]
+    return sums
 
 
 def traced_point(point: CachePoint, layout: PointLayout) -> TracedPoint:

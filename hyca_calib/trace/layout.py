@@ -60,6 +60,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
         branches, stacked, timesteps, scheduler_timesteps, first_computed: see `Recording`.
         sigmas, response: see `noise_levels` and `impulse_response`.
         points: by key.
+        across: whether features of all points are multiplied with each other.
         latent: shape of one sample's final latents.
     """
 
@@ -72,6 +73,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     points: dict[str, PointLayout]
     latent: list[int]
     first_computed: int = 1
+    across: bool = False
 
     @classmethod
     def of(cls, recording: Recording, request: Request) -> Self:
@@ -85,6 +87,8 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
                 f"expected the network to be called on two steps or more, got one where {request.workload.num_steps} "
                 "were asked for; trace more --steps, or another strength"
             )
+        if request.across:
+            recording.across()  # refused before anything is stored
         times = recording.scheduler_timesteps or recording.timesteps
         sigmas = noise_levels(recording.scheduler, times)
         response = impulse_response(recording.scheduler, times)
@@ -99,6 +103,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
             points={key: PointLayout.of(of, request) for key, of in recording.points.items()},
             latent=list(recording.latents.shape[1:]),
             first_computed=recording.first_computed,
+            across=request.across,
         )
 
     @property

@@ -58,12 +58,12 @@ class Preflight:
     def of(cls, probe: Recording, request: Request, batches: int, folder: Folder) -> Self:
         """What a run of the first batch over a few steps lets expect."""
         needs = [_Need.of(of, request) for of in probe.points.values()]
-        latents = 4 * probe.latents.numel()
-        stored = sum(need.values + need.gram for need in needs) + latents
+        grams = [need.gram for need in needs] + ([_Need.of(probe.across(), request).gram] if request.across else [])
+        stored = sum(need.values for need in needs) + sum(grams) + 4 * probe.latents.numel()
         return cls(
-            disk=batches * stored + sum(len(SPLITS) * need.gram for need in needs),
+            disk=batches * stored + len(SPLITS) * sum(grams),
             host=(WAITING + 1) * stored,
-            device=sum(need.features + need.values + need.gram for need in needs) + 3 * BLOCK_BYTES,
+            device=sum(need.features + need.values for need in needs) + sum(grams) + 3 * BLOCK_BYTES,
             free_disk=folder.free_bytes(),
             free_host=available_bytes(torch.device("cpu")),
             free_device=available_bytes(probe.device),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyca_runtime.errors import TraceError
 from hyca_runtime.feature import Feature
 
 
@@ -61,6 +62,24 @@ class Recording:
     first_computed: int
     latents: Tensor
     scheduler: Any
+
+    def across(self) -> PointRecording:
+        """All points as if each were more guidance branches of one.
+
+        Raises:
+            TraceError: their features have no products with each other.
+        """
+        found = list(self.points.values())
+        sizes = [(of.channels, [number for counts in of.num_tokens for number in counts]) for of in found]
+        if any(size != sizes[0] or len(of.features[0][0]) > 1 for size, of in zip(sizes, found, strict=True)):
+            told = ", ".join(f"{key} {channels} of {counts}" for key, (channels, counts) in zip(self.points, sizes))
+            raise TraceError(f"expected points of the same channels and tokens, got {told}; trace without --across")
+        return PointRecording(
+            features=[branch for of in found for branch in of.features],
+            tokens=[branch for of in found for branch in of.tokens],
+            num_tokens=[branch for of in found for branch in of.num_tokens],
+            gains=[branch for of in found for branch in of.gains],
+        )
 
     @property
     def device(self) -> torch.device:

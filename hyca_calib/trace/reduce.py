@@ -14,9 +14,10 @@ from hyca_calib.trace.statistics import comparable, packed_gram
 SHOWN = 8
 """Channels that are named where NaN or infinity was."""
 
+ACROSS = ("across", "gram")
 
 Reduced = dict[tuple[str, ...], Tensor]
-"""By the key of a point and what it is, or ``("latents",)``."""
+"""By the key of a point and what it is, or ``("latents",)``, or `ACROSS` points."""
 
 
 def reduced(recording: Recording, layout: Layout, samples: Sequence[int]) -> tuple[Reduced, tuple[NonFinite, ...]]:
@@ -24,8 +25,8 @@ def reduced(recording: Recording, layout: Layout, samples: Sequence[int]) -> tup
 
     Returns:
         Of each point ``values`` (sample, branch, step, token, channel) float32, ``gram`` (channel, pair) float64,
-        ``gain`` (branch, step, channel) float64, a sum over samples; and ``latents`` (sample, ...). Statistics leave
-        samples with NaN or infinity out.
+        ``gain`` (branch, step, channel) float64, a sum over samples; ``latents`` (sample, ...); and where points are
+        multiplied with each other, their common ``gram``. Statistics leave samples with NaN or infinity out.
     """
     good = everyone = torch.arange(len(samples), device=recording.device)
     grams = {key: _gram(of, everyone) for key, of in recording.points.items()}
@@ -41,6 +42,8 @@ def reduced(recording: Recording, layout: Layout, samples: Sequence[int]) -> tup
         tensors[key, "values"] = _values(of, layout.points[key].stored)
         tensors[key, "gram"] = grams[key]
         tensors[key, "gain"] = (gain * len(good)).nan_to_num(0, 0, 0)
+    if layout.across:
+        tensors[ACROSS] = _gram(recording.across(), good)
     return tensors, nonfinite
 
 

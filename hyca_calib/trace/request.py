@@ -28,6 +28,7 @@ class Request(BaseModel, frozen=True):
 
     Attributes:
         points: one or more, all recorded in the same runs.
+        across: whether features of different points are multiplied with each other, too.
         batch: samples in one pipeline call; a batch is recorded and stored as a whole.
         tokens: tokens of each sample whose features are stored.
         gram_tokens: tokens of each network call that enter the statistics, chosen at random if there are more.
@@ -40,12 +41,15 @@ class Request(BaseModel, frozen=True):
     tokens: int
     gram_tokens: int
     workload: Workload
+    across: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         keys = [point_key(point) for point in self.points]
         if not keys or len(set(keys)) < len(keys):
             raise ValueError(f"points: expected one or more, each once, got {', '.join(map(str, self.points))}")
+        if self.across and len(keys) < 2:
+            raise ValueError(f"across: expected several points to multiply with each other, got {self.points[0]}")
         return self
 
     @cached_property

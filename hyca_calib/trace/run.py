@@ -37,6 +37,7 @@ def trace(
     batch: int,
     tokens: int,
     gram_tokens: int = GRAM_TOKENS,
+    across: bool = False,
     component: str = "transformer",
     overwrite: bool = False,
     force: bool = False,
@@ -49,7 +50,7 @@ def trace(
     Memory: the features of one batch and the buffers of two, independent of the number of samples.
 
     Args:
-        batch, tokens, gram_tokens: see `Request`.
+        batch, tokens, gram_tokens, across: see `Request`.
         shard: the batches to take care of; default: all, or what a launcher such as torchrun gave this process.
         on_preflight: told what the trace needs before the first sample.
         on_samples: told how many samples were there, then how many each batch adds.
@@ -65,7 +66,8 @@ def trace(
     check_calls(pipe, workload.prompts)
     folder, shard, model = Folder(out), shard or Shard.of_launcher(), TracedModel.of(pipe, model_name, component)
     at = (points,) if isinstance(points, CachePoint) else tuple(dict.fromkeys(points))
-    request = Request(model=model, points=at, batch=batch, tokens=tokens, gram_tokens=gram_tokens, workload=workload)
+    sizes = {"batch": batch, "tokens": tokens, "gram_tokens": gram_tokens}
+    request = Request(model=model, points=at, workload=workload, across=across, **sizes)
     if overwrite and folder.listing():
         if shard.world > 1:
             raise TraceError(f"{folder} exists; with several processes delete it first instead of --overwrite")

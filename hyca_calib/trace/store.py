@@ -1,6 +1,6 @@
 """A trace for reading."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +157,20 @@ class Trace:
         zero on the other's.
         """
         return unpacked_gram(self._gram[SPLITS.index(split)], joint_size(len(self.branches), self.num_steps))
+
+    def gram_across(self, split: Split, points: Sequence[CachePoint]) -> np.ndarray:
+        """As `joint_gram`, with the branches of all these points, one point after the other.
+
+        Raises:
+            TraceError: the trace was made without products of points with each other.
+        """
+        if not self.attributes.across:
+            raise TraceError(f"{self.folder} has no products of points with each other; trace again with --across")
+        size = joint_size(len(self.points) * len(self.branches), self.num_steps)
+        full, each = unpacked_gram(self.array("across/gram")[SPLITS.index(split)], size), (size - 1) // len(self.points)
+        begins = [self.points.index(point) * each for point in points]
+        rows = np.concatenate([*(np.arange(begin, begin + each) for begin in begins), [size - 1]])
+        return np.asarray(full[:, rows[:, None], rows])
 
     def samples(self, split: Split) -> list[int]:
         """Numbers of the samples of a split, in the order of `Workload.of`; without those that hold NaN or infinity."""

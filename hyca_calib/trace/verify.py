@@ -11,7 +11,7 @@ from hyca_calib.trace.folder import Folder, Where
 from hyca_calib.trace.request import Request
 from hyca_runtime.errors import TraceError
 
-DATA = ("points/", "times/", "latents/", f"{COMMITS}/")
+DATA = ("points/", "across/", "times/", "latents/", f"{COMMITS}/")
 """Where a file that nobody wrote would be taken for data; others may lie beside."""
 
 Kind = Literal["missing", "changed", "unknown"]

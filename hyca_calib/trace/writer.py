@@ -13,7 +13,7 @@ from hyca_calib.trace.commits import Commit
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.layout import Layout
 from hyca_calib.trace.recording import Recording
-from hyca_calib.trace.reduce import Reduced, reduced
+from hyca_calib.trace.reduce import ACROSS, Reduced, reduced
 from hyca_calib.trace.request import Request
 
 WAITING = 2
@@ -90,6 +90,8 @@ class Writer:
             arrays.witness.take()
             numbers = slice(samples[0], samples[-1] + 1)
             arrays.latents[numbers] = found["latents",]
+            if arrays.across is not None:
+                arrays.across[batch] = found[ACROSS]
             for key, of in arrays.points.items():
                 of.values[numbers] = found[key, "values"]
                 of.gram[batch] = found[key, "gram"]
