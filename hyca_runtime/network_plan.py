@@ -154,8 +154,9 @@ class NetworkPlan(PlanPart):
         return self.points[self.only]
 
     def keeps(self, action: Action, name: str) -> bool:
-        """Whether a call with this action computes the tensors of a point as the full run would."""
-        return not any(self.points[other].at.stands_for(self.points[name].at) for other in action.forecast)
+        """Whether a call with this action computes the tensors of a point: whether none of what they are made of is
+        forecast."""
+        return not any(self.points[other].at.is_part_of(self.points[name].at) for other in action.forecast)
 
     @cached_property
     def _taps(self) -> Mapping[tuple[str, str], Mapping[int, TapTable]]:

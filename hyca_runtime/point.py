@@ -96,6 +96,10 @@ class CachePoint(PlanPart):
             return own == theirs and low <= last and first <= high
         return self.kind == "span"
 
+    def is_part_of(self, other: CachePoint) -> bool:
+        """Whether the `other` point is not computed while this one is forecast: it does not run, or ends with it."""
+        return self.stands_for(other) or (self.kind in NESTING and other.kind in NESTING)
+
     @property
     def _blocks(self) -> tuple[str, int, int]:
         """The list of blocks that a span lies in, and its ends there."""

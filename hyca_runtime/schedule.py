@@ -98,6 +98,10 @@ class Schedule(PlanPart):
         """What each step of a guidance branch does."""
         return tuple(self.palette[i] for i in self.tables.get(branch, self.tables[EVERY]))
 
+    def steps_of(self, point: str, branch: str = EVERY) -> tuple[int, ...]:
+        """Steps on which a point is forecast for a guidance branch, in order."""
+        return tuple(step for step, action in enumerate(self.actions(branch)) if point in action.forecast)
+
     @property
     def num_steps(self) -> int:
         return len(self.tables[EVERY])

@@ -102,6 +102,13 @@ class SearchLimits:
     strict: Annotated[
         bool, typer.Option("--strict", help=f"No plan costs more than asked; else up to {100 * TOLERANCE:.0f} % more.")
     ] = False
+    palette: Annotated[
+        str | None,
+        typer.Option(
+            help="What steps that are not computed may forecast: trunk,behind:1,behind:2 lets some of them run the "
+            "first block or two, where that pays. Takes one trace, of these points with --across. Default: trunk alone."
+        ),
+    ] = None
     multistep: Annotated[
         Multistep,
         typer.Option(help="How a preset's one-step formulas serve a long gap: over the gap, or step by step."),

@@ -182,7 +182,7 @@ def _dicache(asked: Asked) -> Maker:
 
 
 OFFERS: dict[str, Offer] = {
-    BEST: Offer(_best),
+    BEST: Offer(_best, ("palette",)),
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
     DICACHE: Offer(_dicache, computes_steps=False),

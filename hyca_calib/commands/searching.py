@@ -30,6 +30,7 @@ from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import load_plan
 from hyca_runtime.errors import BudgetError, TraceError
+from hyca_runtime.point import CachePoint, parse_point
 
 
 def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimits, out: Path | None) -> list[Path]:
@@ -60,8 +61,9 @@ def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimit
     if all(study.complete and study.report.exists() for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
+    problems = [Problem(trace_, partial=_palette(limits)[1:]) for trace_ in recorded]
     pipe = load_traced(recorded[0].attributes.model, limits.model, limits.device, limits.download)
-    make = preset.prepare(Asked(pipe, [Problem(trace_) for trace_ in recorded], wanted, limits, folder))
+    make = preset.prepare(Asked(pipe, problems, wanted, limits, folder))
     for study, request in zip(studies, requests, strict=True):
         StudyFolder.open(study.folder, request)
     facts = {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
@@ -99,6 +101,11 @@ def _budgets(budgets: str | None, limits: SearchLimits) -> tuple[Budget, ...]:
 def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     """The traces, at each of their points; they must be of one model at different ones. A preset takes the first."""
     whole = [Trace(path) for path in paths]
+    if palette := _palette(limits):
+        if len(whole) > 1:
+            raise TraceError(f"--palette takes one trace of its points, got {', '.join(paths)}")
+        whole[0].check_across(palette)
+        return [whole[0].at(palette[0])]
     recorded = [trace_.at(point) for trace_ in whole for point in trace_.points] if limits.preset == BEST else whole
     models = {trace_.attributes.model.weights_digest for trace_ in recorded}
     points = {str(trace_.point) for trace_ in recorded}
@@ -107,6 +114,20 @@ def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     if len(recorded) > 1 and limits.preset != BEST:
         raise TraceError(f"preset {limits.preset!r} takes one trace, got {len(recorded)}")
     return recorded
+
+
+def _palette(limits: SearchLimits) -> tuple[CachePoint, ...]:
+    """What steps may forecast: the network's own end, and what is behind its first blocks; empty by default.
+
+    Raises:
+        BudgetError: other points.
+    """
+    found = tuple(parse_point(text.strip()) for text in limits.palette.split(",")) if limits.palette else ()
+    if found and (not found[0].skips_loop or any(point.kind != "behind" for point in found[1:])):
+        raise BudgetError(
+            f"--palette {limits.palette}: expected trunk, then points behind the first blocks: trunk,behind:1"
+        )
+    return found
 
 
 def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:

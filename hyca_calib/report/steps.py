@@ -12,14 +12,20 @@ MOST_NAMED = 6
 
 
 def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
-    """Whether the network, or what each named point stands for, is computed on each step for all branches."""
-    tables, palette = section.schedule.tables.values(), section.schedule.palette
-    return {
-        NETWORK if name == FEATURE else name: tuple(
-            all(name not in palette[action].forecast for action in actions) for actions in zip(*tables, strict=True)
-        )
-        for name in section.points
-    }
+    """Whether the network, or what each named point stands for, is computed on each step for all branches.
+
+    Of a point behind the first blocks among others these blocks are told.
+    """
+    found, tables = dict[str, tuple[bool, ...]](), [*section.schedule.tables.values()]
+    for name, forecast in section.points.items():
+        label, leading = NETWORK if name == FEATURE else name, name != FEATURE and forecast.at.kind == "behind"
+        runs = [not leading and section.keeps(action, name) for action in section.schedule.palette]
+        if leading:
+            label = f"first {forecast.at.path} blocks"
+            whole = [any(section.points[of].at.skips_loop for of in a.forecast) for a in section.schedule.palette]
+            runs = [not skipped for skipped in whole]
+        found[label] = tuple(all(runs[action] for action in actions) for actions in zip(*tables, strict=True))
+    return found
 
 
 def told_steps(section: NetworkPlan) -> str:

@@ -1,6 +1,6 @@
 """From a candidate to a section of a plan, and from that to tables of taps and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,28 +9,34 @@ from numpy.typing import NDArray
 
 from hyca_calib.clusters.stability import labels_of
 from hyca_calib.records.provenance import versions
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.action_flops import action_flops
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.error_feedback import with_feedback
 from hyca_calib.search.joint import joint_section
+from hyca_calib.search.point_solvers import PointSolvers
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array
-from hyca_calib.search.rows import plan_taps, rows_of, with_forecast, with_taps
+from hyca_calib.search.rows import plan_taps, rows_of, with_forecasts, with_taps
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
 from hyca_runtime.policies import PolicySpec
-from hyca_runtime.schedule import EVERY, FEATURE, Schedule
+from hyca_runtime.schedule import EVERY, Schedule
 from hyca_runtime.solvers import Fitted, Solver
+
+Grouped = tuple[NDArray[np.int64], Solver, Solver]
+"""Channels of a group, their solver, and their closed form."""
 
 
 def build_section(candidate: Candidate) -> NetworkPlan:
     """The section of `candidate`, unrefined: per group the best solver on replay, then a row for every channel
     unless the settings say otherwise."""
     problem, settings, schedule = candidate.problem, candidate.settings, candidate.schedule
-    groups = zip(candidate.groups, candidate.solvers, candidate.closed_forms, strict=True)
-    section = assemble_section(problem, schedule, settings.axis, list(groups))
+    groups = {name: list(_grouped(found)) for name, found in candidate.points.items()}
+    section = assemble_section(problem, schedule, settings.axis, groups)
     if settings.taps == "group" or not schedule.predicted_steps:
         return section
     section = with_taps(section, channel_taps(problem, settings, section))
@@ -48,46 +54,47 @@ def repaid(problem: Problem, section: NetworkPlan, share: float) -> NetworkPlan:
 
 
 def group_labels(section: NetworkPlan) -> NDArray[np.int64]:
-    """The group of each channel, ``(channel,)``."""
-    return labels_of([group.indices for group in section.forecast.groups_of()], section.forecast.num_channels)
+    """The group of each channel, ``(channel,)``; they are the same at all points."""
+    forecast = next(iter(section.points.values()))
+    return labels_of([group.indices for group in forecast.groups_of()], forecast.num_channels)
 
 
 def with_groups(section: NetworkPlan, groups: Sequence[DimensionGroup]) -> NetworkPlan:
     """`section` with other groups at its only point, for all branches."""
-    return with_forecast(section, section.forecast.model_copy(update={"groups": {EVERY: tuple(groups)}}))
+    forecast = section.forecast.model_copy(update={"groups": {EVERY: tuple(groups)}})
+    return with_forecasts(section, {section.only: forecast})
 
 
 def channel_taps(problem: Problem, settings: Settings, section: NetworkPlan) -> Array:
     """One row for every channel, drawn by the ridge towards its group's: ``(predicted step, depth, channel)``."""
-    table = plan_taps(section)
-    for i, step in enumerate(section.schedule.predicted_steps):
-        history = section.taps()[step].history
+    table, places = plan_taps(section), section.places
+    for i, row in enumerate(rows_of(section)):
+        history = section.taps(row.point)[row.step].history
         prior = table[i, : len(history)].T[..., None]
-        rows = fit_rows(problem.fit, history, [step], settings.ridge, prior)
+        rows = fit_rows(problem.at(places[row.point]).fit, history, [row.step], settings.ridge, prior)
         table[i, : len(history)] = rows[..., 0].T
     return table
 
 
 def assemble_section(
-    problem: Problem, schedule: Schedule, axis: str, groups: Sequence[tuple[NDArray[np.int64], Solver, Solver]]
+    problem: Problem, schedule: Schedule, axis: str, groups: Mapping[str, Sequence[Grouped]]
 ) -> NetworkPlan:
     """A section with the trace's fingerprints and costs.
 
     Args:
-        groups: channels of each group, their solver, and their closed form.
+        groups: by the name of the point.
     """
-    trace, depth = problem.trace, max(solver.depth for _, solver, _ in groups)
-    forecast = Forecast(
-        at=trace.point,
-        num_channels=trace.num_channels,
-        groups={EVERY: tuple(map(_group, range(len(groups)), groups))},
-        numel=trace.cost.feature_numel,
-    )
-    flops = tuple(
-        trace.cost.full_flops if action.computes else trace.cost.predicted_flops(depth) for action in schedule.palette
-    )
-    name = next((name for action in schedule.palette for name in action.forecast), FEATURE)
-    return section_of(problem, axis, {name: forecast}, schedule, flops)
+    forecasts = {
+        name: Forecast(
+            at=problem.named[name],
+            num_channels=problem.trace.num_channels,
+            groups={EVERY: tuple(map(_group, range(len(of)), of))},
+            numel=problem.at(problem.named[name]).trace.cost.feature_numel,
+        )
+        for name, of in groups.items()
+    }
+    depths = {name: max(solver.depth for _, solver, _ in of) for name, of in groups.items()}
+    return section_of(problem, axis, forecasts, schedule, action_flops(problem, schedule, depths))
 
 
 def section_of(
@@ -117,7 +124,11 @@ def section_of(
     )
 
 
-def _group(number: int, told: tuple[NDArray[np.int64], Solver, Solver]) -> DimensionGroup:
+def _grouped(found: PointSolvers) -> Iterator[Grouped]:
+    yield from zip(found.groups, found.solvers, found.closed_forms, strict=True)
+
+
+def _group(number: int, told: Grouped) -> DimensionGroup:
     channels, solver, closed = told
     return DimensionGroup(
         name=f"group {number}",

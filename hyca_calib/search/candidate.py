@@ -11,45 +11,11 @@ from numpy.typing import NDArray
 
 from hyca_calib.clusters import cluster
 from hyca_calib.features.descriptors import describe_channels
-from hyca_calib.search.options import Grain, Sources
+from hyca_calib.search.point_solvers import PointSolvers
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.replay import grouped, schedule_cost
-from hyca_calib.search.solver_table import POOL, solver_label
-from hyca_calib.search.taps import fit_solver
+from hyca_calib.search.replay import grouped, mixed_cost
+from hyca_calib.search.settings import Settings
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.solvers import Hold, Solver
-
-FITTED = "fitted"
-"""Label of the taps that are fitted to each group."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What Optuna tunes.
-
-    Attributes:
-        groups: number of channel groups asked of the clusterer.
-        descriptors: families joined by "+".
-        clusterer: name of the clusterer.
-        depth: history of the fitted taps.
-        ridge: pull of the taps towards linear extrapolation.
-        axis: time axis of the solvers.
-        start: leading steps that are always computed.
-        taps: a row of taps for every channel, drawn by the ridge towards its group's, or one for every group.
-        sources: what rows for channels weigh, see `Sources` and `joint_section`.
-        repay: share of the error of earlier forecasts that rows for channels make up for, see `with_feedback`.
-    """
-
-    groups: int = 16
-    descriptors: str = "energy+dynamics"
-    clusterer: str = "kmeans"
-    depth: int = 3
-    ridge: float = 1e-3
-    axis: str = "sigma"
-    start: int = 1
-    taps: Grain = "channel"
-    sources: Sources = "own"
-    repay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +45,7 @@ class Candidate:
     @property
     def choices(self) -> dict[str, Any]:
         """What decides a rollout, for JSON."""
-        return {"settings": asdict(self.settings), "computed": list(self.schedule.computed_steps)}
+        return {"settings": asdict(self.settings), "schedule": self.schedule.model_dump(mode="json")}
 
     @cached_property
     def groups(self) -> list[NDArray[np.int64]]:
@@ -87,47 +53,33 @@ class Candidate:
         return partition(self.problem, self.settings, self.seed)
 
     @cached_property
+    def points(self) -> dict[str, PointSolvers]:
+        """The solvers at each point that the schedule forecasts, by its name there; the problem's own first."""
+        problem, names = self.problem, {name for action in self.schedule.palette for name in action.forecast}
+        return {
+            name: PointSolvers(problem.at(point), self.settings, self.schedule, name, self.groups)
+            for name, point in problem.named.items()
+            if name in names
+        }
+
+    @cached_property
     def cost(self) -> float:
         """Replayed cost on the select split."""
+        if len(self.points) > 1:
+            return self._cost_of_all()
         costs = list(self.solver_costs.values())
         return float(np.min(costs, axis=0).sum()) if costs else 0.0
 
-    @cached_property
+    def _cost_of_all(self) -> float:
+        problem, solvers = self.problem, {name: found.solvers for name, found in self.points.items()}
+        judge, times = grouped(problem.judge, problem.channel_gain, self.groups), problem.times(self.settings.axis)
+        order = list(problem.named)
+        return float(mixed_cost(judge, self.schedule, times, problem.step_weights, order, solvers).sum())
+
+    @property
     def solver_costs(self) -> dict[str, list[float]]:
-        """Replayed cost of every solver for each group on the select split; empty where nothing is predicted."""
-        if not self.schedule.predicted_steps:
-            return {}
-        problem, times = self.problem, self.problem.times(self.settings.axis)
-        judge = grouped(problem.select, problem.channel_gain, self.groups)
-        return {
-            label: schedule_cost(judge, self.schedule, times, problem.step_weights, solvers).tolist()
-            for label, solvers in self._options.items()
-        }
-
-    @property
-    def solvers(self) -> list[Solver]:
-        """For each group the solver that is best at the horizons which the schedule really has."""
-        return self._cheapest(self.solver_costs)
-
-    @property
-    def closed_forms(self) -> list[Solver]:
-        """For each group the best solver that serves other steps, too."""
-        return self._cheapest({label: costs for label, costs in self.solver_costs.items() if label != FITTED})
-
-    @cached_property
-    def _options(self) -> dict[str, list[Solver]]:
-        """Solvers of all groups, by label: one closed form everywhere, or taps that are fitted to each group."""
-        problem, settings = self.problem, self.settings
-        fit, times = grouped(problem.fit, problem.channel_gain, self.groups), problem.times(settings.axis)
-        found: dict[str, list[Solver]] = {solver_label(solver): [solver] * len(self.groups) for solver in POOL}
-        found[FITTED] = [fit_solver(g[None], self.schedule, times, settings.depth, settings.ridge) for g in fit]
-        return found
-
-    def _cheapest(self, costs: dict[str, list[float]]) -> list[Solver]:
-        if not costs:
-            return [Hold()] * len(self.groups)
-        best = [min(costs, key=lambda label: costs[label][g]) for g in range(len(self.groups))]
-        return [self._options[label][g] for g, label in enumerate(best)]
+        """Replayed cost of every solver for each group, on the steps on which the problem's own point is forecast."""
+        return next((found.costs for found in self.points.values()), {})
 
 
 def partition(problem: Problem, settings: Settings, seed: int) -> list[NDArray[np.int64]]:

@@ -23,8 +23,9 @@ from pydantic import BaseModel
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.assemble import build_section
-from hyca_calib.search.candidate import FITTED, Candidate
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.lineage import changes_of, misfit_of, refinement_gain, section_for, settings_of
+from hyca_calib.search.point_solvers import FITTED
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.retimed import BROKEN, Retimed, retime, retimed_cost
 from hyca_calib.search.tune import solve

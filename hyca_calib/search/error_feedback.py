@@ -46,11 +46,15 @@ def with_feedback(
     for _, gap in itertools.groupby(order, key=lambda i: rows[i].newest):
         members = list(gap)
         effects = {i: step_weights[rows[i].step] * guidance[rows[i].branch] for i in members}
-        most = sum(effects[i] * guidance[rows[i].branch] for i in members)  # what a move by the branches' weights does
-        if error.any() and abs(most) > TINY:
-            seen = sorted({place for i in members for place in places[i][0]})
-            extra = dict(zip(seen, (share / most * _correction(gram, seen, error)).T, strict=True))
-            for i in members:
+        moves = dict.fromkeys((rows[i].point for i in members), 0.0)  # what a move by the branches' weights does
+        for i in members:
+            moves[rows[i].point] += effects[i] * guidance[rows[i].branch]
+        payer = max(moves, key=lambda point: abs(moves[point]))  # rows of one point, which weigh the same features
+        if error.any() and abs(moves[payer]) > TINY:
+            paying = [i for i in members if rows[i].point == payer]
+            seen = sorted({place for i in paying for place in places[i][0]})
+            extra = dict(zip(seen, (share / moves[payer] * _correction(gram, seen, error)).T, strict=True))
+            for i in paying:
                 for k, place in enumerate(places[i][0]):
                     found[i, k] += guidance[rows[i].branch] * extra[place]
         for i in members:

@@ -1,17 +1,17 @@
 r"""The cheapest schedule, exactly.
 
-The objective is a sum over gaps, and a gap costs what its history (the last `depth` computed steps)
-and its length say. So the best schedule with K computed steps is a shortest path over states (newest
-step a, gaps g1, g2, .. back to the steps before it), solved by dynamic programming: no annealing, no
-local optimum. Gaps are limited to `max_gap`, which bounds the table at ``steps * max_gap^depth``
-entries whatever the number of channels; runs of many hundreds of steps are searched with shorter histories and
-gaps, see `affordable`.
+The objective is a sum over gaps, and a gap costs what its history (the last `depth` computed steps),
+its length and the actions on its steps say. So the best schedule with K computed steps is a shortest path over states
+(newest step a, gaps g1, g2, .. back to the steps before it, what was spent on other actions), solved by dynamic
+programming: no annealing, no local optimum. Gaps are limited to `max_gap`, which bounds the table at
+``steps * max_gap^depth`` entries whatever the number of channels; runs of many hundreds of steps are searched with
+shorter histories and gaps, see `affordable`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def gap_table(
     ahead = np.arange(1, max_gap)
     ends = _squared_sums(judge.sum(0) * np.outer(step_weights, step_weights), len(ahead))
     blocks = [(fit[i : i + BLOCK], judge[i : i + BLOCK]) for i in range(0, len(fit), BLOCK)]
-    lines = _lines(times, ahead, max_gap if depth > 1 else 0)
+    lines = linear_rows(times, ahead, max_gap if depth > 1 else 0)
 
     def costs(newest: Steps, *gaps: int) -> Array:
         """``(len(newest), max_gap + 1)`` of histories with the same gaps, at once."""
@@ -122,14 +122,23 @@ def gap_table(
             out[:, 2:] += np.einsum("gnkm,gnkm->nm", summed, product)
         return np.where(newest[:, None] + np.arange(max_gap + 1) <= steps, out, np.inf)
 
-    return _tabulate(costs, steps, max_gap, max(2, depth), pulse)  # a state has at least one gap
+    return GapTable(tabulate(costs, steps, (max_gap + 1,), depth, pulse))
 
 
-def _tabulate(costs: Callable[..., Array], steps: int, max_gap: int, longest: int, pulse: Pulse) -> GapTable:
-    """`costs` of all histories of up to `longest` computed steps."""
-    histories = []
+def tabulate(
+    costs: Callable[..., Array], steps: int, ends: tuple[int, ...], depth: int, pulse: Pulse
+) -> tuple[Array, ...]:
+    """`costs` of all histories, of one computed step and more, see `GapTable`.
+
+    Args:
+        costs: of histories with the same gaps, by their newest steps, ``(newest, *ends)``.
+        ends: one more than the longest gap, and what else a cost is for.
+        depth: taps used.
+    """
+    histories, max_gap = [], ends[0] - 1
+    longest = max(2, depth)  # a state has at least one gap
     for length in range(1, longest + 1):
-        table = np.full((steps, *[max_gap + 1] * length), np.inf)
+        table = np.full((steps, *[max_gap + 1] * (length - 1), *ends), np.inf)
         for gaps in itertools.product(range(1, max_gap + 1), repeat=length - 1):
             first = sum(gaps)
             newest = np.arange(first, steps if length == longest else min(first + 1, steps))
@@ -138,10 +147,10 @@ def _tabulate(costs: Callable[..., Array], steps: int, max_gap: int, longest: in
                 at: tuple[Any, ...] = (newest, *gaps)
                 table[at] = costs(newest, *gaps)
         histories.append(table)
-    return GapTable(tuple(histories))
+    return tuple(histories)
 
 
-def _lines(times: Array, ahead: Steps, max_gap: int) -> Array:
+def linear_rows(times: Array, ahead: Steps, max_gap: int) -> Array:
     """Weights of linear extrapolation from steps a and a - g, ``(a, g, tap, target)``; of a alone for g = 0."""
     steps = len(times)
     out = np.zeros((steps, max_gap + 1, 2, len(ahead)))
@@ -169,39 +178,76 @@ def best_schedules(table: GapTable, counts: range, start: int = 1, pulse: Pulse 
     Args:
         start: this many first steps are computed whatever the table says.
     """
-    steps, gap, longest = table.num_steps, table.max_gap, len(table.histories)
-    value: Array = np.full(steps + 1, np.inf)  # (a, g1, ..): the cheapest way to compute k steps, the newest at a
-    value[0] = 0.0
-    picks: dict[int, NDArray[np.int16]] = {}  # the oldest gap of the state before, which the state forgets
+    histories = [costs[..., None] for costs in table.histories]
+    found = shortest_paths(histories, dict.fromkeys(counts, 0), start, pulse)
+    return {count: Schedule.from_steps(table.num_steps, path.computed) for count, path in found.items()}
+
+
+@dataclass(frozen=True)
+class Path:
+    """A way through all steps.
+
+    Attributes:
+        spent: units that the gap behind each computed step takes.
+    """
+
+    cost: float
+    computed: tuple[int, ...]
+    spent: tuple[int, ...]
+
+
+def shortest_paths(
+    histories: Sequence[Array], units: Mapping[int, int], start: int, pulse: Pulse = no_pulse
+) -> dict[int, Path]:
+    """The cheapest path for each number of computed steps.
+
+    Args:
+        histories: as those of `GapTable`, with a last axis for the units that are spent in the gap.
+        units: by the number of computed steps, how many may be spent in all.
+        start: this many first steps are computed whatever the costs are.
+    """
+    (steps, *_, ends, each), longest, most = histories[0].shape, len(histories), max(units.values())
+    value: Array = np.full((steps + 1, most + 1), np.inf)  # (a, g1, .., spent): the cheapest way to k computed steps
+    value[0, 0] = 0.0
+    picks: dict[int, NDArray[np.int32]] = {}  # what a state forgets: the oldest gap before, and the units of its own
     found = {}
-    for k in range(1, max(counts) + 1):
+    for k in range(1, max(units) + 1):
         pulse()
-        costs = table.histories[min(k, longest) - 1]
-        after = np.full((steps + 1, *[gap + 1] * min(k, longest - 1)), np.inf)
-        picks[k + 1] = np.zeros(after.shape if k >= longest else 0, dtype=np.int16)
-        for m in range(1, (gap if k >= start else 1) + 1):
-            total = value[: steps + 1 - m] + costs[: steps + 1 - m, ..., m]
+        costs = histories[min(k, longest) - 1]
+        after = np.full((steps + 1, *[ends] * min(k, longest - 1), most + 1), np.inf)
+        picks[k + 1] = np.zeros(after.shape, dtype=np.int32)
+        for m, spent in itertools.product(range(1, ends if k >= start else 2), range(min(each, most + 1))):
+            total = value[: steps + 1 - m, ..., : most + 1 - spent] + costs[: steps + 1 - m, ..., m, spent, None]
+            pick = np.full(total.shape, spent, dtype=np.int32)
             if k >= longest:
-                oldest = total.argmin(-1)
-                picks[k + 1][m:, m] = oldest
-                total = np.take_along_axis(total, oldest[..., None], -1)[..., 0]
-            after[m:, m] = total
+                oldest = total.argmin(-2)
+                total = np.take_along_axis(total, oldest[..., None, :], -2)[..., 0, :]
+                pick = oldest * each + spent
+            best, known = after[m:, m, ..., spent:], picks[k + 1][m:, m, ..., spent:]
+            better = total < best
+            np.copyto(best, total, where=better)
+            np.copyto(known, pick, where=better, casting="same_kind")
         value = after
-        if k in counts and np.isfinite(value[steps]).any():
-            found[k] = Schedule.from_steps(steps, _trace_back(value[steps], picks, steps, k))
+        if k in units and np.isfinite(value[steps, ..., : units[k] + 1]).any():
+            found[k] = _trace_back(value[steps, ..., : units[k] + 1], picks, steps, k, longest, each)
     return found
 
 
-def _trace_back(ends: Array, picks: dict[int, NDArray[np.int16]], steps: int, count: int) -> list[int]:
-    """Computed steps of the cheapest path of `count` steps; the virtual step `steps` closes the last gap.
+def _trace_back(
+    ends: Array, picks: dict[int, NDArray[np.int32]], steps: int, count: int, longest: int, each: int
+) -> Path:
+    """The cheapest path of `count` computed steps; the virtual step `steps` closes the last gap.
 
     Args:
-        ends: cost by the gaps before the virtual step.
+        ends: cost by the gaps before the virtual step, and by what was spent.
     """
-    gaps = [int(gap) for gap in np.unravel_index(int(ends.argmin()), ends.shape)]
-    newest, path, k = steps, [], count + 1
-    while picks[k].size:
-        gaps.append(int(picks[k][newest, *gaps]))
-        newest, k = newest - gaps.pop(0), k - 1
-        path.append(newest)
-    return sorted([*path, *(newest - np.cumsum(gaps)).tolist()])
+    *gaps, left = (int(at) for at in np.unravel_index(int(ends.argmin()), ends.shape))
+    newest, computed, spent = steps, list[int](), list[int]()
+    for k in range(count, 0, -1):
+        oldest, of_gap = divmod(int(picks[k + 1][newest, *gaps, left]), each)
+        newest, left = newest - gaps.pop(0), left - of_gap
+        if k >= longest:
+            gaps.append(oldest)
+        computed.append(newest)
+        spent.append(of_gap)
+    return Path(float(ends.min()), tuple(reversed(computed)), tuple(reversed(spent)))

@@ -1,10 +1,10 @@
 """What a plan says about where it comes from, held against a trace."""
 
 from hyca_calib.records.origins import origins
-from hyca_calib.search.candidate import Settings
 from hyca_calib.search.error_damping import carried_over
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.retimed import is_on_grid
+from hyca_calib.search.settings import Settings
 from hyca_calib.trace.folder import Where
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import PlanMismatchError, TraceError

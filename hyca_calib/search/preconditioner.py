@@ -36,7 +36,7 @@ def coordinates(problem: Problem, section: NetworkPlan, grain: Grain) -> tuple[T
     gram, places = problem.regressions(section)
     if grain == "channel":
         return drawn_to_groups(preconditioned(taps, places, gram), labels, taps.shape)
-    groups = [group.indices for group in section.forecast.groups_of()]
+    groups = [np.flatnonzero(labels.numpy() == group) for group in range(int(labels.max()) + 1)]
     first = [int(channels[0]) for channels in groups]
     expand = preconditioned(taps[:, :, first], places, grouped(gram, problem.channel_gain, groups))
     return torch.zeros(*taps.shape[:2], len(groups)), lambda u: expand(u)[:, :, labels.to(u.device)]

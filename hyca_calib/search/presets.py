@@ -18,13 +18,14 @@ from hyca_calib.clusters.stability import labels_of, separation
 from hyca_calib.costs.budget import Budget
 from hyca_calib.features.descriptors import describe_channels
 from hyca_calib.search.assemble import assemble_section
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Multistep, forecast_error, grouped, rows_of, schedule_cost
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.sources import SOURCES
 from hyca_calib.search.taps import compile_rows
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import FEATURE, Schedule
 from hyca_runtime.solvers import (
     BDF2,
     AdamsBashforth,
@@ -127,7 +128,7 @@ def preset_section(
     described = "+".join(PAPER_DESCRIPTORS)
     settings = Settings(groups=len(groups), descriptors=described, depth=depth, axis="step", start=leading)
     candidate = Candidate(problem, settings, schedule, seed).knowing(groups, cost)
-    return candidate, assemble_section(problem, schedule, "step", parts)
+    return candidate, assemble_section(problem, schedule, "step", {FEATURE: parts})
 
 
 def recipe_section(
@@ -135,7 +136,8 @@ def recipe_section(
 ) -> NetworkPlan:
     """The published recipe with its own numbers, N and W, as a section of a plan; it looks at one sample only."""
     schedule = Schedule.every(problem.trace.num_steps, interval, warmup)
-    return assemble_section(problem, schedule, "step", _chosen(problem, preset, schedule, seed, multistep))
+    parts = _chosen(problem, preset, schedule, seed, multistep)
+    return assemble_section(problem, schedule, "step", {FEATURE: parts})
 
 
 def _chosen(

@@ -17,6 +17,8 @@ from hyca_calib.search.replay import Array
 from hyca_calib.search.rows import Places, places_of, rows_of
 from hyca_calib.trace.store import Trace
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.point import CachePoint
+from hyca_runtime.schedule import EVERY, FEATURE
 
 AXES = ("step", "sigma", "log_snr")
 """Time axes a solver can extrapolate on: step index, noise level, log signal-to-noise ratio of a
@@ -53,30 +55,64 @@ class Problem:
 
     Attributes:
         damping: factor that is left in the end of an error at each step, see `measure_damping`; 1 if empty.
+        partial: points behind the first blocks, that may be forecast on some steps in place of the trace's own, at
+            the price of these blocks.
     """
 
     trace: Trace
     damping: tuple[float, ...] = ()
+    partial: tuple[CachePoint, ...] = ()
 
     @cached_property
     def identity(self) -> str:
         """Short digest of what was traced and what its numbers mean: names its studies on a shared storage."""
         traced = self.trace.attributes.model_dump(include={"version", "model", "workload", "batch"})
-        traced["point"] = self.trace.point.model_dump()
+        traced["point"] = [point.model_dump() for point in self.points]
         return hashlib.sha256(json.dumps(traced, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def points(self) -> tuple[CachePoint, ...]:
+        """All that may be forecast; the trace's own first."""
+        return (self.trace.point, *self.partial)
+
+    @property
+    def named(self) -> dict[str, CachePoint]:
+        """The points by what a schedule's actions call them."""
+        return {FEATURE: self.trace.point, **{str(point): point for point in self.partial}}
+
+    def at(self, point: CachePoint) -> Problem:
+        """The same of one of the points alone."""
+        return self if (point,) == self.points else self._alone[point]
+
+    @cached_property
+    def _alone(self) -> dict[CachePoint, Problem]:
+        return {point: Problem(self.trace.at(point), self.damping) for point in self.points}
+
     def gram(self, split: Split) -> Array:
-        """``(channel, step, step)``, summed over guidance branches, the mean over the samples of the split."""
-        return np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
+        """``(channel, step, step)``, summed over guidance branches, the mean over the samples of the split; of several
+        points their steps one after the other."""
+        if not self.partial:
+            return np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
+        return np.asarray(np.einsum("cpasqat->cpsqt", self._apart(split)).reshape(self._shape))
 
     def guided(self, split: Split) -> Array:
         """As `gram`, of the feature that guidance makes of all branches'; where that is not known, `gram`."""
         weights = np.asarray(self.trace.guidance)
         if len(weights) < 2 or not self.trace.crossed:
             return self.gram(split)
+        guided = np.einsum("a,b,cpasqbt->cpsqt", weights, weights, self._apart(split), optimize=True)
+        return np.asarray(guided.reshape(self._shape))
+
+    def _apart(self, split: Split) -> Array:
+        """The joint matrix without the constant, ``(channel, point, branch, step, point, branch, step)``."""
         blocks = self.joint(split)[:, :-1, :-1]
-        apart = blocks.reshape(len(blocks), *(len(weights), self.trace.num_steps) * 2)
-        return np.asarray(np.einsum("a,b,casbt->cst", weights, weights, apart, optimize=True))
+        sizes = len(self.points), len(self.trace.branches), self.trace.num_steps
+        return np.asarray(blocks.reshape(len(blocks), *sizes * 2))
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        size = len(self.points) * self.trace.num_steps
+        return self.trace.num_channels, size, size
 
     @property
     def sources(self) -> tuple[Sources, ...]:
@@ -87,14 +123,20 @@ class Problem:
 
     def joint(self, split: Split) -> Array:
         """``(channel, regressor, regressor)``, the mean over the samples; see `Trace.joint_gram`."""
-        return np.asarray(self.trace.joint_gram(split) / len(self.trace.samples(split)))
+        several = self.trace.gram_across(split, self.points) if self.partial else self.trace.joint_gram(split)
+        return np.asarray(several / len(self.trace.samples(split)))
 
     def places(self, section: NetworkPlan) -> Places:
         """Where the Gram matrices have what a section's rows weigh and forecast."""
-        return places_of(rows_of(section), self.trace.branches, self.trace.num_steps)
+        names = {place: name for name, place in section.places.items()}
+        points = [names.get(point, "") for point in self.points] if self.partial else [section.only]
+        branches = self.trace.branches if section.is_joint else [EVERY]
+        return places_of(rows_of(section), points, branches, self.trace.num_steps)
 
     def regressions(self, section: NetworkPlan) -> tuple[Array, Places]:
         """Gram matrices of the fit split for a section's rows, and their places there."""
+        if self.partial:
+            return (self.joint if section.is_joint else self.gram)("fit"), self.places(section)
         return (self.joint_fit if section.is_joint else self.fit), self.places(section)
 
     @cached_property
@@ -109,15 +151,23 @@ class Problem:
 
     @cached_property
     def fit(self) -> Array:
-        return self.gram("fit")
+        """`gram` of the fit split at the trace's own point."""
+        return self.gram("fit")[:, : self.trace.num_steps, : self.trace.num_steps]
 
     @cached_property
     def joint_fit(self) -> Array:
-        return self.joint("fit")
+        """`joint` of the fit split at the trace's own point."""
+        return self.at(self.trace.point).joint("fit")
 
     @cached_property
-    def select(self) -> Array:
+    def judge(self) -> Array:
+        """`guided` of the select split at all points."""
         return self.guided("select")
+
+    @property
+    def select(self) -> Array:
+        """`guided` of the select split at the trace's own point."""
+        return self.judge[:, : self.trace.num_steps, : self.trace.num_steps]
 
     @cached_property
     def channel_gain(self) -> Array:

@@ -11,7 +11,7 @@ squared gain, summed within a group beforehand (`grouped`).
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -102,20 +102,59 @@ def gap_cost(residuals: Array, step_weights: Array) -> Array:
 
 
 def schedule_cost(
-    gram: Array, schedule: Schedule, times: Array, step_weights: Array, solvers: Sequence[Solver]
+    gram: Array,
+    schedule: Schedule,
+    times: Array,
+    step_weights: Array,
+    solvers: Sequence[Solver],
+    steps: Collection[int] | None = None,
 ) -> Array:
     """Cost ``(group,)`` of a whole schedule, gap by gap, through the runtime's own solvers.
 
     Args:
         gram: ``(group, step, step)``.
         solvers: one for each group, with one row per group.
+        steps: the forecasts that count; all by default.
     """
     total = np.zeros(len(gram))
     different = {id(solver): solver for solver in solvers}
-    for history, targets in gaps(schedule, max(solver.depth for solver in solvers)):
+    for history, gap in gaps(schedule, max(solver.depth for solver in solvers)):
+        targets = tuple(step for step in gap if steps is None or step in steps)
+        if not targets:
+            continue
         rows = {key: rows_of(solver, times, history, targets) for key, solver in different.items()}
         weights = np.stack([rows[id(solver)] for solver in solvers])
         total += gap_cost(residual_gram(gram, weights, history, targets), step_weights[list(targets)])
+    return total
+
+
+def mixed_cost(
+    gram: Array,
+    schedule: Schedule,
+    times: Array,
+    step_weights: Array,
+    order: Sequence[str],
+    solvers: Mapping[str, Sequence[Solver]],
+) -> Array:
+    """Cost ``(group,)`` of a whole schedule of which each step forecasts one of several points.
+
+    Args:
+        gram: ``(group, point and step, point and step)``.
+        order: names of the points, as `gram` has them.
+        solvers: by point, one for each group, with one row per group.
+    """
+    total, actions = np.zeros(len(gram)), schedule.actions()
+    depth = max(solver.depth for of_groups in solvers.values() for solver in of_groups)
+    for history, targets in gaps(schedule, depth):
+        error = np.zeros(gram.shape[:2])
+        for step in targets:
+            (name,) = actions[step].forecast
+            begin = order.index(name) * schedule.num_steps
+            rows = [rows_of(solver, times, history, [step])[:, 0] for solver in solvers[name]]
+            error[:, begin + np.asarray(history)] += step_weights[step] * np.stack(rows)
+            error[:, begin + step] -= step_weights[step]
+        used = np.flatnonzero(error.any(0))
+        total += np.einsum("gr,grs,gs->g", error[:, used], gram[:, used[:, None], used], error[:, used], optimize=True)
     return total
 
 

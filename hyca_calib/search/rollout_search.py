@@ -11,7 +11,7 @@ from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 FEEDBACK_SHARES = (0.5, 0.25, 0.75, 1.0)
@@ -122,7 +122,7 @@ class _Climb:
 
 
 Shift = tuple[int, int]
-"""A computed step and the one that is computed instead."""
+"""Two steps that change what they do."""
 Move = Callable[[], Candidate]
 """Makes a candidate a small step away; most are never asked for it, and of long runs there are many."""
 
@@ -149,19 +149,21 @@ def _moved(candidate: Candidate, shift: Shift) -> Candidate:
 
 
 def neighbours(schedule: Schedule, start: int) -> list[Schedule]:
-    """Schedules that differ in one computed step, moved by one or two; the first `start` stay."""
+    """Schedules that differ in one step that does more, moved by one or two; the first `start` stay."""
     return [_shifted(schedule, shift) for shift in _shifts(schedule, start)]
 
 
 def _shifts(schedule: Schedule, start: int) -> list[Shift]:
-    computed = schedule.computed_steps
-    found, taken = [], set(computed)
-    for step in computed[max(1, start) :]:
+    actions, found = schedule.actions(), list[Shift]()
+    does = [2 if action.computes else FEATURE not in action.forecast for action in actions]  # the network, a part, none
+    fixed = {0, *schedule.computed_steps[:start]}
+    for step in (step for step in range(schedule.num_steps) if does[step] and step not in fixed):
         ends = (step + shift for shift in (-2, -1, 1, 2))
-        found += [(step, end) for end in ends if 0 < end < schedule.num_steps and end not in taken]
+        found += [(step, end) for end in ends if 0 < end < schedule.num_steps and does[end] < does[step]]
     return found
 
 
 def _shifted(schedule: Schedule, shift: Shift) -> Schedule:
-    old, new = shift
-    return Schedule.from_steps(schedule.num_steps, {*schedule.computed_steps, new} - {old})
+    table = list(schedule.tables[EVERY])
+    table[shift[0]], table[shift[1]] = table[shift[1]], table[shift[0]]
+    return Schedule(palette=schedule.palette, tables={EVERY: tuple(table)})

@@ -1,12 +1,13 @@
 """The rows of weights of a section, one below the other: what is fitted, refined and rolled out.
 
-A row forecasts one guidance branch (or all of them alike) on one step, from some regressors: features computed on
-earlier steps, of that branch or another, and perhaps a constant.
+A row forecasts one point for one guidance branch (or all of them alike) on one step, from some regressors: features
+computed there on earlier steps, of that branch or another, and perhaps a constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +28,13 @@ class Row:
     """What one row forecasts, and what its weights are of.
 
     Attributes:
+        point: its name.
         branch: `EVERY` where all are forecast alike.
+        regressors: of that point.
         own: how many of the regressors are of the branch itself; they come first.
     """
 
+    point: str
     branch: str
     step: int
     regressors: tuple[Regressor, ...]
@@ -48,63 +52,71 @@ Places = tuple[tuple[list[int], int], ...]
 
 
 def rows_of(section: NetworkPlan) -> tuple[Row, ...]:
-    """The rows of the only point, branch by branch, steps ascending."""
+    """The rows of all points, branch by branch, steps ascending."""
     found = []
-    for branch in _forecast_apart(section):
-        for step, taps in section.taps(section.only, branch).items():
-            regressors: list[Regressor] = [(branch, past) for past in taps.history]
-            for source, table in section.sources(section.only, branch):
-                read = source.branch
-                regressors += [None] if read is None else [(read, past) for past in table[step].history]
-            found.append(Row(branch, step, tuple(regressors), len(taps.history)))
+    for name, forecast in section.points.items():
+        for branch in _forecast_apart(forecast):
+            for step, taps in section.taps(name, branch).items():
+                regressors: list[Regressor] = [(branch, past) for past in taps.history]
+                for source, table in section.sources(name, branch):
+                    read = source.branch
+                    regressors += [None] if read is None else [(read, past) for past in table[step].history]
+                found.append(Row(name, branch, step, tuple(regressors), len(taps.history)))
     return tuple(found)
 
 
-def places_of(rows: Sequence[Row], branches: Sequence[str], num_steps: int) -> Places:
-    """Where the joint Gram matrix of these branches has the rows; of rows for all alike, where that of one has them."""
-    begins = {EVERY: 0} | {branch: i * num_steps for i, branch in enumerate(branches)}
-    constant = len(branches) * num_steps
+def places_of(rows: Sequence[Row], points: Sequence[str], branches: Sequence[str], num_steps: int) -> Places:
+    """Where a Gram matrix has the rows, which is over all steps of these branches of every point, and the constant.
+
+    Args:
+        branches: `EVERY` alone for rows that are for all alike.
+    """
+    order = itertools.product(points, branches)
+    begins = {of: i * num_steps for i, of in enumerate(order)}
+    constant = len(begins) * num_steps
     return tuple(
         (
-            [constant if regressor is None else begins[regressor[0]] + regressor[1] for regressor in row.regressors],
-            begins[row.branch] + row.step,
+            [constant if at is None else begins[row.point, at[0]] + at[1] for at in row.regressors],
+            begins[row.point, row.branch] + row.step,
         )
         for row in rows
     )
 
 
 def plan_taps(section: NetworkPlan) -> Array:
-    """The section's weights ``(row, tap, channel)``, shorter rows padded with zeros."""
-    rows, name = rows_of(section), section.only
-    table = np.zeros((len(rows), max(len(row.regressors) for row in rows), section.forecast.num_channels))
+    """The section's weights ``(row, tap, channel)``, shorter rows padded with zeros; points have as many channels."""
+    rows, (channels,) = rows_of(section), {forecast.num_channels for forecast in section.points.values()}
+    table = np.zeros((len(rows), max(len(row.regressors) for row in rows), channels))
     for i, row in enumerate(rows):
-        pieces = [section.taps(name, row.branch)[row.step].weights]
-        pieces += [taps[row.step].weights for _, taps in section.sources(name, row.branch)]
+        pieces = [section.taps(row.point, row.branch)[row.step].weights]
+        pieces += [taps[row.step].weights for _, taps in section.sources(row.point, row.branch)]
         table[i, : len(row.regressors)] = np.concatenate(pieces)
     return table
 
 
 def with_taps(section: NetworkPlan, taps: Array) -> NetworkPlan:
     """`section` with the weights ``(row, tap, channel)``; a group whose channels all share one row keeps one row."""
-    rows, forecast = rows_of(section), section.forecast
-    groups, sources = dict(forecast.groups), dict(forecast.sources)
-    for branch in _forecast_apart(section):
-        chosen = [(row, table) for row, table in zip(rows, taps, strict=True) if row.branch == branch]
-        groups[branch] = _groups(forecast, branch, _tabulated([(row.step, of[: row.own]) for row, of in chosen]))
-        if branch in sources:
-            sources[branch] = _sources(forecast.sources[branch], chosen)
-    return with_forecast(section, forecast.model_copy(update={"groups": groups, "sources": sources}))
+    found, rows = dict(section.points), rows_of(section)
+    for name, forecast in section.points.items():
+        groups, sources = dict(forecast.groups), dict(forecast.sources)
+        for branch in _forecast_apart(forecast):
+            chosen = [(r, of) for r, of in zip(rows, taps, strict=True) if (r.point, r.branch) == (name, branch)]
+            groups[branch] = _groups(forecast, branch, _tabulated([(row.step, of[: row.own]) for row, of in chosen]))
+            if branch in sources:
+                sources[branch] = _sources(forecast.sources[branch], chosen)
+        found[name] = forecast.model_copy(update={"groups": groups, "sources": sources})
+    return with_forecasts(section, found)
 
 
-def with_forecast(section: NetworkPlan, forecast: Forecast) -> NetworkPlan:
-    """`section` with another forecast of its only point."""
+def with_forecasts(section: NetworkPlan, forecasts: Mapping[str, Forecast]) -> NetworkPlan:
+    """`section` with other forecasts of its points."""
     fields = {name: getattr(section, name) for name in NetworkPlan.model_fields}
-    return NetworkPlan(**{**fields, "points": {section.only: forecast}})
+    return NetworkPlan(**{**fields, "points": dict(forecasts)})
 
 
-def _forecast_apart(section: NetworkPlan) -> list[str]:
+def _forecast_apart(forecast: Forecast) -> list[str]:
     """Guidance branches that have rows of their own; `EVERY` where they are forecast alike."""
-    return sorted(section.forecast.groups.keys() - {EVERY}) or [EVERY]
+    return sorted(forecast.groups.keys() - {EVERY}) or [EVERY]
 
 
 def _groups(forecast: Forecast, branch: str, table: Fitted) -> tuple[DimensionGroup, ...]:

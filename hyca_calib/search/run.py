@@ -72,11 +72,9 @@ def search(
         on_progress("refine", 0.0, "")
         section, refinement = _refined(run, winner)
         on_progress("refine", 1.0, _told(section.quality.psnr_db) if section.quality else "")
-        groups = zip(winner.groups, winner.solvers, strict=True)
         account = {
             **winner.choices,
-            "groups": [{"size": len(channels), "solver": solver.name} for channels, solver in groups],
-            "solver_costs": winner.solver_costs,
+            **_chosen(winner),
             "candidates": [_summary(candidate) for candidate in chosen[:20]],
             "rollouts": tried[str(winner.problem.trace.point)],
             "points": {point: max((r["psnr_db"] for r in rolled), default=None) for point, rolled in tried.items()},
@@ -171,6 +169,16 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
             run.on_progress("refine", 1.0, news)
             account = {"skipped": str(error)}
     return judged(pipe, problem, section), account
+
+
+def _chosen(winner: Candidate) -> dict[str, Any]:
+    """The solver of each group, point by point, and what each would cost."""
+    points = list(winner.points.values())
+    chosen = [pair for found in points for pair in zip(found.groups, found.solvers, strict=True)]
+    return {
+        "groups": [{"size": len(channels), "solver": solver.name} for channels, solver in chosen],
+        "solver_costs": {label: [c for found in points for c in found.costs[label]] for label in winner.solver_costs},
+    }
 
 
 def _summary(candidate: Candidate) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.storage import TASK, Storage, give_back, open_study, run_trial
 from hyca_runtime.schedule import Schedule
 
@@ -50,7 +51,7 @@ class SharedRollouts:
             run_trial(self._study, self._objective)
 
     def history(self) -> list[dict[str, Any]]:
-        """Every rollout there was, for reports: settings, computed steps, PSNR."""
+        """Every rollout there was, for reports: settings, schedule, PSNR."""
         return [{**json.loads(task), "psnr_db": psnr} for task, psnr in self._known().items()]
 
     def _objective(self, trial: Trial) -> float:
@@ -72,7 +73,7 @@ class SharedRollouts:
         if task in self._asked:
             return self._asked[task]
         chosen, like = json.loads(task), next(iter(self._asked.values()))
-        schedule = Schedule.from_steps(like.schedule.num_steps, chosen["computed"])
+        schedule = Schedule.model_validate(chosen["schedule"], strict=False)
         return replace(like, settings=Settings(**chosen["settings"]), schedule=schedule)
 
 

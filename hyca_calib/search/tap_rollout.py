@@ -12,7 +12,7 @@ from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.rows import Regressor, plan_taps, rows_of
-from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.attachment import Attachment, Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
@@ -43,10 +43,10 @@ class TapRollout:
     ) -> None:
         module = find_transformer(pipe, section.component)
         self._section, self._checkpointed, self._on_history = section, checkpointed, on_history
-        self._attachment = Attachment(module, section.forecast.at)
+        self._attachment = Attachment(module, section.places)
         self._clock = Clock(module, pipe)
-        self._rows = {(row.branch, row.step): (i, row.regressors) for i, row in enumerate(rows_of(section))}
-        self._predicted = frozenset(step for _, step in self._rows)
+        self._rows = {(row.branch, row.step): (i, row) for i, row in enumerate(rows_of(section))}
+        self._predicted = {row.step: row.point for _, row in self._rows.values()}
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         self.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)))
 
@@ -68,7 +68,7 @@ class TapRollout:
         Where guidance branches have no names, every run brings its own: kept, their features would pin the heap.
         """
         self._taps, self._resolver = taps, CallResolver(self._clock, [self._section.grid])
-        self._histories = dict[tuple[str, int], deque[tuple[int, Feature]]]()
+        self._histories = dict[tuple[str, str, int], deque[tuple[int, Feature]]]()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = self._resolver.resolve(args, kwargs, self._attachment.context.branch)
@@ -79,34 +79,47 @@ class TapRollout:
             raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_grid}")
         step, labels = int(track.position), stacked_labels(call.branch, self._section.stacked)
         if step in self._predicted:
-            parts = [self._forecast(label, call.part, step) for label in labels]
-            if (whole := _together(parts)) is not None:
-                return self._attachment.predict(whole, args, kwargs)
-        if self._checkpointed:
-            output, feature = checkpoint(self._attachment.compute, args, kwargs, use_reentrant=False)
-        else:
-            output, feature = self._attachment.compute(args, kwargs)
-        if step not in self._predicted:
+            whole = _together([self._forecast(label, call.part, step) for label in labels])
+            return self._run(args, kwargs, {} if whole is None else {self._predicted[step]: whole})[0]
+        output, found = self._run(args, kwargs, {})
+        for name, feature in found.items():
             for i, label in enumerate(labels):
-                history = self._histories.setdefault((label, call.part), deque(maxlen=self._section.depth()))
+                kept = deque[tuple[int, Feature]](maxlen=self._section.depth(name))
+                history = self._histories.setdefault((name, label, call.part), kept)
                 pieces = (part.chunk(len(labels))[i] for part in feature) if len(labels) > 1 else feature
                 history.appendleft((step, Feature(pieces, feature.form)))
         return output
 
+    def _run(self, args: Any, kwargs: Any, inject: dict[str, Feature]) -> tuple[Any, dict[str, Feature]]:
+        """The output of a call, and what it computed at each point if nothing is forecast."""
+        capture = () if inject else tuple(self._section.points)
+
+        def run() -> tuple[Any, Captured]:
+            return self._attachment.run(args, kwargs, capture, inject)
+
+        heavy = self._checkpointed and not any(self._section.points[name].at.skips_loop for name in inject)
+        output, found = checkpoint(run, use_reentrant=False) if heavy else run()
+        return output, {name: feature for name, feature in found.items() if feature is not None}
+
     def _forecast(self, label: str, part: int, step: int) -> Feature | None:
         """The feature of one branch; None if a past is not what its row weighs, as that of a branch that began late."""
-        row, regressors = self._rows[label if (label, step) in self._rows else EVERY, step]
-        pasts = {(branch, s): f for (branch, of), history in self._histories.items() if of == part for s, f in history}
-        wanted = [_own(regressor, label) for regressor in regressors]
+        number, row = self._rows[label if (label, step) in self._rows else EVERY, step]
+        pasts = {
+            (branch, s): feature
+            for (name, branch, of), history in self._histories.items()
+            if (name, of) == (row.point, part)
+            for s, feature in history
+        }
+        wanted = [_own(regressor, label) for regressor in row.regressors]
         own = [pasts[key] for key in wanted if key in pasts and key is not None and key[0] == label]
         if not own or any(key is not None and key not in pasts for key in wanted):
             return None
         self._on_history(label, step, own)
-        axis, first = self._section.forecast.at.channel_axis, own[0]
+        axis, first = self._section.points[row.point].at.channel_axis, own[0]
         ones = Feature((torch.ones_like(piece) for piece in first), first.form)
         features = [ones if key is None else pasts[key] for key in wanted]
         pieces = split_weights(
-            self._taps[row, : len(features)], widths(first, axis), [piece.ndim for piece in first], axis
+            self._taps[number, : len(features)], widths(first, axis), [piece.ndim for piece in first], axis
         )
         parts = zip(*features, strict=True)
         return Feature((weighted_sum(of, weights) for of, weights in zip(parts, pieces, strict=True)), first.form)

@@ -3,21 +3,20 @@
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.search.candidate import Candidate, Settings, partition
-from hyca_calib.search.exact import affordable, best_schedules, gap_table
+from hyca_calib.search.candidate import Candidate, partition
 from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import AXES, Problem
-from hyca_calib.search.replay import grouped
+from hyca_calib.search.schedules import mixed_schedules, whole_schedules
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError, no_pulse
 from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
-from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
 
 DESCRIPTOR_SETS = (
@@ -41,23 +40,9 @@ def solve(
     Raises:
         BudgetError: no schedule fits.
     """
-    trace = problem.trace
-    steps, gains = trace.num_steps, problem.channel_gain
-    counts = [budget.computed_steps(trace.cost, steps, settings.depth) for budget in budgets]
     groups = partition(problem, settings, seed)
-    fit, judge = (grouped(gram, gains, groups) for gram in (problem.fit, problem.select))
-    times, fewest = problem.times(settings.axis), min(counts)
-    start = min(max(settings.start, trace.attributes.first_computed), fewest)
-    widest = -(-(steps - start) // (fewest - start + 1)) + 1  # if all gaps after the start were equal
-    wide = min(steps, max(4, 2 * widest))
-    depth, gap = affordable(steps, len(groups), settings.depth, min(widest, wide), wide)
-    table = gap_table(fit, judge, times, problem.step_weights, depth, settings.ridge, gap, pulse)
-    found = best_schedules(table, range(fewest, max(counts) + 1), start, pulse)
-    found[steps] = Schedule.from_steps(steps, range(steps))
-    for budget, count in zip(budgets, counts, strict=True):
-        if count not in found:
-            raise BudgetError(f"budget {budget.text!r}: no schedule with {count} of {steps} computed steps")
-    return [Candidate(problem, settings, found[count], seed).knowing(groups=groups) for count in counts]
+    schedules = (mixed_schedules if problem.partial else whole_schedules)(problem, settings, budgets, groups, pulse)
+    return [Candidate(problem, settings, schedule, seed).knowing(groups=groups) for schedule in schedules]
 
 
 def tune(
@@ -91,7 +76,7 @@ def tune(
 
     def objective(trial: Trial) -> float:
         candidates = solve(problem, _suggest(trial, tuning), budgets, seed, pulse)
-        trial.set_user_attr("computed", [list(c.schedule.computed_steps) for c in candidates])
+        trial.set_user_attr("schedules", [c.schedule.model_dump(mode="json") for c in candidates])
         trial.set_user_attr("costs", [c.cost for c in candidates])
         value = float(np.mean([np.log(c.cost + TINY) for c in candidates]))
         on_trial(trial.number, float(np.exp(value)))
@@ -103,7 +88,17 @@ def tune(
             study.sampler = _sampler(_count(study, TrialState.COMPLETE, TrialState.RUNNING), tuning, seed)
             run_trial(study, objective)
     finished = study.get_trials(states=(TrialState.COMPLETE,))
-    return {budget: _distinct(problem, finished, i, tuning, seed) for i, budget in enumerate(budgets)}
+    found = {budget: _distinct(problem, finished, i, tuning, seed) for i, budget in enumerate(budgets)}
+    if problem.partial:
+        for budget, candidates in found.items():
+            candidates.insert(1, _whole(candidates[0], budget))
+    return found
+
+
+def _whole(candidate: Candidate, budget: Budget) -> Candidate:
+    """The best of the same settings that computes whole steps alone: rollouts then tell whether parts pay."""
+    (found,) = solve(replace(candidate.problem, partial=()), candidate.settings, [budget], candidate.seed)
+    return replace(candidate, schedule=found.schedule).knowing(groups=found.groups)
 
 
 def _sampler(number: int, tuning: Tuning, seed: int) -> optuna.samplers.BaseSampler:
@@ -142,7 +137,7 @@ def _distinct(problem: Problem, trials: list[FrozenTrial], budget: int, tuning: 
     """The best trial of every schedule for one budget."""
     best = dict[Schedule, Candidate]()
     for trial in sorted(trials, key=lambda t: t.user_attrs["costs"][budget]):
-        schedule = Schedule.from_steps(problem.trace.num_steps, trial.user_attrs["computed"][budget])
+        schedule = Schedule.model_validate(trial.user_attrs["schedules"][budget], strict=False)
         candidate = Candidate(problem, Settings(**trial.params, taps=tuning.taps), schedule, seed)
         best.setdefault(schedule, candidate.knowing(cost=trial.user_attrs["costs"][budget]))
     return list(best.values())

@@ -72,7 +72,9 @@ class Recording:
         found = list(self.points.values())
         sizes = [(of.channels, [number for counts in of.num_tokens for number in counts]) for of in found]
         if any(size != sizes[0] or len(of.features[0][0]) > 1 for size, of in zip(sizes, found, strict=True)):
-            told = ", ".join(f"{key} {channels} of {counts}" for key, (channels, counts) in zip(self.points, sizes))
+            told = ", ".join(
+                f"{key} {channels} of {counts}" for key, (channels, counts) in zip(self.points, sizes, strict=True)
+            )
             raise TraceError(f"expected points of the same channels and tokens, got {told}; trace without --across")
         return PointRecording(
             features=[branch for of in found for branch in of.features],

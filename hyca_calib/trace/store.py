@@ -158,14 +158,21 @@ class Trace:
         """
         return unpacked_gram(self._gram[SPLITS.index(split)], joint_size(len(self.branches), self.num_steps))
 
+    def check_across(self, points: Sequence[CachePoint]) -> None:
+        """Raises TraceError unless there are products of these points with each other."""
+        missing = [str(point) for point in points if point not in self.points]
+        if len(points) > 1 and (missing or not self.attributes.across):
+            there, wanted = ", ".join(map(str, self.points)), ",".join(map(str, points))
+            lacks = f"is of {there}, not of {missing[0]}" if missing else "has no products of points with each other"
+            raise TraceError(f"{self.folder} {lacks}; trace again with --point {wanted} --across")
+
     def gram_across(self, split: Split, points: Sequence[CachePoint]) -> np.ndarray:
         """As `joint_gram`, with the branches of all these points, one point after the other.
 
         Raises:
-            TraceError: the trace was made without products of points with each other.
+            TraceError: see `check_across`.
         """
-        if not self.attributes.across:
-            raise TraceError(f"{self.folder} has no products of points with each other; trace again with --across")
+        self.check_across(points)
         size = joint_size(len(self.points) * len(self.branches), self.num_steps)
         full, each = unpacked_gram(self.array("across/gram")[SPLITS.index(split)], size), (size - 1) // len(self.points)
         begins = [self.points.index(point) * each for point in points]

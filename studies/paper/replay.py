@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from hyca_calib.clusters.base import Labels
 from hyca_calib.pipelines.workload import Split
-from hyca_calib.search.candidate import Settings
 from hyca_calib.search.replay import Array, Multistep, gap_cost, gaps, grouped, residual_gram, rows_of
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.solver_table import POOL
 from hyca_calib.search.taps import TINY, fit_rows
 from hyca_calib.trace.store import Trace

@@ -9,12 +9,13 @@ from typing import Any
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.check_rollouts import rollout_db
 from hyca_calib.search.error_damping import carried_over
 from hyca_calib.search.options import SearchOptions
 from hyca_calib.search.problem import Problem, Samples
 from hyca_calib.search.run import search
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tune import solve
 from hyca_calib.trace.run import trace

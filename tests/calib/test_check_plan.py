@@ -17,7 +17,7 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section, provenance
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.check_plan import SCHEDULE_DB, TAPS_DB, check_plan, decide
 from hyca_calib.search.check_rollouts import judge, measure, rollout_db
 from hyca_calib.search.lineage import own_problem, refinement_gain
@@ -25,6 +25,7 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import schedule_cost
 from hyca_calib.search.retimed import BROKEN, is_on_grid, retime, retimed_cost
 from hyca_calib.search.rows import plan_taps, with_taps
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.tune import solve
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace

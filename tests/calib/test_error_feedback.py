@@ -6,7 +6,7 @@ import pytest
 from hyca_calib.search.error_feedback import with_feedback
 from hyca_calib.search.rows import Row, places_of
 from hyca_calib.search.taps import fit_solver
-from hyca_runtime.schedule import EVERY, Schedule
+from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from studies.paper.planning.synthetic import smooth_gram
 
 STEPS = 24
@@ -29,10 +29,12 @@ def repaid(
     """With feedback, all guidance branches alike."""
     histories = [schedule.history(step, taps.shape[1]) for step in schedule.predicted_steps]
     rows = [
-        Row(EVERY, step, tuple((EVERY, past) for past in history), len(history))
+        Row(FEATURE, EVERY, step, tuple((EVERY, past) for past in history), len(history))
         for step, history in zip(schedule.predicted_steps, histories, strict=True)
     ]
-    return with_feedback(taps, rows, places_of(rows, [], STEPS), gram, step_weights, share, {EVERY: 1.0})
+    return with_feedback(
+        taps, rows, places_of(rows, [FEATURE], [EVERY], STEPS), gram, step_weights, share, {EVERY: 1.0}
+    )
 
 
 def final_error(taps: np.ndarray, schedule: Schedule, gram: np.ndarray, step_weights: np.ndarray) -> np.ndarray:
@@ -86,8 +88,8 @@ def test_branches_repay_what_guidance_makes_of_their_errors() -> None:
         for step in schedule.predicted_steps:
             past = schedule.history(step, 2)
             regressors = (*[(branch, s) for s in past], *[(other, s) for s in past], None)
-            rows.append(Row(branch, step, regressors, len(past)))
-    places = places_of(rows, branches, STEPS)
+            rows.append(Row(FEATURE, branch, step, regressors, len(past)))
+    places = places_of(rows, [FEATURE], branches, STEPS)
     taps = np.zeros((len(rows), 5, 1))
     taps[:, 0] = 1.0
 

@@ -16,7 +16,7 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.report.steps import told_sources
 from hyca_calib.search.assemble import build_section
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.lineage import misfit_of
 from hyca_calib.search.options import Refinement, Sources
 from hyca_calib.search.preconditioner import coordinates
@@ -25,6 +25,7 @@ from hyca_calib.search.refine import RefinementTask, refine_taps
 from hyca_calib.search.retimed import retime, retimed_cost
 from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.rows import plan_taps, rows_of, with_taps
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace

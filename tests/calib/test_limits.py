@@ -12,11 +12,12 @@ from optuna.trial import TrialState
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search import exact, tune
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.damping_sweep import POWERS, STARTS, sweep_damping
 from hyca_calib.search.options import RolloutLimits, Tuning
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_search import KICKS, search_by_rollouts
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.stopwatch import Pulse, no_pulse
 from hyca_calib.search.storage import open_study
@@ -66,7 +67,7 @@ def slow(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return inner(*rest, worked)
 
-    monkeypatch.setattr("hyca_calib.search.tune.gap_table", gap_table)
+    monkeypatch.setattr("hyca_calib.search.schedules.gap_table", gap_table)
     return pieces
 
 

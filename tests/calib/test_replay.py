@@ -14,10 +14,11 @@ from torch import Tensor
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Split, Workload
 from hyca_calib.search.assemble import build_section, channel_taps, group_labels
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.problem import AXES, Problem
 from hyca_calib.search.replay import forecast_error, grouped, residual_gram, rows_of, schedule_cost
 from hyca_calib.search.rows import plan_taps, with_taps
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.taps import fit_rows, fit_solver
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, apply_plan

@@ -24,7 +24,7 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import OWN, coordinates, preconditioned
 from hyca_calib.search.presets import PRESETS
@@ -35,6 +35,7 @@ from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.rollout_search import neighbours, search_by_rollouts
 from hyca_calib.search.rows import plan_taps, with_taps
 from hyca_calib.search.run import search, search_preset
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder

@@ -19,8 +19,9 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import TrialState
 
 from hyca_calib.search import storage
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.shared_rollouts import SharedRollouts, task_of
 from hyca_runtime.schedule import Schedule
 

@@ -18,7 +18,7 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import SPLITS, Split, Workload
 from hyca_calib.search.assemble import assemble_section, channel_taps, repaid
-from hyca_calib.search.candidate import Settings, partition
+from hyca_calib.search.candidate import partition
 from hyca_calib.search.error_damping import measure_damping, with_damping
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import preconditioned
@@ -26,6 +26,7 @@ from hyca_calib.search.presets import PRESETS, choose_once
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rows import plan_taps, with_taps
 from hyca_calib.search.run import search, search_preset
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.taps import fit_solver
 from hyca_calib.search.tune import tune
@@ -34,7 +35,7 @@ from hyca_calib.trace.request import Request
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import TraceError
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import FEATURE, Schedule
 from hyca_runtime.solvers import Hold
 
 BUDGET = Budget.parse("3x")
@@ -193,7 +194,7 @@ def fitted(problem: Problem) -> dict[str, list[np.ndarray]]:
 def held(problem: Problem) -> NetworkPlan:
     """A section of the schedule in `fitted` that reuses."""
     groups = [(np.arange(problem.trace.num_channels), Hold(), Hold())]
-    return assemble_section(problem, Schedule.from_steps(12, (0, 1, 4, 8)), "sigma", groups)
+    return assemble_section(problem, Schedule.from_steps(12, (0, 1, 4, 8)), "sigma", {FEATURE: groups})
 
 
 @pytest.mark.parametrize("split", SPLITS)

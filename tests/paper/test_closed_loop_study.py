@@ -11,8 +11,8 @@ import pytest
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.search.candidate import Settings
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.tune import solve
 from hyca_calib.trace.store import Trace
 from studies.paper.chapter import Chapter, Context

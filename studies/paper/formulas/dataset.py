@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyca_calib.quality.metrics import prompt_groups
-from hyca_calib.search.candidate import Settings, partition
+from hyca_calib.search.candidate import partition
 from hyca_calib.search.problem import AXES
 from hyca_calib.search.replay import Array, Multistep, grouped
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.solver_table import ALL_SOLVERS, solver_label
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import AdaptiveSolver

@@ -6,8 +6,8 @@ from itertools import islice, pairwise, product
 
 import numpy as np
 
-from hyca_calib.search.candidate import Settings
 from hyca_calib.search.replay import Array
+from hyca_calib.search.settings import Settings
 from hyca_runtime.solvers import ClosedFormSolver, DynamicMode, Hold, Newton
 from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
 from studies.paper.formulas.dataset import Dataset, Sharing, Use, learn, noise_gain

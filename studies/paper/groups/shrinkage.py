@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from hyca_calib.clusters.base import Labels
-from hyca_calib.search.candidate import Settings
 from hyca_calib.search.replay import Array, grouped
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.taps import TINY
 from studies.paper.chapter import Numbers, Part, Rulings, Table
 from studies.paper.groups.subject import PAIRED, USUAL, Subject

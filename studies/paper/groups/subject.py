@@ -12,9 +12,9 @@ from hyca_calib.clusters.base import Labels
 from hyca_calib.clusters.stability import labels_by
 from hyca_calib.features.descriptors import describe_channels
 from hyca_calib.quality.metrics import prompt_groups
-from hyca_calib.search.candidate import Settings
 from hyca_calib.search.presets import published_schedule
 from hyca_calib.search.replay import Array
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.solver_table import POOL
 from hyca_calib.search.tune import CLUSTERERS, DESCRIPTOR_SETS
 from studies.paper.chapter import Context

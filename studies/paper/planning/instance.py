@@ -10,11 +10,12 @@ from typing import TypeVar
 import numpy as np
 
 from hyca_calib.quality.metrics import prompt_groups
-from hyca_calib.search.candidate import Settings, partition
+from hyca_calib.search.candidate import partition
 from hyca_calib.search.exact import GapTable, best_schedules, gap_table
 from hyca_calib.search.presets import published_schedule
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array, grouped
+from hyca_calib.search.settings import Settings
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Context
 from studies.paper.planning.baselines import table_cost

@@ -17,11 +17,12 @@ import numpy as np
 from hyca_calib.costs.budget import parse_budgets
 from hyca_calib.costs.memory import STATUS, resident
 from hyca_calib.quality.metrics import interval
-from hyca_calib.search.candidate import Settings, partition
+from hyca_calib.search.candidate import partition
 from hyca_calib.search.exact import best_schedules, gap_table
 from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import schedule_cost
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.taps import fit_solver
 from hyca_calib.search.tune import CLUSTERERS, solve, tune
 from hyca_calib.trace.store import Trace

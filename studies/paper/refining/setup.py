@@ -16,13 +16,14 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import preconditioned
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.refine import RefinementTask, refine_taps
 from hyca_calib.search.rollout_error import to_db
 from hyca_calib.search.rows import plan_taps, with_taps
+from hyca_calib.search.settings import Settings
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.network_plan import NetworkPlan
 from studies.paper.chapter import Context

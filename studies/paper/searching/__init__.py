@@ -11,10 +11,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from hyca_calib.quality.metrics import interval, prompt_groups
-from hyca_calib.search.candidate import Candidate, Settings
+from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rollout_error import to_db
+from hyca_calib.search.settings import Settings
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import NO_INTERVAL, Context, Numbers, Outline, Part, Ruling, Rulings, Table
 from studies.paper.drawing import bare, save, subplots

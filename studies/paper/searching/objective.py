@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from hyca_calib.search.candidate import Settings
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.rollout_search import FEEDBACK_SHARES
+from hyca_calib.search.settings import Settings
 from studies.paper.chapter import Context, Numbers, Rulings, Table
 from studies.paper.intervals import Ratio, all_above, difference, listed, told_db
 from studies.paper.rollouts import optimum, psnr_db

@@ -20,7 +20,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from hyca_calib.search.assemble import build_section
-from hyca_calib.search.candidate import FITTED, Candidate
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.point_solvers import FITTED
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rollout_error import log_errors

@@ -1,0 +1,145 @@
+r"""Schedules with actions that run a part of the network, exactly.
+
+A step between two computed ones forecasts the trunk, or what is behind the first blocks, at the price of these blocks.
+The nearer to the next computed step, the further a forecast reaches, so within a gap the last steps are those that run
+a part: which point they forecast and how many there are is an edge of the shortest path, and what it costs is a number
+of units, of which a budget allows so many beside its computed steps. Errors of both kinds add up in the gap,
+
+.. math:: \Big\| \sum_{t < T - q} a_t\, d_t + \sum_{t \ge T - q} a_t\, e_t \Big\|^2,
+
+with :math:`d_t` what a forecast of the trunk leaves and :math:`e_t` one of the point behind, from Gram statistics of
+both points together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hyca_calib.search.exact import Path, Steps, linear_rows, shortest_paths, tabulate
+from hyca_calib.search.replay import Array
+from hyca_calib.search.stopwatch import Pulse, no_pulse
+from hyca_calib.search.taps import fit_rows
+from hyca_runtime.schedule import COMPUTE, EVERY, Action, Schedule
+
+
+@dataclass(frozen=True)
+class MixedGaps:
+    """What gaps cost, of which the last steps may forecast another point than the others.
+
+    Attributes:
+        fit: Gram matrices ``(group, step, step)`` of each point that taps are fitted on.
+        judge: those that errors are judged on, ``(group, point and step, point and step)``.
+        times, step_weights, depth, ridge, max_gap: see `gap_table`.
+        units: of each point but the first, what a step that forecasts it spends.
+        most: units that a gap may spend.
+    """
+
+    fit: Sequence[Array]
+    judge: Array
+    times: Array
+    step_weights: Array
+    depth: int
+    ridge: float
+    max_gap: int
+    units: Sequence[int]
+    most: int
+
+    def table(self, pulse: Pulse = no_pulse) -> tuple[Array, ...]:
+        """Costs as `shortest_paths` takes them."""
+        ends = (self.max_gap + 1, self.most + 1)
+        return tabulate(self._by_units, len(self.times), ends, self.depth, pulse)
+
+    def ending(self, newest: int, gaps: Sequence[int], length: int, spent: int) -> tuple[int, int]:
+        """Which point the last steps of a gap forecast, and on how many, so that it is cheapest for what it spends."""
+        costs = self._by_ending(np.array([newest]), *gaps)[0, length]
+        ways = [(p, q) for p, units in enumerate(self.units) for q in range(length) if q * units == spent]
+        best = min(ways, key=lambda way: float(costs[way]))
+        return 1 + best[0], best[1]
+
+    def _by_units(self, newest: Steps, *gaps: int) -> Array:
+        """``(newest, length, units)``."""
+        costs = self._by_ending(newest, *gaps)
+        out = np.full((len(newest), self.max_gap + 1, self.most + 1), np.inf)
+        for p, units in enumerate(self.units):
+            for q in range(min(self.max_gap - 1, self.most // units) + 1):
+                np.minimum(out[..., q * units], costs[:, :, p, q], out=out[..., q * units])
+        return out
+
+    def _by_ending(self, newest: Steps, *gaps: int) -> Array:
+        """``(newest, length, point, last steps)``; infinity where there is no such gap."""
+        products = self._products(newest, gaps)
+        last, count = np.meshgrid(np.arange(self.max_gap), np.arange(self.max_gap), indexing="ij")
+        turn, found = np.maximum(last - count, 0), []
+        for p in range(1, products.shape[1]):
+            own, other, both = products[:, 0, :, 0], products[:, p, :, p], products[:, 0, :, p]
+            found.append(
+                own[:, turn, turn]
+                + other[:, last, last]
+                + other[:, turn, turn]
+                - 2 * other[:, last, turn]
+                + 2 * (both[:, turn, last] - both[:, turn, turn])
+            )
+        costs = np.where(count <= last, np.stack(found, 1), np.inf).transpose(0, 2, 1, 3)  # by forecasts, one less
+        out = np.concatenate([np.full_like(costs[:, :1], np.inf), costs], axis=1)
+        inside = newest[:, None] + np.arange(self.max_gap + 1) <= len(self.times)
+        return np.where(inside[..., None, None], out, np.inf)
+
+    @cached_property
+    def _lines(self) -> Array:
+        return linear_rows(self.times, np.arange(1, self.max_gap), self.max_gap if self.depth > 1 else 0)
+
+    def _products(self, newest: Steps, gaps: Sequence[int]) -> Array:
+        """Products of the summed errors of the first j targets, ``(newest, point, j, point, j)``."""
+        steps, ahead = len(self.times), np.arange(1, self.max_gap)
+        history = newest[:, None] - np.cumsum([0, *gaps][: self.depth])
+        targets = newest[:, None] + ahead
+        inside = np.minimum(targets, steps - 1)
+        weights = np.where(targets < steps, self.step_weights[inside], 0.0)
+        taps, points = history.shape[1], len(self.fit)
+        prior = np.zeros((len(newest), taps, len(ahead)))
+        prior[:, :2] = self._lines[newest, gaps[0] if taps > 1 else 0, :taps]
+        width = taps + len(ahead)
+        summed = np.zeros((len(self.judge), len(newest), points * width, points, len(ahead) + 1))
+        for p, gram in enumerate(self.fit):
+            rows = fit_rows(gram, history, inside, self.ridge, prior) * weights[:, None]
+            begin = p * width
+            summed[:, :, begin : begin + taps, p, 1:] = rows.cumsum(-1)
+            minus = -weights[:, :, None] * np.tri(len(ahead)).T  # of target i in the sums of more than i
+            summed[:, :, begin + taps : begin + width, p, 1:] = minus
+        at = np.concatenate([p * steps + np.concatenate([history, inside], 1) for p in range(points)], 1)
+        flat = summed.reshape(*summed.shape[:3], -1)
+        product = flat.swapaxes(-1, -2) @ self.judge[:, at[:, :, None], at[:, None, :]] @ flat
+        return np.asarray(product.sum(0).reshape(len(newest), *summed.shape[3:] * 2))
+
+
+def best_mixed(
+    gaps: MixedGaps, names: Sequence[str], units: Mapping[int, int], start: int, pulse: Pulse = no_pulse
+) -> dict[int, tuple[float, Schedule]]:
+    """The cheapest schedule for each number of computed steps, and its cost.
+
+    Args:
+        names: of the points.
+        units: by the number of computed steps, what may be spent beside them.
+        start: leading steps that are computed.
+    """
+    paths = shortest_paths(gaps.table(pulse), units, start, pulse)
+    return {count: (path.cost, _schedule(gaps, names, path)) for count, path in paths.items()}
+
+
+def _schedule(gaps: MixedGaps, names: Sequence[str], path: Path) -> Schedule:
+    steps = len(gaps.times)
+    done = [0] * steps  # 0 computes, 1 + p forecasts the p-th point
+    longest = max(2, gaps.depth)
+    for i, (step, spent) in enumerate(zip(path.computed, path.spent, strict=True)):
+        length = (*path.computed, steps)[i + 1] - step
+        back = np.diff(path.computed[max(0, i + 1 - longest) : i + 1])[::-1].tolist()
+        point, count = gaps.ending(step, back, length, spent) if spent else (0, 0)
+        done[step + 1 : step + length] = [1] * (length - 1 - count) + [1 + point] * count
+    used = sorted({action for action in done if action})
+    palette = (COMPUTE, *(Action(forecast=(names[action - 1],)) for action in used))
+    place = {0: 0, **{action: 1 + i for i, action in enumerate(used)}}
+    return Schedule(palette=palette, tables={EVERY: tuple(place[action] for action in done)})

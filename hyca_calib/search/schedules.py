@@ -1,0 +1,105 @@
+"""The best schedules within budgets for given settings, judged on the select split."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyca_calib.costs.budget import Budget
+from hyca_calib.search.exact import affordable, best_schedules, gap_table
+from hyca_calib.search.mixed import MixedGaps, best_mixed
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.replay import grouped
+from hyca_calib.search.settings import Settings
+from hyca_calib.search.stopwatch import Pulse
+from hyca_runtime.errors import BudgetError
+from hyca_runtime.schedule import Schedule
+
+Groups = Sequence[NDArray[np.int64]]
+
+FEWER = 2
+"""So many steps less than a budget allows may be computed, for more steps that run a part."""
+MOST_UNITS = 48
+"""Units that what is left of a budget has at most; the price of a part is rounded up to whole ones."""
+
+
+class _Reach(NamedTuple):
+    """What a search of schedules looks at: leading steps that are computed, taps, and the longest gap."""
+
+    start: int
+    depth: int
+    gap: int
+
+
+def whole_schedules(
+    problem: Problem, settings: Settings, budgets: Sequence[Budget], groups: Groups, pulse: Pulse
+) -> list[Schedule]:
+    """Schedules of whole steps: computed, or the problem's own point is forecast.
+
+    Raises:
+        BudgetError: no schedule fits.
+    """
+    trace, steps = problem.trace, problem.trace.num_steps
+    counts = [budget.computed_steps(trace.cost, steps, settings.depth) for budget in budgets]
+    reach = _reach(problem, settings, min(counts), len(groups))
+    fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (problem.fit, problem.select))
+    times, weights = problem.times(settings.axis), problem.step_weights
+    table = gap_table(fit, judge, times, weights, reach.depth, settings.ridge, reach.gap, pulse)
+    found = best_schedules(table, range(min(counts), max(counts) + 1), reach.start, pulse)
+    found[steps] = Schedule.from_steps(steps, range(steps))
+    for budget, count in zip(budgets, counts, strict=True):
+        if count not in found:
+            raise BudgetError(f"budget {budget.text!r}: no schedule with {count} of {steps} computed steps")
+    return [found[count] for count in counts]
+
+
+def mixed_schedules(
+    problem: Problem, settings: Settings, budgets: Sequence[Budget], groups: Groups, pulse: Pulse
+) -> list[Schedule]:
+    """Schedules of which steps may also run a part of the network, each point's taps fitted on its own past.
+
+    Raises:
+        BudgetError: no schedule fits.
+    """
+    return [_mixed(problem, settings, budget, groups, pulse) for budget in budgets]
+
+
+def _mixed(problem: Problem, settings: Settings, budget: Budget, groups: Groups, pulse: Pulse) -> Schedule:
+    trace, gains, steps = problem.trace, problem.channel_gain, problem.trace.num_steps
+    count = budget.computed_steps(trace.cost, steps, settings.depth)
+    if count == steps:
+        return Schedule.from_steps(steps, range(steps))
+    light = trace.cost.predicted_flops(settings.depth)
+    alone = [problem.at(point) for point in problem.points]
+    extra = [one.trace.cost.predicted_flops(settings.depth) - light for one in alone[1:]]
+    total = budget.most_flops(trace.cost.full_flops, light, steps) * (1 + 1e-9)
+    counts = range(max(1, count - FEWER), count + 1)
+    left = {k: total - k * trace.cost.full_flops - (steps - k) * light for k in counts}
+    unit = max(min(extra), left[counts[0]] / MOST_UNITS)
+    units, most = [int(np.ceil(price / unit - 1e-6)) for price in extra], {k: int(left[k] / unit) for k in counts}
+    reach = _reach(problem, settings, counts[0], len(groups) * (1 + most[counts[0]]))
+    gaps = MixedGaps(
+        fit=[grouped(one.fit, gains, groups) for one in alone],
+        judge=grouped(problem.judge, gains, groups),
+        times=problem.times(settings.axis),
+        step_weights=problem.step_weights,
+        depth=reach.depth,
+        ridge=settings.ridge,
+        max_gap=reach.gap,
+        units=units,
+        most=min(most[counts[0]], max(units) * reach.gap),
+    )
+    found = best_mixed(gaps, list(problem.named), most, reach.start, pulse)
+    if not found:
+        raise BudgetError(f"budget {budget.text!r}: no schedule with at most {count} of {steps} computed steps")
+    return min(found.values(), key=lambda way: way[0])[1]
+
+
+def _reach(problem: Problem, settings: Settings, fewest: int, tables: int) -> _Reach:
+    """How far a search looks that computes at least `fewest` steps, with so many tables of gaps."""
+    steps = problem.trace.num_steps
+    start = min(max(settings.start, problem.trace.attributes.first_computed), fewest)
+    widest = -(-(steps - start) // (fewest - start + 1)) + 1  # if all gaps after the start were equal
+    wide = min(steps, max(4, 2 * widest))
+    return _Reach(start, *affordable(steps, tables, settings.depth, min(widest, wide), wide))
