@@ -98,6 +98,15 @@ class Schedule(PlanPart):
         """What each step of a guidance branch does."""
         return tuple(self.palette[i] for i in self.tables.get(branch, self.tables[EVERY]))
 
+    def of(self, branch: str) -> Schedule:
+        """What it is for one guidance branch."""
+        return Schedule(palette=self.palette, tables={EVERY: self.tables.get(branch, self.tables[EVERY])})
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """Guidance branches that have steps of their own; `EVERY` where none has."""
+        return tuple(branch for branch in self.tables if branch != EVERY) or (EVERY,)
+
     def steps_of(self, point: str, branch: str = EVERY) -> tuple[int, ...]:
         """Steps on which a point is forecast for a guidance branch, in order."""
         return tuple(step for step, action in enumerate(self.actions(branch)) if point in action.forecast)

@@ -61,7 +61,8 @@ def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimit
     if all(study.complete and study.report.exists() for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
-    problems = [Problem(trace_, partial=_palette(limits)[1:]) for trace_ in recorded]
+    palette, apart = _palette(limits)
+    problems = [Problem(trace_, partial=palette[1:], apart=apart) for trace_ in recorded]
     pipe = load_traced(recorded[0].attributes.model, limits.model, limits.device, limits.download)
     make = preset.prepare(Asked(pipe, problems, wanted, limits, folder))
     for study, request in zip(studies, requests, strict=True):
@@ -101,10 +102,13 @@ def _budgets(budgets: str | None, limits: SearchLimits) -> tuple[Budget, ...]:
 def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     """The traces, at each of their points; they must be of one model at different ones. A preset takes the first."""
     whole = [Trace(path) for path in paths]
-    if palette := _palette(limits):
+    palette, apart = _palette(limits)
+    if palette:
         if len(whole) > 1:
             raise TraceError(f"--palette takes one trace of its points, got {', '.join(paths)}")
         whole[0].check_across(palette)
+        if apart and not (whole[0].guidance and whole[0].crossed and whole[0].calls > 1):
+            raise TraceError(f"--palette branches: {paths[0]} has no guidance branches that are calls of their own")
         return [whole[0].at(palette[0])]
     recorded = [trace_.at(point) for trace_ in whole for point in trace_.points] if limits.preset == BEST else whole
     models = {trace_.attributes.model.weights_digest for trace_ in recorded}
@@ -116,18 +120,24 @@ def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     return recorded
 
 
-def _palette(limits: SearchLimits) -> tuple[CachePoint, ...]:
-    """What steps may forecast: the network's own end, and what is behind its first blocks; empty by default.
+BRANCHES = "branches"
+"""Word of a palette: guidance branches may be computed on different steps."""
+
+
+def _palette(limits: SearchLimits) -> tuple[tuple[CachePoint, ...], bool]:
+    """What steps may forecast, the network's own end and what is behind its first blocks, nothing by default; and
+    whether guidance branches may be computed on different steps.
 
     Raises:
         BudgetError: other points.
     """
-    found = tuple(parse_point(text.strip()) for text in limits.palette.split(",")) if limits.palette else ()
-    if found and (not found[0].skips_loop or any(point.kind != "behind" for point in found[1:])):
+    names = [text.strip() for text in limits.palette.split(",")] if limits.palette else []
+    found = tuple(parse_point(name) for name in names if name != BRANCHES)
+    if names and (not found or not found[0].skips_loop or any(point.kind != "behind" for point in found[1:])):
         raise BudgetError(
             f"--palette {limits.palette}: expected trunk, then points behind the first blocks: trunk,behind:1"
         )
-    return found
+    return found, BRANCHES in names
 
 
 def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:

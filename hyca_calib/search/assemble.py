@@ -35,7 +35,7 @@ def build_section(candidate: Candidate) -> NetworkPlan:
     """The section of `candidate`, unrefined: per group the best solver on replay, then a row for every channel
     unless the settings say otherwise."""
     problem, settings, schedule = candidate.problem, candidate.settings, candidate.schedule
-    groups = {name: list(_grouped(found)) for name, found in candidate.points.items()}
+    groups = {part: list(_grouped(found)) for part, found in candidate.parts.items()}
     section = assemble_section(problem, schedule, settings.axis, groups)
     if settings.taps == "group" or not schedule.predicted_steps:
         return section
@@ -49,7 +49,11 @@ def repaid(problem: Problem, section: NetworkPlan, share: float) -> NetworkPlan:
     """`section` with rows that take a share of the error of earlier gaps back, see `with_feedback`."""
     gram, places = problem.regressions(section)
     guidance = {EVERY: 1.0, **dict(zip(problem.trace.branches, problem.trace.guidance, strict=False))}
-    taps = with_feedback(plan_taps(section), rows_of(section), places, gram, problem.step_weights, share, guidance)
+    rows, taps = rows_of(section), plan_taps(section)
+    for branch in section.schedule.apart:  # branches whose gaps begin on different steps repay their own errors
+        own = [i for i, row in enumerate(rows) if branch in (EVERY, row.branch)]
+        chosen, at = [rows[i] for i in own], tuple(places[i] for i in own)
+        taps[own] = with_feedback(taps[own], chosen, at, gram, problem.step_weights, share, guidance)
     return with_taps(section, taps)
 
 
@@ -69,31 +73,36 @@ def channel_taps(problem: Problem, settings: Settings, section: NetworkPlan) -> 
     """One row for every channel, drawn by the ridge towards its group's: ``(predicted step, depth, channel)``."""
     table, places = plan_taps(section), section.places
     for i, row in enumerate(rows_of(section)):
-        history = section.taps(row.point)[row.step].history
+        history, alone = section.taps(row.point, row.branch)[row.step].history, problem.at(places[row.point])
         prior = table[i, : len(history)].T[..., None]
-        rows = fit_rows(problem.at(places[row.point]).fit, history, [row.step], settings.ridge, prior)
+        rows = fit_rows(alone.of(row.branch).fit, history, [row.step], settings.ridge, prior)
         table[i, : len(history)] = rows[..., 0].T
     return table
 
 
 def assemble_section(
-    problem: Problem, schedule: Schedule, axis: str, groups: Mapping[str, Sequence[Grouped]]
+    problem: Problem, schedule: Schedule, axis: str, groups: Mapping[tuple[str, str], Sequence[Grouped]]
 ) -> NetworkPlan:
     """A section with the trace's fingerprints and costs.
 
     Args:
-        groups: by the name of the point.
+        groups: by the name of the point and the guidance branch, perhaps `EVERY`.
     """
+    made: dict[str, dict[str, tuple[DimensionGroup, ...]]] = {}
+    depths = dict[str, int]()
+    for (name, branch), of in groups.items():
+        found = made.setdefault(name, {EVERY: tuple(map(_group, range(len(of)), of))})
+        found[branch] = tuple(map(_group, range(len(of)), of))
+        depths[name] = max(depths.get(name, 0), *(solver.depth for _, solver, _ in of))
     forecasts = {
         name: Forecast(
             at=problem.named[name],
             num_channels=problem.trace.num_channels,
-            groups={EVERY: tuple(map(_group, range(len(of)), of))},
+            groups=of_branches,
             numel=problem.at(problem.named[name]).trace.cost.feature_numel,
         )
-        for name, of in groups.items()
+        for name, of_branches in made.items()
     }
-    depths = {name: max(solver.depth for _, solver, _ in of) for name, of in groups.items()}
     return section_of(problem, axis, forecasts, schedule, action_flops(problem, schedule, depths))
 
 

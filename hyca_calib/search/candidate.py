@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from hyca_calib.clusters import cluster
 from hyca_calib.features.descriptors import describe_channels
+from hyca_calib.search.options import Sources
 from hyca_calib.search.point_solvers import PointSolvers
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import grouped, mixed_cost
 from hyca_calib.search.settings import Settings
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import EVERY, Schedule
 
 
 @dataclass(frozen=True)
@@ -53,33 +54,45 @@ class Candidate:
         return partition(self.problem, self.settings, self.seed)
 
     @cached_property
-    def points(self) -> dict[str, PointSolvers]:
-        """The solvers at each point that the schedule forecasts, by its name there; the problem's own first."""
+    def parts(self) -> dict[tuple[str, str], PointSolvers]:
+        """The solvers at each point that the schedule forecasts, by its name there; the problem's own first.
+
+        For all guidance branches alike, `EVERY`, or for each that has steps of its own.
+        """
         problem, names = self.problem, {name for action in self.schedule.palette for name in action.forecast}
         return {
-            name: PointSolvers(problem.at(point), self.settings, self.schedule, name, self.groups)
+            (name, branch): PointSolvers(
+                problem.at(point).of(branch), self.settings, self.schedule.of(branch), name, self.groups
+            )
             for name, point in problem.named.items()
+            for branch in self.schedule.apart
             if name in names
         }
 
+    @property
+    def sources(self) -> tuple[Sources, ...]:
+        """What its rows may weigh beside the own past of a branch; nothing where branches have steps of their own."""
+        return self.problem.sources if self.schedule.apart == (EVERY,) else ()
+
     @cached_property
     def cost(self) -> float:
-        """Replayed cost on the select split."""
-        if len(self.points) > 1:
+        """Replayed cost on the select split; where branches have steps of their own, the sum of what each costs."""
+        if len({name for name, _ in self.parts}) > 1:
             return self._cost_of_all()
-        costs = list(self.solver_costs.values())
-        return float(np.min(costs, axis=0).sum()) if costs else 0.0
+        tables = [list(found.costs.values()) for found in self.parts.values()]
+        return float(sum(np.min(costs, axis=0).sum() for costs in tables if costs))
 
     def _cost_of_all(self) -> float:
-        problem, solvers = self.problem, {name: found.solvers for name, found in self.points.items()}
+        problem, solvers = self.problem, {name: found.solvers for (name, _), found in self.parts.items()}
         judge, times = grouped(problem.judge, problem.channel_gain, self.groups), problem.times(self.settings.axis)
         order = list(problem.named)
         return float(mixed_cost(judge, self.schedule, times, problem.step_weights, order, solvers).sum())
 
     @property
     def solver_costs(self) -> dict[str, list[float]]:
-        """Replayed cost of every solver for each group, on the steps on which the problem's own point is forecast."""
-        return next((found.costs for found in self.points.values()), {})
+        """Replayed cost of every solver for each group, part by part."""
+        costs = [found.costs for found in self.parts.values() if found.costs]
+        return {label: [cost for of in costs for cost in of[label]] for label in (costs[0] if costs else ())}
 
 
 def partition(problem: Problem, settings: Settings, seed: int) -> list[NDArray[np.int64]]:

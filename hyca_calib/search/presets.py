@@ -25,7 +25,7 @@ from hyca_calib.search.settings import Settings
 from hyca_calib.search.sources import SOURCES
 from hyca_calib.search.taps import compile_rows
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import FEATURE, Schedule
+from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from hyca_runtime.solvers import (
     BDF2,
     AdamsBashforth,
@@ -128,7 +128,7 @@ def preset_section(
     described = "+".join(PAPER_DESCRIPTORS)
     settings = Settings(groups=len(groups), descriptors=described, depth=depth, axis="step", start=leading)
     candidate = Candidate(problem, settings, schedule, seed).knowing(groups, cost)
-    return candidate, assemble_section(problem, schedule, "step", {FEATURE: parts})
+    return candidate, assemble_section(problem, schedule, "step", {(FEATURE, EVERY): parts})
 
 
 def recipe_section(
@@ -137,7 +137,7 @@ def recipe_section(
     """The published recipe with its own numbers, N and W, as a section of a plan; it looks at one sample only."""
     schedule = Schedule.every(problem.trace.num_steps, interval, warmup)
     parts = _chosen(problem, preset, schedule, seed, multistep)
-    return assemble_section(problem, schedule, "step", {FEATURE: parts})
+    return assemble_section(problem, schedule, "step", {(FEATURE, EVERY): parts})
 
 
 def _chosen(

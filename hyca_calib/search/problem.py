@@ -57,17 +57,21 @@ class Problem:
         damping: factor that is left in the end of an error at each step, see `measure_damping`; 1 if empty.
         partial: points behind the first blocks, that may be forecast on some steps in place of the trace's own, at
             the price of these blocks.
+        apart: whether guidance branches may be computed on different steps.
+        branch: the only one that is looked at; all together if None.
     """
 
     trace: Trace
     damping: tuple[float, ...] = ()
     partial: tuple[CachePoint, ...] = ()
+    apart: bool = False
+    branch: str | None = None
 
     @cached_property
     def identity(self) -> str:
         """Short digest of what was traced and what its numbers mean: names its studies on a shared storage."""
         traced = self.trace.attributes.model_dump(include={"version", "model", "workload", "batch"})
-        traced["point"] = [point.model_dump() for point in self.points]
+        traced |= {"point": [point.model_dump() for point in self.points], "apart": self.apart}
         return hashlib.sha256(json.dumps(traced, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -88,9 +92,21 @@ class Problem:
     def _alone(self) -> dict[CachePoint, Problem]:
         return {point: Problem(self.trace.at(point), self.damping) for point in self.points}
 
+    def of(self, branch: str) -> Problem:
+        """The same of one guidance branch alone, of all for `EVERY`."""
+        return self if branch == EVERY else self._branches[branch]
+
+    @cached_property
+    def _branches(self) -> dict[str, Problem]:
+        return {branch: Problem(self.trace, self.damping, branch=branch) for branch in self.trace.branches}
+
     def gram(self, split: Split) -> Array:
         """``(channel, step, step)``, summed over guidance branches, the mean over the samples of the split; of several
         points their steps one after the other."""
+        if self.branch is not None:
+            begin = self.trace.branches.index(self.branch) * self.trace.num_steps
+            end = begin + self.trace.num_steps
+            return self.joint(split)[:, begin:end, begin:end]
         if not self.partial:
             return np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
         return np.asarray(np.einsum("cpasqat->cpsqt", self._apart(split)).reshape(self._shape))
@@ -100,6 +116,8 @@ class Problem:
         weights = np.asarray(self.trace.guidance)
         if len(weights) < 2 or not self.trace.crossed:
             return self.gram(split)
+        if self.branch is not None:
+            return np.asarray(self.gram(split) * weights[self.trace.branches.index(self.branch)] ** 2)
         guided = np.einsum("a,b,cpasqbt->cpsqt", weights, weights, self._apart(split), optimize=True)
         return np.asarray(guided.reshape(self._shape))
 
@@ -130,14 +148,15 @@ class Problem:
         """Where the Gram matrices have what a section's rows weigh and forecast."""
         names = {place: name for name, place in section.places.items()}
         points = [names.get(point, "") for point in self.points] if self.partial else [section.only]
-        branches = self.trace.branches if section.is_joint else [EVERY]
+        branches = self.trace.branches if section.is_joint or section.branches else [EVERY]
         return places_of(rows_of(section), points, branches, self.trace.num_steps)
 
     def regressions(self, section: NetworkPlan) -> tuple[Array, Places]:
         """Gram matrices of the fit split for a section's rows, and their places there."""
+        joint = section.is_joint or section.branches
         if self.partial:
-            return (self.joint if section.is_joint else self.gram)("fit"), self.places(section)
-        return (self.joint_fit if section.is_joint else self.fit), self.places(section)
+            return (self.joint if joint else self.gram)("fit"), self.places(section)
+        return (self.joint_fit if joint else self.fit), self.places(section)
 
     @cached_property
     def workload(self) -> Workload:

@@ -9,9 +9,10 @@ from functools import partial
 
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.options import RolloutLimits
+from hyca_calib.search.settings import Settings
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError
-from hyca_runtime.schedule import EVERY, FEATURE, Schedule
+from hyca_runtime.schedule import FEATURE, Schedule
 
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 FEEDBACK_SHARES = (0.5, 0.25, 0.75, 1.0)
@@ -53,16 +54,24 @@ def search_by_rollouts(
         climb.try_all([climb.best.moved(repay=repay) for repay in FEEDBACK_SHARES])
     climb.try_all([climb.best.moved(ridge=ridge) for ridge in RIDGES])
     if climb.best.settings.taps == "channel":
-        climb.try_all([climb.best.moved(sources=sources) for sources in climb.best.problem.sources])
-    repay, ridge, sources = climb.best.settings.repay, climb.best.settings.ridge, climb.best.settings.sources
-    others = [candidate.moved(repay=repay, sources=sources) for candidate in candidates[limits.finalists :][:OTHERS]]
-    swept = (candidate.moved(repay=repay, ridge=ridge, sources=sources) for candidate in alternatives(climb.pulse))
+        climb.try_all([climb.best.moved(sources=sources) for sources in climb.best.sources])
+    settled = climb.best.settings
+    others = [
+        _like(candidate, settled, candidate.settings.ridge) for candidate in candidates[limits.finalists :][:OTHERS]
+    ]
+    swept = (_like(candidate, settled, settled.ridge) for candidate in alternatives(climb.pulse))
     climb.try_all(itertools.chain(others, swept))
     shuffle = random.Random(seed)
     while climb.try_until_better(_moves_and_kicks(climb.best, shuffle)):
         pass
     rollouts.finish()
     return climb.best, climb.psnr
+
+
+def _like(candidate: Candidate, settled: Settings, ridge: float) -> Candidate:
+    """A candidate with what was found best so far for others."""
+    sources = settled.sources if settled.sources in candidate.sources else "own"
+    return candidate.moved(repay=settled.repay, sources=sources, ridge=ridge)
 
 
 @dataclass
@@ -121,8 +130,8 @@ class _Climb:
         return min(1.0, max(self.watch.share, len(self.tried) / rollouts if rollouts else 0.0))
 
 
-Shift = tuple[int, int]
-"""Two steps that change what they do."""
+Shift = tuple[str, int, int]
+"""Two steps that change what they do for a guidance branch."""
 Move = Callable[[], Candidate]
 """Makes a candidate a small step away; most are never asked for it, and of long runs there are many."""
 
@@ -154,16 +163,19 @@ def neighbours(schedule: Schedule, start: int) -> list[Schedule]:
 
 
 def _shifts(schedule: Schedule, start: int) -> list[Shift]:
-    actions, found = schedule.actions(), list[Shift]()
-    does = [2 if action.computes else FEATURE not in action.forecast for action in actions]  # the network, a part, none
-    fixed = {0, *schedule.computed_steps[:start]}
-    for step in (step for step in range(schedule.num_steps) if does[step] and step not in fixed):
-        ends = (step + shift for shift in (-2, -1, 1, 2))
-        found += [(step, end) for end in ends if 0 < end < schedule.num_steps and does[end] < does[step]]
+    found = list[Shift]()
+    for branch in schedule.apart:
+        actions = schedule.actions(branch)
+        does = [2 if action.computes else FEATURE not in action.forecast for action in actions]  # all, a part, nothing
+        fixed = {0, *schedule.of(branch).computed_steps[:start]}
+        for step in (step for step in range(schedule.num_steps) if does[step] and step not in fixed):
+            ends = (step + shift for shift in (-2, -1, 1, 2))
+            found += [(branch, step, end) for end in ends if 0 < end < schedule.num_steps and does[end] < does[step]]
     return found
 
 
 def _shifted(schedule: Schedule, shift: Shift) -> Schedule:
-    table = list(schedule.tables[EVERY])
-    table[shift[0]], table[shift[1]] = table[shift[1]], table[shift[0]]
-    return Schedule(palette=schedule.palette, tables={EVERY: tuple(table)})
+    branch, one, other = shift
+    table = list(schedule.tables[branch])
+    table[one], table[other] = table[other], table[one]
+    return Schedule(palette=schedule.palette, tables={**schedule.tables, branch: tuple(table)})

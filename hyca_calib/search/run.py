@@ -173,12 +173,10 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
 
 def _chosen(winner: Candidate) -> dict[str, Any]:
     """The solver of each group, point by point, and what each would cost."""
-    points = list(winner.points.values())
-    chosen = [pair for found in points for pair in zip(found.groups, found.solvers, strict=True)]
-    return {
-        "groups": [{"size": len(channels), "solver": solver.name} for channels, solver in chosen],
-        "solver_costs": {label: [c for found in points for c in found.costs[label]] for label in winner.solver_costs},
-    }
+    parts = [found for found in winner.parts.values() if found.costs] or list(winner.parts.values())
+    chosen = [pair for found in parts for pair in zip(found.groups, found.solvers, strict=True)]
+    groups = [{"size": len(channels), "solver": solver.name} for channels, solver in chosen]
+    return {"groups": groups, "solver_costs": winner.solver_costs}
 
 
 def _summary(candidate: Candidate) -> dict[str, Any]:

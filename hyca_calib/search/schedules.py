@@ -1,5 +1,6 @@
 """The best schedules within budgets for given settings, judged on the select split."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,16 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.search.exact import affordable, best_schedules, gap_table
+from hyca_calib.search.exact import affordable, best_schedules, gap_table, shortest_paths
 from hyca_calib.search.mixed import MixedGaps, best_mixed
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import grouped
 from hyca_calib.search.settings import Settings
-from hyca_calib.search.stopwatch import Pulse
+from hyca_calib.search.stopwatch import Pulse, no_pulse
 from hyca_runtime.errors import BudgetError
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import EVERY, Schedule
 
 Groups = Sequence[NDArray[np.int64]]
+
+Ways = dict[int, tuple[float, list[tuple[int, ...]]]]
+"""By the number of calls, the least cost and the computed steps of each guidance branch so far."""
 
 FEWER = 2
 """So many steps less than a budget allows may be computed, for more steps that run a part."""
@@ -94,6 +98,42 @@ def _mixed(problem: Problem, settings: Settings, budget: Budget, groups: Groups,
     if not found:
         raise BudgetError(f"budget {budget.text!r}: no schedule with at most {count} of {steps} computed steps")
     return min(found.values(), key=lambda way: way[0])[1]
+
+
+def branch_schedule(
+    problem: Problem, settings: Settings, budget: Budget, groups: Groups, pulse: Pulse = no_pulse
+) -> Schedule:
+    """The best schedule whose guidance branches are computed on steps of their own.
+
+    Each branch's best schedules of all lengths are found alone; which lengths go together is a second shortest path.
+    What guidance makes of errors of several branches together is left to rollouts.
+    """
+    trace, steps, branches = problem.trace, problem.trace.num_steps, problem.trace.branches
+    full, light = trace.cost.full_flops, trace.cost.predicted_flops(settings.depth)
+    spare = budget.most_flops(full, light, steps) * (1 + 1e-9) - steps * light
+    calls = min(int(spare / (full - light) * len(branches)), steps * len(branches))
+    fewest = max(1, calls // len(branches) - max(1, calls // len(branches) // 3))
+    reach, times = _reach(problem, settings, fewest, len(groups)), problem.times(settings.axis)
+    ways: Ways = {0: (0.0, [])}
+    for branch in branches:
+        alone = problem.of(branch)
+        fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (alone.fit, alone.select))
+        table = gap_table(fit, judge, times, problem.step_weights, reach.depth, settings.ridge, reach.gap, pulse)
+        counts = dict.fromkeys(range(fewest, min(steps, calls) + 1), 0)
+        paths = shortest_paths([costs[..., None] for costs in table.histories], counts, reach.start, pulse)
+        found: Ways = {}
+        for (done, (cost, earlier)), (count, path) in itertools.product(ways.items(), paths.items()):
+            total = cost + path.cost
+            if done + count <= calls and total < found.get(done + count, (np.inf, []))[0]:
+                found[done + count] = total, [*earlier, path.computed]
+        ways = found
+    if not ways:
+        raise BudgetError(f"budget {budget.text!r}: no schedule with {calls} calls of {len(branches)} branches")
+    _, computed = min(ways.values(), key=lambda way: way[0])
+    tables = {of: Schedule.from_steps(steps, own) for of, own in zip(branches, computed, strict=True)}
+    first = next(iter(tables.values()))
+    named = {branch: table.tables[EVERY] for branch, table in tables.items()}
+    return Schedule(palette=first.palette, tables={**first.tables, **named})
 
 
 def _reach(problem: Problem, settings: Settings, fewest: int, tables: int) -> _Reach:

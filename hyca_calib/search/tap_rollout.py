@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.pipelines.workload import Job
-from hyca_calib.search.rows import Regressor, plan_taps, rows_of
+from hyca_calib.search.rows import Regressor, Row, plan_taps, rows_of
 from hyca_runtime.attach.attachment import Attachment, Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
@@ -46,7 +46,6 @@ class TapRollout:
         self._attachment = Attachment(module, section.places)
         self._clock = Clock(module, pipe)
         self._rows = {(row.branch, row.step): (i, row) for i, row in enumerate(rows_of(section))}
-        self._predicted = {row.step: row.point for _, row in self._rows.values()}
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         self.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)))
 
@@ -78,9 +77,9 @@ class TapRollout:
         if track.off_grid:
             raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_grid}")
         step, labels = int(track.position), stacked_labels(call.branch, self._section.stacked)
-        if step in self._predicted:
+        if row := self._row(labels[0], step):
             whole = _together([self._forecast(label, call.part, step) for label in labels])
-            return self._run(args, kwargs, {} if whole is None else {self._predicted[step]: whole})[0]
+            return self._run(args, kwargs, {} if whole is None else {row[1].point: whole})[0]
         output, found = self._run(args, kwargs, {})
         for name, feature in found.items():
             for i, label in enumerate(labels):
@@ -101,9 +100,16 @@ class TapRollout:
         output, found = checkpoint(run, use_reentrant=False) if heavy else run()
         return output, {name: feature for name, feature in found.items() if feature is not None}
 
+    def _row(self, label: str, step: int) -> tuple[int, Row] | None:
+        """What forecasts a branch on a step, and its number; None if the step is computed for it."""
+        return self._rows.get((label, step)) or self._rows.get((EVERY, step))
+
     def _forecast(self, label: str, part: int, step: int) -> Feature | None:
         """The feature of one branch; None if a past is not what its row weighs, as that of a branch that began late."""
-        number, row = self._rows[label if (label, step) in self._rows else EVERY, step]
+        found = self._row(label, step)
+        if found is None:
+            return None
+        number, row = found
         pasts = {
             (branch, s): feature
             for (name, branch, of), history in self._histories.items()

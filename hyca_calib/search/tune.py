@@ -13,7 +13,7 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate, partition
 from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import AXES, Problem
-from hyca_calib.search.schedules import mixed_schedules, whole_schedules
+from hyca_calib.search.schedules import branch_schedule, mixed_schedules, whole_schedules
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError, no_pulse
 from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
@@ -89,16 +89,21 @@ def tune(
             run_trial(study, objective)
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     found = {budget: _distinct(problem, finished, i, tuning, seed) for i, budget in enumerate(budgets)}
-    if problem.partial:
-        for budget, candidates in found.items():
-            candidates.insert(1, _whole(candidates[0], budget))
+    for budget, candidates in found.items():
+        candidates[1:1] = _other_ways(candidates[0], budget)
     return found
 
 
-def _whole(candidate: Candidate, budget: Budget) -> Candidate:
-    """The best of the same settings that computes whole steps alone: rollouts then tell whether parts pay."""
-    (found,) = solve(replace(candidate.problem, partial=()), candidate.settings, [budget], candidate.seed)
-    return replace(candidate, schedule=found.schedule).knowing(groups=found.groups)
+def _other_ways(candidate: Candidate, budget: Budget) -> list[Candidate]:
+    """The best of the same settings that computes whole steps, alike for all guidance branches or not: rollouts tell
+    what of a palette pays."""
+    problem, found = candidate.problem, []
+    if problem.partial:
+        (whole,) = solve(replace(problem, partial=()), candidate.settings, [budget], candidate.seed)
+        found.append(whole.schedule)
+    if problem.apart:
+        found.append(branch_schedule(problem, candidate.settings, budget, candidate.groups))
+    return [replace(candidate, schedule=schedule).knowing(groups=candidate.groups) for schedule in found]
 
 
 def _sampler(number: int, tuning: Tuning, seed: int) -> optuna.samplers.BaseSampler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section
-from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.candidate import Candidate, partition
 from hyca_calib.search.mixed import MixedGaps, best_mixed
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import mixed_cost
 from hyca_calib.search.rollout_search import neighbours
 from hyca_calib.search.rows import plan_taps, rows_of
+from hyca_calib.search.schedules import branch_schedule
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.search.taps import fit_solver
@@ -182,6 +184,69 @@ def test_a_rollout_does_what_the_runtime_does(subject: tuple[Any, Problem], mixe
     np.testing.assert_allclose(expand(begin).numpy(), plan_taps(section), rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture
+def apart(subject: tuple[Any, Problem]) -> Candidate:
+    """Branches that are computed on other steps; where they share a call, all are alike."""
+    problem = replace(subject[1], partial=(), apart=True)
+    if problem.trace.stacked > 1:
+        pytest.skip("its branches share a call")
+    return replace(solve(problem, Settings(groups=2), [BUDGET], 0)[0], schedule=branch_schedule_of(problem))
+
+
+BUDGET = Budget.parse("3x")
+
+
+def branch_schedule_of(problem: Problem) -> Schedule:
+    settings = Settings(groups=2)
+    return branch_schedule(problem, settings, BUDGET, partition(problem, settings, 0))
+
+
+def test_branches_are_computed_on_steps_of_their_own(subject: tuple[Any, Problem], apart: Candidate) -> None:
+    """The cheapest of all pairs of schedules, within the budget; a rollout does what the runtime does."""
+    pipe, problem = subject[0], apart.problem
+    counts = [len(apart.schedule.of(branch).computed_steps) for branch in problem.trace.branches]
+    cost = problem.trace.cost
+    light = cost.predicted_flops(3)
+    spent = sum(count * (cost.full_flops - light) / 2 for count in counts) + STEPS * light
+    assert 0 <= STEPS * cost.full_flops / 3 - spent < cost.full_flops / 2
+    section = build_section(apart.moved(repay=0.5))
+    assert {row.branch for row in rows_of(section)} == set(problem.trace.branches)
+    jobs = problem.workload.of("fit")[:2]
+    with apply_plan(pipe, Plan(name="apart", sections=(section,)), "error"):
+        driven = sample_latents(pipe, jobs, STEPS, 2)
+    with TapRollout(pipe, section, checkpointed=False), torch.no_grad():
+        rolled = sample_latents(pipe, jobs, STEPS, 2)
+    torch.testing.assert_close(rolled, driven, rtol=1e-3, atol=1e-4)
+    moves = neighbours(apart.schedule, 1)
+    assert {
+        branch
+        for one in moves
+        for branch in problem.trace.branches
+        if one.tables[branch] != apart.schedule.tables[branch]
+    } == set(problem.trace.branches)
+
+
+def test_pairs_of_schedules_are_the_cheapest_there_are(subject: tuple[Any, Problem], apart: Candidate) -> None:
+    """Against all schedules of both branches with as many calls, cost as `Candidate` replays it with fitted taps."""
+    problem, calls = apart.problem, sum(len(apart.schedule.of(b).computed_steps) for b in apart.problem.trace.branches)
+    rng, branches = np.random.default_rng(0), problem.trace.branches
+
+    def fitted_cost(schedule: Schedule) -> float:
+        parts = apart.moved(schedule).parts.values()
+        return float(sum(sum(found.costs["fitted"]) for found in parts if found.costs))
+
+    best = fitted_cost(apart.schedule)
+    for _ in range(200):
+        first = int(rng.integers(max(1, calls // 2 - 1), calls // 2 + 2))
+        drawn = [
+            sorted({0, *(1 + rng.choice(STEPS - 1, count - 1, replace=False)).tolist()})
+            for count in (first, calls - first)
+        ]
+        tables = {b: Schedule.from_steps(STEPS, own).tables[EVERY] for b, own in zip(branches, drawn, strict=True)}
+        other = Schedule(palette=apart.schedule.palette, tables={EVERY: tables[branches[0]], **tables})
+        assert fitted_cost(other) >= best * (1 - 1e-9)
+
+
 def test_its_cost_is_that_of_both_points_errors_together(mixed: Candidate) -> None:
     """A schedule of whole steps costs the same, whatever the palette; a part in place of a forecast costs something."""
     problem = mixed.problem
@@ -219,6 +284,9 @@ def test_refusals(tmp_path: Path, subject: tuple[Any, Problem]) -> None:
     where, out = subject[1].trace.where, tmp_path / "s"
     with pytest.raises(BudgetError, match="expected trunk, then points behind"):
         search_plans("3x", [where], SearchLimits(palette="behind:1,trunk"), out)
+    if subject[1].trace.stacked > 1:
+        with pytest.raises(TraceError, match="no guidance branches that are calls of their own"):
+            search_plans("3x", [where], SearchLimits(palette="trunk,branches"), out)
     with pytest.raises(TraceError, match="trace again with --point trunk,behind:3 --across"):
         search_plans("3x", [where], SearchLimits(palette="trunk,behind:3"), out)
     with pytest.raises(StudyError, match="--palette is for --preset best"):

@@ -35,7 +35,7 @@ from hyca_calib.trace.request import Request
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import TraceError
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import FEATURE, Schedule
+from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 from hyca_runtime.solvers import Hold
 
 BUDGET = Budget.parse("3x")
@@ -194,7 +194,7 @@ def fitted(problem: Problem) -> dict[str, list[np.ndarray]]:
 def held(problem: Problem) -> NetworkPlan:
     """A section of the schedule in `fitted` that reuses."""
     groups = [(np.arange(problem.trace.num_channels), Hold(), Hold())]
-    return assemble_section(problem, Schedule.from_steps(12, (0, 1, 4, 8)), "sigma", {FEATURE: groups})
+    return assemble_section(problem, Schedule.from_steps(12, (0, 1, 4, 8)), "sigma", {(FEATURE, EVERY): groups})
 
 
 @pytest.mark.parametrize("split", SPLITS)
