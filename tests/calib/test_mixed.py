@@ -186,10 +186,8 @@ def test_a_rollout_does_what_the_runtime_does(subject: tuple[Any, Problem], mixe
 
 @pytest.fixture
 def apart(subject: tuple[Any, Problem]) -> Candidate:
-    """Branches that are computed on other steps; where they share a call, all are alike."""
+    """Branches that are computed on steps of their own."""
     problem = replace(subject[1], partial=(), apart=True)
-    if problem.trace.stacked > 1:
-        pytest.skip("its branches share a call")
     return replace(solve(problem, Settings(groups=2), [BUDGET], 0)[0], schedule=branch_schedule_of(problem))
 
 
@@ -201,6 +199,7 @@ def branch_schedule_of(problem: Problem) -> Schedule:
     return branch_schedule(problem, settings, BUDGET, partition(problem, settings, 0))
 
 
+@pytest.mark.parametrize("subject", ["two calls"], indirect=True)
 def test_branches_are_computed_on_steps_of_their_own(subject: tuple[Any, Problem], apart: Candidate) -> None:
     """The cheapest of all pairs of schedules, within the budget; a rollout does what the runtime does."""
     pipe, problem = subject[0], apart.problem
@@ -226,6 +225,7 @@ def test_branches_are_computed_on_steps_of_their_own(subject: tuple[Any, Problem
     } == set(problem.trace.branches)
 
 
+@pytest.mark.parametrize("subject", ["two calls"], indirect=True)
 def test_pairs_of_schedules_are_the_cheapest_there_are(subject: tuple[Any, Problem], apart: Candidate) -> None:
     """Against all schedules of both branches with as many calls, cost as `Candidate` replays it with fitted taps."""
     problem, calls = apart.problem, sum(len(apart.schedule.of(b).computed_steps) for b in apart.problem.trace.branches)

@@ -19,12 +19,18 @@ from diffusers import ImagePipelineOutput
 from plans import make_plan
 
 from hyca_calib.clusters import cluster, clusterers
+from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.search.problem import Problem
+from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, apply_plan, load_plan, save_plan
+from hyca_runtime.attach.points import find_blocks
+from hyca_runtime.attach.proxies import placed
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.policies import policies
 from hyca_runtime.solvers import Instant, Newton, solvers
 from hyca_runtime.testing import check_policy, check_solver
+from studies.zoo import MODELS
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,3 +128,31 @@ def test_api_pages_are_built(tmp_path: Path) -> None:
     page = (tmp_path / "hyca_runtime.html").read_text()
     assert "apply_plan" in page
     assert "Make a diffusers pipeline, or a transformer, follow" in page
+
+
+def test_preset(example: Callable[[str], ModuleType], recorded: Trace, tmp_path: Path) -> None:
+    section = example("my_preset").early_dense(Problem(recorded), Budget.parse("3x"))
+    assert section.schedule.computed_steps == (0, 4, 8)
+    save_plan(Plan(name="early dense", sections=(section,)), tmp_path / "plan.json")
+    pipe = tiny.pipeline()
+    with apply_plan(pipe, load_plan(tmp_path / "plan.json"), "error") as session:
+        draw(pipe)
+        assert session.report().computed_at == section.schedule.computed_steps
+
+
+def test_point(example: Callable[[str], ModuleType]) -> None:
+    """Forecast from what it captured, the network returns the same, and every second block does not run."""
+    made, ran = MODELS["FluxTransformer2DModel"], list[int]()
+    network, call = made.build(), made.call()
+    bound = example("my_point").every_second_block(network)
+    for number, place in enumerate(find_blocks(network)):
+        place.module.register_forward_hook(lambda *_, number=number: ran.append(number))
+    blocks = len(find_blocks(network))
+    with torch.no_grad(), placed(bound.captures()):
+        output = network(**call)[0]
+        feature = bound.captured(output)
+    assert ran == [*range(blocks)]
+    ran.clear()
+    with torch.no_grad(), placed(bound.injectors(feature)):
+        torch.testing.assert_close(network(**call)[0], output)
+    assert ran == [*range(0, blocks, 2)]
