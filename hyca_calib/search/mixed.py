@@ -13,6 +13,7 @@ both points together.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,7 +52,7 @@ class MixedGaps:
     def table(self, pulse: Pulse = no_pulse) -> tuple[Array, ...]:
         """Costs as `shortest_paths` takes them."""
         ends = (self.max_gap + 1, self.most + 1)
-        return tabulate(self._by_units, len(self.times), ends, self.depth, pulse)
+        return tabulate(self.by_units, len(self.times), ends, self.depth, pulse)
 
     def ending(self, newest: int, gaps: Sequence[int], length: int, spent: int) -> tuple[int, int]:
         """Which point the last steps of a gap forecast, and on how many, so that it is cheapest for what it spends."""
@@ -60,8 +61,12 @@ class MixedGaps:
         best = min(ways, key=lambda way: float(costs[way]))
         return 1 + best[0], best[1]
 
-    def _by_units(self, newest: Steps, *gaps: int) -> Array:
-        """``(newest, length, units)``."""
+    def history(self, computed: Sequence[int], i: int) -> list[int]:
+        """Gaps before the i-th computed step, the newest first."""
+        return [int(gap) for gap in np.diff(computed[max(0, i + 1 - max(2, self.depth)) : i + 1])[::-1]]
+
+    def by_units(self, newest: Steps, *gaps: int) -> Array:
+        """Costs of gaps behind steps with the same gaps before, ``(newest, length, units)``."""
         costs = self._by_ending(newest, *gaps)
         out = np.full((len(newest), self.max_gap + 1, self.most + 1), np.inf)
         for p, units in enumerate(self.units):
@@ -130,14 +135,27 @@ def best_mixed(
     return {count: (path.cost, _schedule(gaps, names, path)) for count, path in paths.items()}
 
 
+def filled(gaps: MixedGaps, names: Sequence[str], computed: Sequence[int], units: int) -> Schedule:
+    """The cheapest schedule of these computed steps that spends at most so many units beside them."""
+    ends = [*computed[1:], len(gaps.times)]
+    ways: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}  # by units so far: the cost, and those of each gap
+    for i, (step, end) in enumerate(zip(computed, ends, strict=True)):
+        costs = gaps.by_units(np.array([step]), *gaps.history(computed, i))[0, end - step]
+        found: dict[int, tuple[float, tuple[int, ...]]] = {}
+        for (done, (cost, earlier)), (spent, more) in itertools.product(ways.items(), enumerate(costs.tolist())):
+            if done + spent <= units and cost + more < found.get(done + spent, (np.inf, ()))[0]:
+                found[done + spent] = cost + more, (*earlier, spent)
+        ways = found
+    cost, best = min(ways.values(), key=lambda way: way[0])
+    return _schedule(gaps, names, Path(cost, tuple(computed), best))
+
+
 def _schedule(gaps: MixedGaps, names: Sequence[str], path: Path) -> Schedule:
     steps = len(gaps.times)
     done = [0] * steps  # 0 computes, 1 + p forecasts the p-th point
-    longest = max(2, gaps.depth)
     for i, (step, spent) in enumerate(zip(path.computed, path.spent, strict=True)):
         length = (*path.computed, steps)[i + 1] - step
-        back = np.diff(path.computed[max(0, i + 1 - longest) : i + 1])[::-1].tolist()
-        point, count = gaps.ending(step, back, length, spent) if spent else (0, 0)
+        point, count = gaps.ending(step, gaps.history(path.computed, i), length, spent) if spent else (0, 0)
         done[step + 1 : step + length] = [1] * (length - 1 - count) + [1 + point] * count
     used = sorted({action for action in done if action})
     palette = (COMPUTE, *(Action(forecast=(names[action - 1],)) for action in used))

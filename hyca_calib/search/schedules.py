@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.exact import affordable, best_schedules, gap_table, shortest_paths
-from hyca_calib.search.mixed import MixedGaps, best_mixed
+from hyca_calib.search.mixed import MixedGaps, best_mixed, filled
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import grouped
 from hyca_calib.search.settings import Settings
@@ -58,33 +58,59 @@ def whole_schedules(
     return [found[count] for count in counts]
 
 
-def mixed_schedules(
-    problem: Problem, settings: Settings, budgets: Sequence[Budget], groups: Groups, pulse: Pulse
-) -> list[Schedule]:
-    """Schedules of which steps may also run a part of the network, each point's taps fitted on its own past.
+def mixed_schedule(
+    problem: Problem, settings: Settings, budget: Budget, groups: Groups, pulse: Pulse = no_pulse
+) -> Schedule:
+    """The best schedule of which steps may also run a part of the network, each point's taps fitted on its own past.
 
     Raises:
         BudgetError: no schedule fits.
     """
-    return [_mixed(problem, settings, budget, groups, pulse) for budget in budgets]
-
-
-def _mixed(problem: Problem, settings: Settings, budget: Budget, groups: Groups, pulse: Pulse) -> Schedule:
-    trace, gains, steps = problem.trace, problem.channel_gain, problem.trace.num_steps
-    count = budget.computed_steps(trace.cost, steps, settings.depth)
+    steps = problem.trace.num_steps
+    count = budget.computed_steps(problem.trace.cost, steps, settings.depth)
     if count == steps:
         return Schedule.from_steps(steps, range(steps))
-    light = trace.cost.predicted_flops(settings.depth)
-    alone = [problem.at(point) for point in problem.points]
-    extra = [one.trace.cost.predicted_flops(settings.depth) - light for one in alone[1:]]
-    total = budget.most_flops(trace.cost.full_flops, light, steps) * (1 + 1e-9)
     counts = range(max(1, count - FEWER), count + 1)
-    left = {k: total - k * trace.cost.full_flops - (steps - k) * light for k in counts}
-    unit = max(min(extra), left[counts[0]] / MOST_UNITS)
-    units, most = [int(np.ceil(price / unit - 1e-6)) for price in extra], {k: int(left[k] / unit) for k in counts}
+    units, most = _prices(problem, settings, budget, counts)
     reach = _reach(problem, settings, counts[0], len(groups) * (1 + most[counts[0]]))
-    gaps = MixedGaps(
-        fit=[grouped(one.fit, gains, groups) for one in alone],
+    gaps = _mixed_gaps(problem, settings, groups, reach, units, min(most[counts[0]], max(units) * reach.gap))
+    found = best_mixed(gaps, list(problem.named), most, reach.start, pulse)
+    if not found:
+        raise BudgetError(f"budget {budget.text!r}: no schedule with at most {count} of {steps} computed steps")
+    return min(found.values(), key=lambda way: way[0])[1]
+
+
+def filled_schedule(
+    problem: Problem, settings: Settings, budget: Budget, groups: Groups, schedule: Schedule
+) -> Schedule:
+    """A schedule of whole steps, with what it leaves of the budget spent on steps that run a part, at the best."""
+    computed = schedule.computed_steps
+    longest = max(np.diff([*computed, schedule.num_steps]).tolist())
+    if longest < 2:
+        return schedule
+    units, most = _prices(problem, settings, budget, range(len(computed), len(computed) + 1))
+    reach = _Reach(settings.start, settings.depth, longest)
+    gaps = _mixed_gaps(problem, settings, groups, reach, units, min(most[len(computed)], max(units) * longest))
+    return filled(gaps, list(problem.named), computed, most[len(computed)])
+
+
+def _prices(problem: Problem, settings: Settings, budget: Budget, counts: range) -> tuple[list[int], dict[int, int]]:
+    """Units that a step costs which runs a part, by point, and how many are left beside so many computed steps."""
+    cost, steps = problem.trace.cost, problem.trace.num_steps
+    light = cost.predicted_flops(settings.depth)
+    alone = [problem.at(point).trace.cost.predicted_flops(settings.depth) for point in problem.partial]
+    total = budget.most_flops(cost.full_flops, light, steps) * (1 + 1e-9)
+    left = {k: max(0.0, total - k * cost.full_flops - (steps - k) * light) for k in counts}
+    unit = max(min(alone) - light, left[counts[0]] / MOST_UNITS)
+    return [int(np.ceil((price - light) / unit - 1e-6)) for price in alone], {k: int(left[k] / unit) for k in counts}
+
+
+def _mixed_gaps(
+    problem: Problem, settings: Settings, groups: Groups, reach: _Reach, units: Sequence[int], most: int
+) -> MixedGaps:
+    gains = problem.channel_gain
+    return MixedGaps(
+        fit=[grouped(problem.at(point).fit, gains, groups) for point in problem.points],
         judge=grouped(problem.judge, gains, groups),
         times=problem.times(settings.axis),
         step_weights=problem.step_weights,
@@ -92,12 +118,8 @@ def _mixed(problem: Problem, settings: Settings, budget: Budget, groups: Groups,
         ridge=settings.ridge,
         max_gap=reach.gap,
         units=units,
-        most=min(most[counts[0]], max(units) * reach.gap),
+        most=most,
     )
-    found = best_mixed(gaps, list(problem.named), most, reach.start, pulse)
-    if not found:
-        raise BudgetError(f"budget {budget.text!r}: no schedule with at most {count} of {steps} computed steps")
-    return min(found.values(), key=lambda way: way[0])[1]
 
 
 def branch_schedule(

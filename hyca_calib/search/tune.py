@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import optuna
@@ -13,7 +13,7 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate, partition
 from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import AXES, Problem
-from hyca_calib.search.schedules import branch_schedule, mixed_schedules, whole_schedules
+from hyca_calib.search.schedules import branch_schedule, filled_schedule, mixed_schedule, whole_schedules
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError, no_pulse
 from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
@@ -41,7 +41,12 @@ def solve(
         BudgetError: no schedule fits.
     """
     groups = partition(problem, settings, seed)
-    schedules = (mixed_schedules if problem.partial else whole_schedules)(problem, settings, budgets, groups, pulse)
+    schedules = whole_schedules(problem, settings, budgets, groups, pulse)
+    if problem.partial:
+        schedules = [
+            filled_schedule(problem, settings, budget, groups, schedule)
+            for budget, schedule in zip(budgets, schedules, strict=True)
+        ]
     return [Candidate(problem, settings, schedule, seed).knowing(groups=groups) for schedule in schedules]
 
 
@@ -95,15 +100,17 @@ def tune(
 
 
 def _other_ways(candidate: Candidate, budget: Budget) -> list[Candidate]:
-    """The best of the same settings that computes whole steps, alike for all guidance branches or not: rollouts tell
-    what of a palette pays."""
-    problem, found = candidate.problem, []
+    """The best of the same settings in the other ways that a palette allows: rollouts tell what of it pays.
+
+    Parts and computed steps searched together, whole steps alone, guidance branches on steps of their own.
+    """
+    problem, settings, groups, found = candidate.problem, candidate.settings, candidate.groups, list[Schedule]()
     if problem.partial:
-        (whole,) = solve(replace(problem, partial=()), candidate.settings, [budget], candidate.seed)
-        found.append(whole.schedule)
+        found.append(mixed_schedule(problem, settings, budget, groups))
+        found += whole_schedules(problem, settings, [budget], groups, no_pulse)
     if problem.apart:
-        found.append(branch_schedule(problem, candidate.settings, budget, candidate.groups))
-    return [replace(candidate, schedule=schedule).knowing(groups=candidate.groups) for schedule in found]
+        found.append(branch_schedule(problem, settings, budget, groups))
+    return [candidate.moved(schedule) for schedule in found]
 
 
 def _sampler(number: int, tuning: Tuning, seed: int) -> optuna.samplers.BaseSampler:

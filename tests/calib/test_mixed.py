@@ -19,13 +19,13 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, partition
-from hyca_calib.search.mixed import MixedGaps, best_mixed
+from hyca_calib.search.mixed import MixedGaps, best_mixed, filled
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import mixed_cost
 from hyca_calib.search.rollout_search import neighbours
 from hyca_calib.search.rows import plan_taps, rows_of
-from hyca_calib.search.schedules import branch_schedule
+from hyca_calib.search.schedules import branch_schedule, mixed_schedule
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.search.taps import fit_solver
@@ -87,6 +87,7 @@ def test_equals_brute_force(units: tuple[int, ...], budget: int, depth: int, cou
     fit = [gram[:, p * steps : (p + 1) * steps, p * steps : (p + 1) * steps] for p in range(points)]
     gaps = MixedGaps(fit, gram, times, weights, depth, 1e-3, steps, units, budget)
     found, schedule = best_mixed(gaps, NAMES, {count: budget}, 1)[count]
+    assert filled(gaps, NAMES, schedule.computed_steps, budget) == schedule
 
     def replayed(wanted: Schedule) -> float:
         solvers = {
@@ -137,9 +138,11 @@ def test_products_are_those_of_the_features(subject: tuple[Any, Problem]) -> Non
 @pytest.mark.parametrize("text", ["2x", "3x", "3.3x"])
 def test_a_budget_is_spent(subject: tuple[Any, Problem], text: str) -> None:
     """Up to less than the cheapest part of a step; whole steps leave more."""
-    _, problem = subject
-    budget, (candidate,) = Budget.parse(text), solve(problem, Settings(groups=2), [Budget.parse(text)], 0)
+    problem, budget, settings = subject[1], Budget.parse(text), Settings(groups=2)
+    (candidate,) = solve(problem, settings, [budget], 0)
     section = build_section(candidate)
+    together = candidate.moved(mixed_schedule(problem, settings, budget, candidate.groups))
+    assert build_section(together).flops_ratio == pytest.approx(section.flops_ratio, rel=0.05)
     assert section.action_flops is not None
     assert section.flops_ratio is not None
     assert budget.share is not None
