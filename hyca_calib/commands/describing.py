@@ -3,9 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.records.console import human_bytes
 from hyca_calib.report.steps import MOST_NAMED, told_points, told_sources, told_steps
 from hyca_calib.search.study import StudyFolder
@@ -46,6 +48,8 @@ def _of_plan(plan: Plan) -> Facts:
     for section in _told_apart(plan.sections):
         schedule, name = section.schedule, section.component
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
+        if section.seconds_ratio:
+            ratio += f", {section.seconds_ratio:.2f}x by seconds ({section.timing})"
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
@@ -134,6 +138,7 @@ def _of_trace(where: str) -> Facts:
             facts |= _of_point(of)
         facts |= {
             "full step": f"{cost.full_flops / 1e9:.4g} GFLOPs, {cost.full_seconds:.3g} s a sample",
+            "timed on": _told(asdict(cost.timed_on)) if cost.timed_on else "not told",
             "left out": _told_samples(trace.attributes.nonfinite),
         }
     runs = sorted(key for key in folder.listing(RUNS))
@@ -146,8 +151,10 @@ def _of_trace(where: str) -> Facts:
 
 
 def _of_point(trace: Trace) -> Facts:
-    at, told = f"{trace.point}: " if len(trace.points) > 1 else "", trace.of_point
+    at, told, cost = f"{trace.point}: " if len(trace.points) > 1 else "", trace.of_point, trace.cost
+    flops = f"{cost.predicted_flops(TIMED_TAPS) / 1e9:.4g} GFLOPs"
     return {
+        f"{at}predicted step": f"{flops}, {cost.predicted_seconds:.3g} s a sample, over {TIMED_TAPS} features",
         f"{at}channels": str(trace.num_channels),
         f"{at}tokens": f"{told.num_tokens} of a sample; {100 * told.gram_share:.3g} % of "
         f"them in the statistics (standard error {100 * told.gram_error:.2g} %)",
