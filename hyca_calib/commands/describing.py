@@ -9,7 +9,7 @@ from typing import Any
 
 from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.records.console import human_bytes
-from hyca_calib.report.steps import MOST_NAMED, told_points, told_sources, told_steps
+from hyca_calib.report.steps import MOST_NAMED, told_certificate, told_points, told_sources, told_steps
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
@@ -45,7 +45,7 @@ def describe(where: str) -> Facts:
 
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
-    for section in _told_apart(plan.sections):
+    for section, own in zip(_told_apart(plan.sections), plan.sections, strict=True):
         schedule, name = section.schedule, section.component
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
         if section.seconds_ratio:
@@ -74,6 +74,8 @@ def _of_plan(plan: Plan) -> Facts:
             facts[f"{name}: quality"] = (
                 f"latent PSNR {judged.psnr_db:.2f} dB, {judged.num_samples} {judged.split} samples"
             )
+        if certificate := told_certificate(own, plan):
+            facts[f"{name}: certificate"] = certificate
     for key in ("trace", "precision", "replayed_cost"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])
