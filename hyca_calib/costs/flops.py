@@ -132,6 +132,7 @@ def seconds_of(function: Callable[[], Any]) -> float:
 
 def _synchronize() -> None:
     """Wait for every GPU that this process has work on; the network need not be on the current one."""
-    for device in range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ():
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    for device in range(torch.cuda.device_count()) if used else ():
         if torch.cuda.memory_reserved(device):
             torch.cuda.synchronize(device)

@@ -12,13 +12,13 @@ import pytest
 import tiny
 from plans import STEPS, make_plan
 
-from hyca_calib.commands import plans as commands
 from hyca_calib.commands.describing import describe
 from hyca_calib.commands.options import EvaluateOptions
 from hyca_calib.commands.plans import evaluate_file
 from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_calib.pipelines.weights import weights_digest
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.evaluate import evaluate_plan
 from hyca_calib.quality.metrics import interval, prompt_groups
 from hyca_runtime import Plan, PlanError, load_plan, save_plan
 from hyca_runtime.errors import CertificateWarning
@@ -82,13 +82,12 @@ def test_an_edit_meanwhile_is_not_overwritten(
     options: EvaluateOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edited = make_plan(tiny.pipeline().transformer, computed=(0, 5))
-    whole = commands.evaluate_plan
 
     def slow(*arguments: Any) -> Any:
         save_plan(edited, options.plan)
-        return whole(*arguments)
+        return evaluate_plan(*arguments)
 
-    monkeypatch.setattr(commands, "evaluate_plan", slow)
+    monkeypatch.setattr("hyca_calib.commands.plans.evaluate_plan", slow)
     evaluate_file(options)
     assert "not certified, the file was changed meanwhile" in capsys.readouterr().err
     assert load_plan(options.plan) == edited
