@@ -75,7 +75,7 @@ class RunReport:
     waits: int = 0
     flops_ratio: float | None = None
     seconds_ratio: float | None = None
-    followed: tuple[NetworkPlan, ...] = ()
+    followed: tuple[NetworkPlan, ...] = field(default=(), repr=False)
     bytes_ahead: int | None = None
     networks: tuple[str, ...] = ("network",)
 

@@ -19,6 +19,7 @@ from hyca_calib.trace.request import Request
 from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
+from hyca_runtime.certified import valid_certificate
 from hyca_runtime.errors import StudyError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY, FEATURE
@@ -48,8 +49,8 @@ def _of_plan(plan: Plan) -> Facts:
     for section, own in zip(_told_apart(plan.sections), plan.sections, strict=True):
         schedule, name = section.schedule, section.component
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
-        if section.seconds_ratio:
-            ratio += f", {section.seconds_ratio:.2f}x by seconds ({section.timing})"
+        if section.timing and section.seconds_ratio:
+            ratio += f", {section.seconds_ratio:.2f}x by seconds on {section.timing}, batches of {section.timing.batch}"
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
@@ -76,6 +77,9 @@ def _of_plan(plan: Plan) -> Facts:
             )
         if certificate := told_certificate(own, plan):
             facts[f"{name}: certificate"] = certificate
+        if made := valid_certificate(own, plan.sections):
+            of = f"weights {made.weights[:12]}, workload {made.workload[:12]}, commit {made.commit}"
+            facts[f"{name}: certified"] = f"{of}, {_told(made.versions)}"
     for key in ("trace", "precision", "replayed_cost"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])
@@ -136,13 +140,13 @@ def _of_trace(where: str) -> Facts:
             "branches": ", ".join(name or "unnamed" for name in trace.branches),
             "guidance": ", ".join(f"{weight:g}" for weight in trace.guidance) or "unknown",
         }
-        for of in map(trace.at, trace.points):
-            facts |= _of_point(of)
         facts |= {
             "full step": f"{cost.full_flops / 1e9:.4g} GFLOPs, {cost.full_seconds:.3g} s a sample",
             "timed on": _told(asdict(cost.timed_on)) if cost.timed_on else "not told",
-            "left out": _told_samples(trace.attributes.nonfinite),
         }
+        for of in map(trace.at, trace.points):
+            facts |= _of_point(of)
+        facts["left out"] = _told_samples(trace.attributes.nonfinite)
     runs = sorted(key for key in folder.listing(RUNS))
     if runs:
         last = json.loads(folder.read(runs[-1]))

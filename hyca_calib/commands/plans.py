@@ -41,8 +41,10 @@ def evaluate_file(options: EvaluateOptions) -> Evaluation:
     if options.certify:
         try:
             _check_certifiable(plan, report, options)
-            write_certified(plan_file(options.plan), plan, certified(plan, pipe, found, report, jobs, workload))
-            say(f"{options.plan}: certified")
+            signed = certified(plan, pipe, found, report, jobs, workload)
+            write_certified(plan_file(options.plan), plan, signed)
+            new = next(now for now, was in zip(signed.sections, plan.sections, strict=True) if now is not was)
+            say(f"{options.plan}: certified, {new.certificate}")
         except PlanError as error:
             say(f"{options.plan}: not certified, {error}")
     return found

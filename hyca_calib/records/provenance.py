@@ -79,7 +79,7 @@ def machine(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{processor()}, {threads} thread{'s' * (threads > 1)}"
+    return f"{processor()} ({threads} thread{'s' * (threads > 1)})"
 
 
 @cache

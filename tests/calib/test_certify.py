@@ -42,7 +42,7 @@ def certificate_in(options: EvaluateOptions) -> Certificate | None:
     return load_plan(options.plan).sections[0].certificate
 
 
-def test_what_was_found_stands_in_the_plan(options: EvaluateOptions) -> None:
+def test_what_was_found_stands_in_the_plan(options: EvaluateOptions, capsys: pytest.CaptureFixture[str]) -> None:
     before = load_plan(options.plan)
     found = evaluate_file(options)
     after, told = load_plan(options.plan), certificate_in(options)
@@ -56,8 +56,10 @@ def test_what_was_found_stands_in_the_plan(options: EvaluateOptions) -> None:
     assert told.weights == weights_digest(tiny.pipeline().transformer)
     assert told.dtype == "float32"
     assert "torch" in told.versions
+    assert f"{options.plan}: certified, {told}" in capsys.readouterr().err.replace("\n", "")
     facts = describe(str(options.plan))
     assert facts["transformer: certificate"].startswith(f"PSNR {mean:.2f} dB (at least {low:.2f} at 95 %), worst")
+    assert facts["transformer: certified"].startswith(f"weights {told.weights[:12]}, workload {told.workload[:12]}, c")
     assert sorted(path.name for path in options.plan.parent.iterdir()) == ["plan.json", "prompts.txt"]
 
 
