@@ -27,7 +27,7 @@ class _Need:
     gram: int
 
     @classmethod
-    def of(cls, probe: PointRecording, request: Request, stacked: int) -> Self:
+    def of(cls, probe: PointRecording, request: Request, stacked: int = 1) -> Self:
         branches, steps, samples = len(probe.features), request.workload.num_steps, len(request.batches[0])
         first = probe.features[0][0][0]
         channels, looked_at, each = probe.channels, first.shape[1], samples * branches * steps
