@@ -108,7 +108,7 @@ class Certificate(PlanPart):
         split, workload, num_samples: which samples; the second is a digest of prompts, seeds and steps.
         metric: what agreement is told as, in dB.
         mean_db, worst_db: over the samples.
-        lower_db: lower end of the interval of the mean over prompts; None of a single prompt.
+        lower_db: lower end of the interval of the mean over prompts; None of few prompts.
         level: share of such intervals, of both ends, that hold the true mean.
         weights: digest of the network's weights.
         device, dtype: as of `Timing`.
