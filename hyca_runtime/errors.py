@@ -19,6 +19,10 @@ class PlanMismatchWarning(UserWarning):
     """A run left its plan (other steps or times) and is computed in full."""
 
 
+class CertificateWarning(UserWarning):
+    """A plan was changed after it was certified: what its certificate says is not of it."""
+
+
 class ForecastWarning(UserWarning):
     """A forecast held NaN or infinity, and the network was computed instead."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -224,17 +224,3 @@ class Lane:
     def lacks(self, cause: str) -> None:
         """A step that the plan predicts is computed, for a reason."""
         self._lacks = self._lacks or cause
-
-
-def flops_ratio(lanes: Sequence[Lane]) -> float | None:
-    """FLOPs of the same calls in full over those that were spent; None where a plan does not say its costs."""
-    spent = full = 0.0
-    for lane in lanes:
-        section = lane.plan.section(lane.track)
-        if section.action_flops is None:
-            return None
-        cost = dict(zip(section.schedule.palette, section.action_flops, strict=True))
-        for state in lane.streams.values():
-            spent += sum(count * cost[action] for action, count in state.count.actions.items())
-            full += state.count.steps * cost[COMPUTE]
-    return full / spent if spent else None

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from hyca_runtime.errors import HycaError, PlanError
 from hyca_runtime.forecast import Forecast, GroupSolvers, Source
-from hyca_runtime.plan_facts import ModelFingerprint, Quality, TimeGrid
+from hyca_runtime.plan_facts import Certificate, ModelFingerprint, Quality, TimeGrid, Timing, check_costs
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import Policy, PolicySpec, ProbingPolicy, Scheduled, policy_from_spec
@@ -42,6 +42,8 @@ class NetworkPlan(PlanPart):
             `stacked_labels`.
         action_flops: FLOPs of one step with each action of the palette, as counted, all guidance branches together,
             without text encoder and decoder.
+        timing: seconds of the same steps, on a machine where they were measured.
+        quality, certificate: agreement on samples that the plan was chosen on, and on others.
     """
 
     component: str = "transformer"
@@ -52,19 +54,13 @@ class NetworkPlan(PlanPart):
     policy: PolicySpec | None = None
     stacked: int = Field(default=1, ge=1, le=MAX_STACKED)
     action_flops: tuple[float, ...] | None = None
+    timing: Timing | None = None
     quality: Quality | None = None
+    certificate: Certificate | None = None
 
     @model_validator(mode="after")
     def _check(self) -> NetworkPlan:
-        steps = self.schedule.num_steps
-        grids = {"timesteps": self.grid.timesteps, "axis_times": self.grid.axis_times}
-        if self.grid.scheduler_timesteps is not None:
-            grids["scheduler_timesteps"] = self.grid.scheduler_timesteps
-        for label, values in grids.items():
-            if len(values) != steps:
-                raise ValueError(f"grid.{label}: expected {steps} values, one per step, got {len(values)}")
-        if len(set(self.grid.axis_times)) != steps:
-            raise ValueError("grid.axis_times: two steps share one time")
+        self.grid.check(self.schedule.num_steps)
         used = {name for action in self.schedule.palette for name in action.forecast}
         if unknown := used - self.points.keys():
             raise ValueError(f"schedule.palette: forecasts {min(unknown)!r}, the points are {sorted(self.points)}")
@@ -74,8 +70,10 @@ class NetworkPlan(PlanPart):
             raise ValueError("points: a point has no name")
         for action in self.schedule.palette:
             self._check_action(action)
-        if self.action_flops is not None:
-            self._check_flops(self.action_flops)
+        computes = [action.computes for action in self.schedule.palette]
+        for label, costs in (("action_flops", self.action_flops), ("timing.seconds", self.action_seconds)):
+            if costs is not None:
+                check_costs(label, costs, computes)
         try:
             for forecast in self.points.values():  # every row must exist and fit its group
                 _ = self._taps, self._source_taps, forecast.fallback_depth
@@ -103,13 +101,6 @@ class NetworkPlan(PlanPart):
                     raise ValueError("groups: 'aligned' forecasts all channels, under a policy that probes")
                 if self.is_joint and any(isinstance(s, AdaptiveSolver | Aligned) for s in solvers):
                     raise ValueError("groups: solvers that read features weigh the own past of a whole call alone")
-
-    def _check_flops(self, flops: Sequence[float]) -> None:
-        palette = self.schedule.palette
-        if len(flops) != len(palette):
-            raise ValueError(f"action_flops: expected {len(palette)} numbers, one per action, got {len(flops)}")
-        if any(cost < 0 or (action.computes and cost == 0) for cost, action in zip(flops, palette, strict=True)):
-            raise ValueError(f"action_flops: expected positive numbers, got {list(flops)}")
 
     @cached_property
     def decider(self) -> Policy:
@@ -228,12 +219,27 @@ class NetworkPlan(PlanPart):
         return max((len(row.history) for taps in tables for row in taps.values()), default=1)
 
     @property
+    def action_seconds(self) -> tuple[float, ...] | None:
+        """Seconds of one step with each action, if they were measured."""
+        return None if self.timing is None else self.timing.seconds
+
+    @property
     def flops_ratio(self) -> float | None:
-        """FLOPs of the full run over those of the plan; None where it does not say costs, or has tables by branch."""
-        if self.action_flops is None or len(self.schedule.tables) > 1:
+        """FLOPs of the full run over those of the plan; None where it does not say costs, or what some branches do."""
+        return self._ratio(self.action_flops)
+
+    @property
+    def seconds_ratio(self) -> float | None:
+        """The same of seconds, as `timing` has them."""
+        return self._ratio(self.action_seconds)
+
+    def _ratio(self, costs: Sequence[float] | None) -> float | None:
+        tables = dict(self.schedule.tables)
+        others = tables.pop(EVERY)
+        if costs is None or (tables and others not in tables.values()):
             return None
-        full = self.action_flops[self.schedule.tables[EVERY][0]]
-        return full * self.schedule.num_steps / sum(self.action_flops[i] for i in self.schedule.tables[EVERY])
+        chosen = [*tables.values()] or [others]  # where one repeats a named one, all branches have names
+        return costs[others[0]] * len(others) / (sum(costs[i] for table in chosen for i in table) / len(chosen))
 
     def __eq__(self, other: object) -> bool:
         """Equal fields; the cached properties hold arrays and do not count."""

@@ -6,17 +6,19 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from hyca_runtime.errors import HycaError, PlanError
+from hyca_runtime.certified import valid_certificate
+from hyca_runtime.errors import CertificateWarning, HycaError, PlanError
 from hyca_runtime.forecast import Forecast, Source
 from hyca_runtime.group import DimensionGroup
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.plan_facts import ModelFingerprint, Quality, TimeGrid
+from hyca_runtime.plan_facts import Certificate, ModelFingerprint, Quality, TimeGrid, Timing
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import PolicySpec
@@ -68,6 +70,11 @@ class Plan(PlanPart):
         return any(section.probes for section in self.sections)
 
     @property
+    def outdated(self) -> tuple[NetworkPlan, ...]:
+        """The sections whose certificate is of something else, since the plan was changed after it was measured."""
+        return tuple(s for s in self.sections if s.certificate and not valid_certificate(s, self.sections))
+
+    @property
     def section(self) -> NetworkPlan:
         """The only section.
 
@@ -80,15 +87,17 @@ class Plan(PlanPart):
 
 
 def merge_plans(plans: Sequence[Plan], name: str) -> Plan:
-    """One plan with the sections of all.
+    """One plan with the sections of all; of certificates those that are as true of it.
 
     Raises:
         PlanError: two sections are for the same network and timesteps.
     """
+    sections = tuple(section for plan in plans for section in plan.sections)
+    valid = [valid_certificate(section, sections) for section in sections]
     try:
         return Plan(
             name=name,
-            sections=tuple(section for plan in plans for section in plan.sections),
+            sections=tuple(s.model_copy(update={"certificate": c}) for s, c in zip(sections, valid, strict=True)),
             provenance={"merged": [{"name": plan.name, **plan.provenance} for plan in plans]},
         )
     except ValidationError as error:
@@ -110,6 +119,9 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     Args:
         path: the file, or the folder of a study, whose plan is ``plan.json``.
 
+    Warns:
+        CertificateWarning: the plan is not what its certificate is of.
+
     Raises:
         PlanError: not a readable, complete and consistent plan of this version; the message names
             the field, what was expected and what was got.
@@ -125,7 +137,12 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         if isinstance(error, PlanError):
             raise
         raise PlanError(f"{path}: not valid JSON, the file may be truncated: {error}") from error
-    return parse_plan(content, str(path))
+    plan = parse_plan(content, str(path))
+    if plan.outdated:
+        changed = f"{path}: the {plan.outdated[0].component}'s plan was changed after it was certified"
+        again = "its certificate does not count; measure it again: python -m hyca_calib evaluate"
+        warnings.warn(f"{changed}, {again}", CertificateWarning, stacklevel=2)
+    return plan
 
 
 def plan_file(path: str | os.PathLike[str]) -> Path:
@@ -219,7 +236,9 @@ def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
         "palette": Action,
         "groups": DimensionGroup,
         "sources": Source,
+        "timing": Timing,
         "quality": Quality,
+        "certificate": Certificate,
     }
     owner = next((parts[name] for name in reversed(named[:-1]) if name in parts), Plan)
     return list(owner.model_fields)

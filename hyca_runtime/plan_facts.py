@@ -1,8 +1,11 @@
-"""What a plan says of the model and the times it is for, and how well it did."""
+"""What a plan says of the model and the times it is for, what its steps cost, and how well it did."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
+
+from pydantic import Field
 
 from hyca_runtime.plan_part import PlanPart
 
@@ -36,6 +39,17 @@ class TimeGrid(PlanPart):
     axis: str
     axis_times: tuple[float, ...]
 
+    def check(self, steps: int) -> None:
+        """Raises ValueError unless there is a time of each kind for each of so many steps, all of the axis apart."""
+        kinds = {"timesteps": self.timesteps, "axis_times": self.axis_times}
+        if self.scheduler_timesteps is not None:
+            kinds["scheduler_timesteps"] = self.scheduler_timesteps
+        for label, values in kinds.items():
+            if len(values) != steps:
+                raise ValueError(f"grid.{label}: expected {steps} values, one per step, got {len(values)}")
+        if len(set(self.axis_times)) != steps:
+            raise ValueError("grid.axis_times: two steps share one time")
+
     def is_at(self, step: int, timestep: float, rounding: float) -> bool:
         """Whether the network is called with `timestep`, known up to relative `rounding`, on `step`."""
         if step >= len(self.timesteps):
@@ -43,9 +57,82 @@ class TimeGrid(PlanPart):
         return abs(self.timesteps[step] - timestep) <= rounding * max(abs(self.timesteps[step]), 1e-6)
 
 
+class Timing(PlanPart):
+    """How long steps take on one machine; what they cost in FLOPs is the same on all.
+
+    Attributes:
+        device: the name of a GPU, or of a CPU with its threads.
+        dtype: how the network's weights were stored.
+        batch: samples in each call.
+        seconds: of one step of one sample with each action of the palette, all guidance branches together.
+    """
+
+    device: str
+    dtype: str
+    batch: int = Field(ge=1)
+    seconds: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.device} in {self.dtype}"
+
+
+def check_costs(name: str, costs: Sequence[float], computes: Sequence[bool]) -> None:
+    """Whether there is a cost for each action of a palette.
+
+    Args:
+        name: of the field, for messages.
+        computes: of each action, whether all of the network runs.
+
+    Raises:
+        ValueError: another number of costs, or one that cannot be.
+    """
+    if len(costs) != len(computes):
+        raise ValueError(f"{name}: expected {len(computes)} numbers, one per action, got {len(costs)}")
+    if any(cost < 0 or (all_of_it and cost == 0) for cost, all_of_it in zip(costs, computes, strict=True)):
+        raise ValueError(f"{name}: expected positive numbers, got {list(costs)}")
+
+
 class Quality(PlanPart):
-    """Agreement with the full run, measured by rollouts on one split: PSNR of the final latents, before a decoder."""
+    """Agreement with the full run on a split that its making saw: PSNR of the final latents, before a decoder."""
 
     split: Literal["fit", "select", "test"]
     num_samples: int
     psnr_db: float
+
+
+class Certificate(PlanPart):
+    """How well a plan does on samples that its making never saw, each against the model's own full run.
+
+    Attributes:
+        content: digest of the plan as it was measured, see `content_digest`; nothing is said of another.
+        split, workload, num_samples: which samples; the second is a digest of prompts, seeds and steps.
+        metric: what agreement is told as, in dB.
+        mean_db, worst_db: over the samples.
+        lower_db: lower end of the interval of the mean over prompts; None of few prompts.
+        level: share of such intervals, of both ends, that hold the true mean.
+        weights: digest of the network's weights.
+        device, dtype: as of `Timing`.
+        versions: of installed libraries, by name.
+        commit, date: of the code that measured, and the day.
+    """
+
+    content: str
+    split: Literal["test"] = "test"
+    workload: str
+    num_samples: int = Field(ge=1)
+    metric: str
+    mean_db: float
+    worst_db: float
+    lower_db: float | None = None
+    level: float = Field(gt=0, lt=1)
+    weights: str
+    device: str
+    dtype: str
+    versions: dict[str, str]
+    commit: str
+    date: str
+
+    def __str__(self) -> str:
+        least = "" if self.lower_db is None else f" (at least {self.lower_db:.2f} at {100 * self.level:.0f} %)"
+        samples = f"{self.num_samples} {self.split} samples, {self.device}, {self.dtype}, {self.date}"
+        return f"{self.metric} {self.mean_db:.2f} dB{least}, worst {self.worst_db:.2f} dB, {samples}"

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from hyca_runtime.moment import Stream
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import COMPUTE, Action
 
 
@@ -55,6 +56,8 @@ class RunReport:
         waits: decisions that waited for the device, since the plan's policy looks at features.
         flops_ratio: FLOPs of the plan's full run over this run's, of the planned networks; None when the plan does not
             say.
+        seconds_ratio: the same of seconds of steps, as they were measured for the plan and not in this run.
+        followed: the sections of the plan that the run was held against, one for each network that was called.
         networks: the planned networks of the pipeline.
         bytes_ahead: what a run will hold for each sample at most, None when the plan does not say.
     """
@@ -71,6 +74,8 @@ class RunReport:
     forecast_flops: int = 0
     waits: int = 0
     flops_ratio: float | None = None
+    seconds_ratio: float | None = None
+    followed: tuple[NetworkPlan, ...] = field(default=(), repr=False)
     bytes_ahead: int | None = None
     networks: tuple[str, ...] = ("network",)
 
@@ -83,6 +88,9 @@ class RunReport:
         ratios = [] if self.partly else [f"{self.steps / max(1, self.computed):.1f}x fewer"]
         if self.flops_ratio is not None:
             ratios.append(f"{self.flops_ratio:.2f}x by FLOPs of the {' and '.join(self.networks)}")
+        if self.seconds_ratio is not None:
+            machines = dict.fromkeys(str(section.timing) for section in self.followed)
+            ratios.append(f"{self.seconds_ratio:.2f}x by seconds on {' and '.join(machines)}")
         told = f"{self.computed} of {self.steps} steps computed"
         told += f", {self.partly} in part" if self.partly else ""
         told += f" ({', '.join(ratios)})" if ratios else ""

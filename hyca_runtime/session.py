@@ -16,10 +16,10 @@ from hyca_runtime.attach.context import step_number
 from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, OnMismatch
+from hyca_runtime.cost_ratio import cost_ratio
 from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.executor import Executor
 from hyca_runtime.fit import check_fits, tell_of_rounding
-from hyca_runtime.lane import flops_ratio
 from hyca_runtime.plan import Plan, as_plan
 from hyca_runtime.point import CachePoint
 from hyca_runtime.report import RunReport
@@ -168,7 +168,9 @@ class Session:
             cache_bytes=sum(count.cache_bytes for count in streams.values()),
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
             waits=sum(count.waits for count in streams.values()),
-            flops_ratio=flops_ratio([lane for _, _, lane in lanes]),
+            flops_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_flops),
+            seconds_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_seconds),
+            followed=tuple(lane.plan.section(lane.track) for lane in furthest if lane),
             bytes_ahead=self.memory(),
             networks=tuple(self._executors),
         )

@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.records.console import human_bytes
-from hyca_calib.report.steps import MOST_NAMED, told_points, told_sources, told_steps
+from hyca_calib.report.steps import MOST_NAMED, told_certificate, told_points, told_sources, told_steps
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
@@ -17,6 +19,7 @@ from hyca_calib.trace.request import Request
 from hyca_calib.trace.run_log import RUNS
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
+from hyca_runtime.certified import valid_certificate
 from hyca_runtime.errors import StudyError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY, FEATURE
@@ -43,9 +46,11 @@ def describe(where: str) -> Facts:
 
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
-    for section in _told_apart(plan.sections):
+    for section, own in zip(_told_apart(plan.sections), plan.sections, strict=True):
         schedule, name = section.schedule, section.component
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
+        if section.timing and section.seconds_ratio:
+            ratio += f", {section.seconds_ratio:.2f}x by seconds on {section.timing}, batches of {section.timing.batch}"
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
@@ -70,6 +75,11 @@ def _of_plan(plan: Plan) -> Facts:
             facts[f"{name}: quality"] = (
                 f"latent PSNR {judged.psnr_db:.2f} dB, {judged.num_samples} {judged.split} samples"
             )
+        if certificate := told_certificate(own, plan):
+            facts[f"{name}: certificate"] = certificate
+        if made := valid_certificate(own, plan.sections):
+            of = f"weights {made.weights[:12]}, workload {made.workload[:12]}, commit {made.commit}"
+            facts[f"{name}: certified"] = f"{of}, {_told(made.versions)}"
     for key in ("trace", "precision", "replayed_cost"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])
@@ -130,12 +140,13 @@ def _of_trace(where: str) -> Facts:
             "branches": ", ".join(name or "unnamed" for name in trace.branches),
             "guidance": ", ".join(f"{weight:g}" for weight in trace.guidance) or "unknown",
         }
-        for of in map(trace.at, trace.points):
-            facts |= _of_point(of)
         facts |= {
             "full step": f"{cost.full_flops / 1e9:.4g} GFLOPs, {cost.full_seconds:.3g} s a sample",
-            "left out": _told_samples(trace.attributes.nonfinite),
+            "timed on": _told(asdict(cost.timed_on)) if cost.timed_on else "not told",
         }
+        for of in map(trace.at, trace.points):
+            facts |= _of_point(of)
+        facts["left out"] = _told_samples(trace.attributes.nonfinite)
     runs = sorted(key for key in folder.listing(RUNS))
     if runs:
         last = json.loads(folder.read(runs[-1]))
@@ -146,8 +157,10 @@ def _of_trace(where: str) -> Facts:
 
 
 def _of_point(trace: Trace) -> Facts:
-    at, told = f"{trace.point}: " if len(trace.points) > 1 else "", trace.of_point
+    at, told, cost = f"{trace.point}: " if len(trace.points) > 1 else "", trace.of_point, trace.cost
+    flops = f"{cost.predicted_flops(TIMED_TAPS) / 1e9:.4g} GFLOPs"
     return {
+        f"{at}predicted step": f"{flops}, {cost.predicted_seconds:.3g} s a sample, over {TIMED_TAPS} features",
         f"{at}channels": str(trace.num_channels),
         f"{at}tokens": f"{told.num_tokens} of a sample; {100 * told.gram_share:.3g} % of "
         f"them in the statistics (standard error {100 * told.gram_error:.2g} %)",

@@ -162,6 +162,7 @@ class EvaluateOptions:
     batch: Batch = None
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps. Default: those of the plan.")] = None
     on_mismatch: Annotated[OnMismatch, typer.Option(help="What other steps than the plan's do.")] = "error"
+    certify: Annotated[bool, typer.Option(help="Write what was found into the plan, as its certificate.")] = True
     device: Device = None
     download: Download = False
 

@@ -7,33 +7,69 @@ from pathlib import Path
 
 from hyca_calib.commands.options import EvaluateOptions
 from hyca_calib.pipelines.contract import check_calls
-from hyca_calib.pipelines.defaults import batch_of, workload_of
+from hyca_calib.pipelines.defaults import batch_of, prompts_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.certify import certified, write_certified
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import present, say, stages
+from hyca_calib.records.origins import origins
 from hyca_calib.report.write import write_report
 from hyca_calib.search.lineage import trace_for, trace_named_in
 from hyca_calib.search.options import Naming
 from hyca_calib.search.smoothcache.schedule_file import schedule_of
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
-from hyca_runtime import Plan, PlanError, load_plan, merge_plans, save_plan
+from hyca_runtime import Plan, PlanError, RunReport, load_plan, merge_plans, save_plan
 from hyca_runtime.plan import plan_file
 
 
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
     """``hyca_calib evaluate``; returns the figures of the plan. The model is the caller's choice, never the plan's."""
     plan = load_plan(options.plan)
-    workload = workload_of(plan.provenance, options.model, options.prompts, options.steps)
+    workload = _workload(plan, options)
     jobs = workload.of("test")[: options.samples]
     pipe = load_pipeline(options.model, options.device, options.download)
     check_calls(pipe, workload.prompts)
     say(f"{len(workload.prompts)} prompts, {len(jobs)} test samples, full run and plan ...")
     steps = options.steps or workload.num_steps
     batch = batch_of(options.model, options.batch or (1 if plan.decides_by_sample else None))
-    return evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch)[0]
+    found, run, _ = evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch)
+    report = run.report or RunReport()
+    if options.certify:
+        try:
+            _check_certifiable(plan, report, options)
+            signed = certified(plan, pipe, found, report, jobs, workload)
+            write_certified(plan_file(options.plan), plan, signed)
+            new = next(now for now, was in zip(signed.sections, plan.sections, strict=True) if now is not was)
+            say(f"{options.plan}: certified, {new.certificate}")
+        except PlanError as error:
+            say(f"{options.plan}: not certified, {error}")
+    return found
+
+
+def _says_its_workload(plan: Plan) -> bool:
+    return any("workload" in origin for origin in origins(plan.provenance))
+
+
+def _workload(plan: Plan, options: EvaluateOptions) -> Workload:
+    """What a plan was made on; of one that does not say, such as one made by hand, samples of seed 0."""
+    if _says_its_workload(plan):
+        return workload_of(plan.provenance, options.model, options.prompts, options.steps)
+    if options.steps is None and len(plan.sections) > 1:
+        raise PlanError(f"plan {plan.name!r} does not say how many steps its pipeline makes; give --steps")
+    steps = options.steps or plan.section.schedule.num_steps
+    return Workload(prompts_of(options.model, options.prompts), num_steps=steps)
+
+
+def _check_certifiable(plan: Plan, report: RunReport, options: EvaluateOptions) -> None:
+    """Raises PlanError unless samples were measured that the plan never saw, by runs that it is for."""
+    if not _says_its_workload(plan):
+        raise PlanError("it does not say which samples it was made on, so they may be these")
+    if report.off_plan and options.on_mismatch != "error":
+        raise PlanError(f"the runs were not the plan's ({report.off_plan})")
 
 
 def report_study(folder: Path, trace: str | None, model: str | None) -> Path:

@@ -13,6 +13,18 @@ from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+TIMED_TAPS = 3
+"""Features that the weighted sum of a timed step is over."""
+
+
+@dataclass(frozen=True)
+class TimedOn:
+    """Where seconds were measured, see `hyca_runtime.plan_facts.Timing`."""
+
+    device: str
+    dtype: str
+    batch: int
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -22,7 +34,9 @@ class CostModel:
         full_flops: of a step on which the network is computed.
         tail_flops: of a predicted step without its weighted sum: embeddings, final norm, projection.
         feature_numel: numbers in one feature, for the cost of the weighted sum.
-        full_seconds, predicted_seconds: measured at the trace's batch size, per sample.
+        full_seconds: of a step on which the network is computed.
+        predicted_seconds: of a predicted step, its weighted sum over `TIMED_TAPS` features.
+        timed_on: None in traces from before it was kept, whose predicted seconds are without the sum.
     """
 
     full_flops: float
@@ -30,6 +44,7 @@ class CostModel:
     feature_numel: int
     full_seconds: float
     predicted_seconds: float
+    timed_on: TimedOn | None = None
 
     def predicted_flops(self, depth: int) -> float:
         """FLOPs of a predicted step: the tail, and a multiply and an add for each tap."""
@@ -116,5 +131,8 @@ def seconds_of(function: Callable[[], Any]) -> float:
 
 
 def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    """Wait for every GPU that this process has work on; the network need not be on the current one."""
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    for device in range(torch.cuda.device_count()) if used else ():
+        if torch.cuda.memory_reserved(device):
+            torch.cuda.synchronize(device)

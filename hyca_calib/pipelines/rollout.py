@@ -33,6 +33,11 @@ def device_of(pipe: Pipeline) -> torch.device:
     return next(find_transformer(pipe).parameters()).device
 
 
+def runs_on(pipe: Pipeline) -> torch.device:
+    """The device that the networks compute on; offloaded weights are elsewhere in between."""
+    return torch.device(getattr(pipe, "_execution_device", None) or device_of(pipe))
+
+
 @contextmanager
 def followed(pipe: Pipeline, plan: Plan, on_mismatch: OnMismatch = "error") -> Iterator[Session]:
     """Let `pipe` follow `plan`.

@@ -17,7 +17,7 @@ from hyca_calib.pipelines.rollout import device_of, followed, sample_images
 from hyca_calib.pipelines.workload import Job, batches
 from hyca_calib.quality.metrics import Measure, SampleFidelity, compare_samples
 from hyca_calib.quality.run_flops import RunFlops, run_flops
-from hyca_runtime import Plan, Session
+from hyca_runtime import Plan, RunReport, Session
 from hyca_runtime.compiled_plan import OnMismatch
 
 Method = Callable[[], AbstractContextManager[Any]]
@@ -33,6 +33,7 @@ class SampledRun:
         flops: for one sample.
         seconds: wall time of all pipeline calls, NaN if nobody looked at the clock.
         peak_bytes: most memory at once beyond what was held before, see `peak_memory`; None if nobody looked.
+        report: of the session, after the last call; None of a run without a plan.
     """
 
     images: Tensor
@@ -40,6 +41,7 @@ class SampledRun:
     seconds: float
     flops: RunFlops
     peak_bytes: int | None = None
+    report: RunReport | None = None
 
     def fidelity_to(self, full: Self) -> SampleFidelity:
         """How near it is to the full run of the same samples, one by one."""
@@ -149,8 +151,9 @@ def evaluate_plan(
     pipe: Any, plan: Plan, jobs: Sequence[Job], num_steps: int, batch: int, on_mismatch: OnMismatch = "error"
 ) -> tuple[Evaluation, SampledRun, SampledRun]:
     """Figures of `plan` on `jobs`, with its run and the full one."""
-    full, _ = _timed_run(pipe, jobs, num_steps, batch, nullcontext)
-    run, report = _timed_run(pipe, jobs, num_steps, batch, lambda: followed(pipe, plan, on_mismatch))
+    full = _timed_run(pipe, jobs, num_steps, batch, nullcontext)
+    run = _timed_run(pipe, jobs, num_steps, batch, lambda: followed(pipe, plan, on_mismatch))
+    report = run.report or RunReport()
     found = Evaluation.of(
         run,
         full,
@@ -166,8 +169,8 @@ def evaluate_plan(
     return found, run, full
 
 
-def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> tuple[SampledRun, Any]:
-    """Sample `jobs` inside `method`; returns the run and, of a plan, the session's report.
+def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> SampledRun:
+    """Sample `jobs` inside `method`.
 
     FLOPs are counted on one sample of its own, which warms up a CPU; a GPU, which tunes itself to shapes, by a batch.
     """
@@ -181,7 +184,7 @@ def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, metho
             images, latents = sample_images(pipe, jobs, num_steps, batch)
             seconds = time.perf_counter() - begun
         report = context.report() if isinstance(context, Session) else None
-    return SampledRun(images, latents, seconds, flops, peak.bytes), report
+    return SampledRun(images, latents, seconds, flops, peak.bytes, report)
 
 
 def _of_forecasts(context: Any) -> RunFlops:

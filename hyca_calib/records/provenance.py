@@ -74,6 +74,14 @@ def provenance(device: str) -> Provenance:
     )
 
 
+def machine(device: str) -> str:
+    """What seconds were measured on: the name of a GPU, or of the CPU with its threads."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{processor()} ({threads} thread{'s' * (threads > 1)})"
+
+
 @cache
 def commit() -> str:
     """The commit of the source tree, marked where files differ from it; where there is no git, HYCA_COMMIT."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hyca_runtime import Plan
+from hyca_runtime.certified import valid_certificate
 from hyca_runtime.forecast import Source
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import FEATURE
@@ -52,6 +54,14 @@ def told_sources(section: NetworkPlan) -> str:
             kinds = ["a constant" if s.branch is None else f"{_when(s)} {_named(s.branch)}" for s in sources]
             told[_named(branch)] = ", ".join(kinds)
     return "; ".join(f"{branch}: {kinds}" for branch, kinds in told.items())
+
+
+def told_certificate(section: NetworkPlan, plan: Plan) -> str:
+    """What the certificate of one of the plan's sections says, "" if there is none."""
+    if section.certificate is None:
+        return ""
+    valid = valid_certificate(section, plan.sections)
+    return str(valid) if valid else "none: the plan was changed after it was certified; `hyca evaluate` measures it"
 
 
 def _when(source: Source) -> str:

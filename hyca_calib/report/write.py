@@ -14,7 +14,7 @@ from hyca_calib.report import plots
 from hyca_calib.report.figures import ReportFigures, figures_in
 from hyca_calib.report.looks import error_shown, shown
 from hyca_calib.report.regrouping import regrouped
-from hyca_calib.report.steps import told_points, told_sources
+from hyca_calib.report.steps import told_certificate, told_points, told_sources
 from hyca_calib.report.tiles import AMPLIFY, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
@@ -74,6 +74,7 @@ def write_report(
         "wall": wall,
         "points": told_points(section),
         "sources": told_sources(section),
+        "certificate": told_certificate(section, plan),
         "asked": _asked(plan),
         "solvers": _solver_table(section, result),
         "amplify": AMPLIFY,

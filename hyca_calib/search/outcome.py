@@ -9,6 +9,7 @@ from hyca_calib.pipelines.weights import precision_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.timing import timing_of
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan, save_plan
@@ -55,6 +56,7 @@ def write_outcome(
         told: what the plan says of where it comes from.
     """
     made = {**told, "budget": budget.told}
+    section = section.model_copy(update={"timing": timing_of(section, problem.trace)})
     if pipe is not None:
         made["precision"] = precision_of(find_transformer(pipe, section.component))
     refinement = {key: value for key, value in account["refinement"].items() if key != "minutes"}

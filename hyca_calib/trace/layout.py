@@ -122,13 +122,13 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
 
     def check(self, recording: Recording) -> None:
         """Raises TraceError if a batch differs in what must be the same for all."""
-        same = {
-            "guidance branches": (recording.branches, recording.stacked) == (self.branches, self.stacked),
-            "timesteps": recording.timesteps == self.timesteps,
-            "tokens": all(of.num_tokens == self.points[key].num_tokens for key, of in recording.points.items()),
-            "size": list(recording.latents.shape[1:]) == self.latent,
+        own = {
+            "guidance branches": (self.branches, self.stacked),
+            "timesteps": self.timesteps,
+            "tokens": {key: of.num_tokens for key, of in self.points.items()},
+            "size": self.latent,
         }
-        if differs := [name for name, equal in same.items() if not equal]:
+        if differs := [name for name, found in recording.common.items() if found != own[name]]:
             raise TraceError(
                 f"samples have different {', '.join(differs)}; trace each resolution and setting on its own"
             )

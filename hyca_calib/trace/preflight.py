@@ -6,6 +6,7 @@ from typing import Self
 
 import torch
 
+from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.pipelines.workload import SPLITS
 from hyca_calib.records.console import human_bytes
 from hyca_calib.trace.folder import Folder
@@ -18,18 +19,21 @@ from hyca_runtime.errors import TraceError
 
 @dataclass(frozen=True)
 class _Need:
-    """Bytes that a point takes of one batch."""
+    """Bytes that a point takes of one batch; its feature of one call with all tokens among them."""
 
+    call: int
     features: int
     values: int
     gram: int
 
     @classmethod
-    def of(cls, probe: PointRecording, request: Request) -> Self:
+    def of(cls, probe: PointRecording, request: Request, stacked: int = 1) -> Self:
         branches, steps, samples = len(probe.features), request.workload.num_steps, len(request.batches[0])
         first = probe.features[0][0][0]
         channels, looked_at, each = probe.channels, first.shape[1], samples * branches * steps
+        parts = zip(probe.features[0][0], probe.num_tokens[0], strict=True)
         return cls(
+            call=samples * stacked * first.element_size() * sum(tokens * part.shape[2] for part, tokens in parts),
             features=each * looked_at * channels * first.element_size(),
             values=4 * each * min(request.tokens, looked_at) * channels,
             gram=8 * channels * num_pairs(joint_size(branches, steps)),
@@ -43,7 +47,7 @@ class Preflight:
     Attributes:
         disk: before compression, of all batches that are to be recorded.
         host: buffers of two batches, and one that is compressed.
-        device: features of all steps of one batch, and working memory.
+        device: features of all steps of one batch, those of one call while it is timed, and working memory.
         free_disk: None if nobody knows.
     """
 
@@ -57,13 +61,17 @@ class Preflight:
     @classmethod
     def of(cls, probe: Recording, request: Request, batches: int, folder: Folder) -> Self:
         """What a run of the first batch over a few steps lets expect."""
-        needs = [_Need.of(of, request) for of in probe.points.values()]
-        grams = [need.gram for need in needs] + ([_Need.of(probe.across(), request).gram] if request.across else [])
+        needs = [_Need.of(of, request, probe.stacked) for of in probe.points.values()]
+        crossed = [_Need.of(probe.across(), request, probe.stacked).gram] if request.across else []
+        grams = [need.gram for need in needs] + crossed
         stored = sum(need.values for need in needs) + sum(grams) + 4 * probe.latents.numel()
         return cls(
             disk=batches * stored + len(SPLITS) * sum(grams),
             host=(WAITING + 1) * stored,
-            device=sum(need.features + need.values for need in needs) + sum(grams) + 3 * BLOCK_BYTES,
+            device=sum(need.features + need.values + need.call for need in needs)
+            + sum(grams)
+            + (TIMED_TAPS + 1) * max(need.call for need in needs)
+            + 3 * BLOCK_BYTES,
             free_disk=folder.free_bytes(),
             free_host=available_bytes(torch.device("cpu")),
             free_device=available_bytes(probe.device),

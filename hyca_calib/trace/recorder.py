@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from hyca_calib.costs.flops import CostModel, count_flops, measure_seconds
+from hyca_calib.costs.flops import CostModel
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
@@ -21,8 +20,9 @@ from hyca_calib.trace.recorded_call import RecordedCall, Shown, by_branch_and_st
 from hyca_calib.trace.recording import PointRecording, Recording
 from hyca_calib.trace.request import point_key
 from hyca_calib.trace.stacked import stacked_branches, taken_apart
+from hyca_calib.trace.step_costs import measure_steps
 from hyca_calib.trace.tail_gain import Tail
-from hyca_runtime.attach.attachment import Attachment, Captured
+from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
@@ -137,27 +137,9 @@ class Recorder:
         """Count and time a full and a predicted step, of so many calls, on the latest recorded call; by point."""
         if self._sample_call is None:
             raise TraceError("nothing was recorded yet, so no step can be measured")
-        (args, kwargs), each = self._sample_call, num_calls / len(jobs)
-        names = tuple(self._attachment.points)
-
-        def full() -> Captured:
-            return self._attachment.run(args, kwargs, names, {})[1]
-
-        with torch.no_grad():
-            features = full()
-            full_flops, full_seconds = count_flops(full) * each, measure_seconds(full) * each
-            found = {}
-            for name in names:
-                forecast = {name: features[name] or Feature(())}
-                tail = partial(self._attachment.run, args, kwargs, (), forecast)
-                found[name] = CostModel(
-                    full_flops=full_flops,
-                    tail_flops=count_flops(tail) * each,
-                    feature_numel=round(sum(self._numel[name].values()) / len(jobs)),
-                    full_seconds=full_seconds,
-                    predicted_seconds=measure_seconds(tail) * each,
-                )
-        return found
+        batch = len(jobs)
+        numel = {name: round(sum(of.values()) / batch) for name, of in self._numel.items()}
+        return measure_steps(self._attachment, self._sample_call, batch, num_calls, numel)
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output, captured = self._attachment.run(args, kwargs, tuple(self._attachment.points), {})

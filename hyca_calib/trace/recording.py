@@ -84,6 +84,16 @@ class Recording:
         )
 
     @property
+    def common(self) -> dict[str, Any]:
+        """What must be the same for all samples of a trace, by what people call it."""
+        return {
+            "guidance branches": (self.branches, self.stacked),
+            "timesteps": self.timesteps,
+            "tokens": {key: of.num_tokens for key, of in self.points.items()},
+            "size": list(self.latents.shape[1:]),
+        }
+
+    @property
     def device(self) -> torch.device:
         """Where the features are: not where weights are, which may be offloaded."""
         return next(iter(self.points.values())).features[0][0][0].device

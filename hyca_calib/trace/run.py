@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.load import TracedModel
-from hyca_calib.pipelines.workload import Workload
+from hyca_calib.pipelines.workload import Job, Workload
+from hyca_calib.trace.alike import check_alike
 from hyca_calib.trace.commits import Commit, committed
 from hyca_calib.trace.digests import MANIFEST
 from hyca_calib.trace.documents import write_json
@@ -89,12 +91,12 @@ def trace(
         return True
 
 
-def _probe(recorder: Recorder, request: Request) -> Recording:
-    """A run of the first batch, as short as it can be: of little strength, few steps call no network at all."""
-    most, steps = request.workload.num_steps, PROBE_STEPS
+def _probe(recorder: Recorder, workload: Workload, jobs: Sequence[Job]) -> Recording:
+    """A run of some samples, as short as it can be: of little strength, few steps call no network at all."""
+    most, steps = workload.num_steps, PROBE_STEPS
     while True:
         try:
-            return recorder.record(request.batches[0], steps, request.workload.seed)
+            return recorder.record(jobs, steps, workload.seed)
         except (TraceError, WorkloadError):
             if recorder.saw_a_call or steps >= most:
                 raise
@@ -114,10 +116,15 @@ def _record(
     """Sample and store the batches in `todo`."""
     steps, seed = request.workload.num_steps, request.workload.seed
     with Recorder(pipe, request.points, request.gram_tokens, seed, request.model.component) as recorder:
-        preflight = Preflight.of(_probe(recorder, request), request, len(todo), folder)
+        short = partial(_probe, recorder, request.workload)
+        probe = short(request.batches[0])
+        preflight = Preflight.of(probe, request, len(todo), folder)
         on_preflight(preflight)
         if not force:
             preflight.check()
+        if not folder.exists(LAYOUT):
+            check_alike(request.workload, probe, lambda job: short([job]))
+        del probe
 
         def sampled(number: int) -> Recording:
             return recorder.record(request.batches[number], steps, seed + number, number in request.gain_batches)

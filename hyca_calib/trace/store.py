@@ -48,7 +48,8 @@ class Trace:
             raise TraceError(f"{self.folder} is of {there}, not of {point}; trace with --point {there},{point}")
         self.of_point = self.attributes.points[self.points.index(self.point)]
         self.key, self.branches = point_key(self.point), self.attributes.branches
-        self.cost = self._cost()
+        self._costs = read_as(dict[str, CostModel], self.folder, COST)
+        self.cost = self.cost_at(self.point)
         self._excluded = frozenset(self.attributes.excluded)
         self._gram = self.array(f"points/{self.key}/gram")
         self.gain = self.array(f"points/{self.key}/gain")
@@ -61,11 +62,11 @@ class Trace:
         """The same trace, as another of its points shows it."""
         return self if point == self.point else type(self)(self.folder.where, point)
 
-    def _cost(self) -> CostModel:
-        costs = read_as(dict[str, CostModel], self.folder, COST)
-        if self.key not in costs:
-            raise damaged(self.folder, COST, f"has nothing of {self.key}")
-        return costs[self.key]
+    def cost_at(self, point: CachePoint) -> CostModel:
+        """What steps cost where one of the trace's points is forecast."""
+        if (key := point_key(point)) not in self._costs:
+            raise damaged(self.folder, COST, f"has nothing of {key}")
+        return self._costs[key]
 
     def array(self, name: str) -> np.ndarray:
         """One whole array, checksums verified."""

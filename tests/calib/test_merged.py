@@ -18,7 +18,7 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.origins import origins
 from hyca_calib.search.lineage import own_problem, part_for, settings_of
 from hyca_calib.trace.store import Trace
-from hyca_runtime import Plan, merge_plans, save_plan
+from hyca_runtime import Plan, load_plan, merge_plans, save_plan
 from hyca_runtime.errors import PlanError, WorkloadError
 
 WORDS = [f"{call['prompt']}\n" for call in tiny.prompts()]
@@ -54,6 +54,9 @@ def test_a_plan_for_several_step_counts_is_measured_at_each(prompts: Path, tmp_p
     for steps in (8, 12):
         found = evaluate_file(replace(options, steps=steps))
         assert (found.steps_computed, found.steps_total) == (3, steps)
+    certificates = [section.certificate for section in load_plan(options.plan).sections]
+    assert [of is not None and of.num_samples for of in certificates] == [2, 2], "each by the run of its steps"
+    assert len({of.workload for of in certificates if of}) == 2
     with pytest.raises(PlanError, match="merged from plans for 12 and 8 steps; say which of them with --steps"):
         evaluate_file(options)
     with pytest.raises(PlanError, match="merged from plans for 12 and 8 steps; 7 are none of them"):

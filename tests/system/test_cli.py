@@ -80,14 +80,22 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
     assert figures["num_samples"] == 3
     assert figures["steps_total"] == 12
     assert figures["flops_ratio"] == figures["steps_flops_ratio"] >= 3, "nothing else runs on every step"
-    assert figures["flops_ratio"] == pytest.approx(load_plan(studied).section.flops_ratio, rel=0.02)
+    section = load_plan(studied).section
+    assert figures["flops_ratio"] == pytest.approx(section.flops_ratio, rel=0.02)
+    assert section.certificate is not None
+    assert section.certificate.num_samples == 3
+    assert section.timing is not None
+    cost = Trace(traced).cost
+    assert section.timing.seconds == (cost.full_seconds, cost.predicted_seconds)
+    assert (section.timing.dtype, section.timing.batch) == ("float32", 1)
 
     again = run("search", "--budget", "3x", *QUICK, "--out", "studies/s")
     assert again.exit_code == 0
     assert "complete already" in again.stderr
     (studied.parent / "report.html").unlink()
     assert run("report", "--study", studied.parent, *MODEL).exit_code == 0
-    assert (studied.parent / "report.html").exists()
+    for page in ("report.html", "report.md"):
+        assert f"On the test split: PSNR {section.certificate.mean_db:.2f} dB" in (studied.parent / page).read_text()
 
     bench = ["bench", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--samples", 14, "--steps", 12]
     done = run(*bench, "--plan", studied, "--only", "fewer steps", "--settings", 3, "--out", "b")

@@ -40,7 +40,13 @@ LAYERS = (
         "hyca_runtime.network_plan",
         "hyca_runtime.testing",
     ),
-    ("hyca_runtime.fit", "hyca_runtime.version_2", "hyca_runtime.plan", "hyca_runtime.plan_cache"),
+    (
+        "hyca_runtime.certified",
+        "hyca_runtime.fit",
+        "hyca_runtime.version_2",
+        "hyca_runtime.plan",
+        "hyca_runtime.plan_cache",
+    ),
     ("hyca_runtime.attach",),
     (
         "hyca_runtime.report",
@@ -51,7 +57,7 @@ LAYERS = (
     ),
     ("hyca_runtime.compiled_plan",),
     ("hyca_runtime.lane",),
-    ("hyca_runtime.forecasting",),
+    ("hyca_runtime.forecasting", "hyca_runtime.cost_ratio"),
     ("hyca_runtime.executor",),
     ("hyca_runtime.session",),
     ("hyca_runtime",),

@@ -1,0 +1,27 @@
+"""What runs saved, by what their plans say of the cost of actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hyca_runtime.lane import Lane
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.schedule import COMPUTE
+
+
+def cost_ratio(lanes: Sequence[Lane], costs: Callable[[NetworkPlan], Sequence[float] | None]) -> float | None:
+    """What the same calls cost in full over what was spent; None where a plan does not say its costs.
+
+    Args:
+        costs: what a section says of each action of its palette.
+    """
+    spent = full = 0.0
+    for lane in lanes:
+        section = lane.plan.section(lane.track)
+        if (told := costs(section)) is None:
+            return None
+        cost = dict(zip(section.schedule.palette, told, strict=True))
+        for state in lane.streams.values():
+            spent += sum(count * cost[action] for action, count in state.count.actions.items())
+            full += state.count.steps * cost[COMPUTE]
+    return full / spent if spent else None
