@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from hyca_runtime.attach.attachment import Attachment, Keeper
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.bound_point import Keeper
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.compiling import outside
 from hyca_runtime.attach.late import Probe
@@ -34,11 +35,12 @@ Doing = tuple[tuple[str, ...], dict[str, Feature], Keeper | None]
 
 
 class Later(NamedTuple):
-    """A call that decides on its way, after so many blocks, and who is told the feature if it is computed."""
+    """A call that forecasts a point on its way, after so many blocks; and who is told the features if it does not."""
 
     blocks: int
     decide: Callable[[Probe], Feature | None]
     keep: Keeper
+    name: str
 
 
 NOTHING: Doing = (), {}, None
@@ -63,8 +65,10 @@ class Executor:
         self._complain = complain
         self._attachment = Attachment(module, plan.points)
         self._context = self._attachment.context
-        for blocks in {section.probes for section in plan.sections} - {0}:
-            self._attachment.late(blocks)  # refused before anything is changed
+        for action, blocks in (
+            (a, blocks) for section in plan.sections for a, blocks in section.leads.items() if blocks
+        ):
+            self._attachment.late(blocks, action.forecast[0])  # refused before anything is changed
         self._clock = Clock(module, pipe, self._context)
         self._numbers: dict[int, int] = {}
         self._numbering = threading.Lock()
@@ -130,6 +134,7 @@ class Executor:
         lane = self._lane(plan)
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
         state, follows = lane.state(call), plan.follows(lane.track)
+        fills = fills_cache or state.filled_cache
         previous = state.come_to(lane.track.position)
         state.see(signature((args, kwargs)))
         stacked = plan.section(lane.track).stacked
@@ -138,10 +143,13 @@ class Executor:
         if not follows:
             state.forget(lane.track.off_grid)
             self._leave_plan(lane)
-        elif (blocks := plan.probes(lane.track)) and not (fills_cache or state.filled_cache):
-            return Later(blocks, partial(self._decide_within, lane, call, state, previous), lane.remember(state))
+        elif (blocks := plan.probes(lane.track)) and not fills:
+            within = partial(self._decide_within, lane, call, state, previous)
+            return Later(blocks, within, lane.remember(state), plan.section(lane.track).only)
         elif (action := self._chosen(lane, call, previous, state)) != COMPUTE:
-            fills = fills_cache or state.filled_cache
+            if (blocks := plan.leads(lane.track, action)) and not fills:
+                within = partial(self._forecast_within, lane, call, state, action)
+                return Later(blocks, within, lane.remember(state, plan.adapts), action.forecast[0])
             inject = None if fills else forecast_action(lane, state, call, action)
             if inject is not None:
                 kept = plan.kept(lane.track, action)
@@ -167,6 +175,18 @@ class Executor:
         if not lane.track.ends:
             state.probes.keep(added)
         lane.computes(state, keeps=True, fills_cache=False)
+        return None
+
+    def _forecast_within(
+        self, lane: Lane, call: Call, state: StreamState, action: Action, probe: Probe
+    ) -> Feature | None:
+        """The forecast of what is behind the leading blocks of a call, or None to compute it."""
+        lane.note(state, probe.leading)
+        found = forecast_action(lane, state, call, action)
+        if found is not None:
+            return found[action.forecast[0]]
+        self._miss(lane, call, state.cause)
+        lane.computes(state, lane.plan.adapts, fills_cache=False)
         return None
 
     def _chosen(self, lane: Lane, call: Call, previous: float, state: StreamState, evidence: Evidence = None) -> Action:

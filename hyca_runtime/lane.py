@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hyca_runtime.attach.attachment import Captured
+from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import Call, CallResolver
 from hyca_runtime.compiled_plan import CompiledPlan
@@ -165,13 +165,12 @@ class Lane:
         self.streams[key].step = self.track.steps
         return self.streams[key]
 
-    def pasts(self, name: str, part: int) -> dict[str, Past]:
-        """What all guidance branches remember of a point, by branch; calls that hold several are taken apart."""
-        stacked, found = self.plan.section(self.track).stacked, dict[str, Past]()
+    def pasts(self, part: int) -> dict[tuple[str, str], Past]:
+        """What is remembered, by point and guidance branch; calls that hold several branches are taken apart."""
+        stacked, found = self.plan.section(self.track).stacked, dict[tuple[str, str], Past]()
         for (branch, of), state in self.streams.items():
-            if of == part:
-                labels = stacked_labels(branch, stacked)
-                found |= {label: state.histories[name].past(i, stacked) for i, label in enumerate(labels)}
+            for i, label in enumerate(stacked_labels(branch, stacked) if of == part else ()):
+                found |= {(name, label): history.past(i, stacked) for name, history in state.histories.items()}
         return found
 
     def computes(self, state: StreamState, keeps: bool, fills_cache: bool) -> Callable[[Captured], None]:
@@ -199,6 +198,12 @@ class Lane:
     def remember(self, state: StreamState, keeps: bool = True, fills_cache: bool = False) -> Callable[[Captured], None]:
         """What is told the features that a call captured."""
         return partial(self._remember, state, keeps, fills_cache)
+
+    def note(self, state: StreamState, captured: Captured) -> None:
+        """Keep features of a call that is not over: its forecast may weigh them."""
+        for name, feature in captured.items():
+            if feature is not None:
+                self._push(state, name, feature, keeps=True, fills_cache=False)
 
     def _remember(self, state: StreamState, keeps: bool, fills_cache: bool, captured: Captured) -> None:
         """Keep features that a forecast may need."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import permutations
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from hyca_runtime.errors import HycaError, PlanError
-from hyca_runtime.forecast import Forecast, GroupSolvers, Source
+from hyca_runtime.forecast import Forecast, GroupSolvers, Source, check_points
 from hyca_runtime.plan_facts import ModelFingerprint, Quality, TimeGrid
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
@@ -65,30 +64,16 @@ class NetworkPlan(PlanPart):
                 raise ValueError(f"grid.{label}: expected {steps} values, one per step, got {len(values)}")
         if len(set(self.grid.axis_times)) != steps:
             raise ValueError("grid.axis_times: two steps share one time")
-        used = {name for action in self.schedule.palette for name in action.forecast}
-        if unknown := used - self.points.keys():
-            raise ValueError(f"schedule.palette: forecasts {min(unknown)!r}, the points are {sorted(self.points)}")
-        if idle := self.points.keys() - used:
-            raise ValueError(f"points.{min(idle)}: no action of the palette forecasts it")
-        if "" in self.points:
-            raise ValueError("points: a point has no name")
-        for action in self.schedule.palette:
-            self._check_action(action)
         if self.action_flops is not None:
             self._check_flops(self.action_flops)
         try:
+            check_points(self.points, self.schedule.palette, self.stacked)
             for forecast in self.points.values():  # every row must exist and fit its group
                 _ = self._taps, self._source_taps, forecast.fallback_depth
             self._check_probe()
         except HycaError as error:
             raise ValueError(str(error)) from error
         return self
-
-    def _check_action(self, action: Action) -> None:
-        """Points that are forecast together must not hold each other: what is inside another never runs."""
-        for one, other in permutations(action.forecast, 2):
-            if self.points[one].at.stands_for(self.points[other].at):
-                raise ValueError(f"schedule.palette: {one!r} and {other!r} are forecast together, one holds the other")
 
     def _check_probe(self) -> None:
         """A policy that looks at what leading blocks make decides about what is behind them, and about that alone."""
@@ -153,41 +138,59 @@ class NetworkPlan(PlanPart):
         """That of the only point."""
         return self.points[self.only]
 
+    @cached_property
+    def leads(self) -> Mapping[Action, int]:
+        """After how many blocks of a call each action makes its forecast, 0 where that is done before it begins."""
+        return {a: max((self._leads(name) for name in a.forecast), default=0) for a in self.schedule.palette}
+
+    def _leads(self, name: str) -> int:
+        forecast, points = self.points[name], self.points.values()
+        if forecast.at.kind == "behind" and any(point.at.known_before(forecast.at) for point in points):
+            return forecast.at.leading
+        named = ((branch, source) for branch, sources in forecast.sources.items() for source in sources)
+        weighed = [str(source.point) for branch, source in named if source.reads_its_call(branch, self.stacked)]
+        return max((self.points[other].at.leading for other in weighed), default=self.probes)
+
     def keeps(self, action: Action, name: str) -> bool:
         """Whether a call with this action computes the tensors of a point as the full run would."""
-        return not any(self.points[other].at.stands_for(self.points[name].at) for other in action.forecast)
+        at = self.points[name].at
+        if at.kind == "leading" and at.leading <= self.leads.get(action, 0):
+            return True
+        return not any(self.points[other].at.stands_for(at) for other in action.forecast)
 
     @cached_property
     def _taps(self) -> Mapping[tuple[str, str], Mapping[int, TapTable]]:
         branches = {*self.schedule.tables, *(branch for point in self.points.values() for branch in point.groups)}
         return {
-            (name, branch): self._tabulated(name, branch, branch, point.solvers(branch))
+            (name, branch): self._tabulated(name, branch, point.solvers(branch))
             for name, point in self.points.items()
+            if point.groups
             for branch in branches
         }
 
     @cached_property
     def _source_taps(self) -> Mapping[tuple[str, str], SourceTaps]:
-        return {
-            (name, branch): tuple(
-                (source, self._tabulated(name, branch, source.branch or branch, point.everywhere(source), source.live))
-                for source in sources
-            )
-            for name, point in self.points.items()
-            for branch, sources in point.sources.items()
-        }
+        found = dict[tuple[str, str], SourceTaps]()
+        for name, point in self.points.items():
+            for branch in {*self.schedule.tables, *point.sources} if point.sources else ():
+                found[name, branch] = tuple(
+                    (source, self._tabulated(name, branch, point.everywhere(source), source))
+                    for source in point.sources.get(branch, point.sources.get(EVERY, ()))
+                )
+        return found
 
     def _tabulated(
-        self, name: str, branch: str, read: str, groups: GroupSolvers, live: bool = False
+        self, name: str, branch: str, groups: GroupSolvers, source: Source | None = None
     ) -> Mapping[int, TapTable]:
-        """Weights by which a branch is forecast from the past of another, or its own.
-
-        Args:
-            live: whether a target itself counts as past.
-        """
-        kept = [step for step, action in enumerate(self.schedule.actions(read)) if self.keeps(action, name)]
+        """Weights by which a branch is forecast at a point, from its own past there or from a source."""
+        kept = self._kept(name, branch) if source is None else self._kept(*source.read_for(name, branch))
         targets = [step for step, action in enumerate(self.schedule.actions(branch)) if name in action.forecast]
+        live = source is not None and source.live
         return tap_table(kept, targets, self.grid.axis_times, groups, self.points[name].num_channels, live)
+
+    def _kept(self, name: str, branch: str) -> list[int]:
+        """The steps on which a branch computes a point."""
+        return [step for step, action in enumerate(self.schedule.actions(branch)) if self.keeps(action, name)]
 
     def taps(self, name: str | None = None, branch: str = EVERY) -> Mapping[int, TapTable]:
         """The weights of each step on which a point is forecast, over the history that the schedule gives it.
@@ -222,9 +225,13 @@ class NetworkPlan(PlanPart):
     def depth(self, name: str | None = None) -> int:
         """How many computed features of a point a stream must remember."""
         name = name or self.only
-        tables = [taps for (point, _), taps in self._taps.items() if point == name]
-        tables += [taps for (point, _), found in self._source_taps.items() if point == name for _, taps in found]
-        return max((len(row.history) for taps in tables for row in taps.values()), default=1)
+        sizes = [len(row.history) for (of, _), taps in self._taps.items() if of == name for row in taps.values()]
+        for (of, branch), found in self._source_taps.items():
+            for source, taps in found:
+                read = source.read_for(of, branch)
+                here = frozenset() if source.live else frozenset(self._kept(*read))  # newer than what is weighed
+                sizes += [len(row.history) + (step in here) for step, row in taps.items() if read[0] == name]
+        return max(sizes, default=1)
 
     @property
     def flops_ratio(self) -> float | None:

@@ -18,7 +18,8 @@ def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
         NETWORK if name == FEATURE else name: tuple(
             all(name not in palette[action].forecast for action in actions) for actions in zip(*tables, strict=True)
         )
-        for name in section.points
+        for name, forecast in section.points.items()
+        if forecast.groups
     }
 
 
@@ -43,13 +44,17 @@ def told_sources(section: NetworkPlan) -> str:
     told = dict[str, str]()
     for forecast in section.points.values():
         for branch, sources in forecast.sources.items():
-            kinds = ["a constant" if s.branch is None else f"{_when(s)} {_named(s.branch)}" for s in sources]
-            told[_named(branch)] = ", ".join(kinds)
+            told[_named(branch)] = ", ".join(map(_weighed, sources))
     return "; ".join(f"{branch}: {kinds}" for branch, kinds in told.items())
 
 
-def _when(source: Source) -> str:
-    return "the live value of" if source.live else "the past of"
+def _weighed(source: Source) -> str:
+    if source.is_constant:
+        return "a constant"
+    names = [_named(source.branch)] if source.branch is not None else []
+    return (
+        f"{'the live value' if source.live else 'the past'} of {' at '.join([*names, *filter(None, [source.point])])}"
+    )
 
 
 def _named(branch: str) -> str:

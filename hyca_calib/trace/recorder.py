@@ -22,7 +22,8 @@ from hyca_calib.trace.recording import PointRecording, Recording
 from hyca_calib.trace.request import point_key
 from hyca_calib.trace.stacked import stacked_branches, taken_apart
 from hyca_calib.trace.tail_gain import Tail
-from hyca_runtime.attach.attachment import Attachment, Captured
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
