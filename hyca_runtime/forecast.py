@@ -62,7 +62,7 @@ class Source(PlanPart):
         """Whether forecasts of a branch weigh what the very call has computed before.
 
         Args:
-            stacked: branches that share one call.
+            stacked: branches that are forecast together.
         """
         in_call = self.is_own(branch) or branch == EVERY or stacked > 1
         return self.live and self.point is not None and in_call
@@ -134,7 +134,7 @@ def check_points(points: Mapping[str, Forecast], palette: Sequence[Action], stac
 
     Args:
         points: by name.
-        stacked: guidance branches that share one call.
+        stacked: guidance branches that are forecast together, in one call.
     """
     used = {name for action in palette for name in action.forecast}
     if unknown := used - points.keys():

@@ -9,9 +9,10 @@ from hyca_runtime.calls import Call
 from hyca_runtime.combine import by_sample, forecast, joint_forecast
 from hyca_runtime.feature import Feature
 from hyca_runtime.forecast import Source
-from hyca_runtime.lane import Lane, StreamState
+from hyca_runtime.lane import Lane
 from hyca_runtime.schedule import Action
 from hyca_runtime.stacked import stacked_labels
+from hyca_runtime.stream_state import StreamState
 
 NOT_FINITE = "forecast NaN or infinity"
 NOT_STACKED = "its calls do not hold the guidance branches that the plan was made for"
@@ -62,7 +63,7 @@ def _jointly(lane: Lane, state: StreamState, call: Call, name: str) -> Made | No
         state.cause = NOT_STACKED
         return None
     section, pasts, parts, flops = lane.plan.section(lane.track), lane.pasts(call.part), list[Feature](), 0
-    for label in stacked_labels(call.branch, section.stacked):
+    for label in stacked_labels(call.branch, section.held):
         own = pasts[name, label]
         weights = lane.plan.weights(lane.track, name, label, own)
         if weights is None:

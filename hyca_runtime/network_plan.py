@@ -23,6 +23,7 @@ from hyca_runtime.solvers import (
     mixed_rows,
     tap_table,
 )
+from hyca_runtime.stacked import stacked_labels
 
 MAX_STACKED = 8
 
@@ -38,7 +39,7 @@ class NetworkPlan(PlanPart):
         points: what can be forecast, by the names that the schedule's actions use.
         policy: what decides between the actions at run time; without one the schedule does.
         stacked: guidance branches that one call holds along its batch; those of more than one are named by
-            `stacked_labels`.
+            `stacked_labels`. Where tables name some, each runs by its own.
         action_flops: FLOPs of one step with each action of the palette, as counted, all guidance branches together,
             without text encoder and decoder.
     """
@@ -65,9 +66,9 @@ class NetworkPlan(PlanPart):
         if len(set(self.grid.axis_times)) != steps:
             raise ValueError("grid.axis_times: two steps share one time")
         if self.action_flops is not None:
-            self._check_flops(self.action_flops)
+            self.schedule.check_flops(self.action_flops)
         try:
-            check_points(self.points, self.schedule.palette, self.stacked)
+            check_points(self.points, self.schedule.palette, self.held)
             for forecast in self.points.values():  # every row must exist and fit its group
                 _ = self._taps, self._source_taps, forecast.fallback_depth
             self._check_probe()
@@ -81,6 +82,8 @@ class NetworkPlan(PlanPart):
         fitting = "trunk:residual", f"behind:{self.probes}"
         if self.probes and (len(places) > 1 or places[0] not in fitting):
             raise ValueError(f"policy: {self.decider.name!r} needs one point, one of {fitting}, got {places}")
+        if self.probes and self.held < self.stacked:
+            raise ValueError(f"policy: {self.decider.name!r} decides for a whole call, not for branches that share it")
         for forecast in self.points.values():
             for branch in forecast.groups:
                 solvers = [solver for _, solver in forecast.solvers(branch)]
@@ -88,13 +91,6 @@ class NetworkPlan(PlanPart):
                     raise ValueError("groups: 'aligned' forecasts all channels, under a policy that probes")
                 if self.is_joint and any(isinstance(s, AdaptiveSolver | Aligned) for s in solvers):
                     raise ValueError("groups: solvers that read features weigh the own past of a whole call alone")
-
-    def _check_flops(self, flops: Sequence[float]) -> None:
-        palette = self.schedule.palette
-        if len(flops) != len(palette):
-            raise ValueError(f"action_flops: expected {len(palette)} numbers, one per action, got {len(flops)}")
-        if any(cost < 0 or (action.computes and cost == 0) for cost, action in zip(flops, palette, strict=True)):
-            raise ValueError(f"action_flops: expected positive numbers, got {list(flops)}")
 
     @cached_property
     def decider(self) -> Policy:
@@ -105,6 +101,12 @@ class NetworkPlan(PlanPart):
     def probes(self) -> int:
         """After how many blocks of a call decisions fall; 0 if they fall before it."""
         return self.decider.blocks if isinstance(self.decider, ProbingPolicy) else 0
+
+    @cached_property
+    def held(self) -> int:
+        """Guidance branches of a call that are remembered together: all, or one where some have their own tables."""
+        own = {table.rpartition(" ")[2] for table in self.schedule.tables}
+        return self.stacked if own.isdisjoint(stacked_labels("", self.stacked)) else 1
 
     @property
     def is_joint(self) -> bool:
@@ -148,7 +150,7 @@ class NetworkPlan(PlanPart):
         if forecast.at.kind == "behind" and any(point.at.known_before(forecast.at) for point in points):
             return forecast.at.leading
         named = ((branch, source) for branch, sources in forecast.sources.items() for source in sources)
-        weighed = [str(source.point) for branch, source in named if source.reads_its_call(branch, self.stacked)]
+        weighed = [str(source.point) for branch, source in named if source.reads_its_call(branch, self.held)]
         return max((self.points[other].at.leading for other in weighed), default=self.probes)
 
     def keeps(self, action: Action, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import model_validator
@@ -90,6 +90,13 @@ class Schedule(PlanPart):
         """Compute the first `warmup` steps, then every `interval`-th: the rule of TaylorSeer and HyCa."""
         steps = [*range(min(warmup, num_steps)), *range(warmup - 1, num_steps, interval)]
         return cls.from_steps(num_steps, steps, point)
+
+    def check_flops(self, flops: Sequence[float]) -> None:
+        """Raises ValueError if these are not the FLOPs of the palette's actions."""
+        if len(flops) != len(self.palette):
+            raise ValueError(f"action_flops: expected {len(self.palette)} numbers, one per action, got {len(flops)}")
+        if any(cost < 0 or (action.computes and cost == 0) for cost, action in zip(flops, self.palette, strict=True)):
+            raise ValueError(f"action_flops: expected positive numbers, got {list(flops)}")
 
     def __hash__(self) -> int:
         return hash((self.palette, *sorted(self.tables.items())))

@@ -99,6 +99,14 @@ def live_plan(module: FluxTransformer2DModel) -> Plan:
     return changed(plan, points={FEATURE: forecast, "probe": probe})
 
 
+def parted_plan(module: FluxTransformer2DModel) -> Plan:
+    """Each call holds two guidance branches, computed on steps of their own."""
+    plan = make_plan(module)
+    table = plan.section.schedule.tables[EVERY]
+    tables = {EVERY: table, "1/2": (0, *(0 if step % 2 else action for step, action in enumerate(table[1:])))}
+    return changed(plan, stacked=2, schedule=Schedule(palette=plan.section.schedule.palette, tables=tables))
+
+
 def joint_plan(module: FluxTransformer2DModel) -> Plan:
     """The branches "cond" and "uncond" are forecast from each other's past, too, the latter also from a live value."""
     plan = make_plan(module, solvers=(Newton(1),))

@@ -204,8 +204,7 @@ def test_another_branch_is_read_at_another_point(pipe: EmojiPipeline) -> None:
         guided(pipe)
     assert seen.calls[0] == STEPS + len(COMPUTED)
     order = [branch for step in range(STEPS) for branch in ("cond", "uncond") if branch == "cond" or step in COMPUTED]
-    cond = [i for i, branch in enumerate(order) if branch == "cond"]
-    uncond = [i for i, branch in enumerate(order) if branch == "uncond"]
+    cond, uncond = ([i for i, branch in enumerate(order) if branch == name] for name in ("cond", "uncond"))
     ended = seen.ended[1::2]
     taps, ((_, live),) = plan.section.taps("rest", "uncond"), plan.section.sources("rest", "uncond")
     entered = seen.entered[0]
@@ -222,19 +221,20 @@ def test_halves_of_a_call_weigh_each_others_leading_blocks() -> None:
     content = content_of(pipe, lambda pipe: glyph(pipe, 3.0), "trunk:residual", "leading:1")
     (section,) = content["sections"]
     section["stacked"] = 2
-    for name, other in (("1/2", "2/2"), ("2/2", "1/2")):
-        source = {"branch": other, "point": "probe", "live": True, "solver": table(1, 32, seed=len(name))}
+    names = ("1/2", "2/2")
+    for i, name in enumerate(names):
+        source = {"branch": names[1 - i], "point": "probe", "live": True, "solver": table(1, 32, seed=i)}
         section["points"]["rest"]["sources"][name] = [source]
     plan = parse_plan(content, "plan")
     with apply_plan(pipe, plan, "error"):
         seen = Witness(pipe.transformer, 1)
         glyph(pipe, 3.0)
     assert seen.calls == [STEPS, len(COMPUTED), len(COMPUTED)]
-    for i, (name, other) in enumerate((("1/2", 1), ("2/2", 0))):
+    for i, name in enumerate(names):
         taps, ((_, live),) = plan.section.taps("rest", name), plan.section.sources("rest", name)
         residuals = [(end - begin).chunk(2)[i] for end, begin in zip(seen.ended, seen.entered, strict=True)]
         for step in PREDICTED:
-            wanted = torch.from_numpy(live[step].weights[0]) * seen.added(step).chunk(2)[other]
+            wanted = torch.from_numpy(live[step].weights[0]) * seen.added(step).chunk(2)[1 - i]
             for at, w in zip(taps[step].history, taps[step].weights, strict=True):
                 wanted = wanted + torch.from_numpy(w) * residuals[at]
             torch.testing.assert_close(residuals[step], wanted, rtol=1e-4, atol=1e-4)
