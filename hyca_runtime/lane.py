@@ -91,13 +91,13 @@ class Lane:
     def turns(self, call: Call, shapes: Signature) -> list[Turn]:
         """Those who are decided about in a call: its branch, or each of several that it holds."""
         section = self.plan.section(self.track)
-        parted = stacked_labels(call.branch, section.stacked) if section.held < section.stacked else (call.branch,)
-        found = []
-        for label in parted:
-            own = replace(call, branch=label)
-            state = self.state(own)
-            found.append(Turn(own, state, state.come_to(self.track.position), state.see(shapes)))
-        return found
+        if section.held == section.stacked:
+            return [self._turn(call, shapes)]
+        return [self._turn(replace(call, branch=of), shapes) for of in stacked_labels(call.branch, section.stacked)]
+
+    def _turn(self, call: Call, shapes: Signature) -> Turn:
+        state = self.state(call)
+        return Turn(call, state, state.come_to(self.track.position), state.see(shapes))
 
     def pasts(self, part: int) -> dict[tuple[str, str], Past]:
         """What is remembered, by point and guidance branch; calls that hold several branches are taken apart."""

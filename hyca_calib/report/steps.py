@@ -41,20 +41,21 @@ def told_points(section: NetworkPlan) -> str:
 
 def told_sources(section: NetworkPlan) -> str:
     """What forecasts weigh beside the own past of a branch: "1/2: the past of 2/2, a constant; ...", "" for nothing."""
-    told = dict[str, str]()
-    for forecast in section.points.values():
-        for branch, sources in forecast.sources.items():
-            told[_named(branch)] = ", ".join(map(_weighed, sources))
-    return "; ".join(f"{branch}: {kinds}" for branch, kinds in told.items())
+    weighing = {name: forecast.sources for name, forecast in section.points.items() if forecast.sources}
+    told = []
+    for name, sources_of in weighing.items():
+        for branch, sources in sources_of.items():
+            where = f" at {name}" if len(weighing) > 1 else ""
+            told.append(f"{_named(branch)}{where}: {', '.join(map(_weighed, sources))}")
+    return "; ".join(told)
 
 
 def _weighed(source: Source) -> str:
     if source.is_constant:
         return "a constant"
     names = [_named(source.branch)] if source.branch is not None else []
-    return (
-        f"{'the live value' if source.live else 'the past'} of {' at '.join([*names, *filter(None, [source.point])])}"
-    )
+    names += [source.point] if source.point is not None else []
+    return f"{'the live value' if source.live else 'the past'} of {' at '.join(names)}"
 
 
 def _named(branch: str) -> str:
