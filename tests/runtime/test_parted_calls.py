@@ -197,6 +197,17 @@ def test_policies_that_probe_decide_for_a_whole_call() -> None:
         parse_plan(content, "plan")
 
 
+def test_networks_that_cannot_be_parted_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny.glyphs()
+    plan, together = plan_of(pipe, wanted=COMPUTED, free=HALF), plan_of(pipe)
+    monkeypatch.setattr("hyca_runtime.fit.UNPARTED", {type(pipe.transformer).__name__})
+    with pytest.raises(
+        PlanMismatchError, match="cannot be cut along their batch; search a plan with one table for all"
+    ):
+        apply_plan(pipe, plan)
+    apply_plan(pipe, together).remove()
+
+
 def test_arguments_are_parted_along_the_batch() -> None:
     latents, text, table = torch.arange(8.0).reshape(4, 2), torch.arange(4.0), torch.zeros(6, 2)
     kwargs = {"hidden_states": latents, "more": {"text": [text, table], "scale": 2.0}, "ids": table, "flag": None}
