@@ -97,6 +97,10 @@ class CompiledPlan:
         """After how many blocks a call is to be decided about; 0 if that is done before it begins."""
         return 0 if track.undecided else self.section(track).probes
 
+    def leads(self, track: RunTracker, action: Action) -> int:
+        """After how many blocks of a call an action makes its forecast, 0 if before it begins."""
+        return self.section(track).leads.get(action, 0)
+
     def decide(
         self, track: RunTracker, stream: Stream, previous: float, run: Remembered, evidence: Evidence = None
     ) -> Action:
@@ -148,29 +152,42 @@ class CompiledPlan:
         return self._adapted(found, adaptive, section, track.position, history)
 
     def weights_beside(
-        self, track: RunTracker, name: str, branch: str, pasts: Mapping[str, Past]
+        self, track: RunTracker, name: str, branch: str, pasts: Mapping[tuple[str, str], Past]
     ) -> list[tuple[Past | None, tuple[Tensor, ...]]] | None:
         """What is weighed beside the own past of a branch, and a constant as None; None if a past lacks features.
 
         Nothing is where the own past is not what the plan's own weights take, and closed forms serve instead.
 
         Args:
-            pasts: by guidance branch.
+            pasts: by point and guidance branch.
+
+        Raises:
+            PlanMismatchError: features of both points have other shapes.
         """
-        section, own, found = self.section(track), pasts[branch], list[tuple[Past | None, tuple[Tensor, ...]]]()
+        section, own, found = self.section(track), pasts[name, branch], list[tuple[Past | None, tuple[Tensor, ...]]]()
         if self._exact(track, name, branch, own.positions) is None:
             return found
         for number, (source, table) in enumerate(section.sources(name, branch)):
             taps = table[int(track.position)]
-            past = own if source.branch is None else pasts.get(source.branch, NO_PAST)
+            past = own if source.is_constant else pasts.get(source.read_for(name, branch), NO_PAST)
             past = past.before(track.position, source.live)
-            has_them = source.branch is None or past.positions[: len(taps.history)] == taps.history
-            if not has_them or not own.is_like(past):
+            if not source.is_constant and past.positions[: len(taps.history)] != taps.history:
+                return None
+            if not own.is_like(past):
+                if source.is_own(branch):
+                    raise PlanMismatchError(self._told_shapes(name, own, str(source.point), past))
                 return None
             key, axis = (id(section), name, branch, track.position, number), section.points[name].at.channel_axis
             weights = self._weights.get(key, partial(getattr, taps, "weights"), past, axis)
-            found.append((None if source.branch is None else past, weights))
+            found.append((None if source.is_constant else past, weights))
         return found
+
+    def _told_shapes(self, name: str, own: Past, other: str, past: Past) -> str:
+        mine, theirs = ([tuple(buffer.shape[1:]) for buffer in of.buffers] for of in (own, past))
+        return (
+            f"plan {self.name!r} weighs {other!r} in forecasts of {name!r}, but features there have shapes {theirs}, "
+            f"not {mine}; weigh a point with tensors of the same shapes"
+        )
 
     def _exact(self, track: RunTracker, name: str, branch: str, past: Sequence[float]) -> TapTable | None:
         """The plan's own weights, if a history is what they take."""

@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hyca_runtime.attach.attachment import Attachment, Keeper
+from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
-from hyca_runtime.attach.compiling import outside
+from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.late import Probe
 from hyca_runtime.attach.points import find_components
-from hyca_runtime.calls import Call
 from hyca_runtime.compiled_plan import CompiledPlan
-from hyca_runtime.errors import ForecastWarning, MissingHistoryWarning, PlanMismatchError, PlanMismatchWarning
+from hyca_runtime.complaints import Complain, tell_of_leaving, tell_of_miss
+from hyca_runtime.doing import NOTHING, Apart, Doing, Later, together
 from hyca_runtime.feature import Feature, signature
-from hyca_runtime.forecasting import NOT_FINITE, forecast_action
-from hyca_runtime.lane import Lane, StreamState
+from hyca_runtime.forecasting import NOT_STACKED, forecast_action
+from hyca_runtime.lane import Lane
 from hyca_runtime.policies import Evidence
-from hyca_runtime.schedule import COMPUTE, Action
-from hyca_runtime.stacked import repeats
-
-Complain = Callable[[type[Warning], str, str], None]
-"""Told a kind of warning, what it is about, and the message; each subject is warned of once."""
-
-Doing = tuple[tuple[str, ...], dict[str, Feature], Keeper | None]
-"""What a call does: points whose features are captured, features that are forecast, and who is told the captured."""
-
-
-class Later(NamedTuple):
-    """A call that decides on its way, after so many blocks, and who is told the feature if it is computed."""
-
-    blocks: int
-    decide: Callable[[Probe], Feature | None]
-    keep: Keeper
-
-
-NOTHING: Doing = (), {}, None
-"""The network is computed, and nothing is remembered of it."""
+from hyca_runtime.schedule import Action
+from hyca_runtime.stacked import joined, parts_of, repeats
+from hyca_runtime.stream_state import Turn
 
 REPLACED = "the pipeline has another network by now; apply the plan to it again"
 FILLS = "a cache of keys and values is filled on this step or was on the one before"
@@ -63,13 +46,17 @@ class Executor:
         self._complain = complain
         self._attachment = Attachment(module, plan.points)
         self._context = self._attachment.context
-        for blocks in {section.probes for section in plan.sections} - {0}:
-            self._attachment.late(blocks)  # refused before anything is changed
+        for action, blocks in (
+            (a, blocks) for section in plan.sections for a, blocks in section.leads.items() if blocks
+        ):
+            self._attachment.late(blocks, action.forecast[0])  # refused before anything is changed
         self._clock = Clock(module, pipe, self._context)
         self._numbers: dict[int, int] = {}
         self._numbering = threading.Lock()
         self.lanes: dict[int, Lane] = {}
-        self._decide = outside(self._decide_on)
+        self._decide, self._join = outside(self._decide_on), outside(joined)
+        self._ask = outside(_asked)
+        around(self._do)
         self._attachment.install(self._answer)
 
     def saying(self, **what: Any) -> AbstractContextManager[None]:
@@ -114,12 +101,18 @@ class Executor:
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         doing = self._decide(args, kwargs)
+        if not isinstance(doing, list):
+            return self._do(args, kwargs, doing)
+        outputs = {number: self._do(*part, self._ask(done)) for number, part, done in doing}
+        return self._join([outputs[number] for number in range(len(outputs))])
+
+    def _do(self, args: tuple[Any, ...], kwargs: dict[str, Any], doing: Doing | Later) -> Any:
         if isinstance(doing, Later):
             return self._attachment.run_late(args, kwargs, *doing)
         capture, inject, keep = doing
         return self._attachment.run(args, kwargs, capture, inject, keep)[0]
 
-    def _decide_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing | Later:
+    def _decide_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing | Later | Apart:
         """What a call computes, and what is forecast."""
         plan = self._context.plan or self.plan
         if not isinstance(plan, CompiledPlan) or (self.module.training and torch.is_grad_enabled()):
@@ -129,49 +122,102 @@ class Executor:
             return NOTHING
         lane = self._lane(plan)
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
-        state, follows = lane.state(call), plan.follows(lane.track)
-        previous = state.come_to(lane.track.position)
-        state.see(signature((args, kwargs)))
-        stacked = plan.section(lane.track).stacked
-        if stacked > 1 and not state.count.steps:
-            state.stacked = bool(repeats(args, kwargs, stacked))  # waits for the device, once a run
-        if not follows:
-            state.forget(lane.track.off_grid)
-            self._leave_plan(lane)
-        elif (blocks := plan.probes(lane.track)) and not (fills_cache or state.filled_cache):
-            return Later(blocks, partial(self._decide_within, lane, call, state, previous), lane.remember(state))
-        elif (action := self._chosen(lane, call, previous, state)) != COMPUTE:
-            fills = fills_cache or state.filled_cache
-            inject = None if fills else forecast_action(lane, state, call, action)
+        turns, section = lane.turns(call, signature((args, kwargs))), plan.section(lane.track)
+        if section.stacked > 1 and turns[0].anew:
+            stacked = bool(repeats(args, kwargs, section.stacked))  # waits for the device, once a run
+            for turn in turns:
+                turn.state.stacked = stacked
+        fills = fills_cache or turns[0].state.filled_cache
+        if not plan.follows(lane.track):
+            for turn in turns:
+                turn.state.forget(lane.track.off_grid)
+            tell_of_leaving(self._complain, lane)
+            return self._computing(lane, turns, [False] * len(turns), fills_cache)
+        if plan.probes(lane.track) and not fills:
+            within = partial(self._decide_within, lane, turns[0])
+            return Later(section.probes, within, lane.remember(turns[0].state), section.only)
+        actions = [self._chosen(lane, turn) for turn in turns]
+        if len(turns) == 1 and not fills:
+            return self._done(lane, turns[0], actions[0])
+        if fills or not turns[0].state.stacked or not any(action.forecast for action in actions):
+            cause = FILLS if fills else NOT_STACKED
+            follows = [self._is_followed(lane, *each, cause) for each in zip(turns, actions, strict=True)]
+            return self._computing(lane, turns, follows, fills_cache)
+        done = [partial(self._done, lane, *each) for each in zip(turns, actions, strict=True)]
+        return self._parted(args, kwargs, actions, done)
+
+    def _parted(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        actions: list[Action],
+        done: Sequence[Callable[[], Doing | Later]],
+    ) -> Doing | Later | Apart:
+        """A call whose parts forecast; they run as one where all do the same."""
+        if len(set(actions)) == 1:
+            known = [_asked(each) for each in done]
+            if (found := together(known)) is not None:
+                return found
+            done = [partial(_itself, each) for each in known]
+        parts = parts_of(args, kwargs, len(done))
+        order = sorted(range(len(done)), key=lambda i: not actions[i].computes)  # forecasts may weigh what is computed
+        return [(i, parts[i], done[i]) for i in order]
+
+    def _done(self, lane: Lane, turn: Turn, action: Action) -> Doing | Later:
+        """What a call does for one branch, or several that are remembered together."""
+        plan, state = lane.plan, turn.state
+        if not action.computes:
+            if blocks := plan.leads(lane.track, action):
+                within = partial(self._forecast_within, lane, turn, action)
+                return Later(blocks, within, lane.remember(state, plan.adapts), action.forecast[0])
+            inject = forecast_action(lane, state, turn.call, action)
             if inject is not None:
                 kept = plan.kept(lane.track, action)
-                return kept, inject, lane.remember(state) if kept else None
-            self._miss(lane, call, FILLS if fills else state.cause)
-            follows = plan.adapts
-        elif plan.makes_up(lane.track, call.branch, previous):
-            self._miss(lane, call, state.cause)
-        return tuple(plan.points), {}, lane.computes(state, follows, fills_cache)
+                return Doing(kept, inject, lane.remember(state) if kept else None)
+        return self._computing(lane, [turn], [self._is_followed(lane, turn, action, state.cause)], fills_cache=False)
 
-    def _decide_within(
-        self, lane: Lane, call: Call, state: StreamState, previous: float, probe: Probe
-    ) -> Feature | None:
-        """The forecast of what is behind the probe of a call, or None to compute it."""
-        evidence = state.measure(lane.plan.section(lane.track).decider, probe.reached)
-        action = self._chosen(lane, call, previous, state, evidence)
-        added = probe.reached - probe.entered
+    def _is_followed(self, lane: Lane, turn: Turn, action: Action, cause: str) -> bool:
+        """Whether forecasts weigh what is computed now; tells why it is, where the plan predicts."""
         if not action.computes:
-            found = forecast_action(lane, state, call, action, added)
+            tell_of_miss(self._complain, lane, turn.call.branch, cause)
+            return lane.plan.adapts
+        if lane.plan.makes_up(lane.track, turn.call.branch, turn.previous):
+            tell_of_miss(self._complain, lane, turn.call.branch, turn.state.cause)
+        return True
+
+    def _computing(self, lane: Lane, turns: list[Turn], follows: list[bool], fills_cache: bool) -> Doing:
+        keepers = [lane.computes(t.state, f, fills_cache) for t, f in zip(turns, follows, strict=True)]
+        if len(turns) > 1 and not turns[0].state.stacked:
+            return NOTHING
+        doings = [Doing(tuple(lane.plan.points), {}, keep) for keep in keepers]
+        return doings[0] if len(doings) == 1 else together(doings) or NOTHING
+
+    def _decide_within(self, lane: Lane, turn: Turn, probe: Probe) -> Feature | None:
+        """The forecast of what is behind the probe of a call, or None to compute it."""
+        evidence = turn.state.measure(lane.plan.section(lane.track).decider, probe.reached)
+        action, added = self._chosen(lane, turn, evidence), probe.reached - probe.entered
+        found = self._within(lane, turn, action, added, keeps=True)
+        if found is None and not lane.track.ends:
+            turn.state.probes.keep(added)
+        return found
+
+    def _forecast_within(self, lane: Lane, turn: Turn, action: Action, probe: Probe) -> Feature | None:
+        """The forecast of what is behind the leading blocks of a call, or None to compute it."""
+        lane.note(turn.state, probe.leading)
+        return self._within(lane, turn, action, None, keeps=lane.plan.adapts)
+
+    def _within(self, lane: Lane, turn: Turn, action: Action, added: Tensor | None, keeps: bool) -> Feature | None:
+        if not action.computes:
+            found = forecast_action(lane, turn.state, turn.call, action, added)
             if found is not None:
                 return found[action.forecast[0]]
-            self._miss(lane, call, state.cause)
-        if not lane.track.ends:
-            state.probes.keep(added)
-        lane.computes(state, keeps=True, fills_cache=False)
+            tell_of_miss(self._complain, lane, turn.call.branch, turn.state.cause)
+        lane.computes(turn.state, keeps, fills_cache=False)
         return None
 
-    def _chosen(self, lane: Lane, call: Call, previous: float, state: StreamState, evidence: Evidence = None) -> Action:
-        stream = (call.branch, call.part, self.number())
-        return lane.plan.decide(lane.track, stream, previous, state, evidence)
+    def _chosen(self, lane: Lane, turn: Turn, evidence: Evidence = None) -> Action:
+        stream = (turn.call.branch, turn.call.part, self.number())
+        return lane.plan.decide(lane.track, stream, turn.previous, turn.state, evidence)
 
     def _lane(self, plan: CompiledPlan) -> Lane:
         """Where the calling thread is."""
@@ -186,27 +232,10 @@ class Executor:
         time, rounding = self._clock.timestep(args, kwargs).read()
         return any(section.grid.is_at(0, time, rounding) for section in plan.sections)
 
-    def _leave_plan(self, lane: Lane) -> None:
-        plan, reason = lane.plan, lane.track.off_grid
-        steps = plan.section(lane.track).schedule.num_steps
-        message = f"plan {plan.name!r} is for {steps} steps of its own sampler, but {reason}"
-        if plan.on_mismatch == "error":
-            raise PlanMismatchError(f"{message}; sample as the plan says or search a plan for these steps")
-        remedy = "Sample as the plan says, search a plan for these steps, or apply it with on_mismatch='adapt'"
-        self._complain(PlanMismatchWarning, reason, f"{message}; this run is computed in full. {remedy}")
 
-    def _miss(self, lane: Lane, call: Call, cause: str) -> None:
-        """A step that the plan predicts is computed."""
-        plan, step = lane.plan, lane.track.position
-        if cause == NOT_FINITE:
-            message = f"plan {plan.name!r} {cause} at step {step:g}; steps are computed until it can forecast again"
-            kind: type[Warning] = ForecastWarning
-        else:
-            who = f"branch {call.branch!r}" if call.branch else "the network"
-            message = f"plan {plan.name!r} predicts step {step:g}, but it is computed: {who} lacks earlier features, "
-            message += f"for {cause}"
-            kind = MissingHistoryWarning
-        if plan.on_mismatch == "error":
-            raise PlanMismatchError(message)
-        lane.lacks(cause)
-        self._complain(kind, cause, message)
+def _asked(done: Callable[[], Doing | Later]) -> Doing | Later:
+    return done()
+
+
+def _itself(doing: Doing | Later) -> Doing | Later:
+    return doing

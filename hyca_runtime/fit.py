@@ -12,6 +12,21 @@ from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.network_plan import NetworkPlan
 
+UNPARTED = frozenset(
+    {
+        "AnyFlowFARTransformer3DModel",
+        "Cosmos3OmniTransformer",
+        "HiDreamImageTransformer2DModel",
+        "JoyImageEditPlusTransformer3DModel",
+        "Kandinsky5Transformer3DModel",
+        "MiniMaxH3Transformer3DModel",
+        "OmniGenTransformer2DModel",
+        "SanaWMLTX2RefinerTransformer3DModel",
+        "WanAnimate2Transformer3DModel",
+    }
+)
+"""Networks whose samples do not all lie along the first axis of their arguments, or answer otherwise together."""
+
 
 def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
     """Raises PlanMismatchError if a section of the plan `name` is for none of these networks of a `target`."""
@@ -24,6 +39,11 @@ def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module
     kind, digest = type(module).__name__, config_digest(module)
     if kind != expected.transformer:
         raise PlanMismatchError(f"plan {name!r} is for a {expected.transformer}, got a {kind}; nothing was changed")
+    if section.held < section.stacked and kind in UNPARTED:
+        raise PlanMismatchError(
+            f"plan {name!r} computes branches of one call on steps of their own, but calls of a {kind} cannot be cut "
+            "along their batch; search a plan with one table for all. Nothing was changed"
+        )
     if digest != expected.config_digest:
         raise PlanMismatchError(
             f"plan {name!r} is for a {kind} of another configuration ({expected.config_digest[:12]}, "

@@ -8,13 +8,15 @@ from torch import Tensor
 from hyca_runtime.calls import Call
 from hyca_runtime.combine import by_sample, forecast, joint_forecast
 from hyca_runtime.feature import Feature
-from hyca_runtime.lane import Lane, StreamState
+from hyca_runtime.forecast import Source
+from hyca_runtime.lane import Lane
 from hyca_runtime.schedule import Action
 from hyca_runtime.stacked import stacked_labels
+from hyca_runtime.stream_state import StreamState
 
 NOT_FINITE = "forecast NaN or infinity"
 NOT_STACKED = "its calls do not hold the guidance branches that the plan was made for"
-NO_SOURCE = "a branch that its forecast weighs does not have the features for it, of "
+NO_SOURCE = "another point or a branch that its forecast weighs does not have the features for it, of "
 
 Made = tuple[Feature, int]
 """A feature, and the FLOPs of making it."""
@@ -60,16 +62,17 @@ def _jointly(lane: Lane, state: StreamState, call: Call, name: str) -> Made | No
     if not state.stacked:
         state.cause = NOT_STACKED
         return None
-    pasts, parts, flops = lane.pasts(name, call.part), list[Feature](), 0
-    for label in stacked_labels(call.branch, lane.plan.section(lane.track).stacked):
-        own = pasts[label]
+    section, pasts, parts, flops = lane.plan.section(lane.track), lane.pasts(call.part), list[Feature](), 0
+    for label in stacked_labels(call.branch, section.held):
+        own = pasts[name, label]
         weights = lane.plan.weights(lane.track, name, label, own)
         if weights is None:
             return None
         beside = lane.plan.weights_beside(lane.track, name, label, pasts)
         if beside is None:
-            named = {source.branch for source, _ in lane.plan.section(lane.track).sources(name, label)} - {None}
-            state.cause = NO_SOURCE + ", ".join(sorted(map(repr, named)))
+            state.cause = NO_SOURCE + ", ".join(
+                sorted({_told(s) for s, _ in section.sources(name, label) if not s.is_constant})
+            )
             return None
         terms = [(own, weights), *((past, taps) for past, taps in beside if past is not None)]
         shifts = [taps for past, taps in beside if past is None]
@@ -78,3 +81,7 @@ def _jointly(lane: Lane, state: StreamState, call: Call, name: str) -> Made | No
     if len(parts) == 1:
         return parts[0], flops
     return Feature(map(torch.cat, zip(*parts, strict=True)), parts[0].form), flops
+
+
+def _told(source: Source) -> str:
+    return " at ".join(repr(name) for name in (source.branch, source.point) if name is not None)

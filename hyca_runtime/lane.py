@@ -2,97 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
-from hyca_runtime.attach.attachment import Captured
+from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import Call, CallResolver
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.feature import Feature, Signature
-from hyca_runtime.finite_guard import FiniteGuard
-from hyca_runtime.history import History, Past
-from hyca_runtime.policies import Evidence, Policy, ProbingPolicy
-from hyca_runtime.probes import ProbeMemory
-from hyca_runtime.report import StreamCount
+from hyca_runtime.history import Past
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import COMPUTE, Action
 from hyca_runtime.stacked import stacked_labels
-
-PASSED = "a step of the plan passed without a call"
-"""Why a branch lacks features that began with its run and forgot none."""
-
-
-class StreamState:
-    """What one guidance branch remembers of the present run.
-
-    Attributes:
-        histories: the features of each point, by its name.
-        previous: the position of its latest call, -1 before the first.
-        step: the number of the run's step at its latest call.
-        probes: what its leading blocks made, where a policy looks at that.
-        memory: what the plan's policy remembers, None before it was asked.
-        cause: why its history is shorter than the plan wants, if it is.
-        stacked: whether its calls hold as many branches as the plan says.
-        filled_cache: whether its latest computed call also filled a cache of keys and values. Such a call may
-            have more tokens than the next, before theirs.
-    """
-
-    def __init__(self, depths: Mapping[str, int], cause: str) -> None:
-        self.histories = {name: History(depth) for name, depth in depths.items()}
-        self.count = StreamCount()
-        self.guard = FiniteGuard()
-        self.previous = -1.0
-        self.step = 0
-        self.cause = cause
-        self.memory: Any = None
-        self.probes = ProbeMemory()
-        self.stacked = True
-        self.filled_cache = False
-        self._signature: Signature = ()
-
-    def come_to(self, position: float) -> float:
-        """Move to a step; returns the position of the call before, -1 at the first."""
-        previous, self.previous = self.previous, position
-        if 0 <= previous < position - 1:
-            self.cause = PASSED
-        return previous
-
-    def see(self, shapes: Signature) -> None:
-        """Forget the features if those of a call with these shapes are not comparable."""
-        if self._signature and shapes != self._signature and not self.filled_cache:
-            self.forget("the shapes of what it is called with changed")
-        self._signature = shapes
-
-    def forget(self, cause: str) -> None:
-        self.clear()
-        self.guard.forget()
-        self.cause = cause
-
-    def measure(self, policy: Policy, probe: Tensor) -> Evidence:
-        """What a policy that probes says of a probe; waits for the device."""
-        if not isinstance(policy, ProbingPolicy):
-            return None
-        self.count.waits += 1
-        return self.probes.measure(policy, probe)
-
-    @property
-    def computed(self) -> int:
-        """Calls of the run on which all of the network ran."""
-        return self.count.computed
-
-    @property
-    def nbytes(self) -> int:
-        return sum(history.nbytes for history in self.histories.values()) + self.probes.nbytes
-
-    def clear(self) -> None:
-        """Give the memory of all features back."""
-        for history in self.histories.values():
-            history.clear()
-        self.probes.clear()
+from hyca_runtime.stream_state import PASSED, StreamState, Turn
 
 
 class Lane:
@@ -129,7 +53,7 @@ class Lane:
         if not self.streams:
             return frozenset()
         section = self.plan.section(self.track)
-        called = {label for branch, _ in self.streams for label in stacked_labels(branch, section.stacked)}
+        called = {label for branch, _ in self.streams for label in stacked_labels(branch, section.held)}
         return section.branches - called
 
     @property
@@ -162,16 +86,25 @@ class Lane:
         if key not in self.streams:
             began = f"it began at step {self.track.position:g}" if self.track.position > 0 else PASSED
             self.streams[key] = StreamState(self.plan.depths, began)
-        self.streams[key].step = self.track.steps
         return self.streams[key]
 
-    def pasts(self, name: str, part: int) -> dict[str, Past]:
-        """What all guidance branches remember of a point, by branch; calls that hold several are taken apart."""
-        stacked, found = self.plan.section(self.track).stacked, dict[str, Past]()
+    def turns(self, call: Call, shapes: Signature) -> list[Turn]:
+        """Those who are decided about in a call: its branch, or each of several that it holds."""
+        section = self.plan.section(self.track)
+        if section.held == section.stacked:
+            return [self._turn(call, shapes)]
+        return [self._turn(replace(call, branch=of), shapes) for of in stacked_labels(call.branch, section.stacked)]
+
+    def _turn(self, call: Call, shapes: Signature) -> Turn:
+        state = self.state(call)
+        return Turn(call, state, state.come_to(self.track.position), state.see(shapes))
+
+    def pasts(self, part: int) -> dict[tuple[str, str], Past]:
+        """What is remembered, by point and guidance branch; calls that hold several branches are taken apart."""
+        stacked, found = self.plan.section(self.track).held, dict[tuple[str, str], Past]()
         for (branch, of), state in self.streams.items():
-            if of == part:
-                labels = stacked_labels(branch, stacked)
-                found |= {label: state.histories[name].past(i, stacked) for i, label in enumerate(labels)}
+            for i, label in enumerate(stacked_labels(branch, stacked) if of == part else ()):
+                found |= {(name, label): history.past(i, stacked) for name, history in state.histories.items()}
         return found
 
     def computes(self, state: StreamState, keeps: bool, fills_cache: bool) -> Callable[[Captured], None]:
@@ -192,6 +125,7 @@ class Lane:
     def _free(self, state: StreamState) -> None:
         """Give the memory of a run's features back on its last step, once no branch there may weigh them."""
         together = list(self.streams.values()) if self.plan.section(self.track).is_joint else [state]
+        state.step = self.track.steps
         if all(other.step == state.step for other in together):
             for other in together:
                 other.clear()
@@ -199,6 +133,12 @@ class Lane:
     def remember(self, state: StreamState, keeps: bool = True, fills_cache: bool = False) -> Callable[[Captured], None]:
         """What is told the features that a call captured."""
         return partial(self._remember, state, keeps, fills_cache)
+
+    def note(self, state: StreamState, captured: Captured) -> None:
+        """Keep features of a call that is not over: its forecast may weigh them."""
+        for name, feature in captured.items():
+            if feature is not None:
+                self._push(state, name, feature, keeps=True, fills_cache=False)
 
     def _remember(self, state: StreamState, keeps: bool, fills_cache: bool, captured: Captured) -> None:
         """Keep features that a forecast may need."""

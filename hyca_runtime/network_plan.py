@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import permutations
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from hyca_runtime.errors import HycaError, PlanError
-from hyca_runtime.forecast import Forecast, GroupSolvers, Source
+from hyca_runtime.forecast import Forecast, GroupSolvers, Source, check_points
 from hyca_runtime.plan_facts import Certificate, ModelFingerprint, Quality, TimeGrid, Timing, check_costs
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import Policy, PolicySpec, ProbingPolicy, Scheduled, policy_from_spec
 from hyca_runtime.schedule import EVERY, Action, Schedule
 from hyca_runtime.solvers import (
-    AdaptiveSolver,
-    Aligned,
     Instant,
     TapTable,
     mixed_rows,
     tap_table,
 )
+from hyca_runtime.stacked import stacked_labels
 
 MAX_STACKED = 8
 
@@ -39,7 +37,7 @@ class NetworkPlan(PlanPart):
         points: what can be forecast, by the names that the schedule's actions use.
         policy: what decides between the actions at run time; without one the schedule does.
         stacked: guidance branches that one call holds along its batch; those of more than one are named by
-            `stacked_labels`.
+            `stacked_labels`. Where tables name some, each runs by its own.
         action_flops: FLOPs of one step with each action of the palette, as counted, all guidance branches together,
             without text encoder and decoder.
         timing: seconds of the same steps, on a machine where they were measured.
@@ -61,20 +59,12 @@ class NetworkPlan(PlanPart):
     @model_validator(mode="after")
     def _check(self) -> NetworkPlan:
         self.grid.check(self.schedule.num_steps)
-        used = {name for action in self.schedule.palette for name in action.forecast}
-        if unknown := used - self.points.keys():
-            raise ValueError(f"schedule.palette: forecasts {min(unknown)!r}, the points are {sorted(self.points)}")
-        if idle := self.points.keys() - used:
-            raise ValueError(f"points.{min(idle)}: no action of the palette forecasts it")
-        if "" in self.points:
-            raise ValueError("points: a point has no name")
-        for action in self.schedule.palette:
-            self._check_action(action)
         computes = [action.computes for action in self.schedule.palette]
         for label, costs in (("action_flops", self.action_flops), ("timing.seconds", self.action_seconds)):
             if costs is not None:
                 check_costs(label, costs, computes)
         try:
+            check_points(self.points, self.schedule.palette, self.held)
             for forecast in self.points.values():  # every row must exist and fit its group
                 _ = self._taps, self._source_taps, forecast.fallback_depth
             self._check_probe()
@@ -82,25 +72,16 @@ class NetworkPlan(PlanPart):
             raise ValueError(str(error)) from error
         return self
 
-    def _check_action(self, action: Action) -> None:
-        """Points that are forecast together must not hold each other: what is inside another never runs."""
-        for one, other in permutations(action.forecast, 2):
-            if self.points[one].at.stands_for(self.points[other].at):
-                raise ValueError(f"schedule.palette: {one!r} and {other!r} are forecast together, one holds the other")
-
     def _check_probe(self) -> None:
         """A policy that looks at what leading blocks make decides about what is behind them, and about that alone."""
         places = [str(forecast.at) for forecast in self.points.values()]
         fitting = "trunk:residual", f"behind:{self.probes}"
         if self.probes and (len(places) > 1 or places[0] not in fitting):
             raise ValueError(f"policy: {self.decider.name!r} needs one point, one of {fitting}, got {places}")
+        if self.probes and self.held < self.stacked:
+            raise ValueError(f"policy: {self.decider.name!r} decides for a whole call, not for branches that share it")
         for forecast in self.points.values():
-            for branch in forecast.groups:
-                solvers = [solver for _, solver in forecast.solvers(branch)]
-                if any(isinstance(s, Aligned) for s in solvers) and (len(solvers) > 1 or not self.probes):
-                    raise ValueError("groups: 'aligned' forecasts all channels, under a policy that probes")
-                if self.is_joint and any(isinstance(s, AdaptiveSolver | Aligned) for s in solvers):
-                    raise ValueError("groups: solvers that read features weigh the own past of a whole call alone")
+            forecast.check_readers(probed=self.probes > 0, joint=self.is_joint)
 
     @cached_property
     def decider(self) -> Policy:
@@ -111,6 +92,12 @@ class NetworkPlan(PlanPart):
     def probes(self) -> int:
         """After how many blocks of a call decisions fall; 0 if they fall before it."""
         return self.decider.blocks if isinstance(self.decider, ProbingPolicy) else 0
+
+    @cached_property
+    def held(self) -> int:
+        """Guidance branches of a call that are remembered together: all, or one where some have their own tables."""
+        own = {table.rpartition(" ")[2] for table in self.schedule.tables}
+        return self.stacked if own.isdisjoint(stacked_labels("", self.stacked)) else 1
 
     @property
     def is_joint(self) -> bool:
@@ -144,42 +131,60 @@ class NetworkPlan(PlanPart):
         """That of the only point."""
         return self.points[self.only]
 
+    @cached_property
+    def leads(self) -> Mapping[Action, int]:
+        """After how many blocks of a call each action makes its forecast, 0 where that is done before it begins."""
+        return {a: max((self._leads(name) for name in a.forecast), default=0) for a in self.schedule.palette}
+
+    def _leads(self, name: str) -> int:
+        forecast, points = self.points[name], self.points.values()
+        if forecast.at.kind == "behind" and any(point.at.known_before(forecast.at) for point in points):
+            return forecast.at.leading
+        named = ((branch, source) for branch, sources in forecast.sources.items() for source in sources)
+        weighed = [str(source.point) for branch, source in named if source.reads_its_call(branch, self.held)]
+        return max((self.points[other].at.leading for other in weighed), default=self.probes)
+
     def keeps(self, action: Action, name: str) -> bool:
         """Whether a call with this action computes the tensors of a point: whether none of what they are made of is
         forecast."""
-        return not any(self.points[other].at.is_part_of(self.points[name].at) for other in action.forecast)
+        at = self.points[name].at
+        if at.kind == "leading" and at.leading <= self.leads.get(action, 0):
+            return True
+        return not any(self.points[other].at.is_part_of(at) for other in action.forecast)
 
     @cached_property
     def _taps(self) -> Mapping[tuple[str, str], Mapping[int, TapTable]]:
         branches = {*self.schedule.tables, *(branch for point in self.points.values() for branch in point.groups)}
         return {
-            (name, branch): self._tabulated(name, branch, branch, point.solvers(branch))
+            (name, branch): self._tabulated(name, branch, point.solvers(branch))
             for name, point in self.points.items()
+            if point.groups
             for branch in branches
         }
 
     @cached_property
     def _source_taps(self) -> Mapping[tuple[str, str], SourceTaps]:
-        return {
-            (name, branch): tuple(
-                (source, self._tabulated(name, branch, source.branch or branch, point.everywhere(source), source.live))
-                for source in sources
-            )
-            for name, point in self.points.items()
-            for branch, sources in point.sources.items()
-        }
+        found = dict[tuple[str, str], SourceTaps]()
+        for name, point in self.points.items():
+            for branch in {*self.schedule.tables, *point.sources} if point.sources else ():
+                found[name, branch] = tuple(
+                    (source, self._tabulated(name, branch, point.everywhere(source), source))
+                    for source in point.sources.get(branch, point.sources.get(EVERY, ()))
+                )
+        return found
 
     def _tabulated(
-        self, name: str, branch: str, read: str, groups: GroupSolvers, live: bool = False
+        self, name: str, branch: str, groups: GroupSolvers, source: Source | None = None
     ) -> Mapping[int, TapTable]:
-        """Weights by which a branch is forecast from the past of another, or its own.
-
-        Args:
-            live: whether a target itself counts as past.
-        """
-        kept = [step for step, action in enumerate(self.schedule.actions(read)) if self.keeps(action, name)]
+        """Weights by which a branch is forecast at a point, from its own past there or from a source."""
+        kept = self._kept(name, branch) if source is None else self._kept(*source.read_for(name, branch))
         targets = [step for step, action in enumerate(self.schedule.actions(branch)) if name in action.forecast]
+        live = source is not None and source.live
         return tap_table(kept, targets, self.grid.axis_times, groups, self.points[name].num_channels, live)
+
+    def _kept(self, name: str, branch: str) -> list[int]:
+        """The steps on which a branch computes a point."""
+        return [step for step, action in enumerate(self.schedule.actions(branch)) if self.keeps(action, name)]
 
     def taps(self, name: str | None = None, branch: str = EVERY) -> Mapping[int, TapTable]:
         """The weights of each step on which a point is forecast, over the history that the schedule gives it.
@@ -214,9 +219,13 @@ class NetworkPlan(PlanPart):
     def depth(self, name: str | None = None) -> int:
         """How many computed features of a point a stream must remember."""
         name = name or self.only
-        tables = [taps for (point, _), taps in self._taps.items() if point == name]
-        tables += [taps for (point, _), found in self._source_taps.items() if point == name for _, taps in found]
-        return max((len(row.history) for taps in tables for row in taps.values()), default=1)
+        sizes = [len(row.history) for (of, _), taps in self._taps.items() if of == name for row in taps.values()]
+        for (of, branch), found in self._source_taps.items():
+            for source, taps in found:
+                read = source.read_for(of, branch)
+                here = frozenset() if source.live else frozenset(self._kept(*read))  # newer than what is weighed
+                sizes += [len(row.history) + (step in here) for step, row in taps.items() if read[0] == name]
+        return max(sizes, default=1)
 
     @property
     def action_seconds(self) -> tuple[float, ...] | None:
@@ -226,20 +235,12 @@ class NetworkPlan(PlanPart):
     @property
     def flops_ratio(self) -> float | None:
         """FLOPs of the full run over those of the plan; None where it does not say costs, or what some branches do."""
-        return self._ratio(self.action_flops)
+        return None if self.action_flops is None else self.schedule.cost_ratio(self.action_flops)
 
     @property
     def seconds_ratio(self) -> float | None:
         """The same of seconds, as `timing` has them."""
-        return self._ratio(self.action_seconds)
-
-    def _ratio(self, costs: Sequence[float] | None) -> float | None:
-        tables = dict(self.schedule.tables)
-        others = tables.pop(EVERY)
-        if costs is None or (tables and others not in tables.values()):
-            return None
-        chosen = [*tables.values()] or [others]  # where one repeats a named one, all branches have names
-        return costs[others[0]] * len(others) / (sum(costs[i] for table in chosen for i in table) / len(chosen))
+        return None if self.action_seconds is None else self.schedule.cost_ratio(self.action_seconds)
 
     def __eq__(self, other: object) -> bool:
         """Equal fields; the cached properties hold arrays and do not count."""

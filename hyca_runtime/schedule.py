@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import model_validator
@@ -106,6 +106,19 @@ class Schedule(PlanPart):
     def apart(self) -> tuple[str, ...]:
         """Guidance branches that have steps of their own; `EVERY` where none has."""
         return tuple(branch for branch in self.tables if branch != EVERY) or (EVERY,)
+
+    def cost_ratio(self, costs: Sequence[float]) -> float | None:
+        """What the full run costs over what this does; None where it does not say what all branches do.
+
+        Args:
+            costs: of each action of the palette, all guidance branches together.
+        """
+        named = {branch: table for branch, table in self.tables.items() if branch != EVERY}
+        if named and self.tables[EVERY] not in named.values():
+            return None
+        tables = [*named.values()] or [self.tables[EVERY]]  # where one repeats a named one, all branches have names
+        spent = sum(costs[action] for table in tables for action in table) / len(tables)
+        return costs[tables[0][0]] * self.num_steps / spent
 
     def steps_of(self, point: str, branch: str = EVERY) -> tuple[int, ...]:
         """Steps on which a point is forecast for a guidance branch, in order."""

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from hyca_runtime.feature import Feature
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments by place and by name."""
 
 
 def stacked_labels(branch: str, parts: int) -> tuple[str, ...]:
@@ -29,11 +37,69 @@ def same(one: Tensor, other: Tensor) -> Tensor:
     return torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all()
 
 
+def parts_of(args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> list[Arguments]:
+    """The arguments of a call for each part of its batch; what does not count its samples is the same for all.
+
+    Args:
+        parts: as many as `repeats` has found.
+    """
+    samples = _denoised(args, kwargs)
+    batch, listed = len(samples), not isinstance(samples, Tensor)
+
+    def counts(value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return value.ndim > 0 and len(value) == batch
+        return listed and isinstance(value, list | tuple) and len(value) == batch and _are_tensors(value)
+
+    def rows(part: int, value: Any) -> Any:
+        return value[part * batch // parts : (part + 1) * batch // parts] if counts(value) else value
+
+    def of(part: int, argument: Any) -> Any:
+        return tree_map(partial(rows, part), argument, is_leaf=counts)
+
+    return [
+        (tuple(of(part, value) for value in args), {name: of(part, value) for name, value in kwargs.items()})
+        for part in range(parts)
+    ]
+
+
+def joined(outputs: Sequence[Any]) -> Any:
+    """What a call would have answered whose parts answered so, in order; lists of tensors are of samples."""
+    flat = [tree_flatten(output, is_leaf=lambda value: isinstance(value, list)) for output in outputs]
+    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    return tree_unflatten([_one_after_the_other(column) for column in columns], flat[0][1])
+
+
+def parted(feature: Feature | None, parts: int) -> list[Feature | None]:
+    """The feature of each part of a call's batch; None where there are no such parts."""
+    if feature is None or any(part.ndim == 0 or len(part) % parts for part in feature):
+        return [None] * parts
+    return [Feature(pieces, feature.form) for pieces in zip(*(part.chunk(parts) for part in feature), strict=True)]
+
+
+def _one_after_the_other(pieces: Sequence[Any]) -> Any:
+    if isinstance(pieces[0], list):
+        return [member for piece in pieces for member in piece]
+    return torch.cat(list(pieces)) if isinstance(pieces[0], Tensor) and pieces[0].ndim else pieces[0]
+
+
 def _latents(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """What a call denoises: its hidden states, else the first argument that holds floating numbers."""
+    """What a call denoises, stacked along its batch."""
+    samples = _denoised(args, kwargs)
+    if isinstance(samples, Tensor):
+        return samples
+    return torch.stack(list(samples)) if len({member.shape for member in samples}) == 1 else None
+
+
+def _denoised(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | Sequence[Tensor]:
+    """The hidden states, else the first argument that holds floating numbers; one tensor or one for each sample."""
     for value in (kwargs.get("hidden_states"), *args, *kwargs.values()):
         members = value if isinstance(value, list | tuple) else [value]
-        if members and all(isinstance(member, Tensor) and member.is_floating_point() for member in members):
-            alike = isinstance(value, Tensor) or len({member.shape for member in members}) == 1
-            return (value if isinstance(value, Tensor) else torch.stack(list(members))) if alike else None
-    return None
+        if members and _are_tensors(members) and all(member.is_floating_point() for member in members):
+            return value  # type: ignore[no-any-return]
+    return ()
+
+
+def _are_tensors(values: Sequence[Any]) -> bool:
+    """Whether all are tensors."""
+    return all(isinstance(value, Tensor) for value in values)

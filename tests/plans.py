@@ -88,6 +88,25 @@ def probing_plan(module: FluxTransformer2DModel) -> Plan:
     return changed(make_plan(module), points=points, policy=ProbedChange(0.2).spec(max_computed=8))
 
 
+def live_plan(module: FluxTransformer2DModel) -> Plan:
+    """The first block runs on every step; all blocks together are forecast from what it adds there, too."""
+    plan = make_plan(module)
+    steps, channels = plan.section.schedule.predicted_steps, module.inner_dim
+    weights = Fitted(steps, np.random.default_rng(0).normal(0, 0.1, (len(steps), 2, channels))).spec()
+    sources = {EVERY: (Source(point="probe", live=True, solver=weights),)}
+    forecast = _alike("trunk:residual", channels, Newton(1)).model_copy(update={"sources": sources})
+    probe = Forecast(at=parse_point("leading:1"), num_channels=channels)
+    return changed(plan, points={FEATURE: forecast, "probe": probe})
+
+
+def parted_plan(module: FluxTransformer2DModel) -> Plan:
+    """Each call holds two guidance branches, computed on steps of their own."""
+    plan = make_plan(module)
+    table = plan.section.schedule.tables[EVERY]
+    tables = {EVERY: table, "1/2": (0, *(0 if step % 2 else action for step, action in enumerate(table[1:])))}
+    return changed(plan, stacked=2, schedule=Schedule(palette=plan.section.schedule.palette, tables=tables))
+
+
 def joint_plan(module: FluxTransformer2DModel) -> Plan:
     """The branches "cond" and "uncond" are forecast from each other's past, too, the latter also from a live value."""
     plan = make_plan(module, solvers=(Newton(1),))

@@ -16,16 +16,15 @@ MOST_NAMED = 6
 def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
     """Whether the network, or what each named point stands for, is computed on each step for all branches.
 
-    Of a point behind the first blocks among others these blocks are told.
+    Of a point behind the first blocks, beside one that stands for them too, these blocks are told.
     """
-    found, tables = dict[str, tuple[bool, ...]](), [*section.schedule.tables.values()]
-    for name, forecast in section.points.items():
-        label, leading = NETWORK if name == FEATURE else name, name != FEATURE and forecast.at.kind == "behind"
-        runs = [not leading and section.keeps(action, name) for action in section.schedule.palette]
-        if leading:
-            label = f"first {forecast.at.path} blocks"
-            whole = [any(section.points[of].at.skips_loop for of in a.forecast) for a in section.schedule.palette]
-            runs = [not skipped for skipped in whole]
+    found, tables, palette = dict[str, tuple[bool, ...]](), section.schedule.tables.values(), section.schedule.palette
+    forecast = {name: of.at for name, of in section.points.items() if of.groups}  # others are only weighed
+    none_runs = [any(forecast[name].skips_loop for name in action.forecast) for action in palette]
+    for name, at in forecast.items():
+        label, runs = NETWORK if name == FEATURE else name, [section.keeps(action, name) for action in palette]
+        if at.kind == "behind" and any(none_runs):
+            label, runs = f"first {at.path} blocks", [not skipped for skipped in none_runs]
         found[label] = tuple(all(runs[action] for action in actions) for actions in zip(*tables, strict=True))
     return found
 
@@ -48,12 +47,13 @@ def told_points(section: NetworkPlan) -> str:
 
 def told_sources(section: NetworkPlan) -> str:
     """What forecasts weigh beside the own past of a branch: "1/2: the past of 2/2, a constant; ...", "" for nothing."""
-    told = dict[str, str]()
-    for forecast in section.points.values():
-        for branch, sources in forecast.sources.items():
-            kinds = ["a constant" if s.branch is None else f"{_when(s)} {_named(s.branch)}" for s in sources]
-            told[_named(branch)] = ", ".join(kinds)
-    return "; ".join(f"{branch}: {kinds}" for branch, kinds in told.items())
+    weighing = {name: forecast.sources for name, forecast in section.points.items() if forecast.sources}
+    told = []
+    for name, sources_of in weighing.items():
+        for branch, sources in sources_of.items():
+            where = f" at {name}" if len(weighing) > 1 else ""
+            told.append(f"{_named(branch)}{where}: {', '.join(map(_weighed, sources))}")
+    return "; ".join(told)
 
 
 def told_certificate(section: NetworkPlan, plan: Plan) -> str:
@@ -64,8 +64,12 @@ def told_certificate(section: NetworkPlan, plan: Plan) -> str:
     return str(valid) if valid else "none: the plan was changed after it was certified; `hyca evaluate` measures it"
 
 
-def _when(source: Source) -> str:
-    return "the live value of" if source.live else "the past of"
+def _weighed(source: Source) -> str:
+    if source.is_constant:
+        return "a constant"
+    names = [_named(source.branch)] if source.branch is not None else []
+    names += [source.point] if source.point is not None else []
+    return f"{'the live value' if source.live else 'the past'} of {' at '.join(names)}"
 
 
 def _named(branch: str) -> str:

@@ -12,7 +12,8 @@ from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.rows import Regressor, Row, plan_taps, rows_of
-from hyca_runtime.attach.attachment import Attachment, Captured
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver

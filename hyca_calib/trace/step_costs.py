@@ -12,7 +12,8 @@ import torch
 from hyca_calib.costs.flops import TIMED_TAPS, CostModel, TimedOn, count_flops, measure_seconds
 from hyca_calib.pipelines.weights import precision_of
 from hyca_calib.records.provenance import machine
-from hyca_runtime.attach.attachment import Attachment, Captured
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.combine import forecast
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.history import History

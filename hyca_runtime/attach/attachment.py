@@ -10,17 +10,21 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from hyca_runtime.attach.bound_leading import BoundLeading
 from hyca_runtime.attach.bound_output import BoundOutput
+from hyca_runtime.attach.bound_point import Captured, Keeper, Proxies
 from hyca_runtime.attach.bound_points import bind_points
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
 from hyca_runtime.attach.deferred import Call, settled
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
-from hyca_runtime.attach.late import Decide, LateBehind
+from hyca_runtime.attach.late import Decide, Decision, LateBehind
+from hyca_runtime.attach.other_caches import check_undriven
 from hyca_runtime.attach.points import Place
 from hyca_runtime.attach.proxies import exchange
 from hyca_runtime.errors import AttachError
@@ -30,11 +34,6 @@ from hyca_runtime.schedule import FEATURE
 
 Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 """Answers a call of the network, given its arguments."""
-
-Captured = dict[str, Feature | None]
-"""Features by the name of their point."""
-
-Keeper = Callable[[Captured], None]
 
 Standing = list[tuple[Place, nn.Module]]
 """Who stood in some places."""
@@ -61,10 +60,7 @@ class Attachment:
     def __init__(self, module: nn.Module, points: CachePoint | Mapping[str, CachePoint], apart: bool = True) -> None:
         if module in _attached:
             raise AttachError(f"{type(module).__name__} has a plan applied already; call remove() on its session first")
-        if getattr(module, "is_cache_enabled", False) is True or _has_cache_hooks(module):
-            raise AttachError(f"{type(module).__name__} has a diffusers cache enabled; call disable_cache() first")
-        if getattr(module, "_is_cached", False) is True:
-            raise AttachError(f"{type(module).__name__} has cache-dit enabled; call its disable_cache first")
+        check_undriven(module)
         self.module = module
         self.points = {FEATURE: points} if isinstance(points, CachePoint) else dict(points)
         self.context = Context()
@@ -77,9 +73,9 @@ class Attachment:
         self._enter = outside(self._put_in)
         self._leave = outside(self._put_back)
         self._take = outside(self._hand_over)
-        self._late: dict[int, LateBehind] = {}
+        self._late: dict[tuple[str, int], LateBehind] = {}
         self._enter_late = outside(self._put_gates)
-        self._take_late = outside(self._hand_over_late)
+        self._take_late = outside(Decision.hand_over)
         self._settle = outside(self._settled)
 
     @property
@@ -157,60 +153,76 @@ class Attachment:
             finally:
                 self._leave(own)
 
-    def run_late(self, args: tuple[Any, ...], kwargs: dict[str, Any], blocks: int, decide: Decide, keep: Keeper) -> Any:
-        """Run the leading blocks; then the others, or the forecast of the only point in their place.
+    def run_late(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        blocks: int,
+        decide: Decide,
+        keep: Keeper,
+        name: str | None = None,
+    ) -> Any:
+        """Run the leading blocks; then the others, or a forecast in their place.
 
         Args:
-            blocks: how many lead. The point is ``behind`` as many, or the trunk's residual.
-            decide: gives the forecast of the point on the way, or None to compute it.
-            keep: told the feature, if it was computed.
+            blocks: how many lead.
+            decide: gives the forecast on the way, or None to compute; it is handed the features of the points of
+                leading blocks.
+            keep: told the features of all other points, if they were computed.
+            name: of the point that is forecast, ``behind`` as many blocks or the trunk's residual; may be left out if
+                there is only one.
 
         Returns:
             The network's output.
         """
         args, kwargs = self._settle(args, kwargs, ())
         with self._turn:
-            own = self._enter_late(blocks, decide)
+            decision, own = self._enter_late(blocks, decide, name)
             try:
                 output = self._forward(*args, **kwargs)
-                self._take_late(blocks, keep)
+                self._take_late(decision, output, keep)
             finally:
                 self._leave(own)
         return output
 
-    def _put_gates(self, blocks: int, decide: Decide) -> list[Standing]:
-        return [exchange(self.late(blocks).proxies(decide))]
-
-    def late(self, blocks: int) -> LateBehind:
-        """Where a call with so many leading blocks decides.
+    def late(self, blocks: int, name: str | None = None) -> LateBehind:
+        """Where a call with so many leading blocks decides whether a point, or the only one, is forecast.
 
         Raises:
             AttachError: the network cannot be probed so.
         """
-        if blocks not in self._late:
-            self._late[blocks] = LateBehind(self.module, blocks, whole=self.point.kind == "trunk")
-        return self._late[blocks]
+        point = self.point if name is None else self.points[name]
+        key = (point.kind, blocks)
+        if key not in self._late:
+            leading = [name for name, at in self.points.items() if at.kind == "leading" and at.leading <= blocks]
+            self._late[key] = LateBehind(self.module, blocks, point.kind == "trunk", self._bound, leading)
+        return self._late[key]
 
-    def _hand_over_late(self, blocks: int, keep: Keeper) -> None:
-        feature = self.late(blocks).captured()
-        if feature is not None:
-            keep(dict.fromkeys(self.points, feature))
+    def _put_gates(self, blocks: int, decide: Decide, name: str | None) -> tuple[Decision, list[Standing]]:
+        late = self.late(blocks, name)
+        decision = late.begin(decide)
+        return decision, self._stand(late.stands(decision))
 
     def _settled(self, args: tuple[Any, ...], kwargs: dict[str, Any], inject: Iterable[str]) -> Call:
         """The arguments, with calls made of which a block may look at the answer."""
         return (args, kwargs) if any(self.points[name].skips_loop for name in inject) else settled((args, kwargs))
 
     def _put_in(self, capture: Iterable[str], inject: Mapping[str, Feature]) -> list[Standing]:
-        """Let everybody take their places, one point after the other: what stands in one place is stacked.
+        """Let who injects stand around who captures in the same place: that is what the network goes on with.
 
-        Who injects stands outermost, so that what is captured in the same place is what the network goes on with.
+        Around both stands who captures what comes into a block, which may be passed by.
         """
+        captures = [self._bound[name] for name in capture]
+        inner = [point.captures for point in captures if not isinstance(point, BoundLeading)]
+        outer = [point.captures for point in captures if isinstance(point, BoundLeading)]
+        return self._stand([*inner, *(partial(self._bound[n].injectors, f) for n, f in inject.items()), *outer])
+
+    def _stand(self, stands: Iterable[Callable[[], Proxies]]) -> list[Standing]:
+        """Let everybody take their places, one point after the other: what stands in one place is stacked."""
         own: list[Standing] = []
         try:
-            for name in capture:
-                own.append(exchange(self._bound[name].captures()))  # noqa: PERF401  (what was put in is put back)
-            for name, feature in inject.items():
-                own.append(exchange(self._bound[name].injectors(feature)))
+            for proxies in stands:
+                own.append(exchange(proxies()))  # noqa: PERF401  (what was put in is put back)
         except BaseException:
             self._put_back(own)
             raise
@@ -236,10 +248,3 @@ class Attachment:
         """Run only what lies behind the only point, on `feature`."""
         (name,) = self.points
         return self.run(args, kwargs, (), {name: feature})[0]
-
-
-def _has_cache_hooks(module: nn.Module) -> bool:
-    """Whether a cache of diffusers was put on the blocks directly; offload hooks keep no state of a run."""
-    registries = (getattr(part, "_diffusers_hook", None) for part in module.modules())
-    hooks = [hook for registry in registries if registry is not None for hook in registry.hooks.values()]
-    return any(getattr(hook, "_is_stateful", False) for hook in hooks)

@@ -7,13 +7,16 @@ Needed only where some blocks run and others do not (points of kind `span` and `
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from hyca_runtime.errors import AttachError
+
+Streams = Mapping[str, Tensor]
+"""Tensors that come into a block, by the name of its argument."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class BlockIO:
         order = list(inspect.signature(forward).parameters)
         slots = [(name, order.index(name)) for name in self.returns]
         return tuple(args[i] if i < len(args) else kwargs.get(name) for name, i in slots)
+
+    def named(self, values: Sequence[Any]) -> Streams:
+        """Those of the values that are tensors, by name."""
+        return {name: v for name, v in zip(self.returns, values, strict=False) if isinstance(v, Tensor)}
 
 
 def _contracts(returns: tuple[str, ...], *classes: str) -> dict[str, BlockIO]:
@@ -96,6 +103,23 @@ def block_io(block: nn.Module) -> BlockIO:
     if not names:
         raise AttachError(f"what {type(block).__name__} takes and returns is not known; use the point 'output'")
     return BlockIO((names[0],))
+
+
+MAIN_STREAMS = ("hidden_states", "gen_seq")
+"""What blocks with several streams call the one of the latents, where it is not their first."""
+
+
+def main_stream(coming: Streams) -> str:
+    """The name of the stream that the final norm sees."""
+    return next((name for name in MAIN_STREAMS if name in coming), next(iter(coming)))
+
+
+def stream_like(coming: Streams, value: Tensor) -> Tensor | None:
+    """The stream of the shape of `value`, the main one before others."""
+    main = coming.get("hidden_states")
+    if main is not None and main.shape == value.shape:
+        return main
+    return next((stream for stream in coming.values() if stream.shape == value.shape), None)
 
 
 def streams(output: Any) -> tuple[Any, ...]:

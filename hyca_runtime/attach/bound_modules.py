@@ -47,8 +47,11 @@ class BoundModules(BoundPoint):
         for watcher in self._watching:  # a network need not call all its modules: Flux 3 has blocks by modality
             forms.append([(alone, [value is not None for value in values]) for alone, values in watcher.captured])
             parts += [value for _, values in watcher.captured for value in values if value is not None]
-        self._watching = []
+        self.discard()
         return Feature(parts, forms) if parts else None
+
+    def discard(self) -> None:
+        self._watching = []
 
     def injectors(self, feature: Feature) -> Proxies:
         parts = iter(feature)

@@ -23,6 +23,9 @@ class BoundOutput(BoundPoint):
         form = _take_apart(output, parts)
         return Feature(parts, form)
 
+    def discard(self) -> None:
+        """Nothing is seen but the output."""
+
     def injectors(self, feature: Feature) -> Proxies:
         raise NotImplementedError("nothing runs when an output is predicted")
 

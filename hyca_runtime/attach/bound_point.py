@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,11 @@ from hyca_runtime.attach.points import Place
 from hyca_runtime.feature import Feature
 
 Proxies = Sequence[tuple[Place, nn.Module]]
+
+Captured = dict[str, Feature | None]
+"""Features by the name of their point."""
+
+Keeper = Callable[[Captured], None]
 
 
 class BoundPoint(ABC):
@@ -24,6 +29,10 @@ class BoundPoint(ABC):
     @abstractmethod
     def captured(self, output: Any) -> Feature | None:
         """The feature of the call that just ended with `output`; None if it never came to the point."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget what was seen of a call whose feature nobody wants."""
 
     @abstractmethod
     def injectors(self, feature: Feature) -> Proxies:

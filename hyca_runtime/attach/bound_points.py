@@ -7,6 +7,7 @@ from itertools import combinations, permutations
 
 from torch import nn
 
+from hyca_runtime.attach.bound_leading import BoundLeading
 from hyca_runtime.attach.bound_modules import BoundModules
 from hyca_runtime.attach.bound_output import BoundOutput
 from hyca_runtime.attach.bound_point import BoundPoint
@@ -51,11 +52,13 @@ def bind_point(network: nn.Module, point: CachePoint) -> BoundPoint:
     """
     if point.kind == "output":
         return BoundOutput()
+    if point.kind == "leading":
+        return BoundLeading(network, point.leading)
     residual = point.keep == "residual"
     if point.kind == "trunk":
         return BoundTail(network, residual)
     if point.kind == "behind":
-        return BoundTail(network, residual, int(point.path))
+        return BoundTail(network, residual, point.leading)
     if point.kind == "span":
         span = find_span(network, *point.ends)
         return BoundModules(span[-1:], span[:-1], residual)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hyca_runtime.attach.block_io import stream_like
 from hyca_runtime.attach.bound_point import BoundPoint, Proxies
 from hyca_runtime.attach.points import Place, cut_lists, find_block_lists, find_embedders, find_tail, nth_block
 from hyca_runtime.attach.proxies import (
@@ -50,9 +51,7 @@ class BoundTail(BoundPoint):
             self._watching = [[CaptureInput(place.module) for place in part] for part in self._tail]
             flat = [watcher for part in self._watching for watcher in part]
             self._pairs = list(zip(self._places, flat, strict=True))
-        for part in self._watching:
-            for watcher in part:
-                watcher.kept.clear()  # of a call that an exception cut off
+        self.discard()  # of a call that an exception cut off
         if not self._residual:
             return self._pairs
         begins = [nth_block(blocks, runs) for blocks, runs in self._cut]
@@ -78,14 +77,18 @@ class BoundTail(BoundPoint):
     def _origin(self, value: Tensor) -> Tensor:
         """What the blocks made `value` from."""
         for entry in self._origins:
-            streams = zip(entry.io.returns, entry.captured or (), strict=False)
-            for _, stream in sorted(streams, key=lambda named: named[0] != "hidden_states"):
-                if isinstance(stream, Tensor) and stream.shape == value.shape:
-                    return stream
+            if (stream := stream_like(entry.streams, value)) is not None:
+                return stream
         raise AttachError(
             f"no block of {type(self._network).__name__} takes what its final norm does, {tuple(value.shape)}; "
             "use the point 'trunk'"
         )
+
+    def discard(self) -> None:
+        for part in self._watching:
+            for watcher in part:
+                watcher.kept.clear()
+        self._origins = []
 
     def injectors(self, feature: Feature) -> Proxies:
         idle = [(at, _idle(at.module, runs)) for at, runs in self._cut]

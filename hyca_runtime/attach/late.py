@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from hyca_runtime.attach.block_io import block_io
-from hyca_runtime.attach.bound_point import Proxies
+from hyca_runtime.attach.block_io import Streams, block_io, main_stream, stream_like
+from hyca_runtime.attach.bound_point import BoundPoint, Captured, Keeper, Proxies
 from hyca_runtime.attach.compiling import outside
 from hyca_runtime.attach.points import Place, cut_lists, find_block_lists, find_tail, nth_block
 from hyca_runtime.attach.proxies import CaptureStreams, Proxy
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
-
-Streams = dict[str, Tensor]
-"""Tensors by the name of the block's argument."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +24,12 @@ class Probe:
     Attributes:
         entered: the main stream as it came into the first block.
         reached: as it comes out of the leading blocks.
+        leading: features of points of leading blocks, by name.
     """
 
     entered: Tensor
     reached: Tensor
+    leading: Captured
 
 
 Decide = Callable[[Probe], Feature | None]
@@ -41,14 +40,19 @@ class Decision:
     """What one call decided, once it did.
 
     Args:
-        whole: whether the forecast is what all blocks add, the leading ones among them.
+        first: stands where the first block does.
+        late: where it decides.
+
+    Attributes:
+        forecast: of what is behind, None until it is made or if that is computed.
     """
 
-    def __init__(self, decide: Decide, first: CaptureStreams, whole: bool) -> None:
-        self._ask, self._first, self._whole = outside(decide), first, whole
+    def __init__(self, decide: Decide, first: CaptureStreams, late: LateBehind) -> None:
+        self.first = first
+        self.forecast: Feature | None = None
+        self._ask, self._decide, self._late = outside(self._asked), decide, late
         self._made = False
         self._streams: Streams = {}
-        self.forecast: Feature | None = None
 
     def at(self, streams: Streams) -> bool:
         """Whether what is behind is forecast; decided at the first block that asks.
@@ -57,12 +61,21 @@ class Decision:
             streams: what comes into that block.
         """
         if not self._made:
-            first = zip(self._first.io.returns, self._first.captured or (), strict=False)
-            entered = {name: stream for name, stream in first if isinstance(stream, Tensor)}
-            name = _main(streams)
-            self._made, self._streams = True, entered if self._whole else streams
-            self.forecast = self._ask(Probe(entered.get(name, streams[name]), streams[name]))
+            entered, name = self.first.streams, main_stream(streams)
+            self._made, self._streams = True, entered if self._late.whole else streams
+            self.forecast = self._ask(entered.get(name, streams[name]), streams[name])
         return self.forecast is not None
+
+    def _asked(self, entered: Tensor, reached: Tensor) -> Feature | None:
+        return self._decide(Probe(entered, reached, self._late.captured(self._late.leading)))
+
+    def hand_over(self, output: Any, keep: Keeper) -> None:
+        """Tell the features that are not known since the decision, if they were computed."""
+        if self._made and self.forecast is None:
+            keep(self._late.captured([n for n in self._late.bound if n not in self._late.leading], output))
+        else:
+            for point in self._late.bound.values():
+                point.discard()
 
     def origin(self, value: Tensor) -> Tensor:
         """What the forecast blocks make `value` from.
@@ -70,7 +83,7 @@ class Decision:
         Raises:
             AttachError: no such stream.
         """
-        found = next((stream for stream in self._streams.values() if stream.shape == value.shape), None)
+        found = stream_like(self._streams, value)
         if found is None:
             raise AttachError(
                 f"no block takes what the final norm does, {tuple(value.shape)}; probe fewer or more blocks"
@@ -87,25 +100,22 @@ class Gate(Proxy):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         values = self.io.inputs(self.own.forward, args, kwargs)
-        named = {n: v for n, v in zip(self.io.returns, values, strict=False) if isinstance(v, Tensor)}
-        if self.decision.at(named):
+        if self.decision.at(self.io.named(values)):
             return values if len(values) > 1 else values[0]
         return self.inner(*args, **kwargs)
 
 
 class GatedTail(Proxy):
-    """Runs `inner` on its input, plus the forecast if there is one; keeps what the blocks behind added if not."""
+    """Runs `inner` on its input; on what came to the first block behind plus the forecast, if there is one."""
 
     def __init__(self, inner: nn.Module, decision: Decision) -> None:
         super().__init__(inner)
         self.decision = decision
-        self.added: Tensor | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         origin = self.decision.origin(x)
         if self.decision.forecast is not None:
             return self.inner(origin + self.decision.forecast[0], *args, **kwargs)
-        self.added = x - origin
         return self.inner(x, *args, **kwargs)
 
 
@@ -115,13 +125,17 @@ class LateBehind:
     Args:
         running: how many lead, counted across the lists in order.
         whole: whether they belong to what is forecast, which then is added to what came into the first block.
+        bound: all points, by name.
+        leading: names of those that are known once the leading blocks have run.
 
     Raises:
         AttachError: there are not more blocks than that, or what they take is not known.
     """
 
-    def __init__(self, network: nn.Module, running: int, whole: bool) -> None:
-        self._whole = whole
+    def __init__(
+        self, network: nn.Module, running: int, whole: bool, bound: Mapping[str, BoundPoint], leading: Sequence[str]
+    ) -> None:
+        self.whole, self.bound, self.leading = whole, bound, leading
         lists = find_block_lists(network)
         cut = cut_lists(lists, running)
         self._first = nth_block(lists[0], 0)
@@ -132,23 +146,20 @@ class LateBehind:
         if len(tail) > 1:
             raise AttachError(f"{type(network).__name__} has {len(tail)} streams at its end; one can be probed")
         self._tail: list[Place] = tail[0]
-        self._watching: list[GatedTail] = []
 
-    def proxies(self, decide: Decide) -> Proxies:
-        """The stand-ins of one call."""
-        first = CaptureStreams(self._first.module)
-        decision = Decision(decide, first, self._whole)
-        self._watching = [GatedTail(place.module, decision) for place in self._tail]
-        gates = [(place, Gate(place.module, decision)) for place in self._gated]
-        return [(self._first, first), *gates, *zip(self._tail, self._watching, strict=True)]
+    def begin(self, decide: Decide) -> Decision:
+        """The decision of one call."""
+        return Decision(decide, CaptureStreams(self._first.module), self)
 
-    def captured(self) -> Feature | None:
-        """What the blocks behind added in the call that just ended; None if it was forecast."""
-        added = [tail.added for tail in self._watching if tail.added is not None]
-        self._watching = []
-        return Feature(added, [self._tail]) if added else None
+    def stands(self, decision: Decision) -> list[Callable[[], Proxies]]:
+        """Who stands in the network meanwhile, from the innermost: captures see what a gate is asked about, and what it
+        leaves to the final norm."""
+        return [
+            lambda: [(self._first, decision.first), *((at, Gate(at.module, decision)) for at in self._gated)],
+            *(point.captures for point in self.bound.values()),
+            lambda: [(at, GatedTail(at.module, decision)) for at in self._tail],
+        ]
 
-
-def _main(streams: Streams) -> str:
-    """The name of the stream that the final norm sees."""
-    return "hidden_states" if "hidden_states" in streams else next(iter(streams))
+    def captured(self, names: Iterable[str], output: Any = None) -> Captured:
+        """The features of some points in the call so far."""
+        return {name: self.bound[name].captured(output) for name in names}

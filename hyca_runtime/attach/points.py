@@ -193,7 +193,9 @@ def cut_lists(lists: Sequence[Place], running: int) -> list[tuple[Place, int]]:
             found.append((place, max(0, running - total)))
         total += size
     if not found:
-        raise AttachError(f"the point 'behind:{running}' needs blocks behind, the network has {total}")
+        raise AttachError(
+            f"the point 'behind:{running}' needs blocks behind, the network has {total}; so does 'leading:{running}'"
+        )
     return found
 
 

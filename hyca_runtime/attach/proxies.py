@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyca_runtime.attach.block_io import BlockIO, block_io, check_streams, streams
+from hyca_runtime.attach.block_io import BlockIO, Streams, block_io, check_streams, streams
 from hyca_runtime.attach.points import Place
 from hyca_runtime.errors import AttachError
 
@@ -102,6 +102,11 @@ class CaptureStreams(Proxy):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.captured = self.io.inputs(self.own.forward, args, kwargs)
         return self.inner(*args, **kwargs)
+
+    @property
+    def streams(self) -> Streams:
+        """Those that are tensors; none before the call."""
+        return self.io.named(self.captured or ())
 
 
 Outputs = tuple[bool, tuple[Any, ...]]

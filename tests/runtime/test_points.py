@@ -131,7 +131,7 @@ def test_places_that_are_not_there(pipe: EmojiPipeline, text: str, reason: str) 
 
 @pytest.mark.parametrize("text", ["stem", "span", "span:a", "modules", "output:residual", "output:x", "span:a..b..c"])
 def test_points_that_are_none(text: str) -> None:
-    with pytest.raises(PlanError, match="expected trunk, output, behind:NUMBER, blocks, span"):
+    with pytest.raises(PlanError, match="expected trunk, output, leading:NUMBER, behind:NUMBER, blocks, span"):
         parse_point(text)
 
 

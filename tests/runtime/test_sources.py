@@ -204,8 +204,9 @@ def test_a_branch_without_a_name_is_a_source_like_others(pipe: EmojiPipeline) ->
     track: Any = SimpleNamespace(at=0, off_grid="", position=2.0, undecided=False)
     buffers = (torch.randn(2, 1, 4, section.forecast.num_channels),)
     past, older = Past((1.0, 0.0), buffers, [0, 1]), Past((0.0,), buffers, [1])
-    assert compiled.weights_beside(track, "feature", "#1", {"#1": past, "": older}) is None
-    found = compiled.weights_beside(track, "feature", "#1", {"#1": past, "": past})
+    own = {("feature", "#1"): past}
+    assert compiled.weights_beside(track, "feature", "#1", {**own, ("feature", ""): older}) is None
+    found = compiled.weights_beside(track, "feature", "#1", {**own, ("feature", ""): past})
     assert found is not None
     assert [of is None for of, _ in found] == [False, True]
 
@@ -221,6 +222,16 @@ def test_sources_of_all_branches(pipe: EmojiPipeline) -> None:
             found.append(emoji(pipe))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+def test_sources_of_all_branches_serve_tables_of_their_own(pipe: EmojiPipeline) -> None:
+    plan = hand_plan(pipe, parse_point("trunk"), lambda: emoji(pipe), lambda steps: COMPUTED)
+    content = json.loads(plan.model_dump_json())
+    content["sections"][0]["schedule"]["tables"]["uncond"] = [0, 1, 0, 1, 1, 1]
+    content["sections"][0]["points"]["feature"]["sources"] = {"*": [{"solver": {"name": "hold"}}]}
+    with apply_plan(pipe, parse_plan(content, "plan"), "error") as session:
+        emoji(pipe)
+        assert [count.computed for count in session.report().streams.values()] == [3, 2]
 
 
 def test_branches_that_are_never_called_are_told(pipe: EmojiPipeline) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from plans import STEPS, joint_plan, layered_plan, make_plan, probing_plan
+from plans import STEPS, joint_plan, layered_plan, live_plan, make_plan, probing_plan
 from torch import Tensor
 
 from hyca_runtime import Plan, Session
@@ -183,7 +183,10 @@ def no_warnings() -> Iterator[None]:
 @pytest.mark.parametrize("with_scheduler", [True, False], ids=["pipeline", "network"])
 @pytest.mark.parametrize(
     ("kind", "sequences"),
-    [(make_plan, SEQUENCES // 2), *((kind, SEQUENCES // 6) for kind in (layered_plan, probing_plan, joint_plan))],
+    [
+        (make_plan, SEQUENCES // 2),
+        *((kind, SEQUENCES // 6) for kind in (layered_plan, probing_plan, joint_plan, live_plan)),
+    ],
 )
 def test_sequences_of_runs(
     kind: Callable[[FluxTransformer2DModel], Plan], sequences: int, with_scheduler: bool

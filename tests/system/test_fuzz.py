@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from plans import joint_plan, layered_plan, make_plan, probing_plan
+from plans import joint_plan, layered_plan, live_plan, make_plan, parted_plan, probing_plan
 from storage import record
 
 from hyca_calib.pipelines.workload import Workload
@@ -33,6 +33,8 @@ def sow(folder: Path, workload: Workload) -> None:
         layered_plan(pipe.transformer),
         probing_plan(pipe.transformer),
         joint_plan(pipe.transformer),
+        live_plan(pipe.transformer),
+        parted_plan(pipe.transformer),
     ]
     for kind in RUNS:
         (folder / kind).mkdir()

@@ -17,10 +17,13 @@ from torch import nn
 from hyca_calib.pipelines.classes import quiet
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_runtime import AttachError
-from hyca_runtime.attach.attachment import Attachment, Captured
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.layers import find_layers
 from hyca_runtime.attach.points import cut_lists, find_block_lists
+from hyca_runtime.fit import UNPARTED
 from hyca_runtime.point import CachePoint, parse_point
+from hyca_runtime.stacked import joined, parts_of
 from studies.zoo import MODELS, PIPELINES
 from studies.zoo.check import check_model, check_pipeline, run_of
 from studies.zoo.table import POINTS, to_markdown
@@ -159,6 +162,44 @@ FUSED = {"PRXTransformer2DModel", "MiniMaxMusic3Transformer1DModel"}
 """Their MLP is no module of its own."""
 BETWEEN_LISTS = {"LatteTransformer3DModel", "MotifVideoTransformer3DModel"}
 """What the final norm takes is made between or beside the blocks behind the first: tracing finds it out."""
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_call_cut_along_its_batch(name: str) -> None:
+    """Together the parts answer as the whole does, but for networks that are known not to."""
+    with torch.no_grad(), quiet():
+        module, call = MODELS[name].build(), MODELS[name].call(6, 0.5)
+        whole = tensors_of(module(**call))
+        try:
+            found = tensors_of(joined([module(*args, **kwargs) for args, kwargs in parts_of((), call, 2)]))
+        except (RuntimeError, IndexError):
+            found = []
+    pairs = zip(found, whole, strict=False)
+    same = len(found) == len(whole) and all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
+    assert same != (name in UNPARTED)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_first_block_adds(name: str) -> None:
+    """It is read in the full call, which it does not change; with what the others add it is what all do."""
+    texts = ("leading:1", "behind:1", "trunk:residual")
+    with torch.no_grad(), quiet():
+        module, call = MODELS[name].build(), run_of(MODELS[name])[-1]
+        output = [tensor.clone() for tensor in tensors_of(module(**call))]
+        attachment = Attachment(module, {text: parse_point(text) for text in texts})
+        if name in OTHER_INPUT:
+            return
+        computed, found = attachment.run((), call, texts, {})
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(computed), output, strict=True))
+    leading, behind, whole = (feature[0] for feature in found.values() if feature is not None)
+    together = leading.shape == behind.shape and torch.allclose(leading + behind, whole, rtol=1e-4, atol=1e-5)
+    assert together != (name in REFINERS_FIRST), (leading.shape, behind.shape)
+
+
+REFINERS_FIRST = {"Lumina2Transformer2DModel", "ZImageTransformer2DModel"}
+"""Their first block takes less than the final norm does: a plan that weighs what it adds is told so."""
 
 
 NOT_PROBED = {
