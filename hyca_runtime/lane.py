@@ -77,7 +77,7 @@ class StreamState:
         if not isinstance(policy, ProbingPolicy):
             return None
         self.count.waits += 1
-        return self.probes.measure(policy, probe)
+        return self.probes.measure(policy, probe, self.previous)
 
     @property
     def computed(self) -> int:

@@ -1,5 +1,6 @@
 """Decisions between the actions of a plan; importing this package registers those that ship with HyCa."""
 
+from hyca_runtime.policies.accumulated_change import AccumulatedChange
 from hyca_runtime.policies.base import (
     Evidence,
     Policy,
@@ -11,15 +12,18 @@ from hyca_runtime.policies.base import (
 )
 from hyca_runtime.policies.careful_end import CarefulEnd
 from hyca_runtime.policies.probed_change import ProbedChange
+from hyca_runtime.policies.rescaled_change import RescaledChange
 from hyca_runtime.policies.scheduled import Scheduled
 
 __all__ = [
+    "AccumulatedChange",
     "CarefulEnd",
     "Evidence",
     "Policy",
     "PolicySpec",
     "ProbedChange",
     "ProbingPolicy",
+    "RescaledChange",
     "Scheduled",
     "policies",
     "policy_from_spec",

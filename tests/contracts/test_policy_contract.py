@@ -15,6 +15,7 @@ from hyca_runtime.policies import (
     Policy,
     PolicySpec,
     ProbedChange,
+    RescaledChange,
     Scheduled,
     policies,
     policy_from_spec,
@@ -22,7 +23,14 @@ from hyca_runtime.policies import (
 from hyca_runtime.schedule import Action, Schedule
 from hyca_runtime.testing import NUM_STEPS, POLICY_CHECKS, check_policy, decisions_of
 
-ALL_POLICIES = (Scheduled(), CarefulEnd(), CarefulEnd(steps=5), ProbedChange(0.1), ProbedChange(0.4, retained=0.0))
+ALL_POLICIES = (
+    Scheduled(),
+    CarefulEnd(),
+    CarefulEnd(steps=5),
+    ProbedChange(0.1),
+    ProbedChange(0.4, retained=0.0),
+    RescaledChange(0.2, (3.0, -0.1, 0.05), (0.01, 0.2)),
+)
 
 
 @pytest.mark.parametrize("check", POLICY_CHECKS)

@@ -1,0 +1,138 @@
+"""Step caches as presets: what is fitted on full runs, and the threshold for a budget."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from spies import Witness
+
+from hyca_calib.commands.options import SearchLimits
+from hyca_calib.commands.presets import OFFERS, Asked
+from hyca_calib.costs.budget import Budget
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.rollout import followed, sample_latents
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.search import kept_runs
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.step_caches import rule as rules
+from hyca_calib.search.step_caches import search, teacache
+from hyca_calib.search.step_caches.teacache import TeaCache, fit_polynomial
+from hyca_calib.search.study import StudyFolder
+from hyca_calib.trace.store import Trace
+from hyca_runtime import Plan
+from hyca_runtime.errors import BudgetError
+
+Array = NDArray[np.float64]
+
+PRESETS = ("teacache",)
+
+
+@pytest.fixture
+def problem(recorded: Trace) -> Problem:
+    return Problem(recorded)
+
+
+def make(pipe: EmojiPipeline, problem: Problem, folder: Path, preset: str, budget: str, **options: Any) -> Plan:
+    """What ``hyca search`` does with a preset."""
+    limits = SearchLimits(preset=preset, **options)
+    wanted = Budget.parse(budget)
+    maker = OFFERS[preset].prepare(Asked(pipe, [problem], [wanted], limits, folder))
+    return maker(wanted, StudyFolder.open(folder / "study", {}))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few samples and halvings: quick."""
+    monkeypatch.setattr(search, "SAMPLES", 2)
+    monkeypatch.setattr(search, "HALVINGS", 3)
+    monkeypatch.setattr(teacache, "FIT_SAMPLES", 2)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_budget_is_met_on_average_and_no_run_goes_beyond_the_bound(
+    pipe: EmojiPipeline, problem: Problem, tmp_path: Path, preset: str
+) -> None:
+    plan = make(pipe, problem, tmp_path, preset, "2x")
+    section, jobs = plan.section, problem.workload.of("select")[:2]
+    assert section.policy is not None
+    most, shares = section.policy.max_computed, []
+    assert most is not None
+    for job in jobs:
+        with followed(pipe, plan) as session:
+            sample_latents(pipe, [job], problem.workload.num_steps, 1)
+            report = session.report()
+        assert report.flops_ratio is not None
+        assert max(count.computed for count in report.streams.values()) <= most < problem.trace.num_steps
+        shares.append(1 / report.flops_ratio)
+    assert 1 / 3 < statistics.fmean(shares) <= 0.5
+    account = StudyFolder.open(tmp_path / "study", {}).read_result()
+    assert account["flops_ratios"] == sorted(round(1 / share, 3) for share in shares)[: len(account["flops_ratios"])]
+    assert account["settings"]["threshold"] == section.policy.configuration["threshold"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_nothing_can_meet_is_refused_without_a_run(
+    pipe: EmojiPipeline, problem: Problem, tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules.Rule, "fitted", lambda self, *_: self)
+    monkeypatch.setattr(TeaCache, "fitted", lambda self, *_: self)
+    monkeypatch.setattr(search._Tries, "_run", lambda *_: pytest.fail("a run"))
+    with pytest.raises(BudgetError, match=rf"cannot be met by {preset}: [0-9.]+x is the most; ask for less"):
+        make(pipe, problem, tmp_path, preset, "11x")
+
+
+class Watched:
+    """Full runs of the first two jobs of the fit split, sample by sample: of each call what a witness saw."""
+
+    def __init__(self, pipe: EmojiPipeline, workload: Workload) -> None:
+        self.runs = list[Witness]()
+        self.outputs = list[list[Array]]()
+        for job in workload.of("fit")[:2]:
+            seen, outputs = Witness(pipe.transformer, 1), list[Array]()
+            hook = pipe.transformer.register_forward_hook(lambda *a, o=outputs: o.append(a[-1][0].double().numpy()))
+            with torch.no_grad():
+                sample_latents(pipe, [job], workload.num_steps, 1)
+            hook.remove()
+            seen.remove()
+            self.runs.append(seen)
+            self.outputs.append(outputs)
+
+
+def relative_changes(tensors: list[Any]) -> list[float]:
+    arrays = [np.asarray(t, np.float64) for t in tensors]
+    return [float(np.abs(b - a).mean() / np.abs(a).mean()) for a, b in itertools.pairwise(arrays)]
+
+
+def test_the_polynomial_of_teacache(
+    pipe: EmojiPipeline, problem: Problem, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacache, "FIT_SAMPLES", 2)
+    fitted = TeaCache().fitted(pipe, problem, tmp_path, lambda share: None)
+    seen = Watched(pipe, workload)
+    inputs = np.concatenate([relative_changes(run.reached) for run in seen.runs])
+    outputs = np.concatenate([relative_changes(run) for run in seen.outputs])
+    assert fitted.within == pytest.approx((inputs.min(), inputs.max()), rel=1e-4)
+    expected = np.poly1d(np.polyfit(inputs, outputs, 4))(inputs)
+    np.testing.assert_allclose(np.poly1d(fitted.coefficients)(inputs), expected, rtol=1e-3)
+    monkeypatch.setattr(kept_runs, "write_json", lambda *_: pytest.fail("a run"))
+    assert TeaCache().fitted(pipe, problem, tmp_path, lambda share: None) == fitted, "what was measured is kept"
+
+
+def test_a_polynomial_of_few_changes() -> None:
+    assert fit_polynomial(np.array([]), np.array([])) == (TeaCache().coefficients, TeaCache().within)
+    coefficients, within = fit_polynomial(np.array([0.2, 0.2]), np.array([0.1, 0.3]))
+    assert within == (0.2, 0.2)
+    assert coefficients == pytest.approx((0.2,))
+    coefficients, within = fit_polynomial(np.array([1.0, 2.0, 3.0]), np.array([2.0, 5.0, 10.0]))
+    assert within == (1.0, 3.0)
+    assert coefficients == pytest.approx((1.0, 0.0, 1.0), abs=1e-9)
+    assert replace(TeaCache(), coefficients=coefficients).policy(0.5).change(2.0) == pytest.approx(5.0)

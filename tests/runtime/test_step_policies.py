@@ -1,0 +1,148 @@
+"""Policies of published step caches, against their rules worked out again here, and by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from plans import alike, changed, make_plan
+from spies import Witness
+from torch import Tensor
+
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_runtime import Plan, apply_plan
+from hyca_runtime.moment import Moment
+from hyca_runtime.policies import Policy, RescaledChange
+from hyca_runtime.schedule import FEATURE, Schedule
+from hyca_runtime.solvers import Hold, Solver
+
+STEPS = 12
+Array = NDArray[np.float64]
+
+
+def draw(pipe: EmojiPipeline, guidance: float = 1.0, prompts: Sequence[str] = ("red heart",)) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "return_dict": False}
+    latents: Tensor = pipe(list(prompts), generator=generator, true_cfg_scale=guidance, **call)[0]
+    return latents
+
+
+def deciding_plan(pipe: EmojiPipeline, policy: Policy, point: str, solver: Solver) -> Plan:
+    points = {FEATURE: alike(point, pipe.transformer.inner_dim, solver)}
+    plan = make_plan(pipe.transformer, computed=[0], steps=STEPS)
+    return changed(plan, points=points, policy=policy.spec())
+
+
+def decided(policy: Policy, evidence: Sequence[float | None]) -> list[int]:
+    """The calls that compute, of one sample on which a probe measures so much."""
+    schedule, state, found = Schedule.from_steps(len(evidence), [0]), policy.begin(), list[int]()
+    for step, measured in enumerate(evidence):
+        moment = Moment(0, step, step - 1, len(evidence))
+        action, state = policy.decide(state, moment, schedule, None if measured is None else (measured,))
+        found += [step] if action.computes else []
+    return found
+
+
+def relative(now: Array, before: Array) -> float:
+    return float(np.abs(now - before).mean() / np.abs(before).mean())
+
+
+@dataclass
+class Run:
+    """One run of one sample: what comes into the first block, out of the leading ones, and to the final norm."""
+
+    entered: list[Array]
+    reached: list[Array]
+    ended: list[Array]
+
+    @classmethod
+    def of(cls, seen: Witness) -> Run:
+        return cls(*([t.double().numpy() for t in of] for of in (seen.entered, seen.reached, seen.ended)))
+
+
+Followed = tuple[list[int], list[Array]]
+"""The computed steps, and what reaches the final norm on every step."""
+
+
+def teacache(run: Run, policy: RescaledChange) -> Followed:
+    """Accumulated polynomial of the change of what the first block makes; the residual of all blocks is reused."""
+    computed, ended, total = list[int](), list[Array](), 0.0
+    for step, (x, y) in enumerate(zip(run.entered, run.reached, strict=True)):
+        total += float(np.poly1d(policy.coefficients)(relative(y, run.reached[step - 1]))) if step else 0.0
+        if step in (0, STEPS - 1) or total >= policy.threshold:
+            computed.append(step)
+            total, residual = 0.0, run.ended[step] - x
+        ended.append(x + residual)
+    return computed, ended
+
+
+TEA = RescaledChange(0.3, (20.0, -1.0, 0.5, 0.02))
+
+CASES = {"teacache": (TEA, "trunk:residual", Hold(), teacache)}
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_the_published_rule(pipe: EmojiPipeline, name: str) -> None:
+    policy, point, solver, published = CASES[name]
+    with apply_plan(pipe, deciding_plan(pipe, policy, point, solver), "error") as session:
+        seen = Witness(pipe.transformer, 1)
+        draw(pipe)
+        report = session.report()
+    computed, ended = published(Run.of(seen), policy)
+    assert 2 < len(computed) < STEPS - 2, "neither all nor only what is forced"
+    assert list(report.computed_at) == computed
+    for got, expected in zip(seen.ended, ended, strict=True):
+        np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5, atol=1e-5)
+    probes = getattr(policy, "blocks", 0)
+    assert seen.calls == [STEPS] * probes + [len(computed)] * (len(seen.calls) - probes)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_threshold_of_nothing_changes_no_bit(pipe: EmojiPipeline, name: str) -> None:
+    policy, point, solver, _ = CASES[name]
+    neutral = type(policy)(**{**policy.spec().configuration, "threshold": 0.0})
+    full = draw(pipe, 3.0, ("red heart", "blue cat"))
+    with apply_plan(pipe, deciding_plan(pipe, neutral, point, solver), "error") as session:
+        assert torch.equal(draw(pipe, 3.0, ("red heart", "blue cat")), full)
+        assert session.report().computed == STEPS
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_branches_and_runs_do_not_see_each_other(pipe: EmojiPipeline, name: str) -> None:
+    policy, point, solver, _ = CASES[name]
+    plan = deciding_plan(pipe, policy, point, solver)
+    with apply_plan(pipe, plan, "error") as session:
+        guided = draw(pipe, 3.0)
+        assert set(session.report().streams) == {("", "cond", 0, 0), ("", "uncond", 0, 0)}
+        draw(pipe, 1.0, ("blue cat",))
+        assert torch.equal(draw(pipe, 3.0), guided)
+    with apply_plan(pipe, Plan.model_validate_json(plan.model_dump_json()), "error"):
+        assert torch.equal(draw(pipe, 3.0), guided), "saved and loaded it does the same"
+
+
+def test_teacache_by_hand() -> None:
+    policy = RescaledChange(0.75, (2.0, 0.1), (0.05, 0.3))
+    # 2x + 0.1:     0.3, 0.5: 0.8!  0.3, 0.3: 0.6 (0.0 counts as 0.05: 0.2)  0.8!   last
+    assert decided(policy, [None, 0.1, 0.2, 0.1, 0.1, 0.0, 0.0]) == [0, 2, 5, 6]
+    assert decided(policy, [None, 9.0, 9.0, 9.0]) == [0, 2, 3], "0.3 is the most that the polynomial knows: 0.7"
+    assert decided(RescaledChange(0.0, (-1.0,)), [None, 0.1, 0.1]) == [0, 1, 2], "a change is never below nothing"
+    assert decided(policy, [None, 0.1, float("nan"), 0.0]) == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "reason"),
+    [
+        (RescaledChange, {"threshold": -1.0, "coefficients": (1.0,)}, "threshold must be 0 or more, got -1.0"),
+        (RescaledChange, {"threshold": 1.0, "coefficients": ()}, "expected coefficients"),
+        (RescaledChange, {"threshold": 1.0, "coefficients": (1.0,), "within": (2.0, 1.0)}, "two ends of a range"),
+        (RescaledChange, {"threshold": 1.0, "coefficients": (1.0,), "blocks": 0}, "whole number, 1 or more, got 0"),
+    ],
+)
+def test_settings_that_make_no_sense(kind: type[Policy], settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        kind(**settings)
