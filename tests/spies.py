@@ -32,9 +32,7 @@ class Witness:
             for i, block in enumerate(every)
         ]
         self._hooks += [
-            every[0].register_forward_pre_hook(
-                lambda _, args, kwargs: self.entered.append(kwargs["hidden_states"]), with_kwargs=True
-            ),
+            network.x_embedder.register_forward_hook(lambda *a: self.entered.append(a[-1])),
             every[blocks - 1].register_forward_hook(lambda *a: self.reached.append(a[-1][1])),
             network.norm_out.register_forward_pre_hook(lambda _, args: self.ended.append(args[0])),
         ]

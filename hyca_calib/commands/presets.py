@@ -24,8 +24,9 @@ from hyca_calib.search.smoothcache.search import (
     search_smoothcache,
     write_scheduled,
 )
-from hyca_calib.search.sources import BEST, DICACHE, SMOOTHCACHE, TEACACHE
+from hyca_calib.search.sources import BEST, DICACHE, MAGCACHE, SMOOTHCACHE, TEACACHE
 from hyca_calib.search.step_caches.dicache import DiCache
+from hyca_calib.search.step_caches.magcache import MagCache
 from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.step_caches.search import search_threshold
 from hyca_calib.search.step_caches.stack import measure_stack
@@ -200,5 +201,6 @@ OFFERS: dict[str, Offer] = {
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
     DICACHE: Offer(_dicache, computes_steps=False),
     TEACACHE: Offer(lambda asked: _step_cache(asked, TeaCache()), computes_steps=False),
+    MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), computes_steps=False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

@@ -4,6 +4,7 @@ BEST = "best"
 SMOOTHCACHE = "smoothcache"
 DICACHE = "dicache"
 TEACACHE = "teacache"
+MAGCACHE = "magcache"
 
 SOURCES = {
     "hold": "FORA, arXiv 2407.01425: reuse, every N-th step computed",
@@ -13,6 +14,7 @@ SOURCES = {
     "hyca": "HyCa, arXiv 2510.04188: five solvers, k-means, One-Time Choosing",
     SMOOTHCACHE: "SmoothCache, arXiv 2411.10510: layers of a kind repeat their output by a schedule of their own",
     TEACACHE: "TeaCache, arXiv 2411.19108: a polynomial of the input's change decides, blocks are reused",
+    MAGCACHE: "MagCache, arXiv 2506.09045: ratios of magnitudes decide, blocks are reused",
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
 }
 

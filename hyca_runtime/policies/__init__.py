@@ -11,6 +11,7 @@ from hyca_runtime.policies.base import (
     register_policy,
 )
 from hyca_runtime.policies.careful_end import CarefulEnd
+from hyca_runtime.policies.magnitude_ratio import MagnitudeRatio
 from hyca_runtime.policies.probed_change import ProbedChange
 from hyca_runtime.policies.rescaled_change import RescaledChange
 from hyca_runtime.policies.scheduled import Scheduled
@@ -19,6 +20,7 @@ __all__ = [
     "AccumulatedChange",
     "CarefulEnd",
     "Evidence",
+    "MagnitudeRatio",
     "Policy",
     "PolicySpec",
     "ProbedChange",

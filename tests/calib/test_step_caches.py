@@ -22,8 +22,10 @@ from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search import kept_runs
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.step_caches import rule as rules
-from hyca_calib.search.step_caches import search, teacache
+from hyca_calib.search.step_caches import magcache, search, teacache
+from hyca_calib.search.step_caches.magcache import MagCache
+from hyca_calib.search.step_caches.simulated import cheapest_run
+from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
 from hyca_calib.search.step_caches.teacache import TeaCache, fit_polynomial
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
@@ -32,7 +34,7 @@ from hyca_runtime.errors import BudgetError
 
 Array = NDArray[np.float64]
 
-PRESETS = ("teacache",)
+PRESETS = ("magcache", "teacache")
 
 
 @pytest.fixture
@@ -53,7 +55,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few samples and halvings: quick."""
     monkeypatch.setattr(search, "SAMPLES", 2)
     monkeypatch.setattr(search, "HALVINGS", 3)
-    monkeypatch.setattr(teacache, "FIT_SAMPLES", 2)
+    for module in (magcache, teacache):
+        monkeypatch.setattr(module, "FIT_SAMPLES", 2)
 
 
 @pytest.mark.usefixtures("few")
@@ -83,8 +86,8 @@ def test_a_budget_is_met_on_average_and_no_run_goes_beyond_the_bound(
 def test_what_nothing_can_meet_is_refused_without_a_run(
     pipe: EmojiPipeline, problem: Problem, tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules.Rule, "fitted", lambda self, *_: self)
-    monkeypatch.setattr(TeaCache, "fitted", lambda self, *_: self)
+    for kind in (TeaCache, MagCache):
+        monkeypatch.setattr(kind, "fitted", lambda self, *_: self)
     monkeypatch.setattr(search._Tries, "_run", lambda *_: pytest.fail("a run"))
     with pytest.raises(BudgetError, match=rf"cannot be met by {preset}: [0-9.]+x is the most; ask for less"):
         make(pipe, problem, tmp_path, preset, "11x")
@@ -125,6 +128,35 @@ def test_the_polynomial_of_teacache(
     np.testing.assert_allclose(np.poly1d(fitted.coefficients)(inputs), expected, rtol=1e-3)
     monkeypatch.setattr(kept_runs, "write_json", lambda *_: pytest.fail("a run"))
     assert TeaCache().fitted(pipe, problem, tmp_path, lambda share: None) == fitted, "what was measured is kept"
+
+
+def test_the_ratios_of_magcache(
+    pipe: EmojiPipeline, problem: Problem, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the published formula: over tokens the mean of the norm over that of the step before."""
+    monkeypatch.setattr(magcache, "FIT_SAMPLES", 2)
+    fitted = dict(MagCache().fitted(pipe, problem, tmp_path, lambda share: None).ratios)
+    expected = []
+    for run in Watched(pipe, workload).runs:
+        residuals = [(b - a).double().numpy() for a, b in zip(run.entered, run.ended, strict=True)]
+        norms = [np.linalg.norm(residual, axis=-1) for residual in residuals]
+        expected.append([1.0, *(float((b / a).mean()) for a, b in itertools.pairwise(norms))])
+    assert fitted.keys() == {"*", "cond"}
+    np.testing.assert_allclose(fitted["*"], np.mean(expected, axis=0), rtol=1e-5)
+
+
+def test_the_run_of_magcache_is_known_without_one(pipe: EmojiPipeline, problem: Problem) -> None:
+    """Two branches whose ratios differ, exactly."""
+    steps, rng = problem.trace.num_steps, np.random.default_rng(1)
+    ratios = tuple((branch, tuple(rng.normal(1, 0.1, steps).tolist())) for branch in ("*", "cond", "uncond"))
+    rule, stack = measure_stack(pipe, problem, MagCache(ratios, retained=0.1))
+    run = cheapest_run(stack, rule, 0.2, steps)
+    with followed(pipe, Plan(name="x", sections=(deciding_section(problem, stack, rule, 0.2, [0], None),))) as session:
+        pipe("red heart", num_inference_steps=steps, true_cfg_scale=3.0, output_type="latent")
+        report = session.report()
+    assert report.flops_ratio == pytest.approx(1 / run.share)
+    assert report.computed_at == run.computed
+    assert max(count.computed for count in report.streams.values()) == run.most < len(run.computed) < steps
 
 
 def test_a_polynomial_of_few_changes() -> None:

@@ -12,6 +12,7 @@ from hyca_runtime.moment import Moment
 from hyca_runtime.policies import (
     CarefulEnd,
     Evidence,
+    MagnitudeRatio,
     Policy,
     PolicySpec,
     ProbedChange,
@@ -29,6 +30,7 @@ ALL_POLICIES = (
     CarefulEnd(steps=5),
     ProbedChange(0.1),
     ProbedChange(0.4, retained=0.0),
+    MagnitudeRatio(0.06, {"*": (1.0, 1.02, 0.99, 1.01), "uncond": [0.98] * 12}),
     RescaledChange(0.2, (3.0, -0.1, 0.05), (0.01, 0.2)),
 )
 

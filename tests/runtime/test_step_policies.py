@@ -17,7 +17,7 @@ from torch import Tensor
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies import Policy, RescaledChange
+from hyca_runtime.policies import MagnitudeRatio, Policy, RescaledChange
 from hyca_runtime.schedule import FEATURE, Schedule
 from hyca_runtime.solvers import Hold, Solver
 
@@ -81,15 +81,39 @@ def teacache(run: Run, policy: RescaledChange) -> Followed:
     return computed, ended
 
 
+def magcache(run: Run, policy: MagnitudeRatio) -> Followed:
+    """Accumulated error of the magnitude, at most K steps in a row; the residual of all blocks is reused."""
+    computed, ended = list[int](), list[Array]()
+    ratio, error, steps = 1.0, 0.0, 0
+    for step, x in enumerate(run.entered):
+        if step >= int(policy.retained * STEPS + 0.5):
+            ratio *= policy.ratios["*"][step]
+            steps += 1
+            error += abs(1 - ratio)
+        if step < int(policy.retained * STEPS + 0.5) or error > policy.threshold or steps > policy.consecutive:
+            computed.append(step)
+            ratio, error, steps, residual = 1.0, 0.0, 0, run.ended[step] - x
+        ended.append(x + residual)
+    return computed, ended
+
+
 TEA = RescaledChange(0.3, (20.0, -1.0, 0.5, 0.02))
 
-CASES = {"teacache": (TEA, "trunk:residual", Hold(), teacache)}
+MAG = MagnitudeRatio(
+    0.1, {"*": (1.0, 1.3, 1.2, 1.05, 1.02, 1.01, 1.01, 1.01, 1.0, 0.99, 0.9, 0.8), "uncond": (0.97,) * STEPS}, 3, 0.1
+)
+
+CASES = {
+    "magcache": (MAG, "trunk:residual", Hold(), magcache),
+    "teacache": (TEA, "trunk:residual", Hold(), teacache),
+}
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_the_published_rule(pipe: EmojiPipeline, name: str) -> None:
     policy, point, solver, published = CASES[name]
     with apply_plan(pipe, deciding_plan(pipe, policy, point, solver), "error") as session:
+        probes = getattr(policy, "blocks", 0)
         seen = Witness(pipe.transformer, 1)
         draw(pipe)
         report = session.report()
@@ -98,7 +122,6 @@ def test_the_published_rule(pipe: EmojiPipeline, name: str) -> None:
     assert list(report.computed_at) == computed
     for got, expected in zip(seen.ended, ended, strict=True):
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5, atol=1e-5)
-    probes = getattr(policy, "blocks", 0)
     assert seen.calls == [STEPS] * probes + [len(computed)] * (len(seen.calls) - probes)
 
 
@@ -134,12 +157,34 @@ def test_teacache_by_hand() -> None:
     assert decided(policy, [None, 0.1, float("nan"), 0.0]) == [0, 2, 3]
 
 
+def test_magcache_by_hand() -> None:
+    ratios = (1.0, 1.25, 1.25, 0.75, 1.0, 1.0, 1.0)
+    none = [None] * 7
+    # after step 0: 0.25, then |1 - 1.5625|: 0.8125!  after step 2: 0.25, 0.5, 0.75, then a fourth in a row!
+    assert decided(MagnitudeRatio(0.75, {"*": ratios}, 3, 0.0), none) == [0, 2, 6]
+    assert decided(MagnitudeRatio(0.8125, {"*": ratios}, 3, 0.0), none) == [0, 3], "a sum of the threshold is allowed"
+    assert decided(MagnitudeRatio(9.0, {"*": ratios}, 2, 0.0), none) == [0, 3, 6]
+    assert decided(MagnitudeRatio(9.0, {"*": ratios}, 9, 0.5), none) == [0, 1, 2, 3]
+    assert decided(MagnitudeRatio(0.0, {"*": [1.0]}, 9, 0.0), none) == [0, 1, 2, 3, 4, 5, 6], (
+        "nothing is off by nothing"
+    )
+    two = MagnitudeRatio(0.3, {"*": [1.0], "uncond": ratios}, 9, 0.0)
+    calls = [Moment(0, 1, 0, 7, branch) for branch in ("cond", "uncond")] + [Moment(0, 2, 0, 7, "uncond")]
+    schedule = Schedule.from_steps(7, [0])
+    errors = [two.decide(two.begin(), moment, schedule)[1].error for moment in calls]
+    assert errors == [0.0, 0.25, 0.0], "by branch; two steps on it is too much: 0.5625"
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "reason"),
     [
         (RescaledChange, {"threshold": -1.0, "coefficients": (1.0,)}, "threshold must be 0 or more, got -1.0"),
         (RescaledChange, {"threshold": 1.0, "coefficients": ()}, "expected coefficients"),
         (RescaledChange, {"threshold": 1.0, "coefficients": (1.0,), "within": (2.0, 1.0)}, "two ends of a range"),
+        (MagnitudeRatio, {"threshold": -1.0, "ratios": {"*": [1.0]}}, "threshold must be 0 or more, got -1.0"),
+        (MagnitudeRatio, {"threshold": 1.0, "ratios": {"cond": [1.0]}}, "expected ratios for"),
+        (MagnitudeRatio, {"threshold": 1.0, "ratios": {"*": [1.0]}, "consecutive": 0}, "1 or more, got 0"),
+        (MagnitudeRatio, {"threshold": 1.0, "ratios": {"*": [1.0]}, "retained": 2.0}, "share from 0 to 1, got 2.0"),
         (RescaledChange, {"threshold": 1.0, "coefficients": (1.0,), "blocks": 0}, "whole number, 1 or more, got 0"),
     ],
 )
