@@ -24,7 +24,8 @@ from hyca_calib.search.smoothcache.search import (
     search_smoothcache,
     write_scheduled,
 )
-from hyca_calib.search.sources import BEST, DICACHE, MAGCACHE, SMOOTHCACHE, TEACACHE
+from hyca_calib.search.sources import BEST, DBCACHE, DICACHE, MAGCACHE, SMOOTHCACHE, TEACACHE
+from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.dicache import DiCache
 from hyca_calib.search.step_caches.magcache import MagCache
 from hyca_calib.search.step_caches.rule import Rule
@@ -35,6 +36,7 @@ from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.search.tune import tune
 from hyca_calib.trace.folder import Where
 from hyca_runtime import Plan
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import StudyError
 from hyca_runtime.registry import did_you_mean
 
@@ -195,12 +197,18 @@ def _dicache(asked: Asked) -> Maker:
     return _step_cache(asked, DiCache.released(asked.problems[0].trace.attributes.model.transformer))
 
 
+def _dbcache(asked: Asked) -> Maker:
+    network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
+    return _step_cache(asked, DBCache.released(network, asked.limits.order))
+
+
 OFFERS: dict[str, Offer] = {
     BEST: Offer(_best),
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
     DICACHE: Offer(_dicache, computes_steps=False),
     TEACACHE: Offer(lambda asked: _step_cache(asked, TeaCache()), computes_steps=False),
+    DBCACHE: Offer(_dbcache, ("order",), computes_steps=False),
     MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), computes_steps=False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

@@ -5,6 +5,7 @@ SMOOTHCACHE = "smoothcache"
 DICACHE = "dicache"
 TEACACHE = "teacache"
 MAGCACHE = "magcache"
+DBCACHE = "dbcache"
 
 SOURCES = {
     "hold": "FORA, arXiv 2407.01425: reuse, every N-th step computed",
@@ -15,6 +16,7 @@ SOURCES = {
     SMOOTHCACHE: "SmoothCache, arXiv 2411.10510: layers of a kind repeat their output by a schedule of their own",
     TEACACHE: "TeaCache, arXiv 2411.19108: a polynomial of the input's change decides, blocks are reused",
     MAGCACHE: "MagCache, arXiv 2506.09045: ratios of magnitudes decide, blocks are reused",
+    DBCACHE: "DBCache, cache-dit: the change of front blocks decides about those behind, reused or extrapolated",
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
 }
 

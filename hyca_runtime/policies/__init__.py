@@ -11,6 +11,7 @@ from hyca_runtime.policies.base import (
     register_policy,
 )
 from hyca_runtime.policies.careful_end import CarefulEnd
+from hyca_runtime.policies.change_since_computed import ChangeSinceComputed
 from hyca_runtime.policies.magnitude_ratio import MagnitudeRatio
 from hyca_runtime.policies.probed_change import ProbedChange
 from hyca_runtime.policies.rescaled_change import RescaledChange
@@ -19,6 +20,7 @@ from hyca_runtime.policies.scheduled import Scheduled
 __all__ = [
     "AccumulatedChange",
     "CarefulEnd",
+    "ChangeSinceComputed",
     "Evidence",
     "MagnitudeRatio",
     "Policy",

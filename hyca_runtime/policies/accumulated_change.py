@@ -55,8 +55,3 @@ class AccumulatedChange(ProbingPolicy):
         if not all(total < self.threshold for total in sums):  # a probe that is not a number, too
             return COMPUTE, Skipped()
         return self.forecasts(schedule), Skipped(state.calls + 1, sums)
-
-    def _check_probe(self) -> None:
-        super()._check_probe()
-        if not self.threshold >= 0:
-            raise ValueError(f"{self.name}: threshold must be 0 or more, got {self.threshold}")

@@ -113,8 +113,10 @@ class ProbingPolicy(Policy):
         probe, before = probe.float().flatten(1), before.float().flatten(1)
         return (probe - before).abs().mean(1) / before.abs().mean(1).clamp_min(1e-12)
 
-    def _check_probe(self) -> None:
-        """Raises ValueError if `blocks` is no number of blocks."""
+    def _check_probe(self, threshold: float) -> None:
+        """Raises ValueError if `threshold` is negative, or `blocks` no number of blocks."""
+        if not threshold >= 0:
+            raise ValueError(f"{self.name}: threshold must be 0 or more, got {threshold}")
         if type(self.blocks) is not int or self.blocks < 1:
             raise ValueError(f"{self.name}: blocks must be a whole number, 1 or more, got {self.blocks}")
 

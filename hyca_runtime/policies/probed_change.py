@@ -31,7 +31,7 @@ class ProbedChange(AccumulatedChange):
     name: ClassVar[str] = "probed_change"
 
     def __post_init__(self) -> None:
-        self._check_probe()
+        self._check_probe(self.threshold)
         if not 0 <= self.retained <= 1:
             raise ValueError(f"probed_change: retained must be a share from 0 to 1, got {self.retained}")
 

@@ -35,7 +35,7 @@ class RescaledChange(AccumulatedChange):
     name: ClassVar[str] = "rescaled_change"
 
     def __post_init__(self) -> None:
-        self._check_probe()
+        self._check_probe(self.threshold)
         for field, values in (("coefficients", tuple(self.coefficients)), ("within", tuple(self.within))):
             object.__setattr__(self, field, values)
         if not self.coefficients:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from numpy.typing import NDArray
 from spies import Witness
 
 from hyca_calib.commands.options import SearchLimits
-from hyca_calib.commands.presets import OFFERS, Asked
+from hyca_calib.commands.presets import OFFERS, Asked, preset_of
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.rollout import followed, sample_latents
@@ -23,6 +24,7 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search import kept_runs
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.step_caches import magcache, search, teacache
+from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.magcache import MagCache
 from hyca_calib.search.step_caches.simulated import cheapest_run
 from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
@@ -30,11 +32,13 @@ from hyca_calib.search.step_caches.teacache import TeaCache, fit_polynomial
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
-from hyca_runtime.errors import BudgetError
+from hyca_runtime.errors import AttachError, BudgetError, StudyError
+from hyca_runtime.point import parse_point
+from hyca_runtime.solvers import Taylor
 
 Array = NDArray[np.float64]
 
-PRESETS = ("magcache", "teacache")
+PRESETS = ("dbcache", "magcache", "teacache")
 
 
 @pytest.fixture
@@ -75,6 +79,8 @@ def test_a_budget_is_met_on_average_and_no_run_goes_beyond_the_bound(
             report = session.report()
         assert report.flops_ratio is not None
         assert max(count.computed for count in report.streams.values()) <= most < problem.trace.num_steps
+        assert report.bytes_ahead is not None
+        assert 0 < report.cache_bytes <= report.bytes_ahead
         shares.append(1 / report.flops_ratio)
     assert 1 / 3 < statistics.fmean(shares) <= 0.5
     account = StudyFolder.open(tmp_path / "study", {}).read_result()
@@ -91,6 +97,31 @@ def test_what_nothing_can_meet_is_refused_without_a_run(
     monkeypatch.setattr(search._Tries, "_run", lambda *_: pytest.fail("a run"))
     with pytest.raises(BudgetError, match=rf"cannot be met by {preset}: [0-9.]+x is the most; ask for less"):
         make(pipe, problem, tmp_path, preset, "11x")
+
+
+def test_dbcache_with_taylorseer(pipe: EmojiPipeline, problem: Problem) -> None:
+    rule, stack = measure_stack(pipe, problem, DBCache(order=2))
+    section = deciding_section(problem, stack, rule, 0.1, [0], None)
+    assert section.places == {"stack": parse_point("behind:1")}
+    assert section.forecast.groups["*"][0].solver == Taylor(2).spec()
+    held = measure_stack(pipe, problem, DBCache())[1]
+    assert stack.light_flops - held.light_flops == 2 * 2 * stack.numel, "two features more are weighed"
+    assert [each.warmup for each in DBCache().easier()] == [8, 4, 2, 1]
+
+
+@pytest.mark.parametrize(("blocks", "front"), [(2, 1), (10, 2), (29, 8)])
+def test_front_blocks_of_dbcache_suit_the_network(blocks: int, front: int) -> None:
+    network = tiny.pipeline(blocks=blocks).transformer
+    assert DBCache.released(network, 0).blocks == front
+
+
+def test_what_is_asked_in_vain(pipe: EmojiPipeline) -> None:
+    with pytest.raises(StudyError, match="--order is for --preset dbcache, got --preset magcache"):
+        preset_of(SearchLimits(preset="magcache", order=1))
+    with pytest.raises(StudyError, match=r"unknown preset .teacach.; did you mean .teacache"):
+        preset_of(SearchLimits(preset="teacach"))
+    with pytest.raises(AttachError, match="no list of blocks"):
+        DBCache.released(pipe.transformer.x_embedder, 0)
 
 
 class Watched:

@@ -11,6 +11,7 @@ from hyca_runtime.errors import HycaError
 from hyca_runtime.moment import Moment
 from hyca_runtime.policies import (
     CarefulEnd,
+    ChangeSinceComputed,
     Evidence,
     MagnitudeRatio,
     Policy,
@@ -30,6 +31,8 @@ ALL_POLICIES = (
     CarefulEnd(steps=5),
     ProbedChange(0.1),
     ProbedChange(0.4, retained=0.0),
+    ChangeSinceComputed(0.1),
+    ChangeSinceComputed(0.1, warmup=0, consecutive=2),
     MagnitudeRatio(0.06, {"*": (1.0, 1.02, 0.99, 1.01), "uncond": [0.98] * 12}),
     RescaledChange(0.2, (3.0, -0.1, 0.05), (0.01, 0.2)),
 )

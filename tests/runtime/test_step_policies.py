@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from torch import Tensor
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies import MagnitudeRatio, Policy, RescaledChange
+from hyca_runtime.policies import ChangeSinceComputed, MagnitudeRatio, Policy, RescaledChange
 from hyca_runtime.schedule import FEATURE, Schedule
-from hyca_runtime.solvers import Hold, Solver
+from hyca_runtime.solvers import Hold, Solver, Taylor
 
 STEPS = 12
 Array = NDArray[np.float64]
@@ -97,13 +98,30 @@ def magcache(run: Run, policy: MagnitudeRatio) -> Followed:
     return computed, ended
 
 
+def dbcache(run: Run, policy: ChangeSinceComputed, order: int = 0) -> Followed:
+    """The change since the computed step decides; the residual behind the first block is reused or extrapolated."""
+    computed, ended, residuals = list[int](), list[Array](), list[Array]()
+    for step, y in enumerate(run.reached):
+        change = relative(y, run.reached[computed[-1]]) if computed else 0.0
+        if step < policy.warmup or change >= policy.threshold or step - computed[-1] > (policy.consecutive or STEPS):
+            computed.append(step)
+            residuals.append(run.ended[step] - y)
+        slope = (residuals[-1] - residuals[-2]) / (computed[-1] - computed[-2]) if len(computed) > 1 else 0.0
+        ended.append(y + residuals[-1] + order * (step - computed[-1]) * slope)
+    return computed, ended
+
+
 TEA = RescaledChange(0.3, (20.0, -1.0, 0.5, 0.02))
 
 MAG = MagnitudeRatio(
     0.1, {"*": (1.0, 1.3, 1.2, 1.05, 1.02, 1.01, 1.01, 1.01, 1.0, 0.99, 0.9, 0.8), "uncond": (0.97,) * STEPS}, 3, 0.1
 )
 
+DB = ChangeSinceComputed(0.25, 1, 2, 3)
+
 CASES = {
+    "dbcache": (DB, "behind:1", Hold(), dbcache),
+    "dbcache with taylorseer": (DB, "behind:1", Taylor(1), partial(dbcache, order=1)),
     "magcache": (MAG, "trunk:residual", Hold(), magcache),
     "teacache": (TEA, "trunk:residual", Hold(), teacache),
 }
@@ -175,12 +193,28 @@ def test_magcache_by_hand() -> None:
     assert errors == [0.0, 0.25, 0.0], "by branch; two steps on it is too much: 0.5625"
 
 
+def test_dbcache_by_hand() -> None:
+    evidence = [None, 0.1, 0.2, 0.5, 0.4, 0.4, 0.4, 0.4]
+    assert decided(ChangeSinceComputed(0.5, warmup=0), evidence) == [0, 3], "no sum, and what reaches it computes"
+    assert decided(ChangeSinceComputed(0.5, warmup=2), evidence) == [0, 1, 3]
+    assert decided(ChangeSinceComputed(0.5, consecutive=1), evidence) == [0, 2, 3, 5, 7]
+    assert decided(ChangeSinceComputed(9.0), [None, float("nan"), 1.0]) == [0, 1]
+
+
+def test_dbcache_holds_a_batch_against_its_most_demanding_sample() -> None:
+    policy, schedule, moment = ChangeSinceComputed(0.5), Schedule.from_steps(4, [0]), Moment(0, 1, 0, 4)
+    assert policy.decide(0, moment, schedule, (0.1, 0.6))[0].computes
+    assert not policy.decide(0, moment, schedule, (0.1, 0.4))[0].computes
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "reason"),
     [
         (RescaledChange, {"threshold": -1.0, "coefficients": (1.0,)}, "threshold must be 0 or more, got -1.0"),
         (RescaledChange, {"threshold": 1.0, "coefficients": ()}, "expected coefficients"),
         (RescaledChange, {"threshold": 1.0, "coefficients": (1.0,), "within": (2.0, 1.0)}, "two ends of a range"),
+        (ChangeSinceComputed, {"threshold": -1.0}, "threshold must be 0 or more, got -1.0"),
+        (ChangeSinceComputed, {"threshold": 1.0, "warmup": -1}, "got -1 and None"),
         (MagnitudeRatio, {"threshold": -1.0, "ratios": {"*": [1.0]}}, "threshold must be 0 or more, got -1.0"),
         (MagnitudeRatio, {"threshold": 1.0, "ratios": {"cond": [1.0]}}, "expected ratios for"),
         (MagnitudeRatio, {"threshold": 1.0, "ratios": {"*": [1.0]}, "consecutive": 0}, "1 or more, got 0"),
