@@ -24,11 +24,12 @@ from hyca_calib.search.smoothcache.search import (
     search_smoothcache,
     write_scheduled,
 )
-from hyca_calib.search.sources import BEST, DBCACHE, DICACHE, MAGCACHE, SMOOTHCACHE, TEACACHE
+from hyca_calib.search.sources import BEST, DBCACHE, DICACHE, MAGCACHE, SEACACHE, SMOOTHCACHE, TEACACHE
 from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.dicache import DiCache
 from hyca_calib.search.step_caches.magcache import MagCache
 from hyca_calib.search.step_caches.rule import Rule
+from hyca_calib.search.step_caches.seacache import SeaCache
 from hyca_calib.search.step_caches.search import search_threshold
 from hyca_calib.search.step_caches.stack import measure_stack
 from hyca_calib.search.step_caches.teacache import TeaCache
@@ -207,6 +208,7 @@ OFFERS: dict[str, Offer] = {
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
     DICACHE: Offer(_dicache, computes_steps=False),
+    SEACACHE: Offer(lambda asked: _step_cache(asked, SeaCache()), computes_steps=False),
     TEACACHE: Offer(lambda asked: _step_cache(asked, TeaCache()), computes_steps=False),
     DBCACHE: Offer(_dbcache, ("order",), computes_steps=False),
     MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), computes_steps=False),

@@ -12,6 +12,7 @@ from hyca_runtime.policies.base import (
 )
 from hyca_runtime.policies.careful_end import CarefulEnd
 from hyca_runtime.policies.change_since_computed import ChangeSinceComputed
+from hyca_runtime.policies.filtered_change import FilteredChange
 from hyca_runtime.policies.magnitude_ratio import MagnitudeRatio
 from hyca_runtime.policies.probed_change import ProbedChange
 from hyca_runtime.policies.rescaled_change import RescaledChange
@@ -22,6 +23,7 @@ __all__ = [
     "CarefulEnd",
     "ChangeSinceComputed",
     "Evidence",
+    "FilteredChange",
     "MagnitudeRatio",
     "Policy",
     "PolicySpec",

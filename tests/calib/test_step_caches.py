@@ -6,7 +6,8 @@ import itertools
 import statistics
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import tiny
 import torch
 from numpy.typing import NDArray
 from spies import Witness
+from torch import nn
 
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.presets import OFFERS, Asked, preset_of
@@ -26,19 +28,22 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.step_caches import magcache, search, teacache
 from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.magcache import MagCache
+from hyca_calib.search.step_caches.seacache import SeaCache, token_grid
 from hyca_calib.search.step_caches.simulated import cheapest_run
 from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
 from hyca_calib.search.step_caches.teacache import TeaCache, fit_polynomial
 from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.watched_run import WatchedCall
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
+from hyca_runtime.attach.late import Probe
 from hyca_runtime.errors import AttachError, BudgetError, StudyError
 from hyca_runtime.point import parse_point
 from hyca_runtime.solvers import Taylor
 
 Array = NDArray[np.float64]
 
-PRESETS = ("dbcache", "magcache", "teacache")
+PRESETS = ("dbcache", "magcache", "seacache", "teacache")
 
 
 @pytest.fixture
@@ -122,6 +127,53 @@ def test_what_is_asked_in_vain(pipe: EmojiPipeline) -> None:
         preset_of(SearchLimits(preset="teacach"))
     with pytest.raises(AttachError, match="no list of blocks"):
         DBCache.released(pipe.transformer.x_embedder, 0)
+
+
+def test_seacache_knows_noise_and_tokens(pipe: EmojiPipeline, problem: Problem) -> None:
+    rule, _ = measure_stack(pipe, problem, SeaCache())
+    assert isinstance(rule, SeaCache)
+    assert (rule.grid, rule.power, rule.levels) == ((4, 4), 2.0, tuple(problem.trace.sigmas[:-1].tolist()))
+    assert [each.consecutive for each in rule.easier()] == [2, 4, 9, None]
+
+
+def call_of(tokens: int, *latents: int, **kwargs: Any) -> WatchedCall:
+    probe = Probe(torch.zeros(1, tokens, 2), torch.zeros(1, tokens, 2))
+    return WatchedCall((torch.zeros(latents),), kwargs, True, ("", 0), 0, {}, None, probe)
+
+
+@pytest.mark.parametrize(
+    ("config", "call", "expected"),
+    [
+        ({"patch_size": 2}, call_of(12, 1, 3, 6, 8), (3, 4)),
+        ({"patch_size": (1, 2, 2)}, call_of(24, 1, 3, 2, 6, 8), (2, 3, 4)),
+        ({"patch_size": 2, "patch_size_t": None}, call_of(12, 1, 3, 1, 6, 8), (3, 4)),
+        (
+            {},
+            call_of(6, 1, 6, 8, img_ids=torch.cartesian_prod(torch.arange(1), torch.arange(2), torch.arange(3))),
+            (2, 3),
+        ),
+    ],
+)
+def test_the_grid_of_tokens(config: dict[str, Any], call: WatchedCall, expected: tuple[int, ...]) -> None:
+    network: Any = nn.Identity()
+    network.config = config
+    assert token_grid(network, call) == expected
+
+
+@pytest.mark.parametrize(
+    ("call", "told"), [(call_of(20, 1, 3, 6, 8), "20 come out of .* tells of 3 x 4"), (call_of(9, 1, 9, 4), "no grid")]
+)
+def test_tokens_that_seacache_cannot_place(call: WatchedCall, told: str) -> None:
+    network: Any = nn.Identity()
+    network.config = {"patch_size": 2}
+    with pytest.raises(AttachError, match=told):
+        token_grid(network, call)
+
+
+def test_seacache_wants_levels_of_noise() -> None:
+    problem = cast("Problem", SimpleNamespace(trace=SimpleNamespace(sigmas=np.array([900.0, 500.0, 0.0]))))
+    with pytest.raises(AttachError, match="the trace's scheduler does not tell it"):
+        SeaCache().fitting(problem, nn.Identity(), call_of(12, 1, 3, 6, 8))
 
 
 class Watched:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import Plan, apply_plan
+from hyca_runtime.errors import PlanMismatchError
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies import ChangeSinceComputed, MagnitudeRatio, Policy, RescaledChange
+from hyca_runtime.policies import ChangeSinceComputed, FilteredChange, MagnitudeRatio, Policy, RescaledChange
+from hyca_runtime.policies.filtered_change import wiener_gain
 from hyca_runtime.schedule import FEATURE, Schedule
-from hyca_runtime.solvers import Hold, Solver, Taylor
+from hyca_runtime.solvers import Hold, Newton, Solver, Taylor
 
 STEPS = 12
 Array = NDArray[np.float64]
@@ -111,18 +113,48 @@ def dbcache(run: Run, policy: ChangeSinceComputed, order: int = 0) -> Followed:
     return computed, ended
 
 
+def without_noise(tokens: Array, policy: FilteredChange, level: float) -> Array:
+    """Of one sample on a square, by the Wiener filter as published."""
+    noise = min(max(level, 1e-6), 1 - 1e-6)
+    clean, gain = 1 - noise, np.ones(())
+    for size in policy.grid:
+        power = 1 / (np.abs(np.fft.fftfreq(size)) ** policy.power + 1e-16)
+        gain = gain[..., None] * (clean * power / (clean**2 * power + noise**2))
+    spectrum = np.fft.fftn(tokens.reshape(*policy.grid, -1), axes=(0, 1))
+    filtered: Array = np.fft.ifftn(spectrum * (gain / gain.mean())[..., None], axes=(0, 1)).real
+    return filtered
+
+
+def seacache(run: Run, policy: FilteredChange) -> Followed:
+    """Accumulated change of the filtered tokens; the residual of all blocks is extrapolated with its true steps."""
+    computed, ended, residuals, total = list[int](), list[Array](), list[Array](), 0.0
+    seen = [without_noise(y, policy, level) for y, level in zip(run.reached, policy.levels, strict=True)]
+    for step, x in enumerate(run.entered):
+        total += relative(seen[step], seen[step - 1]) if step else 0.0
+        often = computed and step - computed[-1] > (policy.consecutive or STEPS)
+        if step in (0, STEPS - 1) or often or total >= policy.threshold:
+            computed.append(step)
+            residuals.append(run.ended[step] - x)
+            total = 0.0
+        slope = (residuals[-1] - residuals[-2]) / (computed[-1] - computed[-2]) if len(computed) > 1 else 0.0
+        ended.append(x + residuals[-1] + (step - computed[-1]) * slope)
+    return computed, ended
+
+
 TEA = RescaledChange(0.3, (20.0, -1.0, 0.5, 0.02))
 
 MAG = MagnitudeRatio(
     0.1, {"*": (1.0, 1.3, 1.2, 1.05, 1.02, 1.01, 1.01, 1.01, 1.0, 0.99, 0.9, 0.8), "uncond": (0.97,) * STEPS}, 3, 0.1
 )
 
+SEA = FilteredChange(0.2, tuple(np.linspace(1.0, 1.0 / STEPS, STEPS).tolist()), (4, 4), 2.0, 1, 3)
 DB = ChangeSinceComputed(0.25, 1, 2, 3)
 
-CASES = {
+CASES: dict[str, tuple[Policy, str, Solver, Callable[..., Followed]]] = {
     "dbcache": (DB, "behind:1", Hold(), dbcache),
     "dbcache with taylorseer": (DB, "behind:1", Taylor(1), partial(dbcache, order=1)),
     "magcache": (MAG, "trunk:residual", Hold(), magcache),
+    "seacache": (SEA, "trunk:residual", Newton(1), seacache),
     "teacache": (TEA, "trunk:residual", Hold(), teacache),
 }
 
@@ -207,6 +239,30 @@ def test_dbcache_holds_a_batch_against_its_most_demanding_sample() -> None:
     assert not policy.decide(0, moment, schedule, (0.1, 0.4))[0].computes
 
 
+def test_seacache_by_hand() -> None:
+    """Of two tokens: their mean has the frequency 0, half their difference 1/2, whose gain is (1 + 1/4)^-1 of that."""
+    gain = wiener_gain((2,), 0.5, 2.0)
+    assert gain.tolist() == pytest.approx([2 / 1.8, 1.6 / 1.8])
+    seen = FilteredChange(0.1, (0.5,), (2,)).look(torch.tensor([[[3.0], [1.0]]]), 0.0)
+    assert seen.flatten().tolist() == pytest.approx([(2 * 2 + 1.6) / 1.8, (2 * 2 - 1.6) / 1.8])
+    assert wiener_gain((3, 1, 4), 0.0, 3.0) == pytest.approx(torch.ones(3, 1, 4)), "without noise nothing is filtered"
+    policy = FilteredChange(0.5, (0.5,), (2,))
+    assert decided(policy, [None, 0.1, 0.2, 0.1, 0.25, 0.25, 0.1, 0.1]) == [0, 3, 5, 7], (
+        "two in a row, the sum, the last"
+    )
+    assert decided(replace(policy, consecutive=None, retained=2, last=2), [None, *[0.0] * 7]) == [0, 1, 6, 7]
+    assert decided(policy, [None, float("nan"), 0.1, 0.1]) == [0, 1, 3]
+
+
+def test_a_filter_for_other_tokens_is_told(pipe: EmojiPipeline) -> None:
+    plan = deciding_plan(pipe, replace(SEA, grid=(4, 5)), "trunk:residual", Hold())
+    with (
+        apply_plan(pipe, plan),
+        pytest.raises(PlanMismatchError, match=r"for 4 x 5 tokens, got \(1, 16, 32\); search again"),
+    ):
+        draw(pipe)
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "reason"),
     [
@@ -215,6 +271,10 @@ def test_dbcache_holds_a_batch_against_its_most_demanding_sample() -> None:
         (RescaledChange, {"threshold": 1.0, "coefficients": (1.0,), "within": (2.0, 1.0)}, "two ends of a range"),
         (ChangeSinceComputed, {"threshold": -1.0}, "threshold must be 0 or more, got -1.0"),
         (ChangeSinceComputed, {"threshold": 1.0, "warmup": -1}, "got -1 and None"),
+        (FilteredChange, {"threshold": 1.0, "levels": (2.0,), "grid": (2,)}, "shares of noise from 0 to 1"),
+        (FilteredChange, {"threshold": 1.0, "levels": (0.5,), "grid": ()}, "grid must be numbers of tokens"),
+        (FilteredChange, {"threshold": 1.0, "levels": (0.5,), "grid": (2,), "power": 0.0}, "power must be positive"),
+        (FilteredChange, {"threshold": 1.0, "levels": (0.5,), "grid": (2,), "last": -1}, "0 or more"),
         (MagnitudeRatio, {"threshold": -1.0, "ratios": {"*": [1.0]}}, "threshold must be 0 or more, got -1.0"),
         (MagnitudeRatio, {"threshold": 1.0, "ratios": {"cond": [1.0]}}, "expected ratios for"),
         (MagnitudeRatio, {"threshold": 1.0, "ratios": {"*": [1.0]}, "consecutive": 0}, "1 or more, got 0"),
