@@ -8,7 +8,7 @@ from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.problem import Problem
-from hyca_runtime.attach.attachment import Attachment, Captured
+from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.late import Probe
 from hyca_runtime.attach.points import find_transformer
@@ -67,7 +67,7 @@ def watch(
     resolver = CallResolver(clock)
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        probes, captured = list[Probe | None](), Captured()
+        probes, captured = list[Probe](), dict[str, Feature | None]()
         if blocks:
             output = attachment.run_late(args, kwargs, blocks, probes.append, captured.update)
         else:
