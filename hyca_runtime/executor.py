@@ -156,9 +156,9 @@ class Executor:
         self, lane: Lane, call: Call, state: StreamState, previous: float, probe: Probe
     ) -> Feature | None:
         """The forecast of what is behind the probe of a call, or None to compute it."""
-        evidence = state.measure(lane.plan.section(lane.track).decider, probe.reached)
-        action = self._chosen(lane, call, previous, state, evidence)
         added = probe.reached - probe.entered
+        evidence = state.measure(lane.plan.section(lane.track).decider, probe.reached, added)
+        action = self._chosen(lane, call, previous, state, evidence)
         if not action.computes:
             found = forecast_action(lane, state, call, action, added)
             if found is not None:

@@ -26,13 +26,14 @@ class ProbeMemory:
         self._live: Tensor | None = None
         self._added: list[Tensor] = []
 
-    def measure(self, policy: ProbingPolicy, probe: Tensor, position: float) -> Evidence:
+    def measure(self, policy: ProbingPolicy, probe: Tensor, added: Tensor, position: float) -> Evidence:
         """What `policy` says of a probe beside an earlier one; waits for the device.
 
         Args:
+            added: what the leading blocks added.
             position: the step of the plan.
         """
-        seen, before = policy.look(probe.detach(), position).clone(), self._before
+        seen, before = policy.look(probe.detach(), added.detach(), position).clone(), self._before
         if policy.since == "call":
             self._before = seen
         else:

@@ -91,14 +91,15 @@ class ProbingPolicy(Policy):
     blocks: int
     since: ClassVar[Literal["call", "computed"]] = "call"
 
-    def look(self, probe: Tensor, position: float) -> Tensor:
+    def look(self, probe: Tensor, added: Tensor, position: float) -> Tensor:
         """What is compared of a probe, and kept for the next: the probe itself, unless a policy says otherwise.
 
         Args:
             probe: what the leading blocks make in this call, ``(sample, ...)``.
+            added: what they add to what comes into the first, as large.
             position: the step of the plan.
         """
-        del position
+        del added, position
         return probe
 
     def measure(self, probe: Tensor, before: Tensor) -> Tensor:

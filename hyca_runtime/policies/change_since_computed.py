@@ -1,9 +1,11 @@
-"""Computing when a probe differs enough from that of the latest computed call (DBCache of cache-dit)."""
+"""Computing when what a probe adds differs enough from that of the latest computed call (DBCache of cache-dit)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from torch import Tensor
 
 from hyca_runtime.moment import Moment
 from hyca_runtime.policies.base import Evidence, ProbingPolicy, register_policy
@@ -13,7 +15,7 @@ from hyca_runtime.schedule import COMPUTE, Action, Schedule
 @register_policy
 @dataclass(frozen=True)
 class ChangeSinceComputed(ProbingPolicy):
-    """Computes once the probe's relative change since the latest computed call reaches `threshold`.
+    """Computes once what the probe adds has relatively changed by `threshold` since the latest computed call.
 
     The batch follows its most demanding sample.
 
@@ -39,6 +41,10 @@ class ChangeSinceComputed(ProbingPolicy):
 
     def begin(self) -> int:
         return 0
+
+    def look(self, probe: Tensor, added: Tensor, position: float) -> Tensor:
+        del probe, position
+        return added
 
     def decide(self, state: int, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, int]:
         often = self.consecutive is not None and state >= self.consecutive

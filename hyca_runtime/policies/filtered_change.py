@@ -70,12 +70,13 @@ class FilteredChange(AccumulatedChange):
         if min(self.retained, self.last) < 0 or (self.consecutive is not None and self.consecutive < 1):
             raise ValueError("filtered_change: retained and last must be 0 or more, consecutive 1 or more or None")
 
-    def look(self, probe: Tensor, position: float) -> Tensor:
+    def look(self, probe: Tensor, added: Tensor, position: float) -> Tensor:
         """The filtered tokens ``(sample, *grid, channel)``.
 
         Raises:
             PlanMismatchError: there are not as many as the grid has.
         """
+        del added
         if probe.ndim != 3 or probe.shape[1] != math.prod(self.grid):
             shape = " x ".join(map(str, self.grid))
             raise PlanMismatchError(f"the plan's filter is for {shape} tokens, got {tuple(probe.shape)}; search again")

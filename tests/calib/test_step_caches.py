@@ -14,13 +14,16 @@ import pytest
 import tiny
 import torch
 from numpy.typing import NDArray
+from plans import changed
 from spies import Witness
 from torch import nn
 
+from hyca_calib.baselines.cache_dit import DualBlock
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.presets import OFFERS, Asked, preset_of
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search import kept_runs
@@ -251,3 +254,26 @@ def test_a_polynomial_of_few_changes() -> None:
     assert within == (1.0, 3.0)
     assert coefficients == pytest.approx((1.0, 0.0, 1.0), abs=1e-9)
     assert replace(TeaCache(), coefficients=coefficients).policy(0.5).change(2.0) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("calibrator", "order"), [("", 0), (" + TaylorSeer", 1)])
+def test_dbcache_is_that_of_cache_dit(calibrator: str, order: int) -> None:
+    """Its own differences begin at the fourth step, as far as the warm-up goes here."""
+    pytest.importorskip("cache_dit")
+    steps, theirs_pipe, pipe = 16, tiny.glyphs(), tiny.glyphs()
+
+    def draw(pipe: Any) -> torch.Tensor:
+        call: dict[str, Any] = {"output_type": "latent", "return_dict": False, "num_inference_steps": steps}
+        drawn: torch.Tensor = pipe("A", guidance_scale=1.0, generator=torch.Generator().manual_seed(1), **call)[0]
+        return drawn
+
+    rule = DBCache(warmup=4, order=order)
+    options = {"residual_diff_threshold": 0.2, "max_warmup_steps": 4, "max_continuous_cached_steps": -1}
+    with DualBlock(calibrator, steps).enabled(theirs_pipe, {"O": order}, options):
+        theirs = draw(theirs_pipe)
+    section = hand_plan(pipe, rule.point, lambda: draw(pipe), lambda steps: [0]).section
+    points = {"feature": rule.forecast(section.forecast.num_channels)}
+    plan = changed(Plan(name="x", sections=(section,)), points=points, policy=rule.policy(0.2).spec())
+    with followed(pipe, plan) as session:
+        torch.testing.assert_close(draw(pipe), theirs, rtol=0, atol=1e-5 * order)
+        assert 4 < session.report().computed < steps - 4

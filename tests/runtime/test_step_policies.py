@@ -101,10 +101,11 @@ def magcache(run: Run, policy: MagnitudeRatio) -> Followed:
 
 
 def dbcache(run: Run, policy: ChangeSinceComputed, order: int = 0) -> Followed:
-    """The change since the computed step decides; the residual behind the first block is reused or extrapolated."""
+    """The change of what the first block adds decides; the residual behind is reused or extrapolated."""
     computed, ended, residuals = list[int](), list[Array](), list[Array]()
+    added = [y - x for x, y in zip(run.entered, run.reached, strict=True)]
     for step, y in enumerate(run.reached):
-        change = relative(y, run.reached[computed[-1]]) if computed else 0.0
+        change = relative(added[step], added[computed[-1]]) if computed else 0.0
         if step < policy.warmup or change >= policy.threshold or step - computed[-1] > (policy.consecutive or STEPS):
             computed.append(step)
             residuals.append(run.ended[step] - y)
@@ -148,7 +149,7 @@ MAG = MagnitudeRatio(
 )
 
 SEA = FilteredChange(0.2, tuple(np.linspace(1.0, 1.0 / STEPS, STEPS).tolist()), (4, 4), 2.0, 1, 3)
-DB = ChangeSinceComputed(0.25, 1, 2, 3)
+DB = ChangeSinceComputed(0.5, 1, 2, 3)
 
 CASES: dict[str, tuple[Policy, str, Solver, Callable[..., Followed]]] = {
     "dbcache": (DB, "behind:1", Hold(), dbcache),
@@ -243,7 +244,7 @@ def test_seacache_by_hand() -> None:
     """Of two tokens: their mean has the frequency 0, half their difference 1/2, whose gain is (1 + 1/4)^-1 of that."""
     gain = wiener_gain((2,), 0.5, 2.0)
     assert gain.tolist() == pytest.approx([2 / 1.8, 1.6 / 1.8])
-    seen = FilteredChange(0.1, (0.5,), (2,)).look(torch.tensor([[[3.0], [1.0]]]), 0.0)
+    seen = FilteredChange(0.1, (0.5,), (2,)).look(torch.tensor([[[3.0], [1.0]]]), torch.zeros(1, 2, 1), 0.0)
     assert seen.flatten().tolist() == pytest.approx([(2 * 2 + 1.6) / 1.8, (2 * 2 - 1.6) / 1.8])
     assert wiener_gain((3, 1, 4), 0.0, 3.0) == pytest.approx(torch.ones(3, 1, 4)), "without noise nothing is filtered"
     policy = FilteredChange(0.5, (0.5,), (2,))
