@@ -17,7 +17,7 @@ from hyca_runtime.moment import Moment, Stream
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.placed_weights import PlacedWeights
 from hyca_runtime.policies import Evidence
-from hyca_runtime.probes import DEPTH
+from hyca_runtime.probes import tensors_held
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import COMPUTE, Action
 from hyca_runtime.solvers import Aligned, TapTable, solver_from_spec
@@ -38,9 +38,6 @@ class Remembered(Protocol):
     @property
     def computed(self) -> int: ...
 
-
-PROBES = 1 + DEPTH
-"""Numbers of a feature's size that are held of probes: the latest, and those of computed steps."""
 
 NO_PAST = Past((), (), [])
 
@@ -76,13 +73,13 @@ class CompiledPlan:
 
     def numbers_held(self) -> int | None:
         """Numbers of features held for each sample at most; None where the plan does not say."""
-        total = 0
+        total, probes = 0, max(tensors_held(section.decider) for section in self.sections)
         for name, depth in self.depths.items():
             sizes = [section.points[name].numel for section in self.sections]
             known = [size for size in sizes if size is not None]
             if not known:
                 return None
-            total += (depth + PROBES * any(s.probes for s in self.sections)) * max(known)
+            total += (depth + probes) * max(known)
         return total
 
     def follows(self, track: RunTracker) -> bool:

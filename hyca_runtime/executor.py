@@ -194,9 +194,9 @@ class Executor:
 
     def _decide_within(self, lane: Lane, turn: Turn, probe: Probe) -> Feature | None:
         """The forecast of what is behind the probe of a call, or None to compute it."""
-        evidence = turn.state.measure(lane.plan.section(lane.track).decider, probe.reached)
-        action, added = self._chosen(lane, turn, evidence), probe.reached - probe.entered
-        found = self._within(lane, turn, action, added, keeps=True)
+        added = probe.reached - probe.entered
+        evidence = turn.state.measure(lane.plan.section(lane.track).decider, probe.reached, added)
+        found = self._within(lane, turn, self._chosen(lane, turn, evidence), added, keeps=True)
         if found is None and not lane.track.ends:
             turn.state.probes.keep(added)
         return found

@@ -4,29 +4,48 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hyca_runtime.policies import Evidence, ProbingPolicy
+from hyca_runtime.policies import Evidence, Policy, ProbingPolicy
 from hyca_runtime.solvers import Aligned
 
 DEPTH = 2
 """Probes of computed steps that are kept."""
 
 
+def tensors_held(policy: Policy) -> int:
+    """How many tensors of a probe's size a stream holds at most."""
+    if not isinstance(policy, ProbingPolicy):
+        return 0
+    return DEPTH + (1 if policy.since == "call" else 2)
+
+
 class ProbeMemory:
-    """The latest probe, and what the leading blocks added on the newest computed steps."""
+    """The probe that the next is held against, and what the leading blocks added on the newest computed steps."""
 
     def __init__(self) -> None:
-        self._latest: Tensor | None = None
+        self._before: Tensor | None = None
+        self._live: Tensor | None = None
         self._added: list[Tensor] = []
 
-    def measure(self, policy: ProbingPolicy, probe: Tensor) -> Evidence:
-        """What `policy` says of a probe beside the one before; waits for the device."""
-        before, self._latest = self._latest, probe.detach().clone()
-        if before is None or before.shape != probe.shape:
+    def measure(self, policy: ProbingPolicy, probe: Tensor, added: Tensor, position: float) -> Evidence:
+        """What `policy` says of a probe beside an earlier one; waits for the device.
+
+        Args:
+            added: what the leading blocks added.
+            position: the step of the plan.
+        """
+        seen, before = policy.look(probe.detach(), added.detach(), position).clone(), self._before
+        if policy.since == "call":
+            self._before = seen
+        else:
+            self._live = seen
+        if before is None or before.shape != seen.shape:
             return None
-        return tuple(policy.measure(probe, before).tolist())
+        return tuple(policy.measure(seen, before).tolist())
 
     def keep(self, added: Tensor) -> None:
-        """Remember what the leading blocks added on a computed step."""
+        """Remember what the leading blocks made and added on a computed step."""
+        if self._live is not None:
+            self._before, self._live = self._live, None
         self._added = [added.detach().clone(), *self._added[: DEPTH - 1]]
 
     def weights(self, solver: Aligned, added: Tensor) -> Tensor | None:
@@ -37,8 +56,8 @@ class ProbeMemory:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._latest, self._added = None, []
+        self._before, self._live, self._added = None, None, []
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self._latest, *self._added) if tensor is not None)
+        return sum(tensor.nbytes for tensor in (self._before, self._live, *self._added) if tensor is not None)

@@ -66,12 +66,12 @@ class StreamState:
         self.guard.forget()
         self.cause = cause
 
-    def measure(self, policy: Policy, probe: Tensor) -> Evidence:
-        """What a policy that probes says of a probe; waits for the device."""
+    def measure(self, policy: Policy, probe: Tensor, added: Tensor) -> Evidence:
+        """What a policy that probes says of a probe, and of what it added to its input; waits for the device."""
         if not isinstance(policy, ProbingPolicy):
             return None
         self.count.waits += 1
-        return self.probes.measure(policy, probe)
+        return self.probes.measure(policy, probe, added, self.previous)
 
     @property
     def computed(self) -> int:

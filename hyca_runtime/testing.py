@@ -162,7 +162,7 @@ def _evidence(policy: Policy, position: float) -> Evidence:
         return None
     before = torch.ones(2, 3, 4)
     change = torch.tensor([0.3, 0.2]).reshape(2, 1, 1) / (1 + position)
-    numbers = policy.measure(before + change, before)
+    numbers = policy.measure(policy.look(before + change, change, position), policy.look(before, before, position - 1))
     _expect(numbers.shape == (2,), f"of two samples it measures a tensor of shape {tuple(numbers.shape)}")
     return tuple(numbers.tolist())
 

@@ -59,7 +59,8 @@ def changed(plan: Plan, **fields: Any) -> Plan:
     return Plan(name=plan.name, sections=(NetworkPlan(**section | fields),))
 
 
-def _alike(at: str, channels: int, solver: Solver) -> Forecast:
+def alike(at: str, channels: int, solver: Solver) -> Forecast:
+    """One solver for all channels of a point."""
     group = DimensionGroup(name="all", channels=encode_channels(range(channels)), solver=solver.spec())
     return Forecast(at=parse_point(at), num_channels=channels, groups={EVERY: (group,)})
 
@@ -68,8 +69,8 @@ def layered_plan(module: FluxTransformer2DModel) -> Plan:
     """Attention and MLPs of a FLUX module pause on steps of their own, for the branch "uncond" on others."""
     doubles, singles = len(module.transformer_blocks), len(module.single_transformer_blocks)
     points = {
-        "attention": _alike("attention", (2 * doubles + singles) * module.inner_dim, Newton(1)),
-        "mlp": _alike("mlp", 2 * doubles * module.inner_dim, Hold()),
+        "attention": alike("attention", (2 * doubles + singles) * module.inner_dim, Newton(1)),
+        "mlp": alike("mlp", 2 * doubles * module.inner_dim, Hold()),
     }
     both = ("attention", "mlp")
     palette = (COMPUTE, Action(forecast=both[:1]), Action(forecast=both[1:]), Action(forecast=both))
@@ -84,7 +85,7 @@ def layered_plan(module: FluxTransformer2DModel) -> Plan:
 
 def probing_plan(module: FluxTransformer2DModel) -> Plan:
     """The first block decides in each call whether the others run."""
-    points = {FEATURE: _alike("trunk:residual", module.inner_dim, Aligned())}
+    points = {FEATURE: alike("trunk:residual", module.inner_dim, Aligned())}
     return changed(make_plan(module), points=points, policy=ProbedChange(0.2).spec(max_computed=8))
 
 
@@ -94,7 +95,7 @@ def live_plan(module: FluxTransformer2DModel) -> Plan:
     steps, channels = plan.section.schedule.predicted_steps, module.inner_dim
     weights = Fitted(steps, np.random.default_rng(0).normal(0, 0.1, (len(steps), 2, channels))).spec()
     sources = {EVERY: (Source(point="probe", live=True, solver=weights),)}
-    forecast = _alike("trunk:residual", channels, Newton(1)).model_copy(update={"sources": sources})
+    forecast = alike("trunk:residual", channels, Newton(1)).model_copy(update={"sources": sources})
     probe = Forecast(at=parse_point("leading:1"), num_channels=channels)
     return changed(plan, points={FEATURE: forecast, "probe": probe})
 

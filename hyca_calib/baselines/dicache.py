@@ -12,7 +12,8 @@ from typing import Any
 from hyca_calib.baselines.base import Applied, Axis, Family, HalfOpenAxis, Settings, Setup, ladder
 from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_calib.pipelines.rollout import followed, sample_latents
-from hyca_calib.search.dicache.rule import POINT, STACK, Rule, rule_of
+from hyca_calib.search.step_caches.dicache import DiCache
+from hyca_calib.search.step_caches.rule import ALL_BLOCKS, STACK
 from hyca_runtime import Plan
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.points import find_blocks, find_transformer
@@ -28,7 +29,7 @@ GAMMAS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0)
 
 def dicache_families(pipe: Any, setup: Setup) -> list[Family]:
     """DiCache, and its ablation that reuses what is not computed."""
-    released = rule_of(type(find_transformer(pipe)).__name__)
+    released = DiCache.released(type(find_transformer(pipe)).__name__)
     source = "arXiv 2508.17356, re-derived; as plans, each sample alone"
     return [
         _family("DiCache", source, HalfOpenAxis("gamma", GAMMAS, (released.limit,)), pipe, setup),
@@ -39,15 +40,15 @@ def dicache_families(pipe: Any, setup: Setup) -> list[Family]:
 def _family(name: str, source: str, gamma: Axis, pipe: Any, setup: Setup) -> Family:
     """Of a full run it looks at the times and the shape of what all blocks add."""
     num, network = setup.num_steps, find_transformer(pipe)
-    released = rule_of(type(network).__name__)
+    released = DiCache.released(type(network).__name__)
 
     def apply(pipe: Any, settings: Settings) -> Applied:
         def planned() -> str:
             sample = partial(sample_latents, pipe, setup.jobs[:1], num, 1)
-            return hand_plan(pipe, {STACK: POINT}, sample, lambda steps: [0]).model_dump_json()
+            return hand_plan(pipe, {STACK: ALL_BLOCKS}, sample, lambda steps: [0]).model_dump_json()
 
-        plain = parse_plan(json.loads(setup.recall(f"plan of a full run, {POINT}", planned)), name)
-        rule = Rule(int(settings["m"]), float(settings["rho"]), bool(settings["last"]), float(settings["gamma"]))
+        plain = parse_plan(json.loads(setup.recall(f"plan of a full run, {ALL_BLOCKS}", planned)), name)
+        rule = DiCache(int(settings["m"]), float(settings["rho"]), bool(settings["last"]), float(settings["gamma"]))
         sections = tuple(_probed(section, rule, float(settings["delta"])) for section in plain.sections)
         return followed(pipe, Plan(name=name, sections=sections))
 
@@ -62,7 +63,7 @@ def _family(name: str, source: str, gamma: Axis, pipe: Any, setup: Setup) -> Fam
     return Family(name, source, axes, apply, num, refused=_refusal(network), alone=True)
 
 
-def _probed(section: NetworkPlan, rule: Rule, threshold: float) -> NetworkPlan:
+def _probed(section: NetworkPlan, rule: DiCache, threshold: float) -> NetworkPlan:
     """A section for the same runs that the probe decides."""
     forecast = rule.forecast(section.forecast.num_channels)
     fields = {name: getattr(section, name) for name in NetworkPlan.model_fields}
@@ -72,7 +73,7 @@ def _probed(section: NetworkPlan, rule: Rule, threshold: float) -> NetworkPlan:
 def _refusal(network: Any) -> str:
     """Why the network cannot be probed; "" if it can."""
     try:
-        Attachment(network, POINT).late(1)
+        Attachment(network, ALL_BLOCKS).late(1)
     except AttachError as error:
         return str(error)
     return ""

@@ -12,6 +12,7 @@ from hyca_calib.search.replay import Multistep
 from hyca_calib.search.sources import BEST, listed
 from hyca_calib.trace.run import GRAM_TOKENS
 from hyca_runtime.compiled_plan import OnMismatch
+from hyca_runtime.solvers import Taylor
 
 TRACES, STUDIES = Path("traces"), Path("studies")
 
@@ -119,6 +120,9 @@ class SearchLimits:
     schedule: Annotated[
         Path | None, typer.Option(help="Of smoothcache: a schedule file of its own to follow, instead of a budget.")
     ] = None
+    order: Annotated[
+        int, typer.Option(min=0, max=Taylor.orders[-1], help="Of dbcache: order of TaylorSeer's forecast; 0 reuses.")
+    ] = 0
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
         Tuning.trials
     )

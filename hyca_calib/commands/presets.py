@@ -10,9 +10,6 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.records.console import stages
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.dicache.rule import rule_of
-from hyca_calib.search.dicache.search import search_dicache
-from hyca_calib.search.dicache.stack import measure_stack
 from hyca_calib.search.error_damping import with_damping
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.presets import PRESETS
@@ -27,11 +24,20 @@ from hyca_calib.search.smoothcache.search import (
     search_smoothcache,
     write_scheduled,
 )
-from hyca_calib.search.sources import BEST, DICACHE, SMOOTHCACHE
+from hyca_calib.search.sources import BEST, DBCACHE, DICACHE, MAGCACHE, SEACACHE, SMOOTHCACHE, TEACACHE
+from hyca_calib.search.step_caches.dbcache import DBCache
+from hyca_calib.search.step_caches.dicache import DiCache
+from hyca_calib.search.step_caches.magcache import MagCache
+from hyca_calib.search.step_caches.rule import Rule
+from hyca_calib.search.step_caches.seacache import SeaCache
+from hyca_calib.search.step_caches.search import search_threshold
+from hyca_calib.search.step_caches.stack import measure_stack
+from hyca_calib.search.step_caches.teacache import TeaCache
 from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.search.tune import tune
 from hyca_calib.trace.folder import Where
 from hyca_runtime import Plan
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import StudyError
 from hyca_runtime.registry import did_you_mean
 
@@ -168,17 +174,33 @@ def _smoothcache(asked: Asked) -> Maker:
     return lambda budget, study: search_smoothcache(pipe, problem, budget, study, layers, changes(), reach)
 
 
-def _dicache(asked: Asked) -> Maker:
-    """Thresholds for budgets; the network is measured once."""
+def _step_cache(asked: Asked, rule: Rule) -> Maker:
+    """Thresholds for budgets; the network is measured, and what a rule must know of it fitted, once."""
     (problem,) = asked.problems
-    rule = rule_of(problem.trace.attributes.model.transformer)
-    stack = measure_stack(asked.pipe, problem, rule.blocks)
+    fitting, stack = measure_stack(asked.pipe, problem, rule)
+
+    @cache
+    def fitted() -> Rule:
+        with stages(("calibrate",)) as tell:
+            return fitting.fitted(asked.pipe, problem, asked.folder, lambda share: tell("calibrate", share, ""))
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
+        known = fitted()
         with stages(("threshold",)) as tell:
-            return search_dicache(asked.pipe, problem, budget, study, stack, lambda share: tell("threshold", share, ""))
+            return search_threshold(
+                asked.pipe, problem, budget, study, stack, known, lambda share: tell("threshold", share, "")
+            )
 
     return make
+
+
+def _dicache(asked: Asked) -> Maker:
+    return _step_cache(asked, DiCache.released(asked.problems[0].trace.attributes.model.transformer))
+
+
+def _dbcache(asked: Asked) -> Maker:
+    network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
+    return _step_cache(asked, DBCache.released(network, asked.limits.order))
 
 
 OFFERS: dict[str, Offer] = {
@@ -186,5 +208,9 @@ OFFERS: dict[str, Offer] = {
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
     DICACHE: Offer(_dicache, computes_steps=False),
+    SEACACHE: Offer(lambda asked: _step_cache(asked, SeaCache()), computes_steps=False),
+    TEACACHE: Offer(lambda asked: _step_cache(asked, TeaCache()), computes_steps=False),
+    DBCACHE: Offer(_dbcache, ("order",), computes_steps=False),
+    MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), computes_steps=False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

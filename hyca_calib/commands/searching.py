@@ -22,7 +22,7 @@ from hyca_calib.records.provenance import provenance
 from hyca_calib.report.front import write_front
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.smoothcache.schedule_file import schedule_content
-from hyca_calib.search.sources import BEST, SMOOTHCACHE
+from hyca_calib.search.sources import BEST
 from hyca_calib.search.storage import public
 from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.trace.folder import Folder
@@ -143,11 +143,11 @@ def _palette(limits: SearchLimits) -> tuple[tuple[CachePoint, ...], bool]:
 def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
-    own: dict[str, Any] = {"lookahead": wanted.pop("lookahead"), "schedule": wanted.pop("schedule")}
+    own: dict[str, Any] = {option: wanted.pop(option) for option in ("lookahead", "schedule", "order")}
     if limits.schedule is not None:
         own["schedule"] = schedule_content(limits.schedule)
     asked = {"traces": [t.name for t in traces], "budget": budget.text, "limits": wanted}
-    return asked | own if limits.preset == SMOOTHCACHE else asked
+    return asked | {option: value for option, value in own.items() if option in preset_of(limits).options}
 
 
 def run_demo(budget: str, minutes: float, out: Path | None, record: Path | None) -> tuple[Evaluation, Path]:

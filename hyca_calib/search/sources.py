@@ -3,6 +3,10 @@
 BEST = "best"
 SMOOTHCACHE = "smoothcache"
 DICACHE = "dicache"
+TEACACHE = "teacache"
+MAGCACHE = "magcache"
+DBCACHE = "dbcache"
+SEACACHE = "seacache"
 
 SOURCES = {
     "hold": "FORA, arXiv 2407.01425: reuse, every N-th step computed",
@@ -11,6 +15,10 @@ SOURCES = {
     "hicache": "HiCache, arXiv 2508.16984: Hermite basis, order 1, contraction 0.5",
     "hyca": "HyCa, arXiv 2510.04188: five solvers, k-means, One-Time Choosing",
     SMOOTHCACHE: "SmoothCache, arXiv 2411.10510: layers of a kind repeat their output by a schedule of their own",
+    TEACACHE: "TeaCache, arXiv 2411.19108: a polynomial of the input's change decides, blocks are reused",
+    MAGCACHE: "MagCache, arXiv 2506.09045: ratios of magnitudes decide, blocks are reused",
+    DBCACHE: "DBCache, cache-dit: the change of front blocks decides about those behind, reused or extrapolated",
+    SEACACHE: "SeaCache, arXiv 2602.18993: the change of the input without its noise decides, blocks are extrapolated",
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
 }
 

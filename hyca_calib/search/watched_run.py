@@ -10,6 +10,7 @@ from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.problem import Problem
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.late import Probe
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import Feature
@@ -29,6 +30,8 @@ class WatchedCall:
         begins: whether it begins a pass over the steps.
         stream: its guidance branch and the part of the picture.
         features: of the points that it came to, by name.
+        output: what the network returned.
+        probe: what its leading blocks made, where that was asked for.
     """
 
     args: tuple[Any, ...]
@@ -37,12 +40,24 @@ class WatchedCall:
     stream: tuple[str, int]
     step: int
     features: dict[str, Feature]
+    output: Any
+    probe: Probe | None = None
 
 
 def watch(
-    pipe: Any, problem: Problem, points: Points, job: Job, num_steps: int, hear: Callable[[WatchedCall], None]
+    pipe: Any,
+    problem: Problem,
+    points: Points,
+    job: Job,
+    num_steps: int,
+    hear: Callable[[WatchedCall], None],
+    blocks: int = 0,
 ) -> Attachment:
     """Sample a job in full and tell every call of the traced network that comes to a point.
+
+    Args:
+        blocks: how many leading blocks are the probe that is told, too; 0 for none. With one there is a single point,
+            as `Attachment.run_late` wants it.
 
     Returns:
         What the calls went through, removed from the network.
@@ -52,12 +67,17 @@ def watch(
     resolver = CallResolver(clock)
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output, captured = attachment.run(args, kwargs, points, {})
+        probes, captured = list[Probe](), dict[str, Feature | None]()
+        if blocks:
+            output = attachment.run_late(args, kwargs, blocks, probes.append, captured.update)
+        else:
+            output, captured = attachment.run(args, kwargs, points, {})
         features = {name: feature for name, feature in captured.items() if feature is not None}
         if features:
             call = resolver.resolve(args, kwargs, attachment.context.branch)
             at, begins = int(resolver.track.position), call.progress == "begins"
-            hear(WatchedCall(args, kwargs, begins, (call.branch, call.part), at, features))
+            probe = probes[0] if probes else None
+            hear(WatchedCall(args, kwargs, begins, (call.branch, call.part), at, features, output, probe))
         return output
 
     attachment.install(outside_inference_mode(answer))

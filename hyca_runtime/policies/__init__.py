@@ -1,5 +1,6 @@
 """Decisions between the actions of a plan; importing this package registers those that ship with HyCa."""
 
+from hyca_runtime.policies.accumulated_change import AccumulatedChange
 from hyca_runtime.policies.base import (
     Evidence,
     Policy,
@@ -10,16 +11,25 @@ from hyca_runtime.policies.base import (
     register_policy,
 )
 from hyca_runtime.policies.careful_end import CarefulEnd
+from hyca_runtime.policies.change_since_computed import ChangeSinceComputed
+from hyca_runtime.policies.filtered_change import FilteredChange
+from hyca_runtime.policies.magnitude_ratio import MagnitudeRatio
 from hyca_runtime.policies.probed_change import ProbedChange
+from hyca_runtime.policies.rescaled_change import RescaledChange
 from hyca_runtime.policies.scheduled import Scheduled
 
 __all__ = [
+    "AccumulatedChange",
     "CarefulEnd",
+    "ChangeSinceComputed",
     "Evidence",
+    "FilteredChange",
+    "MagnitudeRatio",
     "Policy",
     "PolicySpec",
     "ProbedChange",
     "ProbingPolicy",
+    "RescaledChange",
     "Scheduled",
     "policies",
     "policy_from_spec",

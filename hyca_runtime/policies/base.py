@@ -6,14 +6,15 @@ asked on the host, before the network is called, and answers from the moment alo
 wait for the device.
 
 A `ProbingPolicy` is asked when the call has run its first blocks, and sees a few numbers that it
-measured there. That is one wait for the device at each decision, which the report counts.
+measured there. That is one wait for the device at each decision, which the report counts. Most compute
+once a change of what is seen there, summed over calls, is large: `AccumulatedChange`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -65,6 +66,11 @@ class Policy(ABC):
                 for other policies.
         """
 
+    @staticmethod
+    def forecasts(schedule: Schedule) -> Action:
+        """The first action of the palette that forecasts."""
+        return next(action for action in schedule.palette if not action.computes)
+
     def spec(self, max_computed: int | None = None) -> PolicySpec:
         """This policy as it stands in a plan."""
         settings: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
@@ -78,18 +84,42 @@ class ProbingPolicy(Policy):
 
     Attributes:
         blocks: how many lead, 1 or more; a field of the dataclass.
+        since: what a probe is held against, that of the call before of the same branch, or of the latest call that
+            computed all of the network.
     """
 
     blocks: int
+    since: ClassVar[Literal["call", "computed"]] = "call"
 
-    @abstractmethod
-    def measure(self, probe: Tensor, before: Tensor) -> Tensor:
-        """One number for each sample, ``(sample,)``, on the device: it must not wait for it.
+    def look(self, probe: Tensor, added: Tensor, position: float) -> Tensor:
+        """What is compared of a probe, and kept for the next: the probe itself, unless a policy says otherwise.
 
         Args:
             probe: what the leading blocks make in this call, ``(sample, ...)``.
-            before: what they made in the call before of the same branch.
+            added: what they add to what comes into the first, as large.
+            position: the step of the plan.
         """
+        del added, position
+        return probe
+
+    def measure(self, probe: Tensor, before: Tensor) -> Tensor:
+        """One number for each sample, ``(sample,)``, on the device: it must not wait for it.
+
+        By default it is the relative change, in the mean of absolute values.
+
+        Args:
+            probe: what `look` saw in this call.
+            before: what it saw in the call that this one is held against, see `since`.
+        """
+        probe, before = probe.float().flatten(1), before.float().flatten(1)
+        return (probe - before).abs().mean(1) / before.abs().mean(1).clamp_min(1e-12)
+
+    def _check_probe(self, threshold: float) -> None:
+        """Raises ValueError if `threshold` is negative, or `blocks` no number of blocks."""
+        if not threshold >= 0:
+            raise ValueError(f"{self.name}: threshold must be 0 or more, got {threshold}")
+        if type(self.blocks) is not int or self.blocks < 1:
+            raise ValueError(f"{self.name}: blocks must be a whole number, 1 or more, got {self.blocks}")
 
 
 def register_policy(policy: type[Policy]) -> type[Policy]:

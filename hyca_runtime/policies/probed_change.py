@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies.base import Evidence, ProbingPolicy, register_policy
-from hyca_runtime.schedule import COMPUTE, Action, Schedule
-
-Sums = tuple[float, ...]
-"""Of each sample, since its network was last computed."""
+from hyca_runtime.policies.accumulated_change import AccumulatedChange
+from hyca_runtime.policies.base import register_policy
 
 
 @register_policy
 @dataclass(frozen=True)
-class ProbedChange(ProbingPolicy):
+class ProbedChange(AccumulatedChange):
     """Sums the probe's relative change from call to call, and computes once it reaches `threshold`.
 
     Each sample has a sum; the batch follows its most demanding sample (the release takes the mean over the batch).
@@ -36,25 +31,11 @@ class ProbedChange(ProbingPolicy):
     name: ClassVar[str] = "probed_change"
 
     def __post_init__(self) -> None:
-        if not self.threshold >= 0:
-            raise ValueError(f"probed_change: threshold must be 0 or more, got {self.threshold}")
-        if type(self.blocks) is not int or self.blocks < 1:
-            raise ValueError(f"probed_change: blocks must be a whole number, 1 or more, got {self.blocks}")
+        self._check_probe(self.threshold)
         if not 0 <= self.retained <= 1:
             raise ValueError(f"probed_change: retained must be a share from 0 to 1, got {self.retained}")
 
-    def begin(self) -> Sums:
-        return ()
-
-    def measure(self, probe: Tensor, before: Tensor) -> Tensor:
-        probe, before = probe.float().flatten(1), before.float().flatten(1)
-        return (probe - before).abs().mean(1) / before.abs().mean(1).clamp_min(1e-12)
-
-    def decide(self, state: Sums, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, Sums]:
+    def forces(self, moment: Moment, skipped: int) -> bool:
+        del skipped
         ends = self.last and moment.position >= moment.num_steps - 1
-        if evidence is None or moment.position < 1 + int(self.retained * moment.num_steps) or ends:
-            return COMPUTE, ()
-        sums = tuple(a + b for a, b in zip(state or (0.0,) * len(evidence), evidence, strict=True))
-        if not all(total < self.threshold for total in sums):  # a probe that is not a number, too
-            return COMPUTE, ()
-        return next(action for action in schedule.palette if not action.computes), sums
+        return ends or moment.position < 1 + int(self.retained * moment.num_steps)

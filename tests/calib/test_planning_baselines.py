@@ -32,8 +32,6 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.search.dicache.rule import Rule
-from hyca_calib.search.dicache.stack import measure_stack, probing_section
 from hyca_calib.search.presets import (
     PRESETS,
     WARMUPS,
@@ -43,6 +41,8 @@ from hyca_calib.search.presets import (
     recipe_section,
 )
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.step_caches.dicache import DiCache
+from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 from hyca_runtime.feature import Feature
@@ -425,8 +425,8 @@ class TestDiCache:
             return sample_latents(pipe, setup.jobs[:1], STEPS, 1)
 
     def section(self, pipe: EmojiPipeline, setup: Setup) -> NetworkPlan:
-        problem, rule = setup.problem(), Rule(blocks=2, retained=0.1, last=True, limit=2.0)
-        return probing_section(problem, measure_stack(pipe, problem, rule.blocks), rule, 0.15, [0], None)
+        rule = DiCache(blocks=2, retained=0.1, last=True, limit=2.0)
+        return deciding_section(setup.problem(), measure_stack(pipe, setup.problem(), rule)[1], rule, 0.15, [0], None)
 
     def test_it_does_what_the_preset_does(self, pipe: EmojiPipeline, setup: Setup) -> None:
         with followed(pipe, Plan(name="preset", sections=(self.section(pipe, setup),))) as session:

@@ -11,10 +11,14 @@ from hyca_runtime.errors import HycaError
 from hyca_runtime.moment import Moment
 from hyca_runtime.policies import (
     CarefulEnd,
+    ChangeSinceComputed,
     Evidence,
+    FilteredChange,
+    MagnitudeRatio,
     Policy,
     PolicySpec,
     ProbedChange,
+    RescaledChange,
     Scheduled,
     policies,
     policy_from_spec,
@@ -22,7 +26,19 @@ from hyca_runtime.policies import (
 from hyca_runtime.schedule import Action, Schedule
 from hyca_runtime.testing import NUM_STEPS, POLICY_CHECKS, check_policy, decisions_of
 
-ALL_POLICIES = (Scheduled(), CarefulEnd(), CarefulEnd(steps=5), ProbedChange(0.1), ProbedChange(0.4, retained=0.0))
+ALL_POLICIES = (
+    Scheduled(),
+    CarefulEnd(),
+    CarefulEnd(steps=5),
+    ProbedChange(0.1),
+    ProbedChange(0.4, retained=0.0),
+    ChangeSinceComputed(0.1),
+    ChangeSinceComputed(0.1, warmup=0, consecutive=2),
+    FilteredChange(0.1, (1.0, 0.7, 0.4, 0.1), (3,)),
+    FilteredChange(0.3, [0.9] * 12, (1, 3), power=3.0, consecutive=None),  # type: ignore[arg-type]
+    MagnitudeRatio(0.06, {"*": (1.0, 1.02, 0.99, 1.01), "uncond": [0.98] * 12}),
+    RescaledChange(0.2, (3.0, -0.1, 0.05), (0.01, 0.2)),
+)
 
 
 @pytest.mark.parametrize("check", POLICY_CHECKS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from spies import Witness
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
@@ -40,22 +41,6 @@ def probing_plan(pipe: EmojiPipeline, point: str = "trunk:residual", most: int |
     for groups in section["points"]["feature"]["groups"].values():
         groups[0]["solver"] = {"name": "aligned", "configuration": {"limit": 1.5}}
     return parse_plan(content, "test")
-
-
-class Witness:
-    """What goes into the first block, comes out of the leading ones, and reaches the final norm, call by call."""
-
-    def __init__(self, network: Any, blocks: int) -> None:
-        self.entered, self.reached, self.ended = list[Tensor](), list[Tensor](), list[Tensor]()
-        every = [*network.transformer_blocks, *network.single_transformer_blocks]
-        self.calls = [0] * len(every)
-        for i, block in enumerate(every):
-            block.register_forward_pre_hook(lambda *_, i=i: self.calls.__setitem__(i, self.calls[i] + 1))
-        every[0].register_forward_pre_hook(
-            lambda _, args, kwargs: self.entered.append(kwargs["hidden_states"]), with_kwargs=True
-        )
-        every[blocks - 1].register_forward_hook(lambda *a: self.reached.append(a[-1][1]))
-        network.norm_out.register_forward_pre_hook(lambda _, args: self.ended.append(args[0]))
 
 
 def published(seen: Witness, threshold: float, retained: float, whole: bool) -> tuple[list[int], list[Tensor]]:

@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from hyca_calib.pipelines.workload import Job
-from hyca_calib.records.atomic import write_json
+from hyca_calib.search.kept_runs import Rows, measured
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.watched_run import Points, WatchedCall, watch
 from hyca_runtime.feature import Feature
@@ -31,21 +29,8 @@ FAR = 1e9
 TINY = 1e-30
 KEPT = "layer_changes.json"
 
-Changes = dict[str, list[list[float]]]
+Changes = Rows
 """By point, ``[j - 1][t]``, as many steps t as have a step t + j."""
-
-
-class Calibration(BaseModel, frozen=True):
-    """What is kept of each sample, to go on from after an interruption.
-
-    Attributes:
-        problem: identity of the trace that says the samples.
-        samples: changes in the run of one sample, by its number.
-    """
-
-    problem: str
-    lookahead: int
-    samples: dict[int, Changes]
 
 
 def calibrate(
@@ -61,15 +46,12 @@ def calibrate(
     Args:
         folder: where the changes in each run are kept; a second call goes on from them.
     """
-    samples = _kept(folder / KEPT, problem.identity, lookahead)
-    jobs = problem.workload.of("fit")[:SAMPLES]
-    for done, job in enumerate(jobs):
-        on_progress(done / len(jobs))
-        if job.index not in samples:
-            samples[job.index] = measure_changes(pipe, problem, points, job, lookahead)
-            write_json(folder / KEPT, Calibration(problem=problem.identity, lookahead=lookahead, samples=samples))
-    on_progress(1.0)
-    return mean_changes([samples[job.index] for job in jobs])
+    jobs, of = problem.workload.of("fit")[:SAMPLES], f"{problem.identity}, changes over {lookahead} steps"
+    return mean_changes(
+        measured(
+            folder / KEPT, of, jobs, lambda job: measure_changes(pipe, problem, points, job, lookahead), on_progress
+        )
+    )
 
 
 def measure_changes(pipe: Any, problem: Problem, points: Points, job: Job, lookahead: int) -> Changes:
@@ -120,12 +102,3 @@ def _mean(values: Iterable[float]) -> float:
 
 def _comparable(older: Feature, newer: Feature) -> bool:
     return [part.shape for part in older] == [part.shape for part in newer]
-
-
-def _kept(path: Path, problem: str, lookahead: int) -> dict[int, Changes]:
-    """The samples of an interrupted calibration, if it was the same."""
-    try:
-        found = Calibration.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return {}
-    return dict(found.samples) if (found.problem, found.lookahead) == (problem, lookahead) else {}

@@ -1,0 +1,1 @@
+"""Published caches that decide in each run, step by step, whether the blocks of a network are computed."""

@@ -1,0 +1,92 @@
+"""What a published step cache is, but its threshold, which a budget decides."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.watched_run import WatchedCall
+from hyca_runtime.forecast import Forecast
+from hyca_runtime.group import DimensionGroup, encode_channels
+from hyca_runtime.point import CachePoint, parse_point
+from hyca_runtime.policies import Policy
+from hyca_runtime.schedule import EVERY
+from hyca_runtime.solvers import ClosedFormSolver, Hold
+
+STACK = "stack"
+"""The name of the point in plans."""
+ALL_BLOCKS = parse_point("trunk:residual")
+"""The tokens behind the last block less those before the first."""
+
+FIT_SAMPLES = 10
+"""Full runs from which numbers of a network are fitted."""
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """The settings of a published step cache.
+
+    Attributes:
+        preset: its name.
+        probes: after how many blocks it decides; 0 for before them.
+    """
+
+    preset: ClassVar[str]
+
+    @property
+    def probes(self) -> int:
+        return 1
+
+    @property
+    def point(self) -> CachePoint:
+        """What is forecast."""
+        return ALL_BLOCKS
+
+    @property
+    def solver(self) -> ClosedFormSolver:
+        """What it is forecast by."""
+        return Hold()
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Guidance branches that may be decided about otherwise on equal evidence."""
+        return ("",)
+
+    @abstractmethod
+    def policy(self, threshold: float) -> Policy:
+        """The policy with a threshold; one of 0 computes every step."""
+
+    def fitted(self, pipe: Any, problem: Problem, folder: Path, on_progress: Progress) -> Self:
+        """The rule with what must be known of a network, from full runs of the fit split.
+
+        Args:
+            folder: where the numbers of each run are kept; a second call goes on from them.
+        """
+        del pipe, problem, folder, on_progress
+        return self
+
+    def fitting(self, problem: Problem, network: nn.Module, call: WatchedCall) -> Self:
+        """The rule with what a network tells, and a call of it.
+
+        Raises:
+            AttachError: the rule has no sense for such a network.
+        """
+        del problem, network, call
+        return self
+
+    def easier(self) -> tuple[Self, ...]:
+        """The rule, then with ever fewer steps computed whatever happens: for budgets that leave no room for them."""
+        return (self,)
+
+    def forecast(self, channels: int, numel: int | None = None) -> Forecast:
+        """What is forecast, of so many channels and numbers, and how."""
+        everything = DimensionGroup(name="all", channels=encode_channels(range(channels)), solver=self.solver.spec())
+        return Forecast(at=self.point, num_channels=channels, groups={EVERY: (everything,)}, numel=numel)

@@ -1,0 +1,44 @@
+"""Runs of a policy on evidence that is known without a network."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from hyca_calib.search.step_caches.rule import STACK, Rule
+from hyca_calib.search.step_caches.stack import Stack
+from hyca_runtime.moment import Moment
+from hyca_runtime.policies import Policy
+from hyca_runtime.schedule import Schedule
+
+
+class SampleRun(BaseModel, frozen=True):
+    """One run of one sample.
+
+    Attributes:
+        share: of the full run's FLOPs.
+        computed: steps on which a branch was computed.
+        most: computed calls of the branch that has most.
+    """
+
+    share: float
+    computed: tuple[int, ...]
+    most: int
+
+
+def cheapest_run(stack: Stack, rule: Rule, threshold: float, num_steps: int) -> SampleRun:
+    """The run in which no probe ever changes; where there is none, the run."""
+    policy = rule.policy(threshold)
+    branches = [_computed(policy, branch, bool(rule.probes), num_steps) for branch in rule.branches]
+    share = sum(map(len, branches)) / (num_steps * len(branches))
+    steps = tuple(sorted(set().union(*branches)))
+    return SampleRun(share=stack.share(share), computed=steps, most=max(map(len, branches)))
+
+
+def _computed(policy: Policy, branch: str, probes: bool, num_steps: int) -> Sequence[int]:
+    """The steps on which a guidance branch is computed."""
+    schedule, state, found = Schedule.from_steps(num_steps, [0], STACK), policy.begin(), list[int]()
+    for step in range(num_steps):
+        moment = Moment(0, step, step - 1, num_steps, branch)
+        action, state = policy.decide(state, moment, schedule, (0.0,) if probes and step else None)
+        found += [step] if action.computes else []
+    return found

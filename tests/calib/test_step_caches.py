@@ -1,0 +1,279 @@
+"""Step caches as presets: what is fitted on full runs, and the threshold for a budget."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from numpy.typing import NDArray
+from plans import changed
+from spies import Witness
+from torch import nn
+
+from hyca_calib.baselines.cache_dit import DualBlock
+from hyca_calib.commands.options import SearchLimits
+from hyca_calib.commands.presets import OFFERS, Asked, preset_of
+from hyca_calib.costs.budget import Budget
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.pipelines.by_hand import hand_plan
+from hyca_calib.pipelines.rollout import followed, sample_latents
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.search import kept_runs
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.step_caches import magcache, search, teacache
+from hyca_calib.search.step_caches.dbcache import DBCache
+from hyca_calib.search.step_caches.magcache import MagCache
+from hyca_calib.search.step_caches.seacache import SeaCache, token_grid
+from hyca_calib.search.step_caches.simulated import cheapest_run
+from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
+from hyca_calib.search.step_caches.teacache import TeaCache, fit_polynomial
+from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.watched_run import WatchedCall
+from hyca_calib.trace.store import Trace
+from hyca_runtime import Plan
+from hyca_runtime.attach.late import Probe
+from hyca_runtime.errors import AttachError, BudgetError, StudyError
+from hyca_runtime.point import parse_point
+from hyca_runtime.solvers import Taylor
+
+Array = NDArray[np.float64]
+
+PRESETS = ("dbcache", "magcache", "seacache", "teacache")
+
+
+@pytest.fixture
+def problem(recorded: Trace) -> Problem:
+    return Problem(recorded)
+
+
+def make(pipe: EmojiPipeline, problem: Problem, folder: Path, preset: str, budget: str, **options: Any) -> Plan:
+    """What ``hyca search`` does with a preset."""
+    limits = SearchLimits(preset=preset, **options)
+    wanted = Budget.parse(budget)
+    maker = OFFERS[preset].prepare(Asked(pipe, [problem], [wanted], limits, folder))
+    return maker(wanted, StudyFolder.open(folder / "study", {}))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few samples and halvings: quick."""
+    monkeypatch.setattr(search, "SAMPLES", 2)
+    monkeypatch.setattr(search, "HALVINGS", 3)
+    for module in (magcache, teacache):
+        monkeypatch.setattr(module, "FIT_SAMPLES", 2)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_budget_is_met_on_average_and_no_run_goes_beyond_the_bound(
+    pipe: EmojiPipeline, problem: Problem, tmp_path: Path, preset: str
+) -> None:
+    plan = make(pipe, problem, tmp_path, preset, "2x")
+    section, jobs = plan.section, problem.workload.of("select")[:2]
+    assert section.policy is not None
+    most, shares = section.policy.max_computed, []
+    assert most is not None
+    for job in jobs:
+        with followed(pipe, plan) as session:
+            sample_latents(pipe, [job], problem.workload.num_steps, 1)
+            report = session.report()
+        assert report.flops_ratio is not None
+        assert max(count.computed for count in report.streams.values()) <= most < problem.trace.num_steps
+        assert report.bytes_ahead is not None
+        assert 0 < report.cache_bytes <= report.bytes_ahead
+        shares.append(1 / report.flops_ratio)
+    assert 1 / 3 < statistics.fmean(shares) <= 0.5
+    account = StudyFolder.open(tmp_path / "study", {}).read_result()
+    assert account["flops_ratios"] == sorted(round(1 / share, 3) for share in shares)[: len(account["flops_ratios"])]
+    assert account["settings"]["threshold"] == section.policy.configuration["threshold"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_nothing_can_meet_is_refused_without_a_run(
+    pipe: EmojiPipeline, problem: Problem, tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in (TeaCache, MagCache):
+        monkeypatch.setattr(kind, "fitted", lambda self, *_: self)
+    monkeypatch.setattr(search._Tries, "_run", lambda *_: pytest.fail("a run"))
+    with pytest.raises(BudgetError, match=rf"cannot be met by {preset}: [0-9.]+x is the most; ask for less"):
+        make(pipe, problem, tmp_path, preset, "11x")
+
+
+def test_dbcache_with_taylorseer(pipe: EmojiPipeline, problem: Problem) -> None:
+    rule, stack = measure_stack(pipe, problem, DBCache(order=2))
+    section = deciding_section(problem, stack, rule, 0.1, [0], None)
+    assert section.places == {"stack": parse_point("behind:1")}
+    assert section.forecast.groups["*"][0].solver == Taylor(2).spec()
+    held = measure_stack(pipe, problem, DBCache())[1]
+    assert stack.light_flops - held.light_flops == 2 * 2 * stack.numel, "two features more are weighed"
+    assert [each.warmup for each in DBCache().easier()] == [8, 4, 2, 1]
+
+
+@pytest.mark.parametrize(("blocks", "front"), [(2, 1), (10, 2), (29, 8)])
+def test_front_blocks_of_dbcache_suit_the_network(blocks: int, front: int) -> None:
+    network = tiny.pipeline(blocks=blocks).transformer
+    assert DBCache.released(network, 0).blocks == front
+
+
+def test_what_is_asked_in_vain(pipe: EmojiPipeline) -> None:
+    with pytest.raises(StudyError, match="--order is for --preset dbcache, got --preset magcache"):
+        preset_of(SearchLimits(preset="magcache", order=1))
+    with pytest.raises(StudyError, match=r"unknown preset .teacach.; did you mean .teacache"):
+        preset_of(SearchLimits(preset="teacach"))
+    with pytest.raises(AttachError, match="no list of blocks"):
+        DBCache.released(pipe.transformer.x_embedder, 0)
+
+
+def test_seacache_knows_noise_and_tokens(pipe: EmojiPipeline, problem: Problem) -> None:
+    rule, _ = measure_stack(pipe, problem, SeaCache())
+    assert isinstance(rule, SeaCache)
+    assert (rule.grid, rule.power, rule.levels) == ((4, 4), 2.0, tuple(problem.trace.sigmas[:-1].tolist()))
+    assert [each.consecutive for each in rule.easier()] == [2, 4, 9, None]
+
+
+def call_of(tokens: int, *latents: int, **kwargs: Any) -> WatchedCall:
+    probe = cast("Probe", SimpleNamespace(reached=torch.zeros(1, tokens, 2)))
+    return WatchedCall((torch.zeros(latents),), kwargs, True, ("", 0), 0, {}, None, probe)
+
+
+@pytest.mark.parametrize(
+    ("config", "call", "expected"),
+    [
+        ({"patch_size": 2}, call_of(12, 1, 3, 6, 8), (3, 4)),
+        ({"patch_size": (1, 2, 2)}, call_of(24, 1, 3, 2, 6, 8), (2, 3, 4)),
+        ({"patch_size": 2, "patch_size_t": None}, call_of(12, 1, 3, 1, 6, 8), (3, 4)),
+        (
+            {},
+            call_of(6, 1, 6, 8, img_ids=torch.cartesian_prod(torch.arange(1), torch.arange(2), torch.arange(3))),
+            (2, 3),
+        ),
+    ],
+)
+def test_the_grid_of_tokens(config: dict[str, Any], call: WatchedCall, expected: tuple[int, ...]) -> None:
+    network: Any = nn.Identity()
+    network.config = config
+    assert token_grid(network, call) == expected
+
+
+@pytest.mark.parametrize(
+    ("call", "told"), [(call_of(20, 1, 3, 6, 8), "20 come out of .* tells of 3 x 4"), (call_of(9, 1, 9, 4), "no grid")]
+)
+def test_tokens_that_seacache_cannot_place(call: WatchedCall, told: str) -> None:
+    network: Any = nn.Identity()
+    network.config = {"patch_size": 2}
+    with pytest.raises(AttachError, match=told):
+        token_grid(network, call)
+
+
+def test_seacache_wants_levels_of_noise() -> None:
+    problem = cast("Problem", SimpleNamespace(trace=SimpleNamespace(sigmas=np.array([900.0, 500.0, 0.0]))))
+    with pytest.raises(AttachError, match="the trace's scheduler does not tell it"):
+        SeaCache().fitting(problem, nn.Identity(), call_of(12, 1, 3, 6, 8))
+
+
+class Watched:
+    """Full runs of the first two jobs of the fit split, sample by sample: of each call what a witness saw."""
+
+    def __init__(self, pipe: EmojiPipeline, workload: Workload) -> None:
+        self.runs = list[Witness]()
+        self.outputs = list[list[Array]]()
+        for job in workload.of("fit")[:2]:
+            seen, outputs = Witness(pipe.transformer, 1), list[Array]()
+            hook = pipe.transformer.register_forward_hook(lambda *a, o=outputs: o.append(a[-1][0].double().numpy()))
+            with torch.no_grad():
+                sample_latents(pipe, [job], workload.num_steps, 1)
+            hook.remove()
+            seen.remove()
+            self.runs.append(seen)
+            self.outputs.append(outputs)
+
+
+def relative_changes(tensors: list[Any]) -> list[float]:
+    arrays = [np.asarray(t, np.float64) for t in tensors]
+    return [float(np.abs(b - a).mean() / np.abs(a).mean()) for a, b in itertools.pairwise(arrays)]
+
+
+def test_the_polynomial_of_teacache(
+    pipe: EmojiPipeline, problem: Problem, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacache, "FIT_SAMPLES", 2)
+    fitted = TeaCache().fitted(pipe, problem, tmp_path, lambda share: None)
+    seen = Watched(pipe, workload)
+    inputs = np.concatenate([relative_changes(run.reached) for run in seen.runs])
+    outputs = np.concatenate([relative_changes(run) for run in seen.outputs])
+    assert fitted.within == pytest.approx((inputs.min(), inputs.max()), rel=1e-4)
+    expected = np.poly1d(np.polyfit(inputs, outputs, 4))(inputs)
+    np.testing.assert_allclose(np.poly1d(fitted.coefficients)(inputs), expected, rtol=1e-3)
+    monkeypatch.setattr(kept_runs, "write_json", lambda *_: pytest.fail("a run"))
+    assert TeaCache().fitted(pipe, problem, tmp_path, lambda share: None) == fitted, "what was measured is kept"
+
+
+def test_the_ratios_of_magcache(
+    pipe: EmojiPipeline, problem: Problem, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the published formula: over tokens the mean of the norm over that of the step before."""
+    monkeypatch.setattr(magcache, "FIT_SAMPLES", 2)
+    fitted = dict(MagCache().fitted(pipe, problem, tmp_path, lambda share: None).ratios)
+    expected = []
+    for run in Watched(pipe, workload).runs:
+        residuals = [(b - a).double().numpy() for a, b in zip(run.entered, run.ended, strict=True)]
+        norms = [np.linalg.norm(residual, axis=-1) for residual in residuals]
+        expected.append([1.0, *(float((b / a).mean()) for a, b in itertools.pairwise(norms))])
+    assert fitted.keys() == {"*", "cond"}
+    np.testing.assert_allclose(fitted["*"], np.mean(expected, axis=0), rtol=1e-5)
+
+
+def test_the_run_of_magcache_is_known_without_one(pipe: EmojiPipeline, problem: Problem) -> None:
+    """Two branches whose ratios differ, exactly."""
+    steps, rng = problem.trace.num_steps, np.random.default_rng(1)
+    ratios = tuple((branch, tuple(rng.normal(1, 0.1, steps).tolist())) for branch in ("*", "cond", "uncond"))
+    rule, stack = measure_stack(pipe, problem, MagCache(ratios, retained=0.1))
+    run = cheapest_run(stack, rule, 0.2, steps)
+    with followed(pipe, Plan(name="x", sections=(deciding_section(problem, stack, rule, 0.2, [0], None),))) as session:
+        pipe("red heart", num_inference_steps=steps, true_cfg_scale=3.0, output_type="latent")
+        report = session.report()
+    assert report.flops_ratio == pytest.approx(1 / run.share)
+    assert report.computed_at == run.computed
+    assert max(count.computed for count in report.streams.values()) == run.most < len(run.computed) < steps
+
+
+def test_a_polynomial_of_few_changes() -> None:
+    assert fit_polynomial(np.array([]), np.array([])) == (TeaCache().coefficients, TeaCache().within)
+    coefficients, within = fit_polynomial(np.array([0.2, 0.2]), np.array([0.1, 0.3]))
+    assert within == (0.2, 0.2)
+    assert coefficients == pytest.approx((0.2,))
+    coefficients, within = fit_polynomial(np.array([1.0, 2.0, 3.0]), np.array([2.0, 5.0, 10.0]))
+    assert within == (1.0, 3.0)
+    assert coefficients == pytest.approx((1.0, 0.0, 1.0), abs=1e-9)
+    assert replace(TeaCache(), coefficients=coefficients).policy(0.5).change(2.0) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("calibrator", "order"), [("", 0), (" + TaylorSeer", 1)])
+def test_dbcache_is_that_of_cache_dit(calibrator: str, order: int) -> None:
+    """Its own differences begin at the fourth step, as far as the warm-up goes here."""
+    pytest.importorskip("cache_dit")
+    steps, theirs_pipe, pipe = 16, tiny.glyphs(), tiny.glyphs()
+
+    def draw(pipe: Any) -> torch.Tensor:
+        call: dict[str, Any] = {"output_type": "latent", "return_dict": False, "num_inference_steps": steps}
+        drawn: torch.Tensor = pipe("A", guidance_scale=1.0, generator=torch.Generator().manual_seed(1), **call)[0]
+        return drawn
+
+    rule = DBCache(warmup=4, order=order)
+    options = {"residual_diff_threshold": 0.2, "max_warmup_steps": 4, "max_continuous_cached_steps": -1}
+    with DualBlock(calibrator, steps).enabled(theirs_pipe, {"O": order}, options):
+        theirs = draw(theirs_pipe)
+    section = hand_plan(pipe, rule.point, lambda: draw(pipe), lambda steps: [0]).section
+    points = {"feature": rule.forecast(section.forecast.num_channels)}
+    plan = changed(Plan(name="x", sections=(section,)), points=points, policy=rule.policy(0.2).spec())
+    with followed(pipe, plan) as session:
+        torch.testing.assert_close(draw(pipe), theirs, rtol=0, atol=1e-5 * order)
+        assert 4 < session.report().computed < steps - 4
