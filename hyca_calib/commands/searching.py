@@ -107,8 +107,8 @@ def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
         if len(whole) > 1:
             raise TraceError(f"--palette takes one trace of its points, got {', '.join(paths)}")
         whole[0].check_across(palette)
-        if apart and not (whole[0].guidance and whole[0].crossed and whole[0].calls > 1):
-            raise TraceError(f"--palette branches: {paths[0]} has no guidance branches that are calls of their own")
+        if apart and not (len(whole[0].guidance) > 1 and whole[0].crossed):
+            raise TraceError(f"--palette branches: {paths[0]} has no guidance whose branches see the same tokens")
         return [whole[0].at(palette[0])]
     recorded = [trace_.at(point) for trace_ in whole for point in trace_.points] if limits.preset == BEST else whole
     models = {trace_.attributes.model.weights_digest for trace_ in recorded}

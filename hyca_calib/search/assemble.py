@@ -103,7 +103,8 @@ def assemble_section(
         )
         for name, of_branches in made.items()
     }
-    return section_of(problem, axis, forecasts, schedule, action_flops(problem, schedule, depths))
+    section = section_of(problem, axis, forecasts, schedule, action_flops(problem, schedule, depths))
+    return section if schedule.apart == (EVERY,) else section.model_copy(update={"stacked": problem.trace.stacked})
 
 
 def section_of(

@@ -21,7 +21,7 @@ from hyca_runtime.combine import split_weights, weighted_sum
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY
-from hyca_runtime.stacked import stacked_labels
+from hyca_runtime.stacked import joined, parts_of, stacked_labels
 
 
 class NotDifferentiableError(RuntimeError):
@@ -78,15 +78,22 @@ class TapRollout:
         if track.off_grid:
             raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_grid}")
         step, labels = int(track.position), stacked_labels(call.branch, self._section.stacked)
+        if len({self._row(label, step) is None for label in labels}) == 1:
+            return self._answer_alike(args, kwargs, labels, call.part, step)
+        parts = zip(parts_of(args, kwargs, len(labels)), labels, strict=True)
+        return joined([self._answer_alike(*of, [label], call.part, step) for of, label in parts])
+
+    def _answer_alike(self, args: Any, kwargs: Any, labels: Sequence[str], part: int, step: int) -> Any:
+        """What the network says to a call whose branches are all forecast, or all computed."""
         if row := self._row(labels[0], step):
-            whole = _together([self._forecast(label, call.part, step) for label in labels])
+            whole = _together([self._forecast(label, part, step) for label in labels])
             return self._run(args, kwargs, {} if whole is None else {row[1].point: whole})[0]
         output, found = self._run(args, kwargs, {})
         for name, feature in found.items():
             for i, label in enumerate(labels):
                 kept = deque[tuple[int, Feature]](maxlen=self._section.depth(name))
-                history = self._histories.setdefault((name, label, call.part), kept)
-                pieces = (part.chunk(len(labels))[i] for part in feature) if len(labels) > 1 else feature
+                history = self._histories.setdefault((name, label, part), kept)
+                pieces = (piece.chunk(len(labels))[i] for piece in feature) if len(labels) > 1 else feature
                 history.appendleft((step, Feature(pieces, feature.form)))
         return output
 

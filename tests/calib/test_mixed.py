@@ -202,7 +202,6 @@ def branch_schedule_of(problem: Problem) -> Schedule:
     return branch_schedule(problem, settings, BUDGET, partition(problem, settings, 0))
 
 
-@pytest.mark.parametrize("subject", ["two calls"], indirect=True)
 def test_branches_are_computed_on_steps_of_their_own(subject: tuple[Any, Problem], apart: Candidate) -> None:
     """The cheapest of all pairs of schedules, within the budget; a rollout does what the runtime does."""
     pipe, problem = subject[0], apart.problem
@@ -214,8 +213,10 @@ def test_branches_are_computed_on_steps_of_their_own(subject: tuple[Any, Problem
     section = build_section(apart.moved(repay=0.5))
     assert {row.branch for row in rows_of(section)} == set(problem.trace.branches)
     jobs = problem.workload.of("fit")[:2]
-    with apply_plan(pipe, Plan(name="apart", sections=(section,)), "error"):
+    with apply_plan(pipe, Plan(name="apart", sections=(section,)), "error") as session:
         driven = sample_latents(pipe, jobs, STEPS, 2)
+        ratio = session.report().flops_ratio
+    assert ratio == pytest.approx(section.flops_ratio, rel=1e-6)
     with TapRollout(pipe, section, checkpointed=False), torch.no_grad():
         rolled = sample_latents(pipe, jobs, STEPS, 2)
     torch.testing.assert_close(rolled, driven, rtol=1e-3, atol=1e-4)
@@ -228,7 +229,6 @@ def test_branches_are_computed_on_steps_of_their_own(subject: tuple[Any, Problem
     } == set(problem.trace.branches)
 
 
-@pytest.mark.parametrize("subject", ["two calls"], indirect=True)
 def test_pairs_of_schedules_are_the_cheapest_there_are(subject: tuple[Any, Problem], apart: Candidate) -> None:
     """Against all schedules of both branches with as many calls, cost as `Candidate` replays it with fitted taps."""
     problem, calls = apart.problem, sum(len(apart.schedule.of(b).computed_steps) for b in apart.problem.trace.branches)
@@ -287,9 +287,6 @@ def test_refusals(tmp_path: Path, subject: tuple[Any, Problem]) -> None:
     where, out = subject[1].trace.where, tmp_path / "s"
     with pytest.raises(BudgetError, match="expected trunk, then points behind"):
         search_plans("3x", [where], SearchLimits(palette="behind:1,trunk"), out)
-    if subject[1].trace.stacked > 1:
-        with pytest.raises(TraceError, match="no guidance branches that are calls of their own"):
-            search_plans("3x", [where], SearchLimits(palette="trunk,branches"), out)
     with pytest.raises(TraceError, match="trace again with --point trunk,behind:3 --across"):
         search_plans("3x", [where], SearchLimits(palette="trunk,behind:3"), out)
     with pytest.raises(StudyError, match="--palette is for --preset best"):
@@ -298,6 +295,9 @@ def test_refusals(tmp_path: Path, subject: tuple[Any, Problem]) -> None:
     points = tuple(map(parse_point, ("trunk", "output")))
     with pytest.raises(TraceError, match="same channels and tokens"):
         trace(tiny.glyphs(), work, points, tmp_path / "o", model_name="t", batch=4, tokens=8, across=True)
-    trace(tiny.glyphs(), work, POINTS[:2], tmp_path / "p", model_name="t", batch=4, tokens=8)
+    plain = Workload(tuple({"class_labels": label, "guidance_scale": 1.0} for label in range(4)), 14, 4, 1)
+    trace(tiny.glyphs(), plain, POINTS[:2], tmp_path / "p", model_name="t", batch=4, tokens=8)
+    with pytest.raises(TraceError, match="has no guidance whose branches"):
+        search_plans("3x", [str(tmp_path / "p")], SearchLimits(palette="trunk,branches"), out)
     with pytest.raises(TraceError, match="has no products of points"):
         search_plans("3x", [str(tmp_path / "p")], SearchLimits(palette="trunk,behind:1"), out)
