@@ -43,6 +43,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import AttachError, Plan, load_plan
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import StudyError, WorkloadError
+from hyca_runtime.plan import plan_file
 from hyca_runtime.point import CachePoint
 
 HOURS = 600.0
@@ -57,7 +58,7 @@ USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
 
 def bench_all(options: BenchOptions) -> Path:
     """``hyca_calib bench``; returns the path of the table."""
-    plans = [(f"HyCa plan {path.parent.name}", load_plan(path)) for path in options.plans or ()]
+    plans = [(f"HyCa plan {plan_file(path).parent.name}", load_plan(path)) for path in options.plans or ()]
     plans += _searched(options)
     named = [(name, _beside(options.folder, name, plan), plan) for name, plan in plans]
     comparison, facts, learnt = _comparison(options)
