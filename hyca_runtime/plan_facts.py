@@ -110,6 +110,9 @@ class Certificate(PlanPart):
         mean_db, worst_db: over the samples.
         lower_db: lower end of the interval of the mean over prompts; None of few prompts.
         level: share of such intervals, of both ends, that hold the true mean.
+        new_prompt_db: what a sample of a new prompt agrees at least, with probability `new_prompt_level`; None of few
+            prompts, and in files from before it was kept.
+        num_prompts: that the samples are of.
         weights: digest of the network's weights.
         device, dtype: as of `Timing`.
         versions: of installed libraries, by name.
@@ -125,6 +128,9 @@ class Certificate(PlanPart):
     worst_db: float
     lower_db: float | None = None
     level: float = Field(gt=0, lt=1)
+    new_prompt_db: float | None = None
+    new_prompt_level: float | None = Field(default=None, gt=0, lt=1)
+    num_prompts: int | None = Field(default=None, ge=1)
     weights: str
     device: str
     dtype: str
@@ -134,5 +140,8 @@ class Certificate(PlanPart):
 
     def __str__(self) -> str:
         least = "" if self.lower_db is None else f" (at least {self.lower_db:.2f} at {100 * self.level:.0f} %)"
+        new = ""
+        if self.new_prompt_db is not None:
+            new = f", a new prompt {self.new_prompt_db:.2f} dB or more with probability {self.new_prompt_level:g}"
         samples = f"{self.num_samples} {self.split} samples, {self.device}, {self.dtype}, {self.date}"
-        return f"{self.metric} {self.mean_db:.2f} dB{least}, worst {self.worst_db:.2f} dB, {samples}"
+        return f"{self.metric} {self.mean_db:.2f} dB{least}, worst {self.worst_db:.2f} dB{new}, {samples}"
