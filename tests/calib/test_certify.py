@@ -22,7 +22,7 @@ from hyca_calib.quality.evaluate import evaluate_plan
 from hyca_calib.quality.metrics import interval, prompt_groups
 from hyca_runtime import Plan, PlanError, load_plan, save_plan
 from hyca_runtime.errors import CertificateWarning
-from hyca_runtime.plan_facts import Certificate
+from hyca_runtime.plan_facts import Certificate, NewPromptBound
 from hyca_runtime.point import parse_point
 
 WORKLOAD = Workload(tiny.prompts(), num_samples=14, num_steps=STEPS, seed=3)
@@ -52,9 +52,11 @@ def test_what_was_found_stands_in_the_plan(options: EvaluateOptions, capsys: pyt
     mean, low, _ = interval(found.agreement_db_each, groups=prompt_groups(jobs))
     assert (told.mean_db, told.lower_db, told.worst_db) == (mean, low, min(found.agreement_db_each))
     assert told.worst_db < low < mean
-    assert (told.new_prompt_db, told.new_prompt_level, told.num_prompts) == (told.worst_db, 0.8, 6)
+    assert told.new_prompt == NewPromptBound(least_db=told.worst_db, level=0.8, num_prompts=6)
     assert (found.new_prompt_db, found.new_prompt_level, found.num_prompts) == (told.worst_db, 0.8, 6)
-    assert f" dB, a new prompt {told.worst_db:.2f} dB or more with probability 0.8, 6 test samples" in str(told)
+    assert f" dB, a new prompt {told.worst_db:.2f} dB or more with probability 0.8 (6 prompts), 6 test samples" in str(
+        told
+    )
     assert (told.num_samples, told.workload, told.metric) == (6, WORKLOAD.digest, "PSNR")
     assert told.weights == weights_digest(tiny.pipeline().transformer)
     assert told.dtype == "float32"
@@ -73,7 +75,7 @@ def test_few_prompts_bound_nothing(options: EvaluateOptions, capsys: pytest.Capt
     assert "coverage not told, it needs at least 9 prompts for the bound at 0.9 and 1 beside them, got 2 and 2" in heard
     told = certificate_in(options)
     assert told is not None
-    assert told.lower_db is told.new_prompt_db is None
+    assert (told.lower_db, told.new_prompt) == (None, None)
     assert "at least" not in str(told)
     assert "new prompt" not in str(told)
 
