@@ -18,7 +18,7 @@ from hyca_runtime.errors import CertificateWarning, HycaError, PlanError
 from hyca_runtime.forecast import Forecast, Source
 from hyca_runtime.group import DimensionGroup
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.plan_facts import Certificate, ModelFingerprint, Quality, TimeGrid, Timing
+from hyca_runtime.plan_facts import Certificate, ModelFingerprint, NewPromptBound, Quality, TimeGrid, Timing
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import PolicySpec
@@ -239,6 +239,7 @@ def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
         "timing": Timing,
         "quality": Quality,
         "certificate": Certificate,
+        "new_prompt": NewPromptBound,
     }
     owner = next((parts[name] for name in reversed(named[:-1]) if name in parts), Plan)
     return list(owner.model_fields)

@@ -100,6 +100,25 @@ class Quality(PlanPart):
     psnr_db: float
 
 
+class NewPromptBound(PlanPart):
+    """What a sample of a new prompt agrees at least.
+
+    Attributes:
+        least_db: the bound.
+        level: probability with which it holds, over these prompts and the new one.
+        num_prompts: that it was found with.
+    """
+
+    least_db: float
+    level: float = Field(gt=0, lt=1)
+    num_prompts: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        return (
+            f"a new prompt {self.least_db:.2f} dB or more with probability {self.level:g} ({self.num_prompts} prompts)"
+        )
+
+
 class Certificate(PlanPart):
     """How well a plan does on samples that its making never saw, each against the model's own full run.
 
@@ -110,6 +129,7 @@ class Certificate(PlanPart):
         mean_db, worst_db: over the samples.
         lower_db: lower end of the interval of the mean over prompts; None of few prompts.
         level: share of such intervals, of both ends, that hold the true mean.
+        new_prompt: what is said of prompts beyond these; None of few prompts, and in files from before it was kept.
         weights: digest of the network's weights.
         device, dtype: as of `Timing`.
         versions: of installed libraries, by name.
@@ -125,6 +145,7 @@ class Certificate(PlanPart):
     worst_db: float
     lower_db: float | None = None
     level: float = Field(gt=0, lt=1)
+    new_prompt: NewPromptBound | None = None
     weights: str
     device: str
     dtype: str
@@ -134,5 +155,6 @@ class Certificate(PlanPart):
 
     def __str__(self) -> str:
         least = "" if self.lower_db is None else f" (at least {self.lower_db:.2f} at {100 * self.level:.0f} %)"
+        new = "" if self.new_prompt is None else f", {self.new_prompt}"
         samples = f"{self.num_samples} {self.split} samples, {self.device}, {self.dtype}, {self.date}"
-        return f"{self.metric} {self.mean_db:.2f} dB{least}, worst {self.worst_db:.2f} dB, {samples}"
+        return f"{self.metric} {self.mean_db:.2f} dB{least}, worst {self.worst_db:.2f} dB{new}, {samples}"

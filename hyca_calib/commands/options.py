@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hyca_calib.costs.budget import TOLERANCE
+from hyca_calib.quality.conformal import LEVEL
 from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.replay import Multistep
 from hyca_calib.search.sources import BEST, listed
@@ -167,6 +168,13 @@ class EvaluateOptions:
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps. Default: those of the plan.")] = None
     on_mismatch: Annotated[OnMismatch, typer.Option(help="What other steps than the plan's do.")] = "error"
     certify: Annotated[bool, typer.Option(help="Write what was found into the plan, as its certificate.")] = True
+    level: Annotated[
+        float,
+        typer.Option(min=0.5, max=0.999, help="Probability of what is said of a new prompt: the surer, the less."),
+    ] = LEVEL
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Tell for how many test prompts bounds hold that others of them make.")
+    ] = False
     device: Device = None
     download: Download = False
 

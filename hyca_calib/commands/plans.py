@@ -12,7 +12,10 @@ from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.certify import certified, write_certified
+from hyca_calib.quality.conformal import fewest_prompts, worst_of_prompts
+from hyca_calib.quality.coverage import coverage_of_halves
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
+from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import present, say, stages
 from hyca_calib.records.origins import origins
@@ -23,6 +26,7 @@ from hyca_calib.search.smoothcache.schedule_file import schedule_of
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, RunReport, load_plan, merge_plans, save_plan
+from hyca_runtime.errors import WorkloadError
 from hyca_runtime.plan import plan_file
 
 
@@ -36,7 +40,8 @@ def evaluate_file(options: EvaluateOptions) -> Evaluation:
     say(f"{len(workload.prompts)} prompts, {len(jobs)} test samples, full run and plan ...")
     steps = options.steps or workload.num_steps
     batch = batch_of(options.model, options.batch or (1 if plan.decides_by_sample else None))
-    found, run, _ = evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch)
+    found, run, _ = evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch, options.level)
+    _tell_of_new_prompts(found, prompt_groups(jobs), options)
     report = run.report or RunReport()
     if options.certify:
         try:
@@ -48,6 +53,18 @@ def evaluate_file(options: EvaluateOptions) -> Evaluation:
         except PlanError as error:
             say(f"{options.plan}: not certified, {error}")
     return found
+
+
+def _tell_of_new_prompts(found: Evaluation, prompts: Sequence[int], options: EvaluateOptions) -> None:
+    """What stands in the way of a bound for new prompts, and what the bound covers, if asked."""
+    fewest = fewest_prompts(options.level)
+    if found.num_prompts is not None and found.num_prompts < fewest:
+        say(f"no bound for a new prompt at {options.level:g}: it takes {fewest} test prompts, got {found.num_prompts}")
+    if options.coverage:
+        try:
+            say(str(coverage_of_halves(worst_of_prompts(found.agreement_db_each, prompts), options.level)))
+        except WorkloadError as error:
+            say(f"coverage not told, {error}")
 
 
 def _says_its_workload(plan: Plan) -> bool:

@@ -19,7 +19,7 @@ from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.certified import content_digest
 from hyca_runtime.errors import CertificateWarning
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.plan_facts import Certificate
+from hyca_runtime.plan_facts import Certificate, NewPromptBound
 
 LEVEL = 0.95
 LEAST_PROMPTS = 5
@@ -83,6 +83,7 @@ def _certificate(
         worst_db=found.agreement_db_worst,
         lower_db=low if len(set(prompts)) >= LEAST_PROMPTS else None,
         level=LEVEL,
+        new_prompt=_new_prompt_bound(found),
         weights=weights_digest(module),
         device=machine(device),
         dtype=precision_of(module),
@@ -90,3 +91,9 @@ def _certificate(
         commit=made.commit,
         date=made.date,
     )
+
+
+def _new_prompt_bound(found: Evaluation) -> NewPromptBound | None:
+    if found.new_prompt_db is None or found.new_prompt_level is None or found.num_prompts is None:
+        return None
+    return NewPromptBound(least_db=found.new_prompt_db, level=found.new_prompt_level, num_prompts=found.num_prompts)

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -15,7 +15,8 @@ from hyca_calib.costs.flops import seconds_of
 from hyca_calib.costs.memory import peak_memory
 from hyca_calib.pipelines.rollout import device_of, followed, sample_images
 from hyca_calib.pipelines.workload import Job, batches
-from hyca_calib.quality.metrics import Measure, SampleFidelity, compare_samples
+from hyca_calib.quality.conformal import LEVEL, new_prompt_bound
+from hyca_calib.quality.metrics import Measure, SampleFidelity, compare_samples, prompt_groups
 from hyca_calib.quality.run_flops import RunFlops, run_flops
 from hyca_runtime import Plan, RunReport, Session
 from hyca_runtime.compiled_plan import OnMismatch
@@ -114,6 +115,9 @@ class Evaluation(Fidelity):
     Attributes:
         steps_flops_ratio: as `flops_ratio`, of all that runs on every step: also of a ControlNet; None in old files.
         wall_ratio: seconds of the full run over the plan's; above 1 is faster.
+        num_prompts: that the samples are of; None in old files, as what follows.
+        new_prompt_db: what a sample of a new prompt agrees at least, with probability `new_prompt_level`, see
+            `hyca_calib.quality.conformal`; None of few prompts.
     """
 
     wall_ratio: float
@@ -124,6 +128,9 @@ class Evaluation(Fidelity):
     batch: int
     peak_bytes: int | None = None
     steps_flops_ratio: float | None = None
+    num_prompts: int | None = None
+    new_prompt_db: float | None = None
+    new_prompt_level: float | None = None
 
 
 def run_untimed(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> SampledRun:
@@ -148,12 +155,23 @@ def sampling_seconds(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int,
 
 
 def evaluate_plan(
-    pipe: Any, plan: Plan, jobs: Sequence[Job], num_steps: int, batch: int, on_mismatch: OnMismatch = "error"
+    pipe: Any,
+    plan: Plan,
+    jobs: Sequence[Job],
+    num_steps: int,
+    batch: int,
+    on_mismatch: OnMismatch = "error",
+    level: float = LEVEL,
 ) -> tuple[Evaluation, SampledRun, SampledRun]:
-    """Figures of `plan` on `jobs`, with its run and the full one."""
+    """Figures of `plan` on `jobs`, with its run and the full one.
+
+    Args:
+        level: probability of what is said of new prompts.
+    """
     full = _timed_run(pipe, jobs, num_steps, batch, nullcontext)
     run = _timed_run(pipe, jobs, num_steps, batch, lambda: followed(pipe, plan, on_mismatch))
     report = run.report or RunReport()
+    prompts = prompt_groups(jobs)
     found = Evaluation.of(
         run,
         full,
@@ -165,8 +183,11 @@ def evaluate_plan(
         batch=batch,
         peak_bytes=run.peak_bytes,
         steps_flops_ratio=full.flops.steps / run.flops.steps,
+        num_prompts=len(set(prompts)),
+        new_prompt_level=level,
     )
-    return found, run, full
+    bound = new_prompt_bound(found.agreement_db_each, prompts, level)
+    return replace(found, new_prompt_db=bound), run, full
 
 
 def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> SampledRun:

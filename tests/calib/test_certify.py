@@ -22,7 +22,7 @@ from hyca_calib.quality.evaluate import evaluate_plan
 from hyca_calib.quality.metrics import interval, prompt_groups
 from hyca_runtime import Plan, PlanError, load_plan, save_plan
 from hyca_runtime.errors import CertificateWarning
-from hyca_runtime.plan_facts import Certificate
+from hyca_runtime.plan_facts import Certificate, NewPromptBound
 from hyca_runtime.point import parse_point
 
 WORKLOAD = Workload(tiny.prompts(), num_samples=14, num_steps=STEPS, seed=3)
@@ -44,7 +44,7 @@ def certificate_in(options: EvaluateOptions) -> Certificate | None:
 
 def test_what_was_found_stands_in_the_plan(options: EvaluateOptions, capsys: pytest.CaptureFixture[str]) -> None:
     before = load_plan(options.plan)
-    found = evaluate_file(replace(options, samples=6))
+    found = evaluate_file(replace(options, samples=6, level=0.8))
     after, told = load_plan(options.plan), certificate_in(options)
     assert told is not None
     assert after.section.model_copy(update={"certificate": None}) == before.section
@@ -52,6 +52,11 @@ def test_what_was_found_stands_in_the_plan(options: EvaluateOptions, capsys: pyt
     mean, low, _ = interval(found.agreement_db_each, groups=prompt_groups(jobs))
     assert (told.mean_db, told.lower_db, told.worst_db) == (mean, low, min(found.agreement_db_each))
     assert told.worst_db < low < mean
+    assert told.new_prompt == NewPromptBound(least_db=told.worst_db, level=0.8, num_prompts=6)
+    assert (found.new_prompt_db, found.new_prompt_level, found.num_prompts) == (told.worst_db, 0.8, 6)
+    assert f" dB, a new prompt {told.worst_db:.2f} dB or more with probability 0.8 (6 prompts), 6 test samples" in str(
+        told
+    )
     assert (told.num_samples, told.workload, told.metric) == (6, WORKLOAD.digest, "PSNR")
     assert told.weights == weights_digest(tiny.pipeline().transformer)
     assert told.dtype == "float32"
@@ -63,12 +68,21 @@ def test_what_was_found_stands_in_the_plan(options: EvaluateOptions, capsys: pyt
     assert sorted(path.name for path in options.plan.parent.iterdir()) == ["plan.json", "prompts.txt"]
 
 
-def test_few_prompts_bound_nothing(options: EvaluateOptions) -> None:
-    evaluate_file(replace(options, samples=4))
+def test_few_prompts_bound_nothing(options: EvaluateOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate_file(replace(options, samples=4, coverage=True))
+    heard = capsys.readouterr().err
+    assert "no bound for a new prompt at 0.9: it takes 9 test prompts, got 4" in heard
+    assert "coverage not told, it needs at least 9 prompts for the bound at 0.9 and 1 beside them, got 2 and 2" in heard
     told = certificate_in(options)
     assert told is not None
-    assert told.lower_db is None
+    assert (told.lower_db, told.new_prompt) == (None, None)
     assert "at least" not in str(told)
+    assert "new prompt" not in str(told)
+
+
+def test_coverage_is_told(options: EvaluateOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate_file(replace(options, samples=6, level=0.6, coverage=True, certify=False))
+    assert "bounds of 3 prompts hold for 0.7" in capsys.readouterr().err
 
 
 def test_the_file_is_left_alone(options: EvaluateOptions, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,8 @@ def test_seconds_are_kept_and_told(pipe: EmojiPipeline, plan: Plan, tmp_path: Pa
         ("timing.divice", "cpu", 'unknown field; did you mean "device"'),
         ("certificate.split", "select", "certificate.split"),
         ("certificate.level", 1.0, "certificate.level"),
+        ("certificate.new_prompt", {"least_db": 30.0, "level": 1.0, "num_prompts": 9}, "certificate.new_prompt.level"),
+        ("certificate.new_prompt", {"least": 3.0, "level": 0.9, "num_prompts": 9, "least_db": 3.0}, 'mean "least_db"'),
         ("certificate.worst", 1.0, 'unknown field; did you mean "worst_db"'),
     ],
 )
