@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -175,10 +176,14 @@ class Trace:
         """
         self.check_across(points)
         size = joint_size(len(self.points) * len(self.branches), self.num_steps)
-        full, each = unpacked_gram(self.array("across/gram")[SPLITS.index(split)], size), (size - 1) // len(self.points)
+        full, each = unpacked_gram(self._across[SPLITS.index(split)], size), (size - 1) // len(self.points)
         begins = [self.points.index(point) * each for point in points]
         rows = np.concatenate([*(np.arange(begin, begin + each) for begin in begins), [size - 1]])
         return np.asarray(full[:, rows[:, None], rows])
+
+    @cached_property
+    def _across(self) -> np.ndarray:
+        return self.array("across/gram")
 
     def samples(self, split: Split) -> list[int]:
         """Numbers of the samples of a split, in the order of `Workload.of`; without those that hold NaN or infinity."""
