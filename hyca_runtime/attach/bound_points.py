@@ -45,9 +45,8 @@ def _check_apart(points: Mapping[str, CachePoint], found: Mapping[str, BoundPoin
         if isinstance(inner, BoundModules) and isinstance(outer, BoundTail) and points[one].kind == "span":
             held = [path for path in inner.paths if outer.leaves_out(path)]
             if held and not points[other].stands_for(points[one]):
-                raise AttachError(
-                    f"the span {one!r} ends at {min(held)}, which lies behind {points[other].leading} blocks"
-                )
+                blocks = f"the {points[other].leading} blocks that lead {other!r}"
+                raise AttachError(f"the span {one!r} ends at {min(held)}, behind {blocks}; let it end among those")
 
 
 def bind_point(network: nn.Module, point: CachePoint) -> BoundPoint:

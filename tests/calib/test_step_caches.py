@@ -176,6 +176,11 @@ def test_a_network_that_h2cache_cannot_part() -> None:
         H2Cache.released(tiny.pipeline(blocks=1).transformer)
 
 
+def test_h2cache_tells_at_once_what_the_network_does_not_allow(pipe: EmojiPipeline, problem: Problem) -> None:
+    with pytest.raises(AttachError, match=r"ends at single_transformer_blocks\.1, behind the 3 blocks"):
+        measure_stack(pipe, problem, H2Cache("single_transformer_blocks", 2))
+
+
 def test_dbcache_with_taylorseer(pipe: EmojiPipeline, problem: Problem) -> None:
     rule, stack = measure_stack(pipe, problem, DBCache(order=2))
     section = deciding_section(problem, stack, rule, 0.1, [0], None)

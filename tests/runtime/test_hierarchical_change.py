@@ -193,7 +193,9 @@ def test_a_plan_with_other_points_or_actions_is_refused(pipe: EmojiPipeline) -> 
 
 def test_a_structure_behind_the_split_is_refused(pipe: EmojiPipeline) -> None:
     span = "span:single_transformer_blocks.1..single_transformer_blocks.2"
-    with pytest.raises(AttachError, match=r"ends at single_transformer_blocks\.2, which lies behind 4 blocks"):
+    with pytest.raises(
+        AttachError, match=r"ends at single_transformer_blocks\.2, behind the 4 blocks that lead 'detail'"
+    ):
         apply_plan(pipe, deciding_plan(pipe, POLICY, points=points_of(pipe, span)))
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from hyca_calib.search.sources import H2CACHE
 from hyca_calib.search.step_caches.rule import Rule
-from hyca_runtime.attach.points import find_blocks
+from hyca_runtime.attach.points import SIDE_LIST, find_blocks
 from hyca_runtime.errors import AttachError
 from hyca_runtime.point import CachePoint, parse_point
 from hyca_runtime.policies import HierarchicalChange
@@ -39,7 +39,8 @@ class H2Cache(Rule):
         Raises:
             AttachError: the network has too few blocks, or none that are known.
         """
-        owners = [place.path.rpartition(".")[0] for place in find_blocks(network)]
+        every = (place.path.rpartition(".")[0] for place in find_blocks(network))
+        owners = [owner for owner in every if not SIDE_LIST.search(owner)]
         first, total = owners[0], len(owners)
         size = owners.count(first)
         splits = {size, round(total / 3), round(total / 2), round(2 * total / 3)}

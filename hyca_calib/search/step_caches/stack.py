@@ -11,8 +11,10 @@ from hyca_calib.search.assemble import section_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.watched_run import PROBE_STEPS, WatchedCall, watch
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.late import Probe, Staged
 from hyca_runtime.errors import AttachError
-from hyca_runtime.feature import widths
+from hyca_runtime.feature import Feature, widths
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY, Action, Schedule
 
@@ -68,26 +70,32 @@ def measure_stack(pipe: Any, problem: Problem, rule: Rule) -> tuple[Rule, Stack]
     if missing := points.keys() - (calls[0].features if calls else {}):
         told = f"{type(attachment.module).__name__} never comes to the point '{points[min(missing)]}'"
         raise AttachError(told)
-    *spans, last = points
-    if spans:
-        attachment.late(points[last].leading, last, *spans)
     call, times = calls[0], problem.trace.calls
     numels = {name: times * sum(part.numel() for part in feature) for name, feature in call.features.items()}
 
-    def step(action: Action) -> Any:
-        if probes and not action.computes:
-            feature = call.features[last]
-            return attachment.run_late(call.args, call.kwargs, probes, lambda probe: feature, lambda captured: None)
-        return attachment.run(call.args, call.kwargs, (), {name: call.features[name] for name in action.forecast})
-
     def cost(action: Action) -> float:
         with torch.no_grad():
-            counted = count_flops(lambda: step(action))
+            counted = count_flops(lambda: _answer(attachment, call, rule, action))
         return times * counted + 2 * rule.solver.depth * sum(numels[name] for name in action.forecast)
 
     channels = {name: sum(widths(call.features[name], point.channel_axis)) for name, point in points.items()}
     fitting = rule.fitting(problem, attachment.module, call)
     return fitting, Stack(channels, numels, tuple(map(cost, rule.palette)))
+
+
+def _answer(attachment: Attachment, call: WatchedCall, rule: Rule, action: Action) -> Any:
+    """What a network makes of a call with an action, forecasts of which are right."""
+    given = {name: call.features[name] for name in action.forecast}
+    if action.computes or not rule.probes:
+        return attachment.run(call.args, call.kwargs, (), given)
+    *spans, last = rule.points
+
+    def behind(_: Probe) -> Feature:
+        return given[last]
+
+    decide = Staged(spans[0], lambda _: given.get(spans[0]), behind) if spans else behind
+    blocks = rule.points[last].leading or rule.probes
+    return attachment.run_late(call.args, call.kwargs, blocks, decide, lambda _: None, last)
 
 
 def deciding_section(
