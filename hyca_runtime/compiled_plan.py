@@ -16,7 +16,7 @@ from hyca_runtime.history import History, Past
 from hyca_runtime.moment import Moment, Stream
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.placed_weights import PlacedWeights
-from hyca_runtime.policies import Evidence
+from hyca_runtime.policies import Evidence, Policy, ProbingPolicy
 from hyca_runtime.probes import tensors_held
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import COMPUTE, Action
@@ -94,12 +94,23 @@ class CompiledPlan:
         """After how many blocks a call is to be decided about; 0 if that is done before it begins."""
         return 0 if track.undecided else self.section(track).probes
 
+    def behind(self, track: RunTracker) -> ProbingPolicy | None:
+        """Who decides in a second stage, if there is one."""
+        decider = self.section(track).decider
+        return decider.behind if isinstance(decider, ProbingPolicy) else None
+
     def leads(self, track: RunTracker, action: Action) -> int:
         """After how many blocks of a call an action makes its forecast, 0 if before it begins."""
         return self.section(track).leads.get(action, 0)
 
     def decide(
-        self, track: RunTracker, stream: Stream, previous: float, run: Remembered, evidence: Evidence = None
+        self,
+        track: RunTracker,
+        stream: Stream,
+        previous: float,
+        run: Remembered,
+        evidence: Evidence = None,
+        stage: Policy | None = None,
     ) -> Action:
         """What the step a run is at does for a stream.
 
@@ -107,13 +118,14 @@ class CompiledPlan:
             previous: where the stream's latest call was.
             run: what is remembered of the stream; the policy's memory is renewed.
             evidence: see `Policy.decide`.
+            stage: who decides, if not the plan's policy, on whose behalf and with whose memory.
         """
         if track.undecided:
             return COMPUTE
         section = self.section(track)
         moment = Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
-        policy, palette = section.decider, section.schedule.palette
-        before = policy.begin() if run.memory is None else run.memory
+        policy, palette = stage or section.decider, section.schedule.palette
+        before = section.decider.begin() if run.memory is None else run.memory
         action, run.memory = policy.decide(before, moment, section.schedule, evidence)
         most = section.policy.max_computed if section.policy is not None else None
         if action.computes and most is not None and run.computed >= most:

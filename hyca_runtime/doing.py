@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from hyca_runtime.attach.bound_point import Captured, Keeper
-from hyca_runtime.attach.late import Probe
+from hyca_runtime.attach.late import Decide, Staged
 from hyca_runtime.feature import Feature
 from hyca_runtime.stacked import Arguments, parted
 
@@ -33,10 +33,13 @@ NOTHING = Doing((), {}, None)
 
 
 class Later(NamedTuple):
-    """A call that forecasts a point on its way, after so many blocks; and who is told the features if it does not."""
+    """A call that forecasts a point on its way, after so many blocks; and who is told the features if it does not.
+
+    It may decide about a span before.
+    """
 
     blocks: int
-    decide: Callable[[Probe], Feature | None]
+    decide: Decide | Staged
     keep: Keeper
     name: str
 

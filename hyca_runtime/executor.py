@@ -9,20 +9,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.compiling import around, outside
-from hyca_runtime.attach.late import Probe
 from hyca_runtime.attach.points import find_components
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.complaints import Complain, tell_of_leaving, tell_of_miss
 from hyca_runtime.doing import NOTHING, Apart, Doing, Later, together
-from hyca_runtime.feature import Feature, signature
+from hyca_runtime.feature import signature
 from hyca_runtime.forecasting import NOT_STACKED, forecast_action
 from hyca_runtime.lane import Lane
-from hyca_runtime.policies import Evidence
+from hyca_runtime.on_the_way import OnTheWay, places_on_the_way
 from hyca_runtime.schedule import Action
 from hyca_runtime.stacked import joined, parts_of, repeats
 from hyca_runtime.stream_state import Turn
@@ -46,10 +45,8 @@ class Executor:
         self._complain = complain
         self._attachment = Attachment(module, plan.points)
         self._context = self._attachment.context
-        for action, blocks in (
-            (a, blocks) for section in plan.sections for a, blocks in section.leads.items() if blocks
-        ):
-            self._attachment.late(blocks, action.forecast[0])  # refused before anything is changed
+        for place in (place for section in plan.sections for place in places_on_the_way(section)):
+            self._attachment.late(*place)  # refused before anything is changed
         self._clock = Clock(module, pipe, self._context)
         self._numbers: dict[int, int] = {}
         self._numbering = threading.Lock()
@@ -134,9 +131,8 @@ class Executor:
             tell_of_leaving(self._complain, lane)
             return self._computing(lane, turns, [False] * len(turns), fills_cache)
         if plan.probes(lane.track) and not fills:
-            within = partial(self._decide_within, lane, turns[0])
-            return Later(section.probes, within, lane.remember(turns[0].state), section.only)
-        actions = [self._chosen(lane, turn) for turn in turns]
+            return self._on_the_way(lane, turns[0]).probing()
+        actions = [lane.decide(turn, self.number()) for turn in turns]
         if len(turns) == 1 and not fills:
             return self._done(lane, turns[0], actions[0])
         if fills or not turns[0].state.stacked or not any(action.forecast for action in actions):
@@ -167,9 +163,8 @@ class Executor:
         """What a call does for one branch, or several that are remembered together."""
         plan, state = lane.plan, turn.state
         if not action.computes:
-            if blocks := plan.leads(lane.track, action):
-                within = partial(self._forecast_within, lane, turn, action)
-                return Later(blocks, within, lane.remember(state, plan.adapts), action.forecast[0])
+            if plan.leads(lane.track, action):
+                return self._on_the_way(lane, turn).forecasting(action)
             inject = forecast_action(lane, state, turn.call, action)
             if inject is not None:
                 kept = plan.kept(lane.track, action)
@@ -192,32 +187,8 @@ class Executor:
         doings = [Doing(tuple(lane.plan.points), {}, keep) for keep in keepers]
         return doings[0] if len(doings) == 1 else together(doings) or NOTHING
 
-    def _decide_within(self, lane: Lane, turn: Turn, probe: Probe) -> Feature | None:
-        """The forecast of what is behind the probe of a call, or None to compute it."""
-        added = probe.reached - probe.entered
-        evidence = turn.state.measure(lane.plan.section(lane.track).decider, probe.reached, added)
-        found = self._within(lane, turn, self._chosen(lane, turn, evidence), added, keeps=True)
-        if found is None and not lane.track.ends:
-            turn.state.probes.keep(added)
-        return found
-
-    def _forecast_within(self, lane: Lane, turn: Turn, action: Action, probe: Probe) -> Feature | None:
-        """The forecast of what is behind the leading blocks of a call, or None to compute it."""
-        lane.note(turn.state, probe.leading)
-        return self._within(lane, turn, action, None, keeps=lane.plan.adapts)
-
-    def _within(self, lane: Lane, turn: Turn, action: Action, added: Tensor | None, keeps: bool) -> Feature | None:
-        if not action.computes:
-            found = forecast_action(lane, turn.state, turn.call, action, added)
-            if found is not None:
-                return found[action.forecast[0]]
-            tell_of_miss(self._complain, lane, turn.call.branch, turn.state.cause)
-        lane.computes(turn.state, keeps, fills_cache=False)
-        return None
-
-    def _chosen(self, lane: Lane, turn: Turn, evidence: Evidence = None) -> Action:
-        stream = (turn.call.branch, turn.call.part, self.number())
-        return lane.plan.decide(lane.track, stream, turn.previous, turn.state, evidence)
+    def _on_the_way(self, lane: Lane, turn: Turn) -> OnTheWay:
+        return OnTheWay(lane, turn, self.number(), self._complain)
 
     def _lane(self, plan: CompiledPlan) -> Lane:
         """Where the calling thread is."""

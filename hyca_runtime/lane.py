@@ -13,6 +13,7 @@ from hyca_runtime.calls import Call, CallResolver
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.feature import Feature, Signature
 from hyca_runtime.history import Past
+from hyca_runtime.policies import Evidence, Policy
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import COMPUTE, Action
 from hyca_runtime.stacked import stacked_labels
@@ -160,6 +161,11 @@ class Lane:
         if keeps and history.push(self.track.position, feature):
             self.plan.check_feature(self.plan.section(self.track), name, feature)
             state.count.cache_bytes = max(state.count.cache_bytes, state.nbytes)
+
+    def decide(self, turn: Turn, thread: int, evidence: Evidence = None, stage: Policy | None = None) -> Action:
+        """What a call does, by the plan; see `CompiledPlan.decide`."""
+        stream = (turn.call.branch, turn.call.part, thread)
+        return self.plan.decide(self.track, stream, turn.previous, turn.state, evidence, stage)
 
     def lacks(self, cause: str) -> None:
         """A step that the plan predicts is computed, for a reason."""

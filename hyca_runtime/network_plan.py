@@ -15,12 +15,7 @@ from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import Policy, PolicySpec, ProbingPolicy, Scheduled, policy_from_spec
 from hyca_runtime.schedule import EVERY, Action, Schedule
-from hyca_runtime.solvers import (
-    Instant,
-    TapTable,
-    mixed_rows,
-    tap_table,
-)
+from hyca_runtime.solvers import Instant, TapTable, mixed_rows, tap_table
 from hyca_runtime.stacked import stacked_labels
 
 MAX_STACKED = 8
@@ -73,15 +68,13 @@ class NetworkPlan(PlanPart):
         return self
 
     def _check_probe(self) -> None:
-        """A policy that looks at what leading blocks make decides about what is behind them, and about that alone."""
-        places = [str(forecast.at) for forecast in self.points.values()]
-        fitting = "trunk:residual", f"behind:{self.probes}"
-        if self.probes and (len(places) > 1 or places[0] not in fitting):
-            raise ValueError(f"policy: {self.decider.name!r} needs one point, one of {fitting}, got {places}")
+        """A policy that looks at what blocks make decides about its own points, and about those alone."""
+        if isinstance(self.decider, ProbingPolicy):
+            self.decider.check_points({name: str(at) for name, at in self.places.items()}, self.schedule)
         if self.probes and self.held < self.stacked:
             raise ValueError(f"policy: {self.decider.name!r} decides for a whole call, not for branches that share it")
         for forecast in self.points.values():
-            forecast.check_readers(probed=self.probes > 0, joint=self.is_joint)
+            forecast.check_readers(probed=self.probes > 0 and len(self.points) == 1, joint=self.is_joint)
 
     @cached_property
     def decider(self) -> Policy:

@@ -109,6 +109,8 @@ class CachePoint(PlanPart):
         """Whether what computes the `other` point may not run while this one is forecast."""
         if other.kind == "leading":
             return self.skips_loop or (self.kind == "behind" and self.leading < other.leading)
+        if self.kind == "behind" and other.kind == "span":
+            return other._blocks[2] >= self.leading  # of a later list it is counted anew: who binds both looks there
         if self == other or NESTING.keys() & {self.kind, other.kind}:
             return NESTING.get(self.kind, 0) >= NESTING.get(other.kind, 0)
         if self.kind == other.kind == "span":

@@ -27,6 +27,7 @@ class StreamState:
         previous: the position of its latest call, -1 before the first.
         step: the number of the run's step for which it needs no feature any more.
         probes: what its leading blocks made, where a policy looks at that.
+        probes_behind: what blocks made that a second stage of the policy looks at.
         memory: what the plan's policy remembers, None before it was asked.
         cause: why its history is shorter than the plan wants, if it is.
         stacked: whether its calls hold as many branches as the plan says.
@@ -42,7 +43,7 @@ class StreamState:
         self.step = 0
         self.cause = cause
         self.memory: Any = None
-        self.probes = ProbeMemory()
+        self.probes, self.probes_behind = ProbeMemory(), ProbeMemory()
         self.stacked = True
         self.filled_cache = False
         self._signature: Signature = ()
@@ -66,12 +67,16 @@ class StreamState:
         self.guard.forget()
         self.cause = cause
 
-    def measure(self, policy: Policy, probe: Tensor, added: Tensor) -> Evidence:
-        """What a policy that probes says of a probe, and of what it added to its input; waits for the device."""
+    def measure(self, policy: Policy, probes: ProbeMemory, probe: Tensor, added: Tensor) -> Evidence:
+        """What a policy that probes says of a probe, and of what it added to its input; waits for the device.
+
+        Args:
+            probes: those that it is held against.
+        """
         if not isinstance(policy, ProbingPolicy):
             return None
         self.count.waits += 1
-        return self.probes.measure(policy, probe, added, self.previous)
+        return probes.measure(policy, probe, added, self.previous)
 
     @property
     def computed(self) -> int:
@@ -79,14 +84,17 @@ class StreamState:
         return self.count.computed
 
     @property
+    def _features(self) -> list[History | ProbeMemory]:
+        return [*self.histories.values(), self.probes, self.probes_behind]
+
+    @property
     def nbytes(self) -> int:
-        return sum(history.nbytes for history in self.histories.values()) + self.probes.nbytes
+        return sum(remembered.nbytes for remembered in self._features)
 
     def clear(self) -> None:
         """Give the memory of all features back."""
-        for history in self.histories.values():
-            history.clear()
-        self.probes.clear()
+        for remembered in self._features:
+            remembered.clear()
 
 
 class Turn(NamedTuple):

@@ -24,14 +24,15 @@ from hyca_calib.search.smoothcache.search import (
     search_smoothcache,
     write_scheduled,
 )
-from hyca_calib.search.sources import BEST, DBCACHE, DICACHE, MAGCACHE, SEACACHE, SMOOTHCACHE, TEACACHE
+from hyca_calib.search.sources import BEST, DBCACHE, DICACHE, H2CACHE, MAGCACHE, SEACACHE, SMOOTHCACHE, TEACACHE
 from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.dicache import DiCache
+from hyca_calib.search.step_caches.h2cache import H2Cache
 from hyca_calib.search.step_caches.magcache import MagCache
 from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.step_caches.seacache import SeaCache
 from hyca_calib.search.step_caches.search import search_threshold
-from hyca_calib.search.step_caches.stack import measure_stack
+from hyca_calib.search.step_caches.stack import Stack, measure_stack
 from hyca_calib.search.step_caches.teacache import TeaCache
 from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.search.tune import tune
@@ -174,21 +175,29 @@ def _smoothcache(asked: Asked) -> Maker:
     return lambda budget, study: search_smoothcache(pipe, problem, budget, study, layers, changes(), reach)
 
 
-def _step_cache(asked: Asked, rule: Rule) -> Maker:
-    """Thresholds for budgets; the network is measured, and what a rule must know of it fitted, once."""
+def _step_cache(asked: Asked, *rules: Rule) -> Maker:
+    """Thresholds for budgets; the network is measured, and what a rule must know of it fitted, once.
+
+    Args:
+        rules: of which each budget takes the best.
+    """
     (problem,) = asked.problems
-    fitting, stack = measure_stack(asked.pipe, problem, rule)
+    measured = [measure_stack(asked.pipe, problem, rule) for rule in rules]
 
     @cache
-    def fitted() -> Rule:
+    def fitted() -> list[tuple[Rule, Stack]]:
         with stages(("calibrate",)) as tell:
-            return fitting.fitted(asked.pipe, problem, asked.folder, lambda share: tell("calibrate", share, ""))
+
+            def told(share: float) -> None:
+                tell("calibrate", share, "")
+
+            return [(rule.fitted(asked.pipe, problem, asked.folder, told), stack) for rule, stack in measured]
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         known = fitted()
         with stages(("threshold",)) as tell:
             return search_threshold(
-                asked.pipe, problem, budget, study, stack, known, lambda share: tell("threshold", share, "")
+                asked.pipe, problem, budget, study, known, lambda share: tell("threshold", share, "")
             )
 
     return make
@@ -203,6 +212,11 @@ def _dbcache(asked: Asked) -> Maker:
     return _step_cache(asked, DBCache.released(network, asked.limits.order))
 
 
+def _h2cache(asked: Asked) -> Maker:
+    network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
+    return _step_cache(asked, *H2Cache.released(network))
+
+
 OFFERS: dict[str, Offer] = {
     BEST: Offer(_best, ("palette",)),
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
@@ -210,6 +224,7 @@ OFFERS: dict[str, Offer] = {
     DICACHE: Offer(_dicache, computes_steps=False),
     SEACACHE: Offer(lambda asked: _step_cache(asked, SeaCache()), computes_steps=False),
     TEACACHE: Offer(lambda asked: _step_cache(asked, TeaCache()), computes_steps=False),
+    H2CACHE: Offer(_h2cache, computes_steps=False),
     DBCACHE: Offer(_dbcache, ("order",), computes_steps=False),
     MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), computes_steps=False),
 }

@@ -7,6 +7,7 @@ TEACACHE = "teacache"
 MAGCACHE = "magcache"
 DBCACHE = "dbcache"
 SEACACHE = "seacache"
+H2CACHE = "h2cache"
 
 SOURCES = {
     "hold": "FORA, arXiv 2407.01425: reuse, every N-th step computed",
@@ -19,6 +20,7 @@ SOURCES = {
     MAGCACHE: "MagCache, arXiv 2506.09045: ratios of magnitudes decide, blocks are reused",
     DBCACHE: "DBCache, cache-dit: the change of front blocks decides about those behind, reused or extrapolated",
     SEACACHE: "SeaCache, arXiv 2602.18993: the change of the input without its noise decides, blocks are extrapolated",
+    H2CACHE: "H2-Cache, arXiv 2510.27171: first blocks, then those behind, are reused until their probe changes",
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
 }
 

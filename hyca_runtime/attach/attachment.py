@@ -23,7 +23,7 @@ from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
 from hyca_runtime.attach.deferred import Call, settled
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
-from hyca_runtime.attach.late import Decide, Decision, LateBehind
+from hyca_runtime.attach.late import Decide, Decision, LateBehind, Staged
 from hyca_runtime.attach.other_caches import check_undriven
 from hyca_runtime.attach.points import Place
 from hyca_runtime.attach.proxies import exchange
@@ -73,7 +73,7 @@ class Attachment:
         self._enter = outside(self._put_in)
         self._leave = outside(self._put_back)
         self._take = outside(self._hand_over)
-        self._late: dict[tuple[str, int], LateBehind] = {}
+        self._late: dict[tuple[str, int, str], LateBehind] = {}
         self._enter_late = outside(self._put_gates)
         self._take_late = outside(Decision.hand_over)
         self._settle = outside(self._settled)
@@ -158,7 +158,7 @@ class Attachment:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         blocks: int,
-        decide: Decide,
+        decide: Decide | Staged,
         keep: Keeper,
         name: str | None = None,
     ) -> Any:
@@ -166,8 +166,8 @@ class Attachment:
 
         Args:
             blocks: how many lead.
-            decide: gives the forecast on the way, or None to compute; it is handed the features of the points of
-                leading blocks.
+            decide: gives the forecast on the way, or None to compute, perhaps of a span before; it is handed the
+                features of the points of leading blocks.
             keep: told the features of all other points, if they were computed.
             name: of the point that is forecast, ``behind`` as many blocks or the trunk's residual; may be left out if
                 there is only one.
@@ -185,21 +185,21 @@ class Attachment:
                 self._leave(own)
         return output
 
-    def late(self, blocks: int, name: str | None = None) -> LateBehind:
-        """Where a call with so many leading blocks decides whether a point, or the only one, is forecast.
+    def late(self, blocks: int, name: str | None = None, span: str = "") -> LateBehind:
+        """Where a call with so many leading blocks decides whether a point is forecast, or a span before, too.
 
         Raises:
             AttachError: the network cannot be probed so.
         """
         point = self.point if name is None else self.points[name]
-        key = (point.kind, blocks)
+        key = (point.kind, blocks, span)
         if key not in self._late:
             leading = [name for name, at in self.points.items() if at.kind == "leading" and at.leading <= blocks]
-            self._late[key] = LateBehind(self.module, blocks, point.kind == "trunk", self._bound, leading)
+            self._late[key] = LateBehind(self.module, blocks, point.kind == "trunk", self._bound, leading, span)
         return self._late[key]
 
-    def _put_gates(self, blocks: int, decide: Decide, name: str | None) -> tuple[Decision, list[Standing]]:
-        late = self.late(blocks, name)
+    def _put_gates(self, blocks: int, decide: Decide | Staged, name: str | None) -> tuple[Decision, list[Standing]]:
+        late = self.late(blocks, name, decide.span if isinstance(decide, Staged) else "")
         decision = late.begin(decide)
         return decision, self._stand(late.stands(decision))
 

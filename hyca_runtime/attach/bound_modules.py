@@ -31,6 +31,7 @@ class BoundModules(BoundPoint):
         self._ios: list[BlockIO | None] = [block_io(place.module) if residual else None for place in kept]
         self._watching: list[CaptureOutput] = []
         self.paths = {place.path for place in kept}
+        self.places = (*passed_by, *kept)
 
     def captures(self) -> Proxies:
         begin: list[tuple[Place, CaptureStreams]] = []

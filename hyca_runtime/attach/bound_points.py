@@ -42,6 +42,11 @@ def _check_apart(points: Mapping[str, CachePoint], found: Mapping[str, BoundPoin
             held = [path for path in inner.paths if any(path.startswith(f"{above}.") for above in outer.paths)]
             if held:
                 raise AttachError(f"the point {one!r} lies inside {other!r}, at {min(held)}; choose one of them")
+        if isinstance(inner, BoundModules) and isinstance(outer, BoundTail) and points[one].kind == "span":
+            held = [path for path in inner.paths if outer.leaves_out(path)]
+            if held and not points[other].stands_for(points[one]):
+                blocks = f"the {points[other].leading} blocks that lead {other!r}"
+                raise AttachError(f"the span {one!r} ends at {min(held)}, behind {blocks}; let it end among those")
 
 
 def bind_point(network: nn.Module, point: CachePoint) -> BoundPoint:

@@ -90,6 +90,11 @@ class BoundTail(BoundPoint):
                 watcher.kept.clear()
         self._origins = []
 
+    def leaves_out(self, path: str) -> bool:
+        """Whether the block at a path does not run while this is forecast."""
+        owner, _, number = path.rpartition(".")
+        return any(blocks.path == owner and int(number) >= runs for blocks, runs in self._cut)
+
     def injectors(self, feature: Feature) -> Proxies:
         idle = [(at, _idle(at.module, runs)) for at, runs in self._cut]
         tails = [(place, part) for places, part in zip(feature.form, feature, strict=True) for place in places]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from hyca_runtime.attach.block_io import Streams, block_io, main_stream, stream_like
+from hyca_runtime.attach.bound_modules import BoundModules
 from hyca_runtime.attach.bound_point import BoundPoint, Captured, Keeper, Proxies
 from hyca_runtime.attach.compiling import outside
-from hyca_runtime.attach.points import Place, cut_lists, find_block_lists, find_tail, nth_block
+from hyca_runtime.attach.points import SIDE_LIST, Place, cut_lists, find_block_lists, find_blocks, find_tail, nth_block
 from hyca_runtime.attach.proxies import CaptureStreams, Proxy
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
@@ -22,8 +23,8 @@ class Probe:
     """What a call knows when it reaches the first block behind the probe.
 
     Attributes:
-        entered: the main stream as it came into the first block.
-        reached: as it comes out of the leading blocks.
+        entered: the main stream as it came into the probe's first block.
+        reached: as it comes out of the probe.
         leading: features of points of leading blocks, by name.
     """
 
@@ -36,19 +37,30 @@ Decide = Callable[[Probe], Feature | None]
 """The forecast of what is behind, or None to compute it. Asked once in a call, never inside a compiled graph."""
 
 
+class Staged(NamedTuple):
+    """Two decisions of a call: on its way about the span of that name, then about what is behind later blocks."""
+
+    span: str
+    first: Decide
+    then: Decide
+
+
 class Decision:
     """What one call decided, once it did.
 
     Args:
         first: stands where the first block does.
         late: where it decides.
+        earlier: what was decided before in the call.
 
     Attributes:
         forecast: of what is behind, None until it is made or if that is computed.
     """
 
-    def __init__(self, decide: Decide, first: CaptureStreams, late: LateBehind) -> None:
-        self.first = first
+    def __init__(
+        self, decide: Decide, first: CaptureStreams, late: LateBehind, earlier: SpanDecision | None = None
+    ) -> None:
+        self.first, self.earlier = first, earlier
         self.forecast: Feature | None = None
         self._ask, self._decide, self._late = outside(self._asked), decide, late
         self._made = False
@@ -71,11 +83,19 @@ class Decision:
 
     def hand_over(self, output: Any, keep: Keeper) -> None:
         """Tell the features that are not known since the decision, if they were computed."""
-        if self._made and self.forecast is None:
-            keep(self._late.captured([n for n in self._late.bound if n not in self._late.leading], output))
-        else:
-            for point in self._late.bound.values():
-                point.discard()
+        decided: dict[str, Decision] = dict.fromkeys(self._late.bound, self)
+        if self.earlier is not None:
+            decided[self._late.span] = self.earlier
+        computed = [n for n, by in decided.items() if by.computes and n not in self._late.leading]
+        if computed:
+            keep(self._late.captured(computed, output))
+        for name in self._late.bound.keys() - set(computed):
+            self._late.bound[name].discard()
+
+    @property
+    def computes(self) -> bool:
+        """Whether the call came here, and computed what is behind."""
+        return self._made and self.forecast is None
 
     def origin(self, value: Tensor) -> Tensor:
         """What the forecast blocks make `value` from.
@@ -91,6 +111,22 @@ class Decision:
         return found
 
 
+class SpanDecision(Decision):
+    """That about a span.
+
+    Attributes:
+        recall: stands where its last block does if it is forecast.
+    """
+
+    recall: nn.Module
+
+    def _asked(self, entered: Tensor, reached: Tensor) -> Feature | None:
+        found = super()._asked(entered, reached)
+        if found is not None:
+            *_, (_, self.recall) = self._late.bound[self._late.span].injectors(found)
+        return found
+
+
 class Gate(Proxy):
     """Runs `inner`, or hands its inputs on if what is behind is forecast."""
 
@@ -103,6 +139,16 @@ class Gate(Proxy):
         if self.decision.at(self.io.named(values)):
             return values if len(values) > 1 else values[0]
         return self.inner(*args, **kwargs)
+
+
+class LastOfSpan(Gate):
+    """Runs `inner`, or adds to its inputs what the span adds, if that is forecast."""
+
+    decision: SpanDecision
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        values = self.io.inputs(self.own.forward, args, kwargs)
+        return (self.decision.recall if self.decision.at(self.io.named(values)) else self.inner)(*args, **kwargs)
 
 
 class GatedTail(Proxy):
@@ -127,15 +173,22 @@ class LateBehind:
         whole: whether they belong to what is forecast, which then is added to what came into the first block.
         bound: all points, by name.
         leading: names of those that are known once the leading blocks have run.
+        span: name of one that is decided about before, "" for none; the probe then is what leads behind it.
 
     Raises:
         AttachError: there are not more blocks than that, or what they take is not known.
     """
 
     def __init__(
-        self, network: nn.Module, running: int, whole: bool, bound: Mapping[str, BoundPoint], leading: Sequence[str]
+        self,
+        network: nn.Module,
+        running: int,
+        whole: bool,
+        bound: Mapping[str, BoundPoint],
+        leading: Sequence[str],
+        span: str = "",
     ) -> None:
-        self.whole, self.bound, self.leading = whole, bound, leading
+        self.whole, self.bound, self.leading, self.span = whole, bound, leading, span
         lists = find_block_lists(network)
         cut = cut_lists(lists, running)
         self._first = nth_block(lists[0], 0)
@@ -146,20 +199,50 @@ class LateBehind:
         if len(tail) > 1:
             raise AttachError(f"{type(network).__name__} has {len(tail)} streams at its end; one can be probed")
         self._tail: list[Place] = tail[0]
+        self._span: tuple[Place, ...] = ()
+        self._after = self._first
+        if span and isinstance(bound_span := bound[span], BoundModules):
+            self._span = bound_span.places
+            self._after = _behind(network, self._span[-1], running)
 
-    def begin(self, decide: Decide) -> Decision:
-        """The decision of one call."""
-        return Decision(decide, CaptureStreams(self._first.module), self)
+    def begin(self, decide: Decide | Staged) -> Decision:
+        """The decision of one call, the last of it."""
+        first = CaptureStreams(self._first.module)
+        if not isinstance(decide, Staged):
+            return Decision(decide, first, self)
+        earlier = SpanDecision(decide.first, first, self)
+        return Decision(decide.then, CaptureStreams(self._after.module), self, earlier)
 
     def stands(self, decision: Decision) -> list[Callable[[], Proxies]]:
         """Who stands in the network meanwhile, from the innermost: captures see what a gate is asked about, and what it
         leaves to the final norm."""
         return [
-            lambda: [(self._first, decision.first), *((at, Gate(at.module, decision)) for at in self._gated)],
+            lambda: self._gates(decision),
             *(point.captures for point in self.bound.values()),
             lambda: [(at, GatedTail(at.module, decision)) for at in self._tail],
         ]
 
+    def _gates(self, decision: Decision) -> Proxies:
+        behind = [(self._after, decision.first), *((at, Gate(at.module, decision)) for at in self._gated)]
+        if (earlier := decision.earlier) is None:
+            return behind
+        *gated, last = self._span
+        gates = [*((at, Gate(at.module, earlier)) for at in gated), (last, LastOfSpan(last.module, earlier))]
+        return [(self._first, earlier.first), *gates, *behind]
+
     def captured(self, names: Iterable[str], output: Any = None) -> Captured:
         """The features of some points in the call so far."""
         return {name: self.bound[name].captured(output) for name in names}
+
+
+def _behind(network: nn.Module, last: Place, running: int) -> Place:
+    """The block behind the last one of a span.
+
+    Raises:
+        AttachError: that is none of those that lead.
+    """
+    leading = [place for place in find_blocks(network) if not SIDE_LIST.search(place.path)][:running]
+    ends = [place.path for place in leading[:-1]]
+    if last.path not in ends:
+        raise AttachError(f"the span that ends at {last.path} leaves no block between it and 'behind:{running}'")
+    return leading[ends.index(last.path) + 1]

@@ -13,6 +13,7 @@ from hyca_runtime.policies.base import (
 from hyca_runtime.policies.careful_end import CarefulEnd
 from hyca_runtime.policies.change_since_computed import ChangeSinceComputed
 from hyca_runtime.policies.filtered_change import FilteredChange
+from hyca_runtime.policies.hierarchical_change import HierarchicalChange, PooledChange
 from hyca_runtime.policies.magnitude_ratio import MagnitudeRatio
 from hyca_runtime.policies.probed_change import ProbedChange
 from hyca_runtime.policies.rescaled_change import RescaledChange
@@ -24,9 +25,11 @@ __all__ = [
     "ChangeSinceComputed",
     "Evidence",
     "FilteredChange",
+    "HierarchicalChange",
     "MagnitudeRatio",
     "Policy",
     "PolicySpec",
+    "PooledChange",
     "ProbedChange",
     "ProbingPolicy",
     "RescaledChange",

@@ -6,13 +6,15 @@ asked on the host, before the network is called, and answers from the moment alo
 wait for the device.
 
 A `ProbingPolicy` is asked when the call has run its first blocks, and sees a few numbers that it
-measured there. That is one wait for the device at each decision, which the report counts. Most compute
-once a change of what is seen there, summed over calls, is large: `AccumulatedChange`.
+measured there. That is one wait for the device at each decision, which the report counts. One that decides in
+two stages names who is asked next. Most compute once a change of what is seen there, summed over calls, is
+large: `AccumulatedChange`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
@@ -80,7 +82,7 @@ class Policy(ABC):
 class ProbingPolicy(Policy):
     """A policy that looks at what the leading blocks make.
 
-    The plan's only point is what the blocks behind them add, or what all blocks add (``trunk:residual``).
+    The plan's points are as `check_points` says.
 
     Attributes:
         blocks: how many lead, 1 or more; a field of the dataclass.
@@ -90,6 +92,22 @@ class ProbingPolicy(Policy):
 
     blocks: int
     since: ClassVar[Literal["call", "computed"]] = "call"
+
+    @property
+    def behind(self) -> ProbingPolicy | None:
+        """Who decides about the last point, where this one only decided that the first is computed, from what the
+        blocks between them add; None where there is one point."""
+        return None
+
+    def check_points(self, places: Mapping[str, str], schedule: Schedule) -> None:
+        """Raises ValueError if the plan's points, by name, or what the actions forecast, are not what is decided about.
+
+        By default that is one point, what the blocks behind the probe add, or what all blocks add.
+        """
+        del schedule
+        fitting, found = ("trunk:residual", f"behind:{self.blocks}"), list(places.values())
+        if len(found) > 1 or found[0] not in fitting:
+            raise ValueError(f"policy: {self.name!r} needs one point, one of {fitting}, got {found}")
 
     def look(self, probe: Tensor, added: Tensor, position: float) -> Tensor:
         """What is compared of a probe, and kept for the next: the probe itself, unless a policy says otherwise.

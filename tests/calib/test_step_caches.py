@@ -30,6 +30,7 @@ from hyca_calib.search import kept_runs
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.step_caches import magcache, search, teacache
 from hyca_calib.search.step_caches.dbcache import DBCache
+from hyca_calib.search.step_caches.h2cache import H2Cache
 from hyca_calib.search.step_caches.magcache import MagCache
 from hyca_calib.search.step_caches.seacache import SeaCache, token_grid
 from hyca_calib.search.step_caches.simulated import cheapest_run
@@ -41,6 +42,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 from hyca_runtime.attach.late import Probe
 from hyca_runtime.errors import AttachError, BudgetError, StudyError
+from hyca_runtime.plan_facts import Quality
 from hyca_runtime.point import parse_point
 from hyca_runtime.solvers import Taylor
 
@@ -107,13 +109,85 @@ def test_what_nothing_can_meet_is_refused_without_a_run(
         make(pipe, problem, tmp_path, preset, "11x")
 
 
+@pytest.mark.usefixtures("few")
+def test_h2cache_meets_a_budget(pipe: EmojiPipeline, problem: Problem, tmp_path: Path) -> None:
+    plan = make(pipe, problem, tmp_path, "h2cache", "1.25x")
+    section, jobs = plan.section, problem.workload.of("select")[:2]
+    assert {name: str(at) for name, at in section.places.items()} == {
+        "structure": "span:transformer_blocks.1..transformer_blocks.1:residual",
+        "detail": "behind:3",
+    }
+    assert section.policy is not None
+    full, detail, both = section.action_flops or ()
+    assert both < detail < full
+    shares = []
+    for job in jobs:
+        with followed(pipe, plan) as session:
+            latents = sample_latents(pipe, [job], problem.workload.num_steps, 1)
+            report = session.report()
+        with followed(pipe, Plan.model_validate_json(plan.model_dump_json())):
+            assert torch.equal(sample_latents(pipe, [job], problem.workload.num_steps, 1), latents), "saved and loaded"
+        (count,) = report.streams.values()
+        assert count.computed <= (section.policy.max_computed or 0) < problem.trace.num_steps
+        assert report.bytes_ahead is not None
+        assert 0 < report.cache_bytes <= report.bytes_ahead
+        shares.append(1 / (report.flops_ratio or 1.0))
+    assert statistics.fmean(shares) <= 1 / 1.25
+    account = StudyFolder.open(tmp_path / "study", {}).read_result()
+    assert account["flops_ratios"] == sorted(round(1 / share, 3) for share in shares)
+    assert account["settings"]["split"] == 2
+    usual = round(section.flops_ratio or 0.0, 3)
+    assert usual in account["flops_ratios"], "the schedule is that of a run, detail by detail"
+    with pytest.raises(BudgetError, match=r"cannot be met by h2cache: [0-9.]+x is the most; ask for less"):
+        make(pipe, problem, tmp_path / "more", "h2cache", "3x")
+
+
+@pytest.mark.usefixtures("few")
+def test_the_contender_that_agrees_best_is_taken(
+    pipe: EmojiPipeline, problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = measure_stack(pipe, problem, MagCache())[1]
+    contenders = [(MagCache(consecutive=most), stack) for most in (2, 4, 3)]
+
+    def judged(_: Any, __: Any, section: Any) -> Any:
+        quality = Quality(split="select", num_samples=1, psnr_db=section.policy.configuration["consecutive"])
+        return section.model_copy(update={"quality": quality})
+
+    monkeypatch.setattr(search, "judged", judged)
+    study = StudyFolder.open(tmp_path / "study", {})
+    plan = search.search_threshold(pipe, problem, Budget.parse("1.5x"), study, contenders)
+    assert plan.section.policy is not None
+    assert plan.section.policy.configuration["consecutive"] == 4
+    assert [one["psnr_db"] for one in study.read_result()["contenders"]] == [2, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("doubles", "singles", "splits"), [(2, 2, [2]), (19, 38, [19]), (4, 2, [2, 3, 4]), (6, 1, [2, 4, 5])]
+)
+def test_splits_of_h2cache_suit_the_network(doubles: int, singles: int, splits: list[int]) -> None:
+    network = tiny.pipeline(blocks=1).transformer
+    for name, number in (("transformer_blocks", doubles), ("single_transformer_blocks", singles)):
+        setattr(network, name, nn.ModuleList(nn.Identity() for _ in range(number)))
+    assert [rule.split for rule in H2Cache.released(network)] == splits
+
+
+def test_a_network_that_h2cache_cannot_part() -> None:
+    with pytest.raises(AttachError, match=r"two blocks in the first list .* transformer_blocks has 1 of 2"):
+        H2Cache.released(tiny.pipeline(blocks=1).transformer)
+
+
+def test_h2cache_tells_at_once_what_the_network_does_not_allow(pipe: EmojiPipeline, problem: Problem) -> None:
+    with pytest.raises(AttachError, match=r"ends at single_transformer_blocks\.1, behind the 3 blocks"):
+        measure_stack(pipe, problem, H2Cache("single_transformer_blocks", 2))
+
+
 def test_dbcache_with_taylorseer(pipe: EmojiPipeline, problem: Problem) -> None:
     rule, stack = measure_stack(pipe, problem, DBCache(order=2))
     section = deciding_section(problem, stack, rule, 0.1, [0], None)
     assert section.places == {"stack": parse_point("behind:1")}
     assert section.forecast.groups["*"][0].solver == Taylor(2).spec()
     held = measure_stack(pipe, problem, DBCache())[1]
-    assert stack.light_flops - held.light_flops == 2 * 2 * stack.numel, "two features more are weighed"
+    assert stack.light_flops - held.light_flops == 2 * 2 * stack.numels["stack"], "two features more are weighed"
     assert [each.warmup for each in DBCache().easier()] == [8, 4, 2, 1]
 
 

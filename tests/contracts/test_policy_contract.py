@@ -14,6 +14,7 @@ from hyca_runtime.policies import (
     ChangeSinceComputed,
     Evidence,
     FilteredChange,
+    HierarchicalChange,
     MagnitudeRatio,
     Policy,
     PolicySpec,
@@ -36,6 +37,8 @@ ALL_POLICIES = (
     ChangeSinceComputed(0.1, warmup=0, consecutive=2),
     FilteredChange(0.1, (1.0, 0.7, 0.4, 0.1), (3,)),
     FilteredChange(0.3, [0.9] * 12, (1, 3), power=3.0, consecutive=None),  # type: ignore[arg-type]
+    HierarchicalChange(0.15, 4),
+    HierarchicalChange(0.15, 9, ratio=0.0, tokens=[64, 16]),  # type: ignore[arg-type]
     MagnitudeRatio(0.06, {"*": (1.0, 1.02, 0.99, 1.01), "uncond": [0.98] * 12}),
     RescaledChange(0.2, (3.0, -0.1, 0.05), (0.01, 0.2)),
 )

@@ -59,6 +59,7 @@ LAYERS = (
     ("hyca_runtime.lane",),
     ("hyca_runtime.forecasting", "hyca_runtime.cost_ratio"),
     ("hyca_runtime.complaints",),
+    ("hyca_runtime.on_the_way",),
     ("hyca_runtime.executor",),
     ("hyca_runtime.session",),
     ("hyca_runtime",),

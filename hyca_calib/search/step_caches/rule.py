@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,7 +16,7 @@ from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.point import CachePoint, parse_point
 from hyca_runtime.policies import Policy
-from hyca_runtime.schedule import EVERY
+from hyca_runtime.schedule import COMPUTE, EVERY, Action
 from hyca_runtime.solvers import ClosedFormSolver, Hold
 
 STACK = "stack"
@@ -49,6 +49,20 @@ class Rule(ABC):
     def point(self) -> CachePoint:
         """What is forecast."""
         return ALL_BLOCKS
+
+    @property
+    def points(self) -> Mapping[str, CachePoint]:
+        """All that is forecast, by name."""
+        return {STACK: self.point}
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """What steps do that are not computed; the last costs least."""
+        return (Action(forecast=(STACK,)),)
+
+    @property
+    def palette(self) -> tuple[Action, ...]:
+        return (COMPUTE, *self.actions)
 
     @property
     def solver(self) -> ClosedFormSolver:
@@ -86,7 +100,7 @@ class Rule(ABC):
         """The rule, then with ever fewer steps computed whatever happens: for budgets that leave no room for them."""
         return (self,)
 
-    def forecast(self, channels: int, numel: int | None = None) -> Forecast:
-        """What is forecast, of so many channels and numbers, and how."""
+    def forecast(self, channels: int, numel: int | None = None, name: str = STACK) -> Forecast:
+        """What is forecast at a point, of so many channels and numbers, and how."""
         everything = DimensionGroup(name="all", channels=encode_channels(range(channels)), solver=self.solver.spec())
-        return Forecast(at=self.point, num_channels=channels, groups={EVERY: (everything,)}, numel=numel)
+        return Forecast(at=self.points[name], num_channels=channels, groups={EVERY: (everything,)}, numel=numel)

@@ -3,13 +3,18 @@
 Where the evidence is known without a network, the runs are simulated instead.
 """
 
+from __future__ import annotations
+
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
+from torch import nn
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.rollout import followed, sample_latents
@@ -23,8 +28,12 @@ from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.step_caches.simulated import SampleRun, cheapest_run
 from hyca_calib.search.step_caches.stack import Stack, deciding_section
 from hyca_calib.search.study import StudyFolder
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import BudgetError
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
+from hyca_runtime.schedule import Action
+from hyca_runtime.session import Session
 
 SAMPLES = 8
 """Of the select split, for the threshold; "few samples" in the words of DiCache's paper."""
@@ -66,8 +75,7 @@ def search_threshold(
     problem: Problem,
     budget: Budget,
     study: StudyFolder,
-    stack: Stack,
-    rule: Rule,
+    contenders: Sequence[tuple[Rule, Stack]],
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Plan:
     """The plan with the least threshold whose mean cost meets `budget`, written with its account into `study`.
@@ -75,35 +83,70 @@ def search_threshold(
     As many steps are computed whatever happens as published, or fewer where the budget leaves no room for them. A
     second call goes on from the thresholds that were tried.
 
+    Args:
+        contenders: rules of one preset, of which the one is taken that agrees best with full runs of the select split.
+
     Raises:
         BudgetError: no threshold meets it.
     """
-    steps = problem.trace.num_steps
-    allowed = budget.most_flops(stack.full_flops, stack.light_flops, steps) / (stack.full_flops * steps)
-    tries = _Tries(pipe, problem, stack, study.folder / KEPT, on_progress)
-    found = next((one for each in rule.easier() if (one := _least(tries, each, allowed))), None)
-    if found is None:
-        shares = [one.share for one in tries.tried] or [tries.cheapest(each, HIGHEST).share for each in rule.easier()]
-        ratio = math.floor(100 / min(shares)) / 100
-        raise BudgetError(f"budget {budget.text!r} cannot be met by {rule.preset}: {ratio}x is the most; ask for less")
-    chosen, tried = found
-    most = max(run.most for run in tried.runs)
-    if chosen.probes:
-        most = min(steps, math.ceil(MARGIN * most))
-    section = deciding_section(problem, stack, chosen, tried.threshold, tried.median.computed, most)
+    file, found = study.folder / KEPT, list[_Found]()
+    for rule, stack in contenders:
+        tries = _Tries(pipe, problem, stack, file, lambda share: on_progress(share / len(contenders)))
+        allowed = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
+        allowed /= stack.full_flops * problem.trace.num_steps
+        one = next((one for each in rule.easier() if (one := _least(tries, each, allowed))), None)
+        found += [] if one is None else [_Found.judged(pipe, problem, stack, *one)]
+    if not found:
+        raise _too_much(problem, tries.tried, contenders, budget)
+    best = max(found, key=lambda one: one.psnr_db)
+    rule, tried = best.rule, best.tried
     account = {
         **NOT_SEARCHED,
         "preset": rule.preset,
         "source": SOURCES[rule.preset],
         "settings": tried.settings,
-        "computed": list(section.schedule.computed_steps),
-        "groups": [{"size": stack.channels, "solver": chosen.solver.name}],
+        "computed": list(best.section.schedule.computed_steps),
+        "groups": [{"size": size, "solver": rule.solver.name} for size in best.stack.channels.values()],
         "flops_ratios": sorted(round(1 / run.share, 3) for run in tried.runs),
         "thresholds": [{**one.scalars, "flops_ratio": round(1 / one.share, 3)} for one in tries.tried],
+        "contenders": [{**one.tried.scalars, "psnr_db": one.psnr_db} for one in found],
     }
     told = {**origin(problem), "settings": tried.settings}
-    section = judged(pipe, problem, section)
-    return write_outcome(pipe, study, problem, section, budget, rule.preset, told, account)
+    return write_outcome(pipe, study, problem, best.section, budget, rule.preset, told, account)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A threshold that meets the budget, and its section."""
+
+    rule: Rule
+    stack: Stack
+    tried: Tried
+    section: NetworkPlan
+
+    @classmethod
+    def judged(cls, pipe: Any, problem: Problem, stack: Stack, rule: Rule, tried: Tried) -> Self:
+        """With the bound of computed calls and the agreement with full runs."""
+        most, usual = max(run.most for run in tried.runs), tried.median
+        if rule.probes:
+            most = min(problem.trace.num_steps, math.ceil(MARGIN * most))
+        section = deciding_section(problem, stack, rule, tried.threshold, usual.computed, most, usual.partly)
+        return cls(rule, stack, tried, judged(pipe, problem, section))
+
+    @property
+    def psnr_db(self) -> float:
+        return 0.0 if self.section.quality is None else self.section.quality.psnr_db
+
+
+def _too_much(
+    problem: Problem, tried: Sequence[Tried], contenders: Sequence[tuple[Rule, Stack]], budget: Budget
+) -> BudgetError:
+    """What is told where no threshold of any rule meets a budget."""
+    easier = [(each, stack) for rule, stack in contenders for each in rule.easier()]
+    steps = problem.trace.num_steps
+    shares = [one.share for one in tried] or [cheapest_run(stack, r, HIGHEST, steps).share for r, stack in easier]
+    most, preset = math.floor(100 / min(shares)) / 100, contenders[0][0].preset
+    return BudgetError(f"budget {budget.text!r} cannot be met by {preset}: {most}x is the most; ask for less")
 
 
 class _Tries:
@@ -139,11 +182,33 @@ class _Tries:
     def _run(self, rule: Rule, threshold: float, job: Job) -> SampleRun:
         """One sample alone: in a batch all follow the most demanding one."""
         section = deciding_section(self._problem, self._stack, rule, threshold, [0], None)
-        with followed(self._pipe, Plan(name="candidate", sections=(section,))) as session:
+        with (
+            followed(self._pipe, Plan(name="candidate", sections=(section,))) as session,
+            _noting(find_transformer(self._pipe, section.component), session, rule.actions[0]) as noted,
+        ):
             sample_latents(self._pipe, [job], self._problem.workload.num_steps, 1)
             report = session.report()
-        most = max(count.computed for count in report.streams.values())
-        return SampleRun(share=1 / (report.flops_ratio or 1.0), computed=report.computed_at, most=most)
+        computed, most = report.computed_at, max(count.computed for count in report.streams.values())
+        partly = tuple(sorted(noted.difference(computed)))
+        return SampleRun(share=1 / (report.flops_ratio or 1.0), computed=computed, most=most, partly=partly)
+
+
+@contextmanager
+def _noting(network: nn.Module, session: Session, action: Action) -> Iterator[set[int]]:
+    """The steps of a run on which a branch does an action."""
+    steps, counted = set[int](), 0
+
+    def hear(*_: Any) -> None:
+        nonlocal counted
+        report, before = session.report(), counted
+        counted = sum(count.actions[action] for count in report.streams.values())
+        steps.update([report.steps - 1] if counted > before else [])
+
+    hook = network.register_forward_hook(hear)
+    try:
+        yield steps
+    finally:
+        hook.remove()
 
 
 def _least(tries: _Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | None:

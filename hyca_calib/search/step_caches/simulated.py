@@ -18,11 +18,13 @@ class SampleRun(BaseModel, frozen=True):
         share: of the full run's FLOPs.
         computed: steps on which a branch was computed.
         most: computed calls of the branch that has most.
+        partly: other steps, on which a branch did the first of the actions that forecast.
     """
 
     share: float
     computed: tuple[int, ...]
     most: int
+    partly: tuple[int, ...] = ()
 
 
 def cheapest_run(stack: Stack, rule: Rule, threshold: float, num_steps: int) -> SampleRun:

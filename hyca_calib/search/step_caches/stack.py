@@ -1,6 +1,6 @@
-"""All blocks of a network, or those behind a probe: what steps cost, and the plan that decides on them."""
+"""The blocks of a network that are not always computed: what steps cost, and the plan that decides on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,14 @@ import torch
 from hyca_calib.costs.flops import count_flops
 from hyca_calib.search.assemble import section_of
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.step_caches.rule import STACK, Rule
+from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.watched_run import PROBE_STEPS, WatchedCall, watch
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.late import Probe, Staged
 from hyca_runtime.errors import AttachError
-from hyca_runtime.feature import widths
+from hyca_runtime.feature import Feature, widths
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import EVERY, Action, Schedule
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,23 @@ class Stack:
     """What is known of a network's blocks.
 
     Attributes:
-        channels, numel: of what they add, see `Forecast`.
-        full_flops, light_flops: of one step of one sample, all guidance branches together: with all blocks, and with
-            the probe, if there is one, and a forecast.
+        channels, numels: of each point, by name, see `Forecast`.
+        flops: of one step of one sample with each action of the palette, all guidance branches together: with all
+            blocks, and with those that run beside forecasts.
     """
 
-    channels: int
-    numel: int
-    full_flops: float
-    light_flops: float
+    channels: Mapping[str, int]
+    numels: Mapping[str, int]
+    flops: tuple[float, ...]
+
+    @property
+    def full_flops(self) -> float:
+        return self.flops[0]
+
+    @property
+    def light_flops(self) -> float:
+        """With the fewest blocks."""
+        return self.flops[-1]
 
     def share(self, computed: float) -> float:
         """FLOPs of a run over the full run's.
@@ -50,42 +60,63 @@ def measure_stack(pipe: Any, problem: Problem, rule: Rule) -> tuple[Rule, Stack]
     Raises:
         AttachError: the network cannot be probed, or does not come to the point.
     """
-    calls, point = list[WatchedCall](), rule.point
+    calls, points = list[WatchedCall](), rule.points
+    probes = rule.probes if len(points) == 1 else 0
 
     def hear(call: WatchedCall) -> None:
         calls[:] = [call]
 
-    attachment = watch(pipe, problem, {STACK: point}, problem.workload.of("fit")[0], PROBE_STEPS, hear, rule.probes)
-    if not calls:
-        raise AttachError(f"{type(attachment.module).__name__} never comes to the point '{point}'")
+    attachment = watch(pipe, problem, points, problem.workload.of("fit")[0], PROBE_STEPS, hear, probes)
+    if missing := points.keys() - (calls[0].features if calls else {}):
+        told = f"{type(attachment.module).__name__} never comes to the point '{points[min(missing)]}'"
+        raise AttachError(told)
     call, times = calls[0], problem.trace.calls
-    feature = call.features[STACK]
-    numel = times * sum(part.numel() for part in feature)
+    numels = {name: times * sum(part.numel() for part in feature) for name, feature in call.features.items()}
 
-    def light() -> Any:
-        if not rule.probes:
-            return attachment.run(call.args, call.kwargs, (), {STACK: feature})
-        return attachment.run_late(call.args, call.kwargs, rule.probes, lambda probe: feature, lambda captured: None)
+    def cost(action: Action) -> float:
+        with torch.no_grad():
+            counted = count_flops(lambda: _answer(attachment, call, rule, action))
+        return times * counted + 2 * rule.solver.depth * sum(numels[name] for name in action.forecast)
 
-    with torch.no_grad():
-        full = count_flops(lambda: attachment.run(call.args, call.kwargs, (), {}))
-        cached = count_flops(light)
-    forecast = 2 * rule.solver.depth * numel
-    channels = sum(widths(feature, point.channel_axis))
+    channels = {name: sum(widths(call.features[name], point.channel_axis)) for name, point in points.items()}
     fitting = rule.fitting(problem, attachment.module, call)
-    return fitting, Stack(channels, numel, times * full, times * cached + forecast)
+    return fitting, Stack(channels, numels, tuple(map(cost, rule.palette)))
+
+
+def _answer(attachment: Attachment, call: WatchedCall, rule: Rule, action: Action) -> Any:
+    """What a network makes of a call with an action, forecasts of which are right."""
+    given = {name: call.features[name] for name in action.forecast}
+    if action.computes or not rule.probes:
+        return attachment.run(call.args, call.kwargs, (), given)
+    *spans, last = rule.points
+
+    def behind(_: Probe) -> Feature:
+        return given[last]
+
+    decide = Staged(spans[0], lambda _: given.get(spans[0]), behind) if spans else behind
+    blocks = rule.points[last].leading or rule.probes
+    return attachment.run_late(call.args, call.kwargs, blocks, decide, lambda _: None, last)
 
 
 def deciding_section(
-    problem: Problem, stack: Stack, rule: Rule, threshold: float, computed: Sequence[int], most: int | None
+    problem: Problem,
+    stack: Stack,
+    rule: Rule,
+    threshold: float,
+    computed: Sequence[int],
+    most: int | None,
+    partly: Sequence[int] = (),
 ) -> NetworkPlan:
     """The section whose steps are decided in each run.
 
     Args:
         computed: what a usual run computes, for those who look at the plan.
         most: bound of the computed calls of any run.
+        partly: steps on which it does the first of the actions that forecast; the last on all others.
     """
-    forecast = rule.forecast(stack.channels, stack.numel)
-    schedule = Schedule.from_steps(problem.trace.num_steps, computed, STACK)
-    flops = tuple(stack.full_flops if action.computes else stack.light_flops for action in schedule.palette)
-    return section_of(problem, "step", {STACK: forecast}, schedule, flops, rule.policy(threshold).spec(most))
+    points = {name: rule.forecast(stack.channels[name], stack.numels[name], name) for name in rule.points}
+    table = tuple(
+        0 if step in computed else 1 if step in partly else len(rule.actions) for step in range(problem.trace.num_steps)
+    )
+    schedule = Schedule(palette=rule.palette, tables={EVERY: table})
+    return section_of(problem, "step", points, schedule, stack.flops, rule.policy(threshold).spec(most))
