@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hyca_calib.costs.budget import TOLERANCE
-from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.options import RELEASED_THRESHOLD, Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.replay import Multistep
 from hyca_calib.search.sources import BEST, listed
 from hyca_calib.trace.run import GRAM_TOKENS
@@ -117,8 +117,19 @@ class SearchLimits:
         int, typer.Option(min=1, help="Of smoothcache: most steps in a row on which layers repeat their output.")
     ] = 3
     schedule: Annotated[
-        Path | None, typer.Option(help="Of smoothcache: a schedule file of its own to follow, instead of a budget.")
+        Path | None,
+        typer.Option(
+            help="A file of a release to follow instead of a budget: a schedule of smoothcache, a router of "
+            "learning-to-cache."
+        ),
     ] = None
+    threshold: Annotated[
+        float, typer.Option(help="Of learning-to-cache: a layer runs if its gate in the --schedule is above it.")
+    ] = RELEASED_THRESHOLD
+    free: Annotated[
+        bool,
+        typer.Option("--free", help="Of learning-to-cache: any step but the first may reuse, not only every other."),
+    ] = False
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
         Tuning.trials
     )

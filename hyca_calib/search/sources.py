@@ -3,6 +3,7 @@
 BEST = "best"
 SMOOTHCACHE = "smoothcache"
 DICACHE = "dicache"
+LEARNING_TO_CACHE = "learning-to-cache"
 
 SOURCES = {
     "hold": "FORA, arXiv 2407.01425: reuse, every N-th step computed",
@@ -12,6 +13,7 @@ SOURCES = {
     "hyca": "HyCa, arXiv 2510.04188: five solvers, k-means, One-Time Choosing",
     SMOOTHCACHE: "SmoothCache, arXiv 2411.10510: layers of a kind repeat their output by a schedule of their own",
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
+    LEARNING_TO_CACHE: "Learning-to-Cache, arXiv 2406.01733: a trained router says which layers repeat their output",
 }
 
 
