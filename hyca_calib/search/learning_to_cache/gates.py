@@ -124,12 +124,12 @@ class GatedRun:
         return slopes, loss
 
     def _through(
-        self, args: Any, kwargs: Any, past: Sequence[PutOut] | None = None, gates: Tensor | None = None
+        self, args: Any, kwargs: Any, past: list[PutOut] | None = None, gates: Tensor | None = None
     ) -> tuple[Any, list[PutOut]]:
         """The output of a call, and what each module put out; with a past, drawn towards it."""
         runs = [True] * len(self._places) if gates is None else (gates >= HALF).tolist()
         layers = [
-            GatedLayer(place.module, past and past[i], None if gates is None else gates[number], runs[number])
+            GatedLayer(place.module, past[i] if past else None, None if gates is None else gates[number], runs[number])
             for i, (number, place) in enumerate(self._places)
         ]
         with placed(zip((place for _, place in self._places), layers, strict=True)):

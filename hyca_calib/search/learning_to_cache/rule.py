@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.replay import Array
@@ -38,7 +39,7 @@ class Gated:
         least = self.full_flops - float(self.saved.sum())
         return (1 + 1e-9) * budget.most_flops(self.full_flops, least, self.num_steps)
 
-    def run_flops(self, reused: Array) -> float:
+    def run_flops(self, reused: Array | NDArray[np.bool_]) -> float:
         """FLOPs of the network in a run of one sample.
 
         Args:
