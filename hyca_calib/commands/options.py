@@ -143,9 +143,9 @@ class SearchLimits:
     rollouts: Annotated[
         int | None, typer.Option(min=1, help="At most so many: with a long --confirm the same on every machine.")
     ] = None
-    refine: Annotated[float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps.")] = (
-        Refinement.minutes
-    )
+    refine: Annotated[
+        float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps, or of training a router.")
+    ] = Refinement.minutes
     iterations: Annotated[
         int | None, typer.Option(min=1, help="At most so many: with a long --refine the same on every machine.")
     ] = None

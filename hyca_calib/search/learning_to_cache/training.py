@@ -6,9 +6,9 @@ published regulariser,
 .. math:: \sum_m \Big( \mathrm{MSE}_m + \lambda \sum_i \beta_{m,i} \Big).
 
 A price :math:`\lambda` for DiT-XL says nothing about another network or budget. Here the first iteration, with all
-gates half open, tells the slope of the loss at each; the price begins where the budget parts these, and every gate at
-one half if its slope is the price. In each further iteration the price goes up or down a little, as the gates above one
-half cost more than the budget or not.
+gates half open, tells the slope of the loss at each; the price begins where the budget parts these, and gates near one
+half, above it if their slope is more than the price. In each further iteration the price goes up or down a little, as
+the gates above one half cost more than the budget or not.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ from hyca_calib.search.refine import step_size
 from hyca_calib.search.replay import Array
 from hyca_calib.search.smoothcache.layers import Layers
 
-LR = 0.1
+LR = 0.3
 """Published are thousands of iterations of 0.001; a search has tens."""
 BATCH = 2
 LIMIT = 5.0
 """Largest number before the sigmoid, as published."""
+FIRST_LIMIT = 1.0
+"""Of what the first slopes say, lest they decide."""
 PRICE_STEP = 1.1
 LEAST_PRICE = 1e-30
 
@@ -156,7 +158,7 @@ class _State:
     def begin(self, slopes: Tensor) -> None:
         """Put the numbers where a gate is one half if its slope is the price."""
         with torch.no_grad():
-            self.numbers.copy_((-slopes / self.price).clamp_min(1e-9).log().clamp(-LIMIT, LIMIT))
+            self.numbers.copy_((-slopes / self.price).clamp_min(1e-9).log().clamp(-FIRST_LIMIT, FIRST_LIMIT))
 
     def step(self, gradient: Tensor) -> None:
         """Move the numbers down a gradient."""
