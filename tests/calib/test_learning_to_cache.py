@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ from hyca_calib.search.learning_to_cache.training import Training, gradient, nex
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.smoothcache.layers import Layers
+from hyca_calib.search.smoothcache.schedule_file import schedule_of
+from hyca_calib.search.smoothcache.section import layered_section
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import AttachError, PlanError, apply_plan, load_plan
 from hyca_runtime.attach.layers import find_layers
 from hyca_runtime.errors import BudgetError
+from hyca_runtime.point import parse_point
 
 STEPS = 6
 
@@ -310,6 +314,20 @@ def test_a_released_router(problem: Problem, layers: Layers, study: StudyFolder,
     plan = write_routed(tiny.glyphs(), problem, Budget("r"), study, layers, runs, {"router": "r.pt"})
     held = [action.forecast for action in plan.section.schedule.actions()]
     assert held == [(), ("attention:transformer_blocks.[02]",), (), (), (), ("mlp:transformer_blocks.2",)]
+    attention, mlp = [1, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]
+    assert schedule_of(plan.section) == {"attn1-0": attention, "attn1-2": attention, "ff-2": mlp}
+
+
+def test_blocks_of_two_lists_are_not_exported(recorded: Trace) -> None:
+    points = {name: parse_point(name) for name in ("attention:transformer_blocks.0", "attention:single_blocks.[01]")}
+    flops = defaultdict(lambda: 1.0)
+    section = layered_section(
+        Problem(recorded),
+        Layers(points, dict.fromkeys(points, 4), dict.fromkeys(points, 4), flops),
+        dict.fromkeys(points, (True, False) * 6),
+    )
+    with pytest.raises(PlanError, match="attn1-0 is there twice"):
+        schedule_of(section)
 
 
 def test_a_file_that_is_no_router(problem: Problem, layers: Layers, tmp_path: Path) -> None:

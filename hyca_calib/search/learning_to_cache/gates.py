@@ -64,7 +64,7 @@ class GatedLayer(Proxy):
             return new
         if new.shape != old.shape:
             raise AttachError(f"what {type(self.own).__name__} puts out changes its shape during the run")
-        return torch.lerp(old.float(), new.float(), gate).to(new.dtype)
+        return torch.lerp(old.float(), new.float(), gate.to(new.device)).to(new.dtype)
 
 
 class GatedRun:
