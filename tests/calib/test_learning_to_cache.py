@@ -320,7 +320,7 @@ def test_a_released_router(problem: Problem, layers: Layers, study: StudyFolder,
 
 def test_blocks_of_two_lists_are_not_exported(recorded: Trace) -> None:
     points = {name: parse_point(name) for name in ("attention:transformer_blocks.0", "attention:single_blocks.[01]")}
-    flops = defaultdict(lambda: 1.0)
+    flops: dict[tuple[str, ...], float] = defaultdict(lambda: 1.0)
     section = layered_section(
         Problem(recorded),
         Layers(points, dict.fromkeys(points, 4), dict.fromkeys(points, 4), flops),
