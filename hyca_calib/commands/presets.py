@@ -198,6 +198,10 @@ def _dicache(asked: Asked) -> Maker:
 def _learning_to_cache(asked: Asked) -> Maker:
     """Routers trained for budgets, or one that was released."""
     (problem,), limits, pipe = asked.problems, asked.limits, asked.pipe
+    if limits.schedule is not None and limits.free:
+        raise StudyError("--free trains a router for any step, one of the release has its own: leave out --schedule")
+    if limits.schedule is None and limits.threshold != SearchLimits.threshold:
+        raise StudyError("--threshold is for a released router, see --schedule; under a --budget it is found")
     layers = routed_layers(pipe, problem)
     site = site_of(problem, layers, limits.free)
     if limits.schedule is not None:

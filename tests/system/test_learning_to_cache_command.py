@@ -65,6 +65,8 @@ def test_a_budget_and_a_router_to_plans(folder: Path) -> None:
         (["--budget", "3x", *PRESET], "x is the most; ask for less, or let it choose the steps with --free"),
         (["--schedule", "none.pt", *PRESET], "none.pt: cannot read the router"),
         (["--schedule", "prompts.txt", *PRESET], "prompts.txt: not a checkpoint of torch"),
+        (["--schedule", "prompts.txt", "--free", *PRESET], "--free trains a router for any step"),
+        (["--budget", "1.3x", "--threshold", "0.9", *PRESET], "--threshold is for a released router"),
         (["--budget", "2x", "--free", *MODEL], "--free is for --preset learning-to-cache, got --preset best"),
     ],
 )
