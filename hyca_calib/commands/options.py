@@ -8,7 +8,7 @@ import typer
 
 from hyca_calib.costs.budget import TOLERANCE
 from hyca_calib.quality.conformal import LEVEL
-from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.options import RELEASED_THRESHOLD, Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.replay import Multistep
 from hyca_calib.search.sources import BEST, listed
 from hyca_calib.trace.run import GRAM_TOKENS
@@ -119,11 +119,22 @@ class SearchLimits:
         int, typer.Option(min=1, help="Of smoothcache: most steps in a row on which layers repeat their output.")
     ] = 3
     schedule: Annotated[
-        Path | None, typer.Option(help="Of smoothcache: a schedule file of its own to follow, instead of a budget.")
+        Path | None,
+        typer.Option(
+            help="A file of a release to follow instead of a budget: a schedule of smoothcache, a router of "
+            "learning-to-cache."
+        ),
     ] = None
     order: Annotated[
         int, typer.Option(min=0, max=Taylor.orders[-1], help="Of dbcache: order of TaylorSeer's forecast; 0 reuses.")
     ] = 0
+    threshold: Annotated[
+        float, typer.Option(help="Of learning-to-cache: a layer runs if its gate in the --schedule is above it.")
+    ] = RELEASED_THRESHOLD
+    free: Annotated[
+        bool,
+        typer.Option("--free", help="Of learning-to-cache: any step but the first may reuse, not only every other."),
+    ] = False
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
         Tuning.trials
     )
@@ -137,9 +148,9 @@ class SearchLimits:
     rollouts: Annotated[
         int | None, typer.Option(min=1, help="At most so many: with a long --confirm the same on every machine.")
     ] = None
-    refine: Annotated[float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps.")] = (
-        Refinement.minutes
-    )
+    refine: Annotated[
+        float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps, or of training a router.")
+    ] = Refinement.minutes
     iterations: Annotated[
         int | None, typer.Option(min=1, help="At most so many: with a long --refine the same on every machine.")
     ] = None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.costs.budget import Budget
@@ -11,12 +12,23 @@ from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.records.console import stages
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.error_damping import with_damping
+from hyca_calib.search.learning_to_cache.router_file import read_router, router_digest
+from hyca_calib.search.learning_to_cache.rule import check_budget as check_gated_budget
+from hyca_calib.search.learning_to_cache.rule import runs_of
+from hyca_calib.search.learning_to_cache.search import (
+    routed_layers,
+    search_learning_to_cache,
+    site_of,
+    write_routed,
+)
+from hyca_calib.search.learning_to_cache.training import Training
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import search, search_preset
 from hyca_calib.search.smoothcache.calibration import Changes, calibrate
 from hyca_calib.search.smoothcache.rule import check_budget
+from hyca_calib.search.smoothcache.schedule_file import schedule_content
 from hyca_calib.search.smoothcache.search import (
     kind_layers,
     reach_of,
@@ -24,7 +36,17 @@ from hyca_calib.search.smoothcache.search import (
     search_smoothcache,
     write_scheduled,
 )
-from hyca_calib.search.sources import BEST, DBCACHE, DICACHE, H2CACHE, MAGCACHE, SEACACHE, SMOOTHCACHE, TEACACHE
+from hyca_calib.search.sources import (
+    BEST,
+    DBCACHE,
+    DICACHE,
+    H2CACHE,
+    LEARNING_TO_CACHE,
+    MAGCACHE,
+    SEACACHE,
+    SMOOTHCACHE,
+    TEACACHE,
+)
 from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.dicache import DiCache
 from hyca_calib.search.step_caches.h2cache import H2Cache
@@ -70,11 +92,13 @@ class Offer:
         prepare: gives what makes plans; what all of them need is done once, when the first is made. Raises BudgetError
             if a budget cannot be met.
         options: of `SearchLimits`, that only some presets read, those that it does.
+        read_schedule: what tells the file of ``--schedule`` from others. Raises PlanError if it cannot be read.
         computes_steps: whether its plans compute whole steps, so that a trace alone tells what a budget allows.
     """
 
     prepare: Callable[[Asked], Maker]
     options: tuple[str, ...] = ()
+    read_schedule: Callable[[Path], Any] = schedule_content
     computes_steps: bool = True
 
 
@@ -217,6 +241,33 @@ def _h2cache(asked: Asked) -> Maker:
     return _step_cache(asked, *H2Cache.released(network))
 
 
+def _learning_to_cache(asked: Asked) -> Maker:
+    """Routers trained for budgets, or one that was released."""
+    (problem,), limits, pipe = asked.problems, asked.limits, asked.pipe
+    if limits.schedule is not None and limits.free:
+        raise StudyError("--free trains a router for any step, one of the release has its own: leave out --schedule")
+    if limits.schedule is None and limits.threshold != SearchLimits.threshold:
+        raise StudyError("--threshold is for a released router, see --schedule; under a --budget it is found")
+    layers = routed_layers(pipe, problem)
+    site = site_of(problem, layers, limits.free)
+    if limits.schedule is not None:
+        runs = runs_of(read_router(limits.schedule, site), limits.threshold, site)
+        told = {"router": limits.schedule.name, "threshold": limits.threshold}
+        return lambda budget, study: write_routed(pipe, problem, budget, study, layers, runs, told)
+    for budget in asked.budgets:
+        check_gated_budget(budget, site)
+
+    def make(budget: Budget, study: StudyFolder) -> Plan:
+        limited = Refinement(limits.refine, limits.iterations)
+        training = Training(pipe, problem, layers, site, budget, limited, limits.seed)
+        with stages(("train",)) as tell:
+            return search_learning_to_cache(
+                training, study, lambda share, loss: tell("train", share, f"loss {loss:.3e}")
+            )
+
+    return make
+
+
 OFFERS: dict[str, Offer] = {
     BEST: Offer(_best, ("palette",)),
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
@@ -227,5 +278,6 @@ OFFERS: dict[str, Offer] = {
     H2CACHE: Offer(_h2cache, computes_steps=False),
     DBCACHE: Offer(_dbcache, ("order",), computes_steps=False),
     MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), computes_steps=False),
+    LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free"), router_digest, False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

@@ -21,7 +21,6 @@ from hyca_calib.records.console import say
 from hyca_calib.records.provenance import provenance
 from hyca_calib.report.front import write_front
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.smoothcache.schedule_file import schedule_content
 from hyca_calib.search.sources import BEST
 from hyca_calib.search.storage import public
 from hyca_calib.search.study import JOURNAL, StudyFolder
@@ -93,7 +92,7 @@ def _make_all(
 def _budgets(budgets: str | None, limits: SearchLimits) -> tuple[Budget, ...]:
     """What plans are made for; one without a limit, named after its file, where a schedule is followed."""
     if (budgets is None) == (limits.schedule is None):
-        raise BudgetError("give either --budget, such as 5x, or a --schedule of smoothcache to follow")
+        raise BudgetError("give either --budget, such as 5x, or a --schedule to follow")
     if budgets is None and limits.schedule is not None:
         return (Budget(limits.schedule.stem),)
     return parse_budgets(budgets or "", 0.0 if limits.strict else TOLERANCE)
@@ -143,11 +142,12 @@ def _palette(limits: SearchLimits) -> tuple[tuple[CachePoint, ...], bool]:
 def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
-    own: dict[str, Any] = {option: wanted.pop(option) for option in ("lookahead", "schedule", "order")}
+    own = {name: wanted.pop(name) for name in ("lookahead", "schedule", "order", "threshold", "free")}
+    preset = preset_of(limits)
     if limits.schedule is not None:
-        own["schedule"] = schedule_content(limits.schedule)
+        own["schedule"] = preset.read_schedule(limits.schedule)
     asked = {"traces": [t.name for t in traces], "budget": budget.text, "limits": wanted}
-    return asked | {option: value for option, value in own.items() if option in preset_of(limits).options}
+    return asked | {name: value for name, value in own.items() if name in preset.options}
 
 
 def run_demo(budget: str, minutes: float, out: Path | None, record: Path | None) -> tuple[Evaluation, Path]:

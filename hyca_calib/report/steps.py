@@ -11,6 +11,8 @@ from hyca_runtime.schedule import FEATURE
 NETWORK = "network"
 MOST_NAMED = 6
 """Points that are named in a line."""
+MOST_LETTERS = 60
+"""Of their names and counts, for they stand beside pictures, too."""
 
 
 def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
@@ -32,10 +34,9 @@ def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
 def told_steps(section: NetworkPlan) -> str:
     """On how many steps what is computed: "attention on 8, mlp on 5 of 12 steps"."""
     counts = {name: sum(steps) for name, steps in computed_at(section).items()}
-    if len(counts) > MOST_NAMED:
+    told = ", ".join(f"{name} on {count}" for name, count in counts.items()).removeprefix(f"{NETWORK} on ")
+    if len(counts) > 1 and (len(counts) > MOST_NAMED or len(told) > MOST_LETTERS):
         told = f"{len(counts)} points on {min(counts.values())} to {max(counts.values())}"
-    else:
-        told = ", ".join(f"{name} on {count}" for name, count in counts.items()).removeprefix(f"{NETWORK} on ")
     return f"{told} of {section.schedule.num_steps} steps"
 
 

@@ -8,6 +8,7 @@ MAGCACHE = "magcache"
 DBCACHE = "dbcache"
 SEACACHE = "seacache"
 H2CACHE = "h2cache"
+LEARNING_TO_CACHE = "learning-to-cache"
 
 SOURCES = {
     "hold": "FORA, arXiv 2407.01425: reuse, every N-th step computed",
@@ -22,6 +23,7 @@ SOURCES = {
     SEACACHE: "SeaCache, arXiv 2602.18993: the change of the input without its noise decides, blocks are extrapolated",
     H2CACHE: "H2-Cache, arXiv 2510.27171: first blocks, then those behind, are reused until their probe changes",
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
+    LEARNING_TO_CACHE: "Learning-to-Cache, arXiv 2406.01733: a trained router says which layers repeat their output",
 }
 
 

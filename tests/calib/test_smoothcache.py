@@ -340,7 +340,8 @@ def test_words_for_many_points(problem: Problem) -> None:
     """A plan with a schedule for each of eight blocks is told in a line."""
     names = [f"mlp-{block}" for block in range(8)]
     points = {name: parse_point(f"mlp:*.{name[-1]}") for name in names}
-    sizes = dict.fromkeys(names, 4)
+    points |= {f"mlp:transformer_blocks.{name}": point for name, point in points.items()}
+    sizes = dict.fromkeys(points, 4)
     runs = {name: [step % (1 + int(name[-1])) == 0 for step in range(STEPS)] for name in names}
     layers = Layers(points, sizes, sizes, defaultdict(lambda: 1.0))
     section = layered_section(problem, layers, runs)
@@ -349,6 +350,8 @@ def test_words_for_many_points(problem: Problem) -> None:
     assert told_points(section) == "mlp:*.1, mlp:*.2, mlp:*.3, mlp:*.4, mlp:*.5, mlp:*.6 and 1 more"
     few = layered_section(problem, layers, {name: runs[name] for name in names[5:]})
     assert told_steps(few) == "mlp-5 on 2, mlp-6 on 2, mlp-7 on 2 of 12 steps"
+    long = layered_section(problem, layers, {f"mlp:transformer_blocks.{name}": runs[name] for name in names[5:]})
+    assert told_steps(long) == "3 points on 2 to 2 of 12 steps"
 
 
 def test_only_plans_of_held_layers_are_exported(plan: Plan, problem: Problem, layers: Layers) -> None:

@@ -101,7 +101,10 @@ def without_pictures(pipe: object, study: StudyFolder, *_: object) -> Summary:
         (["--budget", "9 steps", *PRESET], "only 8 steps"),
         (PRESET, "give either --budget, such as 5x, or a --schedule"),
         (["--budget", "2x", "--schedule", "own.json", *PRESET], "give either --budget"),
-        (["--schedule", "own.json", *MODEL], "--schedule is for --preset smoothcache, got --preset best"),
+        (
+            ["--schedule", "own.json", *MODEL],
+            "--schedule is for --preset smoothcache or learning-to-cache, got --preset best",
+        ),
         (["--schedule", "none.json", *PRESET], "cannot read the schedule"),
         (["--schedule", "own.json", *PRESET], "expected 8 numbers, one for each step of the trace, got 2"),
         (["--schedule", "cross.json", *PRESET], "has no cross_attention that is a module of its own"),

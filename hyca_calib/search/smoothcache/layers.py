@@ -60,7 +60,7 @@ def kinds_of(module: nn.Module) -> dict[str, CachePoint]:
             found[kind] = parse_point(kind)
     if not found:
         reasons = "; ".join(dict.fromkeys(faults))
-        raise AttachError(f"smoothcache finds no layers that it could reuse: {reasons}; choose another preset")
+        raise AttachError(f"the preset finds no layers that it could reuse: {reasons}; choose another one")
     return found
 
 

@@ -38,8 +38,8 @@ ALIASES = {name: kind for names in NAMES.values() for kind, name in names.items(
 }
 """Kinds by what files call them."""
 
-INDEXED = re.compile(r"(?:[\w.]*\.|\*\.)?(\d+)")
-"""The path of a block, by its number."""
+INDEXED = re.compile(r"(?:[\w.]*\.|\*\.)?(\d*)(?:(\d)|\[(\d+)\])")
+"""The path of a block by its number, or of some whose numbers differ in the last digit."""
 
 
 def read_schedule(path: Path, num_steps: int) -> dict[str, tuple[bool, ...]]:
@@ -125,19 +125,24 @@ def schedule_of(section: NetworkPlan, naming: Naming = "diffusers") -> dict[str,
     """The schedule of a plan that holds the outputs of layers, as SmoothCache's file has it.
 
     Raises:
-        PlanError: the plan does anything else.
+        PlanError: the plan does anything else, or treats blocks of one number in two lists apart.
     """
-    found = {}
+    found = dict[str, list[int]]()
     for name, forecast in section.points.items():
         held = all(group.solver.name == Hold.name for groups in forecast.groups.values() for group in groups)
-        block = INDEXED.fullmatch(forecast.at.path)
-        if forecast.at.kind not in LAYERS or not held or (forecast.at.path and block is None):
+        blocks = INDEXED.fullmatch(forecast.at.path)
+        if forecast.at.kind not in LAYERS or not held or (forecast.at.path and blocks is None):
             raise PlanError(
                 f"point {name!r} at '{forecast.at}': a schedule of SmoothCache only says on which steps layers of a "
-                "kind, of all blocks or of one, repeat their output"
+                "kind, of all blocks or of some, repeat their output"
             )
-        key = NAMES[naming][forecast.at.kind] + (f"-{block[1]}" if block else "")
-        found[key] = [int(name not in action.forecast) for action in section.schedule.actions()]
+        numbers = [f"-{blocks[1]}{last}" for last in blocks[2] or blocks[3]] if blocks else [""]
+        for key in (NAMES[naming][forecast.at.kind] + number for number in numbers):
+            if key in found:
+                raise PlanError(
+                    f"point {name!r}: {key} is there twice; a schedule of SmoothCache does not tell lists apart"
+                )
+            found[key] = [int(name not in action.forecast) for action in section.schedule.actions()]
     if section.schedule.tables.keys() != {EVERY}:
         raise PlanError("the plan has tables by guidance branch, a schedule of SmoothCache has one for all")
     return found

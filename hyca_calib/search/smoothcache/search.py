@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from hyca_calib.search.assemble import origin
 from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.smoothcache.calibration import SAMPLES, Changes
-from hyca_calib.search.smoothcache.layers import Layers, Reused, kinds_of, measure_layers
-from hyca_calib.search.smoothcache.rule import Reach, Runs, choose_runs, reused_at
+from hyca_calib.search.smoothcache.layers import Layers, kinds_of, measure_layers
+from hyca_calib.search.smoothcache.rule import Reach, Runs, choose_runs
 from hyca_calib.search.smoothcache.schedule_file import points_of, read_schedule
-from hyca_calib.search.smoothcache.section import layered_section
+from hyca_calib.search.smoothcache.section import counted_layers, layered_section
 from hyca_calib.search.sources import SMOOTHCACHE, SOURCES
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime.attach.points import find_transformer
@@ -45,15 +44,8 @@ def scheduled_layers(pipe: Any, problem: Problem, file: Path) -> tuple[Layers, R
         PlanError: the file cannot be read, or is for other steps.
         AttachError: the network has no such layers.
     """
-    steps = problem.trace.num_steps
-    points, runs = points_of(read_schedule(file, steps), _module(pipe, problem))
-
-    def actions(names: Sequence[str]) -> list[Reused]:
-        seen = {name: runs[name] for name in names}
-        return [tuple(names), *(reused_at(seen, step) for step in range(steps))]
-
-    layers = measure_layers(pipe, problem, points, actions)
-    return layers, {name: runs[name] for name in layers.points}
+    points, runs = points_of(read_schedule(file, problem.trace.num_steps), _module(pipe, problem))
+    return counted_layers(pipe, problem, points, runs)
 
 
 def search_smoothcache(
@@ -78,6 +70,7 @@ def write_scheduled(
     layers: Layers,
     runs: Runs,
     settings: dict[str, Any],
+    preset: str = SMOOTHCACHE,
 ) -> Plan:
     """The plan whose layers run on some steps, written with its account into `study`.
 
@@ -87,14 +80,14 @@ def write_scheduled(
     section = judged(pipe, problem, layered_section(problem, layers, runs))
     account = {
         **NOT_SEARCHED,
-        "preset": SMOOTHCACHE,
-        "source": SOURCES[SMOOTHCACHE],
+        "preset": preset,
+        "source": SOURCES[preset],
         "settings": settings,
         "computed": list(section.schedule.computed_steps),
         "groups": [{"size": forecast.num_channels, "solver": Hold.name} for forecast in section.points.values()],
     }
     told = {**origin(problem), "settings": settings}
-    return write_outcome(pipe, study, problem, section, budget, SMOOTHCACHE, told, account)
+    return write_outcome(pipe, study, problem, section, budget, preset, told, account)
 
 
 def _module(pipe: Any, problem: Problem) -> nn.Module:

@@ -1,16 +1,35 @@
-"""From the steps on which layers run to a section of a plan."""
+"""From the steps on which layers run to what these cost, and to a section of a plan."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from hyca_calib.search.assemble import section_of
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.smoothcache.layers import Layers
+from hyca_calib.search.smoothcache.layers import Layers, Reused, measure_layers
 from hyca_calib.search.smoothcache.rule import Runs, reused_at
+from hyca_calib.search.watched_run import Points
 from hyca_runtime.forecast import Forecast
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY, Action, Schedule
 from hyca_runtime.solvers import Hold
+
+
+def counted_layers(pipe: Any, problem: Problem, points: Points, runs: Runs) -> tuple[Layers, Runs]:
+    """What steps cost that repeat what `runs` says, and the same without points that the network never comes to.
+
+    Raises:
+        AttachError: the network has no such layers.
+    """
+
+    def actions(names: Sequence[str]) -> list[Reused]:
+        seen = {name: runs[name] for name in names}
+        return [tuple(names), *(reused_at(seen, step) for step in range(problem.trace.num_steps))]
+
+    layers = measure_layers(pipe, problem, points, actions)
+    return layers, {name: runs[name] for name in layers.points}
 
 
 def layered_section(problem: Problem, layers: Layers, runs: Runs) -> NetworkPlan:
