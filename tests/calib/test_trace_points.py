@@ -105,3 +105,9 @@ def test_keys_are_names_of_folders(several: Trace) -> None:
     for points in ([], [POINTS[0]] * 2, alike):
         with pytest.raises(ValueError, match="expected one or more, each once"):
             Request.model_validate({**request.model_dump(), "points": points})
+
+
+def test_points_that_no_trace_can_have_are_told_in_a_line(several: Trace) -> None:
+    content = dict(Request.read(several.folder))
+    with pytest.raises(TraceError, match=r"^across: expected several points to multiply with each other, got trunk$"):
+        Request.asked(**{**content, "points": POINTS[:1], "across": True})
