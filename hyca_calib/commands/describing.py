@@ -54,7 +54,7 @@ def _of_plan(plan: Plan) -> Facts:
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
-        if FEATURE not in section.points:
+        if FEATURE not in section.points or len(section.points) > 1:
             facts[f"{name}: points"] = told_steps(section)
         if len(section.points) > MOST_NAMED:
             facts[f"{name}: at"] = told_points(section)

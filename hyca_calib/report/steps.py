@@ -6,6 +6,7 @@ from hyca_runtime import Plan
 from hyca_runtime.certified import valid_certificate
 from hyca_runtime.forecast import Source
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import FEATURE
 
 NETWORK = "network"
@@ -26,7 +27,9 @@ def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
     for name, at in forecast.items():
         label, runs = NETWORK if name == FEATURE else name, [section.keeps(action, name) for action in palette]
         if at.kind == "behind" and any(none_runs):
-            label, runs = f"first {at.path} blocks", [not skipped for skipped in none_runs]
+            label = "first block" if at.leading == 1 else f"first {at.leading} blocks"
+            lead = CachePoint(kind="leading", path=at.path)
+            runs = [not any(forecast[other].stands_for(lead) for other in action.forecast) for action in palette]
         found[label] = tuple(all(runs[action] for action in actions) for actions in zip(*tables, strict=True))
     return found
 
