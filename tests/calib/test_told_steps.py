@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from plans import alike, changed, make_plan
+from plans import alike, changed, make_plan, parted_plan
 
 from hyca_calib.commands.describing import describe
 from hyca_calib.report.steps import computed_at, told_steps
@@ -39,3 +39,11 @@ def test_the_first_blocks_are_told_on_the_steps_on_which_they_run(mixed: Plan) -
 def test_info_tells_what_runs_in_part(mixed: Plan, tmp_path: Path) -> None:
     save_plan(mixed, tmp_path / "plan.json")
     assert describe(str(tmp_path / "plan.json"))["transformer: points"] == told_steps(mixed.section)
+
+
+def test_branches_on_steps_of_their_own_are_told_apart() -> None:
+    section = parted_plan(tiny.pipeline().transformer).section
+    every, own = section.schedule.tables[EVERY], section.schedule.tables["1/2"]
+    assert told_steps(section) == f"1/2 on {own.count(0)}, others on {every.count(0)} of 12 steps"
+    alike_ = section.schedule.model_copy(update={"tables": {EVERY: every, "1/2": every}})
+    assert told_steps(section.model_copy(update={"schedule": alike_})) == f"{every.count(0)} of 12 steps"
