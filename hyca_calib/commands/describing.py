@@ -9,7 +9,15 @@ from typing import Any
 
 from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.records.console import human_bytes
-from hyca_calib.report.steps import MOST_NAMED, told_certificate, told_points, told_sources, told_steps
+from hyca_calib.report.steps import (
+    MOST_NAMED,
+    NETWORK,
+    computed_at,
+    told_certificate,
+    told_points,
+    told_sources,
+    told_steps,
+)
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
@@ -22,7 +30,7 @@ from hyca_runtime import Plan, load_plan
 from hyca_runtime.certified import valid_certificate
 from hyca_runtime.errors import StudyError
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import EVERY, FEATURE
+from hyca_runtime.schedule import EVERY
 
 Facts = dict[str, str]
 
@@ -54,7 +62,7 @@ def _of_plan(plan: Plan) -> Facts:
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
-        if FEATURE not in section.points:
+        if [*computed_at(section)] != [NETWORK]:
             facts[f"{name}: points"] = told_steps(section)
         if len(section.points) > MOST_NAMED:
             facts[f"{name}: at"] = told_points(section)

@@ -33,7 +33,10 @@ Seed = Annotated[int, typer.Option(help="Source of all randomness.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Samples per pipeline call. Default: 8 for the demos, else 1.")]
 Device = Annotated[
     str | None,
-    typer.Option(help="cpu, cuda, cuda:N; balanced over GPUs; offload, sequential: moved in as needed. Default: GPU."),
+    typer.Option(
+        help="cpu, cuda, cuda:N; balanced over GPUs; offload, sequential: moved in as needed. Default: GPU. "
+        "Not of a factory, whose pipeline stays where it puts it."
+    ),
 ]
 TracedModel = Annotated[
     str | None,
@@ -108,7 +111,8 @@ class SearchLimits:
         str | None,
         typer.Option(
             help="What steps that are not computed may forecast: trunk,behind:1,behind:2 lets some of them run the "
-            "first block or two, where that pays. Takes one trace, of these points with --across. Default: trunk alone."
+            "first block or two, where that pays. Takes one trace, of these points with --across. The word "
+            "branches: guidance branches are computed on steps of their own, where that pays. Default: trunk alone."
         ),
     ] = None
     multistep: Annotated[

@@ -6,7 +6,8 @@ from hyca_runtime import Plan
 from hyca_runtime.certified import valid_certificate
 from hyca_runtime.forecast import Source
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import FEATURE
+from hyca_runtime.point import CachePoint
+from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 
 NETWORK = "network"
 MOST_NAMED = 6
@@ -16,19 +17,33 @@ MOST_LETTERS = 60
 
 
 def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
-    """Whether the network, or what each named point stands for, is computed on each step for all branches.
+    """Whether the network, or what each named point stands for, is computed on each step, for each guidance branch
+    where they differ.
 
     Of a point behind the first blocks, beside one that stands for them too, these blocks are told.
     """
-    found, tables, palette = dict[str, tuple[bool, ...]](), section.schedule.tables.values(), section.schedule.palette
+    found, palette = dict[str, tuple[bool, ...]](), section.schedule.palette
     forecast = {name: of.at for name, of in section.points.items() if of.groups}  # others are only weighed
     none_runs = [any(forecast[name].skips_loop for name in action.forecast) for action in palette]
     for name, at in forecast.items():
         label, runs = NETWORK if name == FEATURE else name, [section.keeps(action, name) for action in palette]
         if at.kind == "behind" and any(none_runs):
-            label, runs = f"first {at.path} blocks", [not skipped for skipped in none_runs]
-        found[label] = tuple(all(runs[action] for action in actions) for actions in zip(*tables, strict=True))
+            label = "first block" if at.leading == 1 else f"first {at.leading} blocks"
+            lead = CachePoint(kind="leading", path=at.path)
+            runs = [not any(forecast[other].stands_for(lead) for other in action.forecast) for action in palette]
+        for branch, table in _tables(section.schedule).items():
+            whose = branch if label == NETWORK and branch else f"{label} of {branch}" if branch else label
+            found[whose] = tuple(runs[action] for action in table)
     return found
+
+
+def _tables(schedule: Schedule) -> dict[str, tuple[int, ...]]:
+    """The tables of guidance branches by how they are told; one without a name where all are alike."""
+    every = schedule.tables[EVERY]
+    named = {_named(branch): table for branch, table in schedule.tables.items() if branch != EVERY}
+    if all(table == every for table in named.values()):
+        return {"": every}
+    return named if every in named.values() else {**named, "others": every}
 
 
 def told_steps(section: NetworkPlan) -> str:

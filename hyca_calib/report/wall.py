@@ -22,10 +22,9 @@ from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import SampledRun, run_untimed, sampling_seconds
 from hyca_calib.quality.metrics import Measure
 from hyca_calib.report.looks import Look, look_of
-from hyca_calib.report.steps import told_steps
+from hyca_calib.report.steps import NETWORK, computed_at, told_steps
 from hyca_calib.search.problem import Problem
 from hyca_runtime import Plan, RunReport
-from hyca_runtime.schedule import FEATURE
 
 STARTS = (0, 3, 5)
 """Where samplers' levels begin, see `Spacing`: few spacings stand for many."""
@@ -130,8 +129,9 @@ def draw_wall(
 
 
 def _told(plan: Plan, report: RunReport) -> str:
-    """What the plan computed; of one with points of other names what it says, for a report counts whole steps."""
-    if len(plan.sections) == 1 and plan.section.points.keys() != {FEATURE}:
+    """What the plan computed; of points of other names, or branches on steps of their own, what it says, for a report
+    counts whole steps."""
+    if len(plan.sections) == 1 and [*computed_at(plan.section)] != [NETWORK]:
         return told_steps(plan.section)
     return f"{report.computed} of {report.steps} steps"
 

@@ -108,8 +108,8 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
         return f"the plan is for a {wanted.transformer}, the trace is of a {model.transformer}"
     if len(section.points) > 1:
         raise PlanMismatchError(
-            f"plan {plan.name!r} caches at {len(section.points)} points, {', '.join(section.points)}; a trace has the "
-            "statistics of one, so it cannot be checked; measure it: python -m hyca_calib evaluate"
+            f"plan {plan.name!r} caches at {len(section.points)} points, {', '.join(section.points)}; only plans of "
+            "one are checked on the statistics of a trace; measure it: python -m hyca_calib evaluate"
         )
     if section.policy is not None:
         raise PlanMismatchError(

@@ -2,9 +2,9 @@
 
 import re
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Job, Workload, batches
@@ -69,6 +69,18 @@ class Request(BaseModel, frozen=True):
     @property
     def num_samples(self) -> int:
         return len(self.workload.jobs)
+
+    @classmethod
+    def asked(cls, **content: Any) -> Self:
+        """The request for a new trace.
+
+        Raises:
+            TraceError: there can be no such trace.
+        """
+        try:
+            return cls(**content)
+        except ValidationError as error:
+            raise TraceError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
     @classmethod
     def read(cls, folder: Folder) -> Self:

@@ -69,7 +69,7 @@ def trace(
     folder, shard, model = Folder(out), shard or Shard.of_launcher(), TracedModel.of(pipe, model_name, component)
     at = (points,) if isinstance(points, CachePoint) else tuple(dict.fromkeys(points))
     sizes = {"batch": batch, "tokens": tokens, "gram_tokens": gram_tokens}
-    request = Request(model=model, points=at, workload=workload, across=across, **sizes)
+    request = Request.asked(model=model, points=at, workload=workload, across=across, **sizes)
     if overwrite and folder.listing():
         if shard.world > 1:
             raise TraceError(f"{folder} exists; with several processes delete it first instead of --overwrite")

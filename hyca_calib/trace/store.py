@@ -45,8 +45,8 @@ class Trace:
         self.points = tuple(of.point for of in self.attributes.points)
         self.point = self.points[0] if point is None else point
         if self.point not in self.points:
-            there = ", ".join(map(str, self.points))
-            raise TraceError(f"{self.folder} is of {there}, not of {point}; trace with --point {there},{point}")
+            there, wanted = ", ".join(map(str, self.points)), ",".join(map(str, (*self.points, point)))
+            raise TraceError(f"{self.folder} is of {there}, not of {point}; trace with --point {wanted}")
         self.of_point = self.attributes.points[self.points.index(self.point)]
         self.key, self.branches = point_key(self.point), self.attributes.branches
         self._costs = read_as(dict[str, CostModel], self.folder, COST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -105,3 +106,15 @@ def test_keys_are_names_of_folders(several: Trace) -> None:
     for points in ([], [POINTS[0]] * 2, alike):
         with pytest.raises(ValueError, match="expected one or more, each once"):
             Request.model_validate({**request.model_dump(), "points": points})
+
+
+def test_points_that_no_trace_can_have_are_told_in_a_line(several: Trace) -> None:
+    content = dict(Request.read(several.folder))
+    with pytest.raises(TraceError, match=r"^across: expected several points to multiply with each other, got trunk$"):
+        Request.asked(**{**content, "points": POINTS[:1], "across": True})
+
+
+def test_the_command_for_a_missing_point_has_no_blanks_in_it(several: Trace) -> None:
+    there = ",".join(map(str, POINTS))
+    with pytest.raises(TraceError, match=f"not of output; trace with --point {re.escape(there)},output$"):
+        several.at(parse_point("output"))

@@ -1,0 +1,49 @@
+"""What reports and `hyca info` tell of plans that run a part of the network on some steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+from plans import alike, changed, make_plan, parted_plan
+
+from hyca_calib.commands.describing import describe
+from hyca_calib.report.steps import computed_at, told_steps
+from hyca_runtime import Plan, save_plan
+from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
+from hyca_runtime.solvers import Hold
+
+NAMES = (FEATURE, "behind:1", "behind:2")
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Plan:
+    """Steps compute all, nothing, the first block or the first two."""
+    module = tiny.pipeline().transformer
+    plan, channels = make_plan(module), module.inner_dim
+    palette = (COMPUTE, *(Action(forecast=(name,)) for name in NAMES))
+    points = {name: alike(name.replace(FEATURE, "trunk"), channels, Hold()) for name in NAMES}
+    table = (0, 1, 2, 3, 0, 3, 1, 1, 2, 1, 1, 2)
+    return changed(plan, points=points, schedule=Schedule(palette=palette, tables={EVERY: table}), action_flops=None)
+
+
+def test_the_first_blocks_are_told_on_the_steps_on_which_they_run(mixed: Plan) -> None:
+    found = {
+        name: [step for step, runs in enumerate(steps) if runs] for name, steps in computed_at(mixed.section).items()
+    }
+    assert found == {"network": [0, 4], "first block": [0, 2, 3, 4, 5, 8, 11], "first 2 blocks": [0, 3, 4, 5]}
+    assert told_steps(mixed.section) == "2, first block on 7, first 2 blocks on 4 of 12 steps"
+
+
+def test_info_tells_what_runs_in_part(mixed: Plan, tmp_path: Path) -> None:
+    save_plan(mixed, tmp_path / "plan.json")
+    assert describe(str(tmp_path / "plan.json"))["transformer: points"] == told_steps(mixed.section)
+
+
+def test_branches_on_steps_of_their_own_are_told_apart() -> None:
+    section = parted_plan(tiny.pipeline().transformer).section
+    every, own = section.schedule.tables[EVERY], section.schedule.tables["1/2"]
+    assert told_steps(section) == f"1/2 on {own.count(0)}, others on {every.count(0)} of 12 steps"
+    alike_ = section.schedule.model_copy(update={"tables": {EVERY: every, "1/2": every}})
+    assert told_steps(section.model_copy(update={"schedule": alike_})) == f"{every.count(0)} of 12 steps"
