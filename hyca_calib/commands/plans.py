@@ -45,7 +45,7 @@ def evaluate_file(options: EvaluateOptions) -> Evaluation:
     report = run.report or RunReport()
     if options.certify:
         try:
-            _check_certifiable(plan, report, options)
+            _check_certifiable(plan, report, options, len(jobs))
             signed = certified(plan, pipe, found, report, jobs, workload)
             write_certified(plan_file(options.plan), plan, signed)
             new = next(now for now, was in zip(signed.sections, plan.sections, strict=True) if now is not was)
@@ -81,8 +81,13 @@ def _workload(plan: Plan, options: EvaluateOptions) -> Workload:
     return Workload(prompts_of(options.model, options.prompts), num_steps=steps)
 
 
-def _check_certifiable(plan: Plan, report: RunReport, options: EvaluateOptions) -> None:
-    """Raises PlanError unless samples were measured that the plan never saw, by runs that it is for."""
+def _check_certifiable(plan: Plan, report: RunReport, options: EvaluateOptions, samples: int) -> None:
+    """Raises PlanError unless samples were measured that the plan never saw, by runs that it is for, and as many as a
+    certificate has that it holds already."""
+    valid = [section.certificate for section in report.followed if section not in plan.outdated]
+    most = max((certificate.num_samples for certificate in valid if certificate), default=0)
+    if samples < most:
+        raise PlanError(f"its certificate is of {most} samples, these are {samples}; measure as many to replace it")
     if not _says_its_workload(plan):
         raise PlanError("it does not say which samples it was made on, so they may be these")
     if report.off_plan and options.on_mismatch != "error":

@@ -131,10 +131,11 @@ def _palette(limits: SearchLimits) -> tuple[tuple[CachePoint, ...], bool]:
         BudgetError: other points.
     """
     names = [text.strip() for text in limits.palette.split(",")] if limits.palette else []
-    found = tuple(parse_point(name) for name in names if name != BRANCHES)
-    if names and (not found or not found[0].skips_loop or any(point.kind != "behind" for point in found[1:])):
+    found = tuple(parse_point(name) for name in names if name not in (BRANCHES, ""))
+    fits = found[:1] and found[0].skips_loop and all(point.kind == "behind" for point in found[1:])
+    if names and (not fits or len(set(names) - {""}) < len(names)):
         raise BudgetError(
-            f"--palette {limits.palette}: expected trunk, then points behind the first blocks: trunk,behind:1"
+            f"--palette {limits.palette}: expected trunk, then points behind first blocks, each once: trunk,behind:1"
         )
     return found, BRANCHES in names
 

@@ -94,6 +94,14 @@ def test_the_file_is_left_alone(options: EvaluateOptions, capsys: pytest.Capture
     assert options.plan.read_bytes() == before
 
 
+def test_fewer_samples_do_not_replace_it(options: EvaluateOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate_file(options)
+    before = options.plan.read_bytes()
+    evaluate_file(replace(options, samples=2))
+    assert "its certificate is of 3 samples, these are 2" in capsys.readouterr().err
+    assert options.plan.read_bytes() == before
+
+
 def test_an_edit_meanwhile_is_not_overwritten(
     options: EvaluateOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

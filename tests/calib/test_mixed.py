@@ -285,8 +285,9 @@ def test_the_command_makes_a_plan_of_its_palette(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path, subject: tuple[Any, Problem]) -> None:
     where, out = subject[1].trace.where, tmp_path / "s"
-    with pytest.raises(BudgetError, match="expected trunk, then points behind"):
-        search_plans("3x", [where], SearchLimits(palette="behind:1,trunk"), out)
+    for palette in ("behind:1,trunk", "trunk,behind:1,behind:1", "trunk,", "branches", "trunk,trunk:residual"):
+        with pytest.raises(BudgetError, match="expected trunk, then points behind first blocks"):
+            search_plans("3x", [where], SearchLimits(palette=palette), out)
     with pytest.raises(TraceError, match="trace again with --point trunk,behind:3 --across"):
         search_plans("3x", [where], SearchLimits(palette="trunk,behind:3"), out)
     with pytest.raises(StudyError, match="--palette is for --preset best"):

@@ -33,6 +33,7 @@ from hyca_calib.search.tune import tune
 from hyca_calib.trace.merge import merge_traces
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.store import Trace
+from hyca_runtime import load_plan
 from hyca_runtime.errors import TraceError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY, FEATURE, Schedule
@@ -81,21 +82,28 @@ def recorded_anew(path: Path, workload: Workload, pipe: EmojiPipeline) -> Trace:
     return Trace(path)
 
 
-def plan_of(recorded: Trace, study: Path) -> bytes:
+def told(study: StudyFolder) -> str:
+    """The plan but for its seconds, which every trace measures anew."""
+    plan = load_plan(study.plan)
+    sections = tuple(section.model_copy(update={"timing": None}) for section in plan.sections)
+    return plan.model_copy(update={"sections": sections}).model_dump_json()
+
+
+def plan_of(recorded: Trace, study: Path) -> str:
     """A whole search with all its stages; its limits do not depend on the clock."""
     pipe = tiny.pipeline()
     where = StudyFolder.open(study, {})
     problem = with_damping(pipe, Problem(recorded), where.journal, probes=8)
     candidates = tune(problem, (BUDGET,), Tuning(trials=4, timeout=3600), where.journal, seed=0)[BUDGET]
     search(pipe, [candidates], BUDGET, where, LIMITS)
-    return where.plan.read_bytes()
+    return told(where)
 
 
-def recipe_of(recorded: Trace, study: Path) -> bytes:
+def recipe_of(recorded: Trace, study: Path) -> str:
     """The published recipe, which chooses its solvers on one prompt."""
     where = StudyFolder.open(study, {})
     search_preset(tiny.pipeline(), Problem(recorded), BUDGET, where, "hyca", "anchored")
-    return where.plan.read_bytes()
+    return told(where)
 
 
 def scramble(path: Path, split: Split, workload: Workload) -> None:
@@ -133,7 +141,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plans(path: Path, workload: Workload) -> tuple[bytes, bytes]:
+def plans(path: Path, workload: Workload) -> tuple[str, str]:
     """Of a search and of the published recipe, nothing perturbed."""
     recorded = recorded_anew(path, workload, tiny.pipeline())
     return plan_of(recorded, path.parent / "plain"), recipe_of(recorded, path.parent / "recipe")
@@ -141,7 +149,7 @@ def plans(path: Path, workload: Workload) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("broken", [False, True], ids=["other samples", "NaN among them"])
 def test_other_test_samples_give_the_same_plan(
-    plans: tuple[bytes, bytes], path: Path, workload: Workload, tmp_path: Path, broken: bool
+    plans: tuple[str, str], path: Path, workload: Workload, tmp_path: Path, broken: bool
 ) -> None:
     before = Trace(path).gram("test")
     recorded = recorded_anew(path, workload, perturbing(workload, "test", broken))
@@ -152,7 +160,7 @@ def test_other_test_samples_give_the_same_plan(
 
 
 def test_a_scrambled_test_split_gives_the_same_plan(
-    plans: tuple[bytes, bytes], path: Path, workload: Workload, tmp_path: Path
+    plans: tuple[str, str], path: Path, workload: Workload, tmp_path: Path
 ) -> None:
     names = ("points/trunk/values", "points/trunk/gram", "points/trunk/batch_gain", "latents")
     plain = recorded_anew(path, workload, tiny.pipeline())
@@ -167,7 +175,7 @@ def test_a_scrambled_test_split_gives_the_same_plan(
 
 @pytest.mark.parametrize("split", ["fit", "select"])
 def test_other_splits_do_reach_the_plan(
-    plans: tuple[bytes, bytes], path: Path, workload: Workload, tmp_path: Path, split: Split
+    plans: tuple[str, str], path: Path, workload: Workload, tmp_path: Path, split: Split
 ) -> None:
     """Else equal plans would show nothing."""
     recorded_anew(path, workload, tiny.pipeline())
