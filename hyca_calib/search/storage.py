@@ -50,11 +50,22 @@ def open_study(storage: Storage, name: str, sampler: optuna.samplers.BaseSampler
         raise StudyError(f"storage {public(storage)}: {type(error).__name__}: {told}") from error
 
 
+def announce_trial(study: optuna.Study) -> None:
+    """A trial for `run_trial` that bears this worker's name from its first moment: whenever the worker is killed, it is
+    known to be dead, and the trial counts for nothing."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.enqueue_trial({}, user_attrs={WORKER: _own_name()})
+
+
+def _own_name() -> list[Any]:
+    return [socket.gethostname(), os.getpid()]
+
+
 def run_trial(study: optuna.Study, objective: Callable[[Trial], float]) -> None:
     """One trial, a waiting one first. If the objective raises, the trial has failed and the error goes on."""
 
     def signed(trial: Trial) -> float:
-        trial.set_user_attr(WORKER, [socket.gethostname(), os.getpid()])
+        trial.set_user_attr(WORKER, _own_name())
         return objective(trial)
 
     with warnings.catch_warnings():

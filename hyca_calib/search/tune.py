@@ -16,7 +16,7 @@ from hyca_calib.search.problem import AXES, Problem
 from hyca_calib.search.schedules import branch_schedule, filled_schedule, mixed_schedule, whole_schedules
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError, no_pulse
-from hyca_calib.search.storage import Storage, give_back, open_study, run_trial
+from hyca_calib.search.storage import Storage, announce_trial, give_back, open_study, run_trial
 from hyca_runtime.schedule import Schedule
 
 DESCRIPTOR_SETS = (
@@ -91,6 +91,7 @@ def tune(
         while (done := _count(study, TrialState.COMPLETE)) < tuning.trials and (watch.share < 1 or not done):
             give_back(study)
             study.sampler = _sampler(_count(study, TrialState.COMPLETE, TrialState.RUNNING), tuning, seed)
+            announce_trial(study)
             run_trial(study, objective)
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     found = {budget: _distinct(problem, finished, i, tuning, seed) for i, budget in enumerate(budgets)}

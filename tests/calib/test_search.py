@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import sys
 import time
 import weakref
 from collections.abc import Sequence
@@ -88,6 +89,19 @@ def test_tuning_resumes_and_prefers_the_cheapest(problem: Problem, study: StudyF
     assert [c.cost for c in more] == sorted(c.cost for c in more)
     assert len({c.schedule for c in more}) == len(more)
     assert run(16, tmp_path / "uninterrupted.log") == more
+
+
+def test_a_worker_killed_before_it_signs_changes_nothing(problem: Problem, study: StudyFolder) -> None:
+    """Its trial began and nothing more: it must not count as one that others are at."""
+
+    def run(journal: Path) -> list[Candidate]:
+        return tune(problem, (BUDGET,), Tuning(trials=4, timeout=3600), journal, seed=0)[BUDGET]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optuna.trial.Trial.set_user_attr", lambda *_: sys.exit())
+        with pytest.raises(SystemExit):  # which leaves it as a kill does
+            run(study.journal)
+    assert run(study.journal) == run(study.folder / "other.log")
 
 
 def test_a_failed_trial_is_made_again(problem: Problem, study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from commands import write_prompts
+from commands import write_prompts, write_trace
 
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
@@ -17,6 +18,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with prompts.txt in it."""
     monkeypatch.chdir(tmp_path)
     write_prompts(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def _traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("traced")
+    write_trace(folder, 7, request.module.STEPS)
+    return folder
+
+
+@pytest.fixture
+def traced_folder(_traced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a trace of as many steps as its module says."""
+    shutil.copytree(_traced, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

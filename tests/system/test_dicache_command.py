@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from commands import MODEL, run, write_trace
+from commands import MODEL, run
 
 from hyca_calib.report import wall
 from hyca_runtime import load_plan
@@ -18,27 +17,16 @@ STEPS = 12
 PRESET = ("--preset", "dicache", *MODEL)
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recorded")
-    write_trace(folder, 7, STEPS)
-    return folder
-
-
-@pytest.fixture
-def folder(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a trace at another point."""
-    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def _few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wall, "_baselines", lambda *_: [])  # other ways take most of a report's time
-    return tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_budget_to_a_plan(folder: Path) -> None:
+def test_a_budget_to_a_plan(traced_folder: Path) -> None:
     done = run("search", "--budget", "1.5x", *PRESET, "--out", "studies/s")
     assert done.exit_code == 0, done.output
-    section, study = load_plan(done.stdout.strip()).section, folder / "studies/s"
+    section, study = load_plan(done.stdout.strip()).section, traced_folder / "studies/s"
     assert section.places == {"stack": parse_point("trunk:residual")}
     assert isinstance(section.decider, ProbedChange)
     assert section.decider.last, "as the release has it for FLUX"
@@ -66,9 +54,9 @@ def test_a_budget_to_a_plan(folder: Path) -> None:
     assert json.loads(done.stdout)["flops_ratio"] > 1
 
 
-def test_a_budget_that_cannot_be_met(folder: Path) -> None:
+def test_a_budget_that_cannot_be_met(traced_folder: Path) -> None:
     done = run("search", "--budget", "11x", *PRESET, "--out", "studies/s")
     assert done.exit_code == 2
     assert "cannot be met by dicache" in done.output
     assert "is the most" in done.output
-    assert not (folder / "studies/s/plan.json").exists()
+    assert not (traced_folder / "studies/s/plan.json").exists()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from commands import MODEL, run, write_trace
+from commands import MODEL, run
 
 from hyca_calib.report import wall
 from hyca_runtime import load_plan
@@ -18,27 +17,16 @@ STEPS = 8
 PRESET = ("--preset", "learning-to-cache", *MODEL)
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recorded")
-    write_trace(folder, 7, STEPS)
-    return folder
-
-
-@pytest.fixture
-def folder(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a trace at another point."""
-    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def _few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wall, "_baselines", lambda *_: [])  # other ways take most of a report's time
-    return tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_budget_and_a_router_to_plans(folder: Path) -> None:
+def test_a_budget_and_a_router_to_plans(traced_folder: Path) -> None:
     done = run("search", "--budget", "1.3x", *PRESET, "--iterations", 2, "--refine", 60, "--out", "studies/s")
     assert done.exit_code == 0, done.output
-    section, study = load_plan(done.stdout.strip()).section, folder / "studies/s"
+    section, study = load_plan(done.stdout.strip()).section, traced_folder / "studies/s"
     assert {point.kind for point in section.places.values()} <= {*LAYERS}
     assert section.flops_ratio is not None
     assert 1.27 <= section.flops_ratio < 1.5
@@ -70,8 +58,8 @@ def test_a_budget_and_a_router_to_plans(folder: Path) -> None:
         (["--budget", "2x", "--free", *MODEL], "--free is for --preset learning-to-cache, got --preset best"),
     ],
 )
-def test_what_cannot_be_had_leaves_nothing_behind(folder: Path, arguments: list[str], reason: str) -> None:
-    assert folder.exists()
+def test_what_cannot_be_had_leaves_nothing_behind(traced_folder: Path, arguments: list[str], reason: str) -> None:
+    assert traced_folder.exists()
     done = run("search", *arguments)
     assert done.exit_code == 2, done.output
     assert reason in " ".join(done.stderr.split())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from commands import MODEL, run, write_trace
+from commands import MODEL, run
 
 from hyca_calib.commands import plans
 from hyca_calib.records.atomic import write_text
@@ -22,27 +21,12 @@ STEPS = 8
 PRESET = ("--preset", "smoothcache", *MODEL)
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recorded")
-    write_trace(folder, 7, STEPS)
-    return folder
-
-
-@pytest.fixture
-def folder(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a trace at another point."""
-    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_budget_to_a_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_to_a_plan(traced_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wall, "_baselines", lambda *_: [])  # other ways take most of a report's time
     done = run("search", "--budget", "1.5x", *PRESET, "--out", "studies/s")
     assert done.exit_code == 0, done.output
-    section, study = load_plan(done.stdout.strip()).section, folder / "studies/s"
+    section, study = load_plan(done.stdout.strip()).section, traced_folder / "studies/s"
     assert section.places == {kind: parse_point(kind) for kind in ("attention", "mlp")}
     assert section.quality is not None
     for page in ("report.html", "report.md"):
@@ -61,7 +45,7 @@ def test_a_budget_to_a_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert json.loads(done.stdout)["flops_ratio"] == pytest.approx(section.flops_ratio, rel=1e-3)
 
 
-def test_several_budgets_and_a_schedule_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_budgets_and_a_schedule_elsewhere(traced_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two plans from one calibration; and what was exported makes the same plan again."""
     monkeypatch.setattr(plans, "write_report", without_pictures)
     done = run("search", "--budget", "1.2x,1.5x", *PRESET, "--out", "studies/two")
@@ -69,9 +53,9 @@ def test_several_budgets_and_a_schedule_elsewhere(folder: Path, monkeypatch: pyt
     sections = [load_plan(line).section for line in done.stdout.split()]
     ratios = [section.flops_ratio or 0 for section in sections]
     assert 1.2 <= ratios[0] < 1.5 <= ratios[1]
-    assert "| attention on" in (folder / "studies/two/front.md").read_text()
-    assert "| attention, mlp |" in (folder / "studies/two/front.md").read_text()
-    assert (folder / "studies/two/layer_changes.json").is_file()
+    assert "| attention on" in (traced_folder / "studies/two/front.md").read_text()
+    assert "| attention, mlp |" in (traced_folder / "studies/two/front.md").read_text()
+    assert (traced_folder / "studies/two/layer_changes.json").is_file()
 
     done = run("export", "studies/two/1.5x", "--out", "own.json", "--names", "dit")
     assert done.exit_code == 0, done.output
@@ -110,9 +94,9 @@ def without_pictures(pipe: object, study: StudyFolder, *_: object) -> Summary:
         (["--schedule", "cross.json", *PRESET], "has no cross_attention that is a module of its own"),
     ],
 )
-def test_what_cannot_be_had_leaves_nothing_behind(folder: Path, arguments: list[str], reason: str) -> None:
-    (folder / "own.json").write_text('{"ff": [1, 0]}')
-    (folder / "cross.json").write_text('{"attn2": [1, 0, 1, 0, 1, 0, 1, 1]}')
+def test_what_cannot_be_had_leaves_nothing_behind(traced_folder: Path, arguments: list[str], reason: str) -> None:
+    (traced_folder / "own.json").write_text('{"ff": [1, 0]}')
+    (traced_folder / "cross.json").write_text('{"attn2": [1, 0, 1, 0, 1, 0, 1, 1]}')
     done = run("search", *arguments)
     assert done.exit_code == 2, done.output
     assert reason in " ".join(done.stderr.split())
