@@ -65,7 +65,7 @@ class CompiledPlan:
         self._weights = PlacedWeights()
 
     def _depth(self, section: NetworkPlan, name: str) -> int:
-        return max(section.depth(name), section.points[name].fallback_depth if self._is_free(section) else 1)
+        return max(section.depth(name), section.points[name].free_depth if self._is_free(section) else 1)
 
     def _is_free(self, section: NetworkPlan) -> bool:
         """Whether runs may meet histories that the plan has no rows for; closed forms forecast there."""

@@ -137,10 +137,20 @@ class Forecast(PlanPart):
             found.append((group.indices, solver))
         return tuple(found)
 
+    def free(self, branch: str = EVERY, on_steps: bool = True) -> GroupSolvers:
+        """The groups of a branch with what forecasts from any past: their solvers where all can, else closed forms.
+
+        Args:
+            on_steps: whether all times are steps of the plan.
+        """
+        solvers = self.solvers(branch)
+        return solvers if on_steps and all(s.for_any_past for _, s in solvers) else self.fallbacks(branch)
+
     @property
-    def fallback_depth(self) -> int:
-        """How many computed features the closed forms can use."""
-        return max((solver.depth for branch in self.groups for _, solver in self.fallbacks(branch)), default=1)
+    def free_depth(self) -> int:
+        """How many computed features are of use where runs have a past of their own."""
+        ways = [(branch, on_steps) for branch in self.groups for on_steps in (True, False)]
+        return max((solver.depth for way in ways for _, solver in self.free(*way)), default=1)
 
 
 def check_points(points: Mapping[str, Forecast], palette: Sequence[Action], stacked: int) -> None:

@@ -11,6 +11,8 @@ from pydantic import Field, field_validator
 from hyca_runtime.plan_part import PlanPart
 
 MAX_CHANNELS = 1 << 20
+FITTED = ("fitted", "fitted_to_past")
+"""Solvers that know steps of their plan alone."""
 
 
 class SolverSpec(PlanPart):
@@ -46,7 +48,7 @@ class DimensionGroup(PlanPart):
     @property
     def closed_form(self) -> SolverSpec:
         """The solver for any times; linear extrapolation if a fitted group names none."""
-        if self.fallback is None and self.solver.name == "fitted":
+        if self.fallback is None and self.solver.name in FITTED:
             return SolverSpec(name="newton", configuration={"order": 1})
         return self.fallback or self.solver
 

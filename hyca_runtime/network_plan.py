@@ -61,7 +61,7 @@ class NetworkPlan(PlanPart):
         try:
             check_points(self.points, self.schedule.palette, self.held)
             for forecast in self.points.values():  # every row must exist and fit its group
-                _ = self._taps, self._source_taps, forecast.fallback_depth
+                _ = self._taps, self._source_taps, forecast.free_depth
             self._check_probe()
         except HycaError as error:
             raise ValueError(str(error)) from error
@@ -195,19 +195,20 @@ class NetworkPlan(PlanPart):
     def weights_at(
         self, past: Sequence[float], position: float, name: str | None = None, branch: str = EVERY
     ) -> np.ndarray:
-        """Weights ``(tap, channel)`` of the fallback solvers of a point at any positions, newest first.
+        """Weights ``(tap, channel)`` of a point for a past that need not be the schedule's, newest first.
 
         Args:
             past: where features were computed, in steps of this section, perhaps between two.
             position: the one to predict.
         """
         point = self.points[name or self.only]
-        past = past[: point.fallback_depth]
+        solvers = point.free(branch, all(float(p).is_integer() for p in (position, *past)))
+        past = past[: max(solver.depth for _, solver in solvers)]
         steps = np.arange(self.schedule.num_steps)
         times = np.interp([position, *past], steps, self.grid.axis_times)
         instants = [Instant(round(p), float(t)) for p, t in zip(past, times[1:], strict=True)]
         target = Instant(round(position), float(times[0]))
-        return mixed_rows(instants, target, point.fallbacks(branch), point.num_channels)
+        return mixed_rows(instants, target, solvers, point.num_channels)
 
     def depth(self, name: str | None = None) -> int:
         """How many computed features of a point a stream must remember."""

@@ -139,6 +139,14 @@ class SearchLimits:
         bool,
         typer.Option("--free", help="Of learning-to-cache: any step but the first may reuse, not only every other."),
     ] = False
+    fitted: Annotated[
+        bool,
+        typer.Option(
+            "--fitted",
+            help="Of presets that decide in each run: forecast by rows fitted to the trace, which is of the preset's "
+            "point, and refined in --refine minutes; the preset decides as published.",
+        ),
+    ] = False
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
         Tuning.trials
     )

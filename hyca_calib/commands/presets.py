@@ -49,6 +49,8 @@ from hyca_calib.search.sources import (
 )
 from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.dicache import DiCache
+from hyca_calib.search.step_caches.fitted_search import search_fitted
+from hyca_calib.search.step_caches.fitted_taps import check_traced
 from hyca_calib.search.step_caches.h2cache import H2Cache
 from hyca_calib.search.step_caches.magcache import MagCache
 from hyca_calib.search.step_caches.rule import Rule
@@ -205,7 +207,8 @@ def _step_cache(asked: Asked, *rules: Rule) -> Maker:
     Args:
         rules: of which each budget takes the best.
     """
-    (problem,) = asked.problems
+    (problem,), limits = asked.problems, asked.limits
+    traced = check_traced(problem, rules[0].point, limits.preset) if limits.fitted else problem
     measured = [measure_stack(asked.pipe, problem, rule) for rule in rules]
 
     @cache
@@ -219,6 +222,10 @@ def _step_cache(asked: Asked, *rules: Rule) -> Maker:
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         known = fitted()
+        if limits.fitted:
+            refinement = Refinement(limits.refine, limits.iterations)
+            with stages(("threshold", "refine")) as tell:
+                return search_fitted(asked.pipe, problem, traced, budget, study, known, refinement, limits.seed, tell)
         with stages(("threshold",)) as tell:
             return search_threshold(
                 asked.pipe, problem, budget, study, known, lambda share: tell("threshold", share, "")
@@ -272,12 +279,12 @@ OFFERS: dict[str, Offer] = {
     BEST: Offer(_best, ("palette",)),
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
-    DICACHE: Offer(_dicache, computes_steps=False),
-    SEACACHE: Offer(lambda asked: _step_cache(asked, SeaCache()), computes_steps=False),
-    TEACACHE: Offer(lambda asked: _step_cache(asked, TeaCache()), computes_steps=False),
+    DICACHE: Offer(_dicache, ("fitted",), computes_steps=False),
+    SEACACHE: Offer(lambda asked: _step_cache(asked, SeaCache()), ("fitted",), computes_steps=False),
+    TEACACHE: Offer(lambda asked: _step_cache(asked, TeaCache()), ("fitted",), computes_steps=False),
     H2CACHE: Offer(_h2cache, computes_steps=False),
-    DBCACHE: Offer(_dbcache, ("order",), computes_steps=False),
-    MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), computes_steps=False),
+    DBCACHE: Offer(_dbcache, ("order", "fitted"), computes_steps=False),
+    MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), ("fitted",), computes_steps=False),
     LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free"), router_digest, False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

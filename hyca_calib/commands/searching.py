@@ -143,7 +143,7 @@ def _palette(limits: SearchLimits) -> tuple[tuple[CachePoint, ...], bool]:
 def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
-    own = {name: wanted.pop(name) for name in ("lookahead", "schedule", "order", "threshold", "free")}
+    own = {name: wanted.pop(name) for name in ("lookahead", "schedule", "order", "threshold", "free", "fitted")}
     preset = preset_of(limits)
     if limits.schedule is not None:
         own["schedule"] = preset.read_schedule(limits.schedule)

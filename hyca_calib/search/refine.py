@@ -9,13 +9,16 @@ Offline, errors are judged one gap at a time with a clean history; here every la
 what the taps did before, which is where most of the gain comes from.
 """
 
+from __future__ import annotations
+
 import math
 import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,9 +48,11 @@ class RefinementTask:
     """What is refined, and by what it is judged.
 
     Attributes:
+        section: whose taps are refined; where a policy decides, as one of its runs was decided.
         start: parameters; of `preconditioned` coordinates, zeros.
-        expand: parameters to taps ``(predicted step, depth, channel)``.
+        expand: parameters to taps ``(row, depth, channel)``.
         fit, select: samples that give gradients, and samples that decide which parameters were best.
+        course: how samples are run with taps; by default all alike, as `section` says.
     """
 
     pipe: Any
@@ -56,6 +61,40 @@ class RefinementTask:
     expand: Callable[[Tensor], Tensor]
     fit: Samples
     select: Samples
+    course: Callable[[RefinementTask, bool], AbstractContextManager[Course]] | None = None
+
+
+class Course(Protocol):
+    """Runs of samples under taps that are being refined."""
+
+    def follow(self, taps: Tensor) -> None:
+        """Forecast with these taps in the runs to come."""
+
+    def loss(self, chosen: list[int]) -> Tensor:
+        """Mean log squared error of fit samples by number, with its gradient."""
+
+    def error(self) -> float:
+        """The same over the select split."""
+
+
+class _Alike(TapRollout):
+    """The course of a plan whose schedule is the same for all samples, which run in one call."""
+
+    def __init__(self, task: RefinementTask, checkpointed: bool) -> None:
+        super().__init__(task.pipe, task.section, checkpointed)
+        self._task = task
+
+    def loss(self, chosen: list[int]) -> Tensor:
+        return self._final_error(self._task.fit[chosen], with_grad=True)
+
+    def error(self) -> float:
+        with torch.no_grad():
+            return self._final_error(self._task.select, with_grad=False).item()
+
+    def _final_error(self, samples: Samples, with_grad: bool) -> Tensor:
+        batch = len(samples.jobs)
+        latents = sample_latents(self._task.pipe, samples.jobs, samples.num_steps, batch, with_grad=with_grad)
+        return log_error(latents, samples.latents.to(latents.device)).mean()
 
 
 def refine_taps(
@@ -87,12 +126,11 @@ def refine_taps(
     count, batch = len(task.fit.jobs), min(settings.batch, len(task.fit.jobs))
 
     def judge() -> None:
-        rollout.follow(task.expand(state.theta.detach()))
-        with torch.no_grad():
-            state.note(_final_error(task.pipe, task.select).item())
+        course.follow(task.expand(state.theta.detach()))
+        state.note(course.error())
         on_progress(state.share, mean_psnr(state.best_error, task.select))
 
-    with TapRollout(task.pipe, task.section, checkpointed) as rollout:
+    with (task.course or _Alike)(task, checkpointed) as course:
         if state.iteration == 0:
             judge()
         judged = math.floor(state.share * settings.evaluations)
@@ -100,9 +138,9 @@ def refine_taps(
             lr = step_size(settings, state.share)
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
             chosen = picker.sample(range(count), batch)
-            rollout.follow(task.expand(state.theta))
+            course.follow(task.expand(state.theta))
             with torch.enable_grad():
-                loss = objective(chosen) if objective else _final_error(task.pipe, task.fit[chosen], with_grad=True)
+                loss = (objective or course.loss)(chosen)
             state.step(loss, lr)
             if (due := math.floor(state.share * settings.evaluations)) > judged:
                 judge()
@@ -185,12 +223,6 @@ class _State:
         self.best = kept["best"]
         self.best_error, self.first_error, iteration, self.seconds = kept["numbers"].double().tolist()
         self.iteration = int(iteration)
-
-
-def _final_error(pipe: Any, samples: Samples, with_grad: bool = False) -> Tensor:
-    """Mean log squared error of the final latents that the pipeline now draws, all in one call."""
-    latents = sample_latents(pipe, samples.jobs, samples.num_steps, len(samples.jobs), with_grad=with_grad)
-    return log_error(latents, samples.latents.to(latents.device)).mean()
 
 
 def affordable(settings: Refinement, seconds: float, judged: int) -> Refinement:

@@ -59,7 +59,7 @@ def retime(section: NetworkPlan, trace: Trace) -> Retimed:
     schedule = Schedule.from_steps(len(theirs), [i for i, action in enumerate(actions) if action.computes])
     rows = {
         step: section.weights_at(positions[list(history)].tolist(), float(positions[step])).astype(np.float64)
-        for history, targets in gaps(schedule, section.forecast.fallback_depth)
+        for history, targets in gaps(schedule, section.forecast.free_depth)
         for step in targets
     }
     return Retimed(schedule, rows, adapted=True)

@@ -16,6 +16,7 @@ from hyca_runtime.solvers.bdf import BDF2, BDF3
 from hyca_runtime.solvers.dynamic_mode import DynamicMode
 from hyca_runtime.solvers.exponential import Exponential
 from hyca_runtime.solvers.fitted import Fitted
+from hyca_runtime.solvers.fitted_to_past import FittedToPast
 from hyca_runtime.solvers.foca import FoCa
 from hyca_runtime.solvers.hermite import Hermite
 from hyca_runtime.solvers.hold import Hold
@@ -35,6 +36,7 @@ __all__ = [
     "DynamicMode",
     "Exponential",
     "Fitted",
+    "FittedToPast",
     "FoCa",
     "Hermite",
     "Hold",

@@ -48,9 +48,12 @@ class Solver(ABC):
         name: how plans call it.
         depth: how many past features it can use.
         exact_degree: highest degree of polynomials in time it extrapolates without error, -1 for none.
+        for_any_past: whether it forecasts from whatever steps of the plan were computed, and not from those alone that
+            its schedule says.
     """
 
     name: ClassVar[str]
+    for_any_past: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -80,6 +83,8 @@ class Solver(ABC):
 
 class ClosedFormSolver(Solver):
     """A solver that is a formula in the times alone, the same for every channel."""
+
+    for_any_past: ClassVar[bool] = True
 
     def rows(self, past: Sequence[Instant], target: Instant) -> np.ndarray:
         times = np.array([instant.time for instant in past[: self.depth]], dtype=np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -37,9 +37,11 @@ class Rule(ABC):
     Attributes:
         preset: its name.
         probes: after how many blocks it decides; 0 for before them.
+        groups: what forecasts its only point in place of `solver`, if that was fitted.
     """
 
     preset: ClassVar[str]
+    groups: tuple[DimensionGroup, ...] = field(default=(), kw_only=True)
 
     @property
     def probes(self) -> int:
@@ -68,6 +70,11 @@ class Rule(ABC):
     def solver(self) -> ClosedFormSolver:
         """What it is forecast by."""
         return Hold()
+
+    @property
+    def forecast_by(self) -> str:
+        """The name of what forecasts."""
+        return self.groups[0].solver.name if self.groups else self.solver.name
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -103,4 +110,5 @@ class Rule(ABC):
     def forecast(self, channels: int, numel: int | None = None, name: str = STACK) -> Forecast:
         """What is forecast at a point, of so many channels and numbers, and how."""
         everything = DimensionGroup(name="all", channels=encode_channels(range(channels)), solver=self.solver.spec())
-        return Forecast(at=self.points[name], num_channels=channels, groups={EVERY: (everything,)}, numel=numel)
+        groups = {EVERY: self.groups or (everything,)}
+        return Forecast(at=self.points[name], num_channels=channels, groups=groups, numel=numel)

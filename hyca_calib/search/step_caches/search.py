@@ -7,33 +7,29 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
-from torch import nn
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.records.atomic import write_json
 from hyca_calib.search.assemble import origin
 from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.sources import SOURCES
+from hyca_calib.search.step_caches.decided_run import decided_run
 from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.step_caches.simulated import SampleRun, cheapest_run
 from hyca_calib.search.step_caches.stack import Stack, deciding_section
 from hyca_calib.search.study import StudyFolder
-from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
-from hyca_runtime.schedule import Action
-from hyca_runtime.session import Session
 
 SAMPLES = 8
 """Of the select split, for the threshold; "few samples" in the words of DiCache's paper."""
@@ -70,35 +66,70 @@ class Tried(BaseModel, frozen=True):
         return sorted(self.runs, key=lambda run: run.share)[len(self.runs) // 2]
 
 
+Contenders = Sequence[tuple[Rule, Stack]]
+"""Rules of one preset, and what each costs."""
+
+
 def search_threshold(
     pipe: Any,
     problem: Problem,
     budget: Budget,
     study: StudyFolder,
-    contenders: Sequence[tuple[Rule, Stack]],
+    contenders: Contenders,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Plan:
-    """The plan with the least threshold whose mean cost meets `budget`, written with its account into `study`.
+    """The plan with the least threshold that meets `budget`, written with its account into `study`."""
+    return write_found(
+        pipe, problem, budget, study, find_threshold(pipe, problem, budget, study, contenders, on_progress)
+    )
 
-    As many steps are computed whatever happens as published, or fewer where the budget leaves no room for them. A
-    second call goes on from the thresholds that were tried.
+
+def find_threshold(
+    pipe: Any,
+    problem: Problem,
+    budget: Budget,
+    study: StudyFolder,
+    contenders: Contenders,
+    on_progress: Callable[[float], None] = lambda share: None,
+    kept: str = KEPT,
+) -> Found:
+    """The least threshold whose mean cost meets `budget`, of the rule that agrees best with full runs of *select*.
+
+    As many steps are computed whatever happens as published, or fewer where the budget leaves no room for them.
 
     Args:
-        contenders: rules of one preset, of which the one is taken that agrees best with full runs of the select split.
+        kept: file of the study with the thresholds that were tried; a second call goes on from them.
 
     Raises:
         BudgetError: no threshold meets it.
     """
-    file, found = study.folder / KEPT, list[_Found]()
+    file, found = study.folder / kept, list[Judged]()
     for rule, stack in contenders:
         tries = _Tries(pipe, problem, stack, file, lambda share: on_progress(share / len(contenders)))
         allowed = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
         allowed /= stack.full_flops * problem.trace.num_steps
         one = next((one for each in rule.easier() if (one := _least(tries, each, allowed))), None)
-        found += [] if one is None else [_Found.judged(pipe, problem, stack, *one)]
+        found += [] if one is None else [Judged.judged(pipe, problem, stack, *one)]
     if not found:
         raise _too_much(problem, tries.tried, contenders, budget)
     best = max(found, key=lambda one: one.psnr_db)
+    return Found(best, tuple(tries.tried), tuple(found))
+
+
+def write_found(
+    pipe: Any,
+    problem: Problem,
+    budget: Budget,
+    study: StudyFolder,
+    found: Found,
+    told: Mapping[str, Any] = MappingProxyType({}),
+) -> Plan:
+    """Write the plan of what was found into `study`, with an account.
+
+    Args:
+        told: more of that.
+    """
+    best = found.best
     rule, tried = best.rule, best.tried
     account = {
         **NOT_SEARCHED,
@@ -106,17 +137,18 @@ def search_threshold(
         "source": SOURCES[rule.preset],
         "settings": tried.settings,
         "computed": list(best.section.schedule.computed_steps),
-        "groups": [{"size": size, "solver": rule.solver.name} for size in best.stack.channels.values()],
+        "groups": [{"size": size, "solver": rule.forecast_by} for size in best.stack.channels.values()],
         "flops_ratios": sorted(round(1 / run.share, 3) for run in tried.runs),
-        "thresholds": [{**one.scalars, "flops_ratio": round(1 / one.share, 3)} for one in tries.tried],
-        "contenders": [{**one.tried.scalars, "psnr_db": one.psnr_db} for one in found],
+        "thresholds": [{**one.scalars, "flops_ratio": round(1 / one.share, 3)} for one in found.tried],
+        "contenders": [{**one.tried.scalars, "psnr_db": one.psnr_db} for one in found.judged],
+        **told,
     }
-    told = {**origin(problem), "settings": tried.settings}
-    return write_outcome(pipe, study, problem, best.section, budget, rule.preset, told, account)
+    origins = {**origin(problem), "settings": tried.settings}
+    return write_outcome(pipe, study, problem, best.section, budget, rule.preset, origins, account)
 
 
 @dataclass(frozen=True)
-class _Found:
+class Judged:
     """A threshold that meets the budget, and its section."""
 
     rule: Rule
@@ -136,6 +168,20 @@ class _Found:
     @property
     def psnr_db(self) -> float:
         return 0.0 if self.section.quality is None else self.section.quality.psnr_db
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search of thresholds found.
+
+    Attributes:
+        best: of the contenders that were judged.
+        tried: all thresholds.
+    """
+
+    best: Judged
+    tried: tuple[Tried, ...]
+    judged: tuple[Judged, ...]
 
 
 def _too_much(
@@ -180,35 +226,16 @@ class _Tries:
         return self.tried[-1]
 
     def _run(self, rule: Rule, threshold: float, job: Job) -> SampleRun:
-        """One sample alone: in a batch all follow the most demanding one."""
         section = deciding_section(self._problem, self._stack, rule, threshold, [0], None)
-        with (
-            followed(self._pipe, Plan(name="candidate", sections=(section,))) as session,
-            _noting(find_transformer(self._pipe, section.component), session, rule.actions[0]) as noted,
-        ):
-            sample_latents(self._pipe, [job], self._problem.workload.num_steps, 1)
-            report = session.report()
-        computed, most = report.computed_at, max(count.computed for count in report.streams.values())
-        partly = tuple(sorted(noted.difference(computed)))
-        return SampleRun(share=1 / (report.flops_ratio or 1.0), computed=computed, most=most, partly=partly)
-
-
-@contextmanager
-def _noting(network: nn.Module, session: Session, action: Action) -> Iterator[set[int]]:
-    """The steps of a run on which a branch does an action."""
-    steps, counted = set[int](), 0
-
-    def hear(*_: Any) -> None:
-        nonlocal counted
-        report, before = session.report(), counted
-        counted = sum(count.actions[action] for count in report.streams.values())
-        steps.update([report.steps - 1] if counted > before else [])
-
-    hook = network.register_forward_hook(hear)
-    try:
-        yield steps
-    finally:
-        hook.remove()
+        run = decided_run(self._pipe, section, job, self._problem.workload.num_steps)
+        report, computed = run.report, run.report.computed_at
+        first = {step for table in run.tables.values() for step, number in enumerate(table) if number == 1}
+        return SampleRun(
+            share=1 / (report.flops_ratio or 1.0),
+            computed=computed,
+            most=max(count.computed for count in report.streams.values()),
+            partly=tuple(sorted(first.difference(computed))),
+        )
 
 
 def _least(tries: _Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | None:

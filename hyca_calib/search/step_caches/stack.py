@@ -1,8 +1,8 @@
 """The blocks of a network that are not always computed: what steps cost, and the plan that decides on them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 
@@ -41,6 +41,11 @@ class Stack:
     def light_flops(self) -> float:
         """With the fewest blocks."""
         return self.flops[-1]
+
+    def weighing(self, depth: int, before: int) -> Self:
+        """The same with forecasts of so many computed features, instead of those before."""
+        more = 2 * (depth - before) * sum(self.numels.values())
+        return replace(self, flops=(self.full_flops, *(flops + more for flops in self.flops[1:])))
 
     def share(self, computed: float) -> float:
         """FLOPs of a run over the full run's.

@@ -1,0 +1,83 @@
+"""What the policy of a plan decides in one run, and the plan that always does so."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hyca_calib.pipelines.rollout import followed, sample_latents
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.search.rows import with_forecasts
+from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan import Plan
+from hyca_runtime.report import RunReport
+from hyca_runtime.schedule import EVERY, Schedule
+
+Tables = Mapping[str, tuple[int, ...]]
+"""The number of an action of the palette for every step, by guidance branch."""
+
+
+@dataclass(frozen=True)
+class DecidedRun:
+    """One run of one sample.
+
+    Attributes:
+        latents: ``(1, ...)``.
+        tables: what the calls of each branch did.
+    """
+
+    latents: Tensor
+    report: RunReport
+    tables: Tables
+
+
+def decided_run(pipe: Any, section: NetworkPlan, job: Job, num_steps: int) -> DecidedRun:
+    """Let one sample decide for itself: in a batch all follow the most demanding one."""
+    tables, seen = defaultdict[str, list[int]](list), Counter[tuple[object, int]]()
+    with followed(pipe, Plan(name="candidate", sections=(section,))) as session:
+
+        def hear(*_: Any) -> None:
+            for stream, count in session.report().streams.items():
+                branch, part = str(stream[1]), stream[2]
+                for number, action in enumerate(section.schedule.palette):
+                    if part == 0 and count.actions[action] > seen[branch, number]:
+                        seen[branch, number] += 1
+                        tables[branch].append(number)
+
+        hook = find_transformer(pipe, section.component).register_forward_hook(hear)
+        try:
+            latents = sample_latents(pipe, [job], num_steps, 1)
+        finally:
+            hook.remove()
+        return DecidedRun(latents, session.report(), {branch: tuple(table) for branch, table in tables.items()})
+
+
+def as_decided(section: NetworkPlan, tables: Tables) -> NetworkPlan:
+    """The plan that does in every run what was decided in one."""
+    apart = len(set(tables.values())) > 1
+    named = {EVERY: next(iter(tables.values())), **(tables if apart else {})}
+    schedule = Schedule(palette=section.schedule.palette, tables=named)
+    points = {
+        name: forecast.model_copy(update={"groups": dict.fromkeys(named, forecast.groups_of())})
+        for name, forecast in section.points.items()
+    }
+    return with_forecasts(section.model_copy(update={"schedule": schedule, "policy": None}), points)
+
+
+def pasts_met(section: NetworkPlan, runs: Sequence[Tables], depth: int) -> tuple[tuple[int, ...], ...]:
+    """What forecasts of the only point were made from in some runs: each step that was forecast, then the computed
+    steps before it, newest first, at most `depth`; and the beginnings of these, ascending."""
+    found = set[tuple[int, ...]]()
+    for table in {table for tables in runs for table in tables.values()}:
+        computed = list[int]()
+        for step, number in enumerate(table):
+            if section.schedule.palette[number].computes:
+                computed.insert(0, step)
+                continue
+            found.update((step, *computed[:length]) for length in range(1, min(depth, len(computed)) + 1))
+    return tuple(sorted(found))
