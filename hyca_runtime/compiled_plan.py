@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -13,30 +13,15 @@ from hyca_runtime.adaptive import AdaptiveGroups, adaptive_groups
 from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.history import History, Past
-from hyca_runtime.moment import Moment, Stream
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.placed_weights import PlacedWeights
-from hyca_runtime.policies import Evidence, Policy, ProbingPolicy
+from hyca_runtime.policies import LearningPolicy, ProbingPolicy
 from hyca_runtime.probes import tensors_held
 from hyca_runtime.run_tracker import RunTracker
-from hyca_runtime.schedule import COMPUTE, Action
+from hyca_runtime.schedule import Action
 from hyca_runtime.solvers import Aligned, TapTable, solver_from_spec
 
 OnMismatch = Literal["compute", "adapt", "error"]
-
-
-class Remembered(Protocol):
-    """What a stream remembers of its run, as far as a policy is concerned.
-
-    Attributes:
-        memory: what the policy gave back at the latest call, None before the first.
-        computed: how many calls of the run computed all of the network.
-    """
-
-    memory: Any
-
-    @property
-    def computed(self) -> int: ...
 
 
 NO_PAST = Past((), (), [])
@@ -94,6 +79,10 @@ class CompiledPlan:
         """After how many blocks a call is to be decided about; 0 if that is done before it begins."""
         return 0 if track.undecided else self.section(track).probes
 
+    def learns(self, track: RunTracker) -> bool:
+        """Whether the policy is told how far forecasts of a computed call would have been off."""
+        return not track.undecided and isinstance(self.section(track).decider, LearningPolicy)
+
     def behind(self, track: RunTracker) -> ProbingPolicy | None:
         """Who decides in a second stage, if there is one."""
         decider = self.section(track).decider
@@ -102,35 +91,6 @@ class CompiledPlan:
     def leads(self, track: RunTracker, action: Action) -> int:
         """After how many blocks of a call an action makes its forecast, 0 if before it begins."""
         return self.section(track).leads.get(action, 0)
-
-    def decide(
-        self,
-        track: RunTracker,
-        stream: Stream,
-        previous: float,
-        run: Remembered,
-        evidence: Evidence = None,
-        stage: Policy | None = None,
-    ) -> Action:
-        """What the step a run is at does for a stream.
-
-        Args:
-            previous: where the stream's latest call was.
-            run: what is remembered of the stream; the policy's memory is renewed.
-            evidence: see `Policy.decide`.
-            stage: who decides, if not the plan's policy, on whose behalf and with whose memory.
-        """
-        if track.undecided:
-            return COMPUTE
-        section = self.section(track)
-        moment = Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
-        policy, palette = stage or section.decider, section.schedule.palette
-        before = section.decider.begin() if run.memory is None else run.memory
-        action, run.memory = policy.decide(before, moment, section.schedule, evidence)
-        most = section.policy.max_computed if section.policy is not None else None
-        if action.computes and most is not None and run.computed >= most:
-            action = next((other for other in palette if not other.computes), COMPUTE)
-        return action
 
     def makes_up(self, track: RunTracker, branch: str, previous: float) -> bool:
         """Whether a step that the plan forecasts is computed because its stream was not called on those before."""

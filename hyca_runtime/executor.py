@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.bound_point import Keeper
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.points import find_components
@@ -25,6 +26,7 @@ from hyca_runtime.on_the_way import OnTheWay, places_on_the_way
 from hyca_runtime.schedule import Action
 from hyca_runtime.stacked import joined, parts_of, repeats
 from hyca_runtime.stream_state import Turn
+from hyca_runtime.surprise import learning
 
 REPLACED = "the pipeline has another network by now; apply the plan to it again"
 FILLS = "a cache of keys and values is filled on this step or was on the one before"
@@ -181,7 +183,10 @@ class Executor:
         return True
 
     def _computing(self, lane: Lane, turns: list[Turn], follows: list[bool], fills_cache: bool) -> Doing:
-        keepers = [lane.computes(t.state, f, fills_cache) for t, f in zip(turns, follows, strict=True)]
+        keepers: list[Keeper] = [lane.computes(t.state, f, fills_cache) for t, f in zip(turns, follows, strict=True)]
+        if lane.plan.learns(lane.track) and not (fills_cache or lane.track.ends):
+            pairs = zip(turns, keepers, follows, strict=True)
+            keepers = [learning(lane, turn, self.number(), keep) if told else keep for turn, keep, told in pairs]
         if len(turns) > 1 and not turns[0].state.stacked:
             return NOTHING
         doings = [Doing(tuple(lane.plan.points), {}, keep) for keep in keepers]

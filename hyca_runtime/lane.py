@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,28 @@ from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import Call, CallResolver
 from hyca_runtime.compiled_plan import CompiledPlan
+from hyca_runtime.deciding import Remembered, decide, learn
 from hyca_runtime.feature import Feature, Signature
 from hyca_runtime.history import Past
-from hyca_runtime.policies import Evidence, Policy
+from hyca_runtime.moment import Stream
+from hyca_runtime.policies import Evidence, Policy, Surprises
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import COMPUTE, Action
 from hyca_runtime.stacked import stacked_labels
 from hyca_runtime.stream_state import PASSED, StreamState, Turn
+
+
+@dataclass
+class Together:
+    """What a policy remembers that decides for all guidance branches of a step.
+
+    Attributes:
+        memory: see `Remembered`.
+        computed: the steps before on which something was computed.
+    """
+
+    memory: Any = None
+    computed: int = 0
 
 
 class Lane:
@@ -33,6 +48,7 @@ class Lane:
         self.plan = plan
         self._resolver = CallResolver(clock, [section.grid for section in plan.sections])
         self.streams: dict[tuple[str, int], StreamState] = {}
+        self._together = dict[int, Together]()
         self._computed, self._partly = set[int](), set[int]()
         self._lacks = ""
 
@@ -76,6 +92,7 @@ class Lane:
         call = self._resolver.resolve(args, kwargs, branch, step)
         if call.progress == "begins":
             self.streams.clear()
+            self._together.clear()
             self._computed.clear()
             self._partly.clear()
             self._lacks = ""
@@ -163,10 +180,26 @@ class Lane:
             state.count.cache_bytes = max(state.count.cache_bytes, state.nbytes)
 
     def decide(self, turn: Turn, thread: int, evidence: Evidence = None, stage: Policy | None = None) -> Action:
-        """What a call does, by the plan; see `CompiledPlan.decide`."""
-        stream = (turn.call.branch, turn.call.part, thread)
-        return self.plan.decide(self.track, stream, turn.previous, turn.state, evidence, stage)
+        """What a call does, by the plan; see `deciding.decide`."""
+        section, run = self.plan.section(self.track), self._remembered(turn)
+        return decide(section, self.track, _stream(turn, thread), turn.previous, run, evidence, stage)
+
+    def learn(self, turn: Turn, thread: int, surprises: Surprises) -> None:
+        """Tell the plan's policy how far forecasts of a computed call would have been off."""
+        section, run = self.plan.section(self.track), self._remembered(turn)
+        learn(section, self.track, _stream(turn, thread), turn.previous, run, surprises)
+
+    def _remembered(self, turn: Turn) -> Remembered:
+        if not self.plan.section(self.track).decider.joint:
+            return turn.state
+        together = self._together.setdefault(turn.call.part, Together())
+        together.computed = len(self._computed - {self.track.steps})
+        return together
 
     def lacks(self, cause: str) -> None:
         """A step that the plan predicts is computed, for a reason."""
         self._lacks = self._lacks or cause
+
+
+def _stream(turn: Turn, thread: int) -> Stream:
+    return turn.call.branch, turn.call.part, thread

@@ -68,9 +68,8 @@ class NetworkPlan(PlanPart):
         return self
 
     def _check_probe(self) -> None:
-        """A policy that looks at what blocks make decides about its own points, and about those alone."""
-        if isinstance(self.decider, ProbingPolicy):
-            self.decider.check_points({name: str(at) for name, at in self.places.items()}, self.schedule)
+        """A policy decides about its own points, and one that looks at what blocks make about those alone."""
+        self.decider.check_points({name: str(at) for name, at in self.places.items()}, self.schedule)
         if self.probes and self.held < self.stacked:
             raise ValueError(f"policy: {self.decider.name!r} decides for a whole call, not for branches that share it")
         for forecast in self.points.values():

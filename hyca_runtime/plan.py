@@ -67,7 +67,7 @@ class Plan(PlanPart):
     @property
     def decides_by_sample(self) -> bool:
         """Whether a sample alone computes other steps than in a batch, which follows the one that asks for most."""
-        return any(section.probes for section in self.sections)
+        return any(section.decider.by_sample for section in self.sections)
 
     @property
     def outdated(self) -> tuple[NetworkPlan, ...]:

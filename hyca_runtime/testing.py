@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ from numpy.typing import NDArray
 
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies import Evidence, Policy, PolicySpec, ProbingPolicy, policy_from_spec
-from hyca_runtime.schedule import Action, Schedule
+from hyca_runtime.policies import Evidence, LearningPolicy, Policy, PolicySpec, ProbingPolicy, policy_from_spec
+from hyca_runtime.schedule import FEATURE, Action, Schedule
 from hyca_runtime.solvers import ClosedFormSolver, Instant, solver_from_spec
 
 __all__ = [
@@ -150,10 +151,23 @@ def decisions_of(policy: Policy, positions: Sequence[float] = range(NUM_STEPS), 
     state, found, previous = policy.begin(), [], -1.0
     for position in positions:
         moment = Moment(0, position, previous, NUM_STEPS, branch)
-        action, state = policy.decide(state, moment, SCHEDULE, _evidence(policy, position))
+        action, state = _asked(policy, state, moment)
         found.append(action)
         previous = position
     return found
+
+
+def _asked(policy: Policy, state: Any, moment: Moment) -> tuple[Action, Any]:
+    """What a policy decides, and its state after the call, of which one that learns has been told."""
+    before = copy.deepcopy(state)
+    action, after = policy.decide(state, moment, SCHEDULE, _evidence(policy, moment.position))
+    if isinstance(policy, LearningPolicy) and action.computes:
+        kept, told = copy.deepcopy(after), {FEATURE: (0.3 / (1 + moment.position), 0.1)} if moment.position else {}
+        learnt = policy.learn(after, moment, told)
+        _expect(after == kept, f"it changed the state that it was given from {kept} to {after}")
+        after = learnt
+    _expect(state == before, f"it changed the state that it was given from {before} to {state}")
+    return action, after
 
 
 def _evidence(policy: Policy, position: float) -> Evidence:
@@ -185,10 +199,7 @@ def check_state_is_passed(policy: Policy) -> None:
     states, found = [policy.begin(), policy.begin()], list[Action]()
     for step in range(NUM_STEPS):
         for i, state in enumerate(states):
-            before = copy.deepcopy(state)
-            moment = Moment(0, step, step - 1, NUM_STEPS)
-            action, states[i] = policy.decide(state, moment, SCHEDULE, _evidence(policy, step))
-            _expect(state == before, f"it changed the state that it was given from {before} to {state}")
+            action, states[i] = _asked(policy, state, Moment(0, step, step - 1, NUM_STEPS))
             found += [action] if i else []
     _expect(found == alone, f"beside another run it decides {found}, alone {alone}")
     _expect(policy.begin() is not None, "its state before the first call is None")

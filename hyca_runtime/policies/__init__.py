@@ -3,9 +3,11 @@
 from hyca_runtime.policies.accumulated_change import AccumulatedChange
 from hyca_runtime.policies.base import (
     Evidence,
+    LearningPolicy,
     Policy,
     PolicySpec,
     ProbingPolicy,
+    Surprises,
     policies,
     policy_from_spec,
     register_policy,
@@ -26,6 +28,7 @@ __all__ = [
     "Evidence",
     "FilteredChange",
     "HierarchicalChange",
+    "LearningPolicy",
     "MagnitudeRatio",
     "Policy",
     "PolicySpec",
@@ -34,6 +37,7 @@ __all__ = [
     "ProbingPolicy",
     "RescaledChange",
     "Scheduled",
+    "Surprises",
     "policies",
     "policy_from_spec",
     "register_policy",

@@ -8,7 +8,8 @@ wait for the device.
 A `ProbingPolicy` is asked when the call has run its first blocks, and sees a few numbers that it
 measured there. That is one wait for the device at each decision, which the report counts. One that decides in
 two stages names who is asked next. Most compute once a change of what is seen there, summed over calls, is
-large: `AccumulatedChange`.
+large: `AccumulatedChange`. A `LearningPolicy` is told, when a call has computed all of the network, how far forecasts
+of it would have been off.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from hyca_runtime.schedule import Action, Schedule
 
 Evidence = tuple[float, ...] | None
 """One number for each sample."""
+
+Surprises = Mapping[str, tuple[float, ...]]
+"""By the name of a point one number for each sample: how far a forecast of it would have been off, relatively."""
 
 policies: Registry[type[Policy]] = Registry("policy", "hyca.policies")
 
@@ -50,13 +54,25 @@ class Policy(ABC):
 
     Attributes:
         name: how plans call it.
+        by_sample: whether its decisions depend on the samples, so that a batch is decided about as a whole.
+        joint: whether the guidance branches of a run share one state, since it decides about a step and not about each
+            branch for itself. Those of a picture that is denoised in parts are one for each part.
     """
 
     name: ClassVar[str]
+    by_sample: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
 
     def begin(self) -> Any:
-        """The state of a guidance branch before its first call in a run; anything but None."""
+        """The state of a guidance branch before its first call in a run, see `joint`; anything but None."""
         return ()
+
+    def check_points(self, places: Mapping[str, str], schedule: Schedule) -> None:
+        """Raises ValueError if the plan's points, by name, or what the actions forecast, are not what is decided about.
+
+        By default any are.
+        """
+        del places, schedule
 
     @abstractmethod
     def decide(self, state: Any, moment: Moment, schedule: Schedule, evidence: Evidence = None) -> tuple[Action, Any]:
@@ -91,6 +107,7 @@ class ProbingPolicy(Policy):
     """
 
     blocks: int
+    by_sample: ClassVar[bool] = True
     since: ClassVar[Literal["call", "computed"]] = "call"
 
     @property
@@ -138,6 +155,28 @@ class ProbingPolicy(Policy):
             raise ValueError(f"{self.name}: threshold must be 0 or more, got {threshold}")
         if type(self.blocks) is not int or self.blocks < 1:
             raise ValueError(f"{self.name}: blocks must be a whole number, 1 or more, got {self.blocks}")
+
+
+class LearningPolicy(Policy):
+    """A policy that is told how far forecasts would have been off, whenever a call has computed all of the network.
+
+    That is one wait for the device at each such call, which the report counts, and none at others. It decides before a
+    call begins, as others do, by what it made of that in its state.
+    """
+
+    by_sample: ClassVar[bool] = True
+
+    @abstractmethod
+    def learn(self, state: Any, moment: Moment, surprises: Surprises) -> Any:
+        """The state after a call that computed all of the network. The state that is given stays as it is.
+
+        Args:
+            moment: that of the call, as `decide` was given it.
+            surprises: of each point that its branch remembers a feature of, the mean absolute difference between the
+                feature that was computed and what the closed forms of the plan make for this step of the branch's own
+                past, over the mean absolute value of the computed one. Where a forecast is reuse, that is how far the
+                feature has changed since it was computed last.
+        """
 
 
 def register_policy(policy: type[Policy]) -> type[Policy]:

@@ -1,0 +1,71 @@
+"""What the policy of a plan says of a call, and what it is told of it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from hyca_runtime.moment import Moment, Stream
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.policies import Evidence, LearningPolicy, Policy, Surprises
+from hyca_runtime.run_tracker import RunTracker
+from hyca_runtime.schedule import COMPUTE, Action
+
+
+class Remembered(Protocol):
+    """What is remembered of a run, as far as a policy is concerned.
+
+    Attributes:
+        memory: what the policy gave back at the latest call, None before the first.
+        computed: how many calls of the run computed all of the network.
+    """
+
+    memory: Any
+
+    @property
+    def computed(self) -> int: ...
+
+
+def decide(
+    section: NetworkPlan,
+    track: RunTracker,
+    stream: Stream,
+    previous: float,
+    run: Remembered,
+    evidence: Evidence = None,
+    stage: Policy | None = None,
+) -> Action:
+    """What the step a run is at does for a stream.
+
+    Args:
+        previous: where the stream's latest call was.
+        run: what is remembered; the policy's memory is renewed.
+        evidence: see `Policy.decide`.
+        stage: who decides, if not the plan's policy, on whose behalf and with whose memory.
+    """
+    if track.undecided:
+        return COMPUTE
+    policy, palette = stage or section.decider, section.schedule.palette
+    before = section.decider.begin() if run.memory is None else run.memory
+    moment = _moment(section, track, stream, previous)
+    action, run.memory = policy.decide(before, moment, section.schedule, evidence)
+    most = section.policy.max_computed if section.policy is not None else None
+    if action.computes and most is not None and run.computed >= most:
+        action = next((other for other in palette if not other.computes), COMPUTE)
+    return action
+
+
+def learn(
+    section: NetworkPlan, track: RunTracker, stream: Stream, previous: float, run: Remembered, surprises: Surprises
+) -> None:
+    """Tell the policy how far forecasts of a computed call would have been off; its memory is renewed.
+
+    Args:
+        previous: where the stream's call before was.
+    """
+    policy = section.decider
+    if isinstance(policy, LearningPolicy) and run.memory is not None:
+        run.memory = policy.learn(run.memory, _moment(section, track, stream, previous), surprises)
+
+
+def _moment(section: NetworkPlan, track: RunTracker, stream: Stream, previous: float) -> Moment:
+    return Moment(track.run, track.position, previous, section.schedule.num_steps, *stream)
