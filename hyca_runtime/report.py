@@ -7,14 +7,20 @@ from dataclasses import dataclass, field
 
 from hyca_runtime.moment import Stream
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.policies import Surprises
 from hyca_runtime.schedule import COMPUTE, Action
 
 
 @dataclass
 class StreamCount:
-    """Calls of one stream during its current run by what they did, and the most bytes its features took."""
+    """Calls of one stream during its current run by what they did, and the most bytes its features took.
+
+    Attributes:
+        surprises: steps on which a policy learnt how far forecasts of a computed call would be off, and how far.
+    """
 
     actions: Counter[Action] = field(default_factory=Counter)
+    surprises: list[tuple[float, Surprises]] = field(default_factory=list)
     forecast_flops: int = 0
     cache_bytes: int = 0
     waits: int = 0

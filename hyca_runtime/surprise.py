@@ -36,6 +36,8 @@ def _learn(lane: Lane, turn: Turn, thread: int, keep: Keeper, captured: Captured
         numbers = torch.cat([off.to(device) for off in known.values()]).tolist()
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     told = {name: tuple(numbers[end - len(off) : end]) for (name, off), end in zip(known.items(), ends, strict=True)}
+    if told:
+        turn.state.count.surprises.append((lane.track.position, told))
     lane.learn(turn, thread, told)
 
 

@@ -6,7 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.commands.options import SearchLimits
+from hyca_calib.commands.step_cache_presets import dbcache, dicache, h2cache, step_cache
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.records.console import stages
@@ -25,7 +27,7 @@ from hyca_calib.search.learning_to_cache.training import Training
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.run import search, search_preset
+from hyca_calib.search.run import confirmed, search, search_preset
 from hyca_calib.search.smoothcache.calibration import Changes, calibrate
 from hyca_calib.search.smoothcache.rule import check_budget
 from hyca_calib.search.smoothcache.schedule_file import schedule_content
@@ -37,6 +39,7 @@ from hyca_calib.search.smoothcache.search import (
     write_scheduled,
 )
 from hyca_calib.search.sources import (
+    ADAPTIVE,
     BEST,
     DBCACHE,
     DICACHE,
@@ -47,43 +50,16 @@ from hyca_calib.search.sources import (
     SMOOTHCACHE,
     TEACACHE,
 )
-from hyca_calib.search.step_caches.dbcache import DBCache
-from hyca_calib.search.step_caches.dicache import DiCache
-from hyca_calib.search.step_caches.fitted_search import search_fitted
-from hyca_calib.search.step_caches.fitted_taps import check_traced
-from hyca_calib.search.step_caches.h2cache import H2Cache
+from hyca_calib.search.step_caches.adaptive_search import search_adaptive
 from hyca_calib.search.step_caches.magcache import MagCache
-from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.step_caches.seacache import SeaCache
-from hyca_calib.search.step_caches.search import search_threshold
-from hyca_calib.search.step_caches.stack import Stack, measure_stack
 from hyca_calib.search.step_caches.teacache import TeaCache
 from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.search.tune import tune
 from hyca_calib.trace.folder import Where
 from hyca_runtime import Plan
-from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import StudyError
 from hyca_runtime.registry import did_you_mean
-
-Maker = Callable[[Budget, StudyFolder], Plan]
-"""Makes the plan of a budget, and writes it with its account into its study."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a search is to do.
-
-    Attributes:
-        problems: of each trace.
-        folder: of all studies together.
-    """
-
-    pipe: Pipeline
-    problems: Sequence[Problem]
-    budgets: Sequence[Budget]
-    limits: SearchLimits
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -122,19 +98,7 @@ def preset_of(limits: SearchLimits) -> Offer:
 
 def _best(asked: Asked) -> Maker:
     """The search: candidates on statistics, for all budgets together, then rollouts and refinement."""
-    limits = asked.limits
-    options = SearchOptions(
-        confirmation=RolloutLimits(limits.confirm, rollouts=limits.rollouts, workers=limits.workers),
-        refinement=Refinement(limits.refine, limits.iterations),
-        seed=limits.seed,
-        storage=limits.storage,
-    )
-
-    @cache
-    def candidates() -> list[dict[Budget, list[Candidate]]]:
-        storage = limits.storage or asked.folder / JOURNAL
-        damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
-        return [_tuned(problem, asked.budgets, limits, storage) for problem in damped]
+    options, candidates = _options(asked.limits), _candidates(asked)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         contenders = [found[budget] for found in candidates()]
@@ -142,6 +106,42 @@ def _best(asked: Asked) -> Maker:
             return search(asked.pipe, contenders, budget, study, options, tell)
 
     return make
+
+
+def _adaptive(asked: Asked) -> Maker:
+    """The same, whose schedule then moves by sample."""
+    options, candidates = _options(asked.limits), _candidates(asked)
+
+    def make(budget: Budget, study: StudyFolder) -> Plan:
+        contenders = [found[budget] for found in candidates()]
+        with stages(("confirm", "threshold", "refine")) as tell:
+            winner = confirmed(asked.pipe, contenders, budget, study, options, tell)
+            tell("confirm", 1.0, "")
+            return search_adaptive(asked.pipe, winner, budget, study, options.refinement, options.seed, tell)
+
+    return make
+
+
+def _options(limits: SearchLimits) -> SearchOptions:
+    return SearchOptions(
+        confirmation=RolloutLimits(limits.confirm, rollouts=limits.rollouts, workers=limits.workers),
+        refinement=Refinement(limits.refine, limits.iterations),
+        seed=limits.seed,
+        storage=limits.storage,
+    )
+
+
+def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]]]:
+    """Candidates on statistics, of each trace; found when they are first asked for."""
+    limits = asked.limits
+
+    @cache
+    def candidates() -> list[dict[Budget, list[Candidate]]]:
+        storage = limits.storage or asked.folder / JOURNAL
+        damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
+        return [_tuned(problem, asked.budgets, limits, storage) for problem in damped]
+
+    return candidates
 
 
 def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Where) -> Problem:
@@ -201,53 +201,6 @@ def _smoothcache(asked: Asked) -> Maker:
     return lambda budget, study: search_smoothcache(pipe, problem, budget, study, layers, changes(), reach)
 
 
-def _step_cache(asked: Asked, *rules: Rule) -> Maker:
-    """Thresholds for budgets; the network is measured, and what a rule must know of it fitted, once.
-
-    Args:
-        rules: of which each budget takes the best.
-    """
-    (problem,), limits = asked.problems, asked.limits
-    traced = check_traced(problem, rules[0].point, limits.preset) if limits.fitted else problem
-    measured = [measure_stack(asked.pipe, problem, rule) for rule in rules]
-
-    @cache
-    def fitted() -> list[tuple[Rule, Stack]]:
-        with stages(("calibrate",)) as tell:
-
-            def told(share: float) -> None:
-                tell("calibrate", share, "")
-
-            return [(rule.fitted(asked.pipe, problem, asked.folder, told), stack) for rule, stack in measured]
-
-    def make(budget: Budget, study: StudyFolder) -> Plan:
-        known = fitted()
-        if limits.fitted:
-            refinement = Refinement(limits.refine, limits.iterations)
-            with stages(("threshold", "refine")) as tell:
-                return search_fitted(asked.pipe, problem, traced, budget, study, known, refinement, limits.seed, tell)
-        with stages(("threshold",)) as tell:
-            return search_threshold(
-                asked.pipe, problem, budget, study, known, lambda share: tell("threshold", share, "")
-            )
-
-    return make
-
-
-def _dicache(asked: Asked) -> Maker:
-    return _step_cache(asked, DiCache.released(asked.problems[0].trace.attributes.model.transformer))
-
-
-def _dbcache(asked: Asked) -> Maker:
-    network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
-    return _step_cache(asked, DBCache.released(network, asked.limits.order))
-
-
-def _h2cache(asked: Asked) -> Maker:
-    network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
-    return _step_cache(asked, *H2Cache.released(network))
-
-
 def _learning_to_cache(asked: Asked) -> Maker:
     """Routers trained for budgets, or one that was released."""
     (problem,), limits, pipe = asked.problems, asked.limits, asked.pipe
@@ -277,14 +230,15 @@ def _learning_to_cache(asked: Asked) -> Maker:
 
 OFFERS: dict[str, Offer] = {
     BEST: Offer(_best, ("palette",)),
+    ADAPTIVE: Offer(_adaptive),
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
-    DICACHE: Offer(_dicache, ("fitted",), computes_steps=False),
-    SEACACHE: Offer(lambda asked: _step_cache(asked, SeaCache()), ("fitted",), computes_steps=False),
-    TEACACHE: Offer(lambda asked: _step_cache(asked, TeaCache()), ("fitted",), computes_steps=False),
-    H2CACHE: Offer(_h2cache, computes_steps=False),
-    DBCACHE: Offer(_dbcache, ("order", "fitted"), computes_steps=False),
-    MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), ("fitted",), computes_steps=False),
+    DICACHE: Offer(dicache, ("fitted",), computes_steps=False),
+    SEACACHE: Offer(lambda asked: step_cache(asked, SeaCache()), ("fitted",), computes_steps=False),
+    TEACACHE: Offer(lambda asked: step_cache(asked, TeaCache()), ("fitted",), computes_steps=False),
+    H2CACHE: Offer(h2cache, computes_steps=False),
+    DBCACHE: Offer(dbcache, ("order", "fitted"), computes_steps=False),
+    MAGCACHE: Offer(lambda asked: step_cache(asked, MagCache()), ("fitted",), computes_steps=False),
     LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free"), router_digest, False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

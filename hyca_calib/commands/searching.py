@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.bench.results import DemoRun
+from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.commands.options import STUDIES, TRACES, EvaluateOptions, SearchLimits, TraceOptions
 from hyca_calib.commands.plans import evaluate_file, report
-from hyca_calib.commands.presets import Asked, Maker, preset_of
+from hyca_calib.commands.presets import preset_of
 from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import TOLERANCE, Budget, parse_budgets
 from hyca_calib.pipelines.load import default_device, load_traced

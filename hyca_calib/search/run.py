@@ -84,6 +84,18 @@ def search(
         return write_outcome(pipe, study, winner.problem, section, budget, "", provenance(winner), account)
 
 
+def confirmed(
+    pipe: Any,
+    contenders: Sequence[Sequence[Candidate]],
+    budget: Budget,
+    study: StudyFolder,
+    options: SearchOptions,
+    on_progress: Progress,
+) -> Candidate:
+    """The best candidate by rollouts, unrefined; see `search`."""
+    return _confirmed(_Run(pipe, budget, study, options, on_progress), contenders)[1]
+
+
 def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Sequence[Candidate], Candidate, Tried]:
     """The candidates of the best cache point, the winner among them and their neighbours, and what was rolled out.
 

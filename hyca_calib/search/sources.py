@@ -9,6 +9,7 @@ DBCACHE = "dbcache"
 SEACACHE = "seacache"
 H2CACHE = "h2cache"
 LEARNING_TO_CACHE = "learning-to-cache"
+ADAPTIVE = "adaptive"
 
 SOURCES = {
     "hold": "FORA, arXiv 2407.01425: reuse, every N-th step computed",
@@ -24,6 +25,7 @@ SOURCES = {
     H2CACHE: "H2-Cache, arXiv 2510.27171: first blocks, then those behind, are reused until their probe changes",
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
     LEARNING_TO_CACHE: "Learning-to-Cache, arXiv 2406.01733: a trained router says which layers repeat their output",
+    ADAPTIVE: "ours: a searched schedule moves in each run with how far forecasts of computed steps would be off",
 }
 
 

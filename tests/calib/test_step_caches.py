@@ -19,8 +19,9 @@ from spies import Witness
 from torch import nn
 
 from hyca_calib.baselines.cache_dit import DualBlock
+from hyca_calib.commands.asked import Asked
 from hyca_calib.commands.options import SearchLimits
-from hyca_calib.commands.presets import OFFERS, Asked, preset_of
+from hyca_calib.commands.presets import OFFERS, preset_of
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.by_hand import hand_plan

@@ -70,14 +70,14 @@ def as_decided(section: NetworkPlan, tables: Tables) -> NetworkPlan:
 
 
 def pasts_met(section: NetworkPlan, runs: Sequence[Tables], depth: int) -> tuple[tuple[int, ...], ...]:
-    """What forecasts of the only point were made from in some runs: each step that was forecast, then the computed
-    steps before it, newest first, at most `depth`; and the beginnings of these, ascending."""
+    """What forecasts of the only point are made from in some runs: each step but the first, then the computed steps
+    before it, newest first, at most `depth`; and the beginnings of these, ascending. Forecasts of computed steps serve
+    policies that learn from them."""
     found = set[tuple[int, ...]]()
     for table in {table for tables in runs for table in tables.values()}:
         computed = list[int]()
         for step, number in enumerate(table):
+            found.update((step, *computed[:length]) for length in range(1, min(depth, len(computed)) + 1))
             if section.schedule.palette[number].computes:
                 computed.insert(0, step)
-                continue
-            found.update((step, *computed[:length]) for length in range(1, min(depth, len(computed)) + 1))
     return tuple(sorted(found))

@@ -44,7 +44,7 @@ def search_fitted(
         tell("refine", share, f"latent PSNR {psnr:.2f} dB")
 
     taps, account = fit_taps(pipe, traced, best.section, refinement, study.refinement, seed, refined)
-    rule, stack = replace(best.rule, groups=(taps.group,)), best.stack.weighing(DEPTH, best.rule.solver.depth)
+    rule, stack = replace(best.rule, groups=(taps.group,)), best.stack.weighing(DEPTH, best.rule.depth)
     fitted = find_threshold(
         pipe, problem, budget, study, [(rule, stack)], lambda share: tell("threshold", (1 + share) / 2, ""), KEPT
     )

@@ -70,14 +70,14 @@ class FittedTaps:
     weights: Array
 
     @classmethod
-    def from_statistics(cls, problem: Problem, pasts: Sequence[tuple[int, ...]]) -> Self:
-        """Least squares on the fit split, drawn towards linear extrapolation."""
-        settings = Settings()
+    def for_runs(cls, problem: Problem, section: NetworkPlan, runs: Sequence[Tables]) -> Self:
+        """Least squares on the fit split, drawn towards linear extrapolation, for what some runs of a section met."""
+        settings, pasts = Settings(), pasts_met(section, runs, DEPTH)
         weights = np.zeros((len(pasts), DEPTH, problem.trace.num_channels))
         for i, (step, *past) in enumerate(pasts):
             prior = rows_of(Newton(1), problem.times(settings.axis), past, [step])
             weights[i, : len(past)] = fit_rows(problem.fit, past, [step], settings.ridge, prior)[..., 0].T
-        return cls(tuple(pasts), weights)
+        return cls(pasts, weights)
 
     @property
     def solver(self) -> FittedToPast:
@@ -165,7 +165,7 @@ def fit_taps(
     """
     fit = problem.samples("fit")
     runs: list[Tables] = [decided_run(pipe, section, job, fit.num_steps).tables for job in fit.jobs[:RUNS]]
-    taps = FittedTaps.from_statistics(problem, pasts_met(section, runs, DEPTH))
+    taps = FittedTaps.for_runs(problem, section, runs)
     if not refinement.minutes or not taps.pasts:
         return taps, {}
     start, expand = taps.coordinates(problem)

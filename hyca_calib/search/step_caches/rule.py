@@ -17,7 +17,7 @@ from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.point import CachePoint, parse_point
 from hyca_runtime.policies import Policy
 from hyca_runtime.schedule import COMPUTE, EVERY, Action
-from hyca_runtime.solvers import ClosedFormSolver, Hold
+from hyca_runtime.solvers import ClosedFormSolver, Hold, solver_from_spec
 
 STACK = "stack"
 """The name of the point in plans."""
@@ -48,6 +48,11 @@ class Rule(ABC):
         return 1
 
     @property
+    def by_sample(self) -> bool:
+        """Whether samples decide differently."""
+        return self.policy(1.0).by_sample
+
+    @property
     def point(self) -> CachePoint:
         """What is forecast."""
         return ALL_BLOCKS
@@ -75,6 +80,11 @@ class Rule(ABC):
     def forecast_by(self) -> str:
         """The name of what forecasts."""
         return self.groups[0].solver.name if self.groups else self.solver.name
+
+    @property
+    def depth(self) -> int:
+        """How many computed features a forecast weighs."""
+        return max((solver_from_spec(group.solver).depth for group in self.groups), default=self.solver.depth)
 
     @property
     def branches(self) -> tuple[str, ...]:

@@ -160,7 +160,7 @@ class Judged:
     def judged(cls, pipe: Any, problem: Problem, stack: Stack, rule: Rule, tried: Tried) -> Self:
         """With the bound of computed calls and the agreement with full runs."""
         most, usual = max(run.most for run in tried.runs), tried.median
-        if rule.probes:
+        if rule.by_sample:
             most = min(problem.trace.num_steps, math.ceil(MARGIN * most))
         section = deciding_section(problem, stack, rule, tried.threshold, usual.computed, most, usual.partly)
         return cls(rule, stack, tried, judged(pipe, problem, section))
@@ -215,7 +215,7 @@ class _Tries:
         for one in self.tried:
             if one.settings == settings:
                 return one
-        if rule.probes:
+        if rule.by_sample:
             runs = tuple(self._run(rule, threshold, job) for job in self._problem.workload.of("select")[:SAMPLES])
         else:
             runs = (self.cheapest(rule, threshold),)

@@ -1,0 +1,69 @@
+"""Presets that decide in each run."""
+
+from functools import cache
+
+from hyca_calib.commands.asked import Asked, Maker
+from hyca_calib.costs.budget import Budget
+from hyca_calib.records.console import stages
+from hyca_calib.search.options import Refinement
+from hyca_calib.search.step_caches.dbcache import DBCache
+from hyca_calib.search.step_caches.dicache import DiCache
+from hyca_calib.search.step_caches.fitted_search import search_fitted
+from hyca_calib.search.step_caches.fitted_taps import check_traced
+from hyca_calib.search.step_caches.h2cache import H2Cache
+from hyca_calib.search.step_caches.rule import Rule
+from hyca_calib.search.step_caches.search import search_threshold
+from hyca_calib.search.step_caches.stack import Stack, measure_stack
+from hyca_calib.search.study import StudyFolder
+from hyca_runtime import Plan
+from hyca_runtime.attach.points import find_transformer
+
+
+def step_cache(asked: Asked, *rules: Rule) -> Maker:
+    """Thresholds for budgets; the network is measured, and what a rule must know of it fitted, once.
+
+    Args:
+        rules: of which each budget takes the best.
+    """
+    (problem,), limits = asked.problems, asked.limits
+    traced = check_traced(problem, rules[0].point, limits.preset) if limits.fitted else problem
+    measured = [measure_stack(asked.pipe, problem, rule) for rule in rules]
+
+    @cache
+    def fitted() -> list[tuple[Rule, Stack]]:
+        with stages(("calibrate",)) as tell:
+
+            def told(share: float) -> None:
+                tell("calibrate", share, "")
+
+            return [(rule.fitted(asked.pipe, problem, asked.folder, told), stack) for rule, stack in measured]
+
+    def make(budget: Budget, study: StudyFolder) -> Plan:
+        known = fitted()
+        if limits.fitted:
+            refinement = Refinement(limits.refine, limits.iterations)
+            with stages(("threshold", "refine")) as tell:
+                return search_fitted(asked.pipe, problem, traced, budget, study, known, refinement, limits.seed, tell)
+        with stages(("threshold",)) as tell:
+            return search_threshold(
+                asked.pipe, problem, budget, study, known, lambda share: tell("threshold", share, "")
+            )
+
+    return make
+
+
+def dicache(asked: Asked) -> Maker:
+    """With the settings of its release for the class of network."""
+    return step_cache(asked, DiCache.released(asked.problems[0].trace.attributes.model.transformer))
+
+
+def dbcache(asked: Asked) -> Maker:
+    """With front blocks as released, or fewer of a small network."""
+    network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
+    return step_cache(asked, DBCache.released(network, asked.limits.order))
+
+
+def h2cache(asked: Asked) -> Maker:
+    """With every split that suits the network."""
+    network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
+    return step_cache(asked, *H2Cache.released(network))
