@@ -98,6 +98,36 @@ def test_a_budget_is_met_on_average_and_no_run_goes_beyond_the_bound(
     assert account["settings"]["threshold"] == section.policy.configuration["threshold"]
 
 
+@pytest.mark.usefixtures("few")
+def test_budgets_share_thresholds_but_not_their_accounts(
+    pipe: EmojiPipeline, problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, stack = measure_stack(pipe, problem, DBCache(warmup=1))
+    ran: list[float] = []
+    simulated = search.cheapest_run(stack, rule, 1.0, problem.trace.num_steps)
+
+    def run(_: Any, rule: DBCache, threshold: float, job: Any) -> search.SampleRun:
+        ran.append(threshold)
+        return simulated.model_copy(update={"share": max(simulated.share, 1 - threshold)})
+
+    monkeypatch.setattr(search._Tries, "_run", run)
+
+    def thresholds(budget: str, name: str, order: int = 0) -> list[float]:
+        study = StudyFolder.open(tmp_path / name, {})
+        found = [(replace(rule, order=order), stack)]
+        search.search_threshold(pipe, problem, Budget.parse(budget), study, found, folder=tmp_path)
+        return [one["threshold"] for one in study.read_result()["thresholds"]]
+
+    alone = thresholds("1.25x", "alone")
+    assert len(ran) == 2 * len(alone)
+    thresholds("1.5x", "other")
+    before = len(ran)
+    assert thresholds("1.25x", "again") == alone
+    assert len(ran) == before, "nothing is run twice"
+    assert thresholds("1.25x", "order 1", order=1) == alone
+    assert len(ran) == before + 2 * len(alone), "another forecast, other runs"
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_nothing_can_meet_is_refused_without_a_run(
     pipe: EmojiPipeline, problem: Problem, tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
