@@ -15,7 +15,7 @@ from hyca_calib.pipelines.workload import WorkloadSummary
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.provenance import Provenance
 
-PRESET_RESULTS = "presets.json"
+PRESET_RESULTS, PRESET_PICTURE = "presets.json", "presets.png"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,10 @@ def bench(
     from hyca_calib.bench.documents.blocks import publish as publish_figures
     from hyca_calib.commands import bench_presets, benching
 
-    if what == "runtime":
+    if publish:
+        for path in publish_figures(Path.cwd()):
+            print(path)
+    elif what == "runtime":
         print(benching.bench_runtime(options))
     elif what == "presets":
         page, failed = bench_presets.bench_presets(options)
@@ -55,9 +58,6 @@ def bench(
         if failed:
             say(f"cells that failed: {failed}, see {page}; the same command tries them again")
             raise typer.Exit(1)
-    elif publish:
-        for path in publish_figures(Path.cwd()):
-            print(path)
     else:
         print(benching.verify_bench(options) if verify else benching.bench_all(options))
 

@@ -15,6 +15,7 @@ from hyca_calib.bench.documents.preset_tables import preset_tables
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.notebook import Notebook
 from hyca_calib.bench.preset_results import (
+    PRESET_PICTURE,
     PRESET_RESULTS,
     PresetFacts,
     PresetFigures,
@@ -234,7 +235,7 @@ def _written(folder: Path, table: PresetTable) -> Path:
         [Score(r.line, r.line, f.flops_ratio, f.agreement_db_each) for r, f in shown if r.static == own]
         for own in (True, False)
     )
-    picture, page = folder / "presets.png", folder / "presets.md"
+    picture, page = folder / PRESET_PICTURE, folder / "presets.md"
     draw_front(ours, others, picture, measure=shown[0][1].measure if shown else "PSNR")
     write_text(page, f"{preset_tables(table)}\n\n![agreement over compute]({picture.name})\n")
     return page

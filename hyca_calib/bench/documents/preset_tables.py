@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from hyca_calib.bench.documents.markdown import made_with, signed, table, wrapped
-from hyca_calib.bench.preset_results import PRESET_RESULTS, PresetFigures, PresetRow, PresetTable, read_presets
+from hyca_calib.bench.preset_results import (
+    PRESET_PICTURE,
+    PRESET_RESULTS,
+    PresetFigures,
+    PresetRow,
+    PresetTable,
+    read_presets,
+)
+from hyca_calib.costs.same_cost import SAME_COST
 from hyca_calib.quality.metrics import interval
 
 MOST = re.compile(r"([\d.]+x) (?:is the most|already)")
@@ -18,11 +26,13 @@ Measured = tuple[PresetRow, PresetFigures]
 
 def presets_section(root: Path) -> str:
     """The table of every model with its sentences, from the results below the root of the repository."""
-    paths = sorted((root / "studies" / "bench").glob(f"*/{PRESET_RESULTS}"))
-    known = [found for found in map(read_presets, paths) if found.known]
-    if not known:
-        return wrapped("*The presets are being measured beside static plans; no figures are shown yet.*")
-    return "\n\n".join(preset_tables(found) for found in known)
+    parts = []
+    for path in sorted((root / "studies" / "bench").glob(f"*/{PRESET_RESULTS}")):
+        found, picture = read_presets(path), f"../{path.parent.relative_to(root).as_posix()}/{PRESET_PICTURE}"
+        if found.known:
+            drawn = f"![presets and static plans on {found.facts.model}: agreement over compute]({picture})"
+            parts.append(f"{preset_tables(found)}\n\n{drawn}")
+    return "\n\n".join(parts) or wrapped("*The presets are being measured; no figures are shown yet.*")
 
 
 def preset_tables(found: PresetTable) -> str:
@@ -60,7 +70,11 @@ def standing_at(found: PresetTable, budget: str) -> str:
         return f"At {budget} there is only {_described(measured[0])}."
     apart = np.subtract(first[1].agreement_db_each, second[1].agreement_db_each).tolist()
     mean, low, high = interval(apart, groups=found.facts.groups)
-    said = f"by {signed(mean)} dB ({signed(low)} to {signed(high)})"
+    said, dearer = (
+        f"by {signed(mean)} dB ({signed(low)} to {signed(high)})",
+        second[1].flops_ratio / first[1].flops_ratio,
+    )
+    said += f", and spends {100 * dearer - 100:.0f} % more" if dearer > SAME_COST else ""
     if low <= 0:
         return f"At {budget} nobody is ahead: {_described(first)} is above {_described(second)} {said}."
     return f"At {budget} {_described(first)} beats {_described(second)} {said}."
