@@ -7,13 +7,17 @@ import typer
 
 from hyca_calib.cli.command import command
 from hyca_calib.commands.options import BenchOptions
+from hyca_calib.records.console import say
 
 
 @command
 def bench(
     what: Annotated[
-        Literal["plans", "runtime"],
-        typer.Argument(help="plans: pictures, FLOPs and time against rivals. runtime: what the runtime itself costs."),
+        Literal["plans", "presets", "runtime"],
+        typer.Argument(
+            help="plans: pictures, FLOPs and time against rivals. presets: every published recipe of search at every "
+            "budget, beside searched plans. runtime: what the runtime itself costs."
+        ),
     ] = "plans",
     *,
     options: BenchOptions,
@@ -25,7 +29,7 @@ def bench(
         bool, typer.Option("--publish", help="Write the figures of studies/bench into README.md and docs/, and stop.")
     ] = False,
 ) -> None:
-    """Compare plans with better samplers, other caches and planners, in one run; or time the runtime.
+    """Compare plans with better samplers, other caches and planners, in one run; or presets; or time the runtime.
 
     Every rival is swept until its best settings lie inside what was tried, on a network proven untouched. An
     interrupted comparison goes on where it stopped.
@@ -36,16 +40,24 @@ def bench(
 
     Example: [b]python -m hyca_calib bench --model demo --out studies/bench/demo --verify[/]
 
+    Example: [b]python -m hyca_calib bench presets --model demo-class --trace traces/demo-class-trunk-50.zarr[/]
+
     Example: [b]python -m hyca_calib bench runtime[/]
     """
     from hyca_calib.bench.documents.blocks import publish as publish_figures
-    from hyca_calib.commands import benching
+    from hyca_calib.commands import bench_presets, benching
 
-    if what == "runtime":
-        print(benching.bench_runtime(options))
-    elif publish:
+    if publish:
         for path in publish_figures(Path.cwd()):
             print(path)
+    elif what == "runtime":
+        print(benching.bench_runtime(options))
+    elif what == "presets":
+        page, failed = bench_presets.bench_presets(options)
+        print(page)
+        if failed:
+            say(f"cells that failed: {failed}, see {page}; the same command tries them again")
+            raise typer.Exit(1)
     else:
         print(benching.verify_bench(options) if verify else benching.bench_all(options))
 

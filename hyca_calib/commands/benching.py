@@ -153,7 +153,7 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: Problem(_trunk(options)))
     found = families(clean.pipe, setup)
     names = [family.name for family in found]
-    found = [family for family in found if _wanted(family.name, names, options.only or ())]
+    found = [family for family in found if is_wanted(family.name, names, options.only or ())]
     if not found:
         raise WorkloadError(f"no family is called {' or '.join(options.only or ())}; there are {', '.join(names)}")
     judge = load_judge(options.model)
@@ -162,8 +162,8 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     return comparison, BenchFacts.model_validate({**facts, **provenance(device).model_dump()}), learnt
 
 
-def _wanted(family: str, names: Sequence[str], only: Sequence[str]) -> bool:
-    """Whether a family, of these, is asked for: by its name, or by a part of it that is nobody's name."""
+def is_wanted(family: str, names: Sequence[str], only: Sequence[str]) -> bool:
+    """Whether a family, one of these names, is asked for: by its name, or by a part of it that is nobody's name."""
     return not only or any(part == family or (part not in names and part in family) for part in only)
 
 
@@ -241,7 +241,8 @@ def _workload(options: BenchOptions) -> Workload:
     return Workload(prompts, options.samples or samples, options.steps or steps, options.seed)
 
 
-def _trace(options: BenchOptions, point: str) -> str:
+def trace_of(options: BenchOptions, point: str = "trunk") -> str:
+    """The path of the bench's own trace at a point, which is made unless it is there."""
     workload = _workload(options)
     wanted = TraceOptions(
         model=options.model,
@@ -264,7 +265,7 @@ def _trunk(options: BenchOptions) -> Trace:
     """What baselines that plan offline learn from: that of the search, where it looks at the trunk, too."""
     point = CachePoint()
     shared = options.searched and str(point) in _points(options)
-    found = map(Trace, _traced(options) if shared else [_trace(options, str(point))])
+    found = map(Trace, _traced(options) if shared else [trace_of(options, str(point))])
     return next(trace for trace in found if point in trace.points).at(point)
 
 
@@ -276,10 +277,10 @@ def _traced(options: BenchOptions) -> list[str]:
     """
     found, refused, points = list[str](), list[AttachError](), _points(options)
     with suppress(AttachError):
-        return [_trace(options, ",".join(points))]
+        return [trace_of(options, ",".join(points))]
     for point in points:
         try:
-            found.append(_trace(options, point))
+            found.append(trace_of(options, point))
         except AttachError as error:
             refused.append(error)
     if not found:

@@ -225,7 +225,11 @@ class BenchOptions:
     plans: Annotated[list[Path] | None, typer.Option("--plan", help="plan.json to compare; repeatable.")] = None
     budgets: Annotated[
         str | None,
-        typer.Option("--budget", help="Search plans for these budgets first, in --out: 1.5x,2x,3x,5x,8x,10x."),
+        typer.Option(
+            "--budget",
+            "--budgets",
+            help="Search plans for these budgets first, in --out: 1.5x,2x,3x,5x,8x,10x. Of presets the columns, these.",
+        ),
     ] = None
     points: Annotated[
         list[str] | None,
@@ -245,20 +249,36 @@ class BenchOptions:
     ] = False
     model: Model = "demo"
     prompts: Prompts = None
-    samples: Annotated[int | None, typer.Option(help="As for trace; 3/7 of them are tested. Default: 112.")] = None
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="As for trace; 3/7 of them are tested. Default: 112. Of presets: that are tested; 12."
+        ),
+    ] = None
     seed: Seed = 0
     steps: Annotated[int | None, typer.Option(help="Sampler steps of the full run. Default: 50.")] = None
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Keep families of rivals (or networks) with this in their name; repeatable."),
+        typer.Option(help="Keep families of rivals (or networks, presets) with this in their name; repeatable."),
     ] = None
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            help="Of presets: what plans are made on; few --tokens do. Default: traced in --out, as trace does."
+        ),
+    ] = None
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Of presets: for what learns by gradient, a router or rows, for every budget.")
+    ] = 5.0
     settings: Annotated[
         int | None,
         typer.Option(min=1, help="Most settings of a family. Default: until the best at every cost lie inside."),
     ] = None
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of what is written. Default: studies/bench; studies/bench-MODEL if it searches."),
+        typer.Option(
+            help="Folder of what is written. Default: studies/bench; studies/bench-MODEL if it searches, or of presets."
+        ),
     ] = None
     batch: Batch = None
 

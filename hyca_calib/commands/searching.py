@@ -73,6 +73,30 @@ def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimit
     return [study.plan for study in studies]
 
 
+def preset_study(trace: Trace, budget: Budget, limits: SearchLimits, folder: Path) -> StudyFolder:
+    """The study of a preset at one of several budgets, below the folder that they share.
+
+    Raises:
+        StudyError: unknown preset, or another study is there.
+    """
+    return StudyFolder.at(folder / budget.text, _request([trace], budget, limits))
+
+
+def search_preset_study(pipe: Pipeline, trace: Trace, budget: Budget, limits: SearchLimits, folder: Path) -> Path:
+    """The plan of that study, made as ``hyca search`` does for several budgets, unless it is complete.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+    """
+    study, preset = preset_study(trace, budget, limits, folder), preset_of(limits)
+    if not study.complete:
+        if preset.computes_steps:
+            budget.computed_steps(trace.cost, trace.num_steps, 3)
+        make = preset.prepare(Asked(pipe, [Problem(trace)], (budget,), limits, folder))
+        make(budget, StudyFolder.open(study.folder, _request([trace], budget, limits)))
+    return study.plan
+
+
 def _make_all(
     pipe: Pipeline, recorded: Sequence[Trace], make: Maker, studies: Mapping[Budget, StudyFolder], folder: Path
 ) -> None:

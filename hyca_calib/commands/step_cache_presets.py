@@ -45,9 +45,11 @@ def step_cache(asked: Asked, *rules: Rule) -> Maker:
             with stages(("threshold", "refine")) as tell:
                 return search_fitted(asked.pipe, problem, traced, budget, study, known, refinement, limits.seed, tell)
         with stages(("threshold",)) as tell:
-            return search_threshold(
-                asked.pipe, problem, budget, study, known, lambda share: tell("threshold", share, "")
-            )
+
+            def threshold(share: float) -> None:
+                tell("threshold", share, "")
+
+            return search_threshold(asked.pipe, problem, budget, study, known, threshold, asked.folder)
 
     return make
 

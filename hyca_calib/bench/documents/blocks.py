@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from hyca_calib.bench.documents.preset_tables import presets_section
 from hyca_calib.bench.documents.running_costs import demo_sentence, runtime_sentence, runtime_tables
 from hyca_calib.bench.documents.standing import families_table, gains_table, rules_sentence, standing_list
 from hyca_calib.records.atomic import write_text
@@ -26,6 +27,7 @@ RENDERERS: dict[str, Callable[[Path], str]] = {
     "standing": standing_list,
     "families": families_table,
     "rules": rules_sentence,
+    "presets": presets_section,
     "demo-run": demo_sentence,
     "runtime": runtime_sentence,
     "runtime-tables": runtime_tables,

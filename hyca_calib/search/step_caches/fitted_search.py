@@ -12,8 +12,6 @@ from hyca_calib.search.step_caches.search import Contenders, find_threshold, wri
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime.plan import Plan
 
-KEPT = "fitted_thresholds.json"
-
 Tell = Callable[[str, float, str], None]
 """Told the stage, the share of it that is done, and news."""
 
@@ -46,7 +44,7 @@ def search_fitted(
     taps, account = fit_taps(pipe, traced, best.section, refinement, study.refinement, seed, refined)
     rule, stack = replace(best.rule, groups=(taps.group,)), best.stack.weighing(DEPTH, best.rule.depth)
     fitted = find_threshold(
-        pipe, problem, budget, study, [(rule, stack)], lambda share: tell("threshold", (1 + share) / 2, ""), KEPT
+        pipe, problem, budget, study, [(rule, stack)], lambda share: tell("threshold", (1 + share) / 2, "")
     )
     told = {
         "refinement": account,

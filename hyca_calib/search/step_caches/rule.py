@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -80,6 +81,12 @@ class Rule(ABC):
     def forecast_by(self) -> str:
         """The name of what forecasts."""
         return self.groups[0].solver.name if self.groups else self.solver.name
+
+    @property
+    def forecast_digest(self) -> str:
+        """Tells how it forecasts from other ways."""
+        told = [spec.model_dump_json() for spec in (*self.groups, self.solver.spec())]
+        return hashlib.sha256("".join(told).encode()).hexdigest()[:12]
 
     @property
     def depth(self) -> int:

@@ -41,9 +41,14 @@ MARGIN = 1.1
 
 
 class Tried(BaseModel, frozen=True):
-    """A threshold with the other settings of its rule, and the runs under it."""
+    """A threshold with the other settings of its rule, and the runs under it.
+
+    Attributes:
+        forecast: see `Rule.forecast_digest`.
+    """
 
     settings: dict[str, Any]
+    forecast: str
     runs: tuple[SampleRun, ...]
 
     @property
@@ -77,11 +82,11 @@ def search_threshold(
     study: StudyFolder,
     contenders: Contenders,
     on_progress: Callable[[float], None] = lambda share: None,
+    folder: Path | None = None,
 ) -> Plan:
     """The plan with the least threshold that meets `budget`, written with its account into `study`."""
-    return write_found(
-        pipe, problem, budget, study, find_threshold(pipe, problem, budget, study, contenders, on_progress)
-    )
+    found = find_threshold(pipe, problem, budget, study, contenders, on_progress, folder=folder)
+    return write_found(pipe, problem, budget, study, found)
 
 
 def find_threshold(
@@ -91,29 +96,30 @@ def find_threshold(
     study: StudyFolder,
     contenders: Contenders,
     on_progress: Callable[[float], None] = lambda share: None,
-    kept: str = KEPT,
+    folder: Path | None = None,
 ) -> Found:
     """The least threshold whose mean cost meets `budget`, of the rule that agrees best with full runs of *select*.
 
     As many steps are computed whatever happens as published, or fewer where the budget leaves no room for them.
 
     Args:
-        kept: file of the study with the thresholds that were tried; a second call goes on from them.
+        folder: where thresholds that were tried are kept, for several budgets; by default the study. A second call goes
+            on from them.
 
     Raises:
         BudgetError: no threshold meets it.
     """
-    file, found = study.folder / kept, list[Judged]()
+    file, tried, found = (folder or study.folder) / KEPT, list[Tried](), list[Judged]()
     for rule, stack in contenders:
-        tries = _Tries(pipe, problem, stack, file, lambda share: on_progress(share / len(contenders)))
+        tries = _Tries(pipe, problem, stack, file, tried, lambda share: on_progress(share / len(contenders)))
         allowed = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
         allowed /= stack.full_flops * problem.trace.num_steps
         one = next((one for each in rule.easier() if (one := _least(tries, each, allowed))), None)
         found += [] if one is None else [Judged.judged(pipe, problem, stack, *one)]
     if not found:
-        raise _too_much(problem, tries.tried, contenders, budget)
+        raise _too_much(problem, tried, contenders, budget)
     best = max(found, key=lambda one: one.psnr_db)
-    return Found(best, tuple(tries.tried), tuple(found))
+    return Found(best, tuple(tried), tuple(found))
 
 
 def write_found(
@@ -196,14 +202,24 @@ def _too_much(
 
 
 class _Tries:
-    """Runs under thresholds, each made once and kept in a file."""
+    """Runs under thresholds, each made once and kept in a file.
+
+    Args:
+        tried: is added what was asked for.
+    """
 
     def __init__(
-        self, pipe: Any, problem: Problem, stack: Stack, file: Path, on_progress: Callable[[float], None]
+        self,
+        pipe: Any,
+        problem: Problem,
+        stack: Stack,
+        file: Path,
+        tried: list[Tried],
+        on_progress: Callable[[float], None],
     ) -> None:
         self._pipe, self._problem, self._stack, self._file = pipe, problem, stack, file
-        self._on_progress = on_progress
-        self.tried = _kept(file, problem.identity)
+        self._on_progress, self._tried = on_progress, tried
+        self._known = _kept(file, problem.identity)
 
     def cheapest(self, rule: Rule, threshold: float) -> SampleRun:
         """See `cheapest_run`."""
@@ -212,18 +228,21 @@ class _Tries:
     def at(self, rule: Rule, threshold: float) -> Tried:
         """The runs under a threshold."""
         settings = rule.policy(threshold).spec().model_dump(mode="json")["configuration"]
-        for one in self.tried:
-            if one.settings == settings:
-                return one
-        if rule.by_sample:
-            runs = tuple(self._run(rule, threshold, job) for job in self._problem.workload.of("select")[:SAMPLES])
-        else:
-            runs = (self.cheapest(rule, threshold),)
-        self.tried.append(Tried(settings=settings, runs=runs))
-        tried = [one.model_dump(mode="json") for one in self.tried]
-        write_json(self._file, {"problem": self._problem.identity, "tried": tried})
-        self._on_progress(min(1.0, len(self.tried) / (2 * HALVINGS)))
-        return self.tried[-1]
+        forecast = rule.forecast_digest
+        same = [one for one in self._known if (one.settings, one.forecast) == (settings, forecast)]
+        found = same[0] if same else Tried(settings=settings, forecast=forecast, runs=self._runs(rule, threshold))
+        if not same:
+            self._known.append(found)
+            tried = [one.model_dump(mode="json") for one in self._known]
+            write_json(self._file, {"problem": self._problem.identity, "tried": tried})
+        self._tried += [] if found in self._tried else [found]
+        self._on_progress(min(1.0, len(self._tried) / (2 * HALVINGS)))
+        return found
+
+    def _runs(self, rule: Rule, threshold: float) -> tuple[SampleRun, ...]:
+        if not rule.by_sample:
+            return (self.cheapest(rule, threshold),)
+        return tuple(self._run(rule, threshold, job) for job in self._problem.workload.of("select")[:SAMPLES])
 
     def _run(self, rule: Rule, threshold: float, job: Job) -> SampleRun:
         section = deciding_section(self._problem, self._stack, rule, threshold, [0], None)
