@@ -49,6 +49,7 @@ BUDGETS, SAMPLES = "1.5x,2x,3x,5x,8x,10x", 12
 MORE_LINES: dict[str, dict[str, Any]] = {
     f"{DBCACHE} --order 1": {"preset": DBCACHE, "order": 1},
     f"{DBCACHE} --fitted": {"preset": DBCACHE, "fitted": True},
+    f"{ADAPTIVE} --response 0.4": {"preset": ADAPTIVE, "response": 0.4},
 }
 """Lines beside those of every preset as it is: options of `SearchLimits`."""
 PUBLISHED, PLAN = "HyCa, refined", ".plan.json"

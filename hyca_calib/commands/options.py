@@ -139,6 +139,12 @@ class SearchLimits:
         bool,
         typer.Option("--free", help="Of learning-to-cache: any step but the first may reuse, not only every other."),
     ] = False
+    response: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Of adaptive: how strongly steps move; 0 is not at all. Default: the best of three on select."
+        ),
+    ] = None
     fitted: Annotated[
         bool,
         typer.Option(
@@ -252,7 +258,9 @@ class BenchOptions:
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, help="As for trace; 3/7 of them are tested. Default: 112. Of presets: that are tested; 12."
+            min=1,
+            help="As for trace; 3/7 of them are tested. Default: 112. Of presets: tested; 12. Of coverage: "
+            "held out; 200.",
         ),
     ] = None
     seed: Seed = 0

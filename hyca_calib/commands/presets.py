@@ -50,7 +50,7 @@ from hyca_calib.search.sources import (
     SMOOTHCACHE,
     TEACACHE,
 )
-from hyca_calib.search.step_caches.adaptive_search import search_adaptive
+from hyca_calib.search.step_caches.adaptive_search import RESPONSES, search_adaptive
 from hyca_calib.search.step_caches.magcache import MagCache
 from hyca_calib.search.step_caches.seacache import SeaCache
 from hyca_calib.search.step_caches.teacache import TeaCache
@@ -117,7 +117,8 @@ def _adaptive(asked: Asked) -> Maker:
         with stages(("confirm", "threshold", "refine")) as tell:
             winner = confirmed(asked.pipe, contenders, budget, study, options, tell)
             tell("confirm", 1.0, "")
-            return search_adaptive(asked.pipe, winner, budget, study, options.refinement, options.seed, tell)
+            tried = RESPONSES if asked.limits.response is None else (asked.limits.response,)
+            return search_adaptive(asked.pipe, winner, tried, budget, study, options.refinement, options.seed, tell)
 
     return make
 
@@ -230,7 +231,7 @@ def _learning_to_cache(asked: Asked) -> Maker:
 
 OFFERS: dict[str, Offer] = {
     BEST: Offer(_best, ("palette",)),
-    ADAPTIVE: Offer(_adaptive),
+    ADAPTIVE: Offer(_adaptive, ("response",)),
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
     DICACHE: Offer(dicache, ("fitted",), computes_steps=False),

@@ -165,10 +165,14 @@ def _palette(limits: SearchLimits) -> tuple[tuple[CachePoint, ...], bool]:
     return found, BRANCHES in names
 
 
+OF_SOME = ("lookahead", "schedule", "order", "threshold", "free", "fitted", "response")
+"""Options that only the requests of presets that read them hold."""
+
+
 def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
-    own = {name: wanted.pop(name) for name in ("lookahead", "schedule", "order", "threshold", "free", "fitted")}
+    own = {name: wanted.pop(name) for name in OF_SOME}
     preset = preset_of(limits)
     if limits.schedule is not None:
         own["schedule"] = preset.read_schedule(limits.schedule)

@@ -131,7 +131,7 @@ def test_published_plans_are_beside_presets_of_the_same_samples(traced_folder: P
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--only", "seecache"], "no preset is called seecache; there are adaptive, hold, taylorseer"),
+        (["--only", "seecache"], "no preset is called seecache; there are adaptive, adaptive --response"),
         (["--plan", "mine.json"], "mine.json does not say its budget; expected one of 1.5x, 3x, see --budget"),
     ],
 )
@@ -145,10 +145,10 @@ def test_what_is_asked_in_vain(traced_folder: Path, options: list[str], told: st
 def test_every_preset_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OFFERS, "newcache", Offer(OFFERS["hold"].prepare))
     lines = bench_presets._lines(BenchOptions(minutes=0.5, iterations=3))
-    assert {*lines} == {*OFFERS, "dbcache --order 1", "dbcache --fitted"} - {BEST}
+    assert {*lines} == {*OFFERS, *bench_presets.MORE_LINES} - {BEST}
     assert (lines["dbcache"].order, lines["dbcache --order 1"].order) == (0, 1)
     trained = {name for name, limits in lines.items() if (limits.refine, limits.iterations) == (0.5, 3)}
-    assert trained == {"adaptive", "dbcache --fitted", "learning-to-cache"}
+    assert trained == {"adaptive", "adaptive --response 0.4", "dbcache --fitted", "learning-to-cache"}
 
 
 # ------------------------------------------------------------------------------------------------ made-up results

@@ -1,6 +1,6 @@
 """An adaptive plan: the schedule of a search, moved by sample, with rows for all that its runs meet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,29 +17,39 @@ from hyca_calib.search.study import StudyFolder
 from hyca_runtime.plan import Plan
 
 RESPONSES = (0.0, 0.2, 0.4)
-"""How strongly steps move; with 0 they stay where the search put them."""
+"""How strongly steps move, unless told; with 0 they stay where the search put them."""
 
 
 def search_adaptive(
-    pipe: Any, winner: Candidate, budget: Budget, study: StudyFolder, refinement: Refinement, seed: int, tell: Tell
+    pipe: Any,
+    winner: Candidate,
+    responses: Sequence[float],
+    budget: Budget,
+    study: StudyFolder,
+    refinement: Refinement,
+    seed: int,
+    tell: Tell,
 ) -> Plan:
     """The plan of the response that agrees best with full runs of *select*, each at the threshold for `budget`.
 
     Args:
         winner: whose schedule is moved.
+        responses: those that are tried.
     """
     problem = Problem(winner.problem.trace)
     rule = Surprise.of(problem.trace.point, winner.schedule)
     stack = measure_stack(pipe, problem, rule)[1].weighing(DEPTH, rule.depth)
-    contenders = [(one, stack) for one in _responding(pipe, problem, rule, stack)]
+    contenders = [(one, stack) for one in _responding(pipe, problem, rule, stack, responses)]
     return search_fitted(pipe, problem, problem, budget, study, contenders, refinement, seed, tell)
 
 
-def _responding(pipe: Any, problem: Problem, rule: Surprise, stack: Stack) -> Iterator[Surprise]:
+def _responding(
+    pipe: Any, problem: Problem, rule: Surprise, stack: Stack, responses: Sequence[float]
+) -> Iterator[Surprise]:
     """The rule with each response, and rows from the statistics for what runs of it meet."""
     rule, runs = _met(pipe, problem, rule, stack)
     rule, runs = _met(pipe, problem, rule, stack)  # whose surprises are those of rows from the statistics
-    for response in RESPONSES:
+    for response in responses:
         yield _met(pipe, problem, replace(rule.knowing(runs), response=response), stack)[0]
 
 

@@ -48,6 +48,7 @@ def search_fitted(
     )
     told = {
         "refinement": account,
+        "contenders": own.contenders,
         "fitted": {
             "pasts": len(taps.pasts),
             "psnr_db": fitted.best.psnr_db,

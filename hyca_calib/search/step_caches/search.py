@@ -146,7 +146,7 @@ def write_found(
         "groups": [{"size": size, "solver": rule.forecast_by} for size in best.stack.channels.values()],
         "flops_ratios": sorted(round(1 / run.share, 3) for run in tried.runs),
         "thresholds": [{**one.scalars, "flops_ratio": round(1 / one.share, 3)} for one in found.tried],
-        "contenders": [{**one.tried.scalars, "psnr_db": one.psnr_db} for one in found.judged],
+        "contenders": found.contenders,
         **told,
     }
     origins = {**origin(problem), "settings": tried.settings}
@@ -188,6 +188,11 @@ class Found:
     best: Judged
     tried: tuple[Tried, ...]
     judged: tuple[Judged, ...]
+
+    @property
+    def contenders(self) -> list[dict[str, float]]:
+        """What the best settings of each rule reached."""
+        return [{**one.tried.scalars, "psnr_db": one.psnr_db} for one in self.judged]
 
 
 def _too_much(
