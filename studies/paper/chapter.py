@@ -1,12 +1,10 @@
 """What a chapter of the study says, in a form that becomes Markdown and JSON, and what it is made from."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 from pydantic.dataclasses import dataclass
@@ -47,7 +45,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
     @classmethod
-    def of(cls, caption: str, head: Sequence[str], cells: Mapping[Any, Iterable[Cell]]) -> Table:
+    def of(cls, caption: str, head: Sequence[str], cells: Mapping[Any, Iterable[Cell]]) -> Self:
         """A row for each name, or for each of several names together."""
         names = [name if isinstance(name, tuple) else (name,) for name in cells]
         return cls(caption, tuple(head), tuple((*name, *row) for name, row in zip(names, cells.values(), strict=True)))

@@ -6,8 +6,6 @@ none needs a correction; where one of several is enough, their intervals are mad
 `shared_level`).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

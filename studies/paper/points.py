@@ -1,7 +1,5 @@
 """Where to forecast: the trunk, the output, every block, or the rest of the network after some live blocks."""
 
-from __future__ import annotations
-
 import math
 from contextlib import suppress
 from dataclasses import replace

@@ -1,10 +1,9 @@
 """Gram matrices of the stored trajectories, and schedules that are replayed on them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +127,7 @@ class ReplaySetup:
         inside = range(self.schedule.num_steps)[self.window or slice(None)]
         return [gap for gap in gaps(self.schedule, self.deepest) if gap[1][0] in inside]
 
-    def within(self, window: slice | None) -> ReplaySetup:
+    def within(self, window: slice | None) -> Self:
         """Only a part of the run, or all of it."""
         return replace(self, window=window)
 

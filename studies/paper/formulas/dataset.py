@@ -1,7 +1,5 @@
 """What the questions on solvers share: data, published schedules, axes, and the cost of every formula."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Weights that are learnt: by least squares beforehand, as one more solver, or as one rate from the run itself."""
 
-from __future__ import annotations
-
 from itertools import islice, pairwise, product
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Many steps with a one-step formula, straight to each or on its own forecasts; and does noise foretell the cost?"""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every solver of the pool at the published schedules: which is best, and on which axis?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """Which groups forecast best; does a mixture of closed forms beat each of them, and may one step choose for many?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Is it the dimensions that matter? Groups of tokens, and groups drawn by chance, on the same terms."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

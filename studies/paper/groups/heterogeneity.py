@@ -1,7 +1,5 @@
 """Do feature dimensions move differently, and do they want different solvers?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Taps per channel drawn towards their group's: does the number of groups still matter?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Are the groups the same for other prompts, seeds and steps, and does it matter?"""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any

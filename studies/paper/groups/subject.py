@@ -1,7 +1,5 @@
 """What the questions of the chapter share: the data, the schedules, and how groups are made."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Other ways to find a schedule, as controls; all score by the same table of gap costs."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Do other ways of search reach what dynamic programming finds, at some numbers of steps and on the whole front?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """What the exact search takes: schedules scored per second, growth with its size, and a whole search at full size."""
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 import tempfile

@@ -1,7 +1,5 @@
 """A trace of any size with made-up statistics."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import asdict
 from pathlib import Path

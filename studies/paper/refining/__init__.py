@@ -1,7 +1,5 @@
 """End-to-end refinement of the taps: what to refine, on which loss, on how many prompts, at which price."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

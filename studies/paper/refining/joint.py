@@ -1,7 +1,5 @@
 """Schedule and taps, one after the other, in turns, or in a race."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What refinement costs here, and by the same ratios at 12 B parameters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Searching schedules by rollouts: what the offline objective misses, and who finds it soonest."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the offline objective must know of the closed loop: that errors heal, and that debts can be repaid."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -3,8 +3,6 @@
 Each is a function that scores schedules until `Spent` is raised.
 """
 
-from __future__ import annotations
-
 import contextlib
 import random
 import warnings

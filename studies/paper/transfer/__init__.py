@@ -1,7 +1,5 @@
 """Taking a plan elsewhere: where it holds, where it must be made again, and whether `check` can tell."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

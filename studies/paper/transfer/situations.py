@@ -1,7 +1,5 @@
 """Where a plan is taken to: what differs from the runs it was made on."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """What the outcomes say: tables and claims."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
