@@ -1,13 +1,14 @@
 """The words of the study: documents in ``texts/`` that are filled in from numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from studies.paper.chapter import Rulings, Verdict
-from studies.paper.intervals import extremes, listed, told, told_db
+from studies.paper.intervals import Found, told, told_db
 
 TEXTS = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "texts"),
@@ -17,20 +18,65 @@ TEXTS = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-TEXTS.filters |= {"told": told, "told_db": told_db, "listed": listed, "extremes": extremes}
+
+
+def paragraphs(document: str, name: str, **facts: Any) -> tuple[str, ...]:
+    """A block of a document, filled in from facts."""
+    template = TEXTS.get_template(f"{document}.md")
+    block = "".join(template.blocks[name](template.new_context(facts)))
+    return tuple(" ".join(part.split()) for part in block.strip().split("\n\n"))
 
 
 def claims(document: str, verdicts: Mapping[str, Verdict], **facts: Any) -> Rulings:
-    """What is decided of some claims of a chapter.
+    """What is decided of claims, each a block of two paragraphs: it says what is claimed, then the evidence.
 
     Args:
-        document: has a block for each claim: a paragraph that states it, and one with the evidence.
         verdicts: by the name of the block.
-        facts: what the blocks are filled in from.
     """
-    template, found = TEXTS.get_template(f"{document}.md"), Rulings()
-    for name, verdict in verdicts.items():
-        block = "".join(template.blocks[name](template.new_context(facts)))
-        claim, evidence = (" ".join(part.split()) for part in block.strip().split("\n\n"))
-        found[claim] = verdict, evidence
-    return found
+    told = {name: paragraphs(document, name, **facts) for name in verdicts}
+    return {claim: (verdicts[name], evidence) for name, (claim, evidence) in told.items()}
+
+
+def listed(
+    cells: Mapping[str, Found], form: str = "{} {}", between: str = ", ", told: Callable[[Found], str] = told
+) -> str:
+    """All of them by name; the form has places for the name, 0, and for what is told of it, 1."""
+    return between.join(form.format(name, told(found)) for name, found in cells.items())
+
+
+def extremes(
+    cells: Mapping[str, Mapping[str, Found]], form: str, between: str = ", ", pick: Callable[..., Any] = max
+) -> str:
+    """Of each row of cells the one that `pick`, min or max, takes.
+
+    Args:
+        form: has places for the name of the row, 0, for what is told of the cell, 1, and for its name, 2.
+    """
+    picked = {row: pick(of.items(), key=lambda item: item[1][0]) for row, of in cells.items()}
+    return between.join(form.format(row, told(found[:3]), name) for row, (name, found) in picked.items())
+
+
+def means(found: Iterable[Found], form: str = "{:.3f}") -> str:
+    """The means alone."""
+    return ", ".join(form.format(mean) for mean, *_ in found)
+
+
+def of_each(rows: Mapping[str, Any], key: Any) -> dict[str, Any]:
+    """What each row has at a place."""
+    return {name: row[key] for name, row in rows.items()}
+
+
+spread = partial(told, form="{:.1f}")
+
+TEXTS.filters |= {
+    "told": told,
+    "told_db": told_db,
+    "listed": listed,
+    "listed_db": partial(listed, told=told_db),
+    "listed_in_db": partial(listed, told=lambda found: told_db(found).replace(" (", " dB (", 1)),
+    "spread": spread,
+    "highest": extremes,
+    "lowest": partial(extremes, pick=min),
+    "means": means,
+    "of_each": of_each,
+}

@@ -7,7 +7,7 @@ none needs a correction; where one of several is enough, their intervals are mad
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,25 +166,3 @@ def told(found: Found, form: str = "{:.3f}") -> str:
 def told_db(found: Found) -> str:
     """``+0.95 (+0.93 to +0.97)``."""
     return told(found, "{:+.2f}")
-
-
-def listed(
-    cells: Mapping[str, Found], form: str = "{} {}", between: str = ", ", told: Callable[[Found], str] = told
-) -> str:
-    """All of them by name; the form has places for the name, 0, and for what is told of it, 1."""
-    return between.join(form.format(name, told(found)) for name, found in cells.items())
-
-
-def extremes(
-    cells: Mapping[str, Mapping[str, Found]],
-    pick: Callable[..., tuple[str, Found]],
-    form: str,
-    between: str = ", ",
-) -> str:
-    """Of each row of cells the one that `pick`, min or max, takes.
-
-    Args:
-        form: has places for the name of the row, 0, for what is told of the cell, 1, and for its name, 2.
-    """
-    picked = {row: pick(of.items(), key=lambda item: item[1][0]) for row, of in cells.items()}
-    return between.join(form.format(row, told(found[:3]), name) for row, (name, found) in picked.items())

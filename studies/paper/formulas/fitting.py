@@ -8,8 +8,9 @@ from hyca_calib.search.replay import Array
 from hyca_calib.search.settings import Settings
 from hyca_runtime.solvers import ClosedFormSolver, DynamicMode, Hold, Newton
 from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
+from studies.paper.claims import claims
 from studies.paper.formulas.dataset import Dataset, Sharing, Use, learn, noise_gain
-from studies.paper.intervals import Ratio, all_above, all_below, decide, listed, told
+from studies.paper.intervals import Ratio, all_above, all_below, decide, told
 from studies.paper.replay import RIDGES, Rows
 
 USUAL = Settings()
@@ -88,31 +89,13 @@ def tap_costs(s: Dataset, shared: Sharing, depth: int, ridge: float, prior: Clos
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `fitting`."""
-    ridge, depth, last = found["ridge"], USUAL.depth, HISTORIES[-1]
-    best = ", ".join(map(told, found["over_best_closed"]))
-    return {
-        "Fitted taps beat the best closed form of every schedule, even one row for all channels.": (
-            all_below(found["over_best_closed"], 1),
-            f"history {depth}, ridge {ridge:g}, cost ratio, shortest interval first: {best}.",
-        ),
-        f"A history of {depth} is enough (one more saves under {100 * (1 - LITTLE):.0f} %, at either ridge).": (
-            all_above(found["longer"].values(), LITTLE),
-            "; ".join(
-                f"ridge {r}: {last} over {depth} {told(of)}, {depth} over {depth - 1} {told(found['shorter'][r])}"
-                for r, of in found["longer"].items()
-            )
-            + ".",
-        ),
-        "Finer sharing forecasts better (one group, then a few, then per channel; mean over intervals).": (
-            all_below(found["finer"].values(), 1),
-            f"{listed(found['finer'], '{} {} of the one before')}.",
-        ),
-        f"The search's default ridge, {USUAL.ridge:g}, costs at most {100 * (FREE - 1):.0f} % more than the "
-        f"cross-validated {ridge:g} (mean over intervals).": (
-            all_below(found["usual_ridge"].values(), FREE),
-            f"{listed(found['usual_ridge'])} in replay.",
-        ),
+    verdicts = {
+        "fitted": all_below(found["over_best_closed"], 1),
+        "history": all_above(found["longer"].values(), LITTLE),
+        "finer": all_below(found["finer"].values(), 1),
+        "usual": all_below(found["usual_ridge"].values(), FREE),
     }
+    return claims("solvers", verdicts, **found, depth=USUAL.depth, usual=USUAL.ridge)
 
 
 SOLVER = DynamicMode()
@@ -188,31 +171,12 @@ def outcomes(s: Dataset, shared: Sharing, interval: int, axis: str) -> dict[str,
 
 def modes_rulings(found: Numbers) -> Rulings:
     """By the numbers of `modes`."""
-    at, moved = f"at N = {', '.join(map(str, found['intervals']))}", found["over_first_axis"]
-
-    def every(key: str) -> list[Ratio]:
-        return [ratio for ratios in found[key].values() for ratio in ratios]
-
-    def means(key: str) -> str:
-        return "; ".join(f"{way} {', '.join(f'{ratio[0]:.3f}' for ratio in of)}" for way, of in found[key].items())
-
-    return {
-        "A rate read at run time beats linear extrapolation (at every interval, in one group and several, on "
-        "every axis).": (all_below(every("over_linear"), 1), f"cost ratio {at}: {means('over_linear')}."),
-        "Taps fitted beforehand beat rates read at run time (same history, same groups, at every interval).": (
-            all_below(every("taps_over"), 1),
-            f"cost of taps over modes {at}: {means('taps_over')}.",
-        ),
-        "Reading the rate makes the axis matter less than it does to linear extrapolation (the intervals of the "
-        "logarithms lie apart).": (
-            decide([_steadier(mode, line) for mode, line in moved.values()]),
-            "; ".join(
-                f"cost on {axis} over the papers' axis: modes {told(mode)}, linear {told(line)}"
-                for axis, (mode, line) in moved.items()
-            )
-            + ".",
-        ),
+    verdicts = {
+        "read": all_below((ratio for of in found["over_linear"].values() for ratio in of), 1),
+        "beforehand": all_below((ratio for of in found["taps_over"].values() for ratio in of), 1),
+        "steadier": decide([_steadier(mode, line) for mode, line in found["over_first_axis"].values()]),
     }
+    return claims("solvers", verdicts, **found)
 
 
 def _steadier(mode: Ratio, line: Ratio) -> bool | None:

@@ -1,6 +1,7 @@
 """Many steps with a one-step formula, straight to each or on its own forecasts; and does noise foretell the cost?"""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +10,11 @@ from scipy.stats import rankdata
 from hyca_calib.search.replay import Array, Multistep
 from hyca_calib.search.taps import TINY
 from studies.paper.chapter import Numbers, Part, Rulings, Table
+from studies.paper.claims import claims, of_each
 from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, noise_gain
 from studies.paper.formulas.fitting import USUAL, tap_costs, tap_rows
 from studies.paper.formulas.pool import twins
-from studies.paper.intervals import Ratio, above, all_above, below, bootstrapped, listed, told
+from studies.paper.intervals import Ratio, above, all_above, below, bootstrapped, told
 
 
 def multistep(s: Dataset) -> Part:
@@ -59,31 +61,21 @@ def _differs(s: Dataset, label: str) -> bool:
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `multistep`."""
-    cells = found["recursive_over_anchored"]
-    return {
-        "Recursive one-step use costs more than anchored use at the longest interval (on every axis, every solver "
-        "whose uses differ).": (
-            all_above((ratios[-1] for of in cells.values() for ratios in of.values()), 1),
-            f"at N = {found['intervals'][-1]}, "
-            + "; ".join(_evidence(axis, of, found["noise_at_longest"][axis]) for axis, of in cells.items())
-            + ". Where the sum is smaller, the recursion reaches less far than the anchored forecast and is less "
-            "noisy.",
-        )
-    }
+    longest = {axis: of_each(of, -1) for axis, of in found["recursive_over_anchored"].items()}
+    verdict = all_above((ratio for of in longest.values() for ratio in of.values()), 1)
+    sides = {axis: _sides(of, found["noise_at_longest"][axis]) for axis, of in longest.items()}
+    return claims("solvers", {"recursive": verdict}, **found, sides=sides)
 
 
-def _evidence(axis: str, cells: dict[str, list[Ratio]], noise: dict[str, list[float]]) -> str:
-    dearer = {label: ratios[-1][0] for label, ratios in cells.items() if above(ratios[-1], 1)}
-    cheaper = {label: ratios[-1][0] for label, ratios in cells.items() if below(ratios[-1], 1)}
-    quieter = [label for label in dearer if noise[label][1] < noise[label][0]]
+def _sides(ratios: dict[str, Ratio], noise: dict[str, list[float]]) -> dict[str, Any]:
+    """Solvers that recursive use makes dearer, and cheaper, and how many of the former it makes less noisy."""
 
-    def listed(found: dict[str, float]) -> str:
-        return ", ".join(f"{label} {ratio:.2f}" for label, ratio in found.items()) or "none"
+    def named(labels: list[str]) -> str:
+        return ", ".join(f"{label} {ratios[label][0]:.2f}" for label in labels) or "none"
 
-    return (
-        f"{axis} axis dearer: {listed(dearer)} (for {len(quieter)} of these {len(dearer)} the sum of absolute weights "
-        f"is smaller than in anchored use); cheaper: {listed(cheaper)}"
-    )
+    dearer, cheaper = ([label for label, ratio in ratios.items() if side(ratio, 1)] for side in (above, below))
+    quieter = sum(noise[label][1] < noise[label][0] for label in dearer)
+    return {"dearer": named(dearer), "cheaper": named(cheaper), "many": len(dearer), "quieter": quieter}
 
 
 def noise(s: Dataset) -> Part:
@@ -133,17 +125,6 @@ def _correlations(s: Dataset, labels: list[str], axis: str, way: Multistep) -> l
 
 def noise_rulings(found: Numbers) -> Rulings:
     """By the numbers of `noise`."""
-    cells, intervals = found["rank_correlation"], found["intervals"]
-    return {
-        "A large sum of absolute weights foretells a high cost on long gaps (rank correlation above 0, interval "
-        "and all, in the longer half of the intervals, on every axis and in either use).": (
-            all_above(ratio for ratios in cells.values() for ratio in ratios[len(intervals) // 2 :]),
-            f"at N = {intervals[-1]} {listed({n: of[-1] for n, of in cells.items()}, between='; ')}; one row of "
-            "fitted taps "
-            + ", ".join(
-                f"at ridge {ridge} has sum {gain:.1f} and costs {cost:.3f} of hold"
-                for ridge, (gain, cost) in found["fitted"].items()
-            )
-            + ". An offline replay shows how a formula errs, not how noise of the accelerated run comes out.",
-        )
-    }
+    half = len(found["intervals"]) // 2
+    verdict = all_above(ratio for ratios in found["rank_correlation"].values() for ratio in ratios[half:])
+    return claims("solvers", {"noise": verdict}, **found)

@@ -8,7 +8,8 @@ import numpy as np
 
 from hyca_calib.search.solver_table import ALL_SOLVERS, SolverFacts, facts_of
 from hyca_runtime.solvers import ClosedFormSolver, FoCa, Hermite, Newton, Taylor
-from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
+from studies.paper.chapter import Numbers, Part, Rulings, Table
+from studies.paper.claims import claims
 from studies.paper.formulas.dataset import Dataset, Use
 from studies.paper.intervals import Ratio, above, all_below, all_of, below, decide, logarithm, told
 
@@ -103,48 +104,29 @@ def _published(s: Dataset, mine: Callable[[int], ClosedFormSolver], theirs: Clos
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `pool`."""
-    moved, published = found["cost_over_step_axis"], found["published_over_taylor"]
-    at = f"N = {', '.join(map(str, found['intervals']))}"
-    first = next(axis for axis in found["cost_over_hold"] if axis not in moved)
-    return {
-        f"The papers' {first} axis serves every solver best (every other axis costs more, interval above 1, mean "
-        "over intervals).": _axis(moved),
-        "The order that pays falls as the interval grows, on every axis (of Newton's orders, the one chosen at "
-        "the longest interval on the fit prompts is lower than at the shortest, and each costs less than the other "
-        "where it was chosen, on held-out prompts).": _falls(found["order_turn"], at),
-        f"HiCache and FoCa forecast better than TaylorSeer of the same order (at every interval, {first} axis).": (
-            all_below((ratio for ratios in published.values() for ratio in ratios), 1),
-            "; ".join(f"{name} {', '.join(f'{ratio[0]:.2f}' for ratio in of)}" for name, of in published.items())
-            + f" of its cost at {at}.",
-        ),
-    }
-
-
-def _axis(moved: dict[str, dict[str, Ratio]]) -> Ruling:
-    labels = list(dict.fromkeys(label for cells in moved.values() for label in cells))
-    met = [all_of([above(found[label], 1) for found in moved.values() if label in found]) for label in labels]
-    evidence = []
-    for axis, cells in moved.items():
-        worse, best = [label for label, found in cells.items() if above(found, 1)], min(cells, key=lambda n: cells[n])
-        evidence.append(
-            f"{axis} is better for {sum(below(found, 1) is True for found in cells.values())} of {len(cells)} solvers, "
-            f"down to {told(cells[best])} for {best}, and worse for {len(worse)}"
-            + (f" ({', '.join(worse)}), up to {told(max(cells.values()))}" if worse else "")
-        )
-    return decide(met), "; ".join(evidence) + "."
-
-
-def _falls(turns: dict[str, dict[str, Any]], at: str) -> Ruling:
-    met = [
+    moved, turns = found["cost_over_step_axis"], found["order_turn"].values()
+    labels = dict.fromkeys(label for cells in moved.values() for label in cells)
+    axis = [all_of([above(of[label], 1) for of in moved.values() if label in of]) for label in labels]
+    order = [
         all_of([above(ratio, 1) for ratio in turn["exchanged"]]) if turn["orders"][-1] < turn["orders"][0] else False
-        for turn in turns.values()
+        for turn in turns
     ]
-    evidence = "; ".join(
-        f"{axis} {', '.join(map(str, turn['orders']))}, exchanged between the ends they cost "
-        f"{' and '.join(map(told, turn['exchanged']))}"
-        for axis, turn in turns.items()
-    )
-    return decide(met), f"order of Newton's extrapolation chosen at {at}: {evidence}."
+    published = all_below((ratio for of in found["published_over_taylor"].values() for ratio in of), 1)
+    verdicts = {"axis": decide(axis), "order": decide(order), "published": published}
+    shifts = {axis: _shift(cells) for axis, cells in moved.items()}
+    first = next(axis for axis in found["cost_over_hold"] if axis not in moved)
+    return claims("solvers", verdicts, **found, first=first, shifts=shifts)
+
+
+def _shift(cells: dict[str, Ratio]) -> dict[str, Any]:
+    """Solvers that another axis serves better, and worse, and the ends of the range."""
+    return {
+        "of": len(cells),
+        "better": [label for label, found in cells.items() if below(found, 1)],
+        "worse": [label for label, found in cells.items() if above(found, 1)],
+        "lowest": min(cells.items(), key=lambda item: item[1]),
+        "highest": max(cells.values()),
+    }
 
 
 def _text(s: Dataset) -> str:

@@ -9,10 +9,11 @@ from hyca_calib.clusters.base import Labels
 from hyca_calib.quality.metrics import interval
 from hyca_calib.search.replay import Array, grouped
 from hyca_calib.search.solver_table import POOL
-from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
+from studies.paper.chapter import Numbers, Part, Rulings, Table
+from studies.paper.claims import claims
 from studies.paper.groups.heterogeneity import LABELS, one_step_errors
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject, best_closed
-from studies.paper.intervals import Ratio, all_below, any_of, below, decide, extremes, listed, shared_level, told
+from studies.paper.intervals import Ratio, all_below, any_of, below, decide, shared_level, told
 from studies.paper.replay import ReplaySetup, members
 
 DESCENT, RANDOM = "cost descent", "random"
@@ -95,21 +96,13 @@ def by_chance(s: Subject, labels: Labels) -> Array:
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `choice`."""
-    return {
-        "Grouping by fitted taps at the schedule's horizons beats every descriptor of the trajectory (k-means, at "
-        "every number of groups).": (
-            all_below((ratio for of in found["horizon_over"].values() for ratio in of.values()), 1),
-            f"cost over the best other: {extremes(found['horizon_over'], max, '{0} groups {1} ({2})')}.",
-        ),
-        f"A handful of groups is enough ({HANDFUL} groups by fitted taps cost at most 2 % more than taps per "
-        "channel).": _enough(found["horizon_over_channels"]),
-    }
-
-
-def _enough(cells: dict[str, Ratio]) -> Ruling:
+    cells = found["horizon_over_channels"]
     handful = max((int(k) for k in cells if int(k) <= HANDFUL), default=0)
-    verdict = decide([below(cells[str(handful)], 1 + DEAR)])
-    return verdict, f"cost over taps per channel: {listed(cells, '{1} at {0}')}."
+    verdicts = {
+        "horizon": all_below((ratio for of in found["horizon_over"].values() for ratio in of.values()), 1),
+        "enough": decide([below(cells[str(handful)], 1 + DEAR)]),
+    }
+    return claims("grouping", verdicts, **found, handful=HANDFUL)
 
 
 GOOD = 1.05
@@ -203,23 +196,11 @@ def _bases(s: Subject, setup: ReplaySetup) -> dict[str, list[Array]]:
 
 def hybrid_rulings(found: Numbers) -> Rulings:
     """By the numbers of `hybrid`."""
-    plain, corrected, choosing = (
-        found[name] for name in ("hybrid_over_best_single", "corrected", "one_step_over_horizon")
-    )
-    channels = ", ".join(told(mixture["per channel"]) for mixture in plain.values())
+    corrected, choosing = found["corrected"], found["one_step_over_horizon"]
     once = {f"{n}, {pool}": cells[f"{EARLY}; {pool}"] for n, cells in choosing.items() for pool in POOLS}
-    whole = [cells[f"{ONE_PROMPT}; {pool}"]["median"] for cells in choosing.values() for pool in POOLS]
-    return {
-        "A hybrid beats every single solver (by at least 1 % at some number of groups, corrected for the numbers "
-        "tried; on each schedule, in cost and in plain squared error).": (
-            decide([any_of(below(ratio, WORTH) for ratio in ratios.values()) for ratios in corrected.values()]),
-            f"{extremes(corrected, min, '{0} {1} at {2} groups', '; ')}; per channel {channels}.",
-        ),
-        "One-step choosing on one prompt is good enough for multi-step use (at most 5 % dearer than choosing at "
-        "the horizons, mean over the prompts that choose).": (
-            all_below((cell["mean"] for cell in once.values()), GOOD),
-            "cost ratio of an early step "
-            + "; ".join(f"{name} {told(cell['mean'])}, up to {cell['highest']:.2f}" for name, cell in once.items())
-            + f"; the same single prompts choosing at the horizons at most {max(whole):.3f} in the median.",
-        ),
+    whole = max(cells[f"{ONE_PROMPT}; {pool}"]["median"] for cells in choosing.values() for pool in POOLS)
+    verdicts = {
+        "hybrid": decide([any_of(below(ratio, WORTH) for ratio in ratios.values()) for ratios in corrected.values()]),
+        "choosing": all_below((cell["mean"] for cell in once.values()), GOOD),
     }
+    return claims("grouping", verdicts, **found, once=once, whole=whole)

@@ -9,11 +9,12 @@ from hyca_calib.clusters.base import Labels
 from hyca_calib.clusters.stability import agreement, labels_by
 from hyca_calib.quality.metrics import RESAMPLES
 from hyca_calib.search.replay import Array
-from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
+from studies.paper.chapter import Numbers, Part, Rulings, Table, Verdict
+from studies.paper.claims import claims
 from studies.paper.groups.choice import DRAWS, random_labels
 from studies.paper.groups.stability import summary
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
-from studies.paper.intervals import Ratio, all_below, all_of, decide, extremes, quantiles, shared_level, told
+from studies.paper.intervals import Ratio, all_below, all_of, decide, quantiles, shared_level
 from studies.paper.replay import Rows, by_label
 
 Outcome = tuple[Array, Array]
@@ -158,30 +159,16 @@ def _against(s: Subject, ways: dict[str, Outcome], other: str, others: int) -> l
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `controls`."""
-    lasting, less = found["agreement_across_prompts"], found["token_less_half_channel_ari"]
-    return {
-        "Dimension-wise beats token-wise (every way to group tokens, at the same number of groups).": _beats(
-            found["contests"]["tokens"]
-        ),
-        "Dimension-wise beats uniform (groups by chance and equal blocks, at the same number of groups).": _beats(
-            found["contests"]["uniform"]
-        ),
-        "Token assignments move with the prompt (their ARI is less than half that of channels).": (
-            all_below((less[k] for k in lasting["tokens"]), 0),
-            "ARI of tokens / channels, and the first less half of the second: "
-            + ", ".join(
-                f"{of['mean']:.2f} / {lasting['channels'][k]['mean']:.2f} at {k}, {told(less[k])}"
-                for k, of in lasting["tokens"].items()
-            )
-            + ".",
-        ),
-    }
+    verdicts = {rivals: _beats(cells) for rivals, cells in found["contests"].items()}
+    moving = {"assignments": all_below(found["token_less_half_channel_ari"].values(), 0)}
+    return claims("grouping", verdicts | moving, **found)
 
 
-def _beats(cells: dict[str, dict[str, list[float]]]) -> Ruling:
+def _beats(cells: dict[str, dict[str, list[float]]]) -> Verdict:
     """Every one must be beaten; one that surely is not is enough, corrected for their number."""
-    met = [
-        all_of([True if high < 1 else False if surely >= 1 else None for _, _, high, surely in others.values()])
-        for others in cells.values()
-    ]
-    return decide(met), f"cost over the best of them: {extremes(cells, max, '{1} at {0} ({2})')}."
+    return decide(
+        [
+            all_of([True if high < 1 else False if surely >= 1 else None for _, _, high, surely in others.values()])
+            for others in cells.values()
+        ]
+    )

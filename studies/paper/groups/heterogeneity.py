@@ -11,6 +11,7 @@ from hyca_calib.search.replay import Array, forecast_error, rows_of
 from hyca_calib.search.solver_table import POOL, solver_label
 from hyca_runtime.solvers import ClosedFormSolver
 from studies.paper.chapter import Numbers, Part, Rulings, Table
+from studies.paper.claims import claims
 from studies.paper.groups.subject import Subject, best_closed
 from studies.paper.intervals import Ratio, above, all_below, below, bootstrapped, decide, told
 from studies.paper.replay import ReplaySetup, members
@@ -152,39 +153,16 @@ def _savings(s: Subject, setup: ReplaySetup) -> dict[str, Ratio]:
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `heterogeneity`."""
-    left, shared = found["choices"], found["median_between_channels"]
-    taps = left["searched"][OWN_TAPS]
-    most = {name: max(of.items(), key=lambda item: item[1]) for name, of in found["best_shares"].items()}
-    return {
-        "Feature dimensions are heterogeneous (most descriptor variance is between channels, and taps of their "
-        "own save at least 10 %).": (
-            decide([above(shared, 0.5), below(taps, WORTH)]),
-            (
-                f"the median descriptor has {told(shared)} of its variance between channels; taps per channel leave "
-                f"{told(taps)} of the cost of one set of taps."
-            ),
+    left = found["choices"]
+    verdicts = {
+        "heterogeneous": decide(
+            [above(found["median_between_channels"], 0.5), below(left["searched"][OWN_TAPS], WORTH)]
         ),
-        "Different dimensions want different solvers (choosing a closed form per channel saves at least 10 %, on "
-        "each schedule, in replay cost and in plain squared error).": (
-            all_below((of[choice] for of in left.values() for choice in (OWN, PLAIN)), WORTH),
-            "; ".join(
-                f"{name}: {most[name][0]} is best for {most[name][1]:.0%} of channels, choosing per channel leaves "
-                f"{told(of[OWN])} of the cost, {told(of[PLAIN])} of the plain squared error"
-                for name, of in left.items()
-            )
-            + ".",
-        ),
-        "The best solver changes along the run more than across channels (choosing per gap saves more than "
-        "choosing per channel, on each schedule).": (
-            all_below((of[GAP_OVER_OWN] for of in left.values()), 1),
-            "; ".join(
-                f"{name}: per gap leaves {told(of[GAP])}, per channel {told(of[OWN])}, one over the other "
-                f"{told(of[GAP_OVER_OWN])}"
-                for name, of in left.items()
-            )
-            + ".",
-        ),
+        "solvers": all_below((of[choice] for of in left.values() for choice in (OWN, PLAIN)), WORTH),
+        "along": all_below((of[GAP_OVER_OWN] for of in left.values()), 1),
     }
+    most = {name: max(of.items(), key=lambda item: item[1]) for name, of in found["best_shares"].items()}
+    return claims("grouping", verdicts, **found, most=most)
 
 
 def _text(s: Subject) -> str:

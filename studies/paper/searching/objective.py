@@ -8,7 +8,8 @@ from hyca_calib.search.problem import Samples
 from hyca_calib.search.rollout_search import FEEDBACK_SHARES
 from hyca_calib.search.settings import Settings
 from studies.paper.chapter import Context, Numbers, Rulings, Table
-from studies.paper.intervals import Ratio, all_above, difference, listed, told_db
+from studies.paper.claims import claims
+from studies.paper.intervals import all_above, difference, told_db
 from studies.paper.rollouts import optimum, psnr_db
 
 BUDGETS = ("3x", "5x", "7x", "8x")
@@ -64,21 +65,5 @@ def rulings(found: Numbers) -> Rulings:
     at, left = found["budgets"], found["healing"][1] if found["healing"] else 1.0
     gains = {text: difference(b["psnr_db"][HEALING], b["psnr_db"][CARRIED]) for text, b in at.items()}
     repaid = {text: difference(b["repaid_db"][f"{HALF:g}"], b["psnr_db"][HEALING]) for text, b in at.items()}
-
-    def told(found: dict[str, Ratio]) -> str:
-        return listed(found, told=lambda cell: told_db(cell).replace(" (", " dB (", 1))
-
-    return {
-        f"The offline objective must know that errors heal (at every budget its schedules gain over {MATTERS_DB:g} "
-        "dB).": (
-            all_above(gains.values(), MATTERS_DB),
-            (
-                f"of an error at the second step {100 * left:.0f} % is left in the end; schedules that are optimal for "
-                f"what is left gain, before any rollout: {told(gains)}."
-            ),
-        ),
-        f"Rows that repay half of earlier errors pay (at every budget over {MATTERS_DB:g} dB).": (
-            all_above(repaid.values(), MATTERS_DB),
-            f"half of the debt repaid gains {told(repaid)}.",
-        ),
-    }
+    met = {name: all_above(of.values(), MATTERS_DB) for name, of in (("healing", gains), ("repaid", repaid))}
+    return claims("closed-loop", met, left=left, gains=gains, repaid=repaid, matters=MATTERS_DB)

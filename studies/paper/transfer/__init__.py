@@ -11,7 +11,9 @@ from hyca_calib.search.rollout_error import to_db
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 from studies.paper.chapter import Context, Numbers, Outline, Part
+from studies.paper.claims import paragraphs
 from studies.paper.drawing import ACCENT, INK, save, subplots
+from studies.paper.intervals import Ratio
 from studies.paper.rollouts import BUDGET
 from studies.paper.transfer.outcomes import home_plan, outcome, traces_of
 from studies.paper.transfer.situations import HOME, Situation, situations
@@ -30,27 +32,16 @@ def measure(context: Context) -> Part:
     rows = {name: outcome(context, plan, situation) for name, situation in context.in_turn(todo)}
     _draw(list(rows.values()), context.folder / FIGURE)
     facts = _facts(plan)
-    opening = (
-        f"One plan at {BUDGET}, searched offline and refined for {facts['iterations']} iterations (by "
-        f"{facts['refined_db']:.1f} dB, to {facts['select_db']:.1f} dB on the select split), computes steps "
-        f"{', '.join(map(str, facts['computed']))} of {facts['steps']}. Elsewhere it is applied as the runtime does "
-        'with `on_mismatch="adapt"`: on another time grid its schedule is followed in time, and its closed forms '
-        "forecast. What could be made there instead is fitted on a small trace of the situation; all refined plans had "
-        "as many iterations."
-    )
-    copies = [_about_the_copy(context, todo[HOME], s) for s in todo.values() if s.kind == "weights"]
-    return Part({"plan": facts, "situations": rows}, tables(rows), (opening, *copies))
+    text = paragraphs("transfer", "opening", budget=BUDGET, plan=facts)
+    for copy in (situation for situation in todo.values() if situation.kind == "weights"):
+        text += paragraphs("transfer", "copy", apart=_apart(context, todo[HOME], copy))
+    return Part({"plan": facts, "situations": rows}, tables(rows), text)
 
 
-def _about_the_copy(context: Context, home: Situation, copy: Situation) -> str:
-    """How far a fine-tuned copy has moved from the model."""
+def _apart(context: Context, home: Situation, copy: Situation) -> Ratio:
+    """How far a fine-tuned copy has moved from the model, in dB of PSNR."""
     own, moved = (torch.from_numpy(Trace(traces_of(context, s)).latents_of("test")) for s in (home, copy))
-    mean, low, high = interval([to_db(error) for error in log_error(moved, own).tolist()])
-    return (
-        "The fine-tuned copy learnt, without data, to draw the model's own pictures with red, green and blue moved on "
-        f"by one. With the same prompts and noise its pictures are at {mean:.1f} dB ({low:.1f} to {high:.1f}) from the "
-        "model's."
-    )
+    return interval([to_db(error) for error in log_error(moved, own).tolist()])
 
 
 def _facts(plan: Plan) -> Numbers:

@@ -1,12 +1,11 @@
 """What the outcomes say: tables and claims."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from hyca_calib.quality.metrics import interval
-from studies.paper.chapter import Numbers, Ruling, Rulings, Table, Verdict
-from studies.paper.intervals import Ratio, all_above, all_below, apart, below, decide, difference, told
+from studies.paper.chapter import Numbers, Rulings, Table, Verdict
+from studies.paper.claims import claims, spread
+from studies.paper.intervals import Ratio, all_above, all_below, apart, below, decide, difference
 
 Row = dict[str, Any]
 
@@ -21,11 +20,8 @@ WORTH_DB = 1.0
 """What making a plan again must gain to be worth the work."""
 OWN_PROMPTS, UNSEEN = "other seeds", "unseen prompts"
 """Situations: prompts that the plan was made on, and others."""
-LASTS = {
-    "guidance": "A plan holds under other guidance.",
-    "resolution": "A plan holds at another resolution.",
-    "weights": "A plan holds on a fine-tuned copy of its model.",
-}
+LASTS = "guidance", "resolution", "weights"
+"""Kinds of situations in which a plan is said to hold."""
 
 
 def gain(row: Row, over: str = "plan", of: str = "redone") -> Ratio:
@@ -38,10 +34,10 @@ def tables(situations: dict[str, Row]) -> tuple[Table, Table]:
     psnr, verdicts = {}, {}
     for name, row in situations.items():
         reached, check, measured = row["psnr_db"], row["check"], row["measured"]
-        known = {way: _spread(interval(reached[way], 0, row.get("prompts"))) for way in WAYS if way in reached}
+        known = {way: spread(interval(reached[way], 0, row.get("prompts"))) for way in WAYS if way in reached}
         psnr[name] = (f"{len(check['computed'])} of {check['num_steps']}", *(known.get(way, "-") for way in WAYS))
         gains = [f"{found['taps_db']:.1f} and {found['schedule_db']:+.1f}" for found in (check, measured)]
-        redone = _spread(gain(row)) if "redone" in reached else "-"
+        redone = spread(gain(row)) if "redone" in reached else "-"
         differs = ", ".join(check["changes"]) or "nothing"
         verdicts[name] = (differs, gains[0], check["verdict"], gains[1], measured["verdict"], redone)
     samples = len(next(iter(situations.values()))["psnr_db"]["plan"])
@@ -67,57 +63,23 @@ def tables(situations: dict[str, Row]) -> tuple[Table, Table]:
 def rulings(numbers: Numbers) -> Rulings:
     """By what making the plan again gains on the same test samples."""
     rows = list(numbers["situations"].values())
-    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in {row["kind"] for row in rows}}
+    gains = {k: [(row["name"], gain(row)) for row in rows if row["kind"] == k] for k in (*LASTS, "steps")}
     plans = {row["name"]: row["psnr_db"]["plan"] for row in rows}
-    found: Rulings = {}
+    verdicts, facts = dict[str, Verdict](), dict[str, Any](gains=gains, worth=WORTH_DB, rows=rows)
     if {OWN_PROMPTS, UNSEEN} <= set(plans):
-        text = f"A plan is as good on unseen prompts as on its own (at most {WORTH_DB:g} dB lower)."
-        found[text] = _unseen(plans[UNSEEN], plans[OWN_PROMPTS])
-    for kind, text in LASTS.items():
-        if kind in kinds:
-            found[text] = _again(kinds[kind], all_below)
-    found["A plan must be made again for other numbers of steps."] = _again(kinds["steps"], all_above)
+        facts["unseen"] = apart(plans[UNSEEN], plans[OWN_PROMPTS])
+        verdicts["unseen"] = all_above([facts["unseen"]], -WORTH_DB)
+    verdicts |= {kind: all_below((found for _, found in gains[kind]), WORTH_DB) for kind in LASTS if gains[kind]}
+    verdicts["steps"] = all_above((found for _, found in gains["steps"]), WORTH_DB)
     for row in (row for row in rows if "refined here" in row["psnr_db"]):
-        found["Taps refined at a small resolution serve a large one."] = _small_to_large(row, kinds["nothing"][0])
-    text = "`check` tells from statistics alone where making a plan again is worth the work."
-    return found | {text: _agreement(rows)}
-
-
-def _unseen(unseen: list[float], own: list[float]) -> Ruling:
-    """The same plan on prompts that it was made on, with other noise, and on others."""
-    found = apart(unseen, own)
-    evidence = f"PSNR on unseen prompts less that on its own, both with other noise: {_spread(found)} dB."
-    return all_above([found], -WORTH_DB), evidence
-
-
-def _again(rows: Sequence[Row], rule: Callable[..., Verdict]) -> Ruling:
-    gains = "; ".join(f"{row['name']} {_spread(gain(row))}" for row in rows)
-    evidence = f"making it again gains, in dB: {gains}. Worth the work: {WORTH_DB:g} dB."
-    return rule(map(gain, rows), WORTH_DB), evidence
-
-
-def _small_to_large(row: Row, home: Row) -> Ruling:
-    gained = gain(row, of="refined here")
-    return all_below([gained], WORTH_DB), (
-        f"with its schedule, taps fitted and refined at {row['name']} gain {_spread(gained)} dB on the plan's, which "
-        f"are {_spread(gain(row, 'refit', 'plan'))} dB above taps only fitted there, and at their own size "
-        f"{_spread(gain(home, 'refit', 'plan'))} dB; a network call costs {row['relative_flops']:.1f} times as much "
-        "there, so does every iteration."
-    )
-
-
-def _agreement(rows: Sequence[Row]) -> Ruling:
-    """By whether making the plan again surely was worth the work, or surely was not."""
-    needless = [(row, below(gain(row), WORTH_DB)) for row in rows if "redone" in row["psnr_db"]]
-    met = [None if sure is None else sure == (row["check"]["verdict"] == "holds") for row, sure in needless]
+        home = next(row for row in rows if row["kind"] == "nothing")
+        facts |= {"row": row, "refined": gain(row, of="refined here")}
+        facts |= {"fitted": gain(row, "refit", "plan"), "at_home": gain(home, "refit", "plan")}
+        verdicts["small"] = all_below([facts["refined"]], WORTH_DB)
+    needless = [(row["check"]["verdict"], below(gain(row), WORTH_DB)) for row in rows if "redone" in row["psnr_db"]]
+    met = [None if sure is None else sure == (check == "holds") for check, sure in needless]
+    verdicts["check"] = decide(met)
     pairs = [(row["check"]["verdict"], row["measured"]["verdict"]) for row in rows]
     right = sum((check == "holds") == (measured == "holds") for check, measured in pairs)
-    return decide(met), (
-        f"of {len(met)} situations in which the plan was made again it tells {met.count(True)} rightly as worth the "
-        f"work or not, {met.count(False)} wrongly, {met.count(None)} are open; of all {len(rows)} it tells "
-        f"{right} as rollouts with fitted taps do, {sum(check == measured for check, measured in pairs)} with their "
-        "remedy."
-    )
-
-
-_spread = partial(told, form="{:.1f}")
+    remedies = sum(check == measured for check, measured in pairs)
+    return claims("transfer", verdicts, **facts, met=met, right=right, remedies=remedies)
