@@ -27,6 +27,11 @@ def paragraphs(document: str, name: str, **facts: Any) -> tuple[str, ...]:
     return tuple(" ".join(part.split()) for part in block.strip().split("\n\n"))
 
 
+def caption(document: str, name: str, **facts: Any) -> str:
+    """A block of one paragraph."""
+    return paragraphs(document, name, **facts)[0]
+
+
 def claims(document: str, verdicts: Mapping[str, Verdict], **facts: Any) -> Rulings:
     """What is decided of claims, each a block of two paragraphs: it says what is claimed, then the evidence.
 

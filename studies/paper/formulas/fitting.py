@@ -8,7 +8,7 @@ from hyca_calib.search.replay import Array
 from hyca_calib.search.settings import Settings
 from hyca_runtime.solvers import ClosedFormSolver, DynamicMode, Hold, Newton
 from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
-from studies.paper.claims import claims
+from studies.paper.claims import caption, claims
 from studies.paper.formulas.dataset import Dataset, Sharing, Use, learn, noise_gain
 from studies.paper.intervals import Ratio, all_above, all_below, decide, told
 from studies.paper.replay import RIDGES, Rows
@@ -57,17 +57,14 @@ def fitting(s: Dataset) -> Part:
         "shorter": history(USUAL.depth, USUAL.depth - 1),
     }
     costs = s.table(
-        "Held-out cost of fitted taps over that of the best closed form of the schedule, with 95 % interval over "
-        f"prompts. Ridge {s.ridge:g} is chosen by cross-validation over fit prompts, {USUAL.ridge:g} is the search's "
-        "default; both draw towards linear extrapolation.",
+        caption("solvers", "taps", ridge=s.ridge, usual=USUAL.ridge),
         ("taps",),
         relative,
     )
     cells: dict[tuple[str, str], list[Cell]] = {key: [*map(told, of)] for key, of in strengths.items()}
     cells["one group, sum of absolute weights", "linear"] = [*noise]
     by_ridge = Table.of(
-        f"The same by ridge and by what it draws to, history {USUAL.depth}, geometric mean over N; and the mean sum of "
-        f"absolute weights at N = {s.intervals[-1]}.",
+        caption("solvers", "ridges", depth=USUAL.depth, longest=s.intervals[-1]),
         ("taps", "drawn to", *(f"{ridge:g}" for ridge in STRENGTHS)),
         cells,
     )
@@ -127,16 +124,12 @@ def modes(s: Dataset) -> Part:
         "over_first_axis": {axis: [s.over(of[axis], of[first]) for of in (own, linear)] for axis in others},
     }
     costs = s.table(
-        "Held-out cost over that of hold, with 95 % interval over prompts. A dynamic mode reads one rate for each "
-        f"prompt, guidance branch and group from the last {SOLVER.depth} features; fitted taps have the same history "
-        f"and ridge {s.ridge:g}.",
+        caption("solvers", "modes", depth=SOLVER.depth, ridge=s.ridge),
         ("forecast",),
         relative,
     )
     fallbacks = Table.of(
-        "How often a dynamic mode falls back: share of prompts and groups that are held, because their last two "
-        "changes point apart, in the first gap and later; share of forecasts whose growth is damped; and the median "
-        "rate per last gap of those that are not held (0 is linear extrapolation).",
+        caption("solvers", "fallbacks"),
         ("groups, axis", "outcome", *s.head),
         {
             (way, key): ["-" if (value := cell[key]) is None else value for cell in cells]

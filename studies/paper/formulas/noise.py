@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from hyca_calib.search.replay import Array, Multistep
 from hyca_calib.search.taps import TINY
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import claims, of_each
+from studies.paper.claims import claims, of_each, paragraphs
 from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, noise_gain
 from studies.paper.formulas.fitting import USUAL, tap_costs, tap_rows
 from studies.paper.formulas.pool import twins
@@ -35,11 +35,6 @@ def multistep(s: Dataset) -> Part:
         "same": same,
         "intervals": list(s.intervals),
     }
-    text = (
-        f"Used recursively {', '.join(same)} forecast the same, as polynomials through their own forecasts do. A "
-        "dynamic mode that reads its own forecasts finds itself again, unless its growth was damped, and has no "
-        "recursive form in the runtime."
-    )
     tables = [
         Table.of(
             f"Held-out cost of recursive over anchored use on the {axis} axis, with 95 % interval over prompts; and "
@@ -49,7 +44,7 @@ def multistep(s: Dataset) -> Part:
         )
         for axis, cells in found.items()
     ]
-    return Part(numbers, tuple(tables), (text,))
+    return Part(numbers, tuple(tables), paragraphs("solvers", "same", same=same))
 
 
 def _differs(s: Dataset, label: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from hyca_calib.search.solver_table import ALL_SOLVERS, SolverFacts, facts_of
 from hyca_runtime.solvers import ClosedFormSolver, FoCa, Hermite, Newton, Taylor
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import claims
+from studies.paper.claims import caption, claims, paragraphs
 from studies.paper.formulas.dataset import Dataset, Use
 from studies.paper.intervals import Ratio, above, all_below, all_of, below, decide, logarithm, told
 
@@ -49,7 +49,7 @@ def pool(s: Dataset) -> Part:
         ("schedule", "axes allowed", "closed form", "axis", "use", "cost over hold"),
         {(n, name): (*of[i][0], told(of[i][1])) for i, n in enumerate(s.head) for name, of in best.items()},
     )
-    return Part(numbers, (_table(s, facts, relative, moved), chosen), (_text(s),))
+    return Part(numbers, (_table(s, facts, relative, moved), chosen), _text(s))
 
 
 def best_orders(s: Dataset, axis: str) -> list[int]:
@@ -81,13 +81,8 @@ def _table(
         shifts = [told(of[f.label]) if f.label in of else "-" for of in moved.values()]
         cells[f.label] = (str(f.depth), f"{f.order:.1f}", noise, cold, *costs, *shifts)
     shift = (f"{axis} over {s.axes[0]}" for axis in moved)
-    caption = (
-        "Measured facts (order of the error in the gap; sum of absolute weights 1 and 4 gaps ahead; order with one, "
-        "two ... features) and held-out replay cost over that of hold, one row of weights for all channels, three "
-        f"first steps and then every N-th; on the axes {' / '.join(s.axes)}. Last: cost on another axis over that on "
-        f"the {s.axes[0]} axis, geometric mean over N, with 95 % interval over prompts."
-    )
-    return Table.of(caption, ("solver", "features", "order", "noise at 1 / 4", "cold", *s.head, *shift), cells)
+    told_facts = caption("solvers", "facts", axes=s.axes)
+    return Table.of(told_facts, ("solver", "features", "order", "noise at 1 / 4", "cold", *s.head, *shift), cells)
 
 
 def _turn(s: Dataset, axis: str) -> dict[str, Any]:
@@ -129,16 +124,13 @@ def _shift(cells: dict[str, Ratio]) -> dict[str, Any]:
     }
 
 
-def _text(s: Dataset) -> str:
-    same = [axis for axis in s.times if axis not in s.axes]
-    alike = [" = ".join(names) for names in twins(s) if len(names) > 1]
-    computed = ", ".join(f"{len(s.schedule(n).computed_steps)} (N = {n})" for n in s.intervals)
-    found = (
-        f"Schedules are the published rule; of {len(s.step_weights)} steps it computes {computed}. Costs are replays "
-        f"of the full run on {len(s.one.judged)} held-out prompts; the accelerated run's own drift is not in them."
-    )
-    if same:
-        found += f" The {s.axes[0]} axis in other units on this trace, so not shown: {', '.join(same)}."
-    if alike:
-        found += f" One formula under several names on these schedules: {'; '.join(alike)}."
-    return found
+def _text(s: Dataset) -> tuple[str, ...]:
+    facts = {
+        "steps": len(s.step_weights),
+        "computed": {n: len(s.schedule(n).computed_steps) for n in s.intervals},
+        "held_out": len(s.one.judged),
+        "first": s.axes[0],
+        "same": [axis for axis in s.times if axis not in s.axes],
+        "alike": [" = ".join(names) for names in twins(s) if len(names) > 1],
+    }
+    return paragraphs("solvers", "schedules", **facts)

@@ -10,7 +10,7 @@ from hyca_calib.quality.metrics import interval
 from hyca_calib.search.replay import Array, grouped
 from hyca_calib.search.solver_table import POOL
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import claims
+from studies.paper.claims import caption, claims
 from studies.paper.groups.heterogeneity import LABELS, one_step_errors
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject, best_closed
 from studies.paper.intervals import Ratio, all_below, any_of, below, decide, shared_level, told
@@ -131,16 +131,12 @@ def hybrid(s: Subject) -> Part:
     }
     tables = (
         Table.of(
-            f"Best of {len(LABELS)} closed forms per group (k-means, {USUAL}) over the best single one, both chosen on "
-            "the fit prompts: held-out ratio with 95 % interval over prompts, of the replay cost and of the plain "
-            "squared feature error, by which HyCa chooses.",
+            caption("grouping", "best_forms", pool=len(LABELS), usual=USUAL),
             ("groups", *mixtures),
             {name: [told(of[name]) for of in mixtures.values()] for name in mixtures["searched"]},
         ),
         Table.of(
-            "HyCa's One-Time Choosing: the solver of each group by its error one step ahead, over choosing by cost at "
-            "the horizons of the schedule on all fit prompts; held-out cost ratio over the prompts that chose. The "
-            f"paper's five kinds of solver are {', '.join(PAPER)}.",
+            caption("grouping", "one_time", five=PAPER),
             ("schedule", "chosen by", "median", "lowest", "highest"),
             {
                 (schedule, name): [cell[of] for of in ("median", "lowest", "highest")]

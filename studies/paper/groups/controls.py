@@ -10,7 +10,7 @@ from hyca_calib.clusters.stability import agreement, labels_by
 from hyca_calib.quality.metrics import RESAMPLES
 from hyca_calib.search.replay import Array
 from studies.paper.chapter import Numbers, Part, Rulings, Table, Verdict
-from studies.paper.claims import claims
+from studies.paper.claims import caption, claims, paragraphs
 from studies.paper.groups.choice import DRAWS, random_labels
 from studies.paper.groups.stability import summary
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
@@ -22,11 +22,6 @@ Outcome = tuple[Array, Array]
 
 TOKENS = ("tokens by position", "tokens by position, horizon taps", "tokens by content, horizon taps")
 UNIFORM = ("dimensions by chance, same sizes", "dimensions in equal blocks")
-TEXT = (
-    "Tokens are grouped by the same descriptors, on their Gram summed over channels. *By position* fixes the group "
-    "of a position for all prompts, as a plan would have to; *by content* assigns every token of every prompt by "
-    "its own whole trajectory, which no run can know: a bound on what token groups could do."
-)
 
 
 def controls(s: Subject) -> Part:
@@ -63,7 +58,7 @@ def controls(s: Subject) -> Part:
         ("assigned", *lasting["channels"]),
         {kind: [cell["mean"] for cell in of.values()] for kind, of in lasting.items()},
     )
-    return Part(numbers, (_table(numbers), lasted), (TEXT,))
+    return Part(numbers, (_table(numbers), lasted), paragraphs("grouping", "tokens_text"))
 
 
 def channel_outcome(s: Subject, labels: Labels) -> Outcome:
@@ -142,12 +137,8 @@ def _table(numbers: Numbers) -> Table:
         for name in numbers["cost"][counts[0]]
     }
     rows |= {name: [*cells(*outcome) * len(counts)] for name, outcome in numbers["limits"].items()}
-    caption = (
-        "Fitted taps shared by groups, held out: replay cost relative to one group, and squared forecast error "
-        "relative to the feature's energy over all predicted steps."
-    )
     head = [cell for k in counts for cell in (f"{k} groups: cost", "error %")]
-    return Table.of(caption, ("groups of", *head), rows)
+    return Table.of(caption("grouping", "sharing"), ("groups of", *head), rows)
 
 
 def _against(s: Subject, ways: dict[str, Outcome], other: str, others: int) -> list[float]:

@@ -11,7 +11,7 @@ from hyca_calib.search.replay import Array, forecast_error, rows_of
 from hyca_calib.search.solver_table import POOL, solver_label
 from hyca_runtime.solvers import ClosedFormSolver
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import claims
+from studies.paper.claims import caption, claims, paragraphs
 from studies.paper.groups.subject import Subject, best_closed
 from studies.paper.intervals import Ratio, above, all_below, below, bootstrapped, decide, told
 from studies.paper.replay import ReplaySetup, members
@@ -46,8 +46,7 @@ def heterogeneity(s: Subject) -> Part:
     shared = {name: float(_share(single)) for name, single in singles.items()}
     spreads = {name: np.quantile(reading(s.recorded.fit), (0.05, 0.5, 0.95)) for name, reading in READINGS.items()}
     spread = Table.of(
-        "How channels move along the full run. The last column: of the variance over channels and single "
-        "prompts, the share that is between channels and stays from prompt to prompt.",
+        caption("grouping", "spread"),
         ("descriptor", "5 % of channels below", "median", "95 % below", "variance that is between channels"),
         {name: (*map(float, found), shared[name]) for name, found in spreads.items()},
     )
@@ -65,7 +64,9 @@ def heterogeneity(s: Subject) -> Part:
         "choices": left,
         "ridge": s.ridge,
     }
-    return Part(numbers, (spread, best, savings), (_text(s),))
+    steps = {name: setup.schedule.computed_steps for name, setup in s.setups.items()}
+    text = paragraphs("grouping", "schedules", steps=len(s.searched.step_weights), ridge=s.ridge, **steps)
+    return Part(numbers, (spread, best, savings), text)
 
 
 def one_step_errors(setup: ReplaySetup, gram: Array, targets: range) -> Array:
@@ -163,15 +164,3 @@ def rulings(found: Numbers) -> Rulings:
     }
     most = {name: max(of.items(), key=lambda item: item[1]) for name, of in found["best_shares"].items()}
     return claims("grouping", verdicts, **found, most=most)
-
-
-def _text(s: Subject) -> str:
-    searched, published = (", ".join(map(str, setup.schedule.computed_steps)) for setup in s.setups.values())
-    counts = [len(setup.schedule.computed_steps) for setup in s.setups.values()]
-    return (
-        f"All groupings compete on one searched {counts[0]}-of-{len(s.searched.step_weights)} schedule "
-        f"(computed: {searched}) and, for closed forms, on the published rule "
-        f"with {counts[1]} computed steps ({published}). Groups, "
-        "solvers and taps come from the fit prompts; every cost is on the select prompts, a replay of the full run "
-        f"(the accelerated run's own drift is not in it). Ridge {s.ridge:g}, chosen by cross-validation over prompts."
-    )

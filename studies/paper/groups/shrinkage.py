@@ -10,7 +10,7 @@ from hyca_calib.search.replay import Array, grouped
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.taps import TINY
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import claims, of_each
+from studies.paper.claims import caption, claims, of_each
 from studies.paper.groups.subject import PAIRED, USUAL, Subject
 from studies.paper.intervals import all_below, any_of, below, decide, shared_level, swing
 from studies.paper.replay import FEW_TOKENS, RIDGES, Rows, members
@@ -37,9 +37,7 @@ def shrinkage(s: Subject) -> Part:
     numbers = {"curves": curves, "ridges": ridges, "counts": list(s.counts), "ridge": USUAL_RIDGE, "contests": compared}
     tables = (
         Table.of(
-            f"Held-out cost by number of groups (k-means, {USUAL}), fitted on little data and on much. Free taps have "
-            f"ridge {min(RIDGES):g}, group taps {s.ridge:g}, drawn ones {USUAL_RIDGE:g}; of the group's data one "
-            "prompt's worth is added to the channel's own.",
+            caption("grouping", "shrunk", usual=USUAL, least=min(RIDGES), ridge=s.ridge, drawn=USUAL_RIDGE),
             ("fitted on", "taps", *map(str, s.counts)),
             {(name, kind): costs for name, of in curves.items() for kind, costs in of.items()},
         ),

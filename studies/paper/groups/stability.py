@@ -10,7 +10,7 @@ from hyca_calib.clusters.base import Labels
 from hyca_calib.clusters.stability import agreement, labels_by, separation
 from hyca_calib.search.replay import Array
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import claims
+from studies.paper.claims import caption, claims
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
 from studies.paper.intervals import above, all_below, decide
 
@@ -33,9 +33,7 @@ def stability(s: Subject) -> Part:
     moved = {str(k): _moved(s, k) for k in s.few_counts}
     tables = (
         Table.of(
-            "Adjusted Rand index of k-means assignments, mean and standard deviation over pairs. Sets are disjoint "
-            "sets of prompts and seeds, windows the thirds of the run, restarts the same data with another seed of "
-            "k-means. The figure has the other descriptor sets.",
+            caption("grouping", "ari"),
             ("descriptors", "groups", *SOURCES, "silhouette"),
             {
                 (cell["descriptors"], str(cell["groups"])): [
@@ -59,8 +57,7 @@ def stability(s: Subject) -> Part:
             },
         ),
         Table.of(
-            "Held-out cost with groups found on a single prompt over that with groups found on all (k-means, "
-            f"{USUAL}; taps fitted on all prompts; 95 % interval over prompts).",
+            caption("grouping", "one_prompt", usual=USUAL),
             ("groups", "cost ratio", "from", "to"),
             moved,
         ),

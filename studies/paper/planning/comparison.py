@@ -14,7 +14,7 @@ from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
-from studies.paper.claims import claims, paragraphs
+from studies.paper.claims import caption, claims, paragraphs
 from studies.paper.intervals import all_above, decide, over, told
 from studies.paper.planning.baselines import anneal, even_schedule, random_search
 from studies.paper.planning.instance import SETTINGS, Instance, timed
@@ -47,17 +47,12 @@ def comparison(s: Instance) -> Part:
     }
     tables = (
         Table(
-            "Schedules found at the same objective, from the same table of gap costs "
-            f"({s.table_seconds:.1f} s of one core, no gap too long for it). Excess: cost over the optimum's, less "
-            f"one; annealing, random search: mean of {max(len(found) for _, found in runs)} independent runs with 95 % "
-            "interval, seconds of one core for each run; dynamic programming: for all numbers of steps at once.",
+            caption("schedules", "found", seconds=s.table_seconds, restarts=max(len(found) for _, found in runs)),
             ("computed steps", "found by", "schedules", "seconds", "excess %", "best run %", "runs at the optimum"),
             tuple(_row(run, s.seed) for run, _ in runs),
         ),
         Table.of(
-            f"Cost of those schedules on {len(s.test)} prompts of the test split over that of dynamic programming's, "
-            "with 95 % interval over prompts; taps from the fit split. Annealing and random search: "
-            f"{s.usual:,} evaluations, mean of their runs.",
+            caption("schedules", "unseen_costs", prompts=len(s.test), usual=s.usual),
             ("computed steps", *methods),
             {str(count): [told(unseen[method, count]) for method in methods] for count in s.counts},
         ),
@@ -113,7 +108,9 @@ def rulings(found: Numbers) -> Rulings:
     """By the numbers of `comparison`."""
     annealed = [run for run in found["runs"] if run["method"] == ANNEALING]
     evaluations = sorted({run["evaluations"] for run in annealed})[1]  # the usual
-    usual = [(run, np.multiply(interval(run["excess"]), 100)) for run in annealed if run["evaluations"] == evaluations]
+    usual = [
+        (run, [100 * part for part in interval(run["excess"])]) for run in annealed if run["evaluations"] == evaluations
+    ]
     fixed = [cell for cell in found["unseen"] if cell["method"] in (RULE, EVEN)]
     verdicts = {
         "annealing": all_above((excess for _, excess in usual), 100 * MISSED),

@@ -27,6 +27,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton, Solver
 from studies.paper.chapter import Cell, Numbers, Part, Table
+from studies.paper.claims import caption
 from studies.paper.intervals import Ratio
 from studies.paper.planning.baselines import draw, table_cost
 from studies.paper.planning.instance import SETTINGS, Found, Instance, timed
@@ -51,11 +52,8 @@ def throughput(s: Instance) -> Part:
         "pays_after": pays_after,
     }
     rates |= {("one by one, closed form", str(middle)): closed, ("one by one, fitted taps", str(middle)): fitted}
-    caption = (
-        f"Schedules scored per second of one core, mean with 95 % interval over batches; {len(s.fit)} groups. The "
-        f"table of all gaps takes {s.table_seconds:.1f} s once, which pays after {pays_after:,.0f} schedules."
-    )
-    return Part(numbers, (Table.of(caption, ("scored", "computed steps", "schedules / s", "from", "to"), rates),))
+    told = caption("schedules", "rates", groups=len(s.fit), seconds=s.table_seconds, pays_after=pays_after)
+    return Part(numbers, (Table.of(told, ("scored", "computed steps", "schedules / s", "from", "to"), rates),))
 
 
 def _tabled(s: Instance, count: int) -> Ratio:
@@ -115,9 +113,7 @@ def growth(s: Instance) -> Part:
 
     tables = (
         Table.of(
-            "The exact search on synthetic smooth trajectories, every channel with its own taps: seconds of one core "
-            "for the table of gap costs and for the best schedules of all numbers of steps up to two thirds, and the "
-            "most memory that arrays held meanwhile, the Gram matrices themselves apart.",
+            caption("schedules", "growth"),
             ("varied", "size", "table s", "search s", "peak MB"),
             {
                 (TOLD.get(axis, axis), n): (cost["table"], cost["search"], cost["peak"] / 1e6)
@@ -126,10 +122,7 @@ def growth(s: Instance) -> Part:
             },
         ),
         Table.of(
-            "How that grows: exponents, slopes by least squares in log space with standard errors; for history the "
-            f"factor of each further step. What is not varied stays at {base.channels} channels, {base.steps} steps, "
-            f"history {base.history} and gaps up to {base.gap} steps. Where channels share taps in groups, only groups "
-            "count.",
+            caption("schedules", "slopes", base=base),
             ("varied", "table", "search", "memory"),
             {TOLD.get(axis, axis): [told(axis, *slope) for slope in of.values()] for axis, of in growing.items()},
         ),
@@ -191,14 +184,12 @@ def full_size(s: Instance) -> Part:
         "distinct schedules per budget": ", ".join(map(str, found["schedules"])),
         "peak resident memory, GiB": found["peak_bytes"] / 2**30,
     }
+    size = {"channels": channels, "steps": steps, "branches": BRANCHES, "budgets": BUDGETS}
     table = Table(
-        f"The offline search for budgets {BUDGETS} in one study, on a synthetic trace of {channels} channels, {steps} "
-        f"steps and {BRANCHES} branches, written and read as any other; branches enter as a sum of their Gram "
-        "matrices. Seconds of processor time.",
+        caption("schedules", "full_size", **size),
         ("", "measured"),
         tuple(rows.items()),
     )
-    size = {"channels": channels, "steps": steps, "branches": BRANCHES, "budgets": BUDGETS}
     return Part(size | found, (table,))
 
 

@@ -117,13 +117,12 @@ def rollouts_saved(errors: Array) -> Ratio:
 
 def _found_more(numbers: Numbers) -> Rulings:
     """By the mean gain of the climbs on each sample."""
-    test, found, verdict = numbers.get("climbed"), None, "not decided"
+    test, found = numbers.get("climbed"), None
     if test:
         climbs = np.mean([values for name, values in test.items() if name.startswith(f"{CLIMBING}/")], axis=0)
         found = difference(climbs.tolist(), test["offline optimum"], numbers["test_prompts"])
-        verdict = all_above([found], EARNED_DB)
     facts = {"found": found, "offline_rank": numbers["offline_rank"], "no_interval": NO_INTERVAL}
-    return claims("closed-loop", {"more": verdict}, **facts, earned=EARNED_DB)
+    return claims("closed-loop", {"more": all_above([found] if found else [], EARNED_DB)}, **facts, earned=EARNED_DB)
 
 
 def _ahead(claim: str, gains: dict[str, list[float]], racers: Sequence[str]) -> Rulings:
@@ -139,7 +138,7 @@ def _common(races: Races) -> Rulings:
     whole = max(len(errors) for errors in tried.values())
     table = np.array([errors for errors in tried.values() if len(errors) == whole])
     saved = rollouts_saved(table) if whole >= LEAST and len(table) > 1 else None
-    verdict = all_above([saved], HALVED) if saved else "not decided"
+    verdict = all_above([saved] if saved else [], HALVED)
     return claims("closed-loop", {"common": verdict}, saved=saved, rolled=len(table), whole=whole)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from hyca_calib.quality.metrics import interval
 from studies.paper.chapter import Numbers, Rulings, Table, Verdict
-from studies.paper.claims import claims, spread
+from studies.paper.claims import caption, claims, spread
 from studies.paper.intervals import Ratio, all_above, all_below, apart, below, decide, difference
 
 Row = dict[str, Any]
@@ -50,10 +50,7 @@ def tables(situations: dict[str, Row]) -> tuple[Table, Table]:
             psnr,
         ),
         Table.of(
-            "Gains of fitting the taps again and of a new schedule beyond that: expected by `check` from the "
-            "statistics of a small trace, and measured by rollouts with unrefined taps, to which the plan's own gain "
-            "by refinement is added. The last column is the measured gain of making the plan again, refined, with its "
-            "95 % interval.",
+            caption("transfer", "gains"),
             head,
             verdicts,
         ),
