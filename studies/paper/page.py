@@ -8,7 +8,7 @@ from hyca_calib.records.atomic import write_json, write_text
 from hyca_runtime.errors import StudyError
 from studies.paper import formulas, groups, planning, points, refining, searching, transfer
 from studies.paper.chapter import Chapter
-from studies.paper.claims import TEXTS
+from studies.paper.words import TEXTS
 
 NUMBERS, FIGURES = "numbers.json", "figures"
 

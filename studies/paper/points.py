@@ -16,9 +16,9 @@ from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint
 from studies.paper.chapter import Context, Numbers, Outline, Part, Rulings, Table, Verdict
-from studies.paper.claims import claims, paragraphs
 from studies.paper.intervals import Ratio, all_below, difference, shared_level, some_above
 from studies.paper.rollouts import psnr_db, searched, traced
+from studies.paper.words import claims, paragraphs, table
 
 BUDGETS = ("3x", "5x")
 LIVE = (0, 1, 2, 4)
@@ -109,8 +109,7 @@ def _table(budget: str, rows: Rows) -> Table:
         mean, low, high = interval(row["test_db"], 0, row.get("prompts"))
         computed, spread = f"{row['computed']} of {row['steps']}", f"{low:.2f} to {high:.2f}"
         cells[name] = (computed, row["flops_ratio"], row["confirmed_db"], mean, spread, row["floats_cached"] / most)
-    head = ("point", "computed", "FLOPs ratio", "fitted, select, dB", "refined, test, dB", "95 %", "cache, times")
-    return Table.of(f"Budget {budget}.", head, cells)
+    return table("points", "budget", cells, budget=budget)
 
 
 def rulings(numbers: Numbers) -> Rulings:

@@ -7,11 +7,11 @@ import numpy as np
 from hyca_calib.search.replay import Array
 from hyca_calib.search.settings import Settings
 from hyca_runtime.solvers import ClosedFormSolver, DynamicMode, Hold, Newton
-from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
-from studies.paper.claims import caption, claims
+from studies.paper.chapter import Cell, Numbers, Part, Rulings
 from studies.paper.formulas.dataset import Dataset, Sharing, Use, learn, noise_gain
 from studies.paper.intervals import Ratio, all_above, all_below, decide, told
 from studies.paper.replay import RIDGES, Rows
+from studies.paper.words import claims, table
 
 USUAL = Settings()
 HISTORIES = (1, 2, 3, 4)
@@ -32,17 +32,16 @@ def fitting(s: Dataset) -> Part:
         for ridge in (s.ridge, USUAL.ridge)
     )
     strengths = {
-        (name, prior): [s.over(tap_costs(s, shared, USUAL.depth, ridge, solver), best) for ridge in STRENGTHS]
-        for name, shared in s.sharings.items()
-        for prior, solver in PRIORS.items()
+        (name, prior): [s.over(tap_costs(s, s.sharings[name], USUAL.depth, x, PRIORS[prior]), best) for x in STRENGTHS]
+        for name, prior in product(s.sharings, PRIORS)
     }
     noise = [noise_gain(tap_rows(s, s.one, s.intervals[-1], USUAL.depth, ridge)) for ridge in STRENGTHS]
     shown = {f"history {depth}, one group, ridge {ridge:g}": costs for (depth, ridge), costs in histories.items()}
     shown |= {f"history {USUAL.depth}, {name}, ridge {s.ridge:g}": costs for name, costs in sharings.items()}
     relative = {name: s.ratios(costs, best) for name, costs in shown.items()}
 
-    def history(more: int, less: int) -> Numbers:
-        return {f"{ridge:g}": s.over(histories[more, ridge], histories[less, ridge]) for ridge in ridges}
+    def history(more: int) -> Numbers:
+        return {f"{ridge:g}": s.over(histories[more, ridge], histories[more - 1, ridge]) for ridge in ridges}
 
     numbers = {
         "ridge": s.ridge,
@@ -53,22 +52,14 @@ def fitting(s: Dataset) -> Part:
         "over_best_closed": s.ratios(next(iter(sharings.values())), best),
         "finer": {name: s.over(sharings[name], sharings[before]) for before, name in pairwise(sharings)},
         "usual_ridge": {name: s.over(usual[name], costs) for name, costs in sharings.items()},
-        "longer": history(HISTORIES[-1], USUAL.depth),
-        "shorter": history(USUAL.depth, USUAL.depth - 1),
+        "longer": history(HISTORIES[-1]),
+        "shorter": history(USUAL.depth),
     }
-    costs = s.table(
-        caption("solvers", "taps", ridge=s.ridge, usual=USUAL.ridge),
-        ("taps",),
-        relative,
-    )
     cells: dict[tuple[str, str], list[Cell]] = {key: [*map(told, of)] for key, of in strengths.items()}
     cells["one group, sum of absolute weights", "linear"] = [*noise]
-    by_ridge = Table.of(
-        caption("solvers", "ridges", depth=USUAL.depth, longest=s.intervals[-1]),
-        ("taps", "drawn to", *(f"{ridge:g}" for ridge in STRENGTHS)),
-        cells,
-    )
-    return Part(numbers, (costs, by_ridge))
+    facts = {"depth": USUAL.depth, "longest": s.intervals[-1], "columns": [f"{ridge:g}" for ridge in STRENGTHS]}
+    costs = s.table("taps", relative, ridge=s.ridge, usual=USUAL.ridge)
+    return Part(numbers, (costs, table("solvers", "ridges", cells, **facts)))
 
 
 def tap_rows(
@@ -110,8 +101,7 @@ def modes(s: Dataset) -> Part:
     named = {f"{label}, {axis}": s.costs[Use(label, axis)] for label in (FIRST, SECOND) for axis in s.axes}
     named |= {f"dynamic modes, {way}": costs for way, costs in learnt.items()}
     named |= {f"fitted taps, {name}": costs for name, costs in taps.items()}
-    hold = s.costs[Use("hold", s.axes[0])]
-    relative = {name: s.ratios(costs, hold) for name, costs in named.items()}
+    relative = {name: s.ratios(costs, s.costs[Use("hold", s.axes[0])]) for name, costs in named.items()}
     found = {way: [outcomes(s, shared[name], n, axis) for n in s.intervals] for way, (name, axis) in ways.items()}
     own = {axis: learnt[f"{next(iter(shared))}, {axis}"] for axis in s.axes}
     first, *others = s.axes
@@ -123,21 +113,13 @@ def modes(s: Dataset) -> Part:
         "taps_over": {way: s.ratios(taps[name], learnt[way]) for way, (name, _) in ways.items()},
         "over_first_axis": {axis: [s.over(of[axis], of[first]) for of in (own, linear)] for axis in others},
     }
-    costs = s.table(
-        caption("solvers", "modes", depth=SOLVER.depth, ridge=s.ridge),
-        ("forecast",),
-        relative,
-    )
-    fallbacks = Table.of(
-        caption("solvers", "fallbacks"),
-        ("groups, axis", "outcome", *s.head),
-        {
-            (way, key): ["-" if (value := cell[key]) is None else value for cell in cells]
-            for way, cells in found.items()
-            for key in (HELD_FIRST, HELD_LATER, DAMPED, MEDIAN)
-        },
-    )
-    return Part(numbers, (costs, fallbacks))
+    fallbacks = {
+        (way, key): ["-" if (value := cell[key]) is None else value for cell in cells]
+        for way, cells in found.items()
+        for key in (HELD_FIRST, HELD_LATER, DAMPED, MEDIAN)
+    }
+    costs = s.table("modes", relative, depth=SOLVER.depth, ridge=s.ridge)
+    return Part(numbers, (costs, table("solvers", "fallbacks", fallbacks, columns=s.head)))
 
 
 def outcomes(s: Dataset, shared: Sharing, interval: int, axis: str) -> dict[str, float | None]:
@@ -154,12 +136,8 @@ def outcomes(s: Dataset, shared: Sharing, interval: int, axis: str) -> dict[str,
         ahead = (setup.times[list(targets)] - newest) / (newest - older)
         damped.extend(float((rate > SOLVER.limit / max(1.0, far)).mean()) for far in ahead)
     every = np.concatenate([rate[np.isfinite(rate)] for rate in rates])
-    return {
-        HELD_FIRST: held[0],
-        HELD_LATER: float(np.mean(held[1:])) if held[1:] else None,
-        DAMPED: float(np.mean(damped)),
-        MEDIAN: float(np.median(every)) if every.size else None,
-    }
+    later, median = float(np.mean(held[1:])) if held[1:] else None, float(np.median(every)) if every.size else None
+    return {HELD_FIRST: held[0], HELD_LATER: later, DAMPED: float(np.mean(damped)), MEDIAN: median}
 
 
 def modes_rulings(found: Numbers) -> Rulings:

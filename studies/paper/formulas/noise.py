@@ -1,34 +1,28 @@
 """Many steps with a one-step formula, straight to each or on its own forecasts; and does noise foretell the cost?"""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from hyca_calib.search.replay import Array, Multistep
 from hyca_calib.search.taps import TINY
-from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import claims, of_each, paragraphs
+from studies.paper.chapter import Numbers, Part, Rulings
 from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, noise_gain
 from studies.paper.formulas.fitting import USUAL, tap_costs, tap_rows
 from studies.paper.formulas.pool import twins
 from studies.paper.intervals import Ratio, above, all_above, below, bootstrapped, told
+from studies.paper.words import claims, of_each, paragraphs, table
 
 
 def multistep(s: Dataset) -> Part:
     """Cost and noise of recursive over anchored use, on every axis."""
     same = [label for label in CLOSED if not _differs(s, label)]
-    apart = [label for label in CLOSED if label not in same]
-    found = {
-        axis: {label: s.ratios(s.costs[Use(label, axis, "recursive")], s.costs[Use(label, axis)]) for label in apart}
-        for axis in s.axes
-    }
-    noise = {
-        axis: {label: [noise_gain(s.closed[Use(label, axis, way)][-1]) for way in WAYS] for label in apart}
-        for axis in s.axes
-    }
+    found, noise = {}, {}
+    for axis in s.axes:
+        uses = {name: [Use(name, axis, way) for way in WAYS] for name in CLOSED if name not in same}
+        found[axis] = {name: s.ratios(s.costs[repeated], s.costs[once]) for name, (once, repeated) in uses.items()}
+        noise[axis] = {name: [noise_gain(s.closed[use][-1]) for use in of] for name, of in uses.items()}
     numbers = {
         "recursive_over_anchored": found,
         "noise_at_longest": noise,
@@ -36,11 +30,12 @@ def multistep(s: Dataset) -> Part:
         "intervals": list(s.intervals),
     }
     tables = [
-        Table.of(
-            f"Held-out cost of recursive over anchored use on the {axis} axis, with 95 % interval over prompts; and "
-            f"the mean sum of absolute weights at N = {s.intervals[-1]}.",
-            ("solver", *s.head, "anchored noise", "recursive noise"),
+        table(
+            "solvers",
+            "recursion",
             {label: [*map(told, of), *noise[axis][label]] for label, of in cells.items()},
+            axis=axis,
+            columns=s.head,
         )
         for axis, cells in found.items()
     ]
@@ -78,25 +73,19 @@ def noise(s: Dataset) -> Part:
     labels = [names[0] for names in twins(s) if names[0] in CLOSED]
     found = {(axis, way): _correlations(s, labels, axis, way) for axis in s.axes for way in WAYS}
     hold = s.costs[Use("hold", s.axes[0])][-1].sum()
+
+    def fitted(ridge: float) -> list[float]:
+        """One row of taps at the longest interval: sum of absolute weights, and cost over hold."""
+        rows, costs = tap_rows(s, s.one, s.intervals[-1], USUAL.depth, ridge), tap_costs(s, s.one, USUAL.depth, ridge)
+        return [noise_gain(rows), float(costs[-1].sum() / hold)]
+
     numbers = {
         "rank_correlation": {", ".join(key): ratios for key, ratios in found.items()},
         "solvers": labels,
-        "fitted": {  # one row of taps at the longest interval: sum of absolute weights, and cost over hold
-            f"{ridge:g}": [
-                noise_gain(tap_rows(s, s.one, s.intervals[-1], USUAL.depth, ridge)),
-                float(tap_costs(s, s.one, USUAL.depth, ridge)[-1].sum() / hold),
-            ]
-            for ridge in (s.ridge, USUAL.ridge)
-        },
+        "fitted": {f"{ridge:g}": fitted(ridge) for ridge in (s.ridge, USUAL.ridge)},
         "intervals": list(s.intervals),
     }
-    table = s.table(
-        f"Rank correlation over {len(labels)} different closed forms between the mean sum of absolute weights on the "
-        "schedule and the held-out cost, with 95 % bootstrap interval over the solvers.",
-        ("axis", "use"),
-        found,
-    )
-    return Part(numbers, (table,))
+    return Part(numbers, (s.table("correlations", found, solvers=len(labels)),))
 
 
 def rank_correlation(one: Array, other: Array) -> Array:
@@ -109,13 +98,12 @@ def rank_correlation(one: Array, other: Array) -> Array:
 def _correlations(s: Dataset, labels: list[str], axis: str, way: Multistep) -> list[Ratio]:
     """At each interval, with 95 % bootstrap interval over the solvers."""
     uses = [Use(label, axis, way) for label in labels]
-    gains = np.array([[noise_gain(rows) for rows in s.closed[use]] for use in uses])  # (solver, interval)
-    costs = np.stack([s.costs[use].sum(1) for use in uses])
-
-    def correlation(places: NDArray[np.int64], i: int) -> Array:
-        return rank_correlation(gains[places, i], costs[places, i])
-
-    return [bootstrapped(partial(correlation, i=i), len(labels), s.seed) for i in range(len(s.intervals))]
+    gains = [np.array([noise_gain(rows) for rows in of]) for of in zip(*(s.closed[use] for use in uses), strict=True)]
+    costs = np.stack([s.costs[use].sum(1) for use in uses], axis=1)
+    return [
+        bootstrapped(lambda places, a=a, b=b: rank_correlation(a[places], b[places]), len(labels), s.seed)
+        for a, b in zip(gains, costs, strict=True)
+    ]
 
 
 def noise_rulings(found: Numbers) -> Rulings:

@@ -9,9 +9,9 @@ import numpy as np
 from hyca_calib.search.solver_table import ALL_SOLVERS, SolverFacts, facts_of
 from hyca_runtime.solvers import ClosedFormSolver, FoCa, Hermite, Newton, Taylor
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import caption, claims, paragraphs
 from studies.paper.formulas.dataset import Dataset, Use
 from studies.paper.intervals import Ratio, above, all_below, all_of, below, decide, logarithm, told
+from studies.paper.words import claims, paragraphs, table
 
 NEWTON = ("hold", *(f"newton order={order}" for order in range(1, 5)))
 
@@ -44,12 +44,8 @@ def pool(s: Dataset) -> Part:
         "published_over_taylor": {name: _published(s, *solvers) for name, solvers in PUBLISHED.items()},
         "best_closed": {name: [[*use, *ratio] for use, ratio in of] for name, of in best.items()},
     }
-    chosen = Table.of(
-        "The closed form, axis and use that cost least on the fit prompts, and their held-out cost over hold.",
-        ("schedule", "axes allowed", "closed form", "axis", "use", "cost over hold"),
-        {(n, name): (*of[i][0], told(of[i][1])) for i, n in enumerate(s.head) for name, of in best.items()},
-    )
-    return Part(numbers, (_table(s, facts, relative, moved), chosen), _text(s))
+    chosen = {(n, name): (*of[i][0], told(of[i][1])) for i, n in enumerate(s.head) for name, of in best.items()}
+    return Part(numbers, (_table(s, facts, relative, moved), table("solvers", "chosen", chosen)), _text(s))
 
 
 def best_orders(s: Dataset, axis: str) -> list[int]:
@@ -75,14 +71,13 @@ def _table(
 ) -> Table:
     cells = {}
     for f in facts:
-        noise = " / ".join(f"{value:.1f}" for value in f.noise) if f.noise else "-"
+        noise = " / ".join(f"{value:.1f}" for value in f.noise or ()) or "-"
         cold = ", ".join(f"{order:.1f}" for order in f.cold) or "-"
         costs = [" / ".join(f"{of[f.label][i][0]:.3f}" for of in relative.values()) for i in range(len(s.intervals))]
         shifts = [told(of[f.label]) if f.label in of else "-" for of in moved.values()]
         cells[f.label] = (str(f.depth), f"{f.order:.1f}", noise, cold, *costs, *shifts)
-    shift = (f"{axis} over {s.axes[0]}" for axis in moved)
-    told_facts = caption("solvers", "facts", axes=s.axes)
-    return Table.of(told_facts, ("solver", "features", "order", "noise at 1 / 4", "cold", *s.head, *shift), cells)
+    columns = (*s.head, *(f"{axis} over {s.axes[0]}" for axis in moved))
+    return table("solvers", "facts", cells, axes=s.axes, columns=columns)
 
 
 def _turn(s: Dataset, axis: str) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from hyca_calib.clusters.base import Labels
 from hyca_calib.quality.metrics import interval
 from hyca_calib.search.replay import Array, grouped
 from hyca_calib.search.solver_table import POOL
-from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import caption, claims
+from studies.paper.chapter import Numbers, Part, Rulings
 from studies.paper.groups.heterogeneity import LABELS, one_step_errors
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject, best_closed
 from studies.paper.intervals import Ratio, all_below, any_of, below, decide, shared_level, told
 from studies.paper.replay import ReplaySetup, members
+from studies.paper.words import claims, table
 
 DESCENT, RANDOM = "cost descent", "random"
 DRAWS = 5
@@ -50,18 +50,12 @@ def choice(s: Subject) -> Part:
         },
         "horizon_over_channels": {str(k): s.ratio(horizon[i], own) for i, k in enumerate(s.counts)},
     }
+    over_own = {way: [cost / float(own.mean()) for cost in found] for way, found in fitted.items()}
+    one = closed[USUAL][0]
+    over_one = {name: [cost / one for cost in found] for name, found in closed.items()}
     tables = (
-        Table.of(
-            "Held-out cost of fitted taps shared by groups, relative to taps per channel "
-            f"(which cost {own.mean():.4g}), by number of groups.",
-            ("grouping", *map(str, s.counts)),
-            {way: [cost / float(own.mean()) for cost in found] for way, found in fitted.items()},
-        ),
-        Table.of(
-            f"The best closed form per group instead, relative to one closed form for all ({closed[USUAL][0]:.4g}).",
-            ("descriptors (k-means)", *map(str, s.counts), "per channel"),
-            {name: [cost / closed[USUAL][0] for cost in found] for name, found in closed.items()},
-        ),
+        table("grouping", "fitted", over_own, own=own.mean(), columns=s.counts),
+        table("grouping", "closed", over_one, one=one, columns=s.counts),
     )
     return Part(numbers, tables)
 
@@ -129,21 +123,15 @@ def hybrid(s: Subject) -> Part:
         "corrected": {name: over_single(s, *of, several, level) for name, of in costs.items()},
         "one_step_over_horizon": choosing,
     }
+    forms = {name: [told(of[name]) for of in mixtures.values()] for name in mixtures["searched"]}
+    once = {
+        (schedule, name): [cell[of] for of in ("median", "lowest", "highest")]
+        for schedule, cells in choosing.items()
+        for name, cell in cells.items()
+    }
     tables = (
-        Table.of(
-            caption("grouping", "best_forms", pool=len(LABELS), usual=USUAL),
-            ("groups", *mixtures),
-            {name: [told(of[name]) for of in mixtures.values()] for name in mixtures["searched"]},
-        ),
-        Table.of(
-            caption("grouping", "one_time", five=PAPER),
-            ("schedule", "chosen by", "median", "lowest", "highest"),
-            {
-                (schedule, name): [cell[of] for of in ("median", "lowest", "highest")]
-                for schedule, cells in choosing.items()
-                for name, cell in cells.items()
-            },
-        ),
+        table("grouping", "best_forms", forms, pool=len(LABELS), usual=USUAL, columns=mixtures),
+        table("grouping", "one_time", once, five=PAPER),
     )
     return Part(numbers, tables)
 

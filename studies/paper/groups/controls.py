@@ -10,12 +10,12 @@ from hyca_calib.clusters.stability import agreement, labels_by
 from hyca_calib.quality.metrics import RESAMPLES
 from hyca_calib.search.replay import Array
 from studies.paper.chapter import Numbers, Part, Rulings, Table, Verdict
-from studies.paper.claims import caption, claims, paragraphs
 from studies.paper.groups.choice import DRAWS, random_labels
 from studies.paper.groups.stability import summary
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
 from studies.paper.intervals import Ratio, all_below, all_of, decide, quantiles, shared_level
 from studies.paper.replay import Rows, by_label
+from studies.paper.words import claims, paragraphs, table
 
 Outcome = tuple[Array, Array]
 """Held-out replay cost and relative forecast error of each judged prompt, ``(prompt,)``."""
@@ -53,11 +53,8 @@ def controls(s: Subject) -> Part:
             for name, others in (("tokens", TOKENS), ("uniform", UNIFORM))
         },
     }
-    lasted = Table.of(
-        f"Adjusted Rand index between the assignments of single prompts (k-means, {USUAL}).",
-        ("assigned", *lasting["channels"]),
-        {kind: [cell["mean"] for cell in of.values()] for kind, of in lasting.items()},
-    )
+    agreed = {kind: [cell["mean"] for cell in of.values()] for kind, of in lasting.items()}
+    lasted = table("grouping", "lasted", agreed, usual=USUAL, columns=lasting["channels"])
     return Part(numbers, (_table(numbers), lasted), paragraphs("grouping", "tokens_text"))
 
 
@@ -137,8 +134,7 @@ def _table(numbers: Numbers) -> Table:
         for name in numbers["cost"][counts[0]]
     }
     rows |= {name: [*cells(*outcome) * len(counts)] for name, outcome in numbers["limits"].items()}
-    head = [cell for k in counts for cell in (f"{k} groups: cost", "error %")]
-    return Table.of(caption("grouping", "sharing"), ("groups of", *head), rows)
+    return table("grouping", "sharing", rows, counts=counts)
 
 
 def _against(s: Subject, ways: dict[str, Outcome], other: str, others: int) -> list[float]:

@@ -11,10 +11,10 @@ from hyca_calib.search.replay import Array, forecast_error, rows_of
 from hyca_calib.search.solver_table import POOL, solver_label
 from hyca_runtime.solvers import ClosedFormSolver
 from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import caption, claims, paragraphs
 from studies.paper.groups.subject import Subject, best_closed
 from studies.paper.intervals import Ratio, above, all_below, below, bootstrapped, decide, told
 from studies.paper.replay import ReplaySetup, members
+from studies.paper.words import claims, paragraphs, table
 
 READINGS: dict[str, Callable[[Array], Array]] = {
     "energy, decades": lambda gram: descriptors.energy(gram)[:, 0] / np.log(10),
@@ -45,18 +45,10 @@ def heterogeneity(s: Subject) -> Part:
 
     shared = {name: float(_share(single)) for name, single in singles.items()}
     spreads = {name: np.quantile(reading(s.recorded.fit), (0.05, 0.5, 0.95)) for name, reading in READINGS.items()}
-    spread = Table.of(
-        caption("grouping", "spread"),
-        ("descriptor", "5 % of channels below", "median", "95 % below", "variance that is between channels"),
-        {name: (*map(float, found), shared[name]) for name, found in spreads.items()},
-    )
+    spread = {name: (*map(float, found), shared[name]) for name, found in spreads.items()}
     shares, best = _solvers(s)
     left = {name: _savings(s, setup) for name, setup in s.setups.items()}
-    savings = Table.of(
-        "Held-out replay cost relative to one closed form for all, with 95 % intervals over prompts.",
-        ("choice", "searched schedule", "published rule"),
-        {choice: [told(of[choice]) for of in left.values()] for choice in left["searched"]},
-    )
+    savings = {choice: [told(of[choice]) for of in left.values()] for choice in left["searched"]}
     numbers = {
         "variance_between_channels": shared,
         "median_between_channels": bootstrapped(median_share, len(s.recorded.prompts), s.seed),
@@ -66,7 +58,8 @@ def heterogeneity(s: Subject) -> Part:
     }
     steps = {name: setup.schedule.computed_steps for name, setup in s.setups.items()}
     text = paragraphs("grouping", "schedules", steps=len(s.searched.step_weights), ridge=s.ridge, **steps)
-    return Part(numbers, (spread, best, savings), text)
+    tables = table("grouping", "spread", spread), best, table("grouping", "savings", savings)
+    return Part(numbers, tables, text)
 
 
 def one_step_errors(setup: ReplaySetup, gram: Array, targets: range) -> Array:
@@ -103,23 +96,11 @@ def _solvers(s: Subject) -> tuple[dict[str, dict[str, float]], Table]:
     }
     shares = {name: best_shares(of) for name, of in found.items()}
     whole = [(cost @ s.gain) / (cost @ s.gain).min() for cost in costs]
-    table = Table.of(
-        "Which closed form is best for how many channels (fit prompts). Costs are relative to the best single one.",
-        (
-            "solver",
-            "best one step ahead, % of channels",
-            "best on the searched schedule, %",
-            "best on the published rule, %",
-            "searched, by plain squared error, %",
-            "cost if used for all, searched",
-            "cost if used for all, published",
-        ),
-        {
-            label: [*(100 * share[label] for share in shares.values()), *(float(cost[i]) for cost in whole)]
-            for i, label in enumerate(LABELS)
-        },
-    )
-    return shares, table
+    cells = {
+        label: [*(100 * share[label] for share in shares.values()), *(float(cost[i]) for cost in whole)]
+        for i, label in enumerate(LABELS)
+    }
+    return shares, table("grouping", "best", cells)
 
 
 def _savings(s: Subject, setup: ReplaySetup) -> dict[str, Ratio]:

@@ -9,11 +9,11 @@ from hyca_calib.clusters.base import Labels
 from hyca_calib.search.replay import Array, grouped
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.taps import TINY
-from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import caption, claims, of_each
+from studies.paper.chapter import Numbers, Part, Rulings
 from studies.paper.groups.subject import PAIRED, USUAL, Subject
 from studies.paper.intervals import all_below, any_of, below, decide, shared_level, swing
 from studies.paper.replay import FEW_TOKENS, RIDGES, Rows, members
+from studies.paper.words import claims, of_each, table
 
 GROUP, DRAWN, FREE = "group taps", "per channel, drawn to the group", "per channel, free"
 POOLED = "per channel, group's data added"
@@ -35,17 +35,12 @@ def shrinkage(s: Subject) -> Part:
     ridges = {name: _by_ridge(s, fits) for name, (_, fits) in data.items()}
     compared = {name: _compared(s, of) for name, of in found.items()}
     numbers = {"curves": curves, "ridges": ridges, "counts": list(s.counts), "ridge": USUAL_RIDGE, "contests": compared}
+    costs = {(name, kind): costs for name, of in curves.items() for kind, costs in of.items()}
+    strengths = {(name, kind): costs.values() for name, kinds in ridges.items() for kind, costs in kinds.items()}
+    facts = {"usual": USUAL, "least": min(RIDGES), "ridge": s.ridge, "drawn": USUAL_RIDGE, "columns": s.counts}
     tables = (
-        Table.of(
-            caption("grouping", "shrunk", usual=USUAL, least=min(RIDGES), ridge=s.ridge, drawn=USUAL_RIDGE),
-            ("fitted on", "taps", *map(str, s.counts)),
-            {(name, kind): costs for name, of in curves.items() for kind, costs in of.items()},
-        ),
-        Table.of(
-            "Held-out cost of taps per channel by strength of the ridge, and what it draws to.",
-            ("fitted on", "drawn", *(f"{ridge:g}" for ridge in STRENGTHS)),
-            {(name, kind): costs.values() for name, kinds in ridges.items() for kind, costs in kinds.items()},
-        ),
+        table("grouping", "shrunk", costs, **facts),
+        table("grouping", "strengths", strengths, columns=[f"{ridge:g}" for ridge in STRENGTHS]),
     )
     return Part(numbers, tables)
 

@@ -9,10 +9,10 @@ import numpy as np
 from hyca_calib.clusters.base import Labels
 from hyca_calib.clusters.stability import agreement, labels_by, separation
 from hyca_calib.search.replay import Array
-from studies.paper.chapter import Numbers, Part, Rulings, Table
-from studies.paper.claims import caption, claims
+from studies.paper.chapter import Numbers, Part, Rulings
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
 from studies.paper.intervals import above, all_below, decide
+from studies.paper.words import claims, table
 
 SOURCES = ("prompts", "sets", "windows", "splits", "restarts")
 """What changes between labelings: single prompts (each with its own seed); disjoint sets of prompts and
@@ -31,36 +31,22 @@ def stability(s: Subject) -> Part:
     """Agreement of assignments over everything that may change, and what disagreement costs."""
     cells = [cell for descriptors in s.descriptor_sets for cell in _cells(s, descriptors)]
     moved = {str(k): _moved(s, k) for k in s.few_counts}
+    shown = {
+        (cell["descriptors"], str(cell["groups"])): [
+            *(f"{cell[of]['mean']:.2f} ± {cell[of]['spread']:.2f}" if of in cell else "-" for of in SOURCES),
+            _rounded(cell["silhouette"]),
+        ]
+        for cell in of_kmeans(cells)
+        if cell["descriptors"] in SHOWN
+    }
+    by_clusterer = {
+        (name, str(k)): [_rounded(_mean(cells, source, clusterer=name, groups=k)) for source in SOURCES]
+        for name, k in itertools.product(s.clusterers, s.few_counts)
+    }
     tables = (
-        Table.of(
-            caption("grouping", "ari"),
-            ("descriptors", "groups", *SOURCES, "silhouette"),
-            {
-                (cell["descriptors"], str(cell["groups"])): [
-                    *(f"{cell[of]['mean']:.2f} ± {cell[of]['spread']:.2f}" if of in cell else "-" for of in SOURCES),
-                    _rounded(cell["silhouette"]),
-                ]
-                for cell in of_kmeans(cells)
-                if cell["descriptors"] in SHOWN
-            },
-        ),
-        Table.of(
-            "The same by clusterer, mean over all descriptor sets. Ward's agglomerative clustering has no seed.",
-            ("clusterer", "groups", *SOURCES),
-            {
-                (clusterer, str(k)): [
-                    _rounded(_mean((c for c in cells if (c["clusterer"], c["groups"]) == (clusterer, k)), source))
-                    for source in SOURCES
-                ]
-                for clusterer in s.clusterers
-                for k in s.few_counts
-            },
-        ),
-        Table.of(
-            caption("grouping", "one_prompt", usual=USUAL),
-            ("groups", "cost ratio", "from", "to"),
-            moved,
-        ),
+        table("grouping", "ari", shown, columns=SOURCES),
+        table("grouping", "clusterers", by_clusterer, columns=SOURCES),
+        table("grouping", "one_prompt", moved, usual=USUAL),
     )
     return Part({"agreement": cells, "cost_of_groups_from_one_prompt": moved}, tables)
 

@@ -13,12 +13,12 @@ from hyca_calib.search.replay import Array
 from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
-from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
-from studies.paper.claims import caption, claims, paragraphs
+from studies.paper.chapter import Cell, Numbers, Part, Rulings
 from studies.paper.intervals import all_above, decide, over, told
 from studies.paper.planning.baselines import anneal, even_schedule, random_search
 from studies.paper.planning.instance import SETTINGS, Instance, timed
 from studies.paper.replay import ReplaySetup
+from studies.paper.words import claims, paragraphs, table
 
 EXACT, ANNEALING, RANDOM = "dynamic programming", "annealing", "random search"
 RULE, EVEN = "published rule", "even spacing"
@@ -45,17 +45,12 @@ def comparison(s: Instance) -> Part:
         "runs": [run for run, _ in runs],
         "unseen": [{"method": method, "steps": steps, "ratio": ratio} for (method, steps), ratio in unseen.items()],
     }
+    told_runs = {tuple(_row(run, s.seed)): () for run, _ in runs}
+    ratios = {str(count): [told(unseen[method, count]) for method in methods] for count in s.counts}
+    restarts = max(len(found) for _, found in runs)
     tables = (
-        Table(
-            caption("schedules", "found", seconds=s.table_seconds, restarts=max(len(found) for _, found in runs)),
-            ("computed steps", "found by", "schedules", "seconds", "excess %", "best run %", "runs at the optimum"),
-            tuple(_row(run, s.seed) for run, _ in runs),
-        ),
-        Table.of(
-            caption("schedules", "unseen_costs", prompts=len(s.test), usual=s.usual),
-            ("computed steps", *methods),
-            {str(count): [told(unseen[method, count]) for method in methods] for count in s.counts},
-        ),
+        table("schedules", "found", told_runs, seconds=s.table_seconds, restarts=restarts),
+        table("schedules", "unseen_costs", ratios, prompts=len(s.test), usual=s.usual, columns=methods),
     )
     return Part(numbers, tables, paragraphs("schedules", "objective"))
 
@@ -152,13 +147,7 @@ def front(s: Instance) -> Part:
             s.cost(even_schedule(s.steps, count)) / best,
             " ".join(map(str, s.optimum[count].computed_steps)) if count < s.steps / 4 else "",
         )
-    table = Table.of(
-        "The offline front, all from one table: cost of the optimum, and what others cost relative to it. Annealing: "
-        f"mean of {FRONT_RESTARTS} runs of {s.usual:,} evaluations.",
-        ("budget", "computed steps", "cost", ANNEALING, RULE, EVEN, "the optimum computes"),
-        cells,
-    )
-    return Part(numbers, (table,))
+    return Part(numbers, (table("schedules", "front", cells, restarts=FRONT_RESTARTS, usual=s.usual),))
 
 
 def front_rulings(found: Numbers) -> Rulings:

@@ -26,12 +26,12 @@ from hyca_calib.search.tune import CLUSTERERS, solve, tune
 from hyca_calib.trace.store import Trace
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton, Solver
-from studies.paper.chapter import Cell, Numbers, Part, Table
-from studies.paper.claims import caption
+from studies.paper.chapter import Cell, Numbers, Part
 from studies.paper.intervals import Ratio
 from studies.paper.planning.baselines import draw, table_cost
 from studies.paper.planning.instance import SETTINGS, Found, Instance, timed
 from studies.paper.planning.synthetic import smooth_gram, write_trace
+from studies.paper.words import table
 
 BATCH = 8192
 HISTORY, RIDGE = "history", 1e-3
@@ -52,8 +52,8 @@ def throughput(s: Instance) -> Part:
         "pays_after": pays_after,
     }
     rates |= {("one by one, closed form", str(middle)): closed, ("one by one, fitted taps", str(middle)): fitted}
-    told = caption("schedules", "rates", groups=len(s.fit), seconds=s.table_seconds, pays_after=pays_after)
-    return Part(numbers, (Table.of(told, ("scored", "computed steps", "schedules / s", "from", "to"), rates),))
+    facts = {"groups": len(s.fit), "seconds": s.table_seconds, "pays_after": pays_after}
+    return Part(numbers, (table("schedules", "rates", rates, **facts),))
 
 
 def _tabled(s: Instance, count: int) -> Ratio:
@@ -111,22 +111,13 @@ def growth(s: Instance) -> Part:
             return f"x {np.exp(slope):.1f} per step (x {np.exp(slope - error):.1f} to {np.exp(slope + error):.1f})"
         return f"{slope:.2f} ± {error:.2f}"
 
-    tables = (
-        Table.of(
-            caption("schedules", "growth"),
-            ("varied", "size", "table s", "search s", "peak MB"),
-            {
-                (TOLD.get(axis, axis), n): (cost["table"], cost["search"], cost["peak"] / 1e6)
-                for axis, costs in found.items()
-                for n, cost in costs.items()
-            },
-        ),
-        Table.of(
-            caption("schedules", "slopes", base=base),
-            ("varied", "table", "search", "memory"),
-            {TOLD.get(axis, axis): [told(axis, *slope) for slope in of.values()] for axis, of in growing.items()},
-        ),
-    )
+    costs = {
+        (TOLD.get(axis, axis), n): (cost["table"], cost["search"], cost["peak"] / 1e6)
+        for axis, costs in found.items()
+        for n, cost in costs.items()
+    }
+    rates = {TOLD.get(axis, axis): [told(axis, *slope) for slope in of.values()] for axis, of in growing.items()}
+    tables = table("schedules", "growth", costs), table("schedules", "slopes", rates, base=base)
     return Part({"base": asdict(base), "measured": found, "slopes": growing}, tables)
 
 
@@ -174,23 +165,20 @@ def full_size(s: Instance) -> Part:
         write_trace(path, channels, steps, BRANCHES, s.problem.trace, s.seed)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found = pool.apply(search, (path, BUDGETS, tuning, s.seed))
-    rows: dict[str, Cell] = {
+    grouped = {
+        f"grouping by {name}, and a whole trial with it, s": f"{grouping:.2f}, {trial:.2f}"
+        for name, (grouping, trial) in found["stages"].items()
+    }
+    cells: dict[str, Cell] = {
         f"reading the trace and {len(found['trials'])} trials, s": found["processor"],
         "one trial, median and longest, s": f"{np.median(found['trials']):.2f}, {max(found['trials']):.2f}",
-        **{
-            f"grouping by {name}, and a whole trial with it, s": f"{grouping:.2f}, {trial:.2f}"
-            for name, (grouping, trial) in found["stages"].items()
-        },
+        **grouped,
         "distinct schedules per budget": ", ".join(map(str, found["schedules"])),
         "peak resident memory, GiB": found["peak_bytes"] / 2**30,
     }
     size = {"channels": channels, "steps": steps, "branches": BRANCHES, "budgets": BUDGETS}
-    table = Table(
-        caption("schedules", "full_size", **size),
-        ("", "measured"),
-        tuple(rows.items()),
-    )
-    return Part(size | found, (table,))
+    rows = {name: [cell] for name, cell in cells.items()}
+    return Part(size | found, (table("schedules", "full_size", rows, **size),))
 
 
 def search(path: Path, budgets: str, tuning: Tuning, seed: int) -> Numbers:

@@ -7,7 +7,6 @@ import numpy as np
 
 from hyca_calib.quality.metrics import interval, prompt_groups
 from studies.paper.chapter import Context, Numbers, Outline, Part, Rulings, Table
-from studies.paper.claims import claims, paragraphs
 from studies.paper.intervals import Ratio, all_above, all_below, difference, shared_level, some_above
 from studies.paper.refining.joint import jointly
 from studies.paper.refining.least_squares import reach, refitted
@@ -15,6 +14,7 @@ from studies.paper.refining.price import TFLOPS_PER_CALL, WEIGHTS_GIB, price
 from studies.paper.refining.setup import KEPT, RefinementSetup, refinement_setup
 from studies.paper.refining.variants import losses, parameterisations
 from studies.paper.rollouts import BUDGET
+from studies.paper.words import claims, paragraphs, table
 
 PARTS = ("parameters", "losses", "prompts", "joint", "on policy")
 PROMPTS = (3, 6, 12, 24, 48)
@@ -78,16 +78,12 @@ def tables(numbers: Numbers) -> tuple[Table, ...]:
     """One for each part, and what a linear map could reach."""
     limits = numbers["reach_db"]
     cells = {name: interval([of[name] for of in limits.values()]) for name in next(iter(limits.values()))}
-    caption = (
-        "What else a linear forecast could use: held-out dB gained over taps of history 3 per channel, mean over "
-        f"steps {', '.join(limits)}; ridges and ranks of the mixing chosen in its favour."
-    )
-    reached = Table.of(caption, ("regressors", "gain, dB", "95 % from", "to"), cells)
+    reached = table("refinement", "reached", cells, steps=limits)
     return (*(_table(name, numbers) for name in PARTS), reached)
 
 
 def _table(part: str, numbers: Numbers) -> Table:
-    cells = {}
+    rows = []
     before, prompts = numbers["before"]["latent_db"], numbers.get("test_prompts")
     for name, row in numbers[part].items():
         psnr, low, high = interval(row["latent_db"], 0, prompts)
@@ -95,9 +91,9 @@ def _table(part: str, numbers: Numbers) -> Table:
         on_fit = float(np.mean(row["fit_db"])) if "fit_db" in row else "-"
         clipped = float(np.mean(row["picture_db"]))
         spread, sure = f"{low:.2f} to {high:.2f}", f"{least:+.2f} to {most:+.2f}"
-        cells[name] = (row.get("numbers", "-"), psnr, spread, gain, sure, on_fit, clipped)
+        rows.append((name, row.get("numbers", "-"), psnr, spread, gain, sure, on_fit, clipped))
     columns = (part, "numbers", *HEAD, "on fit prompts, dB", "clipped pictures, dB")
-    return Table.of(f"{part.capitalize()}.", columns, cells)
+    return Table(f"{part.capitalize()}.", columns, tuple(rows))
 
 
 def rulings(numbers: Numbers) -> Rulings:

@@ -16,12 +16,12 @@ from hyca_calib.search.rollout_error import to_db
 from hyca_calib.search.settings import Settings
 from hyca_runtime.schedule import Schedule
 from studies.paper.chapter import NO_INTERVAL, Context, Numbers, Outline, Part, Rulings, Table
-from studies.paper.claims import claims, paragraphs
 from studies.paper.drawing import bare, save, subplots
 from studies.paper.intervals import Ratio, all_above, difference, shared_level, some_above, student
 from studies.paper.rollouts import BUDGET, optimum, psnr_db
 from studies.paper.searching import objective
 from studies.paper.searching.races import CLIMBING, MODELS, PRUNED, RACERS, RolloutRace, offline_costs, raced
+from studies.paper.words import claims, paragraphs, table
 
 ROLLOUTS, SEEDS, SAMPLES, TESTED = 40, 3, 8, 24
 EARNED_DB = 0.1
@@ -77,9 +77,7 @@ def tables(numbers: Numbers) -> tuple[Table, ...]:
         schedules = len({tuple(steps) for course in courses for steps, _ in course["tried"]}) / len(courses)
         spread = f"{low:.2f} to {high:.2f}" if len(courses) > 1 else "-"
         cells[name] = (mean, spread, float(np.mean(half)), schedules)
-    head = ("way", "gain, dB", "95 %", "gain at half the rollouts, dB", "schedules rolled out in full")
-    table = Table.of("Gain over the offline optimum on the select split.", head, cells)
-    return table, *objective.tables(numbers["objectives"])
+    return table("closed-loop", "racers", cells), *objective.tables(numbers["objectives"])
 
 
 def rulings(numbers: Numbers) -> Rulings:

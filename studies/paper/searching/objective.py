@@ -8,9 +8,9 @@ from hyca_calib.search.problem import Samples
 from hyca_calib.search.rollout_search import FEEDBACK_SHARES
 from hyca_calib.search.settings import Settings
 from studies.paper.chapter import Context, Numbers, Rulings, Table
-from studies.paper.claims import claims
 from studies.paper.intervals import all_above, difference, told_db
 from studies.paper.rollouts import optimum, psnr_db
+from studies.paper.words import claims, table
 
 BUDGETS = ("3x", "5x", "7x", "8x")
 SHARES = (0.0, *FEEDBACK_SHARES)
@@ -42,22 +42,15 @@ def measured(context: Context, settings: Settings, samples: Samples) -> Numbers:
 
 def tables(found: Numbers) -> tuple[Table, Table]:
     """Schedules, then shares that are repaid."""
-    rows, repaid = [], {}
+    schedules, repaid = {}, {}
     for text, at in found["budgets"].items():
         steps = [" ".join(map(str, at["computed"][name])) for name in WAYS]
         carried, healing = (float(np.mean(at["psnr_db"][name])) for name in WAYS)
         gain = told_db(difference(*(at["psnr_db"][name] for name in WAYS[::-1])))
-        rows.append((text, steps[0], carried, steps[1], healing, gain))
+        schedules[text] = (steps[0], carried, steps[1], healing, gain)
         repaid[text] = [healing, *(float(np.mean(db)) for db in at["repaid_db"].values())]
-    head = ("budget", "as the sampler carries errors", "dB", "less what heals", "dB", "gain, dB (95 %)")
-    return (
-        Table("Optimal schedules of two objectives, fitted taps, rolled out on the select split.", head, tuple(rows)),
-        Table.of(
-            "Share of earlier errors that the rows repay, same schedules: dB.",
-            ("budget", *(f"{share:g}" for share in SHARES)),
-            repaid,
-        ),
-    )
+    shares = table("closed-loop", "shares", repaid, columns=[f"{share:g}" for share in SHARES])
+    return table("closed-loop", "objectives", schedules), shares
 
 
 def rulings(found: Numbers) -> Rulings:

@@ -11,13 +11,13 @@ from hyca_calib.search.rollout_error import to_db
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 from studies.paper.chapter import Context, Numbers, Outline, Part
-from studies.paper.claims import paragraphs
 from studies.paper.drawing import ACCENT, INK, save, subplots
 from studies.paper.intervals import Ratio
 from studies.paper.rollouts import BUDGET
 from studies.paper.transfer.outcomes import home_plan, outcome, traces_of
 from studies.paper.transfer.situations import HOME, Situation, situations
 from studies.paper.transfer.verdicts import WAYS, Row, rulings, tables
+from studies.paper.words import paragraphs
 
 COLOURS = {"plan": ACCENT, "closed": "#f3a712", "refit": "#76b041", "redo": "#17bebb", "redone": INK}
 FIGURE = "transfer.png"

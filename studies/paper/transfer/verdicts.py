@@ -4,8 +4,8 @@ from typing import Any
 
 from hyca_calib.quality.metrics import interval
 from studies.paper.chapter import Numbers, Rulings, Table, Verdict
-from studies.paper.claims import caption, claims, spread
 from studies.paper.intervals import Ratio, all_above, all_below, apart, below, decide, difference
+from studies.paper.words import claims, spread, table
 
 Row = dict[str, Any]
 
@@ -41,20 +41,8 @@ def tables(situations: dict[str, Row]) -> tuple[Table, Table]:
         differs = ", ".join(check["changes"]) or "nothing"
         verdicts[name] = (differs, gains[0], check["verdict"], gains[1], measured["verdict"], redone)
     samples = len(next(iter(situations.values()))["psnr_db"]["plan"])
-    head = ("situation", "what differs", "expected gains, dB", "check", "measured gains, dB", "rollouts", "redone")
-    return (
-        Table.of(
-            "PSNR of final latents to the full run of the same situation, dB, mean and 95 % interval over "
-            f"{samples} test prompts.",
-            ("situation", "computed steps", *WAYS.values()),
-            psnr,
-        ),
-        Table.of(
-            caption("transfer", "gains"),
-            head,
-            verdicts,
-        ),
-    )
+    reached = table("transfer", "psnr", psnr, samples=samples, columns=WAYS.values())
+    return reached, table("transfer", "gains", verdicts)
 
 
 def rulings(numbers: Numbers) -> Rulings:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from studies.paper.chapter import Rulings, Verdict
+from studies.paper.chapter import Cell, Rulings, Table, Verdict
 from studies.paper.intervals import Found, told, told_db
 
 TEXTS = Environment(
@@ -27,9 +27,15 @@ def paragraphs(document: str, name: str, **facts: Any) -> tuple[str, ...]:
     return tuple(" ".join(part.split()) for part in block.strip().split("\n\n"))
 
 
-def caption(document: str, name: str, **facts: Any) -> str:
-    """A block of one paragraph."""
-    return paragraphs(document, name, **facts)[0]
+def table(document: str, name: str, cells: Mapping[Any, Iterable[Cell]], **facts: Any) -> Table:
+    """A table whose block has two paragraphs: its caption, then its head, whose cells are divided by bars.
+
+    Args:
+        cells: a row for each name, or for each of several names together.
+    """
+    caption, head = paragraphs(document, name, **facts)
+    rows = [((*row, *of) if isinstance(row, tuple) else (row, *of)) for row, of in cells.items()]
+    return Table(caption, tuple(cell.strip() for cell in head.split("|")), tuple(rows))
 
 
 def claims(document: str, verdicts: Mapping[str, Verdict], **facts: Any) -> Rulings:
