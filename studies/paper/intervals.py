@@ -30,11 +30,9 @@ def logarithm(costs: Array) -> Array:
 
 
 def over(one: Array, other: Array, seed: int, groups: Sequence[int] | None = None, level: float = 0.95) -> Ratio:
-    """Total cost of one over that of other, geometric mean over leading axes, with bootstrap interval over prompts.
+    """Total cost of one ``(..., sample)`` over the other's, geometric mean over leading axes, with bootstrap interval.
 
-    Args:
-        one, other: ``(..., sample)``.
-        groups: a label of each sample, its prompt's; samples of one prompt are drawn together.
+    Groups are a label of each sample, its prompt's: samples of one prompt are drawn together.
     """
     rows = np.concatenate([np.atleast_2d(costs).reshape(-1, one.shape[-1]) for costs in (one, other)])
     labels = range(one.shape[-1]) if groups is None else groups
@@ -66,11 +64,7 @@ def apart(one: Found, other: Found) -> Ratio:
 
 
 def bootstrapped(statistic: Callable[[NDArray[np.int64]], Array], count: int, seed: int) -> Ratio:
-    """A statistic of so many things with interval over them.
-
-    Args:
-        statistic: of their numbers ``(..., thing)``, ``(...)``; some may be drawn more than once.
-    """
+    """A statistic ``(..., thing) -> (...)`` of the numbers of so many things, with interval over them."""
     draws = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
     return float(statistic(np.arange(count))), *quantiles(statistic(draws), count)
 

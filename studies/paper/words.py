@@ -28,22 +28,14 @@ def paragraphs(document: str, name: str, **facts: Any) -> tuple[str, ...]:
 
 
 def table(document: str, name: str, cells: Mapping[Any, Iterable[Cell]], **facts: Any) -> Table:
-    """A table whose block has two paragraphs: its caption, then its head, whose cells are divided by bars.
-
-    Args:
-        cells: a row for each name, or for each of several names together.
-    """
+    """A table with a row for each name in `cells`; its block has its caption, then its head, divided by bars."""
     caption, head = paragraphs(document, name, **facts)
     rows = [((*row, *of) if isinstance(row, tuple) else (row, *of)) for row, of in cells.items()]
     return Table(caption, tuple(cell.strip() for cell in head.split("|")), tuple(rows))
 
 
 def claims(document: str, verdicts: Mapping[str, Verdict], **facts: Any) -> Rulings:
-    """What is decided of claims, each a block of two paragraphs: it says what is claimed, then the evidence.
-
-    Args:
-        verdicts: by the name of the block.
-    """
+    """What is decided of claims, by the names of their blocks; each says what is claimed, then the evidence."""
     told = {name: paragraphs(document, name, **facts) for name in verdicts}
     return {claim: (verdicts[name], evidence) for name, (claim, evidence) in told.items()}
 
@@ -58,11 +50,7 @@ def listed(
 def extremes(
     cells: Mapping[str, Mapping[str, Found]], form: str, between: str = ", ", pick: Callable[..., Any] = max
 ) -> str:
-    """Of each row of cells the one that `pick`, min or max, takes.
-
-    Args:
-        form: has places for the name of the row, 0, for what is told of the cell, 1, and for its name, 2.
-    """
+    """Of each row of cells, 0, the one that `pick`, min or max, takes: what is told of it, 1, and its name, 2."""
     picked = {row: pick(of.items(), key=lambda item: item[1][0]) for row, of in cells.items()}
     return between.join(form.format(row, told(found[:3]), name) for row, (name, found) in picked.items())
 

@@ -191,12 +191,7 @@ def dataset(context: Context) -> Dataset:
 
 
 def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np.int64]]) -> Sharing:
-    """Sum channels by group.
-
-    Args:
-        fit: ``(channel, step, step)``.
-        streams: ``(prompt, branch, channel, step, step)``.
-    """
+    """Sum channels ``(channel, step, step)``, and those of each ``(prompt, branch)``, by group."""
 
     def summed(weight: Array) -> Array:
         return np.stack([[grouped(gram, weight, groups) for gram in branches] for branches in streams])
@@ -205,11 +200,9 @@ def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np
 
 
 def learn(solver: AdaptiveSolver, setup: ReplaySetup, gram: Array) -> list[Tensor]:
-    """What the runtime's own solver learns in each gap, ``(...)``.
+    """What the runtime's own solver learns in each gap, ``(...)``, from plain inner products ``(..., step, step)``.
 
-    Args:
-        gram: plain inner products of the features ``(..., step, step)``; the axes in front count
-            prompts, guidance branches and groups, which a run never mixes.
+    The axes in front count prompts, guidance branches and groups, which a run never mixes.
 
     Raises:
         ValueError: a gap has fewer features than the solver needs.

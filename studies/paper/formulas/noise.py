@@ -1,8 +1,10 @@
 """Many steps with a one-step formula, straight to each or on its own forecasts; and does noise foretell the cost?"""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from hyca_calib.search.replay import Array, Multistep
@@ -100,10 +102,12 @@ def _correlations(s: Dataset, labels: list[str], axis: str, way: Multistep) -> l
     uses = [Use(label, axis, way) for label in labels]
     gains = [np.array([noise_gain(rows) for rows in of]) for of in zip(*(s.closed[use] for use in uses), strict=True)]
     costs = np.stack([s.costs[use].sum(1) for use in uses], axis=1)
-    return [
-        bootstrapped(lambda places, a=a, b=b: rank_correlation(a[places], b[places]), len(labels), s.seed)
-        for a, b in zip(gains, costs, strict=True)
-    ]
+
+    def correlation(places: NDArray[np.int64], gain: Array, cost: Array) -> Array:
+        return rank_correlation(gain[places], cost[places])
+
+    pairs = zip(gains, costs, strict=True)
+    return [bootstrapped(partial(correlation, gain=a, cost=b), len(labels), s.seed) for a, b in pairs]
 
 
 def noise_rulings(found: Numbers) -> Rulings:

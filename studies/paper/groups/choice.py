@@ -61,11 +61,7 @@ def choice(s: Subject) -> Part:
 
 
 def descend(s: Subject, labels: Labels, rounds: int = 30) -> Labels:
-    """Move each channel to the group whose taps cost it least, refit, repeat: clustering on the cost itself.
-
-    Args:
-        labels: where to start; groups may die out.
-    """
+    """Move channels from `labels` on to groups whose taps cost them least, refit, repeat: clustering on the cost."""
     setup, gram = s.searched, s.recorded.fit
     for _ in range(rounds):
         rows = setup.fit(grouped(gram, s.gain, members(labels)), s.ridge)

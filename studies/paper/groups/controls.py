@@ -71,8 +71,7 @@ def token_outcome(s: Subject, labels: Labels) -> Outcome:
 
 
 def content_outcome(s: Subject, num_groups: int) -> Outcome:
-    """Every token of every prompt is assigned by its own whole trajectory: it sees the future, so this bounds what
-    token groups could do."""
+    """Every token of every prompt is assigned by its whole trajectory: it sees the future, so this is a bound."""
     judged = s.recorded.judged_tokens
     known, held = (grams.reshape(-1, *grams.shape[-2:]) for grams in (s.recorded.fit_tokens, judged))
     labels = labels_by("kmeans", s.describe(HORIZON, np.concatenate([known, held])), num_groups, s.seed)

@@ -45,7 +45,7 @@ def comparison(s: Instance) -> Part:
         "runs": [run for run, _ in runs],
         "unseen": [{"method": method, "steps": steps, "ratio": ratio} for (method, steps), ratio in unseen.items()],
     }
-    told_runs = {tuple(_row(run, s.seed)): () for run, _ in runs}
+    told_runs = {_row(run, s.seed): () for run, _ in runs}
     ratios = {str(count): [told(unseen[method, count]) for method in methods] for count in s.counts}
     restarts = max(len(found) for _, found in runs)
     tables = (
@@ -103,12 +103,10 @@ def rulings(found: Numbers) -> Rulings:
     """By the numbers of `comparison`."""
     annealed = [run for run in found["runs"] if run["method"] == ANNEALING]
     evaluations = sorted({run["evaluations"] for run in annealed})[1]  # the usual
-    usual = [
-        (run, [100 * part for part in interval(run["excess"])]) for run in annealed if run["evaluations"] == evaluations
-    ]
+    usual = [(run, interval(run["excess"])) for run in annealed if run["evaluations"] == evaluations]
     fixed = [cell for cell in found["unseen"] if cell["method"] in (RULE, EVEN)]
     verdicts = {
-        "annealing": all_above((excess for _, excess in usual), 100 * MISSED),
+        "annealing": all_above((excess for _, excess in usual), MISSED),
         "unseen": all_above((cell["ratio"] for cell in fixed), 1),
     }
     return claims("schedules", verdicts, evaluations=evaluations, missed=MISSED, usual=usual, fixed=fixed)

@@ -79,13 +79,7 @@ def _single(s: Instance, count: int, *, fitted: bool) -> Ratio:
 
 @dataclass(frozen=True)
 class Size:
-    """Of one search.
-
-    Attributes:
-        channels: Gram matrices, each with its own taps.
-        history: computed steps that taps read.
-        gap: longest distance between computed steps.
-    """
+    """Of one search: channels with taps of their own, steps, computed steps that taps read, and the longest gap."""
 
     channels: int = 16
     steps: int = 50

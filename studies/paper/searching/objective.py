@@ -22,8 +22,7 @@ CARRIED, HEALING = WAYS = ("carried", "healing")
 def measured(context: Context, settings: Settings, samples: Samples) -> Numbers:
     """PSNR of the final latents of optimal schedules: with errors as the sampler carries them, and as they heal.
 
-    Returns:
-        For each budget both schedules, their PSNR for each sample, and that of the second with shares repaid.
+    At each budget of both schedules, and of the second with shares of its earlier errors repaid.
     """
     problem = context.problem
     problems = {CARRIED: replace(problem, damping=()), HEALING: problem}

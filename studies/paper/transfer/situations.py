@@ -85,13 +85,9 @@ def situations(context: Context) -> dict[str, Situation]:
 
 
 def fine_tuned(pipe: EmojiPipeline, jobs: Sequence[Job], iterations: int, seed: int, kept: Path) -> EmojiPipeline:
-    """A copy of `pipe`, made without data: it learns to draw its own samples in other colours.
+    """A copy of `pipe`, made without data: it learns to draw its own samples of some jobs in other colours.
 
-    The same arguments give the same weights.
-
-    Args:
-        jobs: what it draws to learn from.
-        kept: the copy's transformer; read if it is there.
+    The same arguments give the same weights; where they are kept, they are read.
     """
     transformer = copy.deepcopy(pipe.transformer)
     twin = EmojiPipeline(transformer, pipe.text_encoder, copy.deepcopy(pipe.scheduler), pipe.config.image_size)

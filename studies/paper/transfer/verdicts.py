@@ -41,8 +41,8 @@ def tables(situations: dict[str, Row]) -> tuple[Table, Table]:
         differs = ", ".join(check["changes"]) or "nothing"
         verdicts[name] = (differs, gains[0], check["verdict"], gains[1], measured["verdict"], redone)
     samples = len(next(iter(situations.values()))["psnr_db"]["plan"])
-    reached = table("transfer", "psnr", psnr, samples=samples, columns=WAYS.values())
-    return reached, table("transfer", "gains", verdicts)
+    found = table("transfer", "psnr", psnr, samples=samples, columns=WAYS.values())
+    return found, table("transfer", "gains", verdicts)
 
 
 def rulings(numbers: Numbers) -> Rulings:
