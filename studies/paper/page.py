@@ -51,11 +51,8 @@ def write_page(out: Path, settings: dict[str, Any], kept: dict[str, dict[str, An
     keys = [f"{model}/{name}" for model, name in ORDER]
     found = {key: decided(key, kept[key]) for key in keys if key in kept}
     write_json(out / NUMBERS, {"settings": settings, "chapters": {k: c.model_dump() for k, c in found.items()}})
-    parts = [
-        {"model": model, "chapter": found[f"{model}/{name}"], "text": _shown(model, found[f"{model}/{name}"])}
-        for model, name in ORDER
-        if f"{model}/{name}" in found
-    ]
+    shown = [(key.partition("/")[0], chapter) for key, chapter in found.items()]
+    parts = [{"model": model, "chapter": chapter, "text": _shown(model, chapter)} for model, chapter in shown]
     minutes = sum(chapter.seconds for chapter in found.values()) / 60
     page = TEXTS.get_template("page.md").render(settings=settings, minutes=minutes, parts=parts, fit_gains=FIT_GAINS)
     write_text(out / "README.md", page)

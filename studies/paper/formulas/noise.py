@@ -25,23 +25,10 @@ def multistep(s: Dataset) -> Part:
         uses = {name: [Use(name, axis, way) for way in WAYS] for name in CLOSED if name not in same}
         found[axis] = {name: s.ratios(s.costs[repeated], s.costs[once]) for name, (once, repeated) in uses.items()}
         noise[axis] = {name: [noise_gain(s.closed[use][-1]) for use in of] for name, of in uses.items()}
-    numbers = {
-        "recursive_over_anchored": found,
-        "noise_at_longest": noise,
-        "same": same,
-        "intervals": list(s.intervals),
-    }
-    tables = [
-        table(
-            "solvers",
-            "recursion",
-            {label: [*map(told, of), *noise[axis][label]] for label, of in cells.items()},
-            axis=axis,
-            columns=s.head,
-        )
-        for axis, cells in found.items()
-    ]
-    return Part(numbers, tuple(tables), paragraphs("solvers", "same", same=same))
+    numbers = {"recursive_over_anchored": found, "noise_at_longest": noise, "same": same}
+    rows = {axis: {name: [*map(told, of), *noise[axis][name]] for name, of in found[axis].items()} for axis in s.axes}
+    tables = (table("solvers", "recursion", cells, axis=axis, columns=s.head) for axis, cells in rows.items())
+    return Part(numbers | {"intervals": list(s.intervals)}, tuple(tables), paragraphs("solvers", "same", same=same))
 
 
 def _differs(s: Dataset, label: str) -> bool:

@@ -16,7 +16,6 @@ from hyca_calib.demo.emoji.pipeline import PATCH, EmojiPipeline, image_ids
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job, Workload
 from studies.paper.chapter import Context
-from studies.paper.transfer.verdicts import OWN_PROMPTS, UNSEEN
 from studies.training.flow import flow_loss
 
 STEP_SHARES = (0.4, 0.56, 0.8, 2.0)
@@ -26,6 +25,8 @@ GUIDANCE = 2.5
 LARGER = 1.5
 SAMPLES, FEWEST = 38, 7
 HOME = "its own"
+OWN_PROMPTS, UNSEEN = "other seeds", "unseen prompts"
+"""Situations: prompts that the plan was made on, and others."""
 
 TUNING = 240
 """Iterations of fine-tuning."""
