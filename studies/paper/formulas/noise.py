@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from hyca_calib.search.replay import Array, Multistep
 from hyca_calib.search.taps import TINY
-from studies.paper.chapter import Numbers, Part, Rulings
+from studies.paper.chapter import Cell, Numbers, Part, Rulings
 from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, noise_gain
 from studies.paper.formulas.fitting import USUAL, tap_costs, tap_rows
 from studies.paper.formulas.pool import twins
@@ -20,15 +20,16 @@ from studies.paper.words import claims, of_each, paragraphs, table
 def multistep(s: Dataset) -> Part:
     """Cost and noise of recursive over anchored use, on every axis."""
     same = [label for label in CLOSED if not _differs(s, label)]
-    found, noise = {}, {}
+    found, noise, tables = {}, {}, []
     for axis in s.axes:
         uses = {name: [Use(name, axis, way) for way in WAYS] for name in CLOSED if name not in same}
         found[axis] = {name: s.ratios(s.costs[repeated], s.costs[once]) for name, (once, repeated) in uses.items()}
         noise[axis] = {name: [noise_gain(s.closed[use][-1]) for use in of] for name, of in uses.items()}
+        cells: dict[str, list[Cell]] = {name: [*map(told, of), *noise[axis][name]] for name, of in found[axis].items()}
+        tables.append(table("solvers", "recursion", cells, axis=axis, columns=s.head))
     numbers = {"recursive_over_anchored": found, "noise_at_longest": noise, "same": same}
-    rows = {axis: {name: [*map(told, of), *noise[axis][name]] for name, of in found[axis].items()} for axis in s.axes}
-    tables = (table("solvers", "recursion", cells, axis=axis, columns=s.head) for axis, cells in rows.items())
-    return Part(numbers | {"intervals": list(s.intervals)}, tuple(tables), paragraphs("solvers", "same", same=same))
+    numbers["intervals"] = list(s.intervals)
+    return Part(numbers, tuple(tables), paragraphs("solvers", "same", same=same))
 
 
 def _differs(s: Dataset, label: str) -> bool:
