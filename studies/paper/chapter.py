@@ -1,10 +1,8 @@
 """What a chapter of the study says, in a form that becomes Markdown and JSON, and what it is made from."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,10 +15,8 @@ from hyca_calib.search.problem import Problem
 
 Verdict = Literal["holds", "partly", "fails", "not decided"]
 Numbers = dict[str, Any]
-Ruling = tuple[Verdict, str]
-"""A verdict and its evidence."""
-Rulings = dict[str, Ruling]
-"""What is decided of each claim, by its text."""
+Rulings = dict[str, tuple[Verdict, str]]
+"""What is decided of each claim, by its text, and the evidence."""
 Cell = str | int | float
 Item = TypeVar("Item")
 Subject = TypeVar("Subject")
@@ -45,12 +41,6 @@ class Table:
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-
-    @classmethod
-    def of(cls, caption: str, head: Sequence[str], cells: Mapping[Any, Iterable[Cell]]) -> Table:
-        """A row for each name, or for each of several names together."""
-        names = [name if isinstance(name, tuple) else (name,) for name in cells]
-        return cls(caption, tuple(head), tuple((*name, *row) for name, row in zip(names, cells.values(), strict=True)))
 
     def to_markdown(self) -> str:
         shown = [[cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row] for row in self.rows]
@@ -93,9 +83,8 @@ class Context:
 
     Attributes:
         model: name of the pipeline, as for ``--model``.
-        pipe: the pipeline.
         problem: its trace at the trunk, all tokens stored.
-        folder: where figures go.
+        folder: where figures go, and work that is kept.
         quick: a tenth of the work, to see that everything runs.
         tell: told the share of the chapter that is done, and a line of news.
     """
@@ -170,10 +159,7 @@ def asking(
     questions: Mapping[str, Question[Subject]],
     draw: Callable[[Context, Subject, Numbers], None],
 ) -> tuple[Callable[[Context], Part], Callable[[Numbers], Rulings]]:
-    """What measures and what decides a chapter that asks one question after the other of the same subject.
-
-    Its numbers, tables, text and rulings are those of its questions.
-    """
+    """What measures and what decides a chapter that asks one question after the other of the same subject."""
 
     def measure(context: Context) -> Part:
         context.tell(0.0, "reading trajectories")
@@ -185,7 +171,9 @@ def asking(
         return Part(numbers, tables, tuple(line for part in parts.values() for line in part.text))
 
     def rulings(numbers: Numbers) -> Rulings:
-        found = [decide(numbers[name]) for name, (_, decide) in questions.items() if decide]
-        return {text: ruling for of in found for text, ruling in of.items()}
+        found = Rulings()
+        for name, (_, decide) in questions.items():
+            found |= decide(numbers[name]) if decide else {}
+        return found
 
     return measure, rulings

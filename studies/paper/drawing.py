@@ -1,7 +1,5 @@
 """How every picture of the study is drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +40,7 @@ def heat_maps(
     """A panel for each table ``(row, column)``, with the numbers in their cells.
 
     Args:
-        tell: what stands in the cell of a value.
-        bold: which cells of a table are.
+        tell, bold: what stands in the cell of a value, and which cells of a table are bold.
         labels: of the columns and of the colour bar.
     """
     size = (2.2 + 3.9 * len(tables) ** 0.75, 1.4 + 0.3 * len(rows))

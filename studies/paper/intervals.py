@@ -6,10 +6,8 @@ none needs a correction; where one of several is enough, their intervals are mad
 `shared_level`).
 """
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,8 @@ from studies.paper.chapter import Verdict
 
 Ratio = tuple[float, float, float]
 """Mean and 95 % interval."""
+Found = Sequence[float]
+"""The same, as JSON keeps it."""
 
 
 def logarithm(costs: Array) -> Array:
@@ -30,21 +30,19 @@ def logarithm(costs: Array) -> Array:
 
 
 def over(one: Array, other: Array, seed: int, groups: Sequence[int] | None = None, level: float = 0.95) -> Ratio:
-    """Total cost of one over that of other, geometric mean over leading axes, with bootstrap interval over prompts.
+    """Total cost of one ``(..., sample)`` over the other's, geometric mean over leading axes, with bootstrap interval.
 
-    Args:
-        one, other: ``(..., sample)``.
-        groups: a label of each sample, its prompt's; samples of one prompt are drawn together.
+    Groups are a label of each sample, its prompt's: samples of one prompt are drawn together.
     """
     rows = np.concatenate([np.atleast_2d(costs).reshape(-1, one.shape[-1]) for costs in (one, other)])
     labels = range(one.shape[-1]) if groups is None else groups
-    draws = resampled_means(rows.T, labels, RESAMPLES, seed)
 
     def mean_log(means: Array) -> Array:
         tops, bottoms = np.split(logarithm(means), 2, axis=1)
         return np.asarray((tops - bottoms).mean(1))
 
-    low, high = np.exp(quantiles(mean_log(draws), len(set(labels)), level))
+    draws = mean_log(resampled_means(rows.T, labels, RESAMPLES, seed))
+    low, high = np.exp(quantiles(draws, len(set(labels)), level))
     return float(np.exp(mean_log(rows.mean(1)[None])[0])), float(low), float(high)
 
 
@@ -54,34 +52,24 @@ def quantiles(draws: Array, groups: int, level: float = 0.95) -> tuple[float, fl
     return float(low), float(high)
 
 
-def difference(
-    one: Sequence[float], other: Sequence[float], groups: Sequence[int] | None = None, level: float = 0.95
-) -> Ratio:
+def difference(one: Found, other: Found, groups: Sequence[int] | None = None, level: float = 0.95) -> Ratio:
     """One less other, sample by sample: mean and interval."""
     return interval([a - b for a, b in zip(one, other, strict=True)], 0, groups, level)
 
 
-def apart(one: Sequence[float], other: Sequence[float]) -> Ratio:
+def apart(one: Found, other: Found) -> Ratio:
     """Mean of one less mean of other, which are of different samples, with interval."""
-    means = [
-        resampled_means(np.asarray(x, dtype=np.float64)[:, None], range(len(x)), RESAMPLES, i)
-        for i, x in enumerate((one, other))
-    ]
-    low, high = quantiles((means[0] - means[1])[:, 0], min(len(one), len(other)))
-    return float(np.mean(one) - np.mean(other)), low, high
+    draws = [resampled_means(np.array([x]).T, range(len(x)), RESAMPLES, i)[:, 0] for i, x in enumerate((one, other))]
+    return float(np.mean(one) - np.mean(other)), *quantiles(draws[0] - draws[1], min(len(one), len(other)))
 
 
 def bootstrapped(statistic: Callable[[NDArray[np.int64]], Array], count: int, seed: int) -> Ratio:
-    """A statistic of so many things with interval over them.
-
-    Args:
-        statistic: of their numbers ``(..., thing)``, ``(...)``; some may be drawn more than once.
-    """
+    """A statistic ``(..., thing) -> (...)`` of the numbers of so many things, with interval over them."""
     draws = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
     return float(statistic(np.arange(count))), *quantiles(statistic(draws), count)
 
 
-def student(values: Sequence[float], level: float = 0.95) -> Ratio:
+def student(values: Found, level: float = 0.95) -> Ratio:
     """Mean and Student's interval: for a few values, which no resampling can spread further than they lie."""
     mean, count = float(np.mean(values)), len(values)
     if count < 2:
@@ -96,15 +84,10 @@ def swing(costs: Array, seed: int, groups: Sequence[int] | None = None) -> Ratio
     At most: the largest of the upper ends of all pairs, each at 95 %, for all of them must lie below. At least: the
     largest of the lower ends, at the level that the number of pairs asks for.
     """
-    pairs = list(itertools.permutations(costs, 2))
-    totals = costs.sum(-1)
-    highs = [over(one, other, seed, groups)[2] for one, other in pairs]
-    lows = [over(one, other, seed, groups, shared_level(len(pairs)))[1] for one, other in pairs]
+    pairs, totals = list(itertools.permutations(costs, 2)), costs.sum(-1)
+    highs = [over(*pair, seed, groups)[2] for pair in pairs]
+    lows = [over(*pair, seed, groups, shared_level(len(pairs)))[1] for pair in pairs]
     return float(totals.max() / totals.min()), max(lows), max(highs)
-
-
-Found = Sequence[float]
-"""Mean and 95 % interval."""
 
 
 def above(found: Found, threshold: float = 0.0) -> bool | None:
@@ -123,9 +106,7 @@ def decide(met: Sequence[bool | None]) -> Verdict:
     """Holds if every condition is met, partly if some is; else fails if one is surely not met."""
     if all(met):
         return "holds" if met else "not decided"
-    if any(met):
-        return "partly"
-    return "fails" if any(cell is False for cell in met) else "not decided"
+    return "partly" if any(met) else "fails" if False in met else "not decided"
 
 
 def all_above(found: Iterable[Found], threshold: float = 0.0) -> Verdict:
@@ -140,13 +121,13 @@ def all_below(found: Iterable[Found], threshold: float = 0.0) -> Verdict:
 
 def all_of(met: Sequence[bool | None]) -> bool | None:
     """Whether every condition is met; one that surely is not refutes them all."""
-    return True if all(met) else False if any(cell is False for cell in met) else None
+    return True if all(met) else False if False in met else None
 
 
 def any_of(met: Iterable[bool | None]) -> bool | None:
     """Whether some condition is met."""
-    known = list(met)
-    return True if any(known) else False if all(cell is False for cell in known) else None
+    known = set(met)
+    return True if True in known else None if None in known else False
 
 
 def some_above(found: Iterable[Found], threshold: float = 0.0) -> Verdict:
@@ -168,25 +149,3 @@ def told(found: Found, form: str = "{:.3f}") -> str:
 def told_db(found: Found) -> str:
     """``+0.95 (+0.93 to +0.97)``."""
     return told(found, "{:+.2f}")
-
-
-def listed(
-    cells: Mapping[str, Found], form: str = "{} {}", between: str = ", ", told: Callable[[Found], str] = told
-) -> str:
-    """All of them by name; the form has places for the name, 0, and for what is told of it, 1."""
-    return between.join(form.format(name, told(found)) for name, found in cells.items())
-
-
-def extremes(
-    cells: Mapping[str, Mapping[str, Found]],
-    pick: Callable[..., tuple[str, Found]],
-    form: str,
-    between: str = ", ",
-) -> str:
-    """Of each row of cells the one that `pick`, min or max, takes.
-
-    Args:
-        form: has places for the name of the row, 0, for what is told of the cell, 1, and for its name, 2.
-    """
-    picked = {row: pick(of.items(), key=lambda item: item[1][0]) for row, of in cells.items()}
-    return between.join(form.format(row, told(found[:3]), name) for row, (name, found) in picked.items())

@@ -1,7 +1,5 @@
 """Where to forecast: the trunk, the output, every block, or the rest of the network after some live blocks."""
 
-from __future__ import annotations
-
 import math
 from contextlib import suppress
 from dataclasses import replace
@@ -17,20 +15,16 @@ from hyca_calib.search.tune import tune
 from hyca_runtime.attach.points import find_blocks, find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.point import CachePoint
-from studies.paper.chapter import Context, Numbers, Outline, Part, Ruling, Rulings, Table, Verdict
-from studies.paper.intervals import Ratio, all_below, difference, listed, shared_level, some_above, told_db
+from studies.paper.chapter import Context, Numbers, Outline, Part, Rulings, Table, Verdict
+from studies.paper.intervals import Ratio, all_below, difference, shared_level, some_above
 from studies.paper.rollouts import psnr_db, searched, traced
+from studies.paper.words import claims, paragraphs, table
 
 BUDGETS = ("3x", "5x")
 LIVE = (0, 1, 2, 4)
 LIVE_EMBEDDING = "all blocks, over a live embedding"
 SAMPLES = 56
 MATTERS_DB = 0.2
-OPENING = (
-    "Each point is traced and searched on its own ({samples} samples), at equal FLOPs: where the first blocks run on "
-    "every step, fewer steps can be computed. A span lies within one list of blocks, so of FLUX's two lists the first "
-    "is live in all of them. `search` with several `--trace` options lets the rollouts of the confirmation decide."
-)
 
 Rows = dict[str, dict[str, Any]]
 """What each point reaches at one budget; those that cannot meet it are left out."""
@@ -45,7 +39,7 @@ def measure(context: Context) -> Part:
         for name, point in context.in_turn(_kinds(context))
     }
     numbers = {"points": found}
-    return Part(numbers, tables(numbers), (OPENING.format(samples=fewer),))
+    return Part(numbers, tables(numbers), paragraphs("points", "opening", samples=fewer))
 
 
 def _kinds(context: Context) -> dict[str, CachePoint]:
@@ -115,24 +109,21 @@ def _table(budget: str, rows: Rows) -> Table:
         mean, low, high = interval(row["test_db"], 0, row.get("prompts"))
         computed, spread = f"{row['computed']} of {row['steps']}", f"{low:.2f} to {high:.2f}"
         cells[name] = (computed, row["flops_ratio"], row["confirmed_db"], mean, spread, row["floats_cached"] / most)
-    head = ("point", "computed", "FLOPs ratio", "fitted, select, dB", "refined, test, dB", "95 %", "cache, times")
-    return Table.of(f"Budget {budget}.", head, cells)
+    return table("points", "budget", cells, budget=budget)
 
 
 def rulings(numbers: Numbers) -> Rulings:
     """By what the refined plans of the points reach on the same test samples."""
     found: Rulings = {}
     for budget, rows in _at_budgets(numbers).items():
-        picked = f"At {budget}, rollouts of fitted taps pick a point that none beats after refinement by over"
-        found[f"{picked} {MATTERS_DB:g} dB."] = _picked(rows)
-        beaten = {
-            "forecasting every block beats forecasting the trunk": ["every block"],
-            "forecasting what the blocks add to a live embedding beats forecasting the trunk": [LIVE_EMBEDDING],
-            "computing the first blocks on every step pays": [name for name in rows if "live of" in name],
-        }
-        for text, names in beaten.items():
+        live = [name for name in rows if "live of" in name]
+        rivals = {"every": ["every block"], "embedding": [LIVE_EMBEDDING], "live": live}
+        found |= _picked(budget, rows)
+        for claim, names in rivals.items():
             if known := [name for name in names if name in rows]:
-                found[f"At {budget}, {text} (by over {MATTERS_DB:g} dB)."] = _pays(rows, known)
+                ahead = _ahead(rows, known, "trunk", shared_level(len(known)))  # some point must be
+                verdict = some_above(ahead.values(), MATTERS_DB)
+                found |= claims("points", {claim: verdict}, budget=budget, ahead=ahead, matters=MATTERS_DB)
     return found
 
 
@@ -142,20 +133,15 @@ def _ahead(rows: Rows, names: list[str], other: str, level: float = 0.95) -> dic
     return {name: difference(rows[name]["test_db"], base["test_db"], base.get("prompts"), level) for name in names}
 
 
-def _picked(rows: Rows) -> Ruling:
-    picked = max(rows, key=lambda name: rows[name]["confirmed_db"])
-    others = [name for name in rows if name != picked]
-    ahead, surely = (_ahead(rows, others, picked, level) for level in (0.95, shared_level(len(others))))
+def _picked(budget: str, rows: Rows) -> Rulings:
+    """None may surely be ahead of what rollouts pick."""
+    point = max(rows, key=lambda name: rows[name]["confirmed_db"])
+    others = [name for name in rows if name != point]
+    ahead, surely = (_ahead(rows, others, point, level) for level in (0.95, shared_level(len(others))))
     none = all_below(ahead.values(), MATTERS_DB) == "holds"
     beaten = some_above(surely.values(), MATTERS_DB) == "holds"
     verdict: Verdict = "holds" if none else "fails" if beaten else "not decided"
-    return verdict, f"picked: {picked}; the others on it, dB: {listed(ahead, told=told_db)}."
-
-
-def _pays(rows: Rows, names: list[str]) -> Ruling:
-    """Some point must be ahead, at the level that their number asks for."""
-    ahead = _ahead(rows, names, "trunk", shared_level(len(names)))
-    return some_above(ahead.values(), MATTERS_DB), f"on the trunk, dB: {listed(ahead, told=told_db)}."
+    return claims("points", {"picked": verdict}, budget=budget, point=point, ahead=ahead, matters=MATTERS_DB)
 
 
 POINTS = Outline("Cache points", ("demo", "demo-class"), measure, rulings)

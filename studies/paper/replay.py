@@ -1,10 +1,9 @@
 """Gram matrices of the stored trajectories, and schedules that are replayed on them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,12 +56,9 @@ def token_gram(values: Array, gain: Array) -> Array:
 
 
 def read(trace: Trace, gain: Array, seed: int, *, prompts: int, sets: int, most: int | None = None) -> Recorded:
-    """Read the fit and select splits once, sample by sample.
+    """Read the fit and select splits once, sample by sample, of each at most `most`.
 
-    Args:
-        prompts: how many single prompts are kept.
-        sets: how many disjoint sets the fit prompts are dealt to.
-        most: of each split no more samples than this.
+    Keeps so many single prompts, and deals the fit prompts to so many disjoint sets.
     """
     few = np.random.default_rng(seed).permutation(trace.values("fit", 1).shape[3])[:FEW_TOKENS]
     fit, judged = (samples(trace, split, most) for split in ("fit", "select"))
@@ -77,11 +73,7 @@ def samples(trace: Trace, split: Split, most: int | None = None) -> Iterator[Arr
 def reduce(
     fit: Iterable[Array], judged: Iterable[Array], gain: Array, few: NDArray[np.int64], *, prompts: int, sets: int
 ) -> Recorded:
-    """Samples ``(branch, step, token, channel)`` of both splits to Gram matrices; no sample is kept.
-
-    Args:
-        few: the tokens of `Recorded.sparse`.
-    """
+    """Samples ``(branch, step, token, channel)`` of both splits to Gram matrices; `sparse` are of the `few` tokens."""
     fitted = [(channel_gram(sample), channel_gram(sample[:, :, few]), token_gram(sample, gain)) for sample in fit]
     grams, sparse, fit_tokens = (np.stack(kind) for kind in zip(*fitted, strict=True))
     held = [(channel_gram(sample), token_gram(sample, gain)) for sample in judged]
@@ -128,7 +120,7 @@ class ReplaySetup:
         inside = range(self.schedule.num_steps)[self.window or slice(None)]
         return [gap for gap in gaps(self.schedule, self.deepest) if gap[1][0] in inside]
 
-    def within(self, window: slice | None) -> ReplaySetup:
+    def within(self, window: slice | None) -> Self:
         """Only a part of the run, or all of it."""
         return replace(self, window=window)
 

@@ -1,7 +1,5 @@
 """Sampling, traces and searched plans: one way for all chapters."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

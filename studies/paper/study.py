@@ -1,7 +1,5 @@
 """All chapters on the embedded models: recorded, computed, kept, and put on one page."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -16,6 +16,7 @@ from hyca_runtime.errors import StudyError
 from studies.paper.chapter import NO_INTERVAL, Context, Numbers, Outline, Part, Rulings
 from studies.paper.page import CHAPTERS, decided, render
 from studies.paper.study import Study, chapters_of
+from studies.paper.words import TEXTS
 
 
 @pytest.fixture
@@ -131,6 +132,14 @@ def test_the_committed_page_is_what_today_s_rules_make_of_the_committed_numbers(
     kept = json.loads((COMMITTED / "numbers.json").read_text())["chapters"]
     shown = {f"{key.partition('/')[0]}-{name}" for key, facts in kept.items() for name, _ in facts["figures"]}
     assert pictures == shown
+
+
+def test_every_block_of_the_documents_is_told_somewhere() -> None:
+    study = COMMITTED.parent
+    code = "".join(path.read_text() for path in study.rglob("*.py"))
+    names = {name for path in (study / "texts").glob("*.md") for name in TEXTS.get_template(path.name).blocks}
+    assert len(names) > 60
+    assert [name for name in names if f'"{name}"' not in code] == []
 
 
 def test_the_installed_command_only_says_where_the_study_is() -> None:

@@ -19,9 +19,8 @@ from hyca_calib.search.check_plan import decide
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from studies.paper.chapter import Chapter, Claim, Context
-from studies.paper.transfer import TRANSFER
-from studies.paper.transfer.situations import fine_tuned, recoloured, situations
-from studies.paper.transfer.verdicts import OWN_PROMPTS, UNSEEN, Row, gain, rulings
+from studies.paper.transfer import TRANSFER, Row, gain, rulings
+from studies.paper.transfer.situations import OWN_PROMPTS, UNSEEN, fine_tuned, recoloured, situations
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Solvers: what every formula costs, on which axis, in which use, and what fitting or reading the run adds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

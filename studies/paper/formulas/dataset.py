@@ -1,7 +1,6 @@
 """What the questions on solvers share: data, published schedules, axes, and the cost of every formula."""
 
-from __future__ import annotations
-
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from hyca_runtime.solvers import AdaptiveSolver
 from studies.paper.chapter import Context, Table
 from studies.paper.intervals import Ratio, logarithm, over, told
 from studies.paper.replay import ReplaySetup, Rows, channel_gram, read, samples
+from studies.paper.words import table
 
 WARMUP = 3
 """Leading steps that are computed in the published rule."""
@@ -62,8 +62,7 @@ class Dataset:
 
     Attributes:
         sharings: a row of weights for all channels, for each of some groups, for each channel.
-        times: position of each step, by axis.
-        step_weights: weight of an error at each step.
+        times, step_weights: position of each step, by axis, and weight of an error there.
         intervals: N of the published rules.
         sets: disjoint sets of fit prompts, ``(set, channel, step, step)``.
         gain: squared gain of each channel through the network's tail.
@@ -99,9 +98,9 @@ class Dataset:
         """A column for each interval."""
         return tuple(f"N = {n}" for n in self.intervals)
 
-    def table(self, caption: str, first: tuple[str, ...], cells: Mapping[Any, Sequence[Ratio]]) -> Table:
+    def table(self, name: str, cells: Mapping[Any, Sequence[Ratio]], **facts: Any) -> Table:
         """A row for each of them, an interval in each column."""
-        return Table.of(caption, (*first, *self.head), {name: map(told, of) for name, of in cells.items()})
+        return table("solvers", name, {key: map(told, of) for key, of in cells.items()}, columns=self.head, **facts)
 
     def schedule(self, interval: int) -> Schedule:
         return Schedule.every(len(self.step_weights), interval, WARMUP)
@@ -154,10 +153,8 @@ class Dataset:
     def closed(self) -> dict[Use, list[Rows]]:
         """The rows of every closed form in every use, at each interval."""
         return {
-            Use(name, axis, way): [setup.rows(solver, way) for setup in self.setups(axis)]
-            for way in WAYS
-            for name, solver in CLOSED.items()
-            for axis in self.axes
+            Use(name, axis, way): [setup.rows(CLOSED[name], way) for setup in self.setups(axis)]
+            for way, name, axis in itertools.product(WAYS, CLOSED, self.axes)
         }
 
     @cached_property
@@ -194,12 +191,7 @@ def dataset(context: Context) -> Dataset:
 
 
 def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np.int64]]) -> Sharing:
-    """Sum channels by group.
-
-    Args:
-        fit: ``(channel, step, step)``.
-        streams: ``(prompt, branch, channel, step, step)``.
-    """
+    """Sum channels ``(channel, step, step)``, and those of each ``(prompt, branch)``, by group."""
 
     def summed(weight: Array) -> Array:
         return np.stack([[grouped(gram, weight, groups) for gram in branches] for branches in streams])
@@ -208,11 +200,9 @@ def sharing(fit: Array, streams: Array, gain: Array, groups: Sequence[NDArray[np
 
 
 def learn(solver: AdaptiveSolver, setup: ReplaySetup, gram: Array) -> list[Tensor]:
-    """What the runtime's own solver learns in each gap, ``(...)``.
+    """What the runtime's own solver learns in each gap, ``(...)``, from plain inner products ``(..., step, step)``.
 
-    Args:
-        gram: plain inner products of the features ``(..., step, step)``; the axes in front count
-            prompts, guidance branches and groups, which a run never mixes.
+    The axes in front count prompts, guidance branches and groups, which a run never mixes.
 
     Raises:
         ValueError: a gap has fewer features than the solver needs.
@@ -221,11 +211,10 @@ def learn(solver: AdaptiveSolver, setup: ReplaySetup, gram: Array) -> list[Tenso
     for history, targets in setup.gaps:
         if len(history) < solver.depth:
             raise ValueError(f"step {targets[0]}: {solver.name} needs {solver.depth} features, got {len(history)}")
-        recent = history[: solver.depth]
-        past = gram[..., np.asarray(recent)[:, None], recent]
-        differences = np.diff(np.diff(past, axis=-1), axis=-2)
+        recent = list(history[: solver.depth])
+        differences = np.diff(np.diff(gram[..., np.array(recent)[:, None], recent], axis=-1), axis=-2)
         newest_first = torch.from_numpy(np.moveaxis(differences, (-2, -1), (0, 1)))
-        found.append(solver.learn(newest_first, setup.times[list(recent)]))
+        found.append(solver.learn(newest_first, setup.times[recent]))
     return found
 
 

@@ -1,7 +1,5 @@
 """Weights that are learnt: by least squares beforehand, as one more solver, or as one rate from the run itself."""
 
-from __future__ import annotations
-
 from itertools import islice, pairwise, product
 
 import numpy as np
@@ -9,10 +7,11 @@ import numpy as np
 from hyca_calib.search.replay import Array
 from hyca_calib.search.settings import Settings
 from hyca_runtime.solvers import ClosedFormSolver, DynamicMode, Hold, Newton
-from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
+from studies.paper.chapter import Cell, Numbers, Part, Rulings
 from studies.paper.formulas.dataset import Dataset, Sharing, Use, learn, noise_gain
-from studies.paper.intervals import Ratio, all_above, all_below, decide, listed, told
+from studies.paper.intervals import Ratio, all_above, all_below, decide, told
 from studies.paper.replay import RIDGES, Rows
+from studies.paper.words import claims, table
 
 USUAL = Settings()
 HISTORIES = (1, 2, 3, 4)
@@ -33,17 +32,16 @@ def fitting(s: Dataset) -> Part:
         for ridge in (s.ridge, USUAL.ridge)
     )
     strengths = {
-        (name, prior): [s.over(tap_costs(s, shared, USUAL.depth, ridge, solver), best) for ridge in STRENGTHS]
-        for name, shared in s.sharings.items()
-        for prior, solver in PRIORS.items()
+        (name, prior): [s.over(tap_costs(s, s.sharings[name], USUAL.depth, x, PRIORS[prior]), best) for x in STRENGTHS]
+        for name, prior in product(s.sharings, PRIORS)
     }
     noise = [noise_gain(tap_rows(s, s.one, s.intervals[-1], USUAL.depth, ridge)) for ridge in STRENGTHS]
     shown = {f"history {depth}, one group, ridge {ridge:g}": costs for (depth, ridge), costs in histories.items()}
     shown |= {f"history {USUAL.depth}, {name}, ridge {s.ridge:g}": costs for name, costs in sharings.items()}
     relative = {name: s.ratios(costs, best) for name, costs in shown.items()}
 
-    def history(more: int, less: int) -> Numbers:
-        return {f"{ridge:g}": s.over(histories[more, ridge], histories[less, ridge]) for ridge in ridges}
+    def history(more: int) -> Numbers:
+        return {f"{ridge:g}": s.over(histories[more, ridge], histories[more - 1, ridge]) for ridge in ridges}
 
     numbers = {
         "ridge": s.ridge,
@@ -54,25 +52,14 @@ def fitting(s: Dataset) -> Part:
         "over_best_closed": s.ratios(next(iter(sharings.values())), best),
         "finer": {name: s.over(sharings[name], sharings[before]) for before, name in pairwise(sharings)},
         "usual_ridge": {name: s.over(usual[name], costs) for name, costs in sharings.items()},
-        "longer": history(HISTORIES[-1], USUAL.depth),
-        "shorter": history(USUAL.depth, USUAL.depth - 1),
+        "longer": history(HISTORIES[-1]),
+        "shorter": history(USUAL.depth),
     }
-    costs = s.table(
-        "Held-out cost of fitted taps over that of the best closed form of the schedule, with 95 % interval over "
-        f"prompts. Ridge {s.ridge:g} is chosen by cross-validation over fit prompts, {USUAL.ridge:g} is the search's "
-        "default; both draw towards linear extrapolation.",
-        ("taps",),
-        relative,
-    )
     cells: dict[tuple[str, str], list[Cell]] = {key: [*map(told, of)] for key, of in strengths.items()}
     cells["one group, sum of absolute weights", "linear"] = [*noise]
-    by_ridge = Table.of(
-        f"The same by ridge and by what it draws to, history {USUAL.depth}, geometric mean over N; and the mean sum of "
-        f"absolute weights at N = {s.intervals[-1]}.",
-        ("taps", "drawn to", *(f"{ridge:g}" for ridge in STRENGTHS)),
-        cells,
-    )
-    return Part(numbers, (costs, by_ridge))
+    facts = {"depth": USUAL.depth, "longest": s.intervals[-1], "columns": [f"{ridge:g}" for ridge in STRENGTHS]}
+    costs = s.table("taps", relative, ridge=s.ridge, usual=USUAL.ridge)
+    return Part(numbers, (costs, table("solvers", "ridges", cells, **facts)))
 
 
 def tap_rows(
@@ -90,31 +77,13 @@ def tap_costs(s: Dataset, shared: Sharing, depth: int, ridge: float, prior: Clos
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `fitting`."""
-    ridge, depth, last = found["ridge"], USUAL.depth, HISTORIES[-1]
-    best = ", ".join(map(told, found["over_best_closed"]))
-    return {
-        "Fitted taps beat the best closed form of every schedule, even one row for all channels.": (
-            all_below(found["over_best_closed"], 1),
-            f"history {depth}, ridge {ridge:g}, cost ratio, shortest interval first: {best}.",
-        ),
-        f"A history of {depth} is enough (one more saves under {100 * (1 - LITTLE):.0f} %, at either ridge).": (
-            all_above(found["longer"].values(), LITTLE),
-            "; ".join(
-                f"ridge {r}: {last} over {depth} {told(of)}, {depth} over {depth - 1} {told(found['shorter'][r])}"
-                for r, of in found["longer"].items()
-            )
-            + ".",
-        ),
-        "Finer sharing forecasts better (one group, then a few, then per channel; mean over intervals).": (
-            all_below(found["finer"].values(), 1),
-            f"{listed(found['finer'], '{} {} of the one before')}.",
-        ),
-        f"The search's default ridge, {USUAL.ridge:g}, costs at most {100 * (FREE - 1):.0f} % more than the "
-        f"cross-validated {ridge:g} (mean over intervals).": (
-            all_below(found["usual_ridge"].values(), FREE),
-            f"{listed(found['usual_ridge'])} in replay.",
-        ),
+    verdicts = {
+        "fitted": all_below(found["over_best_closed"], 1),
+        "history": all_above(found["longer"].values(), LITTLE),
+        "finer": all_below(found["finer"].values(), 1),
+        "usual": all_below(found["usual_ridge"].values(), FREE),
     }
+    return claims("solvers", verdicts, **found, depth=USUAL.depth, usual=USUAL.ridge)
 
 
 SOLVER = DynamicMode()
@@ -132,8 +101,7 @@ def modes(s: Dataset) -> Part:
     named = {f"{label}, {axis}": s.costs[Use(label, axis)] for label in (FIRST, SECOND) for axis in s.axes}
     named |= {f"dynamic modes, {way}": costs for way, costs in learnt.items()}
     named |= {f"fitted taps, {name}": costs for name, costs in taps.items()}
-    hold = s.costs[Use("hold", s.axes[0])]
-    relative = {name: s.ratios(costs, hold) for name, costs in named.items()}
+    relative = {name: s.ratios(costs, s.costs[Use("hold", s.axes[0])]) for name, costs in named.items()}
     found = {way: [outcomes(s, shared[name], n, axis) for n in s.intervals] for way, (name, axis) in ways.items()}
     own = {axis: learnt[f"{next(iter(shared))}, {axis}"] for axis in s.axes}
     first, *others = s.axes
@@ -145,25 +113,13 @@ def modes(s: Dataset) -> Part:
         "taps_over": {way: s.ratios(taps[name], learnt[way]) for way, (name, _) in ways.items()},
         "over_first_axis": {axis: [s.over(of[axis], of[first]) for of in (own, linear)] for axis in others},
     }
-    costs = s.table(
-        "Held-out cost over that of hold, with 95 % interval over prompts. A dynamic mode reads one rate for each "
-        f"prompt, guidance branch and group from the last {SOLVER.depth} features; fitted taps have the same history "
-        f"and ridge {s.ridge:g}.",
-        ("forecast",),
-        relative,
-    )
-    fallbacks = Table.of(
-        "How often a dynamic mode falls back: share of prompts and groups that are held, because their last two "
-        "changes point apart, in the first gap and later; share of forecasts whose growth is damped; and the median "
-        "rate per last gap of those that are not held (0 is linear extrapolation).",
-        ("groups, axis", "outcome", *s.head),
-        {
-            (way, key): ["-" if (value := cell[key]) is None else value for cell in cells]
-            for way, cells in found.items()
-            for key in (HELD_FIRST, HELD_LATER, DAMPED, MEDIAN)
-        },
-    )
-    return Part(numbers, (costs, fallbacks))
+    fallbacks = {
+        (way, key): ["-" if (value := cell[key]) is None else value for cell in cells]
+        for way, cells in found.items()
+        for key in (HELD_FIRST, HELD_LATER, DAMPED, MEDIAN)
+    }
+    costs = s.table("modes", relative, depth=SOLVER.depth, ridge=s.ridge)
+    return Part(numbers, (costs, table("solvers", "fallbacks", fallbacks, columns=s.head)))
 
 
 def outcomes(s: Dataset, shared: Sharing, interval: int, axis: str) -> dict[str, float | None]:
@@ -180,41 +136,18 @@ def outcomes(s: Dataset, shared: Sharing, interval: int, axis: str) -> dict[str,
         ahead = (setup.times[list(targets)] - newest) / (newest - older)
         damped.extend(float((rate > SOLVER.limit / max(1.0, far)).mean()) for far in ahead)
     every = np.concatenate([rate[np.isfinite(rate)] for rate in rates])
-    return {
-        HELD_FIRST: held[0],
-        HELD_LATER: float(np.mean(held[1:])) if held[1:] else None,
-        DAMPED: float(np.mean(damped)),
-        MEDIAN: float(np.median(every)) if every.size else None,
-    }
+    later, median = float(np.mean(held[1:])) if held[1:] else None, float(np.median(every)) if every.size else None
+    return {HELD_FIRST: held[0], HELD_LATER: later, DAMPED: float(np.mean(damped)), MEDIAN: median}
 
 
 def modes_rulings(found: Numbers) -> Rulings:
     """By the numbers of `modes`."""
-    at, moved = f"at N = {', '.join(map(str, found['intervals']))}", found["over_first_axis"]
-
-    def every(key: str) -> list[Ratio]:
-        return [ratio for ratios in found[key].values() for ratio in ratios]
-
-    def means(key: str) -> str:
-        return "; ".join(f"{way} {', '.join(f'{ratio[0]:.3f}' for ratio in of)}" for way, of in found[key].items())
-
-    return {
-        "A rate read at run time beats linear extrapolation (at every interval, in one group and several, on "
-        "every axis).": (all_below(every("over_linear"), 1), f"cost ratio {at}: {means('over_linear')}."),
-        "Taps fitted beforehand beat rates read at run time (same history, same groups, at every interval).": (
-            all_below(every("taps_over"), 1),
-            f"cost of taps over modes {at}: {means('taps_over')}.",
-        ),
-        "Reading the rate makes the axis matter less than it does to linear extrapolation (the intervals of the "
-        "logarithms lie apart).": (
-            decide([_steadier(mode, line) for mode, line in moved.values()]),
-            "; ".join(
-                f"cost on {axis} over the papers' axis: modes {told(mode)}, linear {told(line)}"
-                for axis, (mode, line) in moved.items()
-            )
-            + ".",
-        ),
+    verdicts = {
+        "read": all_below((ratio for of in found["over_linear"].values() for ratio in of), 1),
+        "beforehand": all_below((ratio for of in found["taps_over"].values() for ratio in of), 1),
+        "steadier": decide([_steadier(mode, line) for mode, line in found["over_first_axis"].values()]),
     }
+    return claims("solvers", verdicts, **found)
 
 
 def _steadier(mode: Ratio, line: Ratio) -> bool | None:

@@ -1,8 +1,7 @@
 """Many steps with a one-step formula, straight to each or on its own forecasts; and does noise foretell the cost?"""
 
-from __future__ import annotations
-
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,46 +9,27 @@ from scipy.stats import rankdata
 
 from hyca_calib.search.replay import Array, Multistep
 from hyca_calib.search.taps import TINY
-from studies.paper.chapter import Numbers, Part, Rulings, Table
+from studies.paper.chapter import Cell, Numbers, Part, Rulings
 from studies.paper.formulas.dataset import CLOSED, WAYS, Dataset, Use, noise_gain
 from studies.paper.formulas.fitting import USUAL, tap_costs, tap_rows
 from studies.paper.formulas.pool import twins
-from studies.paper.intervals import Ratio, above, all_above, below, bootstrapped, listed, told
+from studies.paper.intervals import Ratio, above, all_above, below, bootstrapped, told
+from studies.paper.words import claims, of_each, paragraphs, table
 
 
 def multistep(s: Dataset) -> Part:
     """Cost and noise of recursive over anchored use, on every axis."""
     same = [label for label in CLOSED if not _differs(s, label)]
-    apart = [label for label in CLOSED if label not in same]
-    found = {
-        axis: {label: s.ratios(s.costs[Use(label, axis, "recursive")], s.costs[Use(label, axis)]) for label in apart}
-        for axis in s.axes
-    }
-    noise = {
-        axis: {label: [noise_gain(s.closed[Use(label, axis, way)][-1]) for way in WAYS] for label in apart}
-        for axis in s.axes
-    }
-    numbers = {
-        "recursive_over_anchored": found,
-        "noise_at_longest": noise,
-        "same": same,
-        "intervals": list(s.intervals),
-    }
-    text = (
-        f"Used recursively {', '.join(same)} forecast the same, as polynomials through their own forecasts do. A "
-        "dynamic mode that reads its own forecasts finds itself again, unless its growth was damped, and has no "
-        "recursive form in the runtime."
-    )
-    tables = [
-        Table.of(
-            f"Held-out cost of recursive over anchored use on the {axis} axis, with 95 % interval over prompts; and "
-            f"the mean sum of absolute weights at N = {s.intervals[-1]}.",
-            ("solver", *s.head, "anchored noise", "recursive noise"),
-            {label: [*map(told, of), *noise[axis][label]] for label, of in cells.items()},
-        )
-        for axis, cells in found.items()
-    ]
-    return Part(numbers, tuple(tables), (text,))
+    found, noise, tables = {}, {}, []
+    for axis in s.axes:
+        uses = {name: [Use(name, axis, way) for way in WAYS] for name in CLOSED if name not in same}
+        found[axis] = {name: s.ratios(s.costs[repeated], s.costs[once]) for name, (once, repeated) in uses.items()}
+        noise[axis] = {name: [noise_gain(s.closed[use][-1]) for use in of] for name, of in uses.items()}
+        cells: dict[str, list[Cell]] = {name: [*map(told, of), *noise[axis][name]] for name, of in found[axis].items()}
+        tables.append(table("solvers", "recursion", cells, axis=axis, columns=s.head))
+    numbers = {"recursive_over_anchored": found, "noise_at_longest": noise, "same": same}
+    numbers["intervals"] = list(s.intervals)
+    return Part(numbers, tuple(tables), paragraphs("solvers", "same", same=same))
 
 
 def _differs(s: Dataset, label: str) -> bool:
@@ -61,31 +41,21 @@ def _differs(s: Dataset, label: str) -> bool:
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `multistep`."""
-    cells = found["recursive_over_anchored"]
-    return {
-        "Recursive one-step use costs more than anchored use at the longest interval (on every axis, every solver "
-        "whose uses differ).": (
-            all_above((ratios[-1] for of in cells.values() for ratios in of.values()), 1),
-            f"at N = {found['intervals'][-1]}, "
-            + "; ".join(_evidence(axis, of, found["noise_at_longest"][axis]) for axis, of in cells.items())
-            + ". Where the sum is smaller, the recursion reaches less far than the anchored forecast and is less "
-            "noisy.",
-        )
-    }
+    longest = {axis: of_each(of, -1) for axis, of in found["recursive_over_anchored"].items()}
+    verdict = all_above((ratio for of in longest.values() for ratio in of.values()), 1)
+    sides = {axis: _sides(of, found["noise_at_longest"][axis]) for axis, of in longest.items()}
+    return claims("solvers", {"recursive": verdict}, **found, sides=sides)
 
 
-def _evidence(axis: str, cells: dict[str, list[Ratio]], noise: dict[str, list[float]]) -> str:
-    dearer = {label: ratios[-1][0] for label, ratios in cells.items() if above(ratios[-1], 1)}
-    cheaper = {label: ratios[-1][0] for label, ratios in cells.items() if below(ratios[-1], 1)}
-    quieter = [label for label in dearer if noise[label][1] < noise[label][0]]
+def _sides(ratios: dict[str, Ratio], noise: dict[str, list[float]]) -> dict[str, Any]:
+    """Solvers that recursive use makes dearer, and cheaper, and how many of the former it makes less noisy."""
 
-    def listed(found: dict[str, float]) -> str:
-        return ", ".join(f"{label} {ratio:.2f}" for label, ratio in found.items()) or "none"
+    def named(labels: list[str]) -> str:
+        return ", ".join(f"{label} {ratios[label][0]:.2f}" for label in labels) or "none"
 
-    return (
-        f"{axis} axis dearer: {listed(dearer)} (for {len(quieter)} of these {len(dearer)} the sum of absolute weights "
-        f"is smaller than in anchored use); cheaper: {listed(cheaper)}"
-    )
+    dearer, cheaper = ([label for label, ratio in ratios.items() if side(ratio, 1)] for side in (above, below))
+    quieter = sum(noise[label][1] < noise[label][0] for label in dearer)
+    return {"dearer": named(dearer), "cheaper": named(cheaper), "many": len(dearer), "quieter": quieter}
 
 
 def noise(s: Dataset) -> Part:
@@ -93,25 +63,19 @@ def noise(s: Dataset) -> Part:
     labels = [names[0] for names in twins(s) if names[0] in CLOSED]
     found = {(axis, way): _correlations(s, labels, axis, way) for axis in s.axes for way in WAYS}
     hold = s.costs[Use("hold", s.axes[0])][-1].sum()
+
+    def fitted(ridge: float) -> list[float]:
+        """One row of taps at the longest interval: sum of absolute weights, and cost over hold."""
+        rows, costs = tap_rows(s, s.one, s.intervals[-1], USUAL.depth, ridge), tap_costs(s, s.one, USUAL.depth, ridge)
+        return [noise_gain(rows), float(costs[-1].sum() / hold)]
+
     numbers = {
         "rank_correlation": {", ".join(key): ratios for key, ratios in found.items()},
         "solvers": labels,
-        "fitted": {  # one row of taps at the longest interval: sum of absolute weights, and cost over hold
-            f"{ridge:g}": [
-                noise_gain(tap_rows(s, s.one, s.intervals[-1], USUAL.depth, ridge)),
-                float(tap_costs(s, s.one, USUAL.depth, ridge)[-1].sum() / hold),
-            ]
-            for ridge in (s.ridge, USUAL.ridge)
-        },
+        "fitted": {f"{ridge:g}": fitted(ridge) for ridge in (s.ridge, USUAL.ridge)},
         "intervals": list(s.intervals),
     }
-    table = s.table(
-        f"Rank correlation over {len(labels)} different closed forms between the mean sum of absolute weights on the "
-        "schedule and the held-out cost, with 95 % bootstrap interval over the solvers.",
-        ("axis", "use"),
-        found,
-    )
-    return Part(numbers, (table,))
+    return Part(numbers, (s.table("correlations", found, solvers=len(labels)),))
 
 
 def rank_correlation(one: Array, other: Array) -> Array:
@@ -124,28 +88,18 @@ def rank_correlation(one: Array, other: Array) -> Array:
 def _correlations(s: Dataset, labels: list[str], axis: str, way: Multistep) -> list[Ratio]:
     """At each interval, with 95 % bootstrap interval over the solvers."""
     uses = [Use(label, axis, way) for label in labels]
-    gains = np.array([[noise_gain(rows) for rows in s.closed[use]] for use in uses])  # (solver, interval)
-    costs = np.stack([s.costs[use].sum(1) for use in uses])
+    gains = [np.array([noise_gain(rows) for rows in of]) for of in zip(*(s.closed[use] for use in uses), strict=True)]
+    costs = np.stack([s.costs[use].sum(1) for use in uses], axis=1)
 
-    def correlation(places: NDArray[np.int64], i: int) -> Array:
-        return rank_correlation(gains[places, i], costs[places, i])
+    def correlation(places: NDArray[np.int64], gain: Array, cost: Array) -> Array:
+        return rank_correlation(gain[places], cost[places])
 
-    return [bootstrapped(partial(correlation, i=i), len(labels), s.seed) for i in range(len(s.intervals))]
+    pairs = zip(gains, costs, strict=True)
+    return [bootstrapped(partial(correlation, gain=a, cost=b), len(labels), s.seed) for a, b in pairs]
 
 
 def noise_rulings(found: Numbers) -> Rulings:
     """By the numbers of `noise`."""
-    cells, intervals = found["rank_correlation"], found["intervals"]
-    return {
-        "A large sum of absolute weights foretells a high cost on long gaps (rank correlation above 0, interval "
-        "and all, in the longer half of the intervals, on every axis and in either use).": (
-            all_above(ratio for ratios in cells.values() for ratio in ratios[len(intervals) // 2 :]),
-            f"at N = {intervals[-1]} {listed({n: of[-1] for n, of in cells.items()}, between='; ')}; one row of "
-            "fitted taps "
-            + ", ".join(
-                f"at ridge {ridge} has sum {gain:.1f} and costs {cost:.3f} of hold"
-                for ridge, (gain, cost) in found["fitted"].items()
-            )
-            + ". An offline replay shows how a formula errs, not how noise of the accelerated run comes out.",
-        )
-    }
+    half = len(found["intervals"]) // 2
+    verdict = all_above(ratio for ratios in found["rank_correlation"].values() for ratio in ratios[half:])
+    return claims("solvers", {"noise": verdict}, **found)

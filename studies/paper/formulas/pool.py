@@ -1,7 +1,5 @@
 """Every solver of the pool at the published schedules: which is best, and on which axis?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -10,9 +8,10 @@ import numpy as np
 
 from hyca_calib.search.solver_table import ALL_SOLVERS, SolverFacts, facts_of
 from hyca_runtime.solvers import ClosedFormSolver, FoCa, Hermite, Newton, Taylor
-from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
+from studies.paper.chapter import Numbers, Part, Rulings, Table
 from studies.paper.formulas.dataset import Dataset, Use
 from studies.paper.intervals import Ratio, above, all_below, all_of, below, decide, logarithm, told
+from studies.paper.words import claims, paragraphs, table
 
 NEWTON = ("hold", *(f"newton order={order}" for order in range(1, 5)))
 
@@ -45,12 +44,8 @@ def pool(s: Dataset) -> Part:
         "published_over_taylor": {name: _published(s, *solvers) for name, solvers in PUBLISHED.items()},
         "best_closed": {name: [[*use, *ratio] for use, ratio in of] for name, of in best.items()},
     }
-    chosen = Table.of(
-        "The closed form, axis and use that cost least on the fit prompts, and their held-out cost over hold.",
-        ("schedule", "axes allowed", "closed form", "axis", "use", "cost over hold"),
-        {(n, name): (*of[i][0], told(of[i][1])) for i, n in enumerate(s.head) for name, of in best.items()},
-    )
-    return Part(numbers, (_table(s, facts, relative, moved), chosen), (_text(s),))
+    chosen = {(n, name): (*of[i][0], told(of[i][1])) for i, n in enumerate(s.head) for name, of in best.items()}
+    return Part(numbers, (_table(s, facts, relative, moved), table("solvers", "chosen", chosen)), _text(s))
 
 
 def best_orders(s: Dataset, axis: str) -> list[int]:
@@ -76,19 +71,13 @@ def _table(
 ) -> Table:
     cells = {}
     for f in facts:
-        noise = " / ".join(f"{value:.1f}" for value in f.noise) if f.noise else "-"
+        noise = " / ".join(f"{value:.1f}" for value in f.noise or ()) or "-"
         cold = ", ".join(f"{order:.1f}" for order in f.cold) or "-"
         costs = [" / ".join(f"{of[f.label][i][0]:.3f}" for of in relative.values()) for i in range(len(s.intervals))]
         shifts = [told(of[f.label]) if f.label in of else "-" for of in moved.values()]
         cells[f.label] = (str(f.depth), f"{f.order:.1f}", noise, cold, *costs, *shifts)
-    shift = (f"{axis} over {s.axes[0]}" for axis in moved)
-    caption = (
-        "Measured facts (order of the error in the gap; sum of absolute weights 1 and 4 gaps ahead; order with one, "
-        "two ... features) and held-out replay cost over that of hold, one row of weights for all channels, three "
-        f"first steps and then every N-th; on the axes {' / '.join(s.axes)}. Last: cost on another axis over that on "
-        f"the {s.axes[0]} axis, geometric mean over N, with 95 % interval over prompts."
-    )
-    return Table.of(caption, ("solver", "features", "order", "noise at 1 / 4", "cold", *s.head, *shift), cells)
+    columns = (*s.head, *(f"{axis} over {s.axes[0]}" for axis in moved))
+    return table("solvers", "facts", cells, axes=s.axes, columns=columns)
 
 
 def _turn(s: Dataset, axis: str) -> dict[str, Any]:
@@ -105,60 +94,38 @@ def _published(s: Dataset, mine: Callable[[int], ClosedFormSolver], theirs: Clos
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `pool`."""
-    moved, published = found["cost_over_step_axis"], found["published_over_taylor"]
-    at = f"N = {', '.join(map(str, found['intervals']))}"
+    moved, turns = found["cost_over_step_axis"], found["order_turn"].values()
+    labels = dict.fromkeys(label for cells in moved.values() for label in cells)
+    axis = [all_of([above(of[label], 1) for of in moved.values() if label in of]) for label in labels]
+    order = [
+        all_of([above(ratio, 1) for ratio in turn["exchanged"]]) if turn["orders"][-1] < turn["orders"][0] else False
+        for turn in turns
+    ]
+    published = all_below((ratio for of in found["published_over_taylor"].values() for ratio in of), 1)
+    verdicts = {"axis": decide(axis), "order": decide(order), "published": published}
+    shifts = {axis: _shift(cells) for axis, cells in moved.items()}
     first = next(axis for axis in found["cost_over_hold"] if axis not in moved)
+    return claims("solvers", verdicts, **found, first=first, shifts=shifts)
+
+
+def _shift(cells: dict[str, Ratio]) -> dict[str, Any]:
+    """Solvers that another axis serves better, and worse, and the ends of the range."""
     return {
-        f"The papers' {first} axis serves every solver best (every other axis costs more, interval above 1, mean "
-        "over intervals).": _axis(moved),
-        "The order that pays falls as the interval grows, on every axis (of Newton's orders, the one chosen at "
-        "the longest interval on the fit prompts is lower than at the shortest, and each costs less than the other "
-        "where it was chosen, on held-out prompts).": _falls(found["order_turn"], at),
-        f"HiCache and FoCa forecast better than TaylorSeer of the same order (at every interval, {first} axis).": (
-            all_below((ratio for ratios in published.values() for ratio in ratios), 1),
-            "; ".join(f"{name} {', '.join(f'{ratio[0]:.2f}' for ratio in of)}" for name, of in published.items())
-            + f" of its cost at {at}.",
-        ),
+        "of": len(cells),
+        "better": [label for label, found in cells.items() if below(found, 1)],
+        "worse": [label for label, found in cells.items() if above(found, 1)],
+        "lowest": min(cells.items(), key=lambda item: item[1]),
+        "highest": max(cells.values()),
     }
 
 
-def _axis(moved: dict[str, dict[str, Ratio]]) -> Ruling:
-    labels = list(dict.fromkeys(label for cells in moved.values() for label in cells))
-    met = [all_of([above(found[label], 1) for found in moved.values() if label in found]) for label in labels]
-    evidence = []
-    for axis, cells in moved.items():
-        worse, best = [label for label, found in cells.items() if above(found, 1)], min(cells, key=lambda n: cells[n])
-        evidence.append(
-            f"{axis} is better for {sum(below(found, 1) is True for found in cells.values())} of {len(cells)} solvers, "
-            f"down to {told(cells[best])} for {best}, and worse for {len(worse)}"
-            + (f" ({', '.join(worse)}), up to {told(max(cells.values()))}" if worse else "")
-        )
-    return decide(met), "; ".join(evidence) + "."
-
-
-def _falls(turns: dict[str, dict[str, Any]], at: str) -> Ruling:
-    met = [
-        all_of([above(ratio, 1) for ratio in turn["exchanged"]]) if turn["orders"][-1] < turn["orders"][0] else False
-        for turn in turns.values()
-    ]
-    evidence = "; ".join(
-        f"{axis} {', '.join(map(str, turn['orders']))}, exchanged between the ends they cost "
-        f"{' and '.join(map(told, turn['exchanged']))}"
-        for axis, turn in turns.items()
-    )
-    return decide(met), f"order of Newton's extrapolation chosen at {at}: {evidence}."
-
-
-def _text(s: Dataset) -> str:
-    same = [axis for axis in s.times if axis not in s.axes]
-    alike = [" = ".join(names) for names in twins(s) if len(names) > 1]
-    computed = ", ".join(f"{len(s.schedule(n).computed_steps)} (N = {n})" for n in s.intervals)
-    found = (
-        f"Schedules are the published rule; of {len(s.step_weights)} steps it computes {computed}. Costs are replays "
-        f"of the full run on {len(s.one.judged)} held-out prompts; the accelerated run's own drift is not in them."
-    )
-    if same:
-        found += f" The {s.axes[0]} axis in other units on this trace, so not shown: {', '.join(same)}."
-    if alike:
-        found += f" One formula under several names on these schedules: {'; '.join(alike)}."
-    return found
+def _text(s: Dataset) -> tuple[str, ...]:
+    facts = {
+        "steps": len(s.step_weights),
+        "computed": {n: len(s.schedule(n).computed_steps) for n in s.intervals},
+        "held_out": len(s.one.judged),
+        "first": s.axes[0],
+        "same": [axis for axis in s.times if axis not in s.axes],
+        "alike": [" = ".join(names) for names in twins(s) if len(names) > 1],
+    }
+    return paragraphs("solvers", "schedules", **facts)

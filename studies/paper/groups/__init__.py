@@ -1,7 +1,5 @@
 """Groups of feature dimensions: are they real, do they last, and what are they good for?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which groups forecast best; does a mixture of closed forms beat each of them, and may one step choose for many?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +9,12 @@ from hyca_calib.clusters.base import Labels
 from hyca_calib.quality.metrics import interval
 from hyca_calib.search.replay import Array, grouped
 from hyca_calib.search.solver_table import POOL
-from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
+from studies.paper.chapter import Numbers, Part, Rulings
 from studies.paper.groups.heterogeneity import LABELS, one_step_errors
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject, best_closed
-from studies.paper.intervals import Ratio, all_below, any_of, below, decide, extremes, listed, shared_level, told
+from studies.paper.intervals import Ratio, all_below, any_of, below, decide, shared_level, told
 from studies.paper.replay import ReplaySetup, members
+from studies.paper.words import claims, table
 
 DESCENT, RANDOM = "cost descent", "random"
 DRAWS = 5
@@ -51,28 +50,18 @@ def choice(s: Subject) -> Part:
         },
         "horizon_over_channels": {str(k): s.ratio(horizon[i], own) for i, k in enumerate(s.counts)},
     }
+    over_own = {way: [cost / float(own.mean()) for cost in found] for way, found in fitted.items()}
+    one = closed[USUAL][0]
+    over_one = {name: [cost / one for cost in found] for name, found in closed.items()}
     tables = (
-        Table.of(
-            "Held-out cost of fitted taps shared by groups, relative to taps per channel "
-            f"(which cost {own.mean():.4g}), by number of groups.",
-            ("grouping", *map(str, s.counts)),
-            {way: [cost / float(own.mean()) for cost in found] for way, found in fitted.items()},
-        ),
-        Table.of(
-            f"The best closed form per group instead, relative to one closed form for all ({closed[USUAL][0]:.4g}).",
-            ("descriptors (k-means)", *map(str, s.counts), "per channel"),
-            {name: [cost / closed[USUAL][0] for cost in found] for name, found in closed.items()},
-        ),
+        table("grouping", "fitted", over_own, own=own.mean(), columns=s.counts),
+        table("grouping", "closed", over_one, one=one, columns=s.counts),
     )
     return Part(numbers, tables)
 
 
 def descend(s: Subject, labels: Labels, rounds: int = 30) -> Labels:
-    """Move each channel to the group whose taps cost it least, refit, repeat: clustering on the cost itself.
-
-    Args:
-        labels: where to start; groups may die out.
-    """
+    """Move channels from `labels` on to groups whose taps cost them least, refit, repeat: clustering on the cost."""
     setup, gram = s.searched, s.recorded.fit
     for _ in range(rounds):
         rows = setup.fit(grouped(gram, s.gain, members(labels)), s.ridge)
@@ -97,21 +86,13 @@ def by_chance(s: Subject, labels: Labels) -> Array:
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `choice`."""
-    return {
-        "Grouping by fitted taps at the schedule's horizons beats every descriptor of the trajectory (k-means, at "
-        "every number of groups).": (
-            all_below((ratio for of in found["horizon_over"].values() for ratio in of.values()), 1),
-            f"cost over the best other: {extremes(found['horizon_over'], max, '{0} groups {1} ({2})')}.",
-        ),
-        f"A handful of groups is enough ({HANDFUL} groups by fitted taps cost at most 2 % more than taps per "
-        "channel).": _enough(found["horizon_over_channels"]),
-    }
-
-
-def _enough(cells: dict[str, Ratio]) -> Ruling:
+    cells = found["horizon_over_channels"]
     handful = max((int(k) for k in cells if int(k) <= HANDFUL), default=0)
-    verdict = decide([below(cells[str(handful)], 1 + DEAR)])
-    return verdict, f"cost over taps per channel: {listed(cells, '{1} at {0}')}."
+    verdicts = {
+        "horizon": all_below((ratio for of in found["horizon_over"].values() for ratio in of.values()), 1),
+        "enough": decide([below(cells[str(handful)], 1 + DEAR)]),
+    }
+    return claims("grouping", verdicts, **found, handful=HANDFUL)
 
 
 GOOD = 1.05
@@ -138,25 +119,15 @@ def hybrid(s: Subject) -> Part:
         "corrected": {name: over_single(s, *of, several, level) for name, of in costs.items()},
         "one_step_over_horizon": choosing,
     }
+    forms = {name: [told(of[name]) for of in mixtures.values()] for name in mixtures["searched"]}
+    once = {
+        (schedule, name): [cell[of] for of in ("median", "lowest", "highest")]
+        for schedule, cells in choosing.items()
+        for name, cell in cells.items()
+    }
     tables = (
-        Table.of(
-            f"Best of {len(LABELS)} closed forms per group (k-means, {USUAL}) over the best single one, both chosen on "
-            "the fit prompts: held-out ratio with 95 % interval over prompts, of the replay cost and of the plain "
-            "squared feature error, by which HyCa chooses.",
-            ("groups", *mixtures),
-            {name: [told(of[name]) for of in mixtures.values()] for name in mixtures["searched"]},
-        ),
-        Table.of(
-            "HyCa's One-Time Choosing: the solver of each group by its error one step ahead, over choosing by cost at "
-            "the horizons of the schedule on all fit prompts; held-out cost ratio over the prompts that chose. The "
-            f"paper's five kinds of solver are {', '.join(PAPER)}.",
-            ("schedule", "chosen by", "median", "lowest", "highest"),
-            {
-                (schedule, name): [cell[of] for of in ("median", "lowest", "highest")]
-                for schedule, cells in choosing.items()
-                for name, cell in cells.items()
-            },
-        ),
+        table("grouping", "best_forms", forms, pool=len(LABELS), usual=USUAL, columns=mixtures),
+        table("grouping", "one_time", once, five=PAPER),
     )
     return Part(numbers, tables)
 
@@ -205,23 +176,11 @@ def _bases(s: Subject, setup: ReplaySetup) -> dict[str, list[Array]]:
 
 def hybrid_rulings(found: Numbers) -> Rulings:
     """By the numbers of `hybrid`."""
-    plain, corrected, choosing = (
-        found[name] for name in ("hybrid_over_best_single", "corrected", "one_step_over_horizon")
-    )
-    channels = ", ".join(told(mixture["per channel"]) for mixture in plain.values())
+    corrected, choosing = found["corrected"], found["one_step_over_horizon"]
     once = {f"{n}, {pool}": cells[f"{EARLY}; {pool}"] for n, cells in choosing.items() for pool in POOLS}
-    whole = [cells[f"{ONE_PROMPT}; {pool}"]["median"] for cells in choosing.values() for pool in POOLS]
-    return {
-        "A hybrid beats every single solver (by at least 1 % at some number of groups, corrected for the numbers "
-        "tried; on each schedule, in cost and in plain squared error).": (
-            decide([any_of(below(ratio, WORTH) for ratio in ratios.values()) for ratios in corrected.values()]),
-            f"{extremes(corrected, min, '{0} {1} at {2} groups', '; ')}; per channel {channels}.",
-        ),
-        "One-step choosing on one prompt is good enough for multi-step use (at most 5 % dearer than choosing at "
-        "the horizons, mean over the prompts that choose).": (
-            all_below((cell["mean"] for cell in once.values()), GOOD),
-            "cost ratio of an early step "
-            + "; ".join(f"{name} {told(cell['mean'])}, up to {cell['highest']:.2f}" for name, cell in once.items())
-            + f"; the same single prompts choosing at the horizons at most {max(whole):.3f} in the median.",
-        ),
+    whole = max(cells[f"{ONE_PROMPT}; {pool}"]["median"] for cells in choosing.values() for pool in POOLS)
+    verdicts = {
+        "hybrid": decide([any_of(below(ratio, WORTH) for ratio in ratios.values()) for ratios in corrected.values()]),
+        "choosing": all_below((cell["mean"] for cell in once.values()), GOOD),
     }
+    return claims("grouping", verdicts, **found, once=once, whole=whole)

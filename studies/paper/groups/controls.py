@@ -1,7 +1,5 @@
 """Is it the dimensions that matter? Groups of tokens, and groups drawn by chance, on the same terms."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -11,23 +9,19 @@ from hyca_calib.clusters.base import Labels
 from hyca_calib.clusters.stability import agreement, labels_by
 from hyca_calib.quality.metrics import RESAMPLES
 from hyca_calib.search.replay import Array
-from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
+from studies.paper.chapter import Numbers, Part, Rulings, Table, Verdict
 from studies.paper.groups.choice import DRAWS, random_labels
 from studies.paper.groups.stability import summary
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
-from studies.paper.intervals import Ratio, all_below, all_of, decide, extremes, quantiles, shared_level, told
+from studies.paper.intervals import Ratio, all_below, all_of, decide, quantiles, shared_level
 from studies.paper.replay import Rows, by_label
+from studies.paper.words import claims, paragraphs, table
 
 Outcome = tuple[Array, Array]
 """Held-out replay cost and relative forecast error of each judged prompt, ``(prompt,)``."""
 
 TOKENS = ("tokens by position", "tokens by position, horizon taps", "tokens by content, horizon taps")
 UNIFORM = ("dimensions by chance, same sizes", "dimensions in equal blocks")
-TEXT = (
-    "Tokens are grouped by the same descriptors, on their Gram summed over channels. *By position* fixes the group "
-    "of a position for all prompts, as a plan would have to; *by content* assigns every token of every prompt by "
-    "its own whole trajectory, which no run can know: a bound on what token groups could do."
-)
 
 
 def controls(s: Subject) -> Part:
@@ -59,12 +53,9 @@ def controls(s: Subject) -> Part:
             for name, others in (("tokens", TOKENS), ("uniform", UNIFORM))
         },
     }
-    lasted = Table.of(
-        f"Adjusted Rand index between the assignments of single prompts (k-means, {USUAL}).",
-        ("assigned", *lasting["channels"]),
-        {kind: [cell["mean"] for cell in of.values()] for kind, of in lasting.items()},
-    )
-    return Part(numbers, (_table(numbers), lasted), (TEXT,))
+    agreed = {kind: [cell["mean"] for cell in of.values()] for kind, of in lasting.items()}
+    lasted = table("grouping", "lasted", agreed, usual=USUAL, columns=lasting["channels"])
+    return Part(numbers, (_table(numbers), lasted), paragraphs("grouping", "tokens_text"))
 
 
 def channel_outcome(s: Subject, labels: Labels) -> Outcome:
@@ -80,8 +71,7 @@ def token_outcome(s: Subject, labels: Labels) -> Outcome:
 
 
 def content_outcome(s: Subject, num_groups: int) -> Outcome:
-    """Every token of every prompt is assigned by its own whole trajectory: it sees the future, so this bounds what
-    token groups could do."""
+    """Every token of every prompt is assigned by its whole trajectory: it sees the future, so this is a bound."""
     judged = s.recorded.judged_tokens
     known, held = (grams.reshape(-1, *grams.shape[-2:]) for grams in (s.recorded.fit_tokens, judged))
     labels = labels_by("kmeans", s.describe(HORIZON, np.concatenate([known, held])), num_groups, s.seed)
@@ -143,12 +133,7 @@ def _table(numbers: Numbers) -> Table:
         for name in numbers["cost"][counts[0]]
     }
     rows |= {name: [*cells(*outcome) * len(counts)] for name, outcome in numbers["limits"].items()}
-    caption = (
-        "Fitted taps shared by groups, held out: replay cost relative to one group, and squared forecast error "
-        "relative to the feature's energy over all predicted steps."
-    )
-    head = [cell for k in counts for cell in (f"{k} groups: cost", "error %")]
-    return Table.of(caption, ("groups of", *head), rows)
+    return table("grouping", "sharing", rows, counts=counts)
 
 
 def _against(s: Subject, ways: dict[str, Outcome], other: str, others: int) -> list[float]:
@@ -160,30 +145,16 @@ def _against(s: Subject, ways: dict[str, Outcome], other: str, others: int) -> l
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `controls`."""
-    lasting, less = found["agreement_across_prompts"], found["token_less_half_channel_ari"]
-    return {
-        "Dimension-wise beats token-wise (every way to group tokens, at the same number of groups).": _beats(
-            found["contests"]["tokens"]
-        ),
-        "Dimension-wise beats uniform (groups by chance and equal blocks, at the same number of groups).": _beats(
-            found["contests"]["uniform"]
-        ),
-        "Token assignments move with the prompt (their ARI is less than half that of channels).": (
-            all_below((less[k] for k in lasting["tokens"]), 0),
-            "ARI of tokens / channels, and the first less half of the second: "
-            + ", ".join(
-                f"{of['mean']:.2f} / {lasting['channels'][k]['mean']:.2f} at {k}, {told(less[k])}"
-                for k, of in lasting["tokens"].items()
-            )
-            + ".",
-        ),
-    }
+    verdicts = {rivals: _beats(cells) for rivals, cells in found["contests"].items()}
+    moving = {"assignments": all_below(found["token_less_half_channel_ari"].values(), 0)}
+    return claims("grouping", verdicts | moving, **found)
 
 
-def _beats(cells: dict[str, dict[str, list[float]]]) -> Ruling:
+def _beats(cells: dict[str, dict[str, list[float]]]) -> Verdict:
     """Every one must be beaten; one that surely is not is enough, corrected for their number."""
-    met = [
-        all_of([True if high < 1 else False if surely >= 1 else None for _, _, high, surely in others.values()])
-        for others in cells.values()
-    ]
-    return decide(met), f"cost over the best of them: {extremes(cells, max, '{1} at {0} ({2})')}."
+    return decide(
+        [
+            all_of([True if high < 1 else False if surely >= 1 else None for _, _, high, surely in others.values()])
+            for others in cells.values()
+        ]
+    )

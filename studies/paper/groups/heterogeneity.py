@@ -1,7 +1,5 @@
 """Do feature dimensions move differently, and do they want different solvers?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,7 @@ from studies.paper.chapter import Numbers, Part, Rulings, Table
 from studies.paper.groups.subject import Subject, best_closed
 from studies.paper.intervals import Ratio, above, all_below, below, bootstrapped, decide, told
 from studies.paper.replay import ReplaySetup, members
+from studies.paper.words import claims, paragraphs, table
 
 READINGS: dict[str, Callable[[Array], Array]] = {
     "energy, decades": lambda gram: descriptors.energy(gram)[:, 0] / np.log(10),
@@ -46,19 +45,10 @@ def heterogeneity(s: Subject) -> Part:
 
     shared = {name: float(_share(single)) for name, single in singles.items()}
     spreads = {name: np.quantile(reading(s.recorded.fit), (0.05, 0.5, 0.95)) for name, reading in READINGS.items()}
-    spread = Table.of(
-        "How channels move along the full run. The last column: of the variance over channels and single "
-        "prompts, the share that is between channels and stays from prompt to prompt.",
-        ("descriptor", "5 % of channels below", "median", "95 % below", "variance that is between channels"),
-        {name: (*map(float, found), shared[name]) for name, found in spreads.items()},
-    )
+    spread = {name: (*map(float, found), shared[name]) for name, found in spreads.items()}
     shares, best = _solvers(s)
     left = {name: _savings(s, setup) for name, setup in s.setups.items()}
-    savings = Table.of(
-        "Held-out replay cost relative to one closed form for all, with 95 % intervals over prompts.",
-        ("choice", "searched schedule", "published rule"),
-        {choice: [told(of[choice]) for of in left.values()] for choice in left["searched"]},
-    )
+    savings = {choice: [told(of[choice]) for of in left.values()] for choice in left["searched"]}
     numbers = {
         "variance_between_channels": shared,
         "median_between_channels": bootstrapped(median_share, len(s.recorded.prompts), s.seed),
@@ -66,7 +56,10 @@ def heterogeneity(s: Subject) -> Part:
         "choices": left,
         "ridge": s.ridge,
     }
-    return Part(numbers, (spread, best, savings), (_text(s),))
+    steps = {name: setup.schedule.computed_steps for name, setup in s.setups.items()}
+    text = paragraphs("grouping", "schedules", steps=len(s.searched.step_weights), ridge=s.ridge, **steps)
+    tables = table("grouping", "spread", spread), best, table("grouping", "savings", savings)
+    return Part(numbers, tables, text)
 
 
 def one_step_errors(setup: ReplaySetup, gram: Array, targets: range) -> Array:
@@ -103,23 +96,11 @@ def _solvers(s: Subject) -> tuple[dict[str, dict[str, float]], Table]:
     }
     shares = {name: best_shares(of) for name, of in found.items()}
     whole = [(cost @ s.gain) / (cost @ s.gain).min() for cost in costs]
-    table = Table.of(
-        "Which closed form is best for how many channels (fit prompts). Costs are relative to the best single one.",
-        (
-            "solver",
-            "best one step ahead, % of channels",
-            "best on the searched schedule, %",
-            "best on the published rule, %",
-            "searched, by plain squared error, %",
-            "cost if used for all, searched",
-            "cost if used for all, published",
-        ),
-        {
-            label: [*(100 * share[label] for share in shares.values()), *(float(cost[i]) for cost in whole)]
-            for i, label in enumerate(LABELS)
-        },
-    )
-    return shares, table
+    cells = {
+        label: [*(100 * share[label] for share in shares.values()), *(float(cost[i]) for cost in whole)]
+        for i, label in enumerate(LABELS)
+    }
+    return shares, table("grouping", "best", cells)
 
 
 def _savings(s: Subject, setup: ReplaySetup) -> dict[str, Ratio]:
@@ -154,48 +135,13 @@ def _savings(s: Subject, setup: ReplaySetup) -> dict[str, Ratio]:
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `heterogeneity`."""
-    left, shared = found["choices"], found["median_between_channels"]
-    taps = left["searched"][OWN_TAPS]
-    most = {name: max(of.items(), key=lambda item: item[1]) for name, of in found["best_shares"].items()}
-    return {
-        "Feature dimensions are heterogeneous (most descriptor variance is between channels, and taps of their "
-        "own save at least 10 %).": (
-            decide([above(shared, 0.5), below(taps, WORTH)]),
-            (
-                f"the median descriptor has {told(shared)} of its variance between channels; taps per channel leave "
-                f"{told(taps)} of the cost of one set of taps."
-            ),
+    left = found["choices"]
+    verdicts = {
+        "heterogeneous": decide(
+            [above(found["median_between_channels"], 0.5), below(left["searched"][OWN_TAPS], WORTH)]
         ),
-        "Different dimensions want different solvers (choosing a closed form per channel saves at least 10 %, on "
-        "each schedule, in replay cost and in plain squared error).": (
-            all_below((of[choice] for of in left.values() for choice in (OWN, PLAIN)), WORTH),
-            "; ".join(
-                f"{name}: {most[name][0]} is best for {most[name][1]:.0%} of channels, choosing per channel leaves "
-                f"{told(of[OWN])} of the cost, {told(of[PLAIN])} of the plain squared error"
-                for name, of in left.items()
-            )
-            + ".",
-        ),
-        "The best solver changes along the run more than across channels (choosing per gap saves more than "
-        "choosing per channel, on each schedule).": (
-            all_below((of[GAP_OVER_OWN] for of in left.values()), 1),
-            "; ".join(
-                f"{name}: per gap leaves {told(of[GAP])}, per channel {told(of[OWN])}, one over the other "
-                f"{told(of[GAP_OVER_OWN])}"
-                for name, of in left.items()
-            )
-            + ".",
-        ),
+        "solvers": all_below((of[choice] for of in left.values() for choice in (OWN, PLAIN)), WORTH),
+        "along": all_below((of[GAP_OVER_OWN] for of in left.values()), 1),
     }
-
-
-def _text(s: Subject) -> str:
-    searched, published = (", ".join(map(str, setup.schedule.computed_steps)) for setup in s.setups.values())
-    counts = [len(setup.schedule.computed_steps) for setup in s.setups.values()]
-    return (
-        f"All groupings compete on one searched {counts[0]}-of-{len(s.searched.step_weights)} schedule "
-        f"(computed: {searched}) and, for closed forms, on the published rule "
-        f"with {counts[1]} computed steps ({published}). Groups, "
-        "solvers and taps come from the fit prompts; every cost is on the select prompts, a replay of the full run "
-        f"(the accelerated run's own drift is not in it). Ridge {s.ridge:g}, chosen by cross-validation over prompts."
-    )
+    most = {name: max(of.items(), key=lambda item: item[1]) for name, of in found["best_shares"].items()}
+    return claims("grouping", verdicts, **found, most=most)

@@ -1,7 +1,5 @@
 """Taps per channel drawn towards their group's: does the number of groups still matter?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +9,11 @@ from hyca_calib.clusters.base import Labels
 from hyca_calib.search.replay import Array, grouped
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.taps import TINY
-from studies.paper.chapter import Numbers, Part, Rulings, Table
+from studies.paper.chapter import Numbers, Part, Rulings
 from studies.paper.groups.subject import PAIRED, USUAL, Subject
-from studies.paper.intervals import all_below, any_of, below, decide, extremes, listed, shared_level, swing, told
+from studies.paper.intervals import all_below, any_of, below, decide, shared_level, swing
 from studies.paper.replay import FEW_TOKENS, RIDGES, Rows, members
+from studies.paper.words import claims, of_each, table
 
 GROUP, DRAWN, FREE = "group taps", "per channel, drawn to the group", "per channel, free"
 POOLED = "per channel, group's data added"
@@ -36,19 +35,12 @@ def shrinkage(s: Subject) -> Part:
     ridges = {name: _by_ridge(s, fits) for name, (_, fits) in data.items()}
     compared = {name: _compared(s, of) for name, of in found.items()}
     numbers = {"curves": curves, "ridges": ridges, "counts": list(s.counts), "ridge": USUAL_RIDGE, "contests": compared}
+    costs = {(name, kind): costs for name, of in curves.items() for kind, costs in of.items()}
+    strengths = {(name, kind): costs.values() for name, kinds in ridges.items() for kind, costs in kinds.items()}
+    facts = {"usual": USUAL, "least": min(RIDGES), "ridge": s.ridge, "drawn": USUAL_RIDGE, "columns": s.counts}
     tables = (
-        Table.of(
-            f"Held-out cost by number of groups (k-means, {USUAL}), fitted on little data and on much. Free taps have "
-            f"ridge {min(RIDGES):g}, group taps {s.ridge:g}, drawn ones {USUAL_RIDGE:g}; of the group's data one "
-            "prompt's worth is added to the channel's own.",
-            ("fitted on", "taps", *map(str, s.counts)),
-            {(name, kind): costs for name, of in curves.items() for kind, costs in of.items()},
-        ),
-        Table.of(
-            "Held-out cost of taps per channel by strength of the ridge, and what it draws to.",
-            ("fitted on", "drawn", *(f"{ridge:g}" for ridge in STRENGTHS)),
-            {(name, kind): costs.values() for name, kinds in ridges.items() for kind, costs in kinds.items()},
-        ),
+        table("grouping", "shrunk", costs, **facts),
+        table("grouping", "strengths", strengths, columns=[f"{ridge:g}" for ridge in STRENGTHS]),
     )
     return Part(numbers, tables)
 
@@ -132,31 +124,12 @@ def _compared(s: Subject, curves: Curves) -> dict[str, Any]:
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `shrinkage`."""
-
-    def at(key: str) -> dict[str, Any]:
-        return {name: cells[key] for name, cells in found["contests"].items()}
-
-    return {
-        "Drawn to their group's taps, channels no longer care how many groups there are (cost varies by at most "
-        "5 % over all numbers).": (
-            all_below(at("swing").values(), FLAT),
-            "largest over smallest cost, drawn (surely at least, at most) / group taps: "
-            + ", ".join(f"{n} {told(swing)} / {at('swing_of_groups')[n]:.3f}" for n, swing in at("swing").items())
-            + ".",
-        ),
-        "Hierarchical ridge is never worse than the better of its limits (within 2 % of every number of groups "
-        "and of free taps, whatever the number of groups).": (
-            all_below(at("over_limits").values(), CLOSE),
-            f"at worst (surely at least, at most) {listed(at('over_limits'), '{1} ({0})')}.",
-        ),
-        f"Adding the group's data is a better prior than drawing to its taps (with {HANDFUL} groups, however much "
-        "is fitted on).": (
-            all_below(at("added_over_drawn").values(), 1),
-            f"added over drawn: {listed(at('added_over_drawn'))}.",
-        ),
-        "Grouping protects from overfitting (some number of groups beats free taps per channel, corrected for the "
-        "numbers tried; however much is fitted on).": (
-            decide([any_of(below(ratio, 1) for ratio in of.values()) for of in at("groups_over_free").values()]),
-            f"best group taps over free taps per channel: {extremes(at('groups_over_free'), min, '{0} {1} at {2}')}.",
-        ),
+    contests = found["contests"]
+    free = of_each(contests, "groups_over_free")
+    verdicts = {
+        "swing": all_below(of_each(contests, "swing").values(), FLAT),
+        "limits": all_below(of_each(contests, "over_limits").values(), CLOSE),
+        "added": all_below(of_each(contests, "added_over_drawn").values(), 1),
+        "overfitting": decide([any_of(below(ratio, 1) for ratio in of.values()) for of in free.values()]),
     }
+    return claims("grouping", verdicts, contests=contests, handful=HANDFUL)

@@ -1,7 +1,5 @@
 """Are the groups the same for other prompts, seeds and steps, and does it matter?"""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,9 +9,10 @@ import numpy as np
 from hyca_calib.clusters.base import Labels
 from hyca_calib.clusters.stability import agreement, labels_by, separation
 from hyca_calib.search.replay import Array
-from studies.paper.chapter import Numbers, Part, Ruling, Rulings, Table
+from studies.paper.chapter import Numbers, Part, Rulings
 from studies.paper.groups.subject import HORIZON, PAIRED, USUAL, Subject
-from studies.paper.intervals import above, all_below, decide, listed
+from studies.paper.intervals import above, all_below, decide
+from studies.paper.words import claims, table
 
 SOURCES = ("prompts", "sets", "windows", "splits", "restarts")
 """What changes between labelings: single prompts (each with its own seed); disjoint sets of prompts and
@@ -32,39 +31,22 @@ def stability(s: Subject) -> Part:
     """Agreement of assignments over everything that may change, and what disagreement costs."""
     cells = [cell for descriptors in s.descriptor_sets for cell in _cells(s, descriptors)]
     moved = {str(k): _moved(s, k) for k in s.few_counts}
+    shown = {
+        (cell["descriptors"], str(cell["groups"])): [
+            *(f"{cell[of]['mean']:.2f} ± {cell[of]['spread']:.2f}" if of in cell else "-" for of in SOURCES),
+            _rounded(cell["silhouette"]),
+        ]
+        for cell in of_kmeans(cells)
+        if cell["descriptors"] in SHOWN
+    }
+    by_clusterer = {
+        (name, str(k)): [_rounded(_mean(cells, source, clusterer=name, groups=k)) for source in SOURCES]
+        for name, k in itertools.product(s.clusterers, s.few_counts)
+    }
     tables = (
-        Table.of(
-            "Adjusted Rand index of k-means assignments, mean and standard deviation over pairs. Sets are disjoint "
-            "sets of prompts and seeds, windows the thirds of the run, restarts the same data with another seed of "
-            "k-means. The figure has the other descriptor sets.",
-            ("descriptors", "groups", *SOURCES, "silhouette"),
-            {
-                (cell["descriptors"], str(cell["groups"])): [
-                    *(f"{cell[of]['mean']:.2f} ± {cell[of]['spread']:.2f}" if of in cell else "-" for of in SOURCES),
-                    _rounded(cell["silhouette"]),
-                ]
-                for cell in of_kmeans(cells)
-                if cell["descriptors"] in SHOWN
-            },
-        ),
-        Table.of(
-            "The same by clusterer, mean over all descriptor sets. Ward's agglomerative clustering has no seed.",
-            ("clusterer", "groups", *SOURCES),
-            {
-                (clusterer, str(k)): [
-                    _rounded(_mean((c for c in cells if (c["clusterer"], c["groups"]) == (clusterer, k)), source))
-                    for source in SOURCES
-                ]
-                for clusterer in s.clusterers
-                for k in s.few_counts
-            },
-        ),
-        Table.of(
-            "Held-out cost with groups found on a single prompt over that with groups found on all (k-means, "
-            f"{USUAL}; taps fitted on all prompts; 95 % interval over prompts).",
-            ("groups", "cost ratio", "from", "to"),
-            moved,
-        ),
+        table("grouping", "ari", shown, columns=SOURCES),
+        table("grouping", "clusterers", by_clusterer, columns=SOURCES),
+        table("grouping", "one_prompt", moved, usual=USUAL),
     )
     return Part({"agreement": cells, "cost_of_groups_from_one_prompt": moved}, tables)
 
@@ -118,36 +100,21 @@ def _moved(s: Subject, k: int) -> Sequence[float]:
 
 
 def rulings(found: Numbers) -> Rulings:
-    """By the numbers of `stability`: the paper's claim for k-means, and whether it matters."""
-    moved = found["cost_of_groups_from_one_prompt"]
-    return {
-        f"Clusters are stable (ARI of every pair of labelings above {BAR}) for every descriptor set, number of "
-        "groups and change of data.": _stable(of_kmeans(found["agreement"])),
-        "Groups that move cost nothing (groups found on one prompt cost at most 2 % more than groups found on "
-        "all, taps fitted on all in both cases).": (
-            all_below(moved.values(), FREE),
-            f"cost over that of groups found on all: {listed(moved, '{} groups {}')}.",
-        ),
-    }
-
-
-def _stable(cells: Sequence[Cell]) -> Ruling:
-    """By the range over pairs: they share labelings, so they have no interval."""
+    """The paper's claim for k-means by the range over pairs: they share labelings, so they have no interval."""
+    cells = of_kmeans(found["agreement"])
     pairs = [cell[source] for cell in cells for source in DATA if source in cell]
     met = [above((pair["mean"], pair["lowest"], pair["highest"]), BAR) for pair in pairs]
-    evidence = []
-    for count in sorted({cell["groups"] for cell in cells}):
-        means = {source: _mean((cell for cell in cells if cell["groups"] == count), source) for source in DATA}
-        told = ", ".join(f"{source} {mean:.2f}" for source, mean in means.items() if mean is not None)
-        evidence.append(f"{count} groups: {told}")
-    return decide(met), (
-        f"of {len(met)} cells of k-means every pair passes in {met.count(True)} and none in {met.count(False)}; mean "
-        f"ARI over descriptor sets at {'; '.join(evidence)}."
-    )
+    verdicts = {"stable": decide(met), "moved": all_below(found["cost_of_groups_from_one_prompt"].values(), FREE)}
+    means = {
+        count: {source: mean for source in DATA if (mean := _mean(cells, source, groups=count)) is not None}
+        for count in sorted({cell["groups"] for cell in cells})
+    }
+    return claims("grouping", verdicts, **found, met=met, means=means, bar=BAR)
 
 
-def _mean(cells: Iterable[Cell], source: str) -> float | None:
-    known = [cell[source]["mean"] for cell in cells if source in cell]
+def _mean(cells: Iterable[Cell], source: str, **of: Any) -> float | None:
+    """Agreement over a source in those cells that are `of` such a kind."""
+    known = [cell[source]["mean"] for cell in cells if source in cell and cell | of == cell]
     return float(np.mean(known)) if known else None
 
 

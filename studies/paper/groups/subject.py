@@ -1,7 +1,5 @@
 """What the questions of the chapter share: the data, the schedules, and how groups are made."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -124,8 +122,7 @@ def best_closed(
     """Held-out cost ``(prompt,)`` of the closed form of each group that costs least where it is chosen.
 
     Args:
-        fit: weighted costs ``(solver, channel)`` that choose.
-        judged: weighted costs ``(solver, prompt, channel)``.
+        fit, judged: weighted costs: ``(solver, channel)`` choose, ``(solver, prompt, channel)`` are paid.
         allowed: numbers of the solvers that may be chosen.
     """
     total = np.zeros(judged.shape[1])

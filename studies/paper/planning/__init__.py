@@ -1,7 +1,5 @@
 """Offline search for schedules: what is optimal, what it costs to know, and how that grows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Other ways to find a schedule, as controls; all score by the same table of gap costs."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,11 +72,7 @@ def draw(num_steps: int, count: int, size: int, rng: np.random.Generator) -> Ste
 
 
 def table_cost(table: GapTable, computed: Steps) -> Array:
-    """Costs ``(n,)`` of many schedules of equally many steps at once.
-
-    Args:
-        computed: ``(n, K)`` ascending computed steps, the first of them 0.
-    """
+    """Costs ``(n,)`` of schedules of equally many computed steps ``(n, K)``, which ascend from 0."""
     ends = np.concatenate([computed, np.full((len(computed), 1), table.num_steps)], axis=1)
     gaps, count, longest = np.diff(ends, axis=1), computed.shape[1], len(table.histories)
     within = gaps.max(axis=1) <= table.max_gap

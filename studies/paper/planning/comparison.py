@@ -1,7 +1,5 @@
 """Do other ways of search reach what dynamic programming finds, at some numbers of steps and on the whole front?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,11 +13,12 @@ from hyca_calib.search.replay import Array
 from hyca_calib.search.tune import solve
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
-from studies.paper.chapter import Cell, Numbers, Part, Rulings, Table
+from studies.paper.chapter import Cell, Numbers, Part, Rulings
 from studies.paper.intervals import all_above, decide, over, told
 from studies.paper.planning.baselines import anneal, even_schedule, random_search
 from studies.paper.planning.instance import SETTINGS, Instance, timed
 from studies.paper.replay import ReplaySetup
+from studies.paper.words import claims, paragraphs, table
 
 EXACT, ANNEALING, RANDOM = "dynamic programming", "annealing", "random search"
 RULE, EVEN = "published rule", "even spacing"
@@ -27,13 +26,6 @@ BUDGETS = ("1.5x", "2x", "2.5x", "3x", "4x", "5x", "6x", "7x", "8x", "10x")
 RESTARTS, FRONT_RESTARTS = 16, 8
 SAME = 1e-9  # relative difference of costs that are equal but for rounding
 MISSED = 0.001  # runs that end this far above the optimum on average have not found it
-OBJECTIVE = (
-    "All schedules here are judged by one objective, the one of the product's search: forecast errors within a gap "
-    "add up coherently in the latent, weighted by the sampler's response and the gain of the network's tail, and the "
-    "squared norms of the gaps are summed (`hyca_calib/search/replay.py`). Taps are fitted on the fit split for each "
-    "group of channels and judged on the select split; rivals get the same taps. Costs are squared errors, tenfold is "
-    "10 dB, and they are replayed: no cost sees that later computed steps meet a changed latent."
-)
 
 Run = tuple[Numbers, Sequence[Schedule]]
 """What one way of search costs and reaches, see `_run`, and the best schedule of each of its restarts."""
@@ -53,24 +45,14 @@ def comparison(s: Instance) -> Part:
         "runs": [run for run, _ in runs],
         "unseen": [{"method": method, "steps": steps, "ratio": ratio} for (method, steps), ratio in unseen.items()],
     }
+    told_runs = {_row(run, s.seed): () for run, _ in runs}
+    ratios = {str(count): [told(unseen[method, count]) for method in methods] for count in s.counts}
+    restarts = max(len(found) for _, found in runs)
     tables = (
-        Table(
-            "Schedules found at the same objective, from the same table of gap costs "
-            f"({s.table_seconds:.1f} s of one core, no gap too long for it). Excess: cost over the optimum's, less "
-            f"one; annealing, random search: mean of {max(len(found) for _, found in runs)} independent runs with 95 % "
-            "interval, seconds of one core for each run; dynamic programming: for all numbers of steps at once.",
-            ("computed steps", "found by", "schedules", "seconds", "excess %", "best run %", "runs at the optimum"),
-            tuple(_row(run, s.seed) for run, _ in runs),
-        ),
-        Table.of(
-            f"Cost of those schedules on {len(s.test)} prompts of the test split over that of dynamic programming's, "
-            "with 95 % interval over prompts; taps from the fit split. Annealing and random search: "
-            f"{s.usual:,} evaluations, mean of their runs.",
-            ("computed steps", *methods),
-            {str(count): [told(unseen[method, count]) for method in methods] for count in s.counts},
-        ),
+        table("schedules", "found", told_runs, seconds=s.table_seconds, restarts=restarts),
+        table("schedules", "unseen_costs", ratios, prompts=len(s.test), usual=s.usual, columns=methods),
     )
-    return Part(numbers, tables, (OBJECTIVE,))
+    return Part(numbers, tables, paragraphs("schedules", "objective"))
 
 
 def unseen_costs(s: Instance, schedules: Sequence[Schedule]) -> Array:
@@ -119,30 +101,15 @@ def _row(run: Numbers, seed: int) -> tuple[Cell, ...]:
 
 def rulings(found: Numbers) -> Rulings:
     """By the numbers of `comparison`."""
-    evaluations = sorted({run["evaluations"] for run in found["runs"] if run["method"] == ANNEALING})[1]  # the usual
-    usual = [run for run in found["runs"] if (run["method"], run["evaluations"]) == (ANNEALING, evaluations)]
-    excess = [interval(run["excess"]) for run in usual]
+    annealed = [run for run in found["runs"] if run["method"] == ANNEALING]
+    evaluations = sorted({run["evaluations"] for run in annealed})[1]  # the usual
+    usual = [(run, interval(run["excess"])) for run in annealed if run["evaluations"] == evaluations]
     fixed = [cell for cell in found["unseen"] if cell["method"] in (RULE, EVEN)]
-    return {
-        f"Annealing with {evaluations:,} evaluations misses the optimum (on average more than {100 * MISSED:g} % "
-        "above, at every number of computed steps).": (
-            all_above(excess, MISSED),
-            "mean excess "
-            + ", ".join(
-                f"{100 * mean:.2f} % ({100 * low:.2f} to {100 * high:.2f}) at {run['steps']} steps, "
-                f"{100 * run['hits']:.0f} % of runs at the optimum"
-                for run, (mean, low, high) in zip(usual, excess, strict=True)
-            )
-            + ".",
-        ),
-        "On unseen prompts the optimal schedule is cheaper than the published rule and than even spacing with as "
-        "many computed steps.": (
-            all_above((cell["ratio"] for cell in fixed), 1),
-            "they cost "
-            + ", ".join(f"{cell['ratio'][0]:.2f} ({cell['method']}, {cell['steps']} steps)" for cell in fixed)
-            + " times as much.",
-        ),
+    verdicts = {
+        "annealing": all_above((excess for _, excess in usual), MISSED),
+        "unseen": all_above((cell["ratio"] for cell in fixed), 1),
     }
+    return claims("schedules", verdicts, evaluations=evaluations, missed=MISSED, usual=usual, fixed=fixed)
 
 
 def front(s: Instance) -> Part:
@@ -178,21 +145,10 @@ def front(s: Instance) -> Part:
             s.cost(even_schedule(s.steps, count)) / best,
             " ".join(map(str, s.optimum[count].computed_steps)) if count < s.steps / 4 else "",
         )
-    table = Table.of(
-        "The offline front, all from one table: cost of the optimum, and what others cost relative to it. Annealing: "
-        f"mean of {FRONT_RESTARTS} runs of {s.usual:,} evaluations.",
-        ("budget", "computed steps", "cost", ANNEALING, RULE, EVEN, "the optimum computes"),
-        cells,
-    )
-    return Part(numbers, (table,))
+    return Part(numbers, (table("schedules", "front", cells, restarts=FRONT_RESTARTS, usual=s.usual),))
 
 
 def front_rulings(found: Numbers) -> Rulings:
     """By the numbers of `front`; both costs are of one table, so nothing is estimated."""
-    limited = found["limited_gap"].values()
-    return {
-        "The search's limit on the longest gap costs nothing (its schedules are the best of all at every budget).": (
-            decide([over <= 1 + SAME for over in limited]),
-            f"cost over the best without a limit at most {max(limited):.6f} at {len(limited)} budgets.",
-        )
-    }
+    limited = list(found["limited_gap"].values())
+    return claims("schedules", {"limit": decide([over <= 1 + SAME for over in limited])}, limited=limited)

@@ -1,7 +1,5 @@
 """The problem that all ways of search are given: gap costs of one trace under the search's default settings."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

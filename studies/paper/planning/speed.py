@@ -1,7 +1,5 @@
 """What the exact search takes: schedules scored per second, growth with its size, and a whole search at full size."""
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 import tempfile
@@ -28,11 +26,12 @@ from hyca_calib.search.tune import CLUSTERERS, solve, tune
 from hyca_calib.trace.store import Trace
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Newton, Solver
-from studies.paper.chapter import Cell, Numbers, Part, Table
+from studies.paper.chapter import Cell, Numbers, Part
 from studies.paper.intervals import Ratio
 from studies.paper.planning.baselines import draw, table_cost
 from studies.paper.planning.instance import SETTINGS, Found, Instance, timed
 from studies.paper.planning.synthetic import smooth_gram, write_trace
+from studies.paper.words import table
 
 BATCH = 8192
 HISTORY, RIDGE = "history", 1e-3
@@ -53,11 +52,8 @@ def throughput(s: Instance) -> Part:
         "pays_after": pays_after,
     }
     rates |= {("one by one, closed form", str(middle)): closed, ("one by one, fitted taps", str(middle)): fitted}
-    caption = (
-        f"Schedules scored per second of one core, mean with 95 % interval over batches; {len(s.fit)} groups. The "
-        f"table of all gaps takes {s.table_seconds:.1f} s once, which pays after {pays_after:,.0f} schedules."
-    )
-    return Part(numbers, (Table.of(caption, ("scored", "computed steps", "schedules / s", "from", "to"), rates),))
+    facts = {"groups": len(s.fit), "seconds": s.table_seconds, "pays_after": pays_after}
+    return Part(numbers, (table("schedules", "rates", rates, **facts),))
 
 
 def _tabled(s: Instance, count: int) -> Ratio:
@@ -83,13 +79,7 @@ def _single(s: Instance, count: int, *, fitted: bool) -> Ratio:
 
 @dataclass(frozen=True)
 class Size:
-    """Of one search.
-
-    Attributes:
-        channels: Gram matrices, each with its own taps.
-        history: computed steps that taps read.
-        gap: longest distance between computed steps.
-    """
+    """Of one search: channels with taps of their own, steps, computed steps that taps read, and the longest gap."""
 
     channels: int = 16
     steps: int = 50
@@ -115,27 +105,13 @@ def growth(s: Instance) -> Part:
             return f"x {np.exp(slope):.1f} per step (x {np.exp(slope - error):.1f} to {np.exp(slope + error):.1f})"
         return f"{slope:.2f} ± {error:.2f}"
 
-    tables = (
-        Table.of(
-            "The exact search on synthetic smooth trajectories, every channel with its own taps: seconds of one core "
-            "for the table of gap costs and for the best schedules of all numbers of steps up to two thirds, and the "
-            "most memory that arrays held meanwhile, the Gram matrices themselves apart.",
-            ("varied", "size", "table s", "search s", "peak MB"),
-            {
-                (TOLD.get(axis, axis), n): (cost["table"], cost["search"], cost["peak"] / 1e6)
-                for axis, costs in found.items()
-                for n, cost in costs.items()
-            },
-        ),
-        Table.of(
-            "How that grows: exponents, slopes by least squares in log space with standard errors; for history the "
-            f"factor of each further step. What is not varied stays at {base.channels} channels, {base.steps} steps, "
-            f"history {base.history} and gaps up to {base.gap} steps. Where channels share taps in groups, only groups "
-            "count.",
-            ("varied", "table", "search", "memory"),
-            {TOLD.get(axis, axis): [told(axis, *slope) for slope in of.values()] for axis, of in growing.items()},
-        ),
-    )
+    costs = {
+        (TOLD.get(axis, axis), n): (cost["table"], cost["search"], cost["peak"] / 1e6)
+        for axis, costs in found.items()
+        for n, cost in costs.items()
+    }
+    rates = {TOLD.get(axis, axis): [told(axis, *slope) for slope in of.values()] for axis, of in growing.items()}
+    tables = table("schedules", "growth", costs), table("schedules", "slopes", rates, base=base)
     return Part({"base": asdict(base), "measured": found, "slopes": growing}, tables)
 
 
@@ -183,25 +159,20 @@ def full_size(s: Instance) -> Part:
         write_trace(path, channels, steps, BRANCHES, s.problem.trace, s.seed)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found = pool.apply(search, (path, BUDGETS, tuning, s.seed))
-    rows: dict[str, Cell] = {
+    grouped = {
+        f"grouping by {name}, and a whole trial with it, s": f"{grouping:.2f}, {trial:.2f}"
+        for name, (grouping, trial) in found["stages"].items()
+    }
+    cells: dict[str, Cell] = {
         f"reading the trace and {len(found['trials'])} trials, s": found["processor"],
         "one trial, median and longest, s": f"{np.median(found['trials']):.2f}, {max(found['trials']):.2f}",
-        **{
-            f"grouping by {name}, and a whole trial with it, s": f"{grouping:.2f}, {trial:.2f}"
-            for name, (grouping, trial) in found["stages"].items()
-        },
+        **grouped,
         "distinct schedules per budget": ", ".join(map(str, found["schedules"])),
         "peak resident memory, GiB": found["peak_bytes"] / 2**30,
     }
-    table = Table(
-        f"The offline search for budgets {BUDGETS} in one study, on a synthetic trace of {channels} channels, {steps} "
-        f"steps and {BRANCHES} branches, written and read as any other; branches enter as a sum of their Gram "
-        "matrices. Seconds of processor time.",
-        ("", "measured"),
-        tuple(rows.items()),
-    )
     size = {"channels": channels, "steps": steps, "branches": BRANCHES, "budgets": BUDGETS}
-    return Part(size | found, (table,))
+    rows = {name: [cell] for name, cell in cells.items()}
+    return Part(size | found, (table("schedules", "full_size", rows, **size),))
 
 
 def search(path: Path, budgets: str, tuning: Tuning, seed: int) -> Numbers:

@@ -1,7 +1,5 @@
 """A trace of any size with made-up statistics."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import asdict
 from pathlib import Path
@@ -37,11 +35,7 @@ def smooth_gram(channels: int, steps: int, rng: np.random.Generator) -> Array:
 
 
 def write_trace(path: Path, channels: int, steps: int, branches: int, like: Trace, seed: int) -> None:
-    """A trace of a rectified flow with made-up Gram matrices; each split has one sample, none is stored.
-
-    Args:
-        like: a trace whose costs and names it takes.
-    """
+    """A trace of a rectified flow with made-up Gram matrices, costs and names those of another; no sample is stored."""
     rng, sigmas = np.random.default_rng(seed), np.linspace(1, 0, steps + 1)
     size = joint_size(branches, steps)
     gram = np.zeros((len(SPLITS), channels, num_pairs(size)))

@@ -1,7 +1,5 @@
 """End-to-end refinement of the taps: what to refine, on which loss, on how many prompts, at which price."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -9,22 +7,14 @@ import numpy as np
 
 from hyca_calib.quality.metrics import interval, prompt_groups
 from studies.paper.chapter import Context, Numbers, Outline, Part, Rulings, Table
-from studies.paper.intervals import (
-    Ratio,
-    all_above,
-    all_below,
-    difference,
-    listed,
-    shared_level,
-    some_above,
-    told_db,
-)
+from studies.paper.intervals import Ratio, all_above, all_below, difference, shared_level, some_above
 from studies.paper.refining.joint import jointly
 from studies.paper.refining.least_squares import reach, refitted
-from studies.paper.refining.price import arithmetic, price
+from studies.paper.refining.price import TFLOPS_PER_CALL, WEIGHTS_GIB, price
 from studies.paper.refining.setup import KEPT, RefinementSetup, refinement_setup
 from studies.paper.refining.variants import losses, parameterisations
 from studies.paper.rollouts import BUDGET
+from studies.paper.words import claims, paragraphs, table
 
 PARTS = ("parameters", "losses", "prompts", "joint", "on policy")
 PROMPTS = (3, 6, 12, 24, 48)
@@ -59,14 +49,11 @@ def measure(context: Context) -> Part:
         "price": lambda: context.kept(f"{KEPT}/price", lambda: price(setup)),
     }
     found = {name: work() for name, work in context.in_turn(parts)}
-    computed = ", ".join(map(str, setup.candidate.schedule.computed_steps))
-    opening = (
-        f"Offline optimum at {BUDGET} (steps {computed} computed), {setup.settings.iterations} iterations of "
-        f"{setup.settings.batch} fit prompts each unless said otherwise, judged on {len(setup.test.jobs)} test "
-        f"prompts. Fitted taps: {interval(before['latent_db'])[0]:.2f} dB."
-    )
+    facts = {"computed": setup.candidate.schedule.computed_steps, "settings": setup.settings, "budget": BUDGET}
+    facts |= {"test": len(setup.test.jobs), "before": interval(before["latent_db"])[0], "price": found["price"]}
+    text = paragraphs("refinement", "opening", **facts, tflops=TFLOPS_PER_CALL, weights=WEIGHTS_GIB)
     numbers = found | {"before": before, "test_prompts": prompt_groups(setup.test.jobs)}
-    return Part(numbers, tables(numbers), (opening, arithmetic(found["price"])))
+    return Part(numbers, tables(numbers), text)
 
 
 def _on_policy(setup: RefinementSetup) -> dict[str, dict[str, Any]]:
@@ -91,16 +78,12 @@ def tables(numbers: Numbers) -> tuple[Table, ...]:
     """One for each part, and what a linear map could reach."""
     limits = numbers["reach_db"]
     cells = {name: interval([of[name] for of in limits.values()]) for name in next(iter(limits.values()))}
-    caption = (
-        "What else a linear forecast could use: held-out dB gained over taps of history 3 per channel, mean over "
-        f"steps {', '.join(limits)}; ridges and ranks of the mixing chosen in its favour."
-    )
-    reached = Table.of(caption, ("regressors", "gain, dB", "95 % from", "to"), cells)
+    reached = table("refinement", "reached", cells, steps=limits)
     return (*(_table(name, numbers) for name in PARTS), reached)
 
 
 def _table(part: str, numbers: Numbers) -> Table:
-    cells = {}
+    rows = []
     before, prompts = numbers["before"]["latent_db"], numbers.get("test_prompts")
     for name, row in numbers[part].items():
         psnr, low, high = interval(row["latent_db"], 0, prompts)
@@ -108,9 +91,9 @@ def _table(part: str, numbers: Numbers) -> Table:
         on_fit = float(np.mean(row["fit_db"])) if "fit_db" in row else "-"
         clipped = float(np.mean(row["picture_db"]))
         spread, sure = f"{low:.2f} to {high:.2f}", f"{least:+.2f} to {most:+.2f}"
-        cells[name] = (row.get("numbers", "-"), psnr, spread, gain, sure, on_fit, clipped)
+        rows.append((name, row.get("numbers", "-"), psnr, spread, gain, sure, on_fit, clipped))
     columns = (part, "numbers", *HEAD, "on fit prompts, dB", "clipped pictures, dB")
-    return Table.of(f"{part.capitalize()}.", columns, cells)
+    return Table(f"{part.capitalize()}.", columns, tuple(rows))
 
 
 def rulings(numbers: Numbers) -> Rulings:
@@ -120,9 +103,6 @@ def rulings(numbers: Numbers) -> Rulings:
     def gain(row: Numbers, other: Numbers, level: float = 0.95) -> Ratio:
         return difference(row["latent_db"], other["latent_db"], numbers.get("test_prompts"), level)
 
-    def told(found: dict[str, Ratio]) -> str:
-        return listed(found, "{}: {}", told=told_db)
-
     offline = {n: gain(ways["channel"], row) for n, row in ({"fitted taps": before} | numbers["on policy"]).items()}
     rows = gain(ways["channel"], ways["16 groups"])
     loss = {name: gain(losses[USUAL_LOSS], row) for name, row in losses.items() if name != USUAL_LOSS}
@@ -130,41 +110,16 @@ def rulings(numbers: Numbers) -> Rulings:
     more = gain(prompts[MORE], prompts[DOZENS]) if MORE in prompts else UNKNOWN
     together = {way: gain(joint[way], joint["climb, then refine"], shared_level(2)) for way in ("in turns", "race")}
     mixing = interval([row["mixing of all channels"] for row in numbers["reach_db"].values()])
-    return {
-        f"Refinement through the rollout gains over {MATTERS_DB:g} dB on fitted taps and on every refit on the "
-        "accelerated run's own history.": (
-            all_above(offline.values(), MATTERS_DB),
-            f"per channel, dB above {told(offline)}.",
-        ),
-        f"Rows for channels beat rows for groups (by over {MATTERS_DB:g} dB).": (
-            all_above([rows], MATTERS_DB),
-            f"channels are {told_db(rows)} dB above 16 groups.",
-        ),
-        "The log error of the final latent is a better loss than each other that was tried.": (
-            all_above(loss.values()),
-            f"dB above {told(loss)}.",
-        ),
-        f"A few dozen prompts are enough (twice as many gain under {MATTERS_DB:g} dB more).": (
-            all_below([more], MATTERS_DB),
-            (
-                f"{MORE} fit prompts gain {told_db(more)} dB on {DOZENS}; gain on fitted taps by number of fit "
-                f"prompts: {told(fewer)}."
-            ),
-        ),
-        "Schedule and taps are better sought in turns, or in a race, than one after the other (by over "
-        f"{MATTERS_DB:g} dB, corrected for two).": (
-            some_above(together.values(), MATTERS_DB),
-            f"dB above climbing first: {told(together)}.",
-        ),
-        "History per channel is nearly all that a linear forecast can use (a full linear map of all channels lowers "
-        "the squared error by under 10 %).": (
-            all_below([mixing], FEW_DB),
-            (
-                f"the map would lower it by {told_db(mixing)} dB (interval over {len(numbers['reach_db'])} forecast "
-                "steps; its ridge is chosen in its favour), for as many weights a channel as there are channels."
-            ),
-        ),
+    verdicts = {
+        "rollout": all_above(offline.values(), MATTERS_DB),
+        "rows": all_above([rows], MATTERS_DB),
+        "loss": all_above(loss.values()),
+        "dozens": all_below([more], MATTERS_DB),
+        "joint": some_above(together.values(), MATTERS_DB),
+        "history": all_below([mixing], FEW_DB),
     }
+    facts = {"offline": offline, "rows": rows, "loss": loss, "more": more, "fewer": fewer, "together": together}
+    return claims("refinement", verdicts, **facts, mixing=mixing, reach_db=numbers["reach_db"], matters=MATTERS_DB)
 
 
 REFINEMENT = Outline("Refinement of the taps by gradient", ("demo",), measure, rulings)

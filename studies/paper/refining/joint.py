@@ -1,7 +1,5 @@
 """Schedule and taps, one after the other, in turns, or in a race."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +16,8 @@ ROLLOUTS, RUNNERS = 24, 4
 def jointly(setup: RefinementSetup) -> dict[str, dict[str, Any]]:
     """Every way, at equal numbers of rollouts and iterations; the test split judges.
 
-    The offline optimum is refined without any rollouts of schedules; or rollouts move the schedule first, and taps are
-    refined once; or three times a third of both; or the best schedules are refined for an eighth each, and the best of
-    these goes on.
+    The offline optimum is refined as it is; or rollouts move the schedule first; or three times a third of both; or the
+    best schedules are refined for an eighth each, and the best of these goes on.
     """
     climbed = _climbed(setup, ROLLOUTS, 0)
     return {

@@ -1,7 +1,5 @@
 """What least squares do instead: refits on the accelerated run's own history, and maps of all channels."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What refinement costs here, and by the same ratios at 12 B parameters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -61,18 +59,3 @@ def price(setup: RefinementSetup) -> dict[str, Any]:
             "gib_one_call_checkpointed_by_block": one_call / BLOCKS + one_block * BLOCKS,
         },
     }
-
-
-def arithmetic(costs: dict[str, Any]) -> str:
-    """The price in words."""
-    flux, seconds, kept = costs["flux"], costs["seconds"], costs["bytes"]
-    return (
-        f"One sample here: a rollout takes {seconds['rollout']:.2f} s, an iteration {seconds['iteration']:.2f} s and "
-        f"{kept['whole rollout'] / 2**20:.0f} MiB of activations, checkpointed by network call "
-        f"{seconds['iteration, checkpointed']:.2f} s and {kept['between calls'] / 2**20:.1f} MiB between calls. By the "
-        f"same ratios FLUX.1-dev at 1024 x 1024 in bfloat16 ({TFLOPS_PER_CALL} TFLOPs a call) needs "
-        f"{flux['pflops_per_sample_and_iteration']:.1f} PFLOPs for a sample and iteration, and beside "
-        f"{WEIGHTS_GIB} GiB of weights {flux['gib_whole_rollout']:.0f} GiB of activations for a whole rollout, "
-        f"{flux['gib_one_call']:.0f} GiB checkpointed by call, {flux['gib_one_call_checkpointed_by_block']:.1f} GiB "
-        "checkpointed by block as well. On paper: no such run was made."
-    )

@@ -1,12 +1,10 @@
 """What every refinement shares: one schedule, equal iterations, every result kept on disk."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -56,7 +54,7 @@ class RefinementSetup:
     test: Samples
     settings: Refinement
 
-    def on(self, candidate: Candidate) -> RefinementSetup:
+    def on(self, candidate: Candidate) -> Self:
         """The same for another schedule."""
         section = build_section(candidate)
         return replace(self, candidate=candidate, section=section, start=_taps(section))

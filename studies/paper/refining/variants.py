@@ -1,7 +1,5 @@
 """What a refinement may move instead of taps per channel, and minimise instead of the final latent's log error."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Searching schedules by rollouts: what the offline objective misses, and who finds it soonest."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,19 +8,20 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from hyca_calib.quality.metrics import interval, prompt_groups
+from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rollout_error import to_db
 from hyca_calib.search.settings import Settings
 from hyca_runtime.schedule import Schedule
-from studies.paper.chapter import NO_INTERVAL, Context, Numbers, Outline, Part, Ruling, Rulings, Table
+from studies.paper.chapter import NO_INTERVAL, Context, Numbers, Outline, Part, Rulings, Table
 from studies.paper.drawing import bare, save, subplots
-from studies.paper.intervals import Ratio, all_above, listed, shared_level, some_above, student, told_db
+from studies.paper.intervals import Ratio, all_above, difference, shared_level, some_above, student
 from studies.paper.rollouts import BUDGET, optimum, psnr_db
 from studies.paper.searching import objective
 from studies.paper.searching.races import CLIMBING, MODELS, PRUNED, RACERS, RolloutRace, offline_costs, raced
+from studies.paper.words import claims, paragraphs, table
 
 ROLLOUTS, SEEDS, SAMPLES, TESTED = 40, 3, 8, 24
 EARNED_DB = 0.1
@@ -63,12 +62,9 @@ def measure(context: Context) -> Part:
         "climbed": _climbed(context, start, done, test),
         "test_prompts": prompt_groups(test.jobs),
     }
-    text = (
-        f"The offline optimum at {BUDGET} reaches {to_db(next(iter(done.values()))['curve'][0][1]):.2f} dB with fitted "
-        f"taps. From there each way of searching may spend {rollouts} rollouts of {len(samples.jobs)} select prompts, "
-        f"{seeds} times with other seeds; prompts and noise are the same for all."
-    )
-    return Part(numbers, tables(numbers), (text,))
+    facts = {"rollouts": rollouts, "samples": len(samples.jobs), "seeds": seeds, "budget": BUDGET}
+    text = paragraphs("closed-loop", "opening", **facts, start=to_db(next(iter(done.values()))["curve"][0][1]))
+    return Part(numbers, tables(numbers), text)
 
 
 def tables(numbers: Numbers) -> tuple[Table, ...]:
@@ -81,25 +77,16 @@ def tables(numbers: Numbers) -> tuple[Table, ...]:
         schedules = len({tuple(steps) for course in courses for steps, _ in course["tried"]}) / len(courses)
         spread = f"{low:.2f} to {high:.2f}" if len(courses) > 1 else "-"
         cells[name] = (mean, spread, float(np.mean(half)), schedules)
-    head = ("way", "gain, dB", "95 %", "gain at half the rollouts, dB", "schedules rolled out in full")
-    table = Table.of("Gain over the offline optimum on the select split.", head, cells)
-    return table, *objective.tables(numbers["objectives"])
+    return table("closed-loop", "racers", cells), *objective.tables(numbers["objectives"])
 
 
 def rulings(numbers: Numbers) -> Rulings:
     """By the chapter's numbers."""
-    gains = numbers["gains_db"]
     return {
-        f"Rollouts find what the offline objective misses (hill climbing gains over {EARNED_DB:g} dB on test "
-        "samples that chose nothing).": _found_more(numbers),
-        f"A model of the objective earns its place over plain hill climbing (some of {len(MODELS)} is over "
-        f"{EARNED_DB:g} dB ahead on the split that is searched, corrected for their number).": _ahead(gains, [*MODELS]),
-        f"Giving up bad schedules after half of the samples pays (over {EARNED_DB:g} dB at equal cost).": _ahead(
-            gains, [PRUNED]
-        ),
-        "Common random numbers make schedules comparable (they save at least half of the rollouts).": _common(
-            numbers["contests"]
-        ),
+        **_found_more(numbers),
+        **_ahead("models", numbers["gains_db"], [*MODELS]),
+        **_ahead("pruned", numbers["gains_db"], [PRUNED]),
+        **_common(numbers["contests"]),
         **objective.rulings(numbers["objectives"]),
     }
 
@@ -126,41 +113,31 @@ def rollouts_saved(errors: Array) -> Ratio:
     return float(mean), float(low), float(high)
 
 
-def _found_more(numbers: Numbers) -> Ruling:
+def _found_more(numbers: Numbers) -> Rulings:
     """By the mean gain of the climbs on each sample."""
-    if "climbed" not in numbers:
-        return "not decided", NO_INTERVAL
-    test = numbers["climbed"]
-    climbs = np.mean([values for name, values in test.items() if name.startswith(f"{CLIMBING}/")], axis=0)
-    found = interval((climbs - np.array(test["offline optimum"])).tolist(), 0, numbers["test_prompts"])
-    return all_above([found], EARNED_DB), (
-        f"hill climbing gains {told_db(found)} dB on the offline optimum; over all schedules rolled out, offline cost "
-        f"and closed-loop error have rank correlation {numbers['offline_rank']:.2f}."
-    )
+    test, found = numbers.get("climbed"), None
+    if test:
+        climbs = np.mean([values for name, values in test.items() if name.startswith(f"{CLIMBING}/")], axis=0)
+        found = difference(climbs.tolist(), test["offline optimum"], numbers["test_prompts"])
+    facts = {"found": found, "offline_rank": numbers["offline_rank"], "no_interval": NO_INTERVAL}
+    return claims("closed-loop", {"more": all_above([found] if found else [], EARNED_DB)}, **facts, earned=EARNED_DB)
 
 
-def _ahead(gains: dict[str, list[float]], racers: Sequence[str]) -> Ruling:
+def _ahead(claim: str, gains: dict[str, list[float]], racers: Sequence[str]) -> Rulings:
     """Seed by seed, by Student's interval over the seeds."""
-    climbed, level = np.array(gains[CLIMBING]), shared_level(len(racers))
-    found = {name: student((np.array(gains[name]) - climbed).tolist(), level) for name in racers}
-    return some_above(found.values(), EARNED_DB), (
-        f"over {len(climbed)} seeds, dB above hill climbing, which gains {climbed.mean():+.2f} dB: "
-        f"{listed(found, told=told_db)}."
-    )
+    climbed, level = gains[CLIMBING], shared_level(len(racers))
+    ahead = {name: student(np.subtract(gains[name], climbed).tolist(), level) for name in racers}
+    verdict = some_above(ahead.values(), EARNED_DB)
+    return claims("closed-loop", {claim: verdict}, climbed=climbed, ahead=ahead, earned=EARNED_DB)
 
 
-def _common(races: Races) -> Ruling:
+def _common(races: Races) -> Rulings:
     tried = {tuple(steps): errors for held in races.values() for steps, errors in held["tried"]}
     whole = max(len(errors) for errors in tried.values())
     table = np.array([errors for errors in tried.values() if len(errors) == whole])
-    if whole < LEAST or len(table) < 2:
-        return "not decided", f"{len(table)} schedules were rolled out on {whole} samples; that says nothing of spread."
-    found = rollouts_saved(table)
-    mean, low, high = found
-    return all_above([found], HALVED), (
-        f"on other prompts and noise, {mean:.1f} times as many rollouts ({low:.1f} to {high:.1f}) would be needed to "
-        "tell two schedules apart."
-    )
+    saved = rollouts_saved(table) if whole >= LEAST and len(table) > 1 else None
+    verdict = all_above([saved] if saved else [], HALVED)
+    return claims("closed-loop", {"common": verdict}, saved=saved, rolled=len(table), whole=whole)
 
 
 def _climbed(context: Context, start: Candidate, done: Races, test: Samples) -> dict[str, list[float]]:

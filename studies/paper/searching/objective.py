@@ -1,7 +1,5 @@
 """What the offline objective must know of the closed loop: that errors heal, and that debts can be repaid."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +8,9 @@ from hyca_calib.search.problem import Samples
 from hyca_calib.search.rollout_search import FEEDBACK_SHARES
 from hyca_calib.search.settings import Settings
 from studies.paper.chapter import Context, Numbers, Rulings, Table
-from studies.paper.intervals import Ratio, all_above, difference, listed, told_db
+from studies.paper.intervals import all_above, difference, told_db
 from studies.paper.rollouts import optimum, psnr_db
+from studies.paper.words import claims, table
 
 BUDGETS = ("3x", "5x", "7x", "8x")
 SHARES = (0.0, *FEEDBACK_SHARES)
@@ -23,8 +22,7 @@ CARRIED, HEALING = WAYS = ("carried", "healing")
 def measured(context: Context, settings: Settings, samples: Samples) -> Numbers:
     """PSNR of the final latents of optimal schedules: with errors as the sampler carries them, and as they heal.
 
-    Returns:
-        For each budget both schedules, their PSNR for each sample, and that of the second with shares repaid.
+    At each budget of both schedules, and of the second with shares of its earlier errors repaid.
     """
     problem = context.problem
     problems = {CARRIED: replace(problem, damping=()), HEALING: problem}
@@ -43,22 +41,15 @@ def measured(context: Context, settings: Settings, samples: Samples) -> Numbers:
 
 def tables(found: Numbers) -> tuple[Table, Table]:
     """Schedules, then shares that are repaid."""
-    rows, repaid = [], {}
+    schedules, repaid = {}, {}
     for text, at in found["budgets"].items():
         steps = [" ".join(map(str, at["computed"][name])) for name in WAYS]
         carried, healing = (float(np.mean(at["psnr_db"][name])) for name in WAYS)
         gain = told_db(difference(*(at["psnr_db"][name] for name in WAYS[::-1])))
-        rows.append((text, steps[0], carried, steps[1], healing, gain))
+        schedules[text] = (steps[0], carried, steps[1], healing, gain)
         repaid[text] = [healing, *(float(np.mean(db)) for db in at["repaid_db"].values())]
-    head = ("budget", "as the sampler carries errors", "dB", "less what heals", "dB", "gain, dB (95 %)")
-    return (
-        Table("Optimal schedules of two objectives, fitted taps, rolled out on the select split.", head, tuple(rows)),
-        Table.of(
-            "Share of earlier errors that the rows repay, same schedules: dB.",
-            ("budget", *(f"{share:g}" for share in SHARES)),
-            repaid,
-        ),
-    )
+    shares = table("closed-loop", "shares", repaid, columns=[f"{share:g}" for share in SHARES])
+    return table("closed-loop", "objectives", schedules), shares
 
 
 def rulings(found: Numbers) -> Rulings:
@@ -66,21 +57,5 @@ def rulings(found: Numbers) -> Rulings:
     at, left = found["budgets"], found["healing"][1] if found["healing"] else 1.0
     gains = {text: difference(b["psnr_db"][HEALING], b["psnr_db"][CARRIED]) for text, b in at.items()}
     repaid = {text: difference(b["repaid_db"][f"{HALF:g}"], b["psnr_db"][HEALING]) for text, b in at.items()}
-
-    def told(found: dict[str, Ratio]) -> str:
-        return listed(found, told=lambda cell: told_db(cell).replace(" (", " dB (", 1))
-
-    return {
-        f"The offline objective must know that errors heal (at every budget its schedules gain over {MATTERS_DB:g} "
-        "dB).": (
-            all_above(gains.values(), MATTERS_DB),
-            (
-                f"of an error at the second step {100 * left:.0f} % is left in the end; schedules that are optimal for "
-                f"what is left gain, before any rollout: {told(gains)}."
-            ),
-        ),
-        f"Rows that repay half of earlier errors pay (at every budget over {MATTERS_DB:g} dB).": (
-            all_above(repaid.values(), MATTERS_DB),
-            f"half of the debt repaid gains {told(repaid)}.",
-        ),
-    }
+    met = {name: all_above(of.values(), MATTERS_DB) for name, of in (("healing", gains), ("repaid", repaid))}
+    return claims("closed-loop", met, left=left, gains=gains, repaid=repaid, matters=MATTERS_DB)

@@ -3,13 +3,12 @@
 Each is a function that scores schedules until `Spent` is raised.
 """
 
-from __future__ import annotations
-
 import contextlib
 import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,11 +64,7 @@ class RolloutRace:
         return min(self.known, key=lambda schedule: self.known[schedule])
 
     def score(self, schedule: Schedule) -> float:
-        """Mean log error over all samples.
-
-        Raises:
-            Spent: no rollout is left.
-        """
+        """Mean log error over all samples; raises `Spent` if no rollout is left."""
         if schedule not in self.known:
             self.known[schedule] = float(self.part(schedule, len(self.samples.jobs)).mean())
             self.curve.append((self.spent, min(self.known.values())))
@@ -95,43 +90,32 @@ class RolloutRace:
 Racer = Callable[[RolloutRace, random.Random], None]
 
 
-def climb(race: RolloutRace, rng: random.Random) -> None:
-    """Move one computed step; keep the first move that helps."""
-    _climb(race, rng, race.score)
-
-
-def pruned_climb(race: RolloutRace, rng: random.Random) -> None:
-    """The same; half of the samples decide whether the other half is worth it."""
+def climb(race: RolloutRace, rng: random.Random, pruned: bool = False) -> None:
+    """Move one computed step; keep the first move that helps. If pruned, half of the samples may rule a move out."""
     half = max(1, len(race.samples.jobs) // 2)
 
-    def score(schedule: Schedule) -> float:
-        if schedule not in race.known and race.known:
-            worse = race.part(schedule, half) - race.part(race.best, half)
-            if worse.mean() > WORSE * worse.std(ddof=min(1, half - 1)) / half**0.5:
-                return float("inf")
-        return race.score(schedule)
+    def hopeless(schedule: Schedule) -> bool:
+        worse = race.part(schedule, half) - race.part(race.best, half)
+        return bool(worse.mean() > WORSE * worse.std(ddof=min(1, half - 1)) / half**0.5)
 
-    _climb(race, rng, score)
-
-
-def _climb(race: RolloutRace, rng: random.Random, score: Callable[[Schedule], float]) -> None:
     here = race.start.schedule
-    lowest = race.score(here)
-    while True:
+    race.score(here)
+    better: Schedule | None = here
+    while better:
+        here, better = better, None
         moves = race.neighbours(here)
         rng.shuffle(moves)
         for schedule in moves:
-            if (found := score(schedule)) < lowest:
-                here, lowest = schedule, found
+            if pruned and schedule not in race.known and hopeless(schedule):
+                continue
+            if race.score(schedule) < race.known[here]:
+                better = schedule
                 break
-        else:
-            return
 
 
 def at_random(race: RolloutRace, rng: random.Random) -> None:
     """Up to three random moves from the offline optimum: the control."""
-    race.score(race.start.schedule)
-    for schedule in _pool(race, rng):
+    for schedule in (race.start.schedule, *_pool(race, rng)):
         race.score(schedule)
 
 
@@ -192,7 +176,7 @@ MODELS: dict[str, Racer] = {
     "NSGA-II": by_optuna(lambda seed: optuna.samplers.NSGAIISampler(population_size=8, seed=seed)),
     "surrogate": surrogate,
 }
-RACERS: dict[str, Racer] = {"random moves": at_random, CLIMBING: climb, PRUNED: pruned_climb, **MODELS}
+RACERS: dict[str, Racer] = {"random moves": at_random, CLIMBING: climb, PRUNED: partial(climb, pruned=True), **MODELS}
 
 
 def raced(race: RolloutRace, racer: str, seed: int) -> RolloutRace:

@@ -1,7 +1,5 @@
 """What becomes of a plan in a situation: what the check says, and what rollouts measure."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from pathlib import Path

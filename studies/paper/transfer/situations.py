@@ -1,7 +1,5 @@
 """Where a plan is taken to: what differs from the runs it was made on."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +16,6 @@ from hyca_calib.demo.emoji.pipeline import PATCH, EmojiPipeline, image_ids
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job, Workload
 from studies.paper.chapter import Context
-from studies.paper.transfer.verdicts import OWN_PROMPTS, UNSEEN
 from studies.training.flow import flow_loss
 
 STEP_SHARES = (0.4, 0.56, 0.8, 2.0)
@@ -28,6 +25,8 @@ GUIDANCE = 2.5
 LARGER = 1.5
 SAMPLES, FEWEST = 38, 7
 HOME = "its own"
+OWN_PROMPTS, UNSEEN = "other seeds", "unseen prompts"
+"""Situations: prompts that the plan was made on, and others."""
 
 TUNING = 240
 """Iterations of fine-tuning."""
@@ -87,13 +86,9 @@ def situations(context: Context) -> dict[str, Situation]:
 
 
 def fine_tuned(pipe: EmojiPipeline, jobs: Sequence[Job], iterations: int, seed: int, kept: Path) -> EmojiPipeline:
-    """A copy of `pipe`, made without data: it learns to draw its own samples in other colours.
+    """A copy of `pipe`, made without data: it learns to draw its own samples of some jobs in other colours.
 
-    The same arguments give the same weights.
-
-    Args:
-        jobs: what it draws to learn from.
-        kept: the copy's transformer; read if it is there.
+    The same arguments give the same weights; where they are kept, they are read.
     """
     transformer = copy.deepcopy(pipe.transformer)
     twin = EmojiPipeline(transformer, pipe.text_encoder, copy.deepcopy(pipe.scheduler), pipe.config.image_size)
