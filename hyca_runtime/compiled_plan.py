@@ -125,7 +125,8 @@ class CompiledPlan:
     ) -> list[tuple[Past | None, tuple[Tensor, ...]]] | None:
         """What is weighed beside the own past of a branch, and a constant as None; None if a past lacks features.
 
-        Nothing is where the own past is not what the plan's own weights take, and closed forms serve instead.
+        Of a branch whose own past is not what the plan's own weights take, for which closed forms serve, that is only
+        the one it is kept against.
 
         Args:
             pasts: by point and guidance branch.
@@ -134,6 +135,13 @@ class CompiledPlan:
             PlanMismatchError: features of both points have other shapes.
         """
         section, own, found = self.section(track), pasts[name, branch], list[tuple[Past | None, tuple[Tensor, ...]]]()
+        axis, lead = section.points[name].at.channel_axis, section.points[name].against.get(branch)
+        if lead is not None:
+            base = pasts.get((name, lead), NO_PAST)
+            if not base.positions or not own.is_like(base):
+                return None
+            ones = partial(np.ones, (1, section.points[name].num_channels), np.float32)
+            found.append((base, self._weights.get((id(section), name, branch, "against"), ones, base, axis)))
         if self._exact(track, name, branch, own.positions) is None:
             return found
         for number, (source, table) in enumerate(section.sources(name, branch)):
@@ -146,7 +154,7 @@ class CompiledPlan:
                 if source.is_own(branch):
                     raise PlanMismatchError(self._told_shapes(name, own, str(source.point), past))
                 return None
-            key, axis = (id(section), name, branch, track.position, number), section.points[name].at.channel_axis
+            key = (id(section), name, branch, track.position, number)
             weights = self._weights.get(key, partial(getattr, taps, "weights"), past, axis)
             found.append((None if source.is_constant else past, weights))
         return found

@@ -142,7 +142,7 @@ class Executor:
             follows = [self._is_followed(lane, *each, cause) for each in zip(turns, actions, strict=True)]
             return self._computing(lane, turns, follows, fills_cache)
         done = [partial(self._done, lane, *each) for each in zip(turns, actions, strict=True)]
-        return self._parted(args, kwargs, actions, done)
+        return self._parted(args, kwargs, actions, done, lane.keeping_order(turns))
 
     def _parted(
         self,
@@ -150,16 +150,17 @@ class Executor:
         kwargs: dict[str, Any],
         actions: list[Action],
         done: Sequence[Callable[[], Doing | Later]],
+        order: Sequence[int],
     ) -> Doing | Later | Apart:
         """A call whose parts forecast; they run as one where all do the same."""
         if len(set(actions)) == 1:
             known = [_asked(each) for each in done]
-            if (found := together(known)) is not None:
+            if (found := together(known, order)) is not None:
                 return found
             done = [partial(_itself, each) for each in known]
         parts = parts_of(args, kwargs, len(done))
-        order = sorted(range(len(done)), key=lambda i: not actions[i].computes)  # forecasts may weigh what is computed
-        return [(i, parts[i], done[i]) for i in order]
+        first = sorted(order, key=lambda i: not actions[i].computes)  # forecasts may weigh what is computed
+        return [(i, parts[i], done[i]) for i in first]
 
     def _done(self, lane: Lane, turn: Turn, action: Action) -> Doing | Later:
         """What a call does for one branch, or several that are remembered together."""
@@ -190,7 +191,7 @@ class Executor:
         if len(turns) > 1 and not turns[0].state.stacked:
             return NOTHING
         doings = [Doing(tuple(lane.plan.points), {}, keep) for keep in keepers]
-        return doings[0] if len(doings) == 1 else together(doings) or NOTHING
+        return doings[0] if len(doings) == 1 else together(doings, lane.keeping_order(turns)) or NOTHING
 
     def _on_the_way(self, lane: Lane, turn: Turn) -> OnTheWay:
         return OnTheWay(lane, turn, self.number(), self._complain)

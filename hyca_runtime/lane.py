@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -103,7 +103,7 @@ class Lane:
         key = (call.branch, call.part)
         if key not in self.streams:
             began = f"it began at step {self.track.position:g}" if self.track.position > 0 else PASSED
-            self.streams[key] = StreamState(self.plan.depths, began)
+            self.streams[key] = StreamState(*key, self.plan.depths, began)
         return self.streams[key]
 
     def turns(self, call: Call, shapes: Signature) -> list[Turn]:
@@ -172,12 +172,38 @@ class Lane:
         state.filled_cache = fills_cache
 
     def _push(self, state: StreamState, name: str, feature: Feature, keeps: bool, fills_cache: bool) -> None:
-        history = state.histories[name]
+        history, kept = state.histories[name], self.as_kept(state, name, feature)
+        if kept is None:
+            history.clear()
+            return
         if state.filled_cache and not fills_cache:
             history.keep_last(feature)
-        if keeps and history.push(self.track.position, feature):
+        if keeps and history.push(self.track.position, kept):
             self.plan.check_feature(self.plan.section(self.track), name, feature)
             state.count.cache_bytes = max(state.count.cache_bytes, state.nbytes)
+
+    def as_kept(self, state: StreamState, name: str, feature: Feature) -> Feature | None:
+        """What is remembered of a feature: its difference to another branch's newest where the plan says so.
+
+        None if that branch has none.
+        """
+        lead = self._against(state.branch, name)
+        if lead is None:
+            return feature
+        other = self.streams.get((lead, state.part))
+        newest = other.histories[name].features[:1] if other is not None else ()
+        if not newest or [part.shape for part in newest[0]] != [part.shape for part in feature]:
+            return None
+        return Feature((mine - theirs for mine, theirs in zip(feature, newest[0], strict=True)), feature.form)
+
+    def keeping_order(self, turns: Sequence[Turn]) -> list[int]:
+        """The order in which features of parts of a call are kept: those that others are kept against first."""
+        return sorted(
+            range(len(turns)), key=lambda i: any(self._against(turns[i].call.branch, name) for name in self.plan.points)
+        )
+
+    def _against(self, branch: str, name: str) -> str | None:
+        return self.plan.section(self.track).points[name].against.get(branch)
 
     def decide(self, turn: Turn, thread: int, evidence: Evidence = None, stage: Policy | None = None) -> Action:
         """What a call does, by the plan; see `deciding.decide`."""
