@@ -43,6 +43,7 @@ from hyca_calib.search.sources import (
     H2CACHE,
     LEARNING_TO_CACHE,
     MAGCACHE,
+    MIXCACHE,
     SEACACHE,
     SMOOTHCACHE,
     TEACACHE,
@@ -51,6 +52,7 @@ from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.dicache import DiCache
 from hyca_calib.search.step_caches.h2cache import H2Cache
 from hyca_calib.search.step_caches.magcache import MagCache
+from hyca_calib.search.step_caches.mixcache import MixCache
 from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.step_caches.seacache import SeaCache
 from hyca_calib.search.step_caches.search import search_threshold
@@ -213,7 +215,7 @@ def _step_cache(asked: Asked, *rules: Rule) -> Maker:
         with stages(("calibrate",)) as tell:
 
             def told(share: float) -> None:
-                tell("calibrate", share, "")
+                tell("calibrate", share, "; ".join(rules[0].notes))
 
             return [(rule.fitted(asked.pipe, problem, asked.folder, told), stack) for rule, stack in measured]
 
@@ -239,6 +241,12 @@ def _dbcache(asked: Asked) -> Maker:
 def _h2cache(asked: Asked) -> Maker:
     network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
     return _step_cache(asked, *H2Cache.released(network))
+
+
+def _mixcache(asked: Asked) -> Maker:
+    (problem,) = asked.problems
+    network = find_transformer(asked.pipe, problem.trace.attributes.model.component)
+    return _step_cache(asked, *MixCache.released(network, problem))
 
 
 def _learning_to_cache(asked: Asked) -> Maker:
@@ -278,6 +286,7 @@ OFFERS: dict[str, Offer] = {
     H2CACHE: Offer(_h2cache, computes_steps=False),
     DBCACHE: Offer(_dbcache, ("order",), computes_steps=False),
     MAGCACHE: Offer(lambda asked: _step_cache(asked, MagCache()), computes_steps=False),
+    MIXCACHE: Offer(_mixcache, computes_steps=False),
     LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free"), router_digest, False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

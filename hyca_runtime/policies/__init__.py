@@ -17,6 +17,7 @@ from hyca_runtime.policies.change_since_computed import ChangeSinceComputed
 from hyca_runtime.policies.filtered_change import FilteredChange
 from hyca_runtime.policies.hierarchical_change import HierarchicalChange, PooledChange
 from hyca_runtime.policies.magnitude_ratio import MagnitudeRatio
+from hyca_runtime.policies.mixed_granularity import MixedGranularity
 from hyca_runtime.policies.probed_change import ProbedChange
 from hyca_runtime.policies.rescaled_change import RescaledChange
 from hyca_runtime.policies.scheduled import Scheduled
@@ -30,6 +31,7 @@ __all__ = [
     "HierarchicalChange",
     "LearningPolicy",
     "MagnitudeRatio",
+    "MixedGranularity",
     "Policy",
     "PolicySpec",
     "PooledChange",

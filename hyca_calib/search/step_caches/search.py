@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +33,8 @@ from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
-from hyca_runtime.schedule import Action
+from hyca_runtime.policies import LearningPolicy
+from hyca_runtime.schedule import COMPUTE, Action
 from hyca_runtime.session import Session
 
 SAMPLES = 8
@@ -91,6 +93,8 @@ def search_threshold(
     """
     file, found = study.folder / KEPT, list[_Found]()
     for rule, stack in contenders:
+        if found and rule.spare:
+            continue
         tries = _Tries(pipe, problem, stack, file, lambda share: on_progress(share / len(contenders)))
         allowed = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
         allowed /= stack.full_flops * problem.trace.num_steps
@@ -109,6 +113,7 @@ def search_threshold(
         "groups": [{"size": size, "solver": rule.solver.name} for size in best.stack.channels.values()],
         "flops_ratios": sorted(round(1 / run.share, 3) for run in tried.runs),
         "thresholds": [{**one.scalars, "flops_ratio": round(1 / one.share, 3)} for one in tries.tried],
+        "notes": list(rule.notes),
         "contenders": [{**one.tried.scalars, "psnr_db": one.psnr_db} for one in found],
     }
     told = {**origin(problem), "settings": tried.settings}
@@ -128,9 +133,10 @@ class _Found:
     def judged(cls, pipe: Any, problem: Problem, stack: Stack, rule: Rule, tried: Tried) -> Self:
         """With the bound of computed calls and the agreement with full runs."""
         most, usual = max(run.most for run in tried.runs), tried.median
-        if rule.probes:
+        if rule.policy(tried.threshold).by_sample:
             most = min(problem.trace.num_steps, math.ceil(MARGIN * most))
-        section = deciding_section(problem, stack, rule, tried.threshold, usual.computed, most, usual.partly)
+        told = (usual.computed, most, usual.partly, usual.halfway)
+        section = deciding_section(problem, stack, rule, tried.threshold, *told)
         return cls(rule, stack, tried, judged(pipe, problem, section))
 
     @property
@@ -169,7 +175,7 @@ class _Tries:
         for one in self.tried:
             if one.settings == settings:
                 return one
-        if rule.probes:
+        if rule.policy(threshold).by_sample:
             runs = tuple(self._run(rule, threshold, job) for job in self._problem.workload.of("select")[:SAMPLES])
         else:
             runs = (self.cheapest(rule, threshold),)
@@ -189,24 +195,44 @@ class _Tries:
             sample_latents(self._pipe, [job], self._problem.workload.num_steps, 1)
             report = session.report()
         computed, most = report.computed_at, max(count.computed for count in report.streams.values())
-        partly = tuple(sorted(noted.difference(computed)))
-        return SampleRun(share=1 / (report.flops_ratio or 1.0), computed=computed, most=most, partly=partly)
+        partly, halfway = tuple(sorted(noted.partly.difference(computed))), noted.halfway(len(report.streams))
+        share = 1 / (report.flops_ratio or 1.0)
+        return SampleRun(share=share, computed=computed, most=most, partly=partly, halfway=halfway)
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """Steps of a run.
+
+    Attributes:
+        partly: on which a branch does an action.
+        computing: how many branches are computed on each.
+    """
+
+    partly: set[int] = field(default_factory=set)
+    computing: Counter[int] = field(default_factory=Counter)
+
+    def halfway(self, branches: int) -> tuple[int, ...]:
+        """Those on which some of so many branches are computed and others not."""
+        return tuple(sorted(step for step, number in self.computing.items() if 0 < number < branches))
 
 
 @contextmanager
-def _noting(network: nn.Module, session: Session, action: Action) -> Iterator[set[int]]:
-    """The steps of a run on which a branch does an action."""
-    steps, counted = set[int](), 0
+def _noting(network: nn.Module, session: Session, action: Action) -> Iterator[_Noted]:
+    """What branches do on the steps of a run."""
+    noted, counted = _Noted(), Counter[Action]()
 
     def hear(*_: Any) -> None:
-        nonlocal counted
-        report, before = session.report(), counted
-        counted = sum(count.actions[action] for count in report.streams.values())
-        steps.update([report.steps - 1] if counted > before else [])
+        report, before = session.report(), counted.copy()
+        counted.clear()
+        for count in report.streams.values():
+            counted.update(count.actions)
+        noted.partly.update([report.steps - 1] if counted[action] > before[action] else [])
+        noted.computing[report.steps - 1] += counted[COMPUTE] - before[COMPUTE]
 
     hook = network.register_forward_hook(hear)
     try:
-        yield steps
+        yield noted
     finally:
         hook.remove()
 
@@ -216,6 +242,8 @@ def _least(tries: _Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | No
     low, high = 0.0, FIRST
     if tries.cheapest(rule, HIGHEST).share > allowed:
         return None
+    if isinstance(rule.policy(HIGHEST), LearningPolicy) and tries.at(rule, HIGHEST).share > allowed:
+        return None  # what it reuses is known from runs alone
     while tries.at(rule, high).share > allowed:
         low, high = high, 4 * high
         if high > HIGHEST:
