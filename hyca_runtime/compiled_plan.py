@@ -15,7 +15,7 @@ from hyca_runtime.feature import Feature, widths
 from hyca_runtime.history import History, Past
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.placed_weights import PlacedWeights
-from hyca_runtime.policies import LearningPolicy, ProbingPolicy
+from hyca_runtime.policies import ProbingPolicy
 from hyca_runtime.probes import tensors_held
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import Action
@@ -78,10 +78,6 @@ class CompiledPlan:
     def probes(self, track: RunTracker) -> int:
         """After how many blocks a call is to be decided about; 0 if that is done before it begins."""
         return 0 if track.undecided else self.section(track).probes
-
-    def learns(self, track: RunTracker) -> bool:
-        """Whether the policy is told how far forecasts of a computed call would have been off."""
-        return not track.undecided and isinstance(self.section(track).decider, LearningPolicy)
 
     def behind(self, track: RunTracker) -> ProbingPolicy | None:
         """Who decides in a second stage, if there is one."""

@@ -185,9 +185,10 @@ class Executor:
 
     def _computing(self, lane: Lane, turns: list[Turn], follows: list[bool], fills_cache: bool) -> Doing:
         keepers: list[Keeper] = [lane.computes(t.state, f, fills_cache) for t, f in zip(turns, follows, strict=True)]
-        if lane.plan.learns(lane.track) and not (fills_cache or lane.track.ends):
-            pairs = zip(turns, keepers, follows, strict=True)
-            keepers = [learning(lane, turn, self.number(), keep) if told else keep for turn, keep, told in pairs]
+        if not (fills_cache or lane.track.ends):
+            told = [f and lane.learns(t, self.number()) for t, f in zip(turns, follows, strict=True)]
+            pairs = zip(turns, keepers, told, strict=True)
+            keepers = [learning(lane, turn, self.number(), keep) if learns else keep for turn, keep, learns in pairs]
         if len(turns) > 1 and not turns[0].state.stacked:
             return NOTHING
         doings = [Doing(tuple(lane.plan.points), {}, keep) for keep in keepers]

@@ -11,7 +11,7 @@ from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import Call, CallResolver
 from hyca_runtime.compiled_plan import CompiledPlan
-from hyca_runtime.deciding import Remembered, decide, learn
+from hyca_runtime.deciding import Remembered, decide, learn, learns
 from hyca_runtime.feature import Feature, Signature
 from hyca_runtime.history import Past
 from hyca_runtime.moment import Stream
@@ -209,6 +209,11 @@ class Lane:
         """What a call does, by the plan; see `deciding.decide`."""
         section, run = self.plan.section(self.track), self._remembered(turn)
         return decide(section, self.track, _stream(turn, thread), turn.previous, run, evidence, stage)
+
+    def learns(self, turn: Turn, thread: int) -> bool:
+        """Whether the plan's policy is to be told of a call that is computed."""
+        section, run = self.plan.section(self.track), self._remembered(turn)
+        return learns(section, self.track, _stream(turn, thread), turn.previous, run)
 
     def learn(self, turn: Turn, thread: int, surprises: Surprises) -> None:
         """Tell the plan's policy how far forecasts of a computed call would have been off."""

@@ -115,9 +115,10 @@ class MixedGranularity(LearningPolicy):
             return COMPUTE, state
         return schedule.palette[1 if state.reuses == BLOCK else -1], state
 
+    def wants(self, state: Any, moment: Moment) -> bool:
+        return not state.reuses and moment.position == state.position
+
     def learn(self, state: Any, moment: Moment, surprises: Surprises) -> Any:
-        if state.reuses or moment.position != state.position:
-            return state
         output = STEP if self.lead in (None, moment.branch) else BRANCH
         found = dict(state.changes)
         for name, numbers in surprises.items():

@@ -86,7 +86,7 @@ def decided(policy: MixedGranularity, changes: Changes, steps: int = STEPS) -> l
         for branch in ("cond", "uncond"):
             moment = Moment(0, step, step - 1, steps, branch)
             actions[branch], state = policy.decide(state, moment, schedule)
-            if actions[branch].computes:
+            if actions[branch].computes and policy.wants(state, moment):
                 off = changes(step) if step else {}
                 output = off.get("step" if branch == "cond" else "branch")
                 told = {"output": (output, 0.0), "block": (0.0, off["block"])} if output is not None else {}
@@ -193,7 +193,7 @@ def test_a_threshold_of_nothing_and_an_interval_of_one_change_no_bit(pipe: Emoji
 
 @pytest.mark.parametrize("alone", ["step", "branch", "block"])
 def test_each_granularity_alone(pipe: EmojiPipeline, alone: str) -> None:
-    """Its calls of blocks; one wait for each call that computes all, but on the first step and the last."""
+    """Its calls of blocks; a wait for each branch of a computed step, but the first and the last, and no other."""
     impact = {name: 1e-6 if name == alone else 1.0 for name in EVEN}
     policy = replace(POLICY, impact=impact, initial=5, longest=5, threshold=9.0)
     computed = [0, 1, 6, 11]
@@ -208,8 +208,7 @@ def test_each_granularity_alone(pipe: EmojiPipeline, alone: str) -> None:
     action = BLOCK if alone == "block" else OUTPUT
     assert counts["uncond"] == {COMPUTE: len(computed), action: reused}
     assert counts["cond"] == ({COMPUTE: STEPS} if alone == "branch" else counts["uncond"])
-    leading = reused if alone == "branch" else 0
-    assert report.waits == 2 * (len(computed) - 2) + leading
+    assert report.waits == 2 * (len(computed) - 2)
 
 
 def test_branches_that_share_a_call() -> None:
@@ -263,7 +262,7 @@ def test_a_state_is_not_changed_by_what_is_told() -> None:
     after = POLICY.learn(state, Moment(0, 1, 0, 4, "cond"), {"output": (0.3,), "block": (0.2, 0.5)})
     assert (dict(state.changes), dict(after.changes)) == ({"step": 0.1}, {"step": 0.3, "block": 0.5})
     leading = state._replace(reuses="branch")
-    assert POLICY.learn(leading, Moment(0, 1, 0, 4, "cond"), {"output": (0.3,)}) == leading, "only full steps count"
+    assert [POLICY.wants(s, Moment(0, 1, 0, 4, "cond")) for s in (state, leading)] == [True, False], "full steps count"
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,6 @@ def _computed(policy: Policy, branch: str, probes: bool, num_steps: int) -> Sequ
         moment = Moment(0, step, step - 1, num_steps, branch)
         action, state = policy.decide(state, moment, schedule, (0.0,) if probes and step else None)
         found += [step] if action.computes else []
-        if action.computes and isinstance(policy, LearningPolicy):
+        if action.computes and isinstance(policy, LearningPolicy) and policy.wants(state, moment):
             state = policy.learn(state, moment, {STACK: (0.0,)} if step else {})
     return found
