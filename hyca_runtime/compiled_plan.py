@@ -15,7 +15,7 @@ from hyca_runtime.feature import Feature, widths
 from hyca_runtime.history import History, Past
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.placed_weights import PlacedWeights
-from hyca_runtime.policies import LearningPolicy, ProbingPolicy
+from hyca_runtime.policies import ProbingPolicy
 from hyca_runtime.probes import tensors_held
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import Action
@@ -79,10 +79,6 @@ class CompiledPlan:
         """After how many blocks a call is to be decided about; 0 if that is done before it begins."""
         return 0 if track.undecided else self.section(track).probes
 
-    def learns(self, track: RunTracker) -> bool:
-        """Whether the policy is told how far forecasts of a computed call would have been off."""
-        return not track.undecided and isinstance(self.section(track).decider, LearningPolicy)
-
     def behind(self, track: RunTracker) -> ProbingPolicy | None:
         """Who decides in a second stage, if there is one."""
         decider = self.section(track).decider
@@ -125,7 +121,8 @@ class CompiledPlan:
     ) -> list[tuple[Past | None, tuple[Tensor, ...]]] | None:
         """What is weighed beside the own past of a branch, and a constant as None; None if a past lacks features.
 
-        Nothing is where the own past is not what the plan's own weights take, and closed forms serve instead.
+        Of a branch whose own past is not what the plan's own weights take, for which closed forms serve, that is only
+        the one it is kept against.
 
         Args:
             pasts: by point and guidance branch.
@@ -134,6 +131,13 @@ class CompiledPlan:
             PlanMismatchError: features of both points have other shapes.
         """
         section, own, found = self.section(track), pasts[name, branch], list[tuple[Past | None, tuple[Tensor, ...]]]()
+        axis, lead = section.points[name].at.channel_axis, section.points[name].against.get(branch)
+        if lead is not None:
+            base = pasts.get((name, lead), NO_PAST)
+            if not base.positions or not own.is_like(base):
+                return None
+            ones = partial(np.ones, (1, section.points[name].num_channels), np.float32)
+            found.append((base, self._weights.get((id(section), name, branch, "against"), ones, base, axis)))
         if self._exact(track, name, branch, own.positions) is None:
             return found
         for number, (source, table) in enumerate(section.sources(name, branch)):
@@ -146,7 +150,7 @@ class CompiledPlan:
                 if source.is_own(branch):
                     raise PlanMismatchError(self._told_shapes(name, own, str(source.point), past))
                 return None
-            key, axis = (id(section), name, branch, track.position, number), section.points[name].at.channel_axis
+            key = (id(section), name, branch, track.position, number)
             weights = self._weights.get(key, partial(getattr, taps, "weights"), past, axis)
             found.append((None if source.is_constant else past, weights))
         return found

@@ -54,6 +54,13 @@ def decide(
     return action
 
 
+def learns(section: NetworkPlan, track: RunTracker, stream: Stream, previous: float, run: Remembered) -> bool:
+    """Whether the policy is to be told of the call that it decided about."""
+    if track.undecided or not isinstance(section.decider, LearningPolicy) or run.memory is None:
+        return False
+    return section.decider.wants(run.memory, _moment(section, track, stream, previous))
+
+
 def learn(
     section: NetworkPlan, track: RunTracker, stream: Stream, previous: float, run: Remembered, surprises: Surprises
 ) -> None:

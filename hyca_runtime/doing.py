@@ -48,8 +48,12 @@ Apart = list[tuple[int, Arguments, Callable[[], Doing | Later]]]
 """Parts of a call's batch, by number, in the order in which they run; what each does is asked when it is its turn."""
 
 
-def together(parts: Sequence[Doing | Later]) -> Doing | None:
-    """What a call does whose parts do so; None if that is not the same for all."""
+def together(parts: Sequence[Doing | Later], order: Sequence[int]) -> Doing | None:
+    """What a call does whose parts do so; None if that is not the same for all.
+
+    Args:
+        order: in which they are told their features.
+    """
     doings = [part for part in parts if isinstance(part, Doing)]
     alike = len({(doing.capture, *doing.inject, doing.keep is None) for doing in doings}) == 1
     if not alike or len(doings) < len(parts):
@@ -57,11 +61,11 @@ def together(parts: Sequence[Doing | Later]) -> Doing | None:
     first, pieces = doings[0], {name: [doing.inject[name] for doing in doings] for name in doings[0].inject}
     inject = {name: Feature(map(torch.cat, zip(*of, strict=True)), of[0].form) for name, of in pieces.items()}
     keepers = [doing.keep for doing in doings if doing.keep is not None]
-    return Doing(first.capture, inject, partial(_tell_apart, keepers) if keepers else None)
+    return Doing(first.capture, inject, partial(_tell_apart, keepers, order) if keepers else None)
 
 
-def _tell_apart(keepers: Sequence[Keeper], captured: Captured) -> None:
+def _tell_apart(keepers: Sequence[Keeper], order: Sequence[int], captured: Captured) -> None:
     """Tell each part of a call's batch its own features."""
     pieces = {name: parted(feature, len(keepers)) for name, feature in captured.items()}
-    for number, keep in enumerate(keepers):
-        keep({name: piece[number] for name, piece in pieces.items()})
+    for number in order:
+        keepers[number]({name: piece[number] for name, piece in pieces.items()})

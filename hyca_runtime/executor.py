@@ -142,7 +142,7 @@ class Executor:
             follows = [self._is_followed(lane, *each, cause) for each in zip(turns, actions, strict=True)]
             return self._computing(lane, turns, follows, fills_cache)
         done = [partial(self._done, lane, *each) for each in zip(turns, actions, strict=True)]
-        return self._parted(args, kwargs, actions, done)
+        return self._parted(args, kwargs, actions, done, lane.keeping_order(turns))
 
     def _parted(
         self,
@@ -150,16 +150,17 @@ class Executor:
         kwargs: dict[str, Any],
         actions: list[Action],
         done: Sequence[Callable[[], Doing | Later]],
+        order: Sequence[int],
     ) -> Doing | Later | Apart:
         """A call whose parts forecast; they run as one where all do the same."""
         if len(set(actions)) == 1:
             known = [_asked(each) for each in done]
-            if (found := together(known)) is not None:
+            if (found := together(known, order)) is not None:
                 return found
             done = [partial(_itself, each) for each in known]
         parts = parts_of(args, kwargs, len(done))
-        order = sorted(range(len(done)), key=lambda i: not actions[i].computes)  # forecasts may weigh what is computed
-        return [(i, parts[i], done[i]) for i in order]
+        first = sorted(order, key=lambda i: not actions[i].computes)  # forecasts may weigh what is computed
+        return [(i, parts[i], done[i]) for i in first]
 
     def _done(self, lane: Lane, turn: Turn, action: Action) -> Doing | Later:
         """What a call does for one branch, or several that are remembered together."""
@@ -184,13 +185,14 @@ class Executor:
 
     def _computing(self, lane: Lane, turns: list[Turn], follows: list[bool], fills_cache: bool) -> Doing:
         keepers: list[Keeper] = [lane.computes(t.state, f, fills_cache) for t, f in zip(turns, follows, strict=True)]
-        if lane.plan.learns(lane.track) and not (fills_cache or lane.track.ends):
-            pairs = zip(turns, keepers, follows, strict=True)
-            keepers = [learning(lane, turn, self.number(), keep) if told else keep for turn, keep, told in pairs]
+        if not (fills_cache or lane.track.ends):
+            told = [f and lane.learns(t, self.number()) for t, f in zip(turns, follows, strict=True)]
+            pairs = zip(turns, keepers, told, strict=True)
+            keepers = [learning(lane, turn, self.number(), keep) if learns else keep for turn, keep, learns in pairs]
         if len(turns) > 1 and not turns[0].state.stacked:
             return NOTHING
         doings = [Doing(tuple(lane.plan.points), {}, keep) for keep in keepers]
-        return doings[0] if len(doings) == 1 else together(doings) or NOTHING
+        return doings[0] if len(doings) == 1 else together(doings, lane.keeping_order(turns)) or NOTHING
 
     def _on_the_way(self, lane: Lane, turn: Turn) -> OnTheWay:
         return OnTheWay(lane, turn, self.number(), self._complain)

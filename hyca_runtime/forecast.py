@@ -77,6 +77,8 @@ class Forecast(PlanPart):
         groups: by guidance branch, or `EVERY`: partition of the channels, each group with its solver. None where no
             action forecasts the point.
         sources: by guidance branch, or `EVERY`: what is weighed beside its own past, on the plan's own steps.
+        against: by guidance branch another one. What it remembers is the difference to that branch's newest feature
+            then, and its forecasts are added to that branch's newest feature now.
         numel: numbers in one feature of one sample, all guidance branches together.
     """
 
@@ -84,6 +86,7 @@ class Forecast(PlanPart):
     num_channels: int = Field(ge=1, le=MAX_CHANNELS)
     groups: dict[str, tuple[DimensionGroup, ...]] = Field(default_factory=dict)
     sources: dict[str, tuple[Source, ...]] = Field(default_factory=dict)
+    against: dict[str, str] = Field(default_factory=dict)
     numel: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -95,6 +98,9 @@ class Forecast(PlanPart):
         for branch, sources in self.sources.items():
             if any(source.branch == branch and source.point is None for source in sources):
                 raise ValueError(f"sources.{branch}: its own past is weighed by its groups")
+        for branch, other in self.against.items():
+            if EVERY in (branch, other) or other in self.against:
+                raise ValueError(f"against.{branch}: expected a branch that is itself against none, got {other!r}")
         return self
 
     def groups_of(self, branch: str = EVERY) -> tuple[DimensionGroup, ...]:
@@ -178,8 +184,10 @@ def check_points(points: Mapping[str, Forecast], palette: Sequence[Action], stac
             raise PlanError(f"points.{name}: '{forecast.at}' is weighed by forecasts, and never forecast itself")
         if name in used and not forecast.groups:
             raise PlanError(f"points.{name}.groups: expected those of {EVERY!r}, the branches that are not named")
-        if name not in used and (forecast.groups or forecast.sources):
+        if name not in used and (forecast.groups or forecast.sources or forecast.against):
             raise PlanError(f"points.{name}: no action forecasts it, so it has neither groups nor sources")
+        if forecast.against and stacked > 1:
+            raise PlanError(f"points.{name}.against: branches of one call are told apart only where tables name them")
 
 
 def _between(points: Mapping[str, Forecast]) -> Iterator[tuple[str, str, Source]]:

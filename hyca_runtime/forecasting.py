@@ -70,9 +70,9 @@ def _jointly(lane: Lane, state: StreamState, call: Call, name: str) -> Made | No
             return None
         beside = lane.plan.weights_beside(lane.track, name, label, pasts)
         if beside is None:
-            state.cause = NO_SOURCE + ", ".join(
-                sorted({_told(s) for s, _ in section.sources(name, label) if not s.is_constant})
-            )
+            lead = [repr(of) for of in [section.points[name].against.get(label)] if of is not None]
+            weighed = {_told(s) for s, _ in section.sources(name, label) if not s.is_constant}
+            state.cause = NO_SOURCE + ", ".join(sorted({*lead, *weighed}))
             return None
         terms = [(own, weights), *((past, taps) for past, taps in beside if past is not None)]
         shifts = [taps for past, taps in beside if past is None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import Call, CallResolver
 from hyca_runtime.compiled_plan import CompiledPlan
-from hyca_runtime.deciding import Remembered, decide, learn
+from hyca_runtime.deciding import Remembered, decide, learn, learns
 from hyca_runtime.feature import Feature, Signature
 from hyca_runtime.history import Past
 from hyca_runtime.moment import Stream
@@ -103,7 +103,7 @@ class Lane:
         key = (call.branch, call.part)
         if key not in self.streams:
             began = f"it began at step {self.track.position:g}" if self.track.position > 0 else PASSED
-            self.streams[key] = StreamState(self.plan.depths, began)
+            self.streams[key] = StreamState(*key, self.plan.depths, began)
         return self.streams[key]
 
     def turns(self, call: Call, shapes: Signature) -> list[Turn]:
@@ -172,17 +172,48 @@ class Lane:
         state.filled_cache = fills_cache
 
     def _push(self, state: StreamState, name: str, feature: Feature, keeps: bool, fills_cache: bool) -> None:
-        history = state.histories[name]
+        history, kept = state.histories[name], self.as_kept(state, name, feature)
+        if kept is None:
+            history.clear()
+            return
         if state.filled_cache and not fills_cache:
             history.keep_last(feature)
-        if keeps and history.push(self.track.position, feature):
+        if keeps and history.push(self.track.position, kept):
             self.plan.check_feature(self.plan.section(self.track), name, feature)
             state.count.cache_bytes = max(state.count.cache_bytes, state.nbytes)
+
+    def as_kept(self, state: StreamState, name: str, feature: Feature) -> Feature | None:
+        """What is remembered of a feature: its difference to another branch's newest where the plan says so.
+
+        None if that branch has none.
+        """
+        lead = self._against(state.branch, name)
+        if lead is None:
+            return feature
+        other = self.streams.get((lead, state.part))
+        newest = other.histories[name].features[:1] if other is not None else ()
+        if not newest or [part.shape for part in newest[0]] != [part.shape for part in feature]:
+            return None
+        return Feature((mine - theirs for mine, theirs in zip(feature, newest[0], strict=True)), feature.form)
+
+    def keeping_order(self, turns: Sequence[Turn]) -> list[int]:
+        """The order in which features of parts of a call are kept: those that others are kept against first."""
+        return sorted(
+            range(len(turns)), key=lambda i: any(self._against(turns[i].call.branch, name) for name in self.plan.points)
+        )
+
+    def _against(self, branch: str, name: str) -> str | None:
+        return self.plan.section(self.track).points[name].against.get(branch)
 
     def decide(self, turn: Turn, thread: int, evidence: Evidence = None, stage: Policy | None = None) -> Action:
         """What a call does, by the plan; see `deciding.decide`."""
         section, run = self.plan.section(self.track), self._remembered(turn)
         return decide(section, self.track, _stream(turn, thread), turn.previous, run, evidence, stage)
+
+    def learns(self, turn: Turn, thread: int) -> bool:
+        """Whether the plan's policy is to be told of a call that is computed."""
+        section, run = self.plan.section(self.track), self._remembered(turn)
+        return learns(section, self.track, _stream(turn, thread), turn.previous, run)
 
     def learn(self, turn: Turn, thread: int, surprises: Surprises) -> None:
         """Tell the plan's policy how far forecasts of a computed call would have been off."""

@@ -94,12 +94,12 @@ class NetworkPlan(PlanPart):
     @property
     def is_joint(self) -> bool:
         """Whether a forecast weighs more than one feature tensor's past, or parts of a call each in their own way."""
-        return self.stacked > 1 or any(point.sources for point in self.points.values())
+        return self.stacked > 1 or any(point.sources or point.against for point in self.points.values())
 
     @property
     def branches(self) -> frozenset[str]:
         """The guidance branches that are named."""
-        points = [{*point.groups, *point.sources} for point in self.points.values()]
+        points = [{*of.groups, *of.sources, *of.against, *of.against.values()} for of in self.points.values()]
         return frozenset({*self.schedule.tables}.union(*points) - {EVERY})
 
     @property

@@ -23,6 +23,7 @@ class StreamState:
     """What one guidance branch remembers of the present run.
 
     Attributes:
+        branch, part: whose calls they are.
         histories: the features of each point, by its name.
         previous: the position of its latest call, -1 before the first.
         step: the number of the run's step for which it needs no feature any more.
@@ -35,7 +36,8 @@ class StreamState:
             have more tokens than the next, before theirs.
     """
 
-    def __init__(self, depths: Mapping[str, int], cause: str) -> None:
+    def __init__(self, branch: str, part: int, depths: Mapping[str, int], cause: str) -> None:
+        self.branch, self.part = branch, part
         self.histories = {name: History(depth) for name, depth in depths.items()}
         self.count = StreamCount()
         self.guard = FiniteGuard()

@@ -43,14 +43,14 @@ def _learn(lane: Lane, turn: Turn, thread: int, keep: Keeper, captured: Captured
 
 def _surprise(lane: Lane, turn: Turn, name: str, feature: Feature) -> Tensor | None:
     """One number for each sample, on the device; None without a past to forecast from."""
-    history = turn.state.histories[name]
+    history, kept = turn.state.histories[name], lane.as_kept(turn.state, name, feature)
     weights = lane.plan.weights(lane.track, name, turn.call.branch, history)
-    if weights is None:
+    if weights is None or kept is None:
         return None
     made = forecast(history, weights)
-    if [part.shape for part in made] != [part.shape for part in feature]:
+    if [part.shape for part in made] != [part.shape for part in kept]:
         return None
-    return relative_error(made, feature, lane.plan.points[name].channel_axis)
+    return relative_error(made, kept, lane.plan.points[name].channel_axis)
 
 
 def relative_error(made: Feature, feature: Feature, channel_axis: int) -> Tensor:

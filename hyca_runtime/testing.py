@@ -161,7 +161,7 @@ def _asked(policy: Policy, state: Any, moment: Moment) -> tuple[Action, Any]:
     """What a policy decides, and its state after the call, of which one that learns has been told."""
     before = copy.deepcopy(state)
     action, after = policy.decide(state, moment, SCHEDULE, _evidence(policy, moment.position))
-    if isinstance(policy, LearningPolicy) and action.computes:
+    if isinstance(policy, LearningPolicy) and action.computes and policy.wants(after, moment):
         kept, told = copy.deepcopy(after), {FEATURE: (0.3 / (1 + moment.position), 0.1)} if moment.position else {}
         learnt = policy.learn(after, moment, told)
         _expect(after == kept, f"it changed the state that it was given from {kept} to {after}")

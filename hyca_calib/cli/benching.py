@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from hyca_calib.cli.command import command
-from hyca_calib.commands.options import BenchOptions
+from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.records.console import say
 
 

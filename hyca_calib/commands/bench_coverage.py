@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 
 from hyca_calib.bench.coverage import CALIBRATING, HELD_OUT, CoverageRun, agreements, drawn
-from hyca_calib.commands.options import STUDIES, BenchOptions, short_name
+from hyca_calib.commands.bench_options import BenchOptions
+from hyca_calib.commands.options import STUDIES, short_name
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline

@@ -24,8 +24,9 @@ from hyca_calib.bench.preset_results import (
     read_presets,
 )
 from hyca_calib.bench.preset_runs import MeasuredSplit
+from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.benching import is_wanted, trace_of
-from hyca_calib.commands.options import STUDIES, BenchOptions, SearchLimits, short_name
+from hyca_calib.commands.options import STUDIES, SearchLimits, short_name
 from hyca_calib.commands.presets import OFFERS
 from hyca_calib.commands.searching import preset_study, search_preset_study
 from hyca_calib.costs.budget import Budget, parse_budgets

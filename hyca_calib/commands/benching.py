@@ -22,7 +22,8 @@ from hyca_calib.bench.results import OURS, Bench, BenchFacts, Row, read_bench
 from hyca_calib.bench.runtime.costs import RuntimeCosts
 from hyca_calib.bench.sweep import MOST
 from hyca_calib.bench.verify import CALIBRATED, TOLERANCE_DB, Verification, random_rows
-from hyca_calib.commands.options import STUDIES, BenchOptions, SearchLimits, TraceOptions, short_name
+from hyca_calib.commands.bench_options import BenchOptions
+from hyca_calib.commands.options import STUDIES, SearchLimits, TraceOptions, short_name
 from hyca_calib.commands.searching import search_plans
 from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import parse_budgets

@@ -8,7 +8,7 @@ from typing import Any
 
 from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.commands.options import SearchLimits
-from hyca_calib.commands.step_cache_presets import dbcache, dicache, h2cache, step_cache
+from hyca_calib.commands.step_cache_presets import dbcache, dicache, h2cache, mixcache, step_cache
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.records.console import stages
@@ -46,6 +46,7 @@ from hyca_calib.search.sources import (
     H2CACHE,
     LEARNING_TO_CACHE,
     MAGCACHE,
+    MIXCACHE,
     SEACACHE,
     SMOOTHCACHE,
     TEACACHE,
@@ -240,6 +241,7 @@ OFFERS: dict[str, Offer] = {
     H2CACHE: Offer(h2cache, computes_steps=False),
     DBCACHE: Offer(dbcache, ("order", "fitted"), computes_steps=False),
     MAGCACHE: Offer(lambda asked: step_cache(asked, MagCache()), ("fitted",), computes_steps=False),
+    MIXCACHE: Offer(mixcache, computes_steps=False),
     LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free"), router_digest, False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

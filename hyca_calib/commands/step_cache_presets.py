@@ -11,6 +11,7 @@ from hyca_calib.search.step_caches.dicache import DiCache
 from hyca_calib.search.step_caches.fitted_search import search_fitted
 from hyca_calib.search.step_caches.fitted_taps import check_traced
 from hyca_calib.search.step_caches.h2cache import H2Cache
+from hyca_calib.search.step_caches.mixcache import MixCache
 from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.step_caches.search import search_threshold
 from hyca_calib.search.step_caches.stack import Stack, measure_stack
@@ -34,7 +35,7 @@ def step_cache(asked: Asked, *rules: Rule) -> Maker:
         with stages(("calibrate",)) as tell:
 
             def told(share: float) -> None:
-                tell("calibrate", share, "")
+                tell("calibrate", share, "; ".join(rules[0].notes))
 
             return [(rule.fitted(asked.pipe, problem, asked.folder, told), stack) for rule, stack in measured]
 
@@ -69,3 +70,10 @@ def h2cache(asked: Asked) -> Maker:
     """With every split that suits the network."""
     network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
     return step_cache(asked, *H2Cache.released(network))
+
+
+def mixcache(asked: Asked) -> Maker:
+    """With every granularity that the network has, or fewer for budgets that want them."""
+    (problem,) = asked.problems
+    network = find_transformer(asked.pipe, problem.trace.attributes.model.component)
+    return step_cache(asked, *MixCache.released(network, problem))

@@ -8,6 +8,7 @@ MAGCACHE = "magcache"
 DBCACHE = "dbcache"
 SEACACHE = "seacache"
 H2CACHE = "h2cache"
+MIXCACHE = "mixcache"
 LEARNING_TO_CACHE = "learning-to-cache"
 ADAPTIVE = "adaptive"
 
@@ -24,6 +25,7 @@ SOURCES = {
     SEACACHE: "SeaCache, arXiv 2602.18993: the change of the input without its noise decides, blocks are extrapolated",
     H2CACHE: "H2-Cache, arXiv 2510.27171: first blocks, then those behind, are reused until their probe changes",
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
+    MIXCACHE: "MixCache, arXiv 2508.12691: output, guidance difference or blocks are reused, by change times impact",
     LEARNING_TO_CACHE: "Learning-to-Cache, arXiv 2406.01733: a trained router says which layers repeat their output",
     ADAPTIVE: "ours: a searched schedule moves in each run with how far forecasts of computed steps would be off",
 }

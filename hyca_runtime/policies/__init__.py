@@ -17,6 +17,7 @@ from hyca_runtime.policies.change_since_computed import ChangeSinceComputed
 from hyca_runtime.policies.filtered_change import FilteredChange
 from hyca_runtime.policies.hierarchical_change import HierarchicalChange, PooledChange
 from hyca_runtime.policies.magnitude_ratio import MagnitudeRatio
+from hyca_runtime.policies.mixed_granularity import MixedGranularity
 from hyca_runtime.policies.paced_by_surprise import PacedBySurprise
 from hyca_runtime.policies.probed_change import ProbedChange
 from hyca_runtime.policies.rescaled_change import RescaledChange
@@ -31,6 +32,7 @@ __all__ = [
     "HierarchicalChange",
     "LearningPolicy",
     "MagnitudeRatio",
+    "MixedGranularity",
     "PacedBySurprise",
     "Policy",
     "PolicySpec",

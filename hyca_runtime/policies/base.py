@@ -160,11 +160,21 @@ class ProbingPolicy(Policy):
 class LearningPolicy(Policy):
     """A policy that is told how far forecasts would have been off, whenever a call has computed all of the network.
 
-    That is one wait for the device at each such call, which the report counts, and none at others. It decides before a
-    call begins, as others do, by what it made of that in its state.
+    That is one wait for the device at each such call that it `wants`, which the report counts, and none at others. It
+    decides before a call begins, as others do, by what it made of that in its state. Nothing is told of a run's last
+    step.
     """
 
     by_sample: ClassVar[bool] = True
+
+    def wants(self, state: Any, moment: Moment) -> bool:
+        """Whether it is to be told of a call that computes all of the network; of those that it is not, nobody waits.
+
+        Args:
+            state: after `decide`.
+        """
+        del state, moment
+        return True
 
     @abstractmethod
     def learn(self, state: Any, moment: Moment, surprises: Surprises) -> Any:

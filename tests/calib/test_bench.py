@@ -29,8 +29,9 @@ from hyca_calib.bench.results import Bench, BenchFacts, Row, read_bench
 from hyca_calib.bench.sweep import Sweep, sweep
 from hyca_calib.bench.verify import Verification, random_rows
 from hyca_calib.commands import benching
+from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.benching import verify_bench
-from hyca_calib.commands.options import BenchOptions, TraceOptions
+from hyca_calib.commands.options import TraceOptions
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.provenance import code_digest, code_of, provenance

@@ -21,7 +21,7 @@ from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import RefinementTask
 from hyca_calib.search.replay import forecast_error, rows_of
-from hyca_calib.search.step_caches import adaptive_search, fitted_taps, search
+from hyca_calib.search.step_caches import adaptive_search, fitted_taps, search, tries
 from hyca_calib.search.step_caches.decided_run import as_decided, decided_run, pasts_met
 from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, FittedTaps, fit_taps
 from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
@@ -45,7 +45,7 @@ def problem(recorded: Trace) -> Problem:
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few samples and halvings: quick."""
-    monkeypatch.setattr(search, "SAMPLES", 2)
+    monkeypatch.setattr(tries, "SAMPLES", 2)
     monkeypatch.setattr(search, "HALVINGS", 4)
     monkeypatch.setattr(fitted_taps, "RUNS", 3)
     monkeypatch.setattr(fitted_taps, "BATCH", 2)

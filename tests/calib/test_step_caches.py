@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -33,27 +34,30 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import run_untimed
 from hyca_calib.search import kept_runs
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.step_caches import magcache, search, teacache
+from hyca_calib.search.step_caches import magcache, mixcache, search, teacache, tries
 from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.h2cache import H2Cache
+from hyca_calib.search.step_caches.impact import effects
 from hyca_calib.search.step_caches.magcache import MagCache
+from hyca_calib.search.step_caches.mixcache import MixCache, leading_branch, middle_blocks
 from hyca_calib.search.step_caches.seacache import SeaCache, token_grid
 from hyca_calib.search.step_caches.simulated import SampleRun, cheapest_run
 from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
 from hyca_calib.search.step_caches.teacache import TeaCache, fit_polynomial
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.watched_run import WatchedCall
+from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 from hyca_runtime.attach.late import Probe
 from hyca_runtime.errors import AttachError, BudgetError, StudyError
 from hyca_runtime.plan_facts import Quality
-from hyca_runtime.point import parse_point
+from hyca_runtime.point import CachePoint, parse_point
 from hyca_runtime.solvers import Taylor
 
 Array = NDArray[np.float64]
 
-PRESETS = ("dbcache", "magcache", "seacache", "teacache")
+PRESETS = ("dbcache", "magcache", "mixcache", "seacache", "teacache")
 
 
 @pytest.fixture
@@ -72,10 +76,11 @@ def make(pipe: EmojiPipeline, problem: Problem, folder: Path, preset: str, budge
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few samples and halvings: quick."""
-    monkeypatch.setattr(search, "SAMPLES", 2)
+    monkeypatch.setattr(tries, "SAMPLES", 2)
     monkeypatch.setattr(search, "HALVINGS", 3)
     for module in (magcache, teacache):
         monkeypatch.setattr(module, "FIT_SAMPLES", 2)
+    monkeypatch.setattr(mixcache, "SAMPLES", 1)
 
 
 @pytest.mark.usefixtures("few")
@@ -116,7 +121,7 @@ def test_budgets_share_thresholds_but_not_their_accounts(
         ran.append(threshold)
         return simulated.model_copy(update={"share": max(simulated.share, 1 - threshold)})
 
-    monkeypatch.setattr(search._Tries, "_run", run)
+    monkeypatch.setattr(tries.Tries, "_run", run)
 
     def thresholds(budget: str, name: str, order: int = 0) -> list[float]:
         study = StudyFolder.open(tmp_path / name, {})
@@ -138,9 +143,9 @@ def test_budgets_share_thresholds_but_not_their_accounts(
 def test_what_nothing_can_meet_is_refused_without_a_run(
     pipe: EmojiPipeline, problem: Problem, tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind in (TeaCache, MagCache):
+    for kind in (TeaCache, MagCache, MixCache):
         monkeypatch.setattr(kind, "fitted", lambda self, *_: self)
-    monkeypatch.setattr(search._Tries, "_run", lambda *_: pytest.fail("a run"))
+    monkeypatch.setattr(tries.Tries, "_run", lambda *_: pytest.fail("a run"))
     with pytest.raises(BudgetError, match=rf"cannot be met by {preset}: [0-9.]+x is the most; ask for less"):
         make(pipe, problem, tmp_path, preset, "11x")
 
@@ -433,3 +438,115 @@ def test_dbcache_is_that_of_cache_dit_on_trained_models(
         assert ours.flops.networks < 0.9 * full.flops.networks, "it acts"
         assert ours.flops.networks == pytest.approx(theirs.flops.networks, rel=0.02)
         assert ours.fidelity_to(full).agreement_db == pytest.approx(theirs.fidelity_to(full).agreement_db, abs=0.3)
+
+
+GUIDED = tuple({**prompt, "true_cfg_scale": 3.0} for prompt in tiny.prompts())
+CLASSES = tuple({"class_labels": letter, "guidance_scale": 3.0} for letter in "ABCDEF")
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Problem]]:
+    """A pipeline whose guidance branches are called apart, or in one call, with a trace of it."""
+
+    @cache
+    def make(kind: str) -> tuple[Any, Problem]:
+        pipe: Any = tiny.pipeline() if kind == "apart" else tiny.glyphs()
+        work = Workload(GUIDED if kind == "apart" else CLASSES, num_samples=7, num_steps=12, seed=3)
+        path = tmp_path_factory.mktemp("traces") / "guided.zarr"
+        trace(pipe, work, CachePoint(), path, model_name=kind, batch=4, tokens=10_000)
+        return pipe, Problem(Trace(path))
+
+    return make
+
+
+Guided = Callable[[str], tuple[Any, Problem]]
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(
+    ("kind", "lead", "other", "budget"), [("apart", "cond", "uncond", "1.25x"), ("stacked", "1/2", "2/2", "1.7x")]
+)
+def test_mixcache_with_guidance(
+    guided: Guided, tmp_path: Path, kind: str, lead: str, other: str, budget: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "SAMPLES", 1)
+    pipe, problem = guided(kind)
+    plan = make(pipe, problem, tmp_path, "mixcache", budget)
+    section, (job,) = plan.section, problem.workload.of("select")[:1]
+    assert section.policy is not None
+    assert section.policy.configuration["lead"] == lead
+    assert {*section.policy.configuration["impact"]} == {"step", "branch", "block"}
+    assert section.points["output"].against == {other: lead}
+    assert {name: str(at) for name, at in section.places.items()} == {
+        "block": "span:transformer_blocks.1..transformer_blocks." + ("1:residual" if kind == "apart" else "2:residual"),
+        "output": "output",
+    }
+    with followed(pipe, plan) as session:
+        latents = sample_latents(pipe, [job], problem.workload.num_steps, 1)
+        report = session.report()
+    with followed(pipe, Plan.model_validate_json(plan.model_dump_json())):
+        assert torch.equal(sample_latents(pipe, [job], problem.workload.num_steps, 1), latents), "saved and loaded"
+    counts = {branch: count for (_, branch, _, _), count in report.streams.items()}
+    assert counts[other].computed < counts[lead].computed <= (section.policy.max_computed or 0)
+    assert report.flops_ratio is not None
+    assert report.flops_ratio >= float(budget[:-1])
+    assert section.flops_ratio == pytest.approx(report.flops_ratio), "the schedule is that of a run, branch by branch"
+    assert 0 < report.cache_bytes <= (report.bytes_ahead or 0)
+    monkeypatch.setattr(kept_runs, "write_json", lambda *_: pytest.fail("a run"))
+    rule = MixCache.released(pipe.transformer, problem)[0].fitted(pipe, problem, tmp_path, lambda share: None)
+    impacts = dict(rule.impact)
+    assert impacts == section.policy.configuration["impact"], "what was measured is kept"
+
+
+def test_a_larger_disturbance_has_a_larger_effect(guided: Guided) -> None:
+    pipe, problem = guided("apart")
+    rule, job = MixCache.released(pipe.transformer, problem)[0], problem.workload.of("fit")[0]
+    small, large = (effects(pipe, problem, rule._there, "cond", job, size) for size in (0.01, 0.1))
+    for granularity in ("step", "branch", "block"):
+        assert 0.01 * small[granularity][0][0] < 0.1 * large[granularity][0][0]
+    again = effects(pipe, problem, rule._there, "cond", job, 0.01)
+    assert again == small, "the noise is that of the sample"
+
+
+@pytest.mark.parametrize(
+    ("branches", "guidance", "stacked", "network", "told"),
+    [
+        (["cond"], (1.0,), 1, "", "there is one guidance branch"),
+        (["cond", "uncond"], (), 1, "", "how guidance weighs its branches is not known"),
+        (["uncond", "cond"], (-2.0, 3.0), 1, "", "'cond', which the others would follow, is called after 'uncond'"),
+        (["1/2", "2/2"], (3.0, -2.0), 2, "OmniGenTransformer2DModel", "cannot be cut along their batch"),
+    ],
+)
+def test_guidance_that_has_no_branch_granularity(
+    branches: list[str], guidance: tuple[float, ...], stacked: int, network: str, told: str
+) -> None:
+    with pytest.raises(AttachError, match=told):
+        leading_branch(network, branches, guidance, stacked)
+
+
+def test_who_leads() -> None:
+    assert leading_branch("", ["1/2", "2/2"], (-2.0, 3.0), 2) == "2/2"
+    assert leading_branch("", ["cond", "uncond", "other"], (3.0, -2.0, 0.0), 1) == "cond"
+
+
+@pytest.mark.parametrize(
+    ("doubles", "singles", "span"),
+    [
+        (2, 2, "transformer_blocks.1..transformer_blocks.1"),
+        (28, 0, "transformer_blocks.7..transformer_blocks.20"),
+        (19, 38, "single_transformer_blocks.9..single_transformer_blocks.28"),
+        (1, 1, ""),
+    ],
+)
+def test_blocks_of_mixcache_suit_the_network(doubles: int, singles: int, span: str) -> None:
+    network = tiny.pipeline(blocks=1).transformer
+    for name, number in (("transformer_blocks", doubles), ("single_transformer_blocks", singles)):
+        setattr(network, name, nn.ModuleList(type(network.transformer_blocks[0])(32, 2, 16) for _ in range(number)))
+    assert middle_blocks(network) == span
+
+
+def test_fewer_granularities_are_for_budgets_that_want_them(pipe: EmojiPipeline, problem: Problem) -> None:
+    every = MixCache.released(pipe.transformer, problem)
+    assert [(rule.uses, rule.spare) for rule in every] == [(("step", "block"), False), (("step",), True)]
+    assert every[0].notes == ("no branch granularity: there is one guidance branch",)
+    assert [(rule.warmup, rule.initial, rule.longest) for rule in every[0].easier()][:2] == [(4, 2, 6), (2, 2, 6)]

@@ -16,6 +16,7 @@ from hyca_runtime.policies import (
     FilteredChange,
     HierarchicalChange,
     MagnitudeRatio,
+    MixedGranularity,
     PacedBySurprise,
     Policy,
     PolicySpec,
@@ -42,6 +43,8 @@ ALL_POLICIES = (
     HierarchicalChange(0.15, 9, ratio=0.0, tokens=[64, 16]),  # type: ignore[arg-type]
     MagnitudeRatio(0.06, {"*": (1.0, 1.02, 0.99, 1.01), "uncond": [0.98] * 12}),
     PacedBySurprise(1.0, [0.3] * NUM_STEPS, response=0.5, level=[-1.0, 2.0], spread=0.2),  # type: ignore[arg-type]
+    MixedGranularity(0.1, warmup=0),
+    MixedGranularity(0.5, {"step": 2.0, "branch": 1.0, "block": 0.5}, lead="", initial=3, longest=9),
     RescaledChange(0.2, (3.0, -0.1, 0.05), (0.01, 0.2)),
 )
 

@@ -101,6 +101,13 @@ def test_branches_have_states_of_their_own_or_one(pipe: EmojiPipeline) -> None:
         assert state.count("told") == len(COMPUTED) - 2 + others * (len(COMPUTED) - 1)
 
 
+def test_nobody_waits_for_what_is_not_wanted(pipe: EmojiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Told, "wants", lambda self, state, moment: moment.position == 3)
+    with apply_plan(pipe, told_plan(pipe, Hold(), Told()), "error") as session:
+        draw(pipe)
+        assert session.report().waits == len(Told.heard) == 1
+
+
 def test_the_bound_of_those_who_decide_together_counts_steps(pipe: EmojiPipeline) -> None:
     with apply_plan(pipe, told_plan(pipe, Hold(), ToldTogether(), most=2), "error") as session:
         draw(pipe, guidance=3.0)

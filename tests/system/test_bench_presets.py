@@ -23,12 +23,12 @@ from hyca_calib.bench.preset_results import (
 )
 from hyca_calib.bench.preset_runs import MeasuredSplit
 from hyca_calib.commands import bench_presets
+from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.bench_presets import Clock
-from hyca_calib.commands.options import BenchOptions
 from hyca_calib.commands.presets import OFFERS, Offer
 from hyca_calib.records.provenance import Provenance
 from hyca_calib.search.sources import BEST
-from hyca_calib.search.step_caches import search
+from hyca_calib.search.step_caches import search, tries
 from hyca_calib.trace.store import Trace
 from hyca_runtime import save_plan
 
@@ -37,7 +37,7 @@ STEPS = 12
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "SAMPLES", 1)
+    monkeypatch.setattr(tries, "SAMPLES", 1)
     monkeypatch.setattr(search, "HALVINGS", 2)
 
 

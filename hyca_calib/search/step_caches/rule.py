@@ -98,6 +98,25 @@ class Rule(ABC):
         """Guidance branches that may be decided about otherwise on equal evidence."""
         return ("",)
 
+    @property
+    def lead(self) -> str | None:
+        """The guidance branch that is computed on some steps on which the `others` are not."""
+        return None
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def spare(self) -> bool:
+        """Whether it is tried only if no rule before it meets the budget."""
+        return False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What users are to know of how the rule suits the network."""
+        return ()
+
     @abstractmethod
     def policy(self, threshold: float) -> Policy:
         """The policy with a threshold; one of 0 computes every step."""

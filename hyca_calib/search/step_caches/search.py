@@ -6,69 +6,31 @@ Where the evidence is known without a network, the runs are simulated instead.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError
-
 from hyca_calib.costs.budget import Budget
-from hyca_calib.pipelines.workload import Job
-from hyca_calib.records.atomic import write_json
 from hyca_calib.search.assemble import origin
 from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.sources import SOURCES
-from hyca_calib.search.step_caches.decided_run import decided_run
 from hyca_calib.search.step_caches.rule import Rule
-from hyca_calib.search.step_caches.simulated import SampleRun, cheapest_run
+from hyca_calib.search.step_caches.simulated import cheapest_run
 from hyca_calib.search.step_caches.stack import Stack, deciding_section
+from hyca_calib.search.step_caches.tries import KEPT, Tried, Tries
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
+from hyca_runtime.policies import LearningPolicy
 
-SAMPLES = 8
-"""Of the select split, for the threshold; "few samples" in the words of DiCache's paper."""
 HALVINGS = 7
 FIRST, HIGHEST = 0.1, 1e4
-KEPT = "thresholds.json"
 MARGIN = 1.1
 """What a run may compute over the dearest one that was seen; one that comes to the bound forecasts all that is left."""
-
-
-class Tried(BaseModel, frozen=True):
-    """A threshold with the other settings of its rule, and the runs under it.
-
-    Attributes:
-        forecast: see `Rule.forecast_digest`.
-    """
-
-    settings: dict[str, Any]
-    forecast: str
-    runs: tuple[SampleRun, ...]
-
-    @property
-    def threshold(self) -> float:
-        return float(self.settings["threshold"])
-
-    @property
-    def scalars(self) -> dict[str, float]:
-        """The settings that are numbers."""
-        return {name: value for name, value in self.settings.items() if isinstance(value, int | float)}
-
-    @property
-    def share(self) -> float:
-        """Mean share of the full run's FLOPs."""
-        return statistics.fmean(run.share for run in self.runs)
-
-    @property
-    def median(self) -> SampleRun:
-        """A usual run."""
-        return sorted(self.runs, key=lambda run: run.share)[len(self.runs) // 2]
 
 
 Contenders = Sequence[tuple[Rule, Stack]]
@@ -110,8 +72,14 @@ def find_threshold(
         BudgetError: no threshold meets it.
     """
     file, tried, found = (folder or study.folder) / KEPT, list[Tried](), list[Judged]()
+
+    def told(count: int) -> None:
+        on_progress(min(1.0, count / (2 * HALVINGS)) / len(contenders))
+
     for rule, stack in contenders:
-        tries = _Tries(pipe, problem, stack, file, tried, lambda share: on_progress(share / len(contenders)))
+        if found and rule.spare:
+            continue
+        tries = Tries(pipe, problem, stack, file, tried, told)
         allowed = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
         allowed /= stack.full_flops * problem.trace.num_steps
         one = next((one for each in rule.easier() if (one := _least(tries, each, allowed))), None)
@@ -146,6 +114,7 @@ def write_found(
         "groups": [{"size": size, "solver": rule.forecast_by} for size in best.stack.channels.values()],
         "flops_ratios": sorted(round(1 / run.share, 3) for run in tried.runs),
         "thresholds": [{**one.scalars, "flops_ratio": round(1 / one.share, 3)} for one in found.tried],
+        "notes": list(rule.notes),
         "contenders": found.contenders,
         **told,
     }
@@ -168,7 +137,8 @@ class Judged:
         most, usual = max(run.most for run in tried.runs), tried.median
         if rule.by_sample:
             most = min(problem.trace.num_steps, math.ceil(MARGIN * most))
-        section = deciding_section(problem, stack, rule, tried.threshold, usual.computed, most, usual.partly)
+        told = (usual.computed, most, usual.partly, usual.halfway)
+        section = deciding_section(problem, stack, rule, tried.threshold, *told)
         return cls(rule, stack, tried, judged(pipe, problem, section))
 
     @property
@@ -206,67 +176,13 @@ def _too_much(
     return BudgetError(f"budget {budget.text!r} cannot be met by {preset}: {most}x is the most; ask for less")
 
 
-class _Tries:
-    """Runs under thresholds, each made once and kept in a file.
-
-    Args:
-        tried: is added what was asked for.
-    """
-
-    def __init__(
-        self,
-        pipe: Any,
-        problem: Problem,
-        stack: Stack,
-        file: Path,
-        tried: list[Tried],
-        on_progress: Callable[[float], None],
-    ) -> None:
-        self._pipe, self._problem, self._stack, self._file = pipe, problem, stack, file
-        self._on_progress, self._tried = on_progress, tried
-        self._known = _kept(file, problem.identity)
-
-    def cheapest(self, rule: Rule, threshold: float) -> SampleRun:
-        """See `cheapest_run`."""
-        return cheapest_run(self._stack, rule, threshold, self._problem.trace.num_steps)
-
-    def at(self, rule: Rule, threshold: float) -> Tried:
-        """The runs under a threshold."""
-        settings = rule.policy(threshold).spec().model_dump(mode="json")["configuration"]
-        forecast = rule.forecast_digest
-        same = [one for one in self._known if (one.settings, one.forecast) == (settings, forecast)]
-        found = same[0] if same else Tried(settings=settings, forecast=forecast, runs=self._runs(rule, threshold))
-        if not same:
-            self._known.append(found)
-            tried = [one.model_dump(mode="json") for one in self._known]
-            write_json(self._file, {"problem": self._problem.identity, "tried": tried})
-        self._tried += [] if found in self._tried else [found]
-        self._on_progress(min(1.0, len(self._tried) / (2 * HALVINGS)))
-        return found
-
-    def _runs(self, rule: Rule, threshold: float) -> tuple[SampleRun, ...]:
-        if not rule.by_sample:
-            return (self.cheapest(rule, threshold),)
-        return tuple(self._run(rule, threshold, job) for job in self._problem.workload.of("select")[:SAMPLES])
-
-    def _run(self, rule: Rule, threshold: float, job: Job) -> SampleRun:
-        section = deciding_section(self._problem, self._stack, rule, threshold, [0], None)
-        run = decided_run(self._pipe, section, job, self._problem.workload.num_steps)
-        report, computed = run.report, run.report.computed_at
-        first = {step for table in run.tables.values() for step, number in enumerate(table) if number == 1}
-        return SampleRun(
-            share=1 / (report.flops_ratio or 1.0),
-            computed=computed,
-            most=max(count.computed for count in report.streams.values()),
-            partly=tuple(sorted(first.difference(computed))),
-        )
-
-
-def _least(tries: _Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | None:
+def _least(tries: Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | None:
     """The least threshold whose mean cost is allowed; None if none is."""
     low, high = 0.0, FIRST
     if tries.cheapest(rule, HIGHEST).share > allowed:
         return None
+    if isinstance(rule.policy(HIGHEST), LearningPolicy) and tries.at(rule, HIGHEST).share > allowed:
+        return None  # what it reuses is known from runs alone
     while tries.at(rule, high).share > allowed:
         low, high = high, 4 * high
         if high > HIGHEST:
@@ -275,17 +191,3 @@ def _least(tries: _Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | No
         middle = math.sqrt(low * high) if low else high / 4
         low, high = (low, middle) if tries.at(rule, middle).share <= allowed else (middle, high)
     return rule, tries.at(rule, high)
-
-
-def _kept(file: Path, identity: str) -> list[Tried]:
-    """What an interrupted search tried on the same trace."""
-
-    class Kept(BaseModel):
-        problem: str
-        tried: list[Tried]
-
-    try:
-        found = Kept.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError):
-        return []
-    return found.tried if found.problem == identity else []

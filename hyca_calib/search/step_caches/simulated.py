@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from hyca_calib.search.step_caches.rule import STACK, Rule
 from hyca_calib.search.step_caches.stack import Stack
 from hyca_runtime.moment import Moment
-from hyca_runtime.policies import Policy
+from hyca_runtime.policies import LearningPolicy, Policy
 from hyca_runtime.schedule import Schedule
 
 
@@ -19,16 +19,18 @@ class SampleRun(BaseModel, frozen=True):
         computed: steps on which a branch was computed.
         most: computed calls of the branch that has most.
         partly: other steps, on which a branch did the first of the actions that forecast.
+        halfway: steps on which some branches were computed and others not.
     """
 
     share: float
     computed: tuple[int, ...]
     most: int
     partly: tuple[int, ...] = ()
+    halfway: tuple[int, ...] = ()
 
 
 def cheapest_run(stack: Stack, rule: Rule, threshold: float, num_steps: int) -> SampleRun:
-    """The run in which no probe ever changes; where there is none, the run."""
+    """The run in which nothing that is looked at ever changes; where nothing is, the run."""
     policy = rule.policy(threshold)
     branches = [_computed(policy, branch, bool(rule.probes), num_steps) for branch in rule.branches]
     share = sum(map(len, branches)) / (num_steps * len(branches))
@@ -43,4 +45,6 @@ def _computed(policy: Policy, branch: str, probes: bool, num_steps: int) -> Sequ
         moment = Moment(0, step, step - 1, num_steps, branch)
         action, state = policy.decide(state, moment, schedule, (0.0,) if probes and step else None)
         found += [step] if action.computes else []
+        if action.computes and isinstance(policy, LearningPolicy) and policy.wants(state, moment):
+            state = policy.learn(state, moment, {STACK: (0.0,)} if step else {})
     return found

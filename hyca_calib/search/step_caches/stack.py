@@ -111,6 +111,7 @@ def deciding_section(
     computed: Sequence[int],
     most: int | None,
     partly: Sequence[int] = (),
+    halfway: Sequence[int] = (),
 ) -> NetworkPlan:
     """The section whose steps are decided in each run.
 
@@ -118,10 +119,16 @@ def deciding_section(
         computed: what a usual run computes, for those who look at the plan.
         most: bound of the computed calls of any run.
         partly: steps on which it does the first of the actions that forecast; the last on all others.
+        halfway: computed steps of the branch that leads on which others do the last.
     """
     points = {name: rule.forecast(stack.channels[name], stack.numels[name], name) for name in rule.points}
     table = tuple(
         0 if step in computed else 1 if step in partly else len(rule.actions) for step in range(problem.trace.num_steps)
     )
-    schedule = Schedule(palette=rule.palette, tables={EVERY: table})
-    return section_of(problem, "step", points, schedule, stack.flops, rule.policy(threshold).spec(most))
+    others = tuple(len(rule.actions) if step in halfway else action for step, action in enumerate(table))
+    tables = (
+        {EVERY: table} if rule.lead is None else {EVERY: others, rule.lead: table, **dict.fromkeys(rule.others, others)}
+    )
+    schedule = Schedule(palette=rule.palette, tables=tables)
+    section = section_of(problem, "step", points, schedule, stack.flops, rule.policy(threshold).spec(most))
+    return section if rule.lead is None else section.model_copy(update={"stacked": problem.trace.stacked})
