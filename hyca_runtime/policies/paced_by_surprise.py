@@ -14,6 +14,8 @@ MEMORY = 0.5
 """Weight of the newest surprise in the mood."""
 FURTHEST = 3.0
 """Spreads that a surprise counts at most."""
+LEAST = 2
+"""Computed steps from which a forecast says something: one is reuse."""
 NEARLY = 1e-6
 
 
@@ -22,7 +24,7 @@ class Paced(NamedTuple):
 
     Attributes:
         position: the step that was decided about last, -1 before the first, and whether it was computed.
-        last: the latest computed step, and how far it was from the one before.
+        last: the latest computed step, how far it was from the one before, and how many there were before.
         debt: what forecast steps added since then.
         mood: how surprising computed steps were of late, in spreads; 0 is usual.
     """
@@ -31,6 +33,7 @@ class Paced(NamedTuple):
     computed: bool = False
     last: float = -1.0
     gap: float = 1.0
+    before: int = -1
     debt: float = 0.0
     mood: float = 0.0
 
@@ -85,16 +88,16 @@ class PacedBySurprise(LearningPolicy):
 
     def _moved(self, state: Paced, moment: Moment) -> Paced:
         """The state at a new step."""
-        begins, here = state.last < 0, moment.position
+        here = moment.position
         pace = self.pace[min(round(here), len(self.pace) - 1)] * (here - state.position)
         debt = state.debt + pace * math.exp(self.response * state.mood)
-        if begins or debt >= self.threshold - NEARLY:
-            return Paced(here, True, here, 1.0 if begins else here - state.last, 0.0, state.mood)
+        if state.before < 0 or debt >= self.threshold - NEARLY:
+            return Paced(here, True, here, here - state.last, state.before + 1, 0.0, state.mood)
         return state._replace(position=here, computed=False, debt=debt)
 
     def learn(self, state: Any, moment: Moment, surprises: Surprises) -> Any:
         off = max((number for numbers in surprises.values() for number in numbers), default=0.0)
-        if not off > 0:
+        if state.before < LEAST or not off > 0:
             return state
         seen = math.log(off) if math.isfinite(off) else math.inf
         away = (seen - self.usual(moment.position / moment.num_steps, state.gap)) / self.spread

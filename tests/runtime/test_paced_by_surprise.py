@@ -48,17 +48,19 @@ def test_a_threshold_of_nothing_computes_every_step() -> None:
 @pytest.mark.parametrize(
     ("off", "steps"),
     [
-        ([math.e], [0, 4, 7, 10]),  # the mood is 1/2, a step adds e^(1/2) / 4 = 0.412
-        ([1.0], [0, 4, 8]),
-        ([1 / math.e], [0, 4, 11]),  # e^(-1/2) / 4 = 0.152, the seventh makes 1.06
-        ([1 / math.e, math.e], [0, 4, 7, 10]),  # the batch is as surprised as its most surprised sample
-        ([math.exp(30)], [0, 4, 5, 6, 7, 8, 9, 10, 11]),  # counts as three spreads: e^(3/2) / 4 = 1.12
-        ([math.inf], [0, 4, 5, 6, 7, 8, 9, 10, 11]),
+        ([math.e], [0, 1, 5, 8, 11]),  # the mood is 1/2, a step adds e^(1/2) / 4 = 0.412
+        ([1.0], [0, 1, 5, 9]),
+        ([1 / math.e], [0, 1, 5]),  # e^(-1/2) / 4 = 0.152, six steps make 0.91
+        ([1 / math.e, math.e], [0, 1, 5, 8, 11]),  # the batch is as surprised as its most surprised sample
+        ([math.exp(30)], [0, 1, *range(5, 12)]),  # counts as three spreads: e^(3/2) / 4 = 1.12
+        ([math.inf], [0, 1, *range(5, 12)]),
     ],
 )
 def test_surprises_by_hand(off: list[float], steps: list[int]) -> None:
-    policy = PacedBySurprise(1.0, (0.25,) * STEPS, response=1.0, level=(math.log(1 / 4),), power=1.0)
-    assert computed(policy, {4: off}) == steps
+    pace = (0.0, 1.0, *[0.25] * (STEPS - 2))
+    policy = PacedBySurprise(1.0, pace, response=1.0, level=(math.log(1 / 4),), power=1.0)
+    assert computed(policy, {5: off}) == steps
+    assert computed(policy, {1: off}) == [0, 1, 5, 9], "a forecast from one step is reuse, and says nothing"
 
 
 def test_what_is_usual_grows_with_the_gap_and_changes_with_time() -> None:

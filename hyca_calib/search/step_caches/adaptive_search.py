@@ -50,7 +50,7 @@ def _responding(
     rule, runs = _met(pipe, problem, rule, stack)
     rule, runs = _met(pipe, problem, rule, stack)  # whose surprises are those of rows from the statistics
     for response in responses:
-        yield _met(pipe, problem, replace(rule.knowing(runs), response=response), stack)[0]
+        yield _met(pipe, problem, replace(rule.knowing(problem, runs), response=response), stack)[0]
 
 
 def _met(pipe: Any, problem: Problem, rule: Surprise, stack: Stack) -> tuple[Surprise, list[DecidedRun]]:

@@ -58,6 +58,13 @@ def check_traced(problem: Problem, point: CachePoint, preset: str) -> Problem:
     return Problem(problem.trace.at(point))
 
 
+def fitted_row(problem: Problem, past: Sequence[int], step: int) -> Array:
+    """Least squares on the fit split, drawn towards linear extrapolation, ``(channel, past)``."""
+    settings = Settings()
+    prior = rows_of(Newton(1), problem.times(settings.axis), past, [step])
+    return fit_rows(problem.fit, past, [step], settings.ridge, prior)[..., 0]
+
+
 @dataclass(frozen=True)
 class FittedTaps:
     """Rows of every channel for every past that runs have met.
@@ -71,12 +78,11 @@ class FittedTaps:
 
     @classmethod
     def for_runs(cls, problem: Problem, section: NetworkPlan, runs: Sequence[Tables]) -> Self:
-        """Least squares on the fit split, drawn towards linear extrapolation, for what some runs of a section met."""
-        settings, pasts = Settings(), pasts_met(section, runs, DEPTH)
+        """Rows from the statistics for what some runs of a section met."""
+        pasts = pasts_met(section, runs, DEPTH)
         weights = np.zeros((len(pasts), DEPTH, problem.trace.num_channels))
         for i, (step, *past) in enumerate(pasts):
-            prior = rows_of(Newton(1), problem.times(settings.axis), past, [step])
-            weights[i, : len(past)] = fit_rows(problem.fit, past, [step], settings.ridge, prior)[..., 0].T
+            weights[i, : len(past)] = fitted_row(problem, past, step).T
         return cls(pasts, weights)
 
     @property
