@@ -52,14 +52,14 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptive_search, "RUNS", 3)
 
 
-def moving(pipe: EmojiPipeline, problem: Problem, response: float = 1.0) -> tuple[NetworkPlan, FittedTaps]:
+def moving(pipe: EmojiPipeline, problem: Problem, response: float = 0.5) -> tuple[NetworkPlan, FittedTaps]:
     """A section whose samples are computed on steps of their own, with rows for what they meet."""
     rule = Surprise.of(problem.trace.point, Schedule.from_steps(problem.trace.num_steps, SCHEDULE))
     _, stack = measure_stack(pipe, problem, rule)
     still = deciding_section(problem, stack, rule, 1.0, [0], None)
     jobs, steps = problem.workload.of("fit")[:3], problem.workload.num_steps
     rule = rule.knowing(problem, [decided_run(pipe, still, job, steps) for job in jobs])
-    rule = Surprise(rule.at, rule.pace, response, rule.level, rule.power, rule.spread)
+    rule = Surprise(rule.at, rule.pace, response, rule.level, rule.power, spread=0.01)  # so that samples differ
     section = deciding_section(problem, stack, rule, 1.0, [0], None)
     taps = FittedTaps.for_runs(problem, section, [decided_run(pipe, section, job, steps).tables for job in jobs])
     return taps.of(section), taps
