@@ -45,16 +45,16 @@ class PacedBySurprise(LearningPolicy):
 
     Step t adds :math:`p_t e^{r m}`, with its pace :math:`p_t`, the response r and the mood m: the moving average of
     :math:`(\log u - \log \bar u) / s`, where u is how far a forecast of a computed step was off, relatively, s the
-    spread of its logarithm, and what is usual at time x, as a share of the run, after a gap of g steps is
+    spread of its logarithm, and what is usual at step t after a gap of g steps is
 
-    .. math:: \log \bar u = \sum_k l_k x^k + q \log g.
+    .. math:: \log \bar u = l_t + q \log g.
 
     Guidance branches are computed on the same steps. A batch is as surprised as its most surprised sample. With
     response 0 all samples follow the same schedule, and with threshold 0 every step is computed.
 
     Args:
         pace: of every step, 0 or more.
-        level: coefficients l of what is usual, lowest power first.
+        level: l of every step, or one for all.
         power: q.
         spread: s.
     """
@@ -71,6 +71,8 @@ class PacedBySurprise(LearningPolicy):
     def __post_init__(self) -> None:
         object.__setattr__(self, "pace", tuple(self.pace))
         object.__setattr__(self, "level", tuple(self.level))
+        if not self.level:
+            raise ValueError(f"{self.name}: level must be of every step, or one for all, got none")
         numbers = {"threshold": self.threshold, "response": self.response, "pace": min(self.pace, default=-1.0)}
         for label, number in numbers.items():
             if not number >= 0:
@@ -100,10 +102,10 @@ class PacedBySurprise(LearningPolicy):
         if state.before < LEAST or not off > 0:
             return state
         seen = math.log(off) if math.isfinite(off) else math.inf
-        away = (seen - self.usual(moment.position / moment.num_steps, state.gap)) / self.spread
+        away = (seen - self.usual(moment.position, state.gap)) / self.spread
         away = max(-FURTHEST, min(FURTHEST, away))
         return state._replace(mood=state.mood + MEMORY * (away - state.mood))
 
-    def usual(self, time: float, gap: float) -> float:
-        """The logarithm of what is usual at a share of the run after a gap of so many steps."""
-        return sum(weight * time**k for k, weight in enumerate(self.level)) + self.power * math.log(gap)
+    def usual(self, position: float, gap: float) -> float:
+        """The logarithm of what is usual at a step, after a gap of so many."""
+        return self.level[min(round(position), len(self.level) - 1)] + self.power * math.log(gap)

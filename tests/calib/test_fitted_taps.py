@@ -32,7 +32,7 @@ from hyca_runtime import Plan
 from hyca_runtime.errors import StudyError, TraceError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.solvers import Newton
+from hyca_runtime.solvers import FittedToPast, Newton, solver_from_spec
 
 SCHEDULE = (0, 1, 4, 8)
 
@@ -52,17 +52,16 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptive_search, "RUNS", 3)
 
 
-def moving(pipe: EmojiPipeline, problem: Problem, response: float = 0.5) -> tuple[NetworkPlan, FittedTaps]:
+def moving(pipe: EmojiPipeline, problem: Problem, response: float = 0.4) -> tuple[NetworkPlan, FittedTaps]:
     """A section whose samples are computed on steps of their own, with rows for what they meet."""
     rule = Surprise.of(problem.trace.point, Schedule.from_steps(problem.trace.num_steps, SCHEDULE))
     _, stack = measure_stack(pipe, problem, rule)
-    still = deciding_section(problem, stack, rule, 1.0, [0], None)
-    jobs, steps = problem.workload.of("fit")[:3], problem.workload.num_steps
-    rule = rule.knowing(problem, [decided_run(pipe, still, job, steps) for job in jobs])
-    rule = Surprise(rule.at, rule.pace, response, rule.level, rule.power, spread=0.01)  # so that samples differ
+    *_, rule = adaptive_search._responding(pipe, problem, rule, stack, [response])
     section = deciding_section(problem, stack, rule, 1.0, [0], None)
-    taps = FittedTaps.for_runs(problem, section, [decided_run(pipe, section, job, steps).tables for job in jobs])
-    return taps.of(section), taps
+    (group,) = section.forecast.groups_of()
+    solver = solver_from_spec(group.solver)
+    assert isinstance(solver, FittedToPast)
+    return section, FittedTaps(solver.pasts, solver.weights)
 
 
 def test_a_plan_that_always_does_what_one_run_decided_draws_the_same(pipe: EmojiPipeline, problem: Problem) -> None:

@@ -65,7 +65,8 @@ def test_surprises_by_hand(off: list[float], steps: list[int]) -> None:
 
 def test_what_is_usual_grows_with_the_gap_and_changes_with_time() -> None:
     policy = PacedBySurprise(1.0, (0.25,) * STEPS, level=(0.5, -1.0, 2.0), power=1.5)
-    assert policy.usual(0.5, 3.0) == pytest.approx(0.5 - 0.5 + 0.5 + 1.5 * math.log(3))
+    assert policy.usual(1.0, 3.0) == pytest.approx(-1.0 + 1.5 * math.log(3))
+    assert policy.usual(7.0, 1.0) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,7 @@ def test_what_is_usual_grows_with_the_gap_and_changes_with_time() -> None:
         ({"response": math.nan}, "response must be 0 or more, got nan"),
         ({"pace": ()}, "pace must be 0 or more"),
         ({"pace": (0.1, -0.1)}, "pace must be 0 or more, got -0.1"),
+        ({"level": ()}, "level must be of every step, or one for all, got none"),
         ({"spread": 0.0}, "spread must be above 0, got 0.0"),
     ],
 )

@@ -21,7 +21,7 @@ from hyca_runtime.policies.paced_by_surprise import LEAST
 from hyca_runtime.schedule import Schedule
 
 DEGREE = 2
-"""Of the polynomial in time of what is usual."""
+"""Of the polynomial in time beside which growth with the gap is fitted."""
 LONGEST = 10
 """Gap from which it is learnt."""
 LEAST_SPREAD = 0.05
@@ -65,27 +65,30 @@ class Surprise(Rule):
         return PacedBySurprise(threshold, self.pace, self.response, self.level, self.power, self.spread)
 
     def knowing(self, problem: Problem, runs: Sequence[DecidedRun]) -> Self:
-        """The rule with what is usual: how it grows with gap and time from the trace, how much and how spread in runs.
+        """The rule with what is usual: how it grows with the gap from the trace, its level and spread from runs.
 
         Runs of one schedule cannot tell a long gap from a late one.
 
         Args:
             runs: of one sample each.
         """
-        times, gaps, off = np.array(_expected(problem, len(self.pace))).T
-        regressors = np.stack([*(times**k for k in range(DEGREE + 1)), np.log(gaps)], axis=1)
-        (*level, power), *_ = np.linalg.lstsq(regressors, np.log(off), rcond=None)
-        known = replace(self, level=tuple(map(float, level)), power=float(power))
-        policy, seen = known.policy(1.0), [row for run in runs for row in _surprises(run, len(self.pace))]
-        if len(seen) < 2:
-            return known
-        away = np.array([np.log(off) - policy.usual(time, gap) for time, gap, off in seen])
-        level[0] += away.mean()
-        return replace(known, level=tuple(map(float, level)), spread=max(LEAST_SPREAD, float(away.std())))
+        times, gaps, off = np.log(np.array(_expected(problem, len(self.pace)))).T
+        regressors = np.stack([*(np.exp(times) ** k for k in range(DEGREE + 1)), gaps], axis=1)
+        power = float(np.linalg.lstsq(regressors, off, rcond=None)[0][-1])
+        seen = [row for run in runs for row in _surprises(run)]
+        if not seen:
+            return replace(self, power=power)
+        steps, gaps, off = np.log(np.array(seen)).T
+        steps, levels = np.rint(np.exp(steps)), off - power * gaps
+        known = sorted({*steps.tolist()})
+        means = [float(levels[steps == step].mean()) for step in known]
+        table = np.interp(np.arange(len(self.pace)), known, means)
+        spread = max(LEAST_SPREAD, float(np.std(levels - table[steps.astype(int)])))
+        return replace(self, level=tuple(table.tolist()), power=power, spread=spread)
 
 
 def _expected(problem: Problem, num_steps: int) -> list[tuple[float, float, float]]:
-    """Time as a share of the run, gap, and the relative error of a fitted row on the fit split, for even gaps."""
+    """Step, gap, and the relative error of a fitted row on the fit split, for even gaps."""
     found, gram = list[tuple[float, float, float]](), problem.fit
     for step in range(2, num_steps):
         for gap in range(1, min(LONGEST, step // 2) + 1):
@@ -93,17 +96,17 @@ def _expected(problem: Problem, num_steps: int) -> list[tuple[float, float, floa
             error = forecast_error(gram, fitted_row(problem, past, step), past, step).sum()
             size = gram[:, step, step].sum()
             if error > 0 and size > 0:
-                found.append((step / num_steps, float(gap), float(np.sqrt(error / size))))
+                found.append((step, gap, float(np.sqrt(error / size))))
     return found
 
 
-def _surprises(run: DecidedRun, num_steps: int) -> list[tuple[float, float, float]]:
-    """Time as a share of the run, gap, and how far a forecast was off, of the computed calls of a run."""
+def _surprises(run: DecidedRun) -> list[tuple[float, float, float]]:
+    """Step, gap, and how far a forecast was off, of the computed calls of a run."""
     found, computed = list[tuple[float, float, float]](), run.report.computed_at
     gaps = {float(there): there - here for here, there in pairwise(computed[LEAST - 1 :])}
     for count in run.report.streams.values():
         for step, told in count.surprises:
             off = max((number for numbers in told.values() for number in numbers), default=0.0)
             if off > 0 and step in gaps:
-                found.append((step / num_steps, gaps[step], off))
+                found.append((step, gaps[step], off))
     return found
