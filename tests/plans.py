@@ -15,7 +15,7 @@ from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
 from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
 from hyca_runtime.point import parse_point
-from hyca_runtime.policies import ProbedChange
+from hyca_runtime.policies import MixedGranularity, ProbedChange
 from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
 from hyca_runtime.solvers import Aligned, Fitted, Hold, Newton, Solver
 
@@ -123,3 +123,22 @@ def joint_plan(module: FluxTransformer2DModel) -> Plan:
         "uncond": (Source(branch="cond", live=True, solver=weights(1)), constant),
     }
     return changed(plan, points={FEATURE: forecast.model_copy(update={"sources": sources})})
+
+
+def mixed_plan(
+    module: FluxTransformer2DModel, policy: MixedGranularity | None = None, most: int | None = None, **fields: Any
+) -> Plan:
+    """The output, the branch "uncond" beside "cond", or the last double block is reused."""
+    impact = {"step": 1.0, "branch": 0.5, "block": 0.5}
+    decides = policy or MixedGranularity(0.5, impact, "cond", warmup=2, initial=3)
+    output = alike("output", module.config["in_channels"], Hold()).model_copy(update={"against": {"uncond": "cond"}})
+    path = f"transformer_blocks.{len(module.transformer_blocks) - 1}"
+    block = alike(f"span:{path}..{path}:residual", 2 * module.inner_dim, Hold())
+    palette = (COMPUTE, Action(forecast=("block",)), Action(forecast=("output",)))
+    told: dict[str, Any] = {
+        "points": {"block": block, "output": output},
+        "schedule": Schedule(palette=palette, tables={EVERY: (0,) + (2,) * (STEPS - 1)}),
+        "action_flops": (4.0, 3.0, 0.5),
+        "policy": decides.spec(most),
+    }
+    return changed(make_plan(module, computed=[0]), **told | fields)

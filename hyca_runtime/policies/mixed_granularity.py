@@ -81,6 +81,7 @@ class MixedGranularity(LearningPolicy):
     joint: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "impact", dict(self.impact))
         known, told = {STEP, BRANCH, BLOCK}, f"{self.name}:"
         if not self.threshold >= 0:
             raise ValueError(f"{told} threshold must be 0 or more, got {self.threshold}")

@@ -471,7 +471,9 @@ def test_mixcache_with_guidance(
 ) -> None:
     monkeypatch.setattr(tries, "SAMPLES", 1)
     pipe, problem = guided(kind)
-    plan = make(pipe, problem, tmp_path, "mixcache", budget)
+    rule, stack = measure_stack(pipe, problem, MixCache.released(pipe.transformer, problem)[0])
+    rule, study = rule.fitted(pipe, problem, tmp_path, lambda share: None), StudyFolder.open(tmp_path / "study", {})
+    plan = search.search_threshold(pipe, problem, Budget.parse(budget), study, [(rule, stack)])
     section, (job,) = plan.section, problem.workload.of("select")[:1]
     assert section.policy is not None
     assert section.policy.configuration["lead"] == lead
@@ -493,9 +495,11 @@ def test_mixcache_with_guidance(
     assert section.flops_ratio == pytest.approx(report.flops_ratio), "the schedule is that of a run, branch by branch"
     assert 0 < report.cache_bytes <= (report.bytes_ahead or 0)
     monkeypatch.setattr(kept_runs, "write_json", lambda *_: pytest.fail("a run"))
-    rule = MixCache.released(pipe.transformer, problem)[0].fitted(pipe, problem, tmp_path, lambda share: None)
-    impacts = dict(rule.impact)
-    assert impacts == section.policy.configuration["impact"], "what was measured is kept"
+    released = MixCache.released(pipe.transformer, problem)
+    every = [each.fitted(pipe, problem, tmp_path, lambda share: None) for each in released]
+    assert [each.uses[1:] for each in every] == [("branch", "block"), ("branch",), ("block",), ()]
+    impacts = [dict(each.impact) for each in every]
+    assert impacts == [section.policy.configuration["impact"]] * 4, "what was measured is kept, and shared"
 
 
 def test_a_larger_disturbance_has_a_larger_effect(guided: Guided) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from plans import alike, changed, make_plan
+from plans import alike, changed, mixed_plan
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
@@ -43,19 +43,6 @@ def glyph(pipe: GlyphPipeline) -> Tensor:
     call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "return_dict": False}
     latents: Tensor = pipe(["A"], generator=torch.Generator().manual_seed(1), guidance_scale=3.0, **call)[0]
     return latents
-
-
-def mixed_plan(pipe: EmojiPipeline, policy: MixedGranularity, most: int | None = None, **fields: Any) -> Plan:
-    width = pipe.transformer.inner_dim
-    output = alike("output", 48, Hold()).model_copy(update={"against": {"uncond": "cond"}})
-    block = alike("span:transformer_blocks.1..transformer_blocks.1:residual", 2 * width, Hold())
-    told: dict[str, Any] = {
-        "points": {"block": block, "output": output},
-        "schedule": Schedule(palette=PALETTE, tables={EVERY: (0,) + (2,) * (STEPS - 1)}),
-        "action_flops": (4.0, 3.0, 0.5),
-        "policy": policy.spec(most),
-    }
-    return changed(make_plan(pipe.transformer, computed=[0], steps=STEPS), **told | fields)
 
 
 def blocks_of(network: Any) -> list[Any]:
@@ -186,7 +173,7 @@ def test_the_rule(seed: int) -> None:
 def test_a_threshold_of_nothing_and_an_interval_of_one_change_no_bit(pipe: EmojiPipeline, threshold: float) -> None:
     full = draw(pipe)
     policy = replace(POLICY, threshold=0.0) if threshold == 0 else replace(POLICY, threshold=9.0, initial=1, longest=1)
-    with apply_plan(pipe, mixed_plan(pipe, policy), "error") as session:
+    with apply_plan(pipe, mixed_plan(pipe.transformer, policy), "error") as session:
         assert torch.equal(draw(pipe), full)
         assert session.report().computed == STEPS
 
@@ -197,7 +184,7 @@ def test_each_granularity_alone(pipe: EmojiPipeline, alone: str) -> None:
     impact = {name: 1e-6 if name == alone else 1.0 for name in EVEN}
     policy = replace(POLICY, impact=impact, initial=5, longest=5, threshold=9.0)
     computed = [0, 1, 6, 11]
-    with apply_plan(pipe, mixed_plan(pipe, policy), "error") as session:
+    with apply_plan(pipe, mixed_plan(pipe.transformer, policy), "error") as session:
         calls = counted(pipe.transformer)
         draw(pipe)
         report = session.report()
@@ -236,7 +223,7 @@ def test_branches_that_share_a_call() -> None:
 
 
 def test_runs_do_not_see_each_other_and_files_mean_the_same(pipe: EmojiPipeline) -> None:
-    plan = mixed_plan(pipe, POLICY)
+    plan = mixed_plan(pipe.transformer, POLICY)
     with apply_plan(pipe, plan, "error") as session:
         found = draw(pipe)
         assert 2 < session.report().computed < STEPS
@@ -251,7 +238,7 @@ def test_runs_do_not_see_each_other_and_files_mean_the_same(pipe: EmojiPipeline)
 
 def test_beyond_the_bound_blocks_are_reused(pipe: EmojiPipeline) -> None:
     policy = replace(POLICY, impact={**EVEN, "branch": 1e-6}, threshold=9.0)
-    with apply_plan(pipe, mixed_plan(pipe, policy, most=4), "error") as session:
+    with apply_plan(pipe, mixed_plan(pipe.transformer, policy, most=4), "error") as session:
         assert draw(pipe).isfinite().all()
         counts = {branch: count.computed for (_, branch, _, _), count in session.report().streams.items()}
     assert counts == {"cond": 4, "uncond": 2}
@@ -286,6 +273,6 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], reason: str) -> N
 def test_a_plan_with_other_points_or_actions_is_refused(pipe: EmojiPipeline) -> None:
     upside_down = Schedule(palette=(COMPUTE, OUTPUT, BLOCK), tables={EVERY: (0,) * STEPS})
     with pytest.raises(ValueError, match="needs to compute, then to forecast each of"):
-        mixed_plan(pipe, POLICY, schedule=upside_down)
+        mixed_plan(pipe.transformer, POLICY, schedule=upside_down)
     with pytest.raises(ValueError, match=r"needs points .*, 'output' at 'output', got"):
-        mixed_plan(pipe, MixedGranularity(0.1))
+        mixed_plan(pipe.transformer, MixedGranularity(0.1))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from plans import STEPS, joint_plan, layered_plan, live_plan, make_plan, probing_plan
+from plans import STEPS, joint_plan, layered_plan, live_plan, make_plan, mixed_plan, probing_plan
 from torch import Tensor
 
 from hyca_runtime import Plan, Session
@@ -185,7 +185,7 @@ def no_warnings() -> Iterator[None]:
     ("kind", "sequences"),
     [
         (make_plan, SEQUENCES // 2),
-        *((kind, SEQUENCES // 6) for kind in (layered_plan, probing_plan, joint_plan, live_plan)),
+        *((kind, SEQUENCES // 6) for kind in (layered_plan, probing_plan, joint_plan, live_plan, mixed_plan)),
     ],
 )
 def test_sequences_of_runs(
@@ -219,10 +219,11 @@ def test_sequences_of_runs(
 
 
 @pytest.mark.slow
-def test_threads_share_one_network() -> None:
+@pytest.mark.parametrize("kind", [make_plan, mixed_plan])
+def test_threads_share_one_network(kind: Callable[[FluxTransformer2DModel], Plan]) -> None:
     """Three threads, each with its own pipeline, on one network and one session."""
     module = network()
-    plan = make_plan(module)
+    plan = kind(module)
     chance = random.Random(7)
     for _ in range(12):
         lanes = [[draw_run(chance) for _ in range(3)] for _ in range(3)]

@@ -59,8 +59,8 @@ class MixCache(Rule):
 
     @classmethod
     def released(cls, network: nn.Module, problem: Problem) -> tuple[Self, ...]:
-        """The rule as it suits a network and its guidance, with all granularities, then with ever fewer: they are for
-        budgets that the finer ones leave no room for."""
+        """The rule as it suits a network and its guidance: with all granularities, with one of the finer ones, and
+        without, for budgets that these leave no room for."""
         kind, trace, leader = type(network).__name__, problem.trace, None
         span = middle_blocks(network)
         lacks = [] if span else [f"no block granularity: {kind} has no list of two blocks or more"]
@@ -80,7 +80,7 @@ class MixCache(Rule):
 
     @property
     def spare(self) -> bool:
-        return len(self.uses) < len(self._there)
+        return self.uses == (STEP,) != tuple(self._there)
 
     @property
     def notes(self) -> tuple[str, ...]:
