@@ -1,6 +1,7 @@
 """One folder of ``studies/``: everything a search wrote, and where to go on after an interruption."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +11,8 @@ from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
 JOURNAL, REQUEST = "journal.log", "request.json"
+SHORT = 60
+"""Letters that two values have at most where both are told."""
 
 
 class StudyFolder:
@@ -55,7 +58,7 @@ class StudyFolder:
             found = json.loads(kept.read_text())
         except ValueError as error:
             raise StudyError(f"{kept}: not JSON; remove the folder or choose another --out") from error
-        if differs := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
+        if differs := sorted(_differing(found, wanted)):
             raise StudyError(
                 f"{folder} holds a study with another {', '.join(differs)}; choose another --out, or remove it"
             )
@@ -81,3 +84,14 @@ class StudyFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(self._result, result)
+
+
+def _differing(found: Any, wanted: dict[str, Any], within: str = "") -> Iterator[str]:
+    """What is different in two requests, and how."""
+    known = found if isinstance(found, dict) else {}
+    for key in {*known, *wanted}:
+        was, asked, name = known.get(key), wanted.get(key), within + key
+        if isinstance(was, dict) and isinstance(asked, dict):
+            yield from _differing(was, asked, f"{name}.")
+        elif was != asked:
+            yield f"{name} ({was}, not {asked})" if len(f"{was}{asked}") <= SHORT else name
