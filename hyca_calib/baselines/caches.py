@@ -114,7 +114,7 @@ def _sea_family(pipe: Any, setup: Setup) -> Family:
         Axis("O", (0, 1), (1,), closed=True),
         HalfOpenAxis("W", (1, 2, 4, 8, 16), (1,)),
         Axis("K", tuple(sorted({1, 2, 3, 5, 9, setup.num_steps})), (3, setup.num_steps), closed=True),
-        HalfOpenAxis("power", (0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0), (own,)),
+        HalfOpenAxis("power", (0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0), (own,)),
     )
     return Family("SeaCache", "arXiv 2602.18993; diffusers", axes, apply, setup.num_steps)
 

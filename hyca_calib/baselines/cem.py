@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyca_calib.baselines.base import Applied, Axis, Family, Settings, Setup
+from hyca_calib.baselines.base import Applied, Axis, Family, HalfOpenAxis, Settings, Setup
 from hyca_calib.baselines.full_run import output_grams
 from hyca_calib.baselines.stepwise import RESIDUAL, TRUNK, solver_weights, tabled
 from hyca_runtime.solvers import Hold, Taylor
@@ -51,8 +51,8 @@ def cem_family(setup: Setup) -> Family:
 def computed_axis(num_steps: int) -> Axis:
     """The number of computed steps: each up to a half of the run, then every third."""
     half = num_steps // 2
-    rungs = (*range(min(3, half), half), *range(half, num_steps, 3))
-    return Axis("computed", rungs, tuple(num_steps * percent / 100 for percent in (10, 16, 24, 36, 56)))
+    rungs = (*range(min(2, half), half), *range(half, num_steps, 3))
+    return HalfOpenAxis("computed", rungs, tuple(num_steps * percent / 100 for percent in (10, 16, 24, 36, 56)))
 
 
 def error_prior(grams: Array) -> Array:
