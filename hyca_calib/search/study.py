@@ -55,7 +55,8 @@ class StudyFolder:
             found = json.loads(kept.read_text())
         except ValueError as error:
             raise StudyError(f"{kept}: not JSON; remove the folder or choose another --out") from error
-        if differs := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
+        there, here = _flat(found), _flat(wanted)
+        if differs := sorted(k for k in {*there, *here} if there.get(k) != here.get(k)):
             raise StudyError(
                 f"{folder} holds a study with another {', '.join(differs)}; choose another --out, or remove it"
             )
@@ -81,3 +82,8 @@ class StudyFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(self._result, result)
+
+
+def _flat(request: dict[str, Any]) -> dict[str, Any]:
+    """What was asked, with every limit by its own name."""
+    return {**request.get("limits", {}), **{name: value for name, value in request.items() if name != "limits"}}

@@ -430,6 +430,9 @@ def test_a_folder_holds_one_study(tmp_path: Path) -> None:
     StudyFolder.open(tmp_path / "a", {"budget": "3x", "seed": 0})
     with pytest.raises(StudyError, match="another seed"):
         StudyFolder.open(tmp_path / "a", {"budget": "3x", "seed": 1})
+    StudyFolder.open(tmp_path / "c", {"budget": "3x", "limits": {"trials": 3, "groups": None}})
+    with pytest.raises(StudyError, match="another groups, trials;"):
+        StudyFolder.open(tmp_path / "c", {"budget": "3x", "limits": {"trials": 4, "groups": 2}})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
     with pytest.raises(StudyError, match="not empty"):
