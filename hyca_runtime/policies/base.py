@@ -43,7 +43,7 @@ class PolicySpec(PlanPart):
 
     Attributes:
         max_computed: the most calls of one guidance branch in one run that compute all of the network, whatever the
-            policy says.
+            policy says; of a run with more steps than the plan's as large a share.
     """
 
     name: str
