@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 from hyca_runtime.moment import Moment, Stream
@@ -48,10 +49,21 @@ def decide(
     before = section.decider.begin() if run.memory is None else run.memory
     moment = _moment(section, track, stream, previous)
     action, run.memory = policy.decide(before, moment, section.schedule, evidence)
-    most = section.policy.max_computed if section.policy is not None else None
-    if action.computes and most is not None and run.computed >= most:
+    if action.computes and run.computed >= _most(section, track.position - previous):
         action = next((other for other in palette if not other.computes), COMPUTE)
     return action
+
+
+def _most(section: NetworkPlan, passed: float) -> float:
+    """How many calls may compute; where they are denser than the plan's steps, as large a share of them.
+
+    Args:
+        passed: steps of the plan since the call before.
+    """
+    most = section.policy.max_computed if section.policy is not None else None
+    if most is None:
+        return math.inf
+    return most / passed if 0 < passed < 1 else most
 
 
 def learns(section: NetworkPlan, track: RunTracker, stream: Stream, previous: float, run: Remembered) -> bool:

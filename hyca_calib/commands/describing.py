@@ -15,6 +15,8 @@ from hyca_calib.report.steps import (
     computed_at,
     told_certificate,
     told_points,
+    told_policy,
+    told_setting,
     told_sources,
     told_steps,
 )
@@ -74,9 +76,7 @@ def _of_plan(plan: Plan) -> Facts:
         if sources := told_sources(section):
             facts[f"{name}: also weighed"] = sources
         if section.policy is not None:
-            settings = ", ".join(f"{key} {value}" for key, value in section.policy.configuration.items())
-            bound = f", at most {section.policy.max_computed} computed" if section.policy.max_computed else ""
-            facts[f"{name}: policy"] = f"{section.policy.name}: {settings}{bound}"
+            facts[f"{name}: policy"] = told_policy(section.policy)
         facts[f"{name}: sampler"] = section.grid.scheduler
         if section.quality is not None:
             judged = section.quality
@@ -112,17 +112,20 @@ def _of_points(section: NetworkPlan) -> Facts:
 
 def _of_study(study: StudyFolder) -> Facts:
     request = json.loads((study.folder / "request.json").read_text())
+    own = {key: value for key, value in request.items() if key not in ("traces", "budget", "limits")}
+    limits = {**request["limits"], **own}  # what only this preset reads stands beside
     facts = {
         "study": str(study.folder),
         "state": "complete" if study.complete else "begun; give the same `search` command again",
         "budget": request["budget"],
         "traces": ", ".join(request["traces"]),
-        "limits": _told({key: value for key, value in request["limits"].items() if value is not None}),
+        "limits": _told({key: told_setting(value) for key, value in limits.items() if value is not None}),
     }
     if study.complete:
         result = study.read_result()
-        facts["rollouts"] = str(len(result["rollouts"]))
-        facts["seconds"] = _told(result["seconds"])
+        if result["seconds"]:  # of recipes nobody tells
+            facts["rollouts"] = str(len(result["rollouts"]))
+            facts["seconds"] = _told(result["seconds"])
         facts |= _of_plan(load_plan(study.plan))
     return facts
 

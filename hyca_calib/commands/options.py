@@ -13,6 +13,7 @@ from hyca_calib.search.replay import Multistep
 from hyca_calib.search.sources import BEST, listed
 from hyca_calib.trace.run import GRAM_TOKENS
 from hyca_runtime.compiled_plan import OnMismatch
+from hyca_runtime.policies.paced_by_surprise import MOST_RESPONSE
 from hyca_runtime.solvers import Taylor
 
 TRACES, STUDIES = Path("traces"), Path("studies")
@@ -142,7 +143,9 @@ class SearchLimits:
     response: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Of adaptive: how strongly steps move; 0 is not at all. Default: the best of three on select."
+            min=0,
+            max=MOST_RESPONSE,
+            help="Of adaptive: how strongly steps move; 0 is not at all. Default: the best of three on select.",
         ),
     ] = None
     fitted: Annotated[

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from hyca_runtime import Plan
 from hyca_runtime.certified import valid_certificate
 from hyca_runtime.forecast import Source
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint
+from hyca_runtime.policies import PolicySpec
 from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 
 NETWORK = "network"
@@ -14,6 +18,8 @@ MOST_NAMED = 6
 """Points that are named in a line."""
 MOST_LETTERS = 60
 """Of their names and counts, for they stand beside pictures, too."""
+MOST_NUMBERS = 4
+"""Of a list that is told in a line; as many stand for a longer one."""
 
 
 def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
@@ -70,6 +76,27 @@ def told_sources(section: NetworkPlan) -> str:
             where = f" at {name}" if len(weighing) > 1 else ""
             told.append(f"{_named(branch)}{where}: {', '.join(map(_weighed, sources))}")
     return "; ".join(told)
+
+
+def told_policy(spec: PolicySpec) -> str:
+    """Who decides in each run, and by which settings, in a line."""
+    settings = [f"{name} {told_setting(value)}" for name, value in spec.configuration.items() if value is not None]
+    bound = [f"at most {spec.max_computed} computed"] if spec.max_computed else []
+    return ": ".join(filter(None, (spec.name, ", ".join(settings + bound))))
+
+
+def told_setting(value: Any) -> str:
+    """A value in a few characters: a long list by its ends and its length, numbers rounded."""
+    if isinstance(value, Mapping):
+        named = [f"{name} {told_setting(of)}" for name, of in value.items()]
+        return f"({', '.join(named)})" if len(named) <= MOST_NAMED else f"({len(named)} entries)"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        told, more = [*map(told_setting, value)], len(value) > MOST_NUMBERS
+        if more and len(set(told)) == 1:
+            return f"[{len(told)} times {told[0]}]"
+        told = [*told[: MOST_NUMBERS - 1], "..", f"{told[-1]}, {len(told)} in all"] if more else told
+        return f"[{' '.join(told)}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def told_certificate(section: NetworkPlan, plan: Plan) -> str:

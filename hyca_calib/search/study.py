@@ -86,12 +86,12 @@ class StudyFolder:
         write_json(self._result, result)
 
 
-def _differing(found: Any, wanted: dict[str, Any], within: str = "") -> Iterator[str]:
+def _differing(found: Any, wanted: dict[str, Any]) -> Iterator[str]:
     """What is different in two requests, and how."""
     known = found if isinstance(found, dict) else {}
     for key in {*known, *wanted}:
-        was, asked, name = known.get(key), wanted.get(key), within + key
+        was, asked = known.get(key), wanted.get(key)
         if isinstance(was, dict) and isinstance(asked, dict):
-            yield from _differing(was, asked, f"{name}.")
+            yield from _differing(was, asked)
         elif was != asked:
-            yield f"{name} ({was}, not {asked})" if len(f"{was}{asked}") <= SHORT else name
+            yield f"{key} ({was}, not {asked})" if len(f"{was}{asked}") <= SHORT else key

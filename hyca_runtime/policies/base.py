@@ -14,12 +14,14 @@ of it would have been off.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, ClassVar, Literal
+from dataclasses import asdict, fields
+from functools import cache
+from typing import Any, ClassVar, Literal, get_type_hints
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from hyca_runtime.moment import Moment
@@ -41,7 +43,7 @@ class PolicySpec(PlanPart):
 
     Attributes:
         max_computed: the most calls of one guidance branch in one run that compute all of the network, whatever the
-            policy says.
+            policy says; of a run with more steps than the plan's as large a share.
     """
 
     name: str
@@ -200,11 +202,32 @@ def policy_from_spec(spec: PolicySpec) -> Policy:
 
     Raises:
         HycaError: unknown name.
-        ValueError: settings the policy does not take or refuses.
+        ValueError: settings the policy does not take or refuses, or that are not of the types it declares.
     """
     kind = policies[spec.name]
     settings: dict[str, Any] = dict(spec.configuration)
     try:
+        for label, declared in _declared(kind).items():
+            if label in settings:
+                _check_setting(spec.name, label, settings[label], declared)
         return kind(**settings)
     except TypeError as error:
         raise ValueError(f"policy {spec.name!r} does not take {sorted(settings)}: {error}") from error
+
+
+@cache
+def _declared(kind: type[Policy]) -> dict[str, TypeAdapter[Any]]:
+    """What checks each setting against the type that the policy's field has."""
+    hints, strict = get_type_hints(kind), ConfigDict(strict=True, allow_inf_nan=False)
+    own = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return {name: TypeAdapter(hints[name], config=strict) for name in own}
+
+
+def _check_setting(policy: str, label: str, value: Any, declared: TypeAdapter[Any]) -> None:
+    try:
+        declared.validate_json(json.dumps(value))  # of JSON, whose lists are tuples, too
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join([label, *map(str, fault["loc"])])
+        reason = f"{fault['msg']}, got {str(fault['input'])[:60]!r}"
+        raise ValueError(f"policy {policy!r}: {where}: {reason}") from error

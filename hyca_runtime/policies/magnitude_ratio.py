@@ -57,6 +57,8 @@ class MagnitudeRatio(Policy):
             raise ValueError(f"magnitude_ratio: threshold must be 0 or more, got {self.threshold}")
         if EVERY not in self.ratios or not all(self.ratios.values()):
             raise ValueError(f"magnitude_ratio: expected ratios for {EVERY!r}, the branches that are not named")
+        if not all(ratio > 0 for of in self.ratios.values() for ratio in of):
+            raise ValueError("magnitude_ratio: ratios must be above 0")
         if type(self.consecutive) is not int or self.consecutive < 1:
             raise ValueError(f"magnitude_ratio: consecutive must be a whole number, 1 or more, got {self.consecutive}")
         if not 0 <= self.retained <= 1:

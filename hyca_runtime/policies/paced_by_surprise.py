@@ -17,6 +17,8 @@ FURTHEST = 3.0
 LEAST = 2
 """Computed steps from which a forecast says something: one is reuse."""
 NEARLY = 1e-6
+MOST_RESPONSE = 100.0
+"""Far beyond what is of use; its powers of e are still numbers."""
 
 
 class Paced(NamedTuple):
@@ -54,6 +56,7 @@ class PacedBySurprise(LearningPolicy):
 
     Args:
         pace: of every step, 0 or more.
+        response: r, from 0 to `MOST_RESPONSE`.
         level: l of every step, or one for all.
         power: q.
         spread: s.
@@ -77,6 +80,8 @@ class PacedBySurprise(LearningPolicy):
         for label, number in numbers.items():
             if not number >= 0:
                 raise ValueError(f"{self.name}: {label} must be 0 or more, got {number}")
+        if self.response > MOST_RESPONSE:
+            raise ValueError(f"{self.name}: response must be at most {MOST_RESPONSE:g}, got {self.response}")
         if not self.spread > 0:
             raise ValueError(f"{self.name}: spread must be above 0, got {self.spread}")
 

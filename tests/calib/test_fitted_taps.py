@@ -21,6 +21,7 @@ from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import RefinementTask
 from hyca_calib.search.replay import forecast_error, rows_of
+from hyca_calib.search.rows import with_forecasts
 from hyca_calib.search.step_caches import adaptive_search, fitted_taps, search, tries
 from hyca_calib.search.step_caches.decided_run import as_decided, decided_run, pasts_met
 from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, FittedTaps, fit_taps
@@ -31,6 +32,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 from hyca_runtime.errors import StudyError, TraceError
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.policies import PacedBySurprise
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import FittedToPast, Newton, solver_from_spec
 
@@ -117,6 +119,24 @@ def test_the_loss_is_that_of_the_run_and_its_gradient_reaches_what_it_met(
     moved = {taps.pasts[i][0] for i in range(len(taps.pasts)) if gradient[i].abs().sum() > 0}
     assert moved
     assert moved <= set(forecast), f"{computed} are computed"
+
+
+def test_runs_that_forecast_nothing_have_nothing_to_teach(
+    pipe: EmojiPipeline, problem: Problem, tmp_path: Path
+) -> None:
+    section, taps = moving(pipe, problem)
+    policy = PacedBySurprise(0.0, (1.0,)).spec()
+    full = with_forecasts(section.model_copy(update={"policy": policy}), section.points)
+    settings = Refinement(minutes=1, iterations=1)
+    fit, select = problem.samples("fit"), problem.samples("select")
+    _, account = fit_taps(pipe, problem, full, settings, tmp_path / "refine.safetensors", 0, lambda share, psnr: None)
+    assert account == {}
+    task = RefinementTask(pipe, full, torch.zeros(1), lambda u: u, fit, select)
+    weights = torch.from_numpy(taps.weights).float().requires_grad_()
+    with DecidedCourse(task, False, full, taps) as course, torch.enable_grad():
+        course.follow(weights)
+        (gradient,) = torch.autograd.grad(course.loss([0]), weights)
+    assert not gradient.any()
 
 
 def test_refinement_under_the_decisions_improves_unseen_samples_and_resumes(

@@ -428,8 +428,8 @@ def test_without_a_pipeline_only_the_statistics_speak(
 def test_a_folder_holds_one_study(tmp_path: Path) -> None:
     StudyFolder.open(tmp_path / "a", {"budget": "3x", "limits": {"seed": 0, "trials": 9}})
     StudyFolder.open(tmp_path / "a", {"budget": "3x", "limits": {"seed": 0, "trials": 9}})
-    with pytest.raises(StudyError, match=r"another limits\.seed \(0, not 1\); choose"):
-        StudyFolder.open(tmp_path / "a", {"budget": "3x", "limits": {"seed": 1, "trials": 9}})
+    with pytest.raises(StudyError, match=r"another budget \(3x, not 2x\), seed \(0, not 1\); choose"):
+        StudyFolder.open(tmp_path / "a", {"budget": "2x", "limits": {"seed": 1, "trials": 9}})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
     with pytest.raises(StudyError, match="not empty"):

@@ -9,8 +9,9 @@ import tiny
 from plans import alike, changed, make_plan, parted_plan
 
 from hyca_calib.commands.describing import describe
-from hyca_calib.report.steps import computed_at, told_steps
+from hyca_calib.report.steps import computed_at, told_policy, told_steps
 from hyca_runtime import Plan, save_plan
+from hyca_runtime.policies import MagnitudeRatio, PacedBySurprise, PolicySpec
 from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
 from hyca_runtime.solvers import Hold
 
@@ -47,3 +48,17 @@ def test_branches_on_steps_of_their_own_are_told_apart() -> None:
     assert told_steps(section) == f"1/2 on {own.count(0)}, others on {every.count(0)} of 12 steps"
     alike_ = section.schedule.model_copy(update={"tables": {EVERY: every, "1/2": every}})
     assert told_steps(section.model_copy(update={"schedule": alike_})) == f"{every.count(0)} of 12 steps"
+
+
+def test_a_policy_is_told_in_a_line_whatever_it_has_learnt(tmp_path: Path) -> None:
+    steps = 50
+    policy = PacedBySurprise(0.67271713220, (1.0, 0.5, *[1 / 3] * (steps - 2)), 0.4, (-3.15977168,) * steps)
+    told = "threshold 0.6727, pace [1 0.5 0.3333 .. 0.3333, 50 in all], response 0.4, level [50 times -3.16], power 1"
+    assert told_policy(policy.spec(9)) == f"paced_by_surprise: {told}, spread 1, at most 9 computed"
+    ratios = MagnitudeRatio(0.1, {"cond": (1.0, 0.5), "*": (1.0,) * steps}).spec()
+    assert "ratios (cond [1 0.5], * [50 times 1])" in told_policy(ratios)
+    assert told_policy(PolicySpec(name="scheduled")) == "scheduled"
+    plan = make_plan(tiny.pipeline().transformer)
+    plan = changed(plan, policy=policy.spec())
+    save_plan(plan, tmp_path / "plan.json")
+    assert len(describe(str(tmp_path / "plan.json"))["transformer: policy"]) < 200

@@ -93,3 +93,28 @@ def test_faults_are_told() -> None:
         policy_from_spec(PolicySpec(name="careful_end", configuration={"step": 1}))
     with pytest.raises(ValueError, match="steps must be a whole number, 1 or more, got 0"):
         policy_from_spec(PolicySpec(name="careful_end", configuration={"steps": 0}))
+
+
+@pytest.mark.parametrize("nonsense", [[None], {"*": ["x"]}], ids=repr)
+@pytest.mark.parametrize("policy", [policy for policy in ALL_POLICIES if policy.spec().configuration], ids=repr)
+def test_settings_of_another_type_are_refused(policy: Policy, nonsense: object) -> None:
+    settings = policy.spec().configuration
+    for label in settings:
+        with pytest.raises(ValueError, match=f"policy '{policy.name}': {label}.*, got "):
+            policy_from_spec(PolicySpec(name=policy.name, configuration={**settings, label: nonsense}))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("paced_by_surprise", {"threshold": 10**400, "pace": [1.0]}, "threshold: Input should be a finite number"),
+        ("paced_by_surprise", {"threshold": 1.0, "pace": [1.0], "level": ["a"]}, r"level\.0: .* got 'a'"),
+        ("paced_by_surprise", {"threshold": 1.0, "pace": [1.0], "response": 1e6}, "at most 100, got 1000000"),
+        ("magnitude_ratio", {"threshold": 1.0, "ratios": [1.0]}, "ratios: Input should be an object"),
+        ("magnitude_ratio", {"threshold": 1.0, "ratios": {"*": [1.0, -1.0]}}, "ratios must be above 0"),
+        ("mixed_granularity", {"threshold": True}, "threshold: .*, got 'True'"),
+    ],
+)
+def test_settings_that_would_fail_in_a_run_are_refused(name: str, settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        policy_from_spec(PolicySpec(name=name, configuration=settings))

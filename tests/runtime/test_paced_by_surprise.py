@@ -63,6 +63,11 @@ def test_surprises_by_hand(off: list[float], steps: list[int]) -> None:
     assert computed(policy, {1: off}) == [0, 1, 5, 9], "a forecast from one step is reuse, and says nothing"
 
 
+def test_the_strongest_response_is_a_number() -> None:
+    policy = PacedBySurprise(1.0, (0.25,) * STEPS, response=100.0, spread=1e-9)
+    assert computed(policy, {step: [9.0] for step in range(STEPS)}) == [0, 4, *range(8, STEPS)]
+
+
 def test_what_is_usual_grows_with_the_gap_and_changes_with_time() -> None:
     policy = PacedBySurprise(1.0, (0.25,) * STEPS, level=(0.5, -1.0, 2.0), power=1.5)
     assert policy.usual(1.0, 3.0) == pytest.approx(-1.0 + 1.5 * math.log(3))

@@ -121,7 +121,7 @@ def test_networks_that_cannot_be_probed_so_are_refused_at_once(pipe: EmojiPipeli
     with pytest.raises(AttachError, match="'behind:9' needs blocks behind, the network has 4"):
         apply_plan(pipe, probing_plan(pipe, threshold=DELTA, blocks=9))
     assert torch.equal(draw(pipe), full)
-    with pytest.raises(PlanError, match="a whole number"):
+    with pytest.raises(PlanError, match="blocks: Input should be a valid integer, got '1"):
         probing_plan(pipe, threshold=DELTA, blocks=1.5)
 
 
@@ -152,6 +152,14 @@ def test_no_run_computes_more_than_the_plan_says(pipe: EmojiPipeline) -> None:
     with apply_plan(pipe, probing_plan(pipe, threshold=0.0, most=5), "error") as session:
         assert draw(pipe).isfinite().all()
         assert session.report().computed == 5
+
+
+def test_a_run_of_more_steps_may_compute_as_large_a_share_of_them(pipe: EmojiPipeline) -> None:
+    with apply_plan(pipe, probing_plan(pipe, threshold=0.0, most=STEPS // 2), "adapt") as session:
+        draw(pipe, steps=2 * STEPS)
+        assert abs(session.report().computed - STEPS) <= 1
+        draw(pipe, steps=STEPS - 2)
+        assert session.report().computed == STEPS // 2
 
 
 @pytest.mark.parametrize(

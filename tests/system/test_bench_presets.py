@@ -111,7 +111,7 @@ def test_again_nothing_is_measured_twice_and_other_lines_stay(
     assert [place for place in rows() if place[0] != "hold"] == [], "rows of other samples are dropped"
     done = bench(traced_folder, "--only", "hold", "--seed", 1, budgets="3x")
     assert done.exit_code == 2
-    assert "holds a study with another limits.seed (0, not 1)" in done.stderr
+    assert "holds a study with another seed (0, not 1)" in done.stderr
 
 
 def test_published_plans_are_beside_presets_of_the_same_samples(traced_folder: Path) -> None:

@@ -40,6 +40,9 @@ def test_a_budget_to_a_plan(traced_folder: Path) -> None:
     assert section.quality is not None
     assert section.quality.split == "select"
     assert "stack" in (study / "report.md").read_text()
+    told = run("info", study).stdout
+    assert "fitted False" in told
+    assert "rollouts " not in told, "there are none"
     assert "complete already" in run("search", "--budget", "1.5x", *PRESET, "--out", "studies/s").stderr
 
     tried = json.loads((study / "thresholds.json").read_text())

@@ -35,6 +35,11 @@ class DecidedRun:
     report: RunReport
     tables: Tables
 
+    @property
+    def forecasts(self) -> bool:
+        """Whether any call forecast something; the first action of a palette computes."""
+        return any(any(table) for table in self.tables.values())
+
 
 def decided_run(pipe: Any, section: NetworkPlan, job: Job, num_steps: int) -> DecidedRun:
     """Let one sample decide for itself: in a batch all follow the most demanding one."""

@@ -134,8 +134,10 @@ class DecidedCourse:
 
     def _error(self, sample: Samples) -> Tensor:
         with torch.no_grad():
-            tables = decided_run(self._task.pipe, self._now, sample.jobs[0], sample.num_steps).tables
-        decided = as_decided(self._now, tables)
+            run = decided_run(self._task.pipe, self._now, sample.jobs[0], sample.num_steps)
+        if not run.forecasts:  # nothing to learn
+            return log_error(run.latents, sample.latents.to(run.latents.device))[0] + 0 * self._taps.sum()
+        decided = as_decided(self._now, run.tables)
         unrefined = torch.from_numpy(plan_taps(decided)).to(self._taps)
         places = self._known.places(decided).to(self._taps.device)
         known = self._taps[places.clamp_min(0), : unrefined.shape[1]]
@@ -170,13 +172,14 @@ def fit_taps(
         state_path: where refinement is kept, see `refine_taps`.
     """
     fit = problem.samples("fit")
-    runs: list[Tables] = [decided_run(pipe, section, job, fit.num_steps).tables for job in fit.jobs[:RUNS]]
-    taps = FittedTaps.for_runs(problem, section, runs)
-    if not refinement.minutes or not taps.pasts:
+    runs = [decided_run(pipe, section, job, fit.num_steps) for job in fit.jobs[:RUNS]]
+    taps = FittedTaps.for_runs(problem, section, [run.tables for run in runs])
+    example = next((run.tables for run in runs if run.forecasts), None)
+    if not refinement.minutes or example is None:
         return taps, {}
     start, expand = taps.coordinates(problem)
     course = partial(DecidedCourse, section=section, taps=taps)
-    first = as_decided(taps.of(section), runs[0])
+    first = as_decided(taps.of(section), example)
     task = RefinementTask(pipe, first, start, expand, fit, problem.samples("select"), course)
     try:
         theta, account = refine_taps(task, replace(refinement, batch=BATCH), state_path, seed, on_progress)
