@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-__all__ = ["command", "forked", "killed_command", "script"]
+__all__ = ["command", "forked", "killed_command", "script", "spinning"]
 
 
 @cache
@@ -54,3 +54,9 @@ def script(path: Path, arguments: list[str], output: Connection, errors: Path) -
         os.dup2(log.fileno(), 2)
     sys.argv = [str(path), *arguments]
     runpy.run_path(str(path), run_name="__main__")
+
+
+def spinning() -> None:
+    """A process that is busy until it is killed."""
+    while True:
+        pass

@@ -11,6 +11,8 @@ from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
 JOURNAL, REQUEST = "journal.log", "request.json"
+TOLD = ("effort", "prompts")
+"""Of what was asked, what a plan says, too."""
 SHORT = 60
 """Letters that two values have at most where both are told."""
 
@@ -67,6 +69,12 @@ class StudyFolder:
     def last_word(self) -> FileLock:
         """One of several workers refines and writes the plan; the others wait, and take over if it dies."""
         return FileLock(self.folder / "plan.lock")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a plan says of what was asked: its effort, and where its prompts are from."""
+        asked = json.loads((self.folder / REQUEST).read_text()) if (self.folder / REQUEST).exists() else {}
+        return {name: asked[name] for name in TOLD if name in asked}
 
     @property
     def complete(self) -> bool:
