@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hyca_calib.demo import DEMOS, demo_prompts
+from hyca_calib.pipelines.builtin_prompts import builtin_prompts
 from hyca_calib.pipelines.prompts import read_prompts
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.origins import origins
 from hyca_runtime.errors import PlanError, WorkloadError
 
 
-def prompts_of(model: str, path: Path | None) -> tuple[dict[str, Any], ...]:
-    """The prompts in the file at `path`; without one those of an embedded model."""
+def prompts_of(model: str, path: Path | None, builtin: str | None = None) -> tuple[dict[str, Any], ...]:
+    """The prompts in the file at `path`; without one those of an embedded model, or of a built-in kind."""
     if path is not None:
         return read_prompts(path)
+    if model not in DEMOS and builtin is not None:
+        return builtin_prompts(builtin)
     if model not in DEMOS:
         raise WorkloadError(f"model {model!r} has no prompts of its own; give --prompts FILE")
     return demo_prompts(model)
@@ -28,8 +32,10 @@ def workload_of(facts: dict[str, Any], model: str, prompts: Path | None, steps: 
         steps: which one of a plan that is merged from plans for other numbers of steps.
     """
     try:
-        made = _only(facts, steps)
-        workload = Workload(prompts_of(model, prompts), made["num_samples"], made["num_steps"], made["seed"])
+        origin = _only(facts, steps)
+        made, builtin = origin["workload"], origin.get("prompts")
+        drawn = prompts_of(model, prompts, builtin if isinstance(builtin, str) else None)
+        workload = Workload(drawn, made["num_samples"], made["num_steps"], made["seed"])
     except (AttributeError, KeyError, TypeError) as error:
         raise PlanError("it does not say which workload it was made on; measure a plan of a search") from error
     if workload.digest != made["digest"]:
@@ -37,12 +43,12 @@ def workload_of(facts: dict[str, Any], model: str, prompts: Path | None, steps: 
     return workload
 
 
-def _only(facts: dict[str, Any], steps: int | None) -> dict[str, Any]:
-    """The workload in `facts`; of several the one of so many steps."""
-    made = {found["digest"]: found for found in (origin["workload"] for origin in origins(facts) or [{}])}
+def _only(facts: dict[str, Any], steps: int | None) -> Mapping[str, Any]:
+    """What `facts` say of the workload; of several the one of so many steps."""
+    made = {origin["workload"]["digest"]: origin for origin in origins(facts) or [{}]}
     if len(made) > 1:
-        counts = " and ".join(str(found["num_steps"]) for found in made.values())
-        made = {digest: found for digest, found in made.items() if found["num_steps"] == steps}
+        counts = " and ".join(str(origin["workload"]["num_steps"]) for origin in made.values())
+        made = {digest: origin for digest, origin in made.items() if origin["workload"]["num_steps"] == steps}
         if len(made) != 1:
             which = "say which of them with --steps" if steps is None else f"{steps} are none of them"
             raise PlanError(f"it is merged from plans for {counts} steps; {which}")
