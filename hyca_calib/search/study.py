@@ -10,7 +10,7 @@ from filelock import FileLock
 from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
-JOURNAL, REQUEST = "journal.log", "request.json"
+JOURNAL, REQUEST, CALIBRATION = "journal.log", "request.json", "calibration.json"
 TOLD = ("effort", "prompts")
 """Of what was asked, what a plan says, too."""
 SHORT = 60
@@ -21,7 +21,8 @@ class StudyFolder:
     """A folder for one budget.
 
     ``request.json`` says what was asked, before anything ran; ``plan.json`` and ``result.json`` are
-    written last, so a folder with a plan is complete.
+    written last, so a folder with a plan is complete. A calibration keeps its ``calibration.json`` and its trace beside
+    them.
 
     Attributes:
         journal: where workers share trials and rollouts, unless a storage is given.
@@ -53,7 +54,7 @@ class StudyFolder:
         """
         kept, wanted = folder / REQUEST, json.loads(json.dumps(request))
         if not kept.exists():
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and any(folder.iterdir()) and not (folder / CALIBRATION).exists():
                 raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
             return cls(folder)
         try:
