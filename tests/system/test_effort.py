@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commands import MODEL, run
-from processes import forked, spinning
+from processes import SMALL_EFFORT, forked, spinning
 
-from hyca_calib.search.effort import EFFORTS, LEAST, Effort
+from hyca_calib.search.effort import EFFORTS, LEAST
 
 STEPS = 12
-SMALL = Effort("quick", samples=7, probes=6, trials=2, rollouts=4, iterations=2, batch=2)
 QUICK = (*MODEL, "--effort", "quick")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EFFORTS, "quick", SMALL)
+    monkeypatch.setitem(EFFORTS, "quick", SMALL_EFFORT)
 
 
 def searched(out: str, *options: str) -> dict[str, Any]:
@@ -39,9 +39,9 @@ def test_the_same_plan_on_a_busy_machine_whose_clock_runs_on(
 ) -> None:
     monkeypatch.setattr("hyca_calib.commands.searching.report", lambda *_: None)
     alone = searched("alone")
-    assert alone["provenance"]["effort"] == SMALL.told
-    assert alone["provenance"]["refinement"]["iterations"] == SMALL.iterations
-    assert len(json.loads(Path("alone/result.json").read_text())["rollouts"]) == SMALL.rollouts
+    assert alone["provenance"]["effort"] == SMALL_EFFORT.told
+    assert alone["provenance"]["refinement"]["iterations"] == SMALL_EFFORT.iterations
+    assert len(json.loads(Path("alone/result.json").read_text())["rollouts"]) == SMALL_EFFORT.rollouts
     late = itertools.count(step=3600)
     monkeypatch.setattr("hyca_calib.search.stopwatch.monotonic", lambda: next(late))
     monkeypatch.setattr("hyca_calib.search.refine.time", SimpleNamespace(monotonic=lambda: next(late)))
@@ -80,7 +80,7 @@ def test_a_cut_is_even_and_leaves_the_least() -> None:
     assert whole.differing(half).startswith("samples 224 -> 112, probes 64 -> 32, ")
     least = whole.cut(1e-6)
     assert {name: getattr(least, name) for name in LEAST} == LEAST
-    assert SMALL.cut(0.01).samples == SMALL.samples, "what is below the least stays"
+    assert replace(SMALL_EFFORT, samples=7).cut(0.01).samples == 7, "what is below the least stays"
 
 
 def test_efforts_grow() -> None:
