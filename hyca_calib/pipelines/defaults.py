@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,26 @@ def workload_of(facts: dict[str, Any], model: str, prompts: Path | None, steps: 
     Args:
         steps: which one of a plan that is merged from plans for other numbers of steps.
     """
+    return workload_on(facts, lambda builtin: prompts_of(model, prompts, builtin), steps)
+
+
+def workload_on(
+    facts: dict[str, Any], calls: Callable[[str | None], tuple[dict[str, Any], ...]], steps: int | None = None
+) -> Workload:
+    """As `workload_of`, of prompts that the caller has.
+
+    Args:
+        calls: gives them; told the built-in kind, if it was made on such.
+    """
     try:
         origin = _only(facts, steps)
         made, builtin = origin["workload"], origin.get("prompts")
-        drawn = prompts_of(model, prompts, builtin if isinstance(builtin, str) else None)
+        drawn = calls(builtin if isinstance(builtin, str) else None)
         workload = Workload(drawn, made["num_samples"], made["num_steps"], made["seed"])
     except (AttributeError, KeyError, TypeError) as error:
         raise PlanError("it does not say which workload it was made on; measure a plan of a search") from error
     if workload.digest != made["digest"]:
-        raise WorkloadError("these are not the prompts it was made on; give the same --prompts file")
+        raise WorkloadError("these are not the prompts it was made on; give the same ones, as by --prompts")
     return workload
 
 
