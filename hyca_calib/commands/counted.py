@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from typing import Any
 
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.search.effort import Effort
@@ -25,5 +26,6 @@ def counted(limits: SearchLimits, effort: Effort) -> SearchLimits:
             f"--effort {effort.name} decides how much is done, without a clock; got {', '.join(given)}, too: "
             "leave out either"
         )
-    times, counts = dict.fromkeys(CLOCKS, math.inf), {name: getattr(effort, name) for name in COUNTS}
+    times: dict[str, Any] = dict.fromkeys(CLOCKS, math.inf)
+    counts = {name: getattr(effort, name) for name in COUNTS}
     return replace(limits, **times, **counts)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
+from forecaster import CLASSES, Forecaster
 from processes import SMALL_EFFORT
 
 import hyca_calib
@@ -16,6 +18,7 @@ from hyca_calib import api
 from hyca_calib.pipelines.given import given_calls, quiet_pipeline
 from hyca_calib.search.effort import EFFORTS
 from hyca_calib.search.study import StudyFolder
+from hyca_runtime import apply_plan
 from hyca_runtime.errors import StudyError, WorkloadError
 
 NOTEBOOK = Path(__file__).parents[2] / "docs/examples/notebook.py"
@@ -90,3 +93,16 @@ def test_another_pipeline_than_the_traced_one_is_refused() -> None:
     StudyFolder.open(Path("s"), {"budget": "9x"})
     with pytest.raises(StudyError, match="holds a study with another"):
         hyca_calib.search(tiny.pipeline(), recorded, effort="quick", out="s")
+
+
+@pytest.mark.parametrize(("point", "budget"), [("output", "2x"), ("modules:blocks.*.feed", "1.3x")])
+def test_a_pipeline_that_is_none_of_diffusers(point: str, budget: str) -> None:
+    pipe = Forecaster()
+    series = [{"class_labels": label} for label in range(CLASSES)]
+    plan = hyca_calib.calibrate(pipe, series, steps=12, budget=budget, effort="quick", point=point, out="s")
+    assert {str(forecast.at) for forecast in plan.section.points.values()} == {point}
+    with apply_plan(pipe, plan) as session:
+        pipe([1], 12, [torch.Generator().manual_seed(0)])
+        assert session.report().computed == len(plan.section.schedule.computed_steps) < 12
+    assert plan.section.certificate is not None
+    assert plan.section.certificate.metric == "signal-to-error ratio"

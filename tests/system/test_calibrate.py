@@ -15,7 +15,7 @@ from processes import SMALL_EFFORT, forked, small_calibration
 
 from hyca_calib.bench.results import DemoRun
 from hyca_calib.commands import calibration, demonstrating
-from hyca_calib.commands.announced import Announcement, StageWork, fitted
+from hyca_calib.commands.announced import Announcement, StageWork, announced, fitted
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.commands.calibrating import Calibrated, calibrate_pipe
 from hyca_calib.pipelines.builtin_prompts import builtin_prompts
@@ -109,10 +109,10 @@ def test_as_many_calls_are_made_as_were_announced(folder: Path, monkeypatch: pyt
     pipe.transformer.transformer_blocks[0].register_forward_pre_hook(  # runs where the network is computed
         lambda module, args, kwargs: calls.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
-    announce, keep = calibration.announced, calibration.Settled.keep
+    keep = calibration.Settled.keep
 
     def heard(*given: Any) -> Announcement:
-        told.append(announce(*given))
+        told.append(announced(*given))
         return told[-1]
 
     def kept(settled: calibration.Settled, folder: Path) -> None:
@@ -124,8 +124,7 @@ def test_as_many_calls_are_made_as_were_announced(folder: Path, monkeypatch: pyt
     options = CalibrateOptions("tiny", steps=12, budget="3x", effort="quick", out=folder / "c", batch=4)
     prompts = builtin_prompts("built-in images")
     calibrate_pipe(pipe, prompts, options)
-    announced = sum(work.calls for work in told[-1].stages)
-    assert sum(calls) == pytest.approx(announced, rel=0.2)
+    assert sum(calls) == pytest.approx(sum(work.calls for work in told[-1].stages), rel=0.2)
 
 
 def test_a_cut_is_no_deeper_than_it_must_be() -> None:
