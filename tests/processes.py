@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-__all__ = ["command", "forked", "killed_command", "script"]
+from hyca_calib.search.effort import EFFORTS, Effort
+
+__all__ = ["SMALL_EFFORT", "command", "forked", "killed_command", "script", "small_calibration", "spinning"]
+
+SMALL_EFFORT = Effort("quick", samples=14, probes=6, trials=2, rollouts=4, iterations=2, batch=2)
+"""For tests; it has the name of a real one."""
 
 
 @cache
@@ -37,14 +42,25 @@ def command(*arguments: str) -> None:
 
 def killed_command(folder: Path, victim: str, *arguments: str) -> None:
     """``python -m hyca_calib`` in `folder`, killed when the file called `victim` is to be replaced by a newer one."""
+    os.chdir(folder)
+    _die_before(victim, newer=True)
+    command(*arguments)
 
+
+def small_calibration(folder: Path, victim: str, *arguments: str) -> None:
+    """``hyca calibrate`` in `folder` with little effort, killed when a file called `victim` is to be written."""
+    os.chdir(folder)
+    EFFORTS["quick"] = SMALL_EFFORT
+    _die_before(victim, newer=False)
+    command("calibrate", "--effort", "quick", *arguments)
+
+
+def _die_before(victim: str, newer: bool) -> None:
     def hear(event: str, told: tuple[Any, ...]) -> None:
-        if event == "os.rename" and Path(told[1]).name == victim and Path(told[1]).exists():
+        if event == "os.rename" and Path(told[1]).name == victim and (Path(told[1]).exists() or not newer):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    os.chdir(folder)
     sys.addaudithook(hear)
-    command(*arguments)
 
 
 def script(path: Path, arguments: list[str], output: Connection, errors: Path) -> None:
@@ -54,3 +70,9 @@ def script(path: Path, arguments: list[str], output: Connection, errors: Path) -
         os.dup2(log.fileno(), 2)
     sys.argv = [str(path), *arguments]
     runpy.run_path(str(path), run_name="__main__")
+
+
+def spinning() -> None:
+    """A process that is busy until it is killed."""
+    while True:
+        pass

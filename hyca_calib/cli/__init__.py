@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from hyca_calib.cli import benching, checking, describing, doctor, elsewhere, plans, searching, tracing
+from hyca_calib.cli import benching, calibrating, checking, describing, doctor, elsewhere, plans, searching, tracing
 from hyca_calib.records.console import log_json
 
 __all__ = ["app", "main"]
@@ -14,11 +14,12 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Make a diffusion transformer several times cheaper: record it ([b]trace[/]), search a plan under a "
-    "budget ([b]search[/]), measure it ([b]evaluate[/]). Start with [b]demo[/].",
+    help="Make a diffusion transformer several times cheaper: [b]calibrate[/] does everything. Step by step: record it "
+    "([b]trace[/]), search a plan under a budget ([b]search[/]), measure it ([b]evaluate[/]). Start with [b]demo[/].",
 )
 for function in (
-    searching.demo,
+    calibrating.demo,
+    calibrating.calibrate,
     searching.search,
     plans.evaluate,
     checking.check,

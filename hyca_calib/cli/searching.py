@@ -1,35 +1,12 @@
-"""Plans from traces: search, and the demo of everything."""
+"""Plans from traces: search."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hyca_calib.cli.command import command, show
-from hyca_calib.commands.options import Json, SearchLimits
-from hyca_calib.records.console import say
-
-
-@command
-def demo(
-    budget: Annotated[str, typer.Option(help="As for search.")] = "5x",
-    minutes: Annotated[float, typer.Option(min=0.1, help="For confirmation and refinement together.")] = 6.0,
-    out: Annotated[Path | None, typer.Option(help="Study folder. Default: studies/demo-BUDGET.")] = None,
-    record: Annotated[
-        Path | None, typer.Option(help="Also write what it took and reached here; documents use such a file.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Everything on the embedded model: trace, search, evaluate, report. A few minutes beyond --minutes.
-
-    Example: [b]python -m hyca_calib demo[/]
-    """
-    from hyca_calib.commands.searching import run_demo
-
-    result, picture = run_demo(budget, minutes, out, record)
-    show(asdict(result), as_json)
-    say(f"picture: {picture}")
+from hyca_calib.cli.command import command
+from hyca_calib.commands.options import SearchLimits
 
 
 @command

@@ -7,6 +7,7 @@ from pathlib import Path
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.search.effort import Effort
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime import Plan
@@ -22,6 +23,7 @@ class Asked:
     Attributes:
         problems: of each trace.
         folder: of all studies together.
+        effort: where the limits are an effort's.
     """
 
     pipe: Pipeline
@@ -29,3 +31,4 @@ class Asked:
     budgets: Sequence[Budget]
     limits: SearchLimits
     folder: Path
+    effort: Effort | None = None

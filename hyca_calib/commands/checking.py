@@ -1,12 +1,15 @@
 """Whether a plan holds elsewhere: files in, a verdict out."""
 
+from collections.abc import Callable
+
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
 from hyca_calib.commands.options import CheckOptions
 from hyca_calib.pipelines.defaults import batch_of
-from hyca_calib.pipelines.load import load_traced
+from hyca_calib.pipelines.load import TracedModel, load_traced
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.quality.metrics import interval
 from hyca_calib.records.console import say
 from hyca_calib.search.check_plan import Check, Costs, Verdict, check_plan
@@ -14,7 +17,7 @@ from hyca_calib.search.check_rollouts import Measured, measure
 from hyca_calib.search.lineage import own_problem, part_for, trace_for, with_damping_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_runtime import load_plan
+from hyca_runtime import Plan, load_plan
 
 COLOURS: dict[Verdict, str] = {"holds": "green", "refit": "yellow", "redo": "red", "other model": "red"}
 MEANING: dict[Verdict, str] = {
@@ -43,16 +46,29 @@ class CheckResult(BaseModel, frozen=True):
 
 def check_file(options: CheckOptions) -> CheckResult:
     """``hyca_calib check``; returns what the statistics say and, with a model, what rollouts say."""
+
+    def load(model: TracedModel) -> Pipeline:
+        return load_traced(model, options.model)
+
+    return check_with(load if options.model is not None else None, load_plan(options.plan), options)
+
+
+def check_with(load: Callable[[TracedModel], Pipeline] | None, plan: Plan, options: CheckOptions) -> CheckResult:
+    """As `check_file`, of a plan that was read.
+
+    Args:
+        load: gives the pipeline that was traced, for rollouts; None makes none.
+    """
     trace = Trace(options.trace)
-    plan = part_for(load_plan(options.plan), trace)
+    plan = part_for(plan, trace)
     problem = with_damping_of(plan, Problem(trace_for(plan, trace)))
     own, missing = own_problem(plan, options.own_trace)
     check, measured = check_plan(plan, problem, own), None
-    if options.model is not None and check.here is not None:
-        pipe = load_traced(problem.trace.attributes.model, options.model)
+    if load is not None and check.here is not None:
+        pipe = load(problem.trace.attributes.model)
         tested = problem.samples("test")[: options.samples]
         say(f"{len(tested.jobs)} test samples under the plan, with new taps and with a new schedule ...")
-        measured = measure(pipe, plan, problem, tested, batch_of(options.model, options.batch))
+        measured = measure(pipe, plan, problem, tested, batch_of(options.model or "", options.batch))
     return CheckResult(
         plan=str(options.plan),
         trace=options.trace,

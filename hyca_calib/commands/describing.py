@@ -88,9 +88,11 @@ def _of_plan(plan: Plan) -> Facts:
         if made := valid_certificate(own, plan.sections):
             of = f"weights {made.weights[:12]}, workload {made.workload[:12]}, commit {made.commit}"
             facts[f"{name}: certified"] = f"{of}, {_told(made.versions)}"
-    for key in ("trace", "precision", "replayed_cost"):
+    for key in ("trace", "precision", "replayed_cost", "prompts"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])
+    if isinstance(plan.provenance.get("effort"), dict):
+        facts["effort"] = _told(plan.provenance["effort"])
     if "versions" in plan.provenance:
         facts["made with"] = _told(plan.provenance["versions"])
     return facts
@@ -121,6 +123,8 @@ def _of_study(study: StudyFolder) -> Facts:
         "traces": ", ".join(request["traces"]),
         "limits": _told({key: told_setting(value) for key, value in limits.items() if value is not None}),
     }
+    if "effort" in request:
+        facts["effort"] = _told(request["effort"])
     if study.complete:
         result = study.read_result()
         if result["seconds"]:  # of recipes nobody tells

@@ -8,6 +8,7 @@ import typer
 
 from hyca_calib.costs.budget import TOLERANCE
 from hyca_calib.quality.conformal import LEVEL
+from hyca_calib.search.effort import EffortName
 from hyca_calib.search.options import RELEASED_THRESHOLD, Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.replay import Multistep
 from hyca_calib.search.sources import BEST, listed
@@ -156,6 +157,13 @@ class SearchLimits:
             "point, and refined in --refine minutes; the preset decides as published.",
         ),
     ] = False
+    effort: Annotated[
+        EffortName | None,
+        typer.Option(
+            help="Counts of all that is done, in place of --trials, --timeout, --confirm, --probes, --rollouts, "
+            "--refine and --iterations: the same plan on every machine, however busy. Default: those limits."
+        ),
+    ] = None
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
         Tuning.trials
     )

@@ -34,8 +34,12 @@ def evaluate_file(options: EvaluateOptions) -> Evaluation:
     """``hyca_calib evaluate``; returns the figures of the plan. The model is the caller's choice, never the plan's."""
     plan = load_plan(options.plan)
     workload = _workload(plan, options)
+    return evaluate_pipe(load_pipeline(options.model, options.device, options.download), plan, workload, options)
+
+
+def evaluate_pipe(pipe: Pipeline, plan: Plan, workload: Workload, options: EvaluateOptions) -> Evaluation:
+    """The figures of a plan that was read from the options' file, on a pipeline and a workload that they only name."""
     jobs = workload.of("test")[: options.samples]
-    pipe = load_pipeline(options.model, options.device, options.download)
     check_calls(pipe, workload.prompts)
     say(f"{len(workload.prompts)} prompts, {len(jobs)} test samples, full run and plan ...")
     steps = options.steps or workload.num_steps

@@ -99,7 +99,7 @@ def preset_of(limits: SearchLimits) -> Offer:
 
 def _best(asked: Asked) -> Maker:
     """The search: candidates on statistics, for all budgets together, then rollouts and refinement."""
-    options, candidates = _options(asked.limits), _candidates(asked)
+    options, candidates = _options(asked), _candidates(asked)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         contenders = [found[budget] for found in candidates()]
@@ -111,7 +111,7 @@ def _best(asked: Asked) -> Maker:
 
 def _adaptive(asked: Asked) -> Maker:
     """The same, whose schedule then moves by sample."""
-    options, candidates = _options(asked.limits), _candidates(asked)
+    options, candidates = _options(asked), _candidates(asked)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         contenders = [found[budget] for found in candidates()]
@@ -124,10 +124,11 @@ def _adaptive(asked: Asked) -> Maker:
     return make
 
 
-def _options(limits: SearchLimits) -> SearchOptions:
+def _options(asked: Asked) -> SearchOptions:
+    limits, batch = asked.limits, asked.effort.batch if asked.effort else Refinement.batch
     return SearchOptions(
         confirmation=RolloutLimits(limits.confirm, rollouts=limits.rollouts, workers=limits.workers),
-        refinement=Refinement(limits.refine, limits.iterations),
+        refinement=Refinement(limits.refine, limits.iterations, batch),
         seed=limits.seed,
         storage=limits.storage,
     )

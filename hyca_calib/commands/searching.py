@@ -1,26 +1,23 @@
-"""Search: traces in, plans out, progress on the console; and the demo of everything."""
+"""Search: traces in, plans out, progress on the console."""
 
 import itertools
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from hyca_calib.bench.results import DemoRun
-from hyca_calib.commands.asked import Asked, Maker
-from hyca_calib.commands.options import STUDIES, TRACES, EvaluateOptions, SearchLimits, TraceOptions
-from hyca_calib.commands.plans import evaluate_file, report
+from hyca_calib.commands.asked import Asked
+from hyca_calib.commands.counted import CLOCKS, COUNTS, counted
+from hyca_calib.commands.options import STUDIES, TRACES, SearchLimits
+from hyca_calib.commands.plans import report
 from hyca_calib.commands.presets import preset_of
-from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import TOLERANCE, Budget, parse_budgets
-from hyca_calib.pipelines.load import default_device, load_traced
+from hyca_calib.pipelines.load import TracedModel, default_device, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
-from hyca_calib.quality.evaluate import Evaluation
-from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
-from hyca_calib.records.provenance import provenance
 from hyca_calib.report.front import write_front
+from hyca_calib.search.effort import EFFORTS, Effort
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.sources import BEST
 from hyca_calib.search.storage import public
@@ -45,7 +42,34 @@ def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimit
         StudyError: unknown preset, or a folder that holds another study.
         TraceError: traces of different models or workloads.
     """
+
+    def load(model: TracedModel) -> Pipeline:
+        return load_traced(model, limits.model, limits.device, limits.download)
+
+    return search_with(load, budgets, traces, limits, out)
+
+
+def search_with(
+    load: Callable[[TracedModel], Pipeline],
+    budgets: str | None,
+    traces: Sequence[str],
+    limits: SearchLimits,
+    out: Path | None,
+    effort: Effort | None = None,
+    told: Mapping[str, Any] = MappingProxyType({}),
+    reported: bool = True,
+) -> list[Path]:
+    """As `search_plans`, of a pipeline that the caller has or loads.
+
+    Args:
+        load: gives the pipeline that was traced, which is not asked for where everything is there.
+        effort: in place of limits; by default the one that they name.
+        told: what requests and plans say besides, see `hyca_calib.search.study.TOLD`.
+        reported: whether reports are made, too.
+    """
     preset = preset_of(limits)
+    effort = effort or EFFORTS.get(limits.effort or "")
+    limits = counted(limits, effort) if effort else limits
     wanted = _budgets(budgets, limits)
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
     for budget, trace_ in itertools.product(wanted, recorded):  # refuse all before any work is done
@@ -56,20 +80,27 @@ def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimit
     suffix = "" if limits.preset == BEST else f"-{limits.preset}"
     folder = out or STUDIES / f"{Path(recorded[0].where).stem}-{'-'.join(b.text for b in wanted)}{suffix}"
     folders = [folder if len(wanted) == 1 else folder / budget.text for budget in wanted]
-    requests = [_request(recorded, budget, limits) for budget in wanted]
+    requests = [{**_request(recorded, budget, limits, effort), **told} for budget in wanted]
     studies = [StudyFolder.at(where, request) for where, request in zip(folders, requests, strict=True)]
-    if all(study.complete and study.report.exists() for study in studies):
+    if all(study.complete and (study.report.exists() or not reported) for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
     palette, apart = _palette(limits)
     problems = [Problem(trace_, partial=palette[1:], apart=apart) for trace_ in recorded]
-    pipe = load_traced(recorded[0].attributes.model, limits.model, limits.device, limits.download)
-    make = preset.prepare(Asked(pipe, problems, wanted, limits, folder))
+    pipe = load(recorded[0].attributes.model)
+    make = preset.prepare(Asked(pipe, problems, wanted, limits, folder, effort))
     for study, request in zip(studies, requests, strict=True):
         StudyFolder.open(study.folder, request)
     facts = {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
     with run_log(Folder(folder), facts):
-        _make_all(pipe, recorded, make, dict(zip(wanted, studies, strict=True)), folder)
+        for budget, study in zip(wanted, studies, strict=True):
+            if not study.complete:
+                say(f"budget {budget.text} -> {study.folder}")
+                make(budget, study)
+            if reported:
+                report_once(pipe, recorded, study)
+        if reported:
+            compare(studies, folder)
     return [study.plan for study in studies]
 
 
@@ -97,20 +128,18 @@ def search_preset_study(pipe: Pipeline, trace: Trace, budget: Budget, limits: Se
     return study.plan
 
 
-def _make_all(
-    pipe: Pipeline, recorded: Sequence[Trace], make: Maker, studies: Mapping[Budget, StudyFolder], folder: Path
-) -> None:
-    """Make each study that is not complete, and a page of all."""
-    for budget, study in studies.items():
-        if not study.complete:
-            say(f"budget {budget.text} -> {study.folder}")
-            make(budget, study)
-        if not study.report.exists():
-            places = list(load_plan(study.plan).section.places.values())
-            report(pipe, study, next((trace_ for trace_ in recorded if places == [trace_.point]), recorded[0]))
-        say(f"report: {study.report}")
+def report_once(pipe: Pipeline, recorded: Sequence[Trace], study: StudyFolder) -> None:
+    """Write the report of a complete study if it is not there."""
+    if not study.report.exists():
+        places = list(load_plan(study.plan).section.places.values())
+        report(pipe, study, next((trace_ for trace_ in recorded if places == [trace_.point]), recorded[0]))
+    say(f"report: {study.report}")
+
+
+def compare(studies: Sequence[StudyFolder], folder: Path) -> None:
+    """Write a page of all plans, if there are several."""
     if len(studies) > 1:
-        page = write_front([(study.plan, load_plan(study.plan)) for study in studies.values()], folder)
+        page = write_front([(study.plan, load_plan(study.plan)) for study in studies], folder)
         say(f"front: {page}")
 
 
@@ -169,32 +198,18 @@ OF_SOME = ("lookahead", "schedule", "order", "threshold", "free", "fitted", "res
 """Options that only the requests of presets that read them hold."""
 
 
-def _request(traces: Sequence[Trace], budget: Budget, limits: SearchLimits) -> dict[str, Any]:
+def _request(
+    traces: Sequence[Trace], budget: Budget, limits: SearchLimits, effort: Effort | None = None
+) -> dict[str, Any]:
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
+    wanted.pop("effort")
     own = {name: wanted.pop(name) for name in OF_SOME}
+    for name in (*CLOCKS, *COUNTS) if effort else ():
+        wanted.pop(name)
     preset = preset_of(limits)
     if limits.schedule is not None:
         own["schedule"] = preset.read_schedule(limits.schedule)
     asked = {"traces": [t.name for t in traces], "budget": budget.text, "limits": wanted}
+    asked |= {"effort": effort.told} if effort else {}
     return asked | {name: value for name, value in own.items() if name in preset.options}
-
-
-def run_demo(budget: str, minutes: float, out: Path | None, record: Path | None) -> tuple[Evaluation, Path]:
-    """``hyca_calib demo``; returns the figures and the picture.
-
-    Args:
-        record: where documents look for what the run took and reached; they are not told if None.
-    """
-    begun = time.monotonic()
-    parse_budgets(budget)
-    path = trace_model(TraceOptions())
-    limits = SearchLimits(timeout=30.0, confirm=0.2 * minutes, refine=0.8 * minutes)
-    plan_path = search_plans(budget, [path], limits, out or STUDIES / f"demo-{budget.replace(',', '-')}")[-1]
-    result = evaluate_file(EvaluateOptions(plan_path))
-    spent = (time.monotonic() - begun) / 60
-    say(f"{spent:.1f} minutes in all")
-    if record is not None:
-        facts = provenance(default_device()).model_dump()
-        write_json(record, DemoRun(**facts, budget=budget, minutes=spent, result=result))
-    return result, plan_path.parent / "pictures" / "wall.png"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from hyca_calib.commands.options import TraceOptions
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import counting, say
 from hyca_calib.trace.folder import Folder
@@ -13,21 +14,30 @@ from hyca_calib.trace.request import Request
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.shard_lock import Shard
 from hyca_calib.trace.verify import Damage, discard, verify
-from hyca_runtime.point import parse_point
+from hyca_runtime.point import CachePoint, parse_point
 
 
 def trace_model(options: TraceOptions) -> str:
     """``hyca_calib trace``; returns the trace's path or URL."""
     workload = Workload(prompts_of(options.model, options.prompts), options.samples, options.steps, options.seed)
-    points = [parse_point(text.strip()) for text in options.point.split(",")]
-    shard = Shard.parse(options.share) if options.share else Shard.of_launcher()
     say(f"{options.prompts or options.model}: {len(workload.prompts)} prompts")
-    pipe = load_pipeline(options.model, options.device, options.download)
+    trace_pipe(load_pipeline(options.model, options.device, options.download), workload, options)
+    return options.where
+
+
+def points_of(options: TraceOptions) -> list[CachePoint]:
+    """The cache points that are asked for."""
+    return [parse_point(text.strip()) for text in options.point.split(",")]
+
+
+def trace_pipe(pipe: Pipeline, workload: Workload, options: TraceOptions) -> None:
+    """Trace a pipeline, which options only name; the workload is not read from them, either."""
+    shard = Shard.parse(options.share) if options.share else Shard.of_launcher()
     with counting("trace", len(workload.jobs) if shard.world == 1 else None) as advance:
         complete = trace(
             pipe,
             workload,
-            points,
+            points_of(options),
             options.where,
             model_name=options.model,
             batch=batch_of(options.model, options.batch),
@@ -43,7 +53,6 @@ def trace_model(options: TraceOptions) -> str:
         )
     if not complete:
         say(f"share {shard} is done; the last process to finish completes the trace")
-    return options.where
 
 
 def verify_trace(where: str, repair: bool, model: str | None, download: bool) -> list[Damage]:

@@ -59,11 +59,24 @@ def load_pipeline(name: str, device: str | None = None, download: bool = False) 
         made = _placed(demo_pipeline(name), where)
     else:
         made = _from_diffusers(name, where, download)
-    if not isinstance(getattr(made, "transformer", None), nn.Module) or not callable(made):
-        raise WorkloadError(f"model {name!r} is a {type(made).__name__}; expected a pipeline with a `transformer`")
-    check_pipeline(made)
+    pipe = checked_pipeline(made, f"model {name!r}")
     if hasattr(made, "set_progress_bar_config"):
         made.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def checked_pipeline(made: Any, name: str) -> Pipeline:
+    """What was made, as a pipeline.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        WorkloadError: not a pipeline with a transformer, or one whose call does not take what HyCa gives.
+    """
+    if not isinstance(getattr(made, "transformer", None), nn.Module) or not callable(made):
+        raise WorkloadError(f"{name} is a {type(made).__name__}; expected a pipeline with a `transformer`")
+    check_pipeline(made)
     pipe: Pipeline = made
     return pipe
 
@@ -115,9 +128,14 @@ def load_traced(
         )
     name = given or model.name
     pipe = load_pipeline(name, device, download)
-    if weights_digest(find_transformer(pipe, model.component)) != model.weights_digest:
-        raise WorkloadError(f"model {name!r} is not the one that was traced: its weights differ; trace it first")
+    check_traced(pipe, model, f"model {name!r}")
     return pipe
+
+
+def check_traced(pipe: Pipeline, model: TracedModel, name: str) -> None:
+    """Raises WorkloadError unless a pipeline has the weights that were traced; messages call it `name`."""
+    if weights_digest(find_transformer(pipe, model.component)) != model.weights_digest:
+        raise WorkloadError(f"{name} is not the one that was traced: its weights differ; trace it first")
 
 
 def _placed(pipe: Any, where: str) -> Any:

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,8 @@ _console = Console(stderr=True, highlight=False)
 EXIT_BAD_INPUT = 2
 EVERY_S = 1.0
 """How often progress is logged at most, of each stage."""
+LINE_EVERY_S = 10.0
+"""How often progress is a line for people at most, where there is no terminal for a bar."""
 
 _json = False
 
@@ -70,6 +73,16 @@ def counting(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
         yield advance
         return
+    if not _console.is_terminal:
+        lines, so_far = _Lines(), 0
+
+        def count(more: int) -> None:
+            nonlocal so_far
+            so_far += more
+            lines.tell(title, so_far / total if total else None, f"{so_far} of {total}" if total else str(so_far))
+
+        yield count
+        return
     columns = MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(TextColumn("{task.description:<10}"), BarColumn(), *columns, console=_console) as progress:
         task = progress.add_task(title, total=total)
@@ -90,6 +103,9 @@ def stages(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], No
 
         yield log
         return
+    if not _console.is_terminal:
+        yield _Lines().tell
+        return
     columns = TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("{task.fields[news]}")
     with Progress(TextColumn("{task.description:<10}"), BarColumn(), *columns, console=_console) as progress:
         tasks = {name: progress.add_task(name, total=1.0, news="", start=False) for name in names}
@@ -103,6 +119,28 @@ def stages(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], No
                 progress.stop_task(tasks[stage])
 
         yield tell
+
+
+class _Lines:
+    """Progress where no bar can be drawn, as in a log: a line now and then, and one for what a stage ends with."""
+
+    def __init__(self) -> None:
+        self._begun = dict[str, float]()
+        self._ends = dict[str, str]()
+        self._latest = time.monotonic()
+
+    def tell(self, stage: str, share: float | None, news: str) -> None:
+        """A line if it is time for one; the share may be unknown."""
+        now = time.monotonic()
+        begun = self._begun.setdefault(stage, now)
+        done = -1.0 if share is None else min(1.0, share)
+        ends = done == 1 and self._ends.get(stage) != news
+        if ends:
+            self._ends[stage] = news
+        if ends or (done < 1 and now - self._latest >= LINE_EVERY_S):
+            self._latest = now
+            told = "    " if share is None else f"{100 * done:3.0f}%"
+            say(f"{stage:<10} {told}  {timedelta(seconds=int(now - begun))}  {news}".rstrip())
 
 
 def human_bytes(size: float) -> str:

@@ -24,6 +24,8 @@ NOT_SEARCHED: dict[str, Any] = {
     "seconds": {},
 }
 """What reports read of a search, where a published recipe has none."""
+OF_THE_MACHINE = ("minutes", "checkpointed")
+"""What an account says of a refinement that its speed and free memory decided."""
 
 
 def judged(pipe: Any, problem: Problem, section: NetworkPlan) -> NetworkPlan:
@@ -48,18 +50,18 @@ def write_outcome(
 ) -> Plan:
     """Write the account, then the plan: a folder with a plan is complete.
 
-    A plan tells of its refinement, but not how long it took, so that equal searches give equal plans.
+    A plan tells of its refinement, but not of the machine's part in it, so that equal searches give equal plans.
 
     Args:
         budget: that was asked for.
         preset: the recipe's name, "" of a search.
         told: what the plan says of where it comes from.
     """
-    made = {**told, "budget": budget.told}
+    made = {**told, "budget": budget.told, **study.told}
     section = section.model_copy(update={"timing": timing_of(section, problem.trace)})
     if pipe is not None:
         made["precision"] = precision_of(find_transformer(pipe, section.component))
-    refinement = {key: value for key, value in account["refinement"].items() if key != "minutes"}
+    refinement = {key: value for key, value in account["refinement"].items() if key not in OF_THE_MACHINE}
     if "iterations" in refinement:
         made["refinement"] = refinement
     name = "-".join(filter(None, (problem.trace.attributes.model.name, preset, budget.text)))

@@ -10,7 +10,9 @@ from filelock import FileLock
 from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
-JOURNAL, REQUEST = "journal.log", "request.json"
+JOURNAL, REQUEST, CALIBRATION = "journal.log", "request.json", "calibration.json"
+TOLD = ("effort", "prompts")
+"""Of what was asked, what a plan says, too."""
 SHORT = 60
 """Letters that two values have at most where both are told."""
 
@@ -19,7 +21,8 @@ class StudyFolder:
     """A folder for one budget.
 
     ``request.json`` says what was asked, before anything ran; ``plan.json`` and ``result.json`` are
-    written last, so a folder with a plan is complete.
+    written last, so a folder with a plan is complete. A calibration keeps its ``calibration.json`` and its trace beside
+    them.
 
     Attributes:
         journal: where workers share trials and rollouts, unless a storage is given.
@@ -51,7 +54,7 @@ class StudyFolder:
         """
         kept, wanted = folder / REQUEST, json.loads(json.dumps(request))
         if not kept.exists():
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and any(folder.iterdir()) and not (folder / CALIBRATION).exists():
                 raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
             return cls(folder)
         try:
@@ -67,6 +70,12 @@ class StudyFolder:
     def last_word(self) -> FileLock:
         """One of several workers refines and writes the plan; the others wait, and take over if it dies."""
         return FileLock(self.folder / "plan.lock")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a plan says of what was asked: its effort, and where its prompts are from."""
+        asked = json.loads((self.folder / REQUEST).read_text()) if (self.folder / REQUEST).exists() else {}
+        return {name: asked[name] for name in TOLD if name in asked}
 
     @property
     def complete(self) -> bool:

@@ -76,6 +76,17 @@ class Recorder:
         """Whether the network was called since this was made."""
         return self._sample_call is not None
 
+    @property
+    def latest_call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the latest call of the network that was recorded.
+
+        Raises:
+            TraceError: nothing was recorded yet.
+        """
+        if self._sample_call is None:
+            raise TraceError("nothing was recorded yet, so no step can be measured")
+        return self._sample_call
+
     def __enter__(self) -> Self:
         self._attachment.install(outside_inference_mode(self._answer))
         return self
@@ -135,11 +146,9 @@ class Recorder:
 
     def measure_cost(self, jobs: Sequence[Job], num_calls: int) -> dict[str, CostModel]:
         """Count and time a full and a predicted step, of so many calls, on the latest recorded call; by point."""
-        if self._sample_call is None:
-            raise TraceError("nothing was recorded yet, so no step can be measured")
         batch = len(jobs)
         numel = {name: round(sum(of.values()) / batch) for name, of in self._numel.items()}
-        return measure_steps(self._attachment, self._sample_call, batch, num_calls, numel)
+        return measure_steps(self._attachment, self.latest_call, batch, num_calls, numel)
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output, captured = self._attachment.run(args, kwargs, tuple(self._attachment.points), {})

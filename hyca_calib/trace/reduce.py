@@ -29,13 +29,13 @@ def reduced(recording: Recording, layout: Layout, samples: Sequence[int]) -> tup
         multiplied with each other, their common ``gram``. Statistics leave samples with NaN or infinity out.
     """
     good = everyone = torch.arange(len(samples), device=recording.device)
-    grams = {key: _gram(of, everyone) for key, of in recording.points.items()}
+    grams = {key: gram_of(of, everyone) for key, of in recording.points.items()}
     nonfinite: tuple[NonFinite, ...] = ()
     if not all(bool(of.isfinite().all()) for of in (*grams.values(), recording.latents)):
         places = [_first_nonfinite(recording, layout, i, number) for i, number in enumerate(samples)]
         nonfinite = tuple(place for place in places if place is not None)
         good = everyone[[place is None for place in places]]
-        grams = {key: _gram(of, good) for key, of in recording.points.items()}
+        grams = {key: gram_of(of, good) for key, of in recording.points.items()}
     tensors: Reduced = {("latents",): recording.latents}
     for key, of in recording.points.items():
         gain = torch.stack([torch.stack(steps) for steps in of.gains]).double()
@@ -43,11 +43,12 @@ def reduced(recording: Recording, layout: Layout, samples: Sequence[int]) -> tup
         tensors[key, "gram"] = grams[key]
         tensors[key, "gain"] = (gain * len(good)).nan_to_num(0, 0, 0)
     if layout.across:
-        tensors[ACROSS] = _gram(recording.across(), good)
+        tensors[ACROSS] = gram_of(recording.across(), good)
     return tensors, nonfinite
 
 
-def _gram(of: PointRecording, samples: Tensor) -> Tensor:
+def gram_of(of: PointRecording, samples: Tensor) -> Tensor:
+    """The joint Gram matrices of a point over these samples, see `packed_gram`."""
     scales = [
         [count / len(seen) for count, seen in zip(counts, tokens, strict=True)]
         for counts, tokens in zip(of.num_tokens, of.tokens, strict=True)

@@ -91,12 +91,13 @@ def trace(
         return True
 
 
-def _probe(recorder: Recorder, workload: Workload, jobs: Sequence[Job]) -> Recording:
-    """A run of some samples, as short as it can be: of little strength, few steps call no network at all."""
+def probed(recorder: Recorder, workload: Workload, jobs: Sequence[Job]) -> tuple[Recording, int]:
+    """A run of some samples, as short as it can be, and the steps that were asked for: of little strength, few steps
+    call no network at all."""
     most, steps = workload.num_steps, PROBE_STEPS
     while True:
         try:
-            return recorder.record(jobs, steps, workload.seed)
+            return recorder.record(jobs, steps, workload.seed), steps
         except (TraceError, WorkloadError):
             if recorder.saw_a_call or steps >= most:
                 raise
@@ -116,14 +117,14 @@ def _record(
     """Sample and store the batches in `todo`."""
     steps, seed = request.workload.num_steps, request.workload.seed
     with Recorder(pipe, request.points, request.gram_tokens, seed, request.model.component) as recorder:
-        short = partial(_probe, recorder, request.workload)
-        probe = short(request.batches[0])
+        short = partial(probed, recorder, request.workload)
+        probe, _ = short(request.batches[0])
         preflight = Preflight.of(probe, request, len(todo), folder)
         on_preflight(preflight)
         if not force:
             preflight.check()
         if not folder.exists(LAYOUT):
-            check_alike(request.workload, probe, lambda job: short([job]))
+            check_alike(request.workload, probe, lambda job: short([job])[0])
         del probe
 
         def sampled(number: int) -> Recording:

@@ -1,0 +1,210 @@
+"""What a calibration will take, told before it begins: stage by stage samples, network calls, hours and memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from rich.table import Table
+
+from hyca_calib.costs.budget import Budget
+from hyca_calib.costs.flops import TIMED_TAPS
+from hyca_calib.costs.memory import STATUS, resident
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.console import human_bytes
+from hyca_calib.report.write import WALL_SAMPLES
+from hyca_calib.search.effort import Effort
+from hyca_calib.search.error_damping import JOBS
+from hyca_calib.search.options import Refinement
+from hyca_calib.trace.timed_model import TimedModel
+from hyca_runtime.errors import StudyError
+
+TRIAL_SECONDS, OF_STEPS, OF_CHANNELS = 0.75, 50, 384
+"""A trial on statistics of so many steps and channels took so long on one core; it grows with the cube of the steps and
+the root of the channels."""
+DRAWING_SECONDS, BASELINES = 10.0, 9
+"""Of a report: its pictures, and the ways that it draws beside the plan at the plan's cost."""
+CHECKPOINTED = 4 / 3
+"""Cost of a gradient whose calls are computed twice, over that of one whose activations are kept."""
+SHARES = 200
+"""How finely an effort is cut."""
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What a stage takes.
+
+    Attributes:
+        calls: of the network, each of one sample.
+        device, host: bytes at the peak; on a CPU the device is the host and has none of its own.
+        disk: bytes.
+    """
+
+    stage: str
+    samples: int
+    calls: int
+    seconds: float
+    device: int
+    host: int
+    disk: int = 0
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What a calibration takes."""
+
+    stages: tuple[StageWork, ...]
+
+    @property
+    def hours(self) -> float:
+        return sum(work.seconds for work in self.stages) / 3600
+
+    def table(self) -> Table:
+        """For people."""
+        found = Table(title="what it will take: hours, most memory at once, disk")
+        found.add_column("stage", no_wrap=True)
+        for name in ("samples", "network calls", "hours", "device", "host", "disk"):
+            found.add_column(name, justify="right", no_wrap=True)
+        for work in self.stages:
+            cells = [human_bytes(size) if size else "-" for size in (work.device, work.host, work.disk)]
+            found.add_row(work.stage, str(work.samples), str(work.calls), _hours(work.seconds / 3600), *cells)
+        sizes = [(work.device, work.host, work.disk) for work in self.stages]
+        device, host, disk = (max(size[i] for size in sizes) for i in range(3))
+        cells = [human_bytes(size) if size else "-" for size in (device, host, disk)]
+        calls = str(sum(work.calls for work in self.stages))
+        found.add_row("in all", "", calls, _hours(self.hours), *cells, style="bold")
+        return found
+
+
+def announced(
+    timed: TimedModel, workload: Workload, effort: Effort, budgets: Sequence[Budget], batch: int, on_cpu: bool
+) -> Announcement:
+    """What a calibration with this effort takes.
+
+    Args:
+        workload: whose samples are the effort's.
+
+    Raises:
+        BudgetError: a budget cannot be met.
+    """
+    costs = _Costs(timed, replace(workload, num_samples=effort.samples), effort, batch, on_cpu)
+    computed = [budget.computed_steps(timed.cost, workload.num_steps, TIMED_TAPS) for budget in budgets]
+    several = len(budgets) > 1
+    stages = [costs.trace(), costs.probe(), costs.tune()]
+    for make in (costs.confirm, costs.refine, costs.evaluate, costs.report):
+        for budget, steps in zip(budgets, computed, strict=True):
+            work = make(steps)
+            stages.append(replace(work, stage=f"{work.stage} {budget.text}") if several else work)
+    return Announcement(tuple(stages))
+
+
+def fitted(announce: Callable[[Effort], Announcement], effort: Effort, hours: float) -> Effort:
+    """The effort, all of its counts cut evenly where it would take longer.
+
+    Raises:
+        StudyError: even the least takes longer.
+    """
+    for share in range(SHARES, -1, -1):
+        less = effort if share == SHARES else effort.cut(share / SHARES)
+        if announce(less).hours <= hours:
+            return less
+    least = announce(effort.cut(0.0)).hours
+    raise StudyError(
+        f"--max-hours {hours:g}: the least that tells anything takes {_hours(least)} hours; allow more, or fewer "
+        "budgets or steps"
+    )
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """The stages, one by one."""
+
+    timed: TimedModel
+    workload: Workload
+    effort: Effort
+    batch: int
+    on_cpu: bool
+
+    def _work(self, stage: str, samples: int, steps: int, seconds: float, extra: float, disk: int = 0) -> StageWork:
+        """A stage whose tensors take `extra` bytes beside the weights, and whose network runs on so many steps."""
+        calls = steps * self.timed.calls
+        held = 0 if self.on_cpu else round(self.timed.held_bytes + extra)
+        host = _resident() + (round(extra) if self.on_cpu else 0)
+        return StageWork(stage, samples, calls, seconds, held, host, disk)
+
+    def _run(self, computed: int) -> float:
+        """Seconds of a sample of which so many steps are computed."""
+        cost = self.timed.cost
+        light = (self.workload.num_steps - computed) * cost.predicted_seconds
+        return self.timed.begin_seconds + computed * cost.full_seconds + light
+
+    def _drawn(self, samples: int) -> float:
+        """Bytes while so many samples are drawn at once: of a step, and of the features that are held."""
+        return samples * ((self.timed.peak_bytes or 0) + 4 * TIMED_TAPS * self.timed.cost.feature_numel)
+
+    def _of(self, split: str) -> int:
+        return sum(job.split == split for job in self.workload.jobs)
+
+    def trace(self) -> StageWork:
+        timed, samples, steps = self.timed, len(self.workload.jobs), self.workload.num_steps
+        recorded = self._of("fit") * steps * timed.recorded_seconds
+        seconds = samples * (self._run(steps) + timed.gram_seconds) + recorded
+        needs = timed.preflight
+        extra = needs.device + self.batch * (timed.peak_bytes or 0)
+        work = self._work("trace", samples, samples * steps, seconds, extra, needs.disk)
+        return replace(work, host=work.host + needs.host)
+
+    def probe(self) -> StageWork:
+        samples = self.effort.probes + min(JOBS, max(1, self.effort.probes // 3))
+        steps = self.workload.num_steps
+        seconds = samples * (self.timed.begin_seconds + steps * self.timed.alone_seconds)
+        return self._work("probe", samples, samples * steps, seconds, self._drawn(1))
+
+    def tune(self) -> StageWork:
+        steps, channels = self.workload.num_steps, self.timed.channels
+        each = TRIAL_SECONDS * (steps / OF_STEPS) ** 3 * max(1.0, channels / OF_CHANNELS) ** 0.5
+        work = self._work("tune", 0, 0, self.effort.trials * each, 0)
+        return replace(work, host=work.host + 4 * 8 * channels * (steps + 1) ** 2)
+
+    def confirm(self, computed: int) -> StageWork:
+        select = self._of("select")
+        samples = self.effort.rollouts * select
+        return self._work("confirm", samples, samples * computed, samples * self._run(computed), self._drawn(select))
+
+    def refine(self, computed: int) -> StageWork:
+        timed, select = self.timed, self._of("select")
+        judged = (Refinement.evaluations + 3) * select
+        seconds, steps = judged * self._run(computed), judged * computed
+        if timed.backward_seconds is None:
+            return self._work("refine", judged, steps, seconds, self._drawn(select))
+        batch = min(self.effort.batch, self._of("fit"))
+        samples = self.effort.iterations * batch
+        kept = batch * computed * timed.activation_bytes
+        checkpointed = kept > Refinement.memory_share * timed.free_bytes
+        light = (self.workload.num_steps - computed) * timed.cost.predicted_seconds
+        each = computed * timed.backward_seconds * (CHECKPOINTED if checkpointed else 1.0) + 3 * light
+        extra = max(self._drawn(select), self._drawn(batch) + (kept / computed if checkpointed else kept))
+        seconds += samples * (timed.begin_seconds + each)
+        return self._work("refine", samples + judged, steps + samples * computed, seconds, extra)
+
+    def evaluate(self, computed: int) -> StageWork:
+        test, steps = self._of("test") + 1, self.workload.num_steps
+        seconds = test * (self._run(steps) + self._run(computed) + 2 * self.timed.decode_seconds)
+        return self._work("evaluate", 2 * test, test * (steps + computed), seconds, self._drawn(self.batch))
+
+    def report(self, computed: int) -> StageWork:
+        samples, steps = min(WALL_SAMPLES, self._of("select")), self.workload.num_steps
+        ways, run = 4 + BASELINES, samples * (2 * steps + (2 + BASELINES) * computed)
+        seconds = samples * (2 * self._run(steps) + (2 + BASELINES) * self._run(computed))
+        seconds += samples * ways * self.timed.decode_seconds + DRAWING_SECONDS
+        return self._work("report", samples * ways, run, seconds, self._drawn(samples))
+
+
+def _resident() -> int:
+    """Bytes that this process holds, libraries included; 0 where nobody says."""
+    return resident("VmRSS") if sys.platform == "linux" and STATUS.exists() else 0
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2f}" if hours >= 0.1 else f"{hours:.3f}"

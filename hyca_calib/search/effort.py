@@ -1,0 +1,56 @@
+"""How hard a plan is looked for, in counts of work: the same on every machine, however fast or busy it is."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
+
+EffortName = Literal["quick", "standard", "thorough"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What every stage of a calibration does.
+
+    Attributes:
+        samples: traced in all, see `Workload`.
+        probes: see `SearchOptions`.
+        trials: see `Tuning`.
+        rollouts: see `RolloutLimits`; for every budget, as what follows.
+        iterations, batch: see `Refinement`.
+        share: of the counts that its name stands for, all but the batch; less than 1 after a cut.
+    """
+
+    name: EffortName
+    samples: int
+    probes: int
+    trials: int
+    rollouts: int
+    iterations: int
+    batch: int
+    share: float = 1.0
+
+    def cut(self, share: float) -> Self:
+        """As much of every count as `share` says, but no less than `LEAST` unless it was less before."""
+        counts = {name: (getattr(self, name), least) for name, least in LEAST.items()}
+        less = {name: max(min(least, count), round(share * count)) for name, (count, least) in counts.items()}
+        return replace(self, share=share, **less)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The counts by name, for JSON."""
+        return asdict(self)
+
+    def differing(self, other: Self) -> str:
+        """The counts of which `other` has more or fewer, in words."""
+        pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return ", ".join(f"{name} {one} -> {two}" for name, one, two in pairs if one != two and name != "share")
+
+
+LEAST = {"samples": 14, "probes": 8, "trials": 2, "rollouts": 4, "iterations": 4}
+"""Counts below which a stage tells nothing, or does more harm than good."""
+
+EFFORTS: dict[str, Effort] = {
+    "quick": Effort("quick", samples=28, probes=16, trials=12, rollouts=12, iterations=24, batch=8),
+    "standard": Effort("standard", samples=112, probes=32, trials=40, rollouts=48, iterations=120, batch=12),
+    "thorough": Effort("thorough", samples=224, probes=64, trials=120, rollouts=160, iterations=480, batch=16),
+}
+"""By name. `standard` is what a few minutes were enough for on the embedded `demo`; `quick` is for a first look."""

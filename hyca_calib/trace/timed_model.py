@@ -1,0 +1,177 @@
+"""What a model takes, from short runs of it: a step in full, forecast, recorded, and with its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyca_calib.costs.flops import CostModel, measure_seconds, seconds_of
+from hyca_calib.costs.memory import peak_memory
+from hyca_calib.pipelines.outputs import tensors_of
+from hyca_calib.pipelines.rollout import sample_images, sample_latents
+from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.preflight import Preflight, available_bytes
+from hyca_calib.trace.recorder import Recorder
+from hyca_calib.trace.recording import PointRecording, Recording
+from hyca_calib.trace.reduce import gram_of
+from hyca_calib.trace.request import Request
+from hyca_calib.trace.run import probed
+from hyca_calib.trace.step_costs import Call
+
+REPEATS = 2
+
+
+@dataclass(frozen=True)
+class TimedModel:
+    """Seconds and bytes of one sample, of which as many are drawn at once as a trace does.
+
+    Attributes:
+        cost: of a step, all network calls and guidance branches together.
+        calls: of the network on a step.
+        alone_seconds: of a full step of a sample that is drawn alone.
+        recorded_seconds: what recording adds to a step where the gain of the network's tail is measured.
+        gram_seconds: of the statistics of a whole run.
+        begin_seconds: of what a run does beside its steps, such as encoding the prompt.
+        decode_seconds: from final latents to the finished sample.
+        backward_seconds: of a full step with its gradient; None if the network has none.
+        activation_bytes: what autograd keeps of a full step.
+        peak_bytes: of a full step, beyond what is held; None if nobody can tell.
+        held_bytes: of the network's weights.
+        free_bytes: on the device of the features.
+        channels: of the first cache point.
+        preflight: what the trace needs.
+    """
+
+    cost: CostModel
+    calls: int
+    alone_seconds: float
+    recorded_seconds: float
+    gram_seconds: float
+    begin_seconds: float
+    decode_seconds: float
+    backward_seconds: float | None
+    activation_bytes: int
+    peak_bytes: int | None
+    held_bytes: int
+    free_bytes: int
+    channels: int
+    preflight: Preflight
+
+
+def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
+    """Time the model of a trace on its first batch, in runs of two steps, or of as few as call the network.
+
+    Args:
+        folder: of the trace, of which nothing is written.
+    """
+    jobs, seed = request.batches[0], request.workload.seed
+    batch = len(jobs)
+    with Recorder(pipe, request.points, request.gram_tokens, seed, request.model.component) as recorder:
+        probe, asked = probed(recorder, request.workload, jobs)
+        steps, calls = len(probe.timesteps), len(probe.branches) // probe.stacked
+        recorded = _least_seconds(lambda: recorder.record(jobs, asked, seed)) / batch
+        cost = next(iter(recorder.measure_cost(jobs, calls).values()))
+        module, call = recorder.module, recorder.latest_call
+    plain = _least_seconds(lambda: sample_latents(pipe, jobs, asked, batch)) / batch
+    alone = _least_seconds(lambda: sample_latents(pipe, jobs[:1], asked, 1))
+    finished = _least_seconds(lambda: sample_images(pipe, jobs[:1], asked, 1))
+    begin = max(0.0, plain - steps * cost.full_seconds)
+    with peak_memory(probe.device) as peak, torch.no_grad():
+        module(*call[0], **call[1])
+    backward, kept = _with_gradient(module, call)
+    return TimedModel(
+        cost=cost,
+        calls=calls,
+        alone_seconds=max(0.0, alone - begin) / steps,
+        recorded_seconds=max(0.0, recorded - plain) / steps,
+        gram_seconds=_gram_seconds(probe, request) / batch,
+        begin_seconds=begin,
+        decode_seconds=max(0.0, finished - alone),
+        backward_seconds=None if backward is None else backward * calls / batch,
+        activation_bytes=kept * calls // batch,
+        peak_bytes=None if peak.bytes is None else peak.bytes // batch,
+        held_bytes=sum(parameter.nbytes for parameter in module.parameters()),
+        free_bytes=available_bytes(probe.device),
+        channels=next(iter(probe.points.values())).channels,
+        preflight=Preflight.of(probe, request, len(request.batches), folder),
+    )
+
+
+def _least_seconds(run: Callable[[], Any]) -> float:
+    """Of a few runs the fastest: others slow a machine down, nobody makes it faster."""
+    return min(seconds_of(run) for _ in range(REPEATS))
+
+
+def _with_gradient(module: nn.Module, call: Call) -> tuple[float | None, int]:
+    """Seconds of a call with the gradient of what goes in, None where there is none; and the bytes autograd keeps.
+
+    Raises:
+        OutOfMemoryError: the network's activations do not fit.
+    """
+    own, kept = {parameter.data_ptr() for parameter in module.parameters()}, 0
+
+    def weigh(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += 0 if tensor.data_ptr() in own else tensor.nbytes
+        return tensor
+
+    def both() -> None:
+        args, kwargs, entered = _differentiable(call)
+        with torch.enable_grad():
+            total = torch.stack([part.float().sum() for part in tensors_of(module(*args, **kwargs))]).sum()
+            torch.autograd.grad(total, entered)
+
+    with _frozen(module):
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+                both()
+            return measure_seconds(both, REPEATS), kept
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError):  # detached, changed in place, or an operation without a derivative
+            return None, 0
+
+
+def _differentiable(call: Call) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
+    """The arguments of a call with new leaves for what may have a gradient, and those leaves."""
+    entered = list[Tensor]()
+
+    def leaf(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 3:
+            return value
+        entered.append(value.detach().clone().requires_grad_())
+        return entered[-1]
+
+    args, kwargs = call
+    return tuple(map(leaf, args)), {name: leaf(value) for name, value in kwargs.items()}, entered[:1]
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """The weights ask for no gradient inside."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+def _gram_seconds(probe: Recording, request: Request) -> float:
+    """Seconds of a batch's statistics over a whole run, from features of the short one over and over."""
+    whole = request.workload.num_steps
+
+    def long(of: PointRecording) -> PointRecording:
+        return replace(of, features=[(steps * whole)[:whole] for steps in of.features])
+
+    samples = torch.arange(len(request.batches[0]), device=probe.device)
+    found = [long(of) for of in probe.points.values()] + ([long(probe.across())] if request.across else [])
+    return sum(seconds_of(partial(gram_of, of, samples)) for of in found)

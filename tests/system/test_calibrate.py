@@ -1,0 +1,183 @@
+"""From a model to plans with certificates and reports by one command, killed anywhere, announced beforehand."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from commands import MODEL, run
+from processes import SMALL_EFFORT, forked, small_calibration
+
+from hyca_calib.bench.results import DemoRun
+from hyca_calib.commands import calibration, demonstrating
+from hyca_calib.commands.announced import Announcement, StageWork, announced, fitted
+from hyca_calib.commands.calibrate_options import CalibrateOptions
+from hyca_calib.commands.calibrating import Calibrated, calibrate_pipe
+from hyca_calib.pipelines.builtin_prompts import builtin_prompts
+from hyca_calib.pipelines.threads import best_threads, timed_threads
+from hyca_calib.quality.evaluate import Evaluation
+from hyca_calib.search.effort import EFFORTS, Effort
+from hyca_runtime.errors import StudyError
+
+ASKED = (*MODEL, "--steps", "12", "--budget", "3x")
+SMALL = ("calibrate", "--effort", "quick", *ASKED)
+OUT = Path("studies/tiny-pipeline-3x")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EFFORTS, "quick", SMALL_EFFORT)
+
+
+def unmeasured(plan: Path) -> dict[str, Any]:
+    """What a plan says, without what was measured."""
+    found: dict[str, Any] = json.loads(plan.read_text())
+    for name in ("timing", "certificate"):
+        assert found["sections"][0].pop(name) is not None
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_killed_in_every_stage_it_ends_as_if_nothing_had_been(folder: Path) -> None:
+    whole = run(*SMALL, "--out", "whole")
+    assert whole.exit_code == 0, whole.output
+    assert whole.stdout == "whole/plan.json\n"
+    victims = ["manifest.json", "refine.safetensors", "plan.json", "evaluation.json", "report.html"]
+    for victim in victims:
+        process = forked().Process(target=small_calibration, args=(folder, victim, *ASKED, "--out", "killed"))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, victim
+        assert not Path("killed/report.html").exists()
+    done = run(*SMALL, "--out", "killed")
+    assert done.exit_code == 0, done.output
+    plans = [unmeasured(Path(name) / "plan.json") for name in ("whole", "killed")]
+    for name, plan in zip(("whole", "killed"), plans, strict=True):
+        assert plan["provenance"].pop("trace") == f"{name}/trace.zarr"
+    assert plans[0] == plans[1]
+    assert plans[0]["provenance"]["prompts"] == "built-in images"
+    assert plans[0]["provenance"]["effort"] == SMALL_EFFORT.told
+    assert "On the test split: PSNR" in Path("killed/report.md").read_text(), "the report knows the certificate"
+    assert run("evaluate", *MODEL, "--plan", "killed/plan.json", "--samples", 2, "--no-certify").exit_code == 0
+
+
+def test_a_dry_run_tells_and_writes_nothing(folder: Path) -> None:
+    done = run(*SMALL, "--prompts", "prompts.txt", "--dry-run")
+    assert done.exit_code == 0, done.output
+    for stage in ("trace", "probe", "tune", "confirm", "refine", "evaluate", "report", "in all"):
+        assert stage in done.stderr
+    assert done.stdout == ""
+    assert sorted(path.name for path in folder.iterdir()) == ["prompts.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--max-hours", "1e-9"), "the least that tells anything takes"),
+        (("--budget", "100x"), "cannot be met"),
+        (("--budget", "banana"), "banana"),
+        (("--effort", "heroic"), "heroic"),
+        (("--out", "."), "is not empty and holds no calibration"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(folder: Path, options: tuple[str, ...], reason: str) -> None:
+    refused = run(*SMALL, "--prompts", "prompts.txt", *options)
+    assert refused.exit_code == 2
+    assert reason in " ".join(refused.stderr.split())
+    assert not OUT.exists()
+
+
+def test_a_folder_is_of_one_calibration(folder: Path) -> None:
+    asked = {"steps": 12, "seed": 0}
+    calibration.Settled(asked, SMALL_EFFORT, 1).keep(folder / "c")
+    assert calibration.Settled.in_folder(folder / "c", asked) == calibration.Settled(asked, SMALL_EFFORT, 1)
+    with pytest.raises(StudyError, match="holds a calibration with another seed, steps"):
+        calibration.Settled.in_folder(folder / "c", {"steps": 13, "seed": 1})
+    (folder / "c" / "calibration.json").write_text("{}")
+    with pytest.raises(StudyError, match="no calibration"):
+        calibration.Settled.in_folder(folder / "c", asked)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_as_many_calls_are_made_as_were_announced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, calls, told = tiny.pipeline(), list[int](), list[Announcement]()
+    pipe.transformer.transformer_blocks[0].register_forward_pre_hook(  # runs where the network is computed
+        lambda module, args, kwargs: calls.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    keep = calibration.Settled.keep
+
+    def heard(*given: Any) -> Announcement:
+        told.append(announced(*given))
+        return told[-1]
+
+    def kept(settled: calibration.Settled, folder: Path) -> None:
+        calls.clear()
+        keep(settled, folder)
+
+    monkeypatch.setattr(calibration, "announced", heard)
+    monkeypatch.setattr(calibration.Settled, "keep", kept)
+    options = CalibrateOptions("tiny", steps=12, budget="3x", effort="quick", out=folder / "c", batch=4)
+    prompts = builtin_prompts("built-in images")
+    calibrate_pipe(pipe, prompts, options)
+    assert sum(calls) == pytest.approx(sum(work.calls for work in told[-1].stages), rel=0.2)
+
+
+def test_a_cut_is_no_deeper_than_it_must_be() -> None:
+    def announce(effort: Effort) -> Announcement:
+        return Announcement((StageWork("refine", 1, 1, 3.6 * effort.iterations, 0, 0),))
+
+    whole = EFFORTS["thorough"]
+    assert fitted(announce, whole, 0.48) == whole
+    less = fitted(announce, whole, 0.24)
+    assert less == whole.cut(0.5)
+    with pytest.raises(StudyError, match=r"takes 0\.004 hours; allow more"):
+        fitted(announce, whole, 0.003)
+
+
+def test_the_fewest_threads_that_are_about_as_fast() -> None:
+    assert best_threads({1: 1.0, 2: 0.95, 4: 0.93}) == 1
+    assert best_threads({1: 4.0, 2: 2.0, 4: 2.5}) == 2
+    before, seen = torch.get_num_threads(), list[int]()
+    assert [*timed_threads(lambda: seen.append(torch.get_num_threads()), 6)] == [1, 2, 4, 6]
+    assert sorted(set(seen)) == [1, 2, 4, 6]
+    assert torch.get_num_threads() == before
+
+
+def test_the_demo_is_a_calibration_and_records_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Evaluation(
+        psnr_db=70.0,
+        psnr_db_worst=60.0,
+        ssim=1.0,
+        ssim_worst=1.0,
+        latent_error=0.0,
+        flops_ratio=5.0,
+        psnr_db_each=(80.0, 60.0),
+        wall_ratio=4.0,
+        steps_total=50,
+        steps_computed=10,
+        cache_bytes=1,
+        num_samples=2,
+        batch=8,
+    )
+    asked = list[CalibrateOptions]()
+
+    def calibrate(options: CalibrateOptions) -> list[Calibrated]:
+        asked.append(options)
+        return [Calibrated(options.folder / "plan.json", options.folder / "report.html", result, 3)]
+
+    monkeypatch.setattr(demonstrating, "calibrate", calibrate)
+    done = run("demo", "--effort", "quick", "--record", "run.json")
+    assert done.exit_code == 0, done.output
+    assert asked == [CalibrateOptions("demo", budget="5x", effort="quick")]
+    assert asked[0].folder == Path("studies/demo-5x")
+    found = DemoRun.model_validate_json(Path("run.json").read_text())
+    assert (found.budget, found.threads, found.result) == ("5x", 3, result)
+    asked[0].folder.mkdir(parents=True)
+    refused = run("demo", "--record", "run.json")
+    assert refused.exit_code == 2
+    assert "--record tells of a whole run" in refused.stderr
