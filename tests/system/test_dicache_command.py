@@ -24,8 +24,11 @@ def _few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_budget_to_a_plan(traced_folder: Path) -> None:
-    done = run("search", "--budget", "1.5x", *PRESET, "--out", "studies/s")
+    done = run("--log-json", "search", "--budget", "1.5x", *PRESET, "--out", "studies/s")
     assert done.exit_code == 0, done.output
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    shares = {event["stage"]: event["share"] for event in events if event["event"] == "progress"}
+    assert shares["calibrate"] == shares["threshold"] == 1, "bars end where the work does"
     section, study = load_plan(done.stdout.strip()).section, traced_folder / "studies/s"
     assert section.places == {"stack": parse_point("trunk:residual")}
     assert isinstance(section.decider, ProbedChange)
