@@ -196,7 +196,7 @@ def test_a_plan_does_not_tell_of_a_refinement_that_it_left_out(
     pipe: EmojiPipeline, problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoilt(pipe: Any, problem: Problem, section: NetworkPlan, *_: Any) -> tuple[FittedTaps, dict[str, Any]]:
-        taps, _ = fit_taps(pipe, problem, section, Refinement(0.0), tmp_path / "none", 0, lambda share, psnr: None)
+        taps = fit_taps(pipe, problem, section, Refinement(0.0), tmp_path / "none", 0, lambda share, psnr: None)[0]
         return replace(taps, weights=0 * taps.weights), {"iterations": 1}
 
     monkeypatch.setattr(fitted_search, "fit_taps", spoilt)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from commands import MODEL, run
 
+from hyca_calib.records import console
 from hyca_calib.report import wall
 from hyca_runtime import load_plan
 from hyca_runtime.point import parse_point
@@ -19,6 +20,7 @@ PRESET = ("--preset", "dicache", *MODEL)
 
 @pytest.fixture(autouse=True)
 def _few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_json", False)  # a run may ask for the log for machines
     monkeypatch.setattr(wall, "_baselines", lambda *_: [])  # other ways take most of a report's time
 
 
