@@ -37,7 +37,9 @@ def step_cache(asked: Asked, *rules: Rule) -> Maker:
             def told(share: float) -> None:
                 tell("calibrate", share, "; ".join(rules[0].notes))
 
-            return [(rule.fitted(asked.pipe, problem, asked.folder, told), stack) for rule, stack in measured]
+            found = [(rule.fitted(asked.pipe, problem, asked.folder, told), stack) for rule, stack in measured]
+            told(1.0)
+            return found
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         known = fitted()
@@ -50,7 +52,9 @@ def step_cache(asked: Asked, *rules: Rule) -> Maker:
             def threshold(share: float) -> None:
                 tell("threshold", share, "")
 
-            return search_threshold(asked.pipe, problem, budget, study, known, threshold, asked.folder)
+            plan = search_threshold(asked.pipe, problem, budget, study, known, threshold, asked.folder)
+            threshold(1.0)
+            return plan
 
     return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import RefinementTask
 from hyca_calib.search.replay import forecast_error, rows_of
 from hyca_calib.search.rows import with_forecasts
-from hyca_calib.search.step_caches import adaptive_search, fitted_taps, search, tries
+from hyca_calib.search.step_caches import adaptive_search, fitted_search, fitted_taps, search, tries
 from hyca_calib.search.step_caches.decided_run import as_decided, decided_run, pasts_met
 from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, FittedTaps, fit_taps
 from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
@@ -189,6 +190,21 @@ def test_an_adaptive_plan_meets_its_budget_and_is_the_same_when_loaded(
     assert [one["response"] for one in account["contenders"]] == [*adaptive_search.RESPONSES]
     assert account["refinement"]["iterations"] == 2
     assert {"pasts", "psnr_db", "fitted_to_past_psnr_db"} == account["fitted"].keys()
+
+
+def test_a_plan_does_not_tell_of_a_refinement_that_it_left_out(
+    pipe: EmojiPipeline, problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(pipe: Any, problem: Problem, section: NetworkPlan, *_: Any) -> tuple[FittedTaps, dict[str, Any]]:
+        taps = fit_taps(pipe, problem, section, Refinement(0.0), tmp_path / "none", 0, lambda share, psnr: None)[0]
+        return replace(taps, weights=0 * taps.weights), {"iterations": 1}
+
+    monkeypatch.setattr(fitted_search, "fit_taps", spoilt)
+    limits = SearchLimits(preset="adaptive", trials=1, probes=0, confirm=0.0, response=0.0)
+    budget, study = Budget.parse("3x"), StudyFolder.open(tmp_path / "study", {})
+    plan = OFFERS["adaptive"].prepare(Asked(pipe, [problem], [budget], limits, tmp_path))(budget, study)
+    assert "refinement" not in plan.provenance
+    assert study.read_result()["refinement"] == {"skipped": "the plan without it agrees better"}
 
 
 def test_rows_are_fitted_where_the_preset_forecasts(pipe: EmojiPipeline, problem: Problem, tmp_path: Path) -> None:

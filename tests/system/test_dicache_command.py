@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from commands import MODEL, run
 
+from hyca_calib.records import console
 from hyca_calib.report import wall
 from hyca_runtime import load_plan
 from hyca_runtime.point import parse_point
@@ -19,13 +20,17 @@ PRESET = ("--preset", "dicache", *MODEL)
 
 @pytest.fixture(autouse=True)
 def _few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_json", False)  # a run may ask for the log for machines
     monkeypatch.setattr(wall, "_baselines", lambda *_: [])  # other ways take most of a report's time
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_budget_to_a_plan(traced_folder: Path) -> None:
-    done = run("search", "--budget", "1.5x", *PRESET, "--out", "studies/s")
+    done = run("--log-json", "search", "--budget", "1.5x", *PRESET, "--out", "studies/s")
     assert done.exit_code == 0, done.output
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    shares = {event["stage"]: event["share"] for event in events if event["event"] == "progress"}
+    assert shares["calibrate"] == shares["threshold"] == 1, "bars end where the work does"
     section, study = load_plan(done.stdout.strip()).section, traced_folder / "studies/s"
     assert section.places == {"stack": parse_point("trunk:residual")}
     assert isinstance(section.decider, ProbedChange)

@@ -46,8 +46,10 @@ def search_fitted(
     fitted = find_threshold(
         pipe, problem, budget, study, [(rule, stack)], lambda share: tell("threshold", (1 + share) / 2, "")
     )
+    tell("threshold", 1.0, "")
+    better = fitted if fitted.best.psnr_db >= best.psnr_db else own
     told = {
-        "refinement": account,
+        "refinement": account if better is fitted else {"skipped": "the plan without it agrees better"},
         "contenders": own.contenders,
         "fitted": {
             "pasts": len(taps.pasts),
@@ -55,5 +57,4 @@ def search_fitted(
             f"{best.rule.forecast_by}_psnr_db": best.psnr_db,
         },
     }
-    better = fitted if fitted.best.psnr_db >= best.psnr_db else own
     return write_found(pipe, problem, budget, study, better, told)
