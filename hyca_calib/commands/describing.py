@@ -18,7 +18,7 @@ from hyca_calib.report.steps import (
     told_sources,
     told_steps,
 )
-from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.study import CALIBRATION, StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
 from hyca_calib.trace.documents import REQUEST
@@ -46,6 +46,8 @@ def describe(where: str) -> Facts:
         return _of_plan(load_plan(path))
     if (path / "request.json").is_file() and "limits" in json.loads((path / "request.json").read_text()):
         return _of_study(StudyFolder(path))
+    if (path / CALIBRATION).is_file():
+        return _of_calibration(path)
     folder = Folder(where)
     if folder.exists(REQUEST) or folder.exists(MANIFEST):
         return _of_trace(where)
@@ -129,6 +131,19 @@ def _of_study(study: StudyFolder) -> Facts:
         facts["seconds"] = _told(result["seconds"])
         facts |= _of_plan(load_plan(study.plan))
     return facts
+
+
+def _of_calibration(path: Path) -> Facts:
+    """Of several budgets; that of one is its study."""
+    settled = json.loads((path / CALIBRATION).read_text())
+    studies = [StudyFolder(found.parent) for found in sorted(path.glob("*/request.json"))]
+    return {
+        "calibration": str(path),
+        "model": settled["asked"]["model"],
+        "budgets": settled["asked"]["budget"],
+        "effort": _told(settled["effort"]),
+        **{study.folder.name: "complete" if study.complete else "begun" for study in studies},
+    }
 
 
 def _of_trace(where: str) -> Facts:
