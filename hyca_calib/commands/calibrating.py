@@ -31,8 +31,10 @@ from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.search.effort import EFFORTS
 from hyca_calib.search.study import StudyFolder
+from hyca_calib.trace.shard_lock import Shard
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
+from hyca_runtime.errors import StudyError
 
 TRACE, EVALUATION = "trace.zarr", "evaluation.json"
 
@@ -70,6 +72,8 @@ def calibrate_pipe(
     pipe: Pipeline, prompts: Sequence[dict[str, Any]] | None, options: CalibrateOptions
 ) -> list[Calibrated]:
     """As `calibrate`, of a pipeline and prompts that options only name; None for built-in prompts."""
+    if Shard.of_launcher().world > 1:
+        raise StudyError("a calibration is one process; with several, `hyca trace`, then `hyca search --workers`")
     budgets = parse_budgets(options.budget, 0.0 if options.strict else TOLERANCE)
     kind = builtin_kind(pipe) if prompts is None else None
     calls = builtin_prompts(kind) if kind else tuple(prompts or ())

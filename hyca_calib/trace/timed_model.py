@@ -25,6 +25,8 @@ from hyca_calib.trace.run import probed
 from hyca_calib.trace.step_costs import Call
 
 REPEATS = 2
+TWICE = 4.0
+"""Cost of a gradient whose activations do not fit, over that of the call."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
     begin = max(0.0, plain - steps * cost.full_seconds)
     with peak_memory(probe.device) as peak, torch.no_grad():
         module(*call[0], **call[1])
-    backward, kept = _with_gradient(module, call)
+    try:
+        backward, kept = _with_gradient(module, call)
+    except torch.OutOfMemoryError:  # whoever refines computes every call twice
+        backward, kept = TWICE * cost.full_seconds * batch / calls, available_bytes(probe.device)
     return TimedModel(
         cost=cost,
         calls=calls,

@@ -47,8 +47,7 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_been(folder: Path) -> N
     whole = run(*SMALL, "--out", "whole")
     assert whole.exit_code == 0, whole.output
     assert whole.stdout == "whole/plan.json\n"
-    victims = ["manifest.json", "refine.safetensors", "plan.json", "evaluation.json", "report.html"]
-    for victim in victims:
+    for victim in ("manifest.json", "refine.safetensors", "evaluation.json", "report.html"):
         process = forked().Process(target=small_calibration, args=(folder, victim, *ASKED, "--out", "killed"))
         process.start()
         process.join()
@@ -125,6 +124,27 @@ def test_as_many_calls_are_made_as_were_announced(folder: Path, monkeypatch: pyt
     prompts = builtin_prompts("built-in images")
     calibrate_pipe(pipe, prompts, options)
     assert sum(calls) == pytest.approx(sum(work.calls for work in told[-1].stages), rel=0.2)
+
+
+def test_several_processes_are_sent_to_the_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    refused = run(*SMALL, "--prompts", "prompts.txt")
+    assert refused.exit_code == 2
+    assert "a calibration is one process" in refused.stderr
+
+
+def test_a_network_without_room_for_its_gradient_is_announced_as_computed_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("hyca_calib.trace.timed_model._with_gradient", full)
+    assert run(*SMALL, "--prompts", "prompts.txt", "--dry-run").exit_code == 0
+    monkeypatch.setattr("hyca_calib.trace.timed_model._with_gradient", lambda *_: (None, 0))
+    done = run(*SMALL, "--prompts", "prompts.txt", "--dry-run")
+    assert "taps will stay unrefined" in done.stderr
 
 
 def test_a_cut_is_no_deeper_than_it_must_be() -> None:
