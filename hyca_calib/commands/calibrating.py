@@ -84,6 +84,7 @@ def calibrate_pipe(
     recorded = TraceOptions(
         model=options.model,
         point=options.point,
+        component=options.component,
         out=str(folder / TRACE),
         batch=batch_of(options.model, options.batch),
         force=options.force,
@@ -100,12 +101,26 @@ def calibrate_pipe(
         return []
     with using_threads(settled.threads or torch.get_num_threads()):
         trace_pipe(pipe, with_samples(workload, settled.effort), recorded)
-        return _planned(pipe, options, settled, recorded, {"prompts": kind} if kind else {})
+        told = {"prompts": kind, "threads": settled.threads}
+        known = {name: value for name, value in told.items() if value is not None}
+        return _planned(pipe, options, settled, recorded, known)
 
 
 def _asked(options: CalibrateOptions, workload: Workload) -> dict[str, Any]:
     """What decides the plans: where it runs, and with which files of the same content, does not."""
-    names = ("model", "steps", "budget", "effort", "max_hours", "strict", "point", "seed", "batch", "threads")
+    names = (
+        "model",
+        "component",
+        "steps",
+        "budget",
+        "effort",
+        "max_hours",
+        "strict",
+        "point",
+        "seed",
+        "batch",
+        "threads",
+    )
     return {**{name: getattr(options, name) for name in names}, "prompts": workload.describe().prompts_digest}
 
 

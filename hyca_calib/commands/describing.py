@@ -90,7 +90,7 @@ def _of_plan(plan: Plan) -> Facts:
         if made := valid_certificate(own, plan.sections):
             of = f"weights {made.weights[:12]}, workload {made.workload[:12]}, commit {made.commit}"
             facts[f"{name}: certified"] = f"{of}, {_told(made.versions)}"
-    for key in ("trace", "precision", "replayed_cost", "prompts"):
+    for key in ("trace", "precision", "replayed_cost", "prompts", "threads"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])
     if isinstance(plan.provenance.get("effort"), dict):

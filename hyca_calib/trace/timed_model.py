@@ -47,6 +47,7 @@ class TimedModel:
         held_bytes: of the network's weights.
         free_bytes: on the device of the features.
         channels: of the first cache point.
+        points: how many are recorded.
         preflight: what the trace needs.
     """
 
@@ -63,6 +64,7 @@ class TimedModel:
     held_bytes: int
     free_bytes: int
     channels: int
+    points: int
     preflight: Preflight
 
 
@@ -103,6 +105,7 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
         peak_bytes=None if peak.bytes is None else peak.bytes // batch,
         held_bytes=sum(parameter.nbytes for parameter in module.parameters()),
         free_bytes=available_bytes(probe.device),
+        points=len(probe.points),
         channels=next(iter(probe.points.values())).channels,
         preflight=Preflight.of(probe, request, len(request.batches), folder),
     )
