@@ -4,12 +4,13 @@ interrupted."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.commands.calibration import Settled, settle, with_samples
@@ -146,7 +147,7 @@ def _planned(
 def _evaluated(pipe: Pipeline, study: StudyFolder, workload: Workload, recorded: TraceOptions) -> Evaluation:
     """What a plan reaches on the test split, measured now or before."""
     kept = study.folder / EVALUATION
-    if kept.exists():
+    with suppress(OSError, ValidationError):
         return TypeAdapter(Evaluation).validate_json(kept.read_bytes())
     options = EvaluateOptions(study.plan, model=recorded.model, batch=recorded.batch)
     result = evaluate_pipe(pipe, load_plan(study.plan), workload, options)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hyca_calib.commands.calibration import Settled
 from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.records.console import human_bytes
 from hyca_calib.report.steps import (
@@ -135,13 +136,13 @@ def _of_study(study: StudyFolder) -> Facts:
 
 def _of_calibration(path: Path) -> Facts:
     """Of several budgets; that of one is its study."""
-    settled = json.loads((path / CALIBRATION).read_text())
+    settled = Settled.read(path)
     studies = [StudyFolder(found.parent) for found in sorted(path.glob("*/request.json"))]
     return {
         "calibration": str(path),
-        "model": settled["asked"]["model"],
-        "budgets": settled["asked"]["budget"],
-        "effort": _told(settled["effort"]),
+        "model": str(settled.asked.get("model")),
+        "budgets": str(settled.asked.get("budget")),
+        "effort": _told(settled.effort.told),
         **{study.folder.name: "complete" if study.complete else "begun" for study in studies},
     }
 
