@@ -156,7 +156,7 @@ class _Costs:
         return replace(work, host=work.host + needs.host)
 
     def probe(self) -> StageWork:
-        samples = self.effort.probes + min(JOBS, max(1, self.effort.probes // 3))
+        samples = self.timed.points * (self.effort.probes + min(JOBS, max(1, self.effort.probes // 3)))
         steps = self.workload.num_steps
         seconds = samples * (self.timed.begin_seconds + steps * self.timed.alone_seconds)
         return self._work("probe", samples, samples * steps, seconds, self._drawn(1))
@@ -164,7 +164,7 @@ class _Costs:
     def tune(self) -> StageWork:
         steps, channels = self.workload.num_steps, self.timed.channels
         each = TRIAL_SECONDS * (steps / OF_STEPS) ** 3 * max(1.0, channels / OF_CHANNELS) ** 0.5
-        work = self._work("tune", 0, 0, self.effort.trials * each, 0)
+        work = self._work("tune", 0, 0, self.timed.points * self.effort.trials * each, 0)
         return replace(work, host=work.host + 4 * 8 * channels * (steps + 1) ** 2)
 
     def confirm(self, computed: int) -> StageWork:

@@ -41,6 +41,7 @@ class CalibrateOptions:
         bool, typer.Option("--strict", help=f"No plan costs more than asked; else up to {100 * TOLERANCE:.0f} % more.")
     ] = False
     point: Annotated[str, typer.Option(help="Where features are cached; several with commas, as for trace.")] = "trunk"
+    component: Annotated[str, typer.Option(help="Which network of the pipeline; Wan 2.2 has two.")] = "transformer"
     seed: Seed = 0
     batch: Batch = None
     threads: Annotated[
@@ -54,4 +55,6 @@ class CalibrateOptions:
     @property
     def folder(self) -> Path:
         """Where everything goes."""
-        return self.out or STUDIES / f"{short_name(self.model)}-{self.budget.replace(' ', '').replace(',', '-')}"
+        part = "" if self.component == "transformer" else f"-{self.component}"
+        budgets = self.budget.replace(" ", "").replace(",", "-")
+        return self.out or STUDIES / f"{short_name(self.model)}{part}-{budgets}"

@@ -4,12 +4,13 @@ interrupted."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.commands.calibration import Settled, settle, with_samples
@@ -31,8 +32,10 @@ from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.search.effort import EFFORTS
 from hyca_calib.search.study import StudyFolder
+from hyca_calib.trace.shard_lock import Shard
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
+from hyca_runtime.errors import StudyError
 
 TRACE, EVALUATION = "trace.zarr", "evaluation.json"
 
@@ -70,6 +73,8 @@ def calibrate_pipe(
     pipe: Pipeline, prompts: Sequence[dict[str, Any]] | None, options: CalibrateOptions
 ) -> list[Calibrated]:
     """As `calibrate`, of a pipeline and prompts that options only name; None for built-in prompts."""
+    if Shard.of_launcher().world > 1:
+        raise StudyError("a calibration is one process; with several, `hyca trace`, then `hyca search --workers`")
     budgets = parse_budgets(options.budget, 0.0 if options.strict else TOLERANCE)
     kind = builtin_kind(pipe) if prompts is None else None
     calls = builtin_prompts(kind) if kind else tuple(prompts or ())
@@ -80,6 +85,7 @@ def calibrate_pipe(
     recorded = TraceOptions(
         model=options.model,
         point=options.point,
+        component=options.component,
         out=str(folder / TRACE),
         batch=batch_of(options.model, options.batch),
         force=options.force,
@@ -96,12 +102,26 @@ def calibrate_pipe(
         return []
     with using_threads(settled.threads or torch.get_num_threads()):
         trace_pipe(pipe, with_samples(workload, settled.effort), recorded)
-        return _planned(pipe, options, settled, recorded, {"prompts": kind} if kind else {})
+        told = {"prompts": kind, "threads": settled.threads}
+        known = {name: value for name, value in told.items() if value is not None}
+        return _planned(pipe, options, settled, recorded, known)
 
 
 def _asked(options: CalibrateOptions, workload: Workload) -> dict[str, Any]:
     """What decides the plans: where it runs, and with which files of the same content, does not."""
-    names = ("model", "steps", "budget", "effort", "max_hours", "strict", "point", "seed", "batch", "threads")
+    names = (
+        "model",
+        "component",
+        "steps",
+        "budget",
+        "effort",
+        "max_hours",
+        "strict",
+        "point",
+        "seed",
+        "batch",
+        "threads",
+    )
     return {**{name: getattr(options, name) for name in names}, "prompts": workload.describe().prompts_digest}
 
 
@@ -127,7 +147,7 @@ def _planned(
 def _evaluated(pipe: Pipeline, study: StudyFolder, workload: Workload, recorded: TraceOptions) -> Evaluation:
     """What a plan reaches on the test split, measured now or before."""
     kept = study.folder / EVALUATION
-    if kept.exists():
+    with suppress(OSError, ValidationError):
         return TypeAdapter(Evaluation).validate_json(kept.read_bytes())
     options = EvaluateOptions(study.plan, model=recorded.model, batch=recorded.batch)
     result = evaluate_pipe(pipe, load_plan(study.plan), workload, options)

@@ -53,20 +53,29 @@ class Settled:
         Raises:
             StudyError: the folder holds something else.
         """
-        path = folder / CALIBRATION
-        if not path.exists():
+        if not (folder / CALIBRATION).exists():
             if folder.exists() and any(folder.iterdir()):
                 raise StudyError(f"{folder} is not empty and holds no calibration; choose another --out")
             return None
-        try:
-            found = TypeAdapter(Settled).validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise StudyError(f"{path}: no calibration; remove the folder or choose another --out") from error
+        found = cls.read(folder)
         if differs := sorted(key for key in asked if asked[key] != found.asked.get(key)):
             raise StudyError(
                 f"{folder} holds a calibration with another {', '.join(differs)}; choose another --out, or remove it"
             )
         return found
+
+    @classmethod
+    def read(cls, folder: Path) -> Settled:
+        """What was settled there.
+
+        Raises:
+            StudyError: its file is not one.
+        """
+        try:
+            return TypeAdapter(Settled).validate_json((folder / CALIBRATION).read_bytes())
+        except ValidationError as error:
+            what = f"{folder / CALIBRATION}: no calibration"
+            raise StudyError(f"{what}; remove the folder or choose another --out") from error
 
     def keep(self, folder: Path) -> None:
         """Write it; from then on the folder is this calibration's."""

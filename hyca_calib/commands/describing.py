@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hyca_calib.commands.calibration import Settled
 from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.records.console import human_bytes
 from hyca_calib.report.steps import (
@@ -20,7 +21,7 @@ from hyca_calib.report.steps import (
     told_sources,
     told_steps,
 )
-from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.study import CALIBRATION, StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
 from hyca_calib.trace.documents import REQUEST
@@ -48,6 +49,8 @@ def describe(where: str) -> Facts:
         return _of_plan(load_plan(path))
     if (path / "request.json").is_file() and "limits" in json.loads((path / "request.json").read_text()):
         return _of_study(StudyFolder(path))
+    if (path / CALIBRATION).is_file():
+        return _of_calibration(path)
     folder = Folder(where)
     if folder.exists(REQUEST) or folder.exists(MANIFEST):
         return _of_trace(where)
@@ -88,7 +91,7 @@ def _of_plan(plan: Plan) -> Facts:
         if made := valid_certificate(own, plan.sections):
             of = f"weights {made.weights[:12]}, workload {made.workload[:12]}, commit {made.commit}"
             facts[f"{name}: certified"] = f"{of}, {_told(made.versions)}"
-    for key in ("trace", "precision", "replayed_cost", "prompts"):
+    for key in ("trace", "precision", "replayed_cost", "prompts", "threads"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])
     if isinstance(plan.provenance.get("effort"), dict):
@@ -132,6 +135,19 @@ def _of_study(study: StudyFolder) -> Facts:
             facts["seconds"] = _told(result["seconds"])
         facts |= _of_plan(load_plan(study.plan))
     return facts
+
+
+def _of_calibration(path: Path) -> Facts:
+    """Of several budgets; that of one is its study."""
+    settled = Settled.read(path)
+    studies = [StudyFolder(found.parent) for found in sorted(path.glob("*/request.json"))]
+    return {
+        "calibration": str(path),
+        "model": str(settled.asked.get("model")),
+        "budgets": str(settled.asked.get("budget")),
+        "effort": _told(settled.effort.told),
+        **{study.folder.name: "complete" if study.complete else "begun" for study in studies},
+    }
 
 
 def _of_trace(where: str) -> Facts:

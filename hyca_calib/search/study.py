@@ -11,7 +11,7 @@ from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
 JOURNAL, REQUEST, CALIBRATION = "journal.log", "request.json", "calibration.json"
-TOLD = ("effort", "prompts")
+TOLD = ("effort", "prompts", "threads")
 """Of what was asked, what a plan says, too."""
 SHORT = 60
 """Letters that two values have at most where both are told."""
@@ -73,7 +73,7 @@ class StudyFolder:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What a plan says of what was asked: its effort, and where its prompts are from."""
+        """What a plan says of what was asked: its effort, where prompts are from, the threads that sums round by."""
         asked = json.loads((self.folder / REQUEST).read_text()) if (self.folder / REQUEST).exists() else {}
         return {name: asked[name] for name in TOLD if name in asked}
 

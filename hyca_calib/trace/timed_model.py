@@ -25,6 +25,8 @@ from hyca_calib.trace.run import probed
 from hyca_calib.trace.step_costs import Call
 
 REPEATS = 2
+TWICE = 4.0
+"""Cost of a gradient whose activations do not fit, over that of the call."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class TimedModel:
         held_bytes: of the network's weights.
         free_bytes: on the device of the features.
         channels: of the first cache point.
+        points: how many are recorded.
         preflight: what the trace needs.
     """
 
@@ -61,6 +64,7 @@ class TimedModel:
     held_bytes: int
     free_bytes: int
     channels: int
+    points: int
     preflight: Preflight
 
 
@@ -84,7 +88,10 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
     begin = max(0.0, plain - steps * cost.full_seconds)
     with peak_memory(probe.device) as peak, torch.no_grad():
         module(*call[0], **call[1])
-    backward, kept = _with_gradient(module, call)
+    try:
+        backward, kept = _with_gradient(module, call)
+    except torch.OutOfMemoryError:  # whoever refines computes every call twice
+        backward, kept = TWICE * cost.full_seconds * batch / calls, available_bytes(probe.device)
     return TimedModel(
         cost=cost,
         calls=calls,
@@ -98,6 +105,7 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
         peak_bytes=None if peak.bytes is None else peak.bytes // batch,
         held_bytes=sum(parameter.nbytes for parameter in module.parameters()),
         free_bytes=available_bytes(probe.device),
+        points=len(probe.points),
         channels=next(iter(probe.points.values())).channels,
         preflight=Preflight.of(probe, request, len(request.batches), folder),
     )

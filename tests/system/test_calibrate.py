@@ -18,13 +18,15 @@ from hyca_calib.commands import calibration, demonstrating
 from hyca_calib.commands.announced import Announcement, StageWork, announced, fitted
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.commands.calibrating import Calibrated, calibrate_pipe
+from hyca_calib.commands.describing import describe
 from hyca_calib.pipelines.builtin_prompts import builtin_prompts
 from hyca_calib.pipelines.threads import best_threads, timed_threads
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.search.effort import EFFORTS, Effort
+from hyca_calib.search.study import StudyFolder
 from hyca_runtime.errors import StudyError
 
-ASKED = (*MODEL, "--steps", "12", "--budget", "3x")
+ASKED = (*MODEL, "--steps", "12", "--budget", "3x", "--threads", "1")
 SMALL = ("calibrate", "--effort", "quick", *ASKED)
 OUT = Path("studies/tiny-pipeline-3x")
 
@@ -42,13 +44,19 @@ def unmeasured(plan: Path) -> dict[str, Any]:
     return found
 
 
+def plan_states(folder: Path) -> dict[str, str]:
+    """What ``hyca info`` says of the plans of several budgets."""
+    told = describe(str(folder))
+    assert (told["model"], told["budgets"]) == ("tiny", "2x,3x")
+    return {name: state for name, state in told.items() if state in ("begun", "complete")}
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_killed_in_every_stage_it_ends_as_if_nothing_had_been(folder: Path) -> None:
     whole = run(*SMALL, "--out", "whole")
     assert whole.exit_code == 0, whole.output
     assert whole.stdout == "whole/plan.json\n"
-    victims = ["manifest.json", "refine.safetensors", "plan.json", "evaluation.json", "report.html"]
-    for victim in victims:
+    for victim in ("manifest.json", "refine.safetensors", "evaluation.json", "report.html"):
         process = forked().Process(target=small_calibration, args=(folder, victim, *ASKED, "--out", "killed"))
         process.start()
         process.join()
@@ -61,6 +69,7 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_been(folder: Path) -> N
         assert plan["provenance"].pop("trace") == f"{name}/trace.zarr"
     assert plans[0] == plans[1]
     assert plans[0]["provenance"]["prompts"] == "built-in images"
+    assert plans[0]["provenance"]["threads"] == 1
     assert plans[0]["provenance"]["effort"] == SMALL_EFFORT.told
     assert "On the test split: PSNR" in Path("killed/report.md").read_text(), "the report knows the certificate"
     assert run("evaluate", *MODEL, "--plan", "killed/plan.json", "--samples", 2, "--no-certify").exit_code == 0
@@ -93,9 +102,11 @@ def test_bad_input_is_refused_before_any_work(folder: Path, options: tuple[str, 
 
 
 def test_a_folder_is_of_one_calibration(folder: Path) -> None:
-    asked = {"steps": 12, "seed": 0}
+    asked = {"steps": 12, "seed": 0, "model": "tiny", "budget": "2x,3x"}
+    StudyFolder.open(folder / "c" / "2x", {"budget": "2x"})
     calibration.Settled(asked, SMALL_EFFORT, 1).keep(folder / "c")
     assert calibration.Settled.in_folder(folder / "c", asked) == calibration.Settled(asked, SMALL_EFFORT, 1)
+    assert plan_states(folder / "c") == {"2x": "begun"}
     with pytest.raises(StudyError, match="holds a calibration with another seed, steps"):
         calibration.Settled.in_folder(folder / "c", {"steps": 13, "seed": 1})
     (folder / "c" / "calibration.json").write_text("{}")
@@ -121,10 +132,31 @@ def test_as_many_calls_are_made_as_were_announced(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(calibration, "announced", heard)
     monkeypatch.setattr(calibration.Settled, "keep", kept)
-    options = CalibrateOptions("tiny", steps=12, budget="3x", effort="quick", out=folder / "c", batch=4)
+    options = CalibrateOptions("tiny", steps=12, budget="3x", effort="quick", out=folder / "c", batch=4, threads=1)
     prompts = builtin_prompts("built-in images")
     calibrate_pipe(pipe, prompts, options)
     assert sum(calls) == pytest.approx(sum(work.calls for work in told[-1].stages), rel=0.2)
+
+
+def test_several_processes_are_sent_to_the_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    refused = run(*SMALL, "--prompts", "prompts.txt")
+    assert refused.exit_code == 2
+    assert "a calibration is one process" in refused.stderr
+
+
+def test_a_network_without_room_for_its_gradient_is_announced_as_computed_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("hyca_calib.trace.timed_model._with_gradient", full)
+    assert run(*SMALL, "--prompts", "prompts.txt", "--dry-run").exit_code == 0
+    monkeypatch.setattr("hyca_calib.trace.timed_model._with_gradient", lambda *_: (None, 0))
+    done = run(*SMALL, "--prompts", "prompts.txt", "--dry-run")
+    assert "taps will stay unrefined" in done.stderr
 
 
 def test_a_cut_is_no_deeper_than_it_must_be() -> None:
@@ -146,6 +178,14 @@ def test_the_fewest_threads_that_are_about_as_fast() -> None:
     assert [*timed_threads(lambda: seen.append(torch.get_num_threads()), 6)] == [1, 2, 4, 6]
     assert sorted(set(seen)) == [1, 2, 4, 6]
     assert torch.get_num_threads() == before
+
+
+def test_threads_are_timed_where_nobody_says_them(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(calibration, "timed_threads", lambda run: {1: 2.0, 2: 1.0})
+    done = run("calibrate", "--effort", "quick", *MODEL, "--steps", 12, "--prompts", "prompts.txt", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "2 threads, the fastest here (1: 2 s, 2: 1 s)" in done.stderr
 
 
 def test_the_demo_is_a_calibration_and_records_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
