@@ -62,6 +62,7 @@ LAYERS = (
     ("hyca_runtime.on_the_way",),
     ("hyca_runtime.executor",),
     ("hyca_runtime.session",),
+    ("hyca_runtime.samplers",),
     ("hyca_runtime",),
     ("hyca_calib.records", "hyca_calib.costs", "hyca_calib.demo"),
     ("hyca_calib.pipelines",),
