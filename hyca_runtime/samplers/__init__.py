@@ -5,7 +5,7 @@
 >>> print(run)  # doctest: +SKIP
 """
 
-from hyca_runtime.samplers.chords import AfterHits, Hit, OnceClose
+from hyca_runtime.samplers.chords import AfterHits, Called, Hit, OnceClose
 from hyca_runtime.samplers.lanes_run import LanesRun
 from hyca_runtime.samplers.sample import sample_chords
 from hyca_runtime.samplers.starts import PUBLISHED, Lanes, as_lanes, ruled_starts
@@ -13,6 +13,7 @@ from hyca_runtime.samplers.starts import PUBLISHED, Lanes, as_lanes, ruled_start
 __all__ = [
     "PUBLISHED",
     "AfterHits",
+    "Called",
     "Hit",
     "Lanes",
     "LanesRun",

@@ -100,6 +100,7 @@ class Chords:
         latents: initial noise.
         on_hit: told every finished sample.
         on_correction: told the number of every lane that is corrected.
+        on_call: told the lane of every call, and the call.
     """
 
     def __init__(
@@ -110,9 +111,10 @@ class Chords:
         stop: Stop,
         on_hit: Callable[[Hit], None] | None = None,
         on_correction: Callable[[int], None] | None = None,
+        on_call: Callable[[int, Called], None] | None = None,
     ) -> None:
-        self.lanes, self._sampler, self._stop = lanes, sampler, stop
-        self._on_hit, self._on_correction = on_hit, on_correction
+        self.lanes, self.sampler, self._stop = lanes, sampler, stop
+        self._on_hit, self._on_correction, self._on_call = on_hit, on_correction, on_call
         self.live = {0: Core(0, latents)}
         self.hits: list[Hit] = []
         self.passes = 0
@@ -131,6 +133,9 @@ class Chords:
         """
         self.passes += 1
         called = {lane: Called(core.step, core.latents, outputs[lane]) for lane, core in self.live.items()}
+        if self._on_call is not None:
+            for lane, call in called.items():
+                self._on_call(lane, call)
         self.live = {lane: self._moved(lane, called) for lane in called}
         newest = self.passes - 1
         if newest < len(self.lanes):
@@ -140,7 +145,7 @@ class Chords:
                 self._hit(lane, self.live.pop(lane).latents)
 
     def _jump(self, called: Called, end: int) -> Tensor:
-        return self._sampler.step(called.latents, called.output, called.step, end)
+        return self.sampler.step(called.latents, called.output, called.step, end)
 
     def _moved(self, lane: int, called: Mapping[int, Called]) -> Core:
         now, behind = called[lane], called.get(lane - 1)
@@ -151,13 +156,13 @@ class Chords:
             corrected = True
             if self._on_correction is not None:
                 self._on_correction(lane)
-        return Core(end, self._sampler.stored(latents, now.output), None if corrected else anchor)
+        return Core(end, self.sampler.stored(latents, now.output), None if corrected else anchor)
 
     def _begin(self, lane: int, first: Called) -> None:
         """Begin a lane with a jump from the first call of the one behind it; behind the last one lies the end."""
         last = lane == len(self.lanes)
         start = self.lanes.num_steps if last else self.lanes.starts[lane]
-        latents = self._sampler.stored(self._jump(first, start), first.output)
+        latents = self.sampler.stored(self._jump(first, start), first.output)
         if last:
             self._hit(lane - 1, latents)
         else:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyca_runtime.samplers.chords import Chords, Hit
+from hyca_runtime.samplers.chords import Hit
+from hyca_runtime.samplers.single_step import SingleStep
 from hyca_runtime.samplers.starts import Lanes
-
-Computed = Sequence[Sequence[int]]
-"""Of every lane the calls, counted from 0, on which something of the network was computed."""
 
 
 @dataclass(frozen=True)
@@ -19,22 +16,38 @@ class LanesRun:
 
     Attributes:
         output: what the pipeline returned.
+        sampler: with its time grid.
         passes: one after another; in each the lanes call the network at once, where there are devices for that.
         hits: finished samples, from coarse to exact; the last is what was drawn.
         calls: evaluations of the network by each lane, guidance inside.
-        computed: those of them on which it was computed, not forecast; all without a plan.
-        computed_passes: passes on which any lane computed it. They are what waiting consists of.
+        computed_at: those of each lane, counted from 0, on which it was computed, not forecast; all without a plan.
         spare: evaluations of this process beside its lanes', while their devices had nothing else to do.
     """
 
     output: Any = field(repr=False)
     lanes: Lanes
+    sampler: SingleStep = field(repr=False)
     passes: int
     hits: tuple[Hit, ...] = field(repr=False)
     calls: tuple[int, ...]
-    computed: tuple[int, ...]
-    computed_passes: int
+    computed_at: tuple[tuple[int, ...], ...]
     spare: int = 0
+
+    @property
+    def computed(self) -> tuple[int, ...]:
+        """How many of its calls each lane computed."""
+        return tuple(map(len, self.computed_at))
+
+    @property
+    def computed_passes(self) -> int:
+        """Passes on which any lane computed something. They are what waiting consists of."""
+        return len(self.until(self.passes)[1])
+
+    def until(self, passes: int) -> tuple[int, frozenset[int]]:
+        """What the first passes took: calls that were computed, and passes with any, counted from 0."""
+        made = [lane + call for lane, calls in enumerate(self.computed_at) for call in calls]
+        early = [number for number in made if number < passes]  # lane n is called from pass n on
+        return len(early), frozenset(early)
 
     def __str__(self) -> str:
         steps = self.lanes.num_steps
@@ -46,18 +59,3 @@ class LanesRun:
             found = [f"sample after pass {hit.passes}" for hit in self.hits[1:] if hit.lane == lane]
             lines.append("  " + ", ".join([f"lane {lane} from step {start}: {computed} of {calls} computed", *found]))
         return "\n".join(lines)
-
-
-def lanes_run(output: Any, chords: Chords, computed: Computed, spare: int) -> LanesRun:
-    """The account of a run."""
-    passes = {lane + call for lane, made in enumerate(computed) for call in made}  # lane n is called from pass n on
-    return LanesRun(
-        output=output,
-        lanes=chords.lanes,
-        passes=chords.passes,
-        hits=tuple(chords.hits),
-        calls=chords.lanes.calls(chords.passes),
-        computed=tuple(len(made) for made in computed),
-        computed_passes=len(passes),
-        spare=spare,
-    )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
-
-from torch import Tensor
 
 from hyca_runtime.errors import MissingHistoryWarning, SamplerError
 from hyca_runtime.plan import Plan
-from hyca_runtime.samplers.chords import AfterHits, Chords, Hit, Stop
+from hyca_runtime.samplers.chords import AfterHits, Called, Chords, Hit, Stop
 from hyca_runtime.samplers.conductor import Conductor
 from hyca_runtime.samplers.copies import drawn_first, with_copies
 from hyca_runtime.samplers.drives import Drive, InOneBatch, OneAfterAnother
 from hyca_runtime.samplers.following import Following
-from hyca_runtime.samplers.lanes_run import LanesRun, lanes_run
+from hyca_runtime.samplers.lanes_run import LanesRun
 from hyca_runtime.samplers.ranks import Ranks
-from hyca_runtime.samplers.single_step import SingleStep
-from hyca_runtime.samplers.starts import PUBLISHED_STEPS, Lanes, as_lanes
+from hyca_runtime.samplers.starts import PUBLISHED_STEPS, as_lanes
 from hyca_runtime.session import Session
 
 Where = Literal["one after another", "one batch", "ranks"]
@@ -38,6 +36,7 @@ def sample_chords(
     plans: Sequence[Plan | None] | None = None,
     histories: Histories = "kept",
     on_hit: Callable[[Hit], None] | None = None,
+    on_call: Callable[[int, Called], None] | None = None,
     **call: Any,
 ) -> LanesRun:
     """Draw one sample, or one batch, by several lanes (CHORDS) with the pipeline's own call.
@@ -46,13 +45,13 @@ def sample_chords(
         pipe: a pipeline that steps by FlowMatchEulerDiscreteScheduler or DDIMScheduler.
         starts: the step that each lane begins at, from 0 on; or how many lanes, for published starts.
         stop: when the lanes rest; what they had last is decoded.
-        where: the lanes "one after another" in this process, in "one batch", or one on each of the "ranks" of
-            `torch.distributed`.
+        where: "one after another" and in "one batch" in this process, or on "ranks" of `torch.distributed`, one each.
         session: of a plan that is applied to the pipeline, with ``on_mismatch`` "compute" or "adapt": every lane
             follows it with features of its own. A lane begins without any, so its first calls are computed.
         plans: what each lane follows instead, None to compute; for the points of the session.
         histories: whether a lane that is corrected keeps its features, or has them "dropped".
         on_hit: told every finished sample while the others go on; on ranks, each tells its own process.
+        on_call: told the lane of every evaluation, what it was of, and what came of it.
         call: arguments of the pipeline's call.
 
     Raises:
@@ -65,11 +64,9 @@ def sample_chords(
         raise SamplerError(f"histories: expected 'kept' or 'dropped', got {histories!r}")
     settings = repr((starts, stop, histories, call.get("num_inference_steps"), following.told()))
     drive, call = _drive(where, lanes, pipe, call, settings)
-
-    def begin(of: Lanes, sampler: SingleStep, latents: Tensor) -> Chords:
-        return Chords(of, sampler, latents, stop, on_hit, following.forget if histories == "dropped" else None)
-
-    conductor = Conductor(pipe.scheduler, drive, lambda steps: as_lanes(starts, steps), begin, stop, following.at)
+    forget = following.forget if histories == "dropped" else None
+    begin = partial(Chords, stop=stop, on_hit=on_hit, on_correction=forget, on_call=on_call)
+    conductor = Conductor(pipe.scheduler, drive, partial(as_lanes, starts), begin, stop, following.at)
     output = drawn_first(_drawn(pipe, conductor, drive, call), drive.copies)
     if conductor.chords is None or not conductor.chords.done:
         raise SamplerError(f"{type(pipe).__name__} did not take all steps of its scheduler; was it interrupted?")
@@ -81,7 +78,16 @@ def _account(output: Any, chords: Chords, evaluations: int, drive: Drive, follow
     own = drive.own(len(calls))
     computed = drive.shared(following.computed(own, calls, chords.lanes.num_steps))
     spare = evaluations * drive.copies - sum(calls[lane] for lane in own)
-    return lanes_run(output, chords, [row.nonzero().flatten().tolist() for row in computed], spare)
+    return LanesRun(
+        output=output,
+        lanes=chords.lanes,
+        sampler=chords.sampler,
+        passes=chords.passes,
+        hits=tuple(chords.hits),
+        calls=calls,
+        computed_at=tuple(tuple(row.nonzero().flatten().tolist()) for row in computed),
+        spare=spare,
+    )
 
 
 def _drive(

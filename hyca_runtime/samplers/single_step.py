@@ -29,6 +29,9 @@ class SingleStep(Protocol):
     def stored(self, latents: Tensor, output: Tensor) -> Tensor:
         """Latents in the precision that the scheduler hands on."""
 
+    def on_host(self) -> SingleStep:
+        """The same for tensors on the CPU."""
+
 
 class FlowEuler:
     """Euler's method on a rectified flow: ``x + (sigma_end - sigma_start) * v``.
@@ -46,6 +49,9 @@ class FlowEuler:
 
     def stored(self, latents: Tensor, output: Tensor) -> Tensor:
         return latents.to(output.dtype)
+
+    def on_host(self) -> SingleStep:
+        return FlowEuler(self._sigmas.cpu())
 
 
 class Ddim:
@@ -76,6 +82,9 @@ class Ddim:
     def stored(self, latents: Tensor, output: Tensor) -> Tensor:
         del output
         return latents
+
+    def on_host(self) -> SingleStep:
+        return self
 
 
 def single_step(scheduler: Any) -> SingleStep:

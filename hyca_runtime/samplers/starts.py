@@ -48,6 +48,13 @@ class Lanes:
         step = self.starts[lane] + number - 1 - lane
         return step if number > lane and step < self.num_steps else None
 
+    def corrected(self, lane: int) -> tuple[int, ...]:
+        """The passes, counted from 1, in which a lane is corrected by the slower one behind it."""
+        if lane == 0:
+            return ()
+        period = self.starts[lane] - self.starts[lane - 1]
+        return tuple(range(period + lane, self.finish(lane) + 1, period))
+
     def calls(self, passes: int) -> tuple[int, ...]:
         """Network calls of each lane in so many passes; guidance is inside a call."""
         return tuple(max(0, min(passes - lane, self.num_steps - start)) for lane, start in enumerate(self.starts))

@@ -74,6 +74,17 @@ class TestAnyLanes:
         assert [(hit.lane, hit.passes) for hit in hits[1:]] == [(k, k + STEPS - starts[k]) for k in lanes]
         assert (hits[0].lane, hits[0].passes) == (len(starts) - 1, len(starts))
 
+    def test_corrections_are_as_counted(self, starts: tuple[int, ...]) -> None:
+        told, passes, lanes = list[tuple[int, int]](), 0, Lanes(STEPS, starts)
+
+        def call(lane: int, _: Any) -> None:
+            nonlocal passes
+            passes += lane == 0
+
+        run(starts, on_correction=lambda lane: told.append((lane, passes)), on_call=call)
+        expected = [(lane, number) for lane in range(len(starts)) for number in lanes.corrected(lane)]
+        assert sorted(told) == expected
+
     def test_calls_are_as_counted(self, starts: tuple[int, ...]) -> None:
         lanes = Lanes(STEPS, starts)
         for hits in range(len(starts) + 1):

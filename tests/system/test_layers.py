@@ -70,7 +70,7 @@ LAYERS = (
     ("hyca_calib.trace",),
     ("hyca_calib.features", "hyca_calib.clusters", "hyca_calib.testing"),
     ("hyca_calib.search",),
-    ("hyca_calib.baselines", "hyca_calib.report"),
+    ("hyca_calib.baselines", "hyca_calib.report", "hyca_calib.lanes"),
     ("hyca_calib.bench",),
     ("hyca_calib.commands",),
     ("hyca_calib.cli",),
