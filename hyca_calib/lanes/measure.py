@@ -10,12 +10,14 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from hyca_calib.lanes.aligned import aligned_plans, heavy_passes
+from hyca_calib.pipelines.contract import takes
 from hyca_calib.pipelines.outputs import samples_of
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.rollout import followed, sample_clips
 from hyca_calib.pipelines.workload import Job, batches, merge_calls
 from hyca_calib.quality.metrics import agreement
 from hyca_runtime import Plan, apply_plan
+from hyca_runtime.errors import WorkloadError
 from hyca_runtime.samplers import AfterHits, Lanes, LanesRun, sample_chords
 
 
@@ -143,7 +145,15 @@ class Bench:
 
 
 def _decoded(pipe: Pipeline, group: Sequence[Job], latents: Tensor) -> Tensor:
-    """What latents look like: a run of one step, whose latents are replaced by them."""
+    """What latents look like: a run of one step, whose latents are replaced by them.
+
+    Raises:
+        WorkloadError: the pipeline has no callback that could.
+    """
+    if not takes(pipe, "callback_on_step_end"):
+        raise WorkloadError(
+            f"{type(pipe).__name__} has no callback_on_step_end, so samples of its lanes cannot be seen"
+        )
 
     def replaced(*_: Any) -> dict[str, Tensor]:
         return {"latents": latents}

@@ -60,6 +60,9 @@ class Ranks:
         Raises:
             SamplerError: they are not.
         """
+        spread = [name for name, module in find_components(pipe).items() if getattr(module, "_parallel_config", None)]
+        if spread:
+            raise SamplerError(f"the {spread[0]} is spread over devices itself; that inside a lane is not supported")
         facts = [lanes, *(_number(digest) for digest in (*_digests(pipe), settings))]
         met = self._gathered(torch.tensor(facts, dtype=torch.int64, device=self._device()))
         others = [int(found[0]) for found in met]
