@@ -19,8 +19,8 @@ class LanesOptions:
         typer.Option("--plan", help="plan.json to follow in lanes, and alone; more of them alone only. Repeatable."),
     ] = None
     lanes: Annotated[
-        int, typer.Option(min=2, help="Lanes, of one device each; published starts are of 4, 6 and 8.")
-    ] = 4
+        str, typer.Option(help="Lanes, of one device each; several numbers are compared: 2,3,4. Published: 4, 6, 8.")
+    ] = "4"
     passes: Annotated[
         str | None,
         typer.Option(help="Search starts whose fast lane ends after these. Default: as published, and three quarters."),

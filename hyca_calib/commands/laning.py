@@ -59,12 +59,12 @@ def measure_lanes(options: LanesOptions) -> LanesTable:
     """
     plans = {str(path): load_plan(path) for path in options.plans or ()}
     passes, every = _numbers("passes", options.passes or ""), _numbers("every", options.every)
+    lists = [as_lanes(count, options.steps) for count in _numbers("lanes", options.lanes)]
     workload, batch = _workload(options), batch_of(options.model, options.batch)
     pipe = load_pipeline(options.model, options.device, options.download)
     jobs = workload.of("test")[: options.samples]
-    published = as_lanes(options.lanes, options.steps)
     reaction = watch(pipe, workload.of("select")[: options.watched], options.steps, batch)
-    starts = _starts(reaction, published, passes or _usual(published))
+    starts = [each for published in lists for each in _starts(reaction, published, passes or _usual(published))]
     bench = Bench.of(pipe, jobs, options.steps, batch)
     rows = list[LaneRow]()
     for row in _rows(bench, plans, starts, every):
@@ -105,18 +105,14 @@ def _usual(published: Lanes) -> list[int]:
 
 
 def _starts(reaction: Reaction, published: Lanes, passes: list[int]) -> list[Starts]:
-    before = surrogate_error(reaction, published)
+    before, count = surrogate_error(reaction, published), len(published)
 
     def told(way: str, lanes: Lanes) -> Starts:
-        error = surrogate_error(reaction, lanes)
-        gained = 10 * math.log10(max(before, 1e-300) / max(error, 1e-300))
-        return Starts(way=way, starts=lanes.starts, passes=lanes.passes(1), surrogate_db=gained)
+        gained = 10 * math.log10(max(before, 1e-300) / max(surrogate_error(reaction, lanes), 1e-300))
+        return Starts(way=f"{count} {way}", starts=lanes.starts, passes=lanes.passes(1), surrogate_db=gained)
 
-    found = [search_starts(reaction, len(published), number) for number in passes]
-    return [
-        told("published starts", published),
-        *(told(f"searched for {n} passes", f) for n, f in zip(passes, found, strict=True)),
-    ]
+    searched = ((number, search_starts(reaction, count, number)) for number in passes)
+    return [told("published", published), *(told(f"searched for {number} passes", found) for number, found in searched)]
 
 
 def _rows(bench: Bench, plans: dict[str, Plan], starts: list[Starts], every: list[int]) -> Iterator[LaneRow]:
@@ -124,11 +120,11 @@ def _rows(bench: Bench, plans: dict[str, Plan], starts: list[Starts], every: lis
     steps, plan = set[int](), next(iter(plans.values()), None)
     for each in starts:
         lanes = Lanes(bench.num_steps, each.starts)
-        found = bench.lanes(f"lanes, {each.way}", lanes)
+        found = bench.lanes(f"lanes: {each.way}", lanes)
         if plan is not None:
-            found += bench.plan_in_lanes(plan, lanes, f"lanes, {each.way}, the plan at its steps")
+            found += bench.plan_in_lanes(plan, lanes, f"lanes: {each.way}, the plan at its steps")
             for number in every:
-                found += bench.aligned(plan, lanes, number, f"lanes, {each.way}, computed on every {number} passes")
+                found += bench.aligned(plan, lanes, number, f"lanes: {each.way}, computed on every {number} passes")
         steps |= {row.computed_passes for row in found}
         yield from found
     for name, each_plan in plans.items():
@@ -141,11 +137,12 @@ def _rows(bench: Bench, plans: dict[str, Plan], starts: list[Starts], every: lis
 
 def lanes_page(table: LanesTable) -> str:
     """The table, as Markdown."""
+    told = f"{table.samples} samples, {table.num_steps} steps, plan: {table.plan or 'none'}"
     lines = [
-        f"Lanes of `{table.model}`, {table.samples} samples, {table.num_steps} steps, plan: {table.plan or 'none'}.",
+        f"Lanes of one sample: `{table.model}`, {told}.",
         EXPLAINED,
         "",
-        "| starts | | passes | surrogate, dB over published |",
+        "| lanes | starts | passes | surrogate, dB over published |",
         "| --- | --- | ---: | ---: |",
         *(f"| {s.way} | {' '.join(map(str, s.starts))} | {s.passes} | {s.surrogate_db:+.1f} |" for s in table.starts),
         "",

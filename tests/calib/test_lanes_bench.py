@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from plans import STEPS, layered_plan, make_plan
 
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.lanes.aligned import aligned_plans, heavy_passes
-from hyca_calib.lanes.measure import Bench, LaneRow, with_best
+from hyca_calib.lanes.measure import Bench, LaneRow, _decoded, with_best
 from hyca_calib.lanes.surrogate import Reaction, search_starts, surrogate_error, watch
 from hyca_calib.pipelines.workload import Workload, merge_calls
 from hyca_runtime import PlanError, apply_plan, save_plan
-from hyca_runtime.errors import SamplerError
+from hyca_runtime.errors import SamplerError, WorkloadError
 from hyca_runtime.samplers import AfterHits, Lanes, as_lanes, sample_chords
 from hyca_runtime.samplers.chords import Chords
 from hyca_runtime.samplers.single_step import FlowEuler
@@ -131,16 +132,40 @@ def test_a_hit_is_decoded_as_the_pipeline_does() -> None:
     assert rows[0].calls == rows[0].computed_calls == sum(LANES.calls(rows[0].passes))
 
 
+def test_a_pipeline_that_shows_no_latents() -> None:
+    pipe = tiny.as_kind(tiny.WithoutOutputType)
+    with pytest.raises(WorkloadError, match="has no callback_on_step_end"):
+        _decoded(pipe, (), torch.zeros(1))
+
+
 def test_the_command(tmp_path: Path) -> None:
     save_plan(make_plan(tiny.pipeline().transformer), tmp_path / "plan.json")
     out = tmp_path / "lanes.json"
-    told: list[object] = ["--lanes", 2, "--steps", STEPS, "--samples", 1, "--watched", 1, "--every", 4, "--passes", 9]
+    told: list[object] = [
+        "--lanes",
+        "2,3",
+        "--steps",
+        STEPS,
+        "--samples",
+        1,
+        "--watched",
+        1,
+        "--every",
+        4,
+        "--passes",
+        9,
+    ]
     told += ["--prompts", write_prompts(tmp_path)]
     page = run("lanes", *MODEL, "--plan", tmp_path / "plan.json", "--out", out, *told).stdout
     table = json.loads(out.read_text())
     assert out.with_suffix(".md").read_text().strip() == page.strip()
-    assert [starts["passes"] for starts in table["starts"]] == [as_lanes(2, STEPS).passes(1), 9]
-    ways = {row["way"].split(",")[0] for row in table["rows"]}
+    assert [starts["passes"] for starts in table["starts"]] == [
+        as_lanes(2, STEPS).passes(1),
+        9,
+        as_lanes(3, STEPS).passes(1),
+        9,
+    ]
+    ways = {re.split("[,:]", row["way"])[0] for row in table["rows"]}
     assert ways == {"lanes", "plan alone", "fewer steps"}
     assert table["rows"] == sorted(table["rows"], key=lambda row: row["computed_passes"])
     assert "nothing here is a time" in page

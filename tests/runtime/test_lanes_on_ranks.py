@@ -88,6 +88,15 @@ def test_a_rank_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
         assert "lost another: it ended, or did not answer within 0.2 s" in left["error"]
 
 
+def test_a_network_that_is_spread_over_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny.pipeline()
+    pipe.transformer._parallel_config = object()  # as `enable_parallelism` does
+    for name, answer in {"is_initialized": True, "get_rank": 0, "get_world_size": 4}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda *_, answer=answer: answer)
+    with pytest.raises(SamplerError, match="the transformer is spread over devices itself"):
+        sample_chords(pipe, where="ranks", **ranks.arguments())
+
+
 def test_without_ranks() -> None:
     with pytest.raises(SamplerError, match="start with torchrun"):
         sample_chords(tiny.pipeline(), where="ranks", **ranks.arguments())
