@@ -53,3 +53,7 @@ class TraceError(HycaError, ValueError):
 
 class StudyError(HycaError, ValueError):
     """A study folder holds something else than what was asked for."""
+
+
+class SamplerError(HycaError, RuntimeError):
+    """Lanes of one sample cannot be run as asked, or one of them was lost."""

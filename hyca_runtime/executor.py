@@ -50,7 +50,7 @@ class Executor:
         for place in (place for section in plan.sections for place in places_on_the_way(section)):
             self._attachment.late(*place)  # refused before anything is changed
         self._clock = Clock(module, pipe, self._context)
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[tuple[int, int], int] = {}
         self._numbering = threading.Lock()
         self.lanes: dict[int, Lane] = {}
         self._decide, self._join = outside(self._decide_on), outside(joined)
@@ -69,12 +69,12 @@ class Executor:
         return None if numbers is None else numbers * wide * samples
 
     def number(self) -> int:
-        """The number of the calling thread."""
-        thread = threading.get_ident()
-        if thread not in self._numbers:
+        """The number of the calling thread's lane."""
+        lane = threading.get_ident(), self._context.lane
+        if lane not in self._numbers:
             with self._numbering:
-                self._numbers[thread] = len(self._numbers)
-        return self._numbers[thread]
+                self._numbers[lane] = len(self._numbers)
+        return self._numbers[lane]
 
     def lanes_of(self, own: bool) -> list[tuple[int, Lane]]:
         """The lanes of all threads, or the calling thread's."""
@@ -92,6 +92,11 @@ class Executor:
         """Forget every feature and every count, of all threads or the calling one."""
         for number, _ in self.lanes_of(own):
             self.lanes.pop(number, None)
+
+    def forget(self, cause: str) -> None:
+        """Forget the features of the calling lane, in the midst of a run."""
+        for _, lane in self.lanes_of(own=True):
+            lane.forget(cause)
 
     def remove(self) -> None:
         """Restore the network and release all memory."""

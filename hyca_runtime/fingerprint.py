@@ -1,13 +1,16 @@
-"""What tells one architecture from another."""
+"""What tells one network from another: its architecture, and its weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from hyca_runtime.errors import WorkloadError
 
 NOT_ARCHITECTURE = frozenset({"dtype", "quantization_config", "torch_dtype", "transformers_version"})
 """Entries of a configuration that say how the weights of the same network are stored, or by what."""
@@ -26,3 +29,39 @@ def config_digest(module: nn.Module) -> str:
         facts = [(name, list(p.shape)) for name, p in module.named_parameters()]
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def weights_digest(module: nn.Module, probes: int = 64) -> str:
+    """SHA-256 over names, shapes and `probes` values of every parameter: cheap for any size."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        for stored in stored_in(real_values(module, name, parameter)):
+            flat = stored.detach().flatten()
+            if flat.numel():
+                last = flat.numel() - 1
+                # float32 may round up
+                picks = torch.linspace(0, last, min(probes, flat.numel())).long().clamp(max=last)
+                digest.update(flat[picks.to(flat.device)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def stored_in(tensor: Tensor) -> Iterator[Tensor]:
+    """The plain tensors that a weight consists of: itself, or of a quantised one its numbers and scales."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from stored_in(getattr(tensor, name))
+
+
+def real_values(module: nn.Module, name: str, parameter: Tensor) -> Tensor:
+    """The values of a weight that accelerate has moved away and brings back for every call."""
+    if not parameter.is_meta:
+        return parameter
+    owner, _, leaf = name.rpartition(".")
+    kept = getattr(getattr(module.get_submodule(owner), "_hf_hook", None), "weights_map", None)
+    if kept is None:
+        raise WorkloadError(f"weight {name} of {type(module).__name__} is on the meta device; load the model first")
+    found: Tensor = kept[leaf]
+    return found

@@ -227,6 +227,11 @@ class Lane:
         together.computed = len(self._computed - {self.track.steps})
         return together
 
+    def forget(self, cause: str) -> None:
+        """Forget all features of the present run, for a reason."""
+        for state in self.streams.values():
+            state.forget(cause)
+
     def lacks(self, cause: str) -> None:
         """A step that the plan predicts is computed, for a reason."""
         self._lacks = self._lacks or cause

@@ -50,7 +50,7 @@ class Session:
         control: Iterable[Deferral] = (),
     ) -> None:
         self.plan = plan
-        self._on_mismatch: OnMismatch = on_mismatch
+        self.on_mismatch: OnMismatch = on_mismatch
         self._warned: set[tuple[type[Warning], str]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
         self._control = WeakSet(control)  # kept by their modules, as executors are
@@ -72,7 +72,9 @@ class Session:
             warnings.warn(message, kind, stacklevel=2)
 
     @contextmanager
-    def at(self, step: int | None = None, branch: str | None = None, pipe: Any = None) -> Iterator[None]:
+    def at(
+        self, step: int | None = None, branch: str | None = None, pipe: Any = None, lane: int | None = None
+    ) -> Iterator[None]:
         """Say more of this thread's calls inside than the calls themselves do.
 
         Args:
@@ -80,6 +82,7 @@ class Session:
             branch: the guidance branch, for pipelines that do not name theirs.
             pipe: the pipeline that calls, where several share the network: its scheduler tells the
                 step without waiting for the GPU.
+            lane: which of several samplers that the thread runs in turn; each has a run and features of its own.
 
         Raises:
             ClockError: a step that is no whole number from 0 on.
@@ -87,7 +90,7 @@ class Session:
         number = None if step is None else step_number(step)
         with ExitStack() as stack:
             for executor in self._executors.values():
-                stack.enter_context(executor.saying(branch=branch, step=number, pipe=pipe))
+                stack.enter_context(executor.saying(branch=branch, step=number, pipe=pipe, lane=lane))
             yield
 
     @contextmanager
@@ -122,7 +125,7 @@ class Session:
                         "apply it on its own"
                     )
                 sections = [s for s in plan.sections if s.component == section.component]
-                compiled[section.component] = CompiledPlan(plan.name, sections, self._on_mismatch)
+                compiled[section.component] = CompiledPlan(plan.name, sections, self.on_mismatch)
             if len(self._compiled) >= MAX_PLANS:
                 self._compiled.clear()
             self._compiled[id(plan)] = known = (plan, compiled)  # the plan is kept, so its id stays its own
@@ -164,7 +167,7 @@ class Session:
             computed_at=furthest[0].computed_at if len(furthest) == 1 and furthest[0] else (),
             absent=tuple(sorted(set().union(*(lane.absent for _, _, lane in lanes)))),
             off_plan=next(filter(None, (executor.departure(own) for executor in self._executors.values())), ""),
-            adapted=self._on_mismatch == "adapt",
+            adapted=self.on_mismatch == "adapt",
             cache_bytes=sum(count.cache_bytes for count in streams.values()),
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
             waits=sum(count.waits for count in streams.values()),
@@ -183,6 +186,11 @@ class Session:
         """
         for executor in self._executors.values():
             executor.reset(own)
+
+    def forget(self, cause: str) -> None:
+        """Forget the features of the calling lane, for a reason; its run goes on."""
+        for executor in self._executors.values():
+            executor.forget(cause)
 
     def remove(self) -> None:
         """Restore the networks exactly and release all memory. A second call does nothing.

@@ -4,7 +4,18 @@ from typing import Annotated
 
 import typer
 
-from hyca_calib.cli import benching, calibrating, checking, describing, doctor, elsewhere, plans, searching, tracing
+from hyca_calib.cli import (
+    benching,
+    calibrating,
+    checking,
+    describing,
+    doctor,
+    elsewhere,
+    laning,
+    plans,
+    searching,
+    tracing,
+)
 from hyca_calib.records.console import log_json
 
 __all__ = ["app", "main"]
@@ -34,6 +45,7 @@ for function in (
     doctor.doctor,
     benching.bench,
     benching.solvers,
+    laning.lanes,
 ):
     app.command()(function)
 for function in (elsewhere.models, elsewhere.reproduce):

@@ -33,7 +33,6 @@ from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
 from hyca_calib.pipelines.load import default_device, load_pipeline
 from hyca_calib.pipelines.rollout import device_of
-from hyca_calib.pipelines.weights import weights_digest
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_json, write_text
@@ -44,6 +43,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import AttachError, Plan, load_plan
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import StudyError, WorkloadError
+from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.plan import plan_file
 from hyca_runtime.point import CachePoint
 

@@ -21,11 +21,10 @@ from torch import nn
 from hyca_calib.demo import DEMOS, demo_pipeline
 from hyca_calib.pipelines.contract import check_pipeline, told
 from hyca_calib.pipelines.pipeline import Pipeline
-from hyca_calib.pipelines.weights import weights_digest
 from hyca_runtime.attach.clock import sampler_name
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import HycaError, WorkloadError
-from hyca_runtime.fingerprint import config_digest
+from hyca_runtime.fingerprint import config_digest, weights_digest
 
 PLACEMENTS = ("balanced", "offload", "sequential")
 """For models larger than one GPU: spread over all GPUs; moved in network by network, or layer by layer."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.pipelines.rollout import runs_on
-from hyca_calib.pipelines.weights import precision_of, weights_digest
+from hyca_calib.pipelines.weights import precision_of
 from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.quality.metrics import interval, prompt_groups
@@ -18,6 +18,7 @@ from hyca_runtime import Plan, PlanError, RunReport, load_plan, save_plan
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.certified import content_digest
 from hyca_runtime.errors import CertificateWarning
+from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan_facts import Certificate, NewPromptBound
 

@@ -35,6 +35,7 @@ class Context(threading.local):
     Attributes:
         branch: name of the guidance branch, "" if none was said.
         step: the step, None if it was not said.
+        lane: which of several samplers that this thread runs in turn.
         pipe: the pipeline that this thread runs, None for that the plan was applied to.
         plan: what its calls follow, None for the usual.
     """
@@ -42,6 +43,7 @@ class Context(threading.local):
     def __init__(self) -> None:
         self.branch = ""
         self.step: int | None = None
+        self.lane = 0
         self.pipe: Any = None
         self.plan: Any = None
 

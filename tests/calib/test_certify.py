@@ -16,12 +16,12 @@ from hyca_calib.commands.describing import describe
 from hyca_calib.commands.options import EvaluateOptions
 from hyca_calib.commands.plans import evaluate_file
 from hyca_calib.pipelines.by_hand import hand_plan
-from hyca_calib.pipelines.weights import weights_digest
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import evaluate_plan
 from hyca_calib.quality.metrics import interval, prompt_groups
 from hyca_runtime import Plan, PlanError, load_plan, save_plan
 from hyca_runtime.errors import CertificateWarning
+from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.plan_facts import Certificate, NewPromptBound
 from hyca_runtime.point import parse_point
 

@@ -143,6 +143,28 @@ def call(pipe: EmojiPipeline) -> None:
     )
 
 
+def test_a_thread_may_run_several_samplers_in_turn(pipe: EmojiPipeline, plan: Plan) -> None:
+    """Step by step, two runs from other noise; each has features of its own."""
+    grid = plan.section.grid.timesteps
+    pipe.scheduler.set_timesteps(sigmas=list(grid))
+
+    def answer(session: Session, lane: int, step: int) -> Tensor:
+        told = {"img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(2, 3), "timestep": torch.ones(1) * grid[step]}
+        told |= {"encoder_hidden_states": words, "pooled_projections": torch.zeros(1, 24)}
+        noise = torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(100 * lane + step))
+        with session.at(step=step, lane=lane):
+            found: Tensor = pipe.transformer(hidden_states=noise, **told, return_dict=False)[0]
+        return found
+
+    words, steps = torch.zeros(1, 2, 24), range(STEPS)
+    with apply_plan(pipe.transformer, plan, "error") as session:
+        apart = [[answer(session, lane, step) for step in steps] for lane in range(2)]
+        in_turn = [[answer(session, lane, step) for lane in range(2)] for step in steps]
+        with session.at(lane=1):
+            assert (session.report(own=True).computed, session.report(own=True).steps) == (4, STEPS)
+    assert all(torch.equal(apart[lane][step], in_turn[step][lane]) for step in steps for lane in range(2))
+
+
 @pytest.mark.parametrize("step", [-1, 1.5, "3", torch.tensor(1.5)])
 def test_what_is_no_step_is_refused(pipe: EmojiPipeline, plan: Plan, step: Any) -> None:
     refused = pytest.raises(ClockError, match="a whole one from 0 on, got")
