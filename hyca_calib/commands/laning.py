@@ -118,7 +118,7 @@ def _starts(reaction: Reaction, published: Lanes, passes: list[int]) -> list[Sta
 def _rows(bench: Bench, plans: dict[str, Plan], starts: list[Starts], every: list[int]) -> Iterator[LaneRow]:
     """Lanes without and with the first plan, all plans alone, and the sampler with as few steps as these compute."""
     steps, plan = set[int](), next(iter(plans.values()), None)
-    for each in starts:
+    for each in {each.starts: each for each in reversed(starts)}.values():  # a search may find what is published
         lanes = Lanes(bench.num_steps, each.starts)
         found = bench.lanes(f"lanes: {each.way}", lanes)
         if plan is not None:
