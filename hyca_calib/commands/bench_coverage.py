@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hyca_calib.bench.coverage import CALIBRATING, HELD_OUT, CoverageRun, agreements, drawn
 from hyca_calib.commands.bench_options import BenchOptions
+from hyca_calib.commands.bench_presets import PLAN
 from hyca_calib.commands.options import STUDIES, short_name
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, workload_of
@@ -50,7 +51,7 @@ def bench_coverage(options: BenchOptions) -> Path:
     run = CoverageRun(
         **provenance(str(device_of(pipe))).model_dump(),
         model=options.model,
-        budget=str(plan.provenance.get("budget", {}).get("asked", path.name)),
+        budget=str(plan.provenance.get("budget", {}).get("asked", path.name.removesuffix(PLAN))),
         level=LEVEL,
         seed=options.seed,
         calibrating_db=found[:CALIBRATING],

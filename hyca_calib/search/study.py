@@ -96,11 +96,11 @@ class StudyFolder:
 
 
 def _differing(found: Any, wanted: dict[str, Any]) -> Iterator[str]:
-    """What is different in two requests, and how."""
+    """What is different in two requests, limit by limit, and how."""
     known = found if isinstance(found, dict) else {}
     for key in {*known, *wanted}:
         was, asked = known.get(key), wanted.get(key)
-        if isinstance(was, dict) and isinstance(asked, dict):
+        if key == "limits" and isinstance(asked, dict):
             yield from _differing(was, asked)
         elif was != asked:
             yield f"{key} ({was}, not {asked})" if len(f"{was}{asked}") <= SHORT else key
