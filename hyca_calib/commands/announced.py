@@ -20,9 +20,10 @@ from hyca_calib.search.options import Refinement
 from hyca_calib.trace.timed_model import TimedModel
 from hyca_runtime.errors import StudyError
 
-TRIAL_SECONDS, OF_STEPS, OF_CHANNELS = 0.75, 50, 384
-"""A trial on statistics of so many steps and channels took so long on one core; it grows with the cube of the steps and
-the root of the channels."""
+TRIAL_SECONDS, BUILD_SECONDS, OF_STEPS, OF_CHANNELS = 0.75, 2.0, 50, 384
+"""A trial on statistics of so many steps and channels took so long on one core, and the rows of a candidate that is
+rolled out. A trial grows with the cube of the steps and the root of the channels, rows with the square and in
+proportion."""
 DRAWING_SECONDS, BASELINES = 10.0, 9
 """Of a report: its pictures, and the ways that it draws beside the plan at the plan's cost."""
 CHECKPOINTED = 4 / 3
@@ -170,7 +171,9 @@ class _Costs:
     def confirm(self, computed: int) -> StageWork:
         select = self._of("select")
         samples = self.effort.rollouts * select
-        return self._work("confirm", samples, samples * computed, samples * self._run(computed), self._drawn(select))
+        rows = BUILD_SECONDS * (self.workload.num_steps / OF_STEPS) ** 2 * self.timed.channels / OF_CHANNELS
+        seconds = samples * self._run(computed) + self.effort.rollouts * rows
+        return self._work("confirm", samples, samples * computed, seconds, self._drawn(select))
 
     def refine(self, computed: int) -> StageWork:
         timed, select = self.timed, self._of("select")

@@ -50,7 +50,7 @@ LEAST = {"samples": 14, "probes": 8, "trials": 2, "rollouts": 4, "iterations": 4
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort("quick", samples=28, probes=16, trials=12, rollouts=12, iterations=24, batch=8),
-    "standard": Effort("standard", samples=112, probes=32, trials=40, rollouts=48, iterations=120, batch=12),
+    "standard": Effort("standard", samples=112, probes=32, trials=40, rollouts=48, iterations=96, batch=12),
     "thorough": Effort("thorough", samples=224, probes=64, trials=120, rollouts=160, iterations=480, batch=16),
 }
 """By name. `standard` is what a few minutes were enough for on the embedded `demo`; `quick` is for a first look."""
