@@ -187,7 +187,7 @@ def _tested(options: BenchOptions, trace: Trace) -> tuple[CleanPipeline, Measure
     facts = PresetFacts(
         model=options.model,
         weights=model.weights_digest,
-        trace=trace.name,
+        trace=f"{Path(trace.where).name} at {trace.point}",
         workload=workload.describe(),
         batch=batch,
         groups=groups,

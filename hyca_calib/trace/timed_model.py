@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from hyca_calib.costs.flops import CostModel, measure_seconds, seconds_of
 from hyca_calib.costs.memory import peak_memory
+from hyca_calib.pipelines.frozen import frozen
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.rollout import sample_images, sample_latents
 from hyca_calib.trace.folder import Folder
@@ -135,7 +135,7 @@ def _with_gradient(module: nn.Module, call: Call) -> tuple[float | None, int]:
             total = torch.stack([part.float().sum() for part in tensors_of(module(*args, **kwargs))]).sum()
             torch.autograd.grad(total, entered)
 
-    with _frozen(module):
+    with frozen(module):
         try:
             with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
                 both()
@@ -158,19 +158,6 @@ def _differentiable(call: Call) -> tuple[tuple[Any, ...], dict[str, Any], list[T
 
     args, kwargs = call
     return tuple(map(leaf, args)), {name: leaf(value) for name, value in kwargs.items()}, entered[:1]
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """The weights ask for no gradient inside."""
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
 
 
 def _gram_seconds(probe: Recording, request: Request) -> float:

@@ -11,13 +11,13 @@ latent of the full run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hyca_calib.pipelines.frozen import frozen
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.rollout import sample_latents
@@ -146,16 +146,3 @@ def squared_difference(output: Any, wanted: Any) -> Tensor:
     """The mean squared difference of all tensors that two calls of a network returned."""
     pairs = zip(tensors_of(output), tensors_of(wanted), strict=True)
     return torch.stack([(one.float() - other.float()).square().mean() for one, other in pairs]).mean()
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Weights ask for no gradients until the context ends."""
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
