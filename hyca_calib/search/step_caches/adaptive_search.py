@@ -49,8 +49,9 @@ def _responding(
     """The rule with each response, and rows from the statistics for what runs of it meet."""
     rule, runs = _met(pipe, problem, rule, stack)
     rule, runs = _met(pipe, problem, rule, stack)  # whose surprises are those of rows from the statistics
+    known = rule.knowing(problem, runs)
     for response in responses:
-        yield _met(pipe, problem, replace(rule.knowing(problem, runs), response=response), stack)[0]
+        yield _met(pipe, problem, replace(known, response=response), stack)[0]
 
 
 def _met(pipe: Any, problem: Problem, rule: Surprise, stack: Stack) -> tuple[Surprise, list[DecidedRun]]:

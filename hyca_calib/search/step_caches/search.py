@@ -74,7 +74,7 @@ def find_threshold(
     file, tried, found = (folder or study.folder) / KEPT, list[Tried](), list[Judged]()
 
     def told(count: int) -> None:
-        on_progress(min(1.0, count / (2 * HALVINGS)) / len(contenders))
+        on_progress(min(1.0, count / (2 * HALVINGS * len(contenders))))
 
     for rule, stack in contenders:
         if found and rule.spare:
