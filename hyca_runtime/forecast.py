@@ -78,7 +78,7 @@ class Forecast(PlanPart):
             action forecasts the point.
         sources: by guidance branch, or `EVERY`: what is weighed beside its own past, on the plan's own steps.
         against: by guidance branch another one. What it remembers is the difference to that branch's newest feature
-            then, and its forecasts are added to that branch's newest feature now.
+            then, and its forecasts are added to what that branch has now: its feature, or its own forecast.
         numel: numbers in one feature of one sample, all guidance branches together.
     """
 

@@ -239,10 +239,10 @@ OFFERS: dict[str, Offer] = {
     DICACHE: Offer(dicache, ("fitted",), computes_steps=False),
     SEACACHE: Offer(lambda asked: step_cache(asked, SeaCache()), ("fitted",), computes_steps=False),
     TEACACHE: Offer(lambda asked: step_cache(asked, TeaCache()), ("fitted",), computes_steps=False),
-    H2CACHE: Offer(h2cache, computes_steps=False),
+    H2CACHE: Offer(h2cache, ("fitted",), computes_steps=False),
     DBCACHE: Offer(dbcache, ("order", "fitted"), computes_steps=False),
     MAGCACHE: Offer(lambda asked: step_cache(asked, MagCache()), ("fitted",), computes_steps=False),
-    MIXCACHE: Offer(mixcache, computes_steps=False),
+    MIXCACHE: Offer(mixcache, ("fitted",), computes_steps=False),
     LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free"), router_digest, False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

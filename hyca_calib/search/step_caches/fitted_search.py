@@ -19,7 +19,6 @@ Tell = Callable[[str, float, str], None]
 def search_fitted(
     pipe: Any,
     problem: Problem,
-    traced: Problem,
     budget: Budget,
     study: StudyFolder,
     contenders: Contenders,
@@ -30,7 +29,7 @@ def search_fitted(
     """The better plan of a rule with its own forecasts and one with fitted ones, each with its threshold for `budget`.
 
     Args:
-        traced: `problem` at the rule's point.
+        contenders: of rules at whose points the trace of `problem` is, see `traced_rules`.
 
     Raises:
         BudgetError: no threshold meets the budget.
@@ -41,8 +40,8 @@ def search_fitted(
     def refined(share: float, psnr: float) -> None:
         tell("refine", share, f"latent PSNR {psnr:.2f} dB")
 
-    taps, account = fit_taps(pipe, traced, best.section, refinement, study.refinement, seed, refined)
-    rule, stack = replace(best.rule, groups=(taps.group,)), best.stack.weighing(DEPTH, best.rule.depth)
+    taps, account = fit_taps(pipe, problem, best.section, refinement, study.refinement, seed, refined)
+    rule, stack = replace(best.rule, groups=taps.groups), best.stack.weighing(DEPTH, best.rule)
     fitted = find_threshold(
         pipe, problem, budget, study, [(rule, stack)], lambda share: tell("threshold", (1 + share) / 2, "")
     )
@@ -52,7 +51,7 @@ def search_fitted(
         "refinement": account if better is fitted else {"skipped": "the plan without it agrees better"},
         "contenders": own.contenders,
         "fitted": {
-            "pasts": len(taps.pasts),
+            "pasts": len(taps.weights),
             "psnr_db": fitted.best.psnr_db,
             f"{best.rule.forecast_by}_psnr_db": best.psnr_db,
         },

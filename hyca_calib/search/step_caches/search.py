@@ -80,14 +80,22 @@ def find_threshold(
         if found and rule.spare:
             continue
         tries = Tries(pipe, problem, stack, file, tried, told)
-        allowed = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
-        allowed /= stack.full_flops * problem.trace.num_steps
+        allowed = _allowed(problem, budget, stack)
         one = next((one for each in rule.easier() if (one := _least(tries, each, allowed))), None)
         found += [] if one is None else [Judged.judged(pipe, problem, stack, *one)]
     if not found:
         raise _too_much(problem, tried, contenders, budget)
     best = max(found, key=lambda one: one.psnr_db)
     return Found(best, tuple(tried), tuple(found))
+
+
+def check_reach(problem: Problem, budget: Budget, contenders: Contenders) -> None:
+    """Raises BudgetError if not even the cheapest run that any of the rules can make meets a budget."""
+    for rule, stack in contenders:
+        cheapest = min(cheapest_run(stack, each, HIGHEST, problem.trace.num_steps).share for each in rule.easier())
+        if cheapest <= _allowed(problem, budget, stack):
+            return
+    raise _too_much(problem, (), contenders, budget)
 
 
 def write_found(
@@ -163,6 +171,12 @@ class Found:
     def contenders(self) -> list[dict[str, float]]:
         """What the best settings of each rule reached."""
         return [{**one.tried.scalars, "psnr_db": one.psnr_db} for one in self.judged]
+
+
+def _allowed(problem: Problem, budget: Budget, stack: Stack) -> float:
+    """The share of the full run's FLOPs that a budget leaves."""
+    most = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
+    return most / (stack.full_flops * problem.trace.num_steps)
 
 
 def _too_much(
