@@ -59,7 +59,7 @@ class NetworkPlan(PlanPart):
             if costs is not None:
                 check_costs(label, costs, computes)
         try:
-            check_points(self.points, self.schedule.palette, self.held)
+            check_points(self.points, self.schedule, self.held)
             for forecast in self.points.values():  # every row must exist and fit its group
                 _ = self._taps, self._source_taps, forecast.free_depth
             self._check_probe()
