@@ -23,9 +23,9 @@ from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import RefinementTask
-from hyca_calib.search.step_caches import fitted_taps, mixcache, search, tries
+from hyca_calib.search.step_caches import fitted_search, fitted_taps, mixcache, search, tries
 from hyca_calib.search.step_caches.decided_run import DecidedRun, as_decided, decided_run
-from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, FittedTaps, fit_taps, statistics, traced_rules
+from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, refine_rows, rows_met, statistics, traced_rules
 from hyca_calib.search.step_caches.h2cache import DETAIL, STRUCTURE, H2Cache
 from hyca_calib.search.step_caches.mixcache import MixCache
 from hyca_calib.search.step_caches.rule import Rule
@@ -70,7 +70,9 @@ class Subject:
         self.rule, self.stack = measure_stack(self.pipe, self.problem, rule)
         section, self.fit = self.section(threshold), self.problem.samples("fit")
         self.problems = statistics(self.problem, section)
-        self.taps = FittedTaps.for_runs(self.problems, section, [self.run(section, i).tables for i in range(3)])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fitted_taps, "RUNS", 3)
+            self.taps, self.runs = rows_met(self.pipe, self.problem, section)
         self.fitted = self.taps.of(section)
 
     def section(self, threshold: float) -> NetworkPlan:
@@ -161,7 +163,6 @@ def test_gradients_reach_the_rows_of_all_points(subject: Subject) -> None:
 def test_refined_rows_decide_anew_and_are_the_same_when_loaded(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitted_taps, "RUNS", 3)
     monkeypatch.setattr(fitted_taps, "BATCH", 2)
     ran = list[str]()
 
@@ -172,7 +173,10 @@ def test_refined_rows_decide_anew_and_are_the_same_when_loaded(
     monkeypatch.setattr(fitted_taps, "decided_run", told)
     settings, file = Refinement(minutes=30, iterations=3, evaluations=1), tmp_path / "refine.safetensors"
     section = subject.section(subject.threshold)
-    taps, account = fit_taps(subject.pipe, subject.problem, section, settings, file, 0, lambda share, psnr: None)
+    met = subject.taps, subject.runs
+    taps, account = refine_rows(
+        subject.pipe, subject.problem, section, met, settings, file, 0, lambda share, psnr: None
+    )
     assert account["iterations"] == 3
     assert account["select_psnr_after_db"] >= account["select_psnr_before_db"]
     assert len({*ran}) >= 1 + 3, "each iteration runs with its own rows"
@@ -184,6 +188,22 @@ def test_refined_rows_decide_anew_and_are_the_same_when_loaded(
             assert torch.equal(sample_latents(subject.pipe, [job], STEPS, 1), latents)
 
 
+def test_what_fitted_rows_cannot_meet_is_left_out(
+    subjects: Callable[[str], Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With them `mixcache` finds that finer granularities are off by less, which cost more."""
+    monkeypatch.setattr(fitted_search, "in_reach", lambda *_: False)
+    for module, name in ((tries, "SAMPLES"), (fitted_taps, "RUNS")):
+        monkeypatch.setattr(module, name, 1)
+    monkeypatch.setattr(search, "HALVINGS", 1)
+    subject, study = subjects("mixcache"), StudyFolder.open(tmp_path / "study", {})
+    told, known = Refinement(minutes=30, iterations=1), [(subject.rule, subject.stack)]
+    asked = (subject.pipe, subject.problem, Budget.parse("1.3x"), study, known, told, 0)
+    plan = fitted_search.search_fitted(*asked, lambda stage, share, news: None)
+    assert {group.solver.name for of in plan.section.points.values() for group in of.groups_of()} == {"hold"}
+    assert study.read_result()["fitted"] == {"skipped": "no settings meet the budget by what fitted rows decide"}
+
+
 def test_a_threshold_of_zero_computes_every_step(subject: Subject) -> None:
     section = subject.taps.of(subject.section(0.0))
     full = sample_latents(subject.pipe, [subject.fit.jobs[0]], STEPS, 1)
@@ -192,7 +212,7 @@ def test_a_threshold_of_zero_computes_every_step(subject: Subject) -> None:
     assert not run.forecasts
 
 
-@pytest.mark.parametrize(("preset", "budget"), [("h2cache", "1.2x"), ("mixcache", "1.5x")])
+@pytest.mark.parametrize(("preset", "budget"), [("h2cache", "1.2x"), ("mixcache", "1.3x")])
 def test_a_search_writes_the_better_plan(
     subjects: Callable[[str], Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, budget: str
 ) -> None:

@@ -26,7 +26,7 @@ from hyca_calib.search.replay import forecast_error, rows_of
 from hyca_calib.search.rows import with_forecasts
 from hyca_calib.search.step_caches import adaptive_search, fitted_search, fitted_taps, search, tries
 from hyca_calib.search.step_caches.decided_run import as_decided, decided_run, pasts_met
-from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, FittedTaps, fit_taps
+from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, FittedTaps, refine_rows, rows_met
 from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
 from hyca_calib.search.step_caches.surprise import Surprise
 from hyca_calib.search.study import StudyFolder
@@ -127,7 +127,8 @@ def test_runs_that_forecast_nothing_have_nothing_to_teach(
     full = with_forecasts(section.model_copy(update={"policy": policy}), section.points)
     settings = Refinement(minutes=1, iterations=1)
     fit, select = problem.samples("fit"), problem.samples("select")
-    _, account = fit_taps(pipe, problem, full, settings, tmp_path / "refine.safetensors", 0, lambda share, psnr: None)
+    met, file = rows_met(pipe, problem, full), tmp_path / "refine.safetensors"
+    _, account = refine_rows(pipe, problem, full, met, settings, file, 0, lambda share, psnr: None)
     assert account == {}
     task = RefinementTask(pipe, full, torch.zeros(1), lambda u: u, fit, select)
     weights = torch.from_numpy(taps.weights).float().requires_grad_()
@@ -146,7 +147,8 @@ def test_refinement_under_the_decisions_improves_unseen_samples_and_resumes(
     def fit(iterations: int) -> tuple[FittedTaps, dict[str, Any]]:
         settings = Refinement(minutes=30, iterations=iterations, evaluations=2)
         file = tmp_path / "refine.safetensors"
-        return fit_taps(pipe, problem, section, settings, file, 0, lambda share, psnr: told.append(psnr))
+        met = rows_met(pipe, problem, section)
+        return refine_rows(pipe, problem, section, met, settings, file, 0, lambda share, psnr: told.append(psnr))
 
     _, account = fit(6)
     assert account["iterations"] == 6
@@ -192,11 +194,11 @@ def test_an_adaptive_plan_meets_its_budget_and_is_the_same_when_loaded(
 def test_a_plan_does_not_tell_of_a_refinement_that_it_left_out(
     pipe: EmojiPipeline, problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoilt(pipe: Any, problem: Problem, section: NetworkPlan, *_: Any) -> tuple[FittedTaps, dict[str, Any]]:
-        taps = fit_taps(pipe, problem, section, Refinement(0.0), tmp_path / "none", 0, lambda share, psnr: None)[0]
+    def spoilt(*asked: Any) -> tuple[FittedTaps, dict[str, Any]]:
+        (taps, _), *_ = asked[3:]
         return taps.weighing(0 * taps.weights), {"iterations": 1}
 
-    monkeypatch.setattr(fitted_search, "fit_taps", spoilt)
+    monkeypatch.setattr(fitted_search, "refine_rows", spoilt)
     limits = SearchLimits(preset="adaptive", trials=1, probes=0, confirm=0.0, response=0.0)
     budget, study = Budget.parse("3x"), StudyFolder.open(tmp_path / "study", {})
     plan = OFFERS["adaptive"].prepare(Asked(pipe, [problem], [budget], limits, tmp_path))(budget, study)

@@ -27,13 +27,14 @@ from hyca_calib.search.replay import Array, rows_of
 from hyca_calib.search.rows import plan_taps, with_forecasts
 from hyca_calib.search.rows import rows_of as rows_of_section
 from hyca_calib.search.settings import Settings
-from hyca_calib.search.step_caches.decided_run import Tables, as_decided, decided_run, pasts_met
+from hyca_calib.search.step_caches.decided_run import DecidedRun, Tables, as_decided, decided_run, pasts_met
 from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.tap_rollout import NotDifferentiableError, TapRollout
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.errors import TraceError
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.policies import LearningPolicy
 from hyca_runtime.schedule import EVERY
 from hyca_runtime.solvers import FittedToPast, Newton
 
@@ -228,29 +229,51 @@ class DecidedCourse:
         return float(log_error(latents, sample.latents.to(latents.device))[0])
 
 
-def fit_taps(
+def decides_anew(section: NetworkPlan) -> bool:
+    """Whether runs decide by how far off forecasts are, and would do so otherwise with fitted rows than they do now."""
+    groups = [group for of in section.points.values() for groups in of.groups.values() for group in groups]
+    fitted = all(group.solver.name == FittedToPast.name for group in groups)
+    return isinstance(section.decider, LearningPolicy) and not fitted
+
+
+def rows_met(pipe: Any, problem: Problem, section: NetworkPlan) -> tuple[FittedTaps, list[DecidedRun]]:
+    """Rows from the statistics for what runs of a section forecast from, and these runs; those with the rows, too,
+    where they decide anew.
+
+    Args:
+        problem: of a trace of the section's points.
+    """
+    fit, problems = problem.samples("fit"), statistics(problem, section)
+    runs = [decided_run(pipe, section, job, fit.num_steps) for job in fit.jobs[:RUNS]]
+    taps = FittedTaps.for_runs(problems, section, [run.tables for run in runs])
+    if decides_anew(section):
+        runs = [*(decided_run(pipe, taps.of(section), job, fit.num_steps) for job in fit.jobs[:RUNS]), *runs]
+        taps = FittedTaps.for_runs(problems, section, [run.tables for run in runs])
+    return taps, runs
+
+
+def refine_rows(
     pipe: Any,
     problem: Problem,
     section: NetworkPlan,
+    met: tuple[FittedTaps, Sequence[DecidedRun]],
     refinement: Refinement,
     state_path: Path,
     seed: int,
     on_progress: Callable[[float, float], None],
 ) -> tuple[FittedTaps, dict[str, Any]]:
-    """Rows for what runs of a section forecast from, and an account of their refinement.
+    """Rows that are refined under what runs of a section decide, and an account of that.
 
     Args:
-        problem: of a trace of the section's points.
+        met: see `rows_met`.
         state_path: where refinement is kept, see `refine_taps`.
     """
-    fit, problems = problem.samples("fit"), statistics(problem, section)
-    runs = [decided_run(pipe, section, job, fit.num_steps) for job in fit.jobs[:RUNS]]
-    taps = FittedTaps.for_runs(problems, section, [run.tables for run in runs])
+    taps, runs = met
     example = next((run.tables for run in runs if run.forecasts), None)
     if not refinement.minutes or example is None:
         return taps, {}
-    start, expand = taps.coordinates(problems)
-    course = partial(DecidedCourse, section=section, taps=taps)
+    start, expand = taps.coordinates(statistics(problem, section))
+    course, fit = partial(DecidedCourse, section=section, taps=taps), problem.samples("fit")
     first = as_decided(taps.of(section), example)
     task = RefinementTask(pipe, first, start, expand, fit, problem.samples("select"), course)
     try:

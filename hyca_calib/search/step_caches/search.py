@@ -98,6 +98,13 @@ def check_reach(problem: Problem, budget: Budget, contenders: Contenders) -> Non
     raise _too_much(problem, (), contenders, budget)
 
 
+def in_reach(pipe: Any, problem: Problem, budget: Budget, study: StudyFolder, rule: Rule, stack: Stack) -> bool:
+    """Whether runs of a rule meet a budget under the highest threshold, with as few steps computed as it allows."""
+    allowed = _allowed(problem, budget, stack)
+    tries = Tries(pipe, problem, stack, study.folder / KEPT, [], lambda _: None)
+    return any(tries.at(each, HIGHEST).share <= allowed for each in reversed(rule.easier()))
+
+
 def write_found(
     pipe: Any,
     problem: Problem,
