@@ -26,11 +26,12 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.evolve import evolve_taps
 from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import OWN, coordinates, preconditioned
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import RefinementTask, affordable, refine_taps, step_size
+from hyca_calib.search.refine import Alike, RefinementTask, affordable, refine_taps, step_size
 from hyca_calib.search.replay import forecast_error
 from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.rollout_search import neighbours, search_by_rollouts
@@ -285,6 +286,44 @@ def test_refinement_improves_unseen_prompts_and_resumes(
     )
 
 
+def test_evolution_improves_and_resumes(
+    problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path
+) -> None:
+    begin, expand = coordinates(problem, start, "channel")
+    task = RefinementTask(pipe, start, begin, expand, problem.samples("fit"), problem.samples("select"))
+    settings = Refinement(minutes=60, iterations=12, batch=6, evaluations=3)
+    found, account = evolve_taps(task, settings, tmp_path / "whole", seed=0)
+    assert account["select_psnr_after_db"] > account["select_psnr_before_db"] + 0.2
+    assert account["rollouts"] >= 12 * 6 * 3, "as much work as gradients would have been"
+    evolve_taps(task, replace(settings, iterations=5), tmp_path / "parts", seed=0)
+    again, resumed = evolve_taps(task, settings, tmp_path / "parts", seed=0)
+    assert torch.equal(found, again)
+    assert resumed["generations"] == account["generations"]
+    other, _ = evolve_taps(task, replace(settings, iterations=5), tmp_path / "parts", seed=1)
+    assert not torch.equal(other, again), "what another seed lived through is not taken over"
+
+
+def test_a_step_of_refinement_takes_fewer_samples_where_memory_is_short(
+    problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path
+) -> None:
+    begin, expand = coordinates(problem, start, "channel")
+    tried: list[int] = []
+
+    class Short(Alike):
+        def loss(self, chosen: list[int]) -> torch.Tensor:
+            tried.append(len(chosen))
+            if len(chosen) > 2:
+                raise torch.OutOfMemoryError("no room")
+            return super().loss(chosen)
+
+    fit, select = problem.samples("fit"), problem.samples("select")
+    task = RefinementTask(pipe, start, begin, expand, fit, select, Short)
+    settings = Refinement(minutes=60, iterations=3, batch=6, evaluations=1)
+    _, account = refine_taps(task, settings, tmp_path / "r.safetensors", seed=0)
+    assert tried == [6, 3, 1, 1, 1]
+    assert account["batch"] == 1
+
+
 def test_refinement_that_has_no_time_changes_nothing(
     problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,8 +415,14 @@ def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
         lambda stage, share, text: news.append(text),
     )
     assert study.complete
-    assert any("taps stay unrefined" in text for text in news)
-    assert "refinement" not in plan.provenance
+    account = study.read_result()["refinement"]
+    assert account["by"] == "evolution"
+    assert "require grad" in account["because"]
+    assert account["select_psnr_after_db"] > account["select_psnr_before_db"]
+    assert plan.provenance["refinement"]["rollouts"] == account["rollouts"]
+    samples = problem.samples("select")
+    found = rollout_psnr(closed, plan.section, samples)
+    assert found == pytest.approx(account["select_psnr_after_db"], abs=0.05)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("a fault of ours")])

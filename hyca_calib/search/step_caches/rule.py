@@ -39,9 +39,11 @@ class Rule(ABC):
         preset: its name.
         probes: after how many blocks it decides; 0 for before them.
         groups: what forecasts its only point in place of `solver`, if that was fitted.
+        first: the threshold that is tried first.
     """
 
     preset: ClassVar[str]
+    first: ClassVar[float] = 0.1
     groups: tuple[DimensionGroup, ...] = field(default=(), kw_only=True)
 
     @property

@@ -27,8 +27,9 @@ from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
 from hyca_runtime.policies import LearningPolicy
 
-HALVINGS = 7
-FIRST, HIGHEST = 0.1, 1e4
+HALVINGS, NEAR = 7, 0.99
+"""How often the interval of a threshold is halved at most, and the share of what is allowed that is near enough."""
+HIGHEST = 1e4
 MARGIN = 1.1
 """What a run may compute over the dearest one that was seen; one that comes to the bound forecasts all that is left."""
 
@@ -178,7 +179,7 @@ def _too_much(
 
 def _least(tries: Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | None:
     """The least threshold whose mean cost is allowed; None if none is."""
-    low, high = 0.0, FIRST
+    low, high = 0.0, rule.first
     if tries.cheapest(rule, HIGHEST).share > allowed:
         return None
     if isinstance(rule.policy(HIGHEST), LearningPolicy) and tries.at(rule, HIGHEST).share > allowed:
@@ -188,6 +189,8 @@ def _least(tries: Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | Non
         if high > HIGHEST:
             return None
     for _ in range(HALVINGS):
+        if tries.at(rule, high).share >= NEAR * allowed:
+            break
         middle = math.sqrt(low * high) if low else high / 4
         low, high = (low, middle) if tries.at(rule, middle).share <= allowed else (middle, high)
     return rule, tries.at(rule, high)
