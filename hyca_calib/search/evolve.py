@@ -84,8 +84,8 @@ def evolve_taps(
     """
     path = folder / KEPT
     lived, optimizer = _kept(path, seed), SepCMA(np.zeros(math.prod(task.start.shape[:2])), SPREAD, seed=seed)
-    begun, members_each, judged = time.monotonic() - lived.seconds, optimizer.population_size, -1
-    best, best_error = task.start, math.inf
+    members_each: int = optimizer.population_size
+    begun, best, best_error, judged = time.monotonic() - lived.seconds, task.start, math.inf, -1
 
     def share(generation: int) -> float:
         if settings.iterations is None:
