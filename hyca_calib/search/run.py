@@ -18,7 +18,7 @@ from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import RefinementTask
 from hyca_calib.search.replay import Multistep
-from hyca_calib.search.rollout_error import rollout_psnr
+from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.rollout_search import search_by_rollouts
 from hyca_calib.search.rows import with_taps
 from hyca_calib.search.shared_rollouts import SharedRollouts
@@ -125,7 +125,7 @@ def _heat(
     rollouts = SharedRollouts(
         run.options.storage or run.study.journal,
         f"rollouts {problem.identity} {run.budget.text} seed {seed}",
-        lambda candidate: rollout_psnr(run.pipe, build_section(candidate), samples),
+        lambda candidate, beat: raced_psnr(run.pipe, build_section(candidate), samples, beat),
     )
 
     def tell(done: float, psnr: float) -> None:

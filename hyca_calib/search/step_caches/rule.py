@@ -142,7 +142,7 @@ class Rule(ABC):
         return self
 
     def easier(self) -> tuple[Self, ...]:
-        """The rule, then with ever fewer steps computed whatever happens: for budgets that leave no room for them."""
+        """The rule, then with ever fewer steps computed whatever happens: high budgets leave little room for them."""
         return (self,)
 
     def forecast(self, channels: int, numel: int | None = None, name: str = STACK) -> Forecast:

@@ -6,7 +6,7 @@ Where the evidence is known without a network, the runs are simulated instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -63,7 +63,8 @@ def find_threshold(
 ) -> Found:
     """The least threshold whose mean cost meets `budget`, of the rule that agrees best with full runs of *select*.
 
-    As many steps are computed whatever happens as published, or fewer where the budget leaves no room for them.
+    As many steps are computed whatever happens as published, or fewer where that agrees better, or where the budget
+    leaves no room for them.
 
     Args:
         folder: where thresholds that were tried are kept, for several budgets; by default the study. A second call goes
@@ -83,12 +84,22 @@ def find_threshold(
         tries = Tries(pipe, problem, stack, file, tried, told)
         allowed = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
         allowed /= stack.full_flops * problem.trace.num_steps
-        one = next((one for each in rule.easier() if (one := _least(tries, each, allowed))), None)
-        found += [] if one is None else [Judged.judged(pipe, problem, stack, *one)]
+        met = (one for each in rule.easier() if (one := _least(tries, each, allowed)))
+        found += _climbed(Judged.judged(pipe, problem, stack, *one) for one in met)
     if not found:
         raise _too_much(problem, tried, contenders, budget)
     best = max(found, key=lambda one: one.psnr_db)
     return Found(best, tuple(tried), tuple(found))
+
+
+def _climbed(coming: Iterable[Judged]) -> list[Judged]:
+    """As many as each agree better than the one before, and one more."""
+    found = list[Judged]()
+    for one in coming:
+        found.append(one)
+        if len(found) > 1 and found[-1].psnr_db <= found[-2].psnr_db:
+            break
+    return found
 
 
 def write_found(
