@@ -176,7 +176,7 @@ class SearchLimits:
     ] = SearchOptions.probes
     rollouts: Annotated[
         int | None,
-        typer.Option(min=1, help="Worth of at most so many: with a long --confirm the same on every machine."),
+        typer.Option(min=1, help="Worth of so many at most: with a long --confirm the same everywhere."),
     ] = None
     refine: Annotated[
         float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps, or of training a router.")
