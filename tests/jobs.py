@@ -22,7 +22,7 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.error_damping import with_damping
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.rollout_error import rollout_psnr
+from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.run import search
 from hyca_calib.search.storage import Storage
 from hyca_calib.search.study import StudyFolder
@@ -88,16 +88,16 @@ def killed_after(seconds: float, folder: Path, spent: Any) -> None:
 
 def killed_in_a_rollout(folder: Path, storage: Storage) -> None:
     """One of two workers, which dies as soon as it holds a rollout."""
-    with mock.patch("hyca_calib.search.run.rollout_psnr", side_effect=lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+    with mock.patch("hyca_calib.search.run.raced_psnr", side_effect=lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
         trace_and_search(folder, storage, workers=2)
 
 
 def waiting_for_a_death(folder: Path, storage: Storage, dead: Event) -> None:
     """The other one, which ends no rollout before."""
 
-    def rollout(*given: Any) -> float:
+    def rollout(*given: Any) -> list[float]:
         dead.wait()
-        return rollout_psnr(*given)
+        return raced_psnr(*given)
 
-    with mock.patch("hyca_calib.search.run.rollout_psnr", rollout):
+    with mock.patch("hyca_calib.search.run.raced_psnr", rollout):
         trace_and_search(folder, storage, workers=2)

@@ -17,6 +17,7 @@ from hyca_calib.report.write import WALL_SAMPLES
 from hyca_calib.search.effort import Effort
 from hyca_calib.search.error_damping import JOBS
 from hyca_calib.search.options import Refinement
+from hyca_calib.search.refine import WITH_BACKWARD
 from hyca_calib.trace.timed_model import TimedModel
 from hyca_runtime.errors import StudyError
 
@@ -179,10 +180,11 @@ class _Costs:
         timed, select = self.timed, self._of("select")
         judged = (Refinement.evaluations + 3) * select
         seconds, steps = judged * self._run(computed), judged * computed
-        if timed.backward_seconds is None:
-            return self._work("refine", judged, steps, seconds, self._drawn(select))
         batch = min(self.effort.batch, self._of("fit"))
         samples = self.effort.iterations * batch
+        if timed.backward_seconds is None:
+            samples = judged + WITH_BACKWARD * samples
+            return self._work("refine", samples, samples * computed, samples * self._run(computed), self._drawn(select))
         kept = batch * computed * timed.activation_bytes
         checkpointed = kept > Refinement.memory_share * timed.free_bytes
         light = (self.workload.num_steps - computed) * timed.cost.predicted_seconds

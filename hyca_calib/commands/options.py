@@ -175,7 +175,8 @@ class SearchLimits:
         int, typer.Option(min=0, help="Full runs of one sample that measure how errors are damped; 0 for none.")
     ] = SearchOptions.probes
     rollouts: Annotated[
-        int | None, typer.Option(min=1, help="At most so many: with a long --confirm the same on every machine.")
+        int | None,
+        typer.Option(min=1, help="Worth of so many at most: with a long --confirm the same everywhere."),
     ] = None
     refine: Annotated[
         float, typer.Option(min=0, help="Minutes of end-to-end refinement of the taps, or of training a router.")

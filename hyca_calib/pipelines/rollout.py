@@ -16,6 +16,7 @@ from hyca_calib.pipelines.media import named
 from hyca_calib.pipelines.outputs import are_pictures, samples_of
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Job, batches, merge_calls
+from hyca_calib.records.console import say
 from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.compiled_plan import OnMismatch
@@ -80,12 +81,12 @@ def sample_latents(
         float32 with shape ``(len(jobs), ...)``.
 
     Raises:
+        OutOfMemoryError: not even one job fits.
         WorkloadError: the pipeline cannot be called with a job's arguments, fails, or returns no tensor; with gradients
             a failure is raised as it is.
     """
     drawn = []
-    for group in batches(jobs, batch):
-        latents = _called(pipe, group, num_steps, with_grad, output_type="latent")
+    for group, latents in _drawn(pipe, jobs, num_steps, batch, with_grad, output_type="latent"):
         if not isinstance(latents, Tensor):
             raise WorkloadError(f"{type(pipe).__name__} returned {type(latents).__name__} for output_type='latent'")
         drawn.append(latents.float())
@@ -122,12 +123,35 @@ def sample_clips(pipe: Pipeline, jobs: Sequence[Job], num_steps: int, batch: int
         return {}
 
     watched: dict[str, Any] = {"callback_on_step_end": keep} if takes(pipe, "callback_on_step_end") else {}
-    for group in batches(jobs, batch):
-        last.clear()
-        found = samples_of(_called(pipe, group, num_steps, output_type="pt", **watched), type(pipe).__name__)
-        samples.append(found.float().cpu())
-        latents.append(last["latents"].float().cpu() if "latents" in last else _stacked(samples[-1]))
+    for _, output in _drawn(pipe, jobs, num_steps, batch, output_type="pt", **watched):
+        samples.append(samples_of(output, type(pipe).__name__).float().cpu())
+        latents.append(last.pop("latents").float().cpu() if "latents" in last else _stacked(samples[-1]))
     return torch.cat(samples), torch.cat(latents)
+
+
+def _drawn(
+    pipe: Pipeline, jobs: Sequence[Job], num_steps: int, batch: int, with_grad: bool = False, **options: Any
+) -> Iterator[tuple[Sequence[Job], Any]]:
+    """Groups of jobs and what a call draws for each. One that memory is too small for is halved, as all behind it are;
+    not with gradients, of which earlier calls keep a part.
+
+    Raises:
+        OutOfMemoryError: not even one job fits.
+    """
+    waiting = list(batches(jobs, batch))
+    while waiting:
+        group = waiting[0]
+        try:
+            output = _called(pipe, group, num_steps, with_grad, **options)
+        except torch.OutOfMemoryError:
+            if with_grad or len(group) == 1:
+                raise
+            half = len(group) // 2
+            say(f"out of memory with {len(group)} samples in one call; going on with {half}")
+            waiting = list(batches([job for one in waiting for job in one], half))
+            continue
+        yield group, output
+        waiting.pop(0)
 
 
 def _called(pipe: Pipeline, group: Sequence[Job], num_steps: int, with_grad: bool = False, **options: Any) -> Any:
@@ -139,7 +163,7 @@ def _called(pipe: Pipeline, group: Sequence[Job], num_steps: int, with_grad: boo
     kind = type(pipe).__name__
     try:
         output = pipe(**arguments)
-    except (HycaError, Warning):
+    except (HycaError, Warning, torch.OutOfMemoryError):
         raise
     except Exception as error:  # code that is not ours
         given = ", ".join(f"{key}={named(value)}" for key, value in group[0].call.items())

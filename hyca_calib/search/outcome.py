@@ -62,7 +62,7 @@ def write_outcome(
     if pipe is not None:
         made["precision"] = precision_of(find_transformer(pipe, section.component))
     refinement = {key: value for key, value in account["refinement"].items() if key not in OF_THE_MACHINE}
-    if "iterations" in refinement:
+    if "select_psnr_after_db" in refinement:
         made["refinement"] = refinement
     name = "-".join(filter(None, (problem.trace.attributes.model.name, preset, budget.text)))
     plan = Plan(name=name, sections=(section,), provenance=made)

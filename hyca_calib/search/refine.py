@@ -71,13 +71,13 @@ class Course(Protocol):
         """Forecast with these taps in the runs to come."""
 
     def loss(self, chosen: list[int]) -> Tensor:
-        """Mean log squared error of fit samples by number, with its gradient."""
+        """Mean log squared error of fit samples by number, with its gradient where these are recorded."""
 
     def error(self) -> float:
         """The same over the select split."""
 
 
-class _Alike(TapRollout):
+class Alike(TapRollout):
     """The course of a plan whose schedule is the same for all samples, which run in one call."""
 
     def __init__(self, task: RefinementTask, checkpointed: bool) -> None:
@@ -85,7 +85,7 @@ class _Alike(TapRollout):
         self._task = task
 
     def loss(self, chosen: list[int]) -> Tensor:
-        return self._final_error(self._task.fit[chosen], with_grad=True)
+        return self._final_error(self._task.fit[chosen], torch.is_grad_enabled())
 
     def error(self) -> float:
         with torch.no_grad():
@@ -130,7 +130,7 @@ def refine_taps(
         state.note(course.error())
         on_progress(state.share, mean_psnr(state.best_error, task.select))
 
-    with (task.course or _Alike)(task, checkpointed) as course:
+    with (task.course or Alike)(task, checkpointed) as course:
         if state.iteration == 0:
             judge()
         judged = math.floor(state.share * settings.evaluations)
@@ -139,9 +139,7 @@ def refine_taps(
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
             chosen = picker.sample(range(count), batch)
             course.follow(task.expand(state.theta))
-            with torch.enable_grad():
-                loss = (objective or course.loss)(chosen)
-            state.step(loss, lr)
+            batch = _descend(state, objective or course.loss, chosen, lr)
             if (due := math.floor(state.share * settings.evaluations)) > judged:
                 judge()
                 judged = due
@@ -156,6 +154,24 @@ def refine_taps(
         "select_psnr_after_db": round(mean_psnr(state.best_error, task.select), 3),
     }
     return state.best.cpu(), account
+
+
+def _descend(state: _State, loss: Callable[[list[int]], Tensor], chosen: list[int], lr: float) -> int:
+    """One step by the loss of these samples; by that of half of them where memory is short. Returns of how many.
+
+    Raises:
+        OutOfMemoryError: not even one fits.
+    """
+    while True:
+        try:
+            with torch.enable_grad():
+                state.step(loss(chosen), lr)
+        except torch.OutOfMemoryError:
+            if len(chosen) == 1:
+                raise
+        else:
+            return len(chosen)
+        chosen = chosen[: len(chosen) // 2]
 
 
 def step_size(settings: Refinement, share: float) -> float:

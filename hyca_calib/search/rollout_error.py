@@ -1,7 +1,9 @@
 """The final latents of a section of a plan, as candidates are judged by them."""
 
 import math
+import statistics
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +16,11 @@ from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.errors import ForecastWarning
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
+
+STAGES = (0.25, 0.5, 1.0)
+"""Shares of the samples after which a rollout may be broken off."""
+LEAST = 3
+"""Samples that say something of others."""
 
 
 def log_errors(
@@ -40,6 +47,26 @@ def log_errors(
 def rollout_psnr(pipe: Any, section: NetworkPlan, samples: Samples) -> float:
     """PSNR in dB of the final latents under `section`, from the mean log error over `samples`."""
     return mean_psnr(log_errors(pipe, section, samples).mean().item(), samples)
+
+
+def raced_psnr(pipe: Any, section: NetworkPlan, samples: Samples, beat: Sequence[float]) -> list[float]:
+    """PSNR in dB of each sample's final latent; of the first quarter or half of the samples, if these show that the
+    section is no better than one that has `beat`: behind by more than a standard error of the mean difference."""
+    count, found = len(samples.jobs), list[float]()
+    ends = sorted({math.ceil(count * share) for share in STAGES}) if beat else [count]
+    for end in ends:
+        part = samples[len(found) : end]
+        errors = log_errors(pipe, section, part).tolist()
+        found += [to_db(error, peak) for error, peak in zip(errors, part.log_peak.tolist(), strict=True)]
+        if beat and end >= LEAST and is_behind(found, beat):
+            break
+    return found
+
+
+def is_behind(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether the first samples of one are worse than those of another by more than a standard error."""
+    behind = [b - a for a, b in zip(one, other, strict=False)]
+    return statistics.fmean(behind) > statistics.stdev(behind) / math.sqrt(len(behind))
 
 
 def mean_psnr(log_mse: float, samples: Samples) -> float:

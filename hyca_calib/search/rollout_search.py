@@ -10,7 +10,7 @@ from functools import partial
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.settings import Settings
-from hyca_calib.search.shared_rollouts import SharedRollouts
+from hyca_calib.search.shared_rollouts import Rolled, SharedRollouts
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError
 from hyca_runtime.schedule import FEATURE, Schedule
 
@@ -83,7 +83,8 @@ class _Climb:
     rollouts: SharedRollouts
     on_progress: Callable[[float, float], None]
     psnr: float = -math.inf
-    tried: set[Candidate] = field(default_factory=set)
+    each: Sequence[float] = ()
+    tried: dict[Candidate, Rolled] = field(default_factory=dict)
     watch: Stopwatch = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,12 +92,12 @@ class _Climb:
 
     def improves(self, window: Sequence[Candidate]) -> bool:
         """Roll out the window; whether its best candidate is the new best."""
-        scores = self.rollouts.score(window)
-        self.tried.update(window)
-        psnr, winner = max(zip(scores, window, strict=True), key=lambda pair: pair[0])
-        better = psnr > self.psnr + GAIN_DB
+        found = self.rollouts.score(window, self.each)
+        self.tried.update(zip(window, found, strict=True))
+        rolled, winner = max(zip(found, window, strict=True), key=lambda pair: (pair[0].whole, pair[0].score))
+        better = rolled.whole and rolled.score > self.psnr + GAIN_DB
         if better:
-            self.best, self.psnr = winner, psnr
+            self.best, self.psnr, self.each = winner, rolled.score, rolled.each
         self.on_progress(self._share(), self.psnr)
         return better
 
@@ -127,7 +128,8 @@ class _Climb:
     def _share(self) -> float:
         """The share of the limits that is spent."""
         rollouts = self.limits.rollouts
-        return min(1.0, max(self.watch.share, len(self.tried) / rollouts if rollouts else 0.0))
+        done = sum(rolled.share for rolled in self.tried.values())
+        return min(1.0, max(self.watch.share, done / rollouts if rollouts else 0.0))
 
 
 Shift = tuple[str, int, int]

@@ -10,20 +10,20 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.damping_sweep import sweep_damping
+from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.options import RolloutLimits, SearchOptions
 from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import RefinementTask, refine_taps
+from hyca_calib.search.refine import RefinementTask
 from hyca_calib.search.replay import Multistep
-from hyca_calib.search.rollout_error import rollout_psnr
+from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.rollout_search import search_by_rollouts
 from hyca_calib.search.rows import with_taps
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder
-from hyca_calib.search.tap_rollout import NotDifferentiableError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan, load_plan
 from hyca_runtime.solvers import ClosedFormSolver
@@ -125,7 +125,7 @@ def _heat(
     rollouts = SharedRollouts(
         run.options.storage or run.study.journal,
         f"rollouts {problem.identity} {run.budget.text} seed {seed}",
-        lambda candidate: rollout_psnr(run.pipe, build_section(candidate), samples),
+        lambda candidate, beat: raced_psnr(run.pipe, build_section(candidate), samples, beat),
     )
 
     def tell(done: float, psnr: float) -> None:
@@ -160,10 +160,7 @@ def search_preset(
 
 
 def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:
-    """The winner as a section with refined taps and its agreement on the select split, and an account of that.
-
-    If the pipeline cannot be differentiated, the taps stay unrefined, and the account says why.
-    """
+    """The winner as a section with refined taps and its agreement on the select split, and an account of that."""
     pipe, problem, options = run.pipe, winner.problem, run.options
     section, account = build_section(winner), dict[str, Any]()
     if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
@@ -173,13 +170,8 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
         def tell(share: float, psnr: float) -> None:
             run.on_progress("refine", share, _told(psnr))
 
-        try:
-            theta, account = refine_taps(task, options.refinement, run.study.refinement, options.seed, tell)
-            section = with_taps(section, expand(theta).double().numpy())
-        except NotDifferentiableError as error:
-            news = f"taps stay unrefined, this pipeline cannot be differentiated: {error}"
-            run.on_progress("refine", 1.0, news)
-            account = {"skipped": str(error)}
+        theta, account = refine_somehow(task, options.refinement, run.study, options.seed, tell)
+        section = with_taps(section, expand(theta).double().numpy())
     return judged(pipe, problem, section), account
 
 

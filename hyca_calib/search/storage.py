@@ -88,7 +88,7 @@ def give_back(study: optuna.Study) -> None:
 
 def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     if TASK in trial.user_attrs:
-        study.enqueue_trial({}, user_attrs={TASK: trial.user_attrs[TASK]})
+        study.enqueue_trial({}, user_attrs={name: told for name, told in trial.user_attrs.items() if name != WORKER})
 
 
 def _is_dead(trial: FrozenTrial) -> bool:

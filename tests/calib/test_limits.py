@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,10 @@ class Rollouts:
         self.clock, self.count = clock, 0
         self.shared = SharedRollouts(path, "rollouts", self.rollout)
 
-    def rollout(self, candidate: Candidate) -> float:
+    def rollout(self, candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
         self.clock.now += 5
         self.count += 1
-        return 20.0 + self.count
+        return [20.0 + self.count]
 
     def search(self, problem: Problem, seconds: float) -> list[float]:
         """The shares that were told."""

@@ -41,6 +41,33 @@ def test_latents_are_those_of_the_last_step() -> None:
     assert torch.equal(pictures, pipe.decode(latents, "pt"))
 
 
+class Cramped(Painter):
+    """Has memory for so many samples in one call."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(None)
+        self.most, self.calls = most, list[int]()
+
+    def __call__(self, generator: list[torch.Generator], output_type: str = "latent", **_: Any) -> tuple[Any]:
+        self.calls.append(len(generator))
+        if len(generator) > self.most:
+            raise torch.OutOfMemoryError("no room")
+        return (torch.stack([torch.rand(3, 4, 4, generator=one) for one in generator]),)
+
+
+def test_calls_are_halved_where_memory_is_short(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [Job(i, "test", seed=i, call={}) for i in range(7)]
+    roomy, cramped = Cramped(most=7), Cramped(most=2)
+    latents = sample_latents(cramped, jobs, STEPS, batch=7)
+    assert torch.equal(latents, sample_latents(roomy, jobs, STEPS, batch=7))
+    assert cramped.calls == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert "out of memory with 7 samples in one call; going on with 3" in capsys.readouterr().err
+    pictures, _ = sample_images(Cramped(most=4), jobs, STEPS, batch=7)
+    assert torch.equal(pictures, latents)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        sample_latents(Cramped(most=0), jobs, STEPS, batch=7)
+
+
 def test_pictures_stand_for_latents_that_a_pipeline_does_not_show() -> None:
     """DiT takes no callback; every picture is that of its own class and seed, in whatever batch."""
     pipe = PIPELINES["DiT"].build()

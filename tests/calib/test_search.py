@@ -26,13 +26,14 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.evolve import evolve_taps
 from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import OWN, coordinates, preconditioned
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import RefinementTask, affordable, refine_taps, step_size
+from hyca_calib.search.refine import Alike, RefinementTask, affordable, refine_taps, step_size
 from hyca_calib.search.replay import forecast_error
-from hyca_calib.search.rollout_error import rollout_psnr
+from hyca_calib.search.rollout_error import is_behind, raced_psnr, rollout_psnr
 from hyca_calib.search.rollout_search import neighbours, search_by_rollouts
 from hyca_calib.search.rows import plan_taps, with_taps
 from hyca_calib.search.run import search, search_preset
@@ -141,9 +142,9 @@ def test_rollouts_never_make_it_worse_and_are_not_repeated(
 
     rolled: list[Candidate] = []
 
-    def rollout(candidate: Candidate) -> float:
+    def rollout(candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
         rolled.append(candidate)
-        return rollout_psnr(pipe, build_section(candidate), samples)
+        return raced_psnr(pipe, build_section(candidate), samples, ())
 
     def run(rollouts: int) -> tuple[Candidate, float]:
         shared = SharedRollouts(study.journal, "rollouts", rollout)
@@ -158,15 +159,56 @@ def test_rollouts_never_make_it_worse_and_are_not_repeated(
     assert len(rolled) == 14
 
 
+def test_a_rollout_is_broken_off_once_it_is_behind(
+    problem: Problem, pipe: EmojiPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first samples it says what a whole rollout says of them."""
+    good, bad = (Candidate(problem, SETTINGS, Schedule.from_steps(12, steps)) for steps in ((0, 1, 4, 8), (0, 1, 2, 3)))
+    samples = problem.samples("fit")
+    count = len(samples.jobs)
+    best, worst = (raced_psnr(pipe, build_section(one), samples, ()) for one in (good, bad))
+    assert len(best) == len(worst) == count
+    assert sum(best) > sum(worst)
+    raced = raced_psnr(pipe, build_section(bad), samples, best)
+    assert 3 <= len(raced) < count
+    assert raced == pytest.approx(worst[: len(raced)], abs=1e-2)
+    assert len(raced_psnr(pipe, build_section(good), samples, worst)) == count
+    assert raced_psnr(pipe, build_section(good), samples, best) == pytest.approx(best, abs=1e-2)
+
+
+def test_being_behind_takes_more_than_a_standard_error() -> None:
+    assert is_behind([1.0, 2.0, 3.0], [2.0, 3.0, 4.0])
+    assert not is_behind([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    assert not is_behind([1.0, 2.0, 3.0], [4.0, 2.0, 1.0])
+    assert is_behind([1.0, 2.0, 3.0], [4.0, 3.0, 3.5, 9.0]), "by those that both have"
+
+
+def test_broken_off_rollouts_count_for_their_share_and_never_win(problem: Problem, study: StudyFolder) -> None:
+    start = Candidate(problem, SETTINGS, Schedule.from_steps(12, (0, 1, 2, 3)))
+    rolled: list[Candidate] = []
+
+    def rollout(candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
+        rolled.append(candidate)
+        return [30.0, 31.0, 32.0, 33.0] if candidate == start else [29.0]
+
+    shared = SharedRollouts(study.journal, "rollouts", rollout)
+    best, psnr = search_by_rollouts([start], RolloutLimits(minutes=60, rollouts=6), shared, seed=0)
+    assert (best, psnr) == (start, 31.5)
+    assert len(rolled) == 1 + 5 * 4
+    told = shared.history()
+    assert [one["psnr_db"] for one in told] == [31.5] + [30.5] * 20, "as far behind as on what was run"
+    assert [one["share"] for one in told] == [1.0] + [0.25] * 20
+
+
 def test_every_rollout_that_is_allowed_is_another_one(problem: Problem, study: StudyFolder) -> None:
     """Also where an offline candidate is a neighbour of the best one."""
     first, second = (Schedule.from_steps(12, (0, 1, 2, last)) for last in (3, 4))
     offline = [Candidate(problem, SETTINGS, s).knowing(cost=cost) for s, cost in ((first, 1.0), (second, 2.0))]
     rolled: list[Candidate] = []
 
-    def rollout(candidate: Candidate) -> float:
+    def rollout(candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
         rolled.append(candidate)
-        return 20.0 if candidate.schedule == first else 10.0
+        return [20.0 if candidate.schedule == first else 10.0]
 
     shared = SharedRollouts(study.journal, "rollouts", rollout)
     search_by_rollouts(offline, RolloutLimits(minutes=60, finalists=1, rollouts=24), shared, seed=0)
@@ -180,9 +222,9 @@ def test_rollouts_end_when_their_minutes_are_over(
     begun, rolled = time.monotonic(), list[Candidate]()
     monkeypatch.setattr("hyca_calib.search.stopwatch.monotonic", lambda: begun + 3600 * len(rolled))
 
-    def rollout(candidate: Candidate) -> float:
+    def rollout(candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
         rolled.append(candidate)
-        return 1.0
+        return [1.0]
 
     start = Candidate(problem, SETTINGS, Schedule.from_steps(12, (0, 1, 2, 3)))
     shared = SharedRollouts(study.journal, "rollouts", rollout)
@@ -195,9 +237,9 @@ def test_moves_carry_the_groups(problem: Problem, study: StudyFolder, monkeypatc
     offline = solve(problem, SETTINGS, (BUDGET,), 0)
     built: list[int] = []
 
-    def rollout(candidate: Candidate) -> float:
+    def rollout(candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
         built.append(len(build_section(candidate).forecast.groups_of()))
-        return float(len(built))
+        return [float(len(built))]
 
     monkeypatch.setattr("hyca_calib.search.candidate.cluster", None)
     shared = SharedRollouts(study.journal, "rollouts", rollout)
@@ -283,6 +325,44 @@ def test_refinement_improves_unseen_prompts_and_resumes(
     assert rollout_psnr(pipe, refined, problem.samples("select")) == pytest.approx(
         again["select_psnr_after_db"], abs=0.05
     )
+
+
+def test_evolution_improves_and_resumes(
+    problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path
+) -> None:
+    begin, expand = coordinates(problem, start, "channel")
+    task = RefinementTask(pipe, start, begin, expand, problem.samples("fit"), problem.samples("select"))
+    settings = Refinement(minutes=60, iterations=12, batch=6, evaluations=3)
+    found, account = evolve_taps(task, settings, tmp_path / "whole", seed=0)
+    assert account["select_psnr_after_db"] > account["select_psnr_before_db"] + 0.2
+    assert account["rollouts"] >= 12 * 6 * 3, "as much work as gradients would have been"
+    evolve_taps(task, replace(settings, iterations=5), tmp_path / "parts", seed=0)
+    again, resumed = evolve_taps(task, settings, tmp_path / "parts", seed=0)
+    assert torch.equal(found, again)
+    assert resumed["generations"] == account["generations"]
+    other, _ = evolve_taps(task, replace(settings, iterations=5), tmp_path / "parts", seed=1)
+    assert not torch.equal(other, again), "what another seed lived through is not taken over"
+
+
+def test_a_step_of_refinement_takes_fewer_samples_where_memory_is_short(
+    problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path
+) -> None:
+    begin, expand = coordinates(problem, start, "channel")
+    tried: list[int] = []
+
+    class Short(Alike):
+        def loss(self, chosen: list[int]) -> torch.Tensor:
+            tried.append(len(chosen))
+            if len(chosen) > 2:
+                raise torch.OutOfMemoryError("no room")
+            return super().loss(chosen)
+
+    fit, select = problem.samples("fit"), problem.samples("select")
+    task = RefinementTask(pipe, start, begin, expand, fit, select, Short)
+    settings = Refinement(minutes=60, iterations=3, batch=6, evaluations=1)
+    _, account = refine_taps(task, settings, tmp_path / "r.safetensors", seed=0)
+    assert tried == [6, 3, 1, 1, 1]
+    assert account["batch"] == 1
 
 
 def test_refinement_that_has_no_time_changes_nothing(
@@ -376,8 +456,14 @@ def test_a_pipeline_that_cannot_be_differentiated_keeps_its_fitted_taps(
         lambda stage, share, text: news.append(text),
     )
     assert study.complete
-    assert any("taps stay unrefined" in text for text in news)
-    assert "refinement" not in plan.provenance
+    account = study.read_result()["refinement"]
+    assert account["by"] == "evolution"
+    assert "require grad" in account["because"]
+    assert account["select_psnr_after_db"] > account["select_psnr_before_db"]
+    assert plan.provenance["refinement"]["rollouts"] == account["rollouts"]
+    samples = problem.samples("select")
+    found = rollout_psnr(closed, plan.section, samples)
+    assert found == pytest.approx(account["select_psnr_after_db"], abs=0.05)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), RuntimeError("a fault of ours")])

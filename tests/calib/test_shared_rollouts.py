@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -22,7 +23,7 @@ from hyca_calib.search import storage
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.settings import Settings
-from hyca_calib.search.shared_rollouts import SharedRollouts, task_of
+from hyca_calib.search.shared_rollouts import BEAT, SharedRollouts, task_of
 from hyca_runtime.schedule import Schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")  # a trial that is only taken
@@ -32,7 +33,7 @@ CANDIDATE = Candidate(cast(Problem, None), Settings(), Schedule.from_steps(12, (
 def held(where: str, worker: list[Any] | None) -> optuna.Study:
     """A study in which a worker has taken the rollout of `CANDIDATE`, and perhaps signed for it."""
     study = storage.open_study(where, "rollouts")
-    study.enqueue_trial({}, user_attrs={storage.TASK: task_of(CANDIDATE)})
+    study.enqueue_trial({}, user_attrs={storage.TASK: task_of(CANDIDATE), BEAT: []})
     trial = study.ask()
     if worker:
         trial.set_user_attr(storage.WORKER, worker)
@@ -45,11 +46,11 @@ def score(where: str) -> tuple[list[float], int]:
     """Of `CANDIDATE`, and how often it was rolled out for it."""
     rolled: list[Candidate] = []
 
-    def rollout(candidate: Candidate) -> float:
+    def rollout(candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
         rolled.append(candidate)
-        return 7.0
+        return [7.0]
 
-    return SharedRollouts(where, "rollouts", rollout).score([CANDIDATE]), len(rolled)
+    return [rolled.score for rolled in SharedRollouts(where, "rollouts", rollout).score([CANDIDATE])], len(rolled)
 
 
 def states(study: optuna.Study) -> list[TrialState]:
@@ -102,13 +103,14 @@ def test_a_living_worker_keeps_its_rollout(where: str) -> None:
 def test_what_another_worker_asked_for_is_rolled_out_here(where: str) -> None:
     other = replace(CANDIDATE, settings=Settings(groups=2), schedule=Schedule.from_steps(12, (0, 3, 6, 9)))
     study, rolled = storage.open_study(where, "rollouts"), list[Candidate]()
-    study.enqueue_trial({}, user_attrs={storage.TASK: task_of(other)})
+    study.enqueue_trial({}, user_attrs={storage.TASK: task_of(other), BEAT: []})
 
-    def rollout(candidate: Candidate) -> float:
+    def rollout(candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
         rolled.append(candidate)
-        return float(len(candidate.schedule.computed_steps))
+        return [float(len(candidate.schedule.computed_steps))]
 
     shared = SharedRollouts(where, "rollouts", rollout)
-    assert shared.score([CANDIDATE]) == [3.0]
+    assert [rolled.score for rolled in shared.score([CANDIDATE])] == [3.0]
     assert rolled == [other, CANDIDATE]
-    assert shared.history() == [{**c.choices, "psnr_db": score} for c, score in ((other, 4.0), (CANDIDATE, 3.0))]
+    told = ((other, 4.0), (CANDIDATE, 3.0))
+    assert shared.history() == [{**c.choices, "psnr_db": score, "share": 1.0} for c, score in told]

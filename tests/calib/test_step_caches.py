@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
@@ -81,6 +81,19 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (magcache, teacache):
         monkeypatch.setattr(module, "FIT_SAMPLES", 2)
     monkeypatch.setattr(mixcache, "SAMPLES", 1)
+
+
+def test_easier_settings_are_tried_as_long_as_they_agree_better() -> None:
+    tried = list[float]()
+
+    def coming(*found: float) -> Iterator[Any]:
+        for psnr in found:
+            tried.append(psnr)
+            yield SimpleNamespace(psnr_db=psnr)
+
+    assert [one.psnr_db for one in search._climbed(coming(33.0, 36.0, 38.0, 37.0, 50.0))] == [33.0, 36.0, 38.0, 37.0]
+    assert tried == [33.0, 36.0, 38.0, 37.0], "no threshold is looked for in vain"
+    assert not search._climbed(coming())
 
 
 @pytest.mark.usefixtures("few")

@@ -42,9 +42,11 @@ class Rule(ABC):
         preset: its name.
         probes: after how many blocks it decides; 0 for before them.
         groups: what forecasts its points in place of `solver`, if that was fitted; by name, as `Forecast.groups`.
+        first: the threshold that is tried first.
     """
 
     preset: ClassVar[str]
+    first: ClassVar[float] = 0.1
     groups: Mapping[str, Groups] = field(default_factory=dict, kw_only=True)
 
     @property
@@ -147,7 +149,7 @@ class Rule(ABC):
         return self
 
     def easier(self) -> tuple[Self, ...]:
-        """The rule, then with ever fewer steps computed whatever happens: for budgets that leave no room for them."""
+        """The rule, then with ever fewer steps computed whatever happens: high budgets leave little room for them."""
         return (self,)
 
     def forecast(self, channels: int, numel: int | None = None, name: str = STACK) -> Forecast:

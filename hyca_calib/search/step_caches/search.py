@@ -6,7 +6,7 @@ Where the evidence is known without a network, the runs are simulated instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,8 +27,9 @@ from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
 from hyca_runtime.policies import LearningPolicy
 
-HALVINGS = 7
-FIRST, HIGHEST = 0.1, 1e4
+HALVINGS, NEAR = 7, 0.99
+"""How often the interval of a threshold is halved at most, and the share of what is allowed that is near enough."""
+HIGHEST = 1e4
 MARGIN = 1.1
 """What a run may compute over the dearest one that was seen; one that comes to the bound forecasts all that is left."""
 
@@ -62,7 +63,8 @@ def find_threshold(
 ) -> Found:
     """The least threshold whose mean cost meets `budget`, of the rule that agrees best with full runs of *select*.
 
-    As many steps are computed whatever happens as published, or fewer where the budget leaves no room for them.
+    As many steps are computed whatever happens as published, or fewer where that agrees better, or where the budget
+    leaves no room for them.
 
     Args:
         folder: where thresholds that were tried are kept, for several budgets; by default the study. A second call goes
@@ -81,12 +83,22 @@ def find_threshold(
             continue
         tries = Tries(pipe, problem, stack, file, tried, told)
         allowed = _allowed(problem, budget, stack)
-        one = next((one for each in rule.easier() if (one := _least(tries, each, allowed))), None)
-        found += [] if one is None else [Judged.judged(pipe, problem, stack, *one)]
+        met = (one for each in rule.easier() if (one := _least(tries, each, allowed)))
+        found += _climbed(Judged.judged(pipe, problem, stack, *one) for one in met)
     if not found:
         raise _too_much(problem, tried, contenders, budget)
     best = max(found, key=lambda one: one.psnr_db)
     return Found(best, tuple(tried), tuple(found))
+
+
+def _climbed(coming: Iterable[Judged]) -> list[Judged]:
+    """As many as each agree better than the one before, and one more."""
+    found = list[Judged]()
+    for one in coming:
+        found.append(one)
+        if len(found) > 1 and found[-1].psnr_db <= found[-2].psnr_db:
+            break
+    return found
 
 
 def check_reach(problem: Problem, budget: Budget, contenders: Contenders) -> None:
@@ -199,7 +211,7 @@ def _too_much(
 
 def _least(tries: Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | None:
     """The least threshold whose mean cost is allowed; None if none is."""
-    low, high = 0.0, FIRST
+    low, high = 0.0, rule.first
     if tries.cheapest(rule, HIGHEST).share > allowed:
         return None
     if isinstance(rule.policy(HIGHEST), LearningPolicy) and tries.at(rule, HIGHEST).share > allowed:
@@ -209,6 +221,8 @@ def _least(tries: Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | Non
         if high > HIGHEST:
             return None
     for _ in range(HALVINGS):
+        if tries.at(rule, high).share >= NEAR * allowed:
+            break
         middle = math.sqrt(low * high) if low else high / 4
         low, high = (low, middle) if tries.at(rule, middle).share <= allowed else (middle, high)
     return rule, tries.at(rule, high)

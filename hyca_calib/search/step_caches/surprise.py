@@ -43,6 +43,7 @@ class Surprise(Rule):
     power: float = 1.0
     spread: float = 1.0
     preset: ClassVar[str] = ADAPTIVE
+    first: ClassVar[float] = 1.0
 
     @classmethod
     def of(cls, at: CachePoint, schedule: Schedule) -> Self:
