@@ -137,7 +137,9 @@ def mixed_plan(
     palette = (COMPUTE, Action(forecast=("block",)), Action(forecast=("output",)))
     told: dict[str, Any] = {
         "points": {"block": block, "output": output},
-        "schedule": Schedule(palette=palette, tables={EVERY: (0,) + (2,) * (STEPS - 1)}),
+        "schedule": Schedule(
+            palette=palette, tables=dict.fromkeys((EVERY, "cond", "uncond"), (0,) + (2,) * (STEPS - 1))
+        ),
         "action_flops": (4.0, 3.0, 0.5),
         "policy": decides.spec(most),
     }

@@ -204,7 +204,7 @@ def test_branches_that_share_a_call() -> None:
     impact = {"step": 1.0, "branch": 1e-6}
     policy = MixedGranularity(9.0, impact, "1/2", warmup=2, initial=5, longest=5)
     full, output = glyph(pipe), parse_point("output")
-    schedule = Schedule(palette=(COMPUTE, OUTPUT), tables={EVERY: (0,) * STEPS, "1/2": (0,) * STEPS})
+    schedule = Schedule(palette=(COMPUTE, OUTPUT), tables=dict.fromkeys((EVERY, "1/2", "2/2"), (0,) * STEPS))
     plan = hand_plan(pipe, {"output": output}, lambda: glyph(pipe), lambda steps: schedule)
     width = plan.section.points["output"].num_channels
     held = alike("output", width, Hold()).model_copy(update={"against": {"2/2": "1/2"}})
@@ -271,12 +271,13 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], reason: str) -> N
 
 
 def test_a_plan_with_other_points_or_actions_is_refused(pipe: EmojiPipeline) -> None:
-    upside_down = Schedule(palette=(COMPUTE, OUTPUT, BLOCK), tables={EVERY: (0,) * STEPS})
+    tables = dict.fromkeys((EVERY, "cond", "uncond"), (0,) * STEPS)
+    upside_down = Schedule(palette=(COMPUTE, OUTPUT, BLOCK), tables=tables)
     with pytest.raises(ValueError, match="needs to compute, then to forecast each of"):
         mixed_plan(pipe.transformer, POLICY, schedule=upside_down)
     with pytest.raises(ValueError, match=r"needs points .*, 'output' at 'output', got"):
         mixed_plan(pipe.transformer, MixedGranularity(0.1))
-    led = Schedule(palette=(COMPUTE, OUTPUT), tables=dict.fromkeys((EVERY, "cond", "uncond"), (0,) * STEPS))
+    led = Schedule(palette=(COMPUTE, OUTPUT), tables=tables)
     with pytest.raises(
         ValueError, match=r"lead that has a table .*, \['cond', 'uncond'\], got 'con'; correct its name"
     ):
