@@ -20,7 +20,7 @@ from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
-from hyca_runtime import Plan, PlanError, load_plan
+from hyca_runtime import PlanError, load_plan
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import FEATURE
 
