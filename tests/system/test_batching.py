@@ -40,7 +40,8 @@ def test_pictures_are_what_they_are_alone(batching: Any) -> None:
     requests, sizes = [packer.request(*sample) for sample in SAMPLES], list[int]()
     pipe.transformer.transformer_blocks[0].register_forward_hook(lambda _, args, out: sizes.append(len(out[1])))
     for tick in range(STEPS + 3 * len(SAMPLES)):
-        packer.advance([r for i, r in enumerate(requests) if tick >= 3 * i and r.step < STEPS])
+        packer.advance([r for i, r in enumerate(requests) if 0 <= tick - 3 * i < STEPS])
+        assert all(r.step == min(max(tick + 1 - 3 * i, 0), STEPS) for i, r in enumerate(requests)), "one step each"
     for request, sample in zip(requests, SAMPLES, strict=True):
         torch.testing.assert_close(request.latents, alone(*sample), rtol=1e-4, atol=1e-5)
     assert sum(sizes) == len(SAMPLES) * len(packer.schedule.computed_steps), "no forecast took part in a computed call"

@@ -91,7 +91,7 @@ LIGHT = {*sys.stdlib_module_names, "hyca_runtime", "torch", "numpy", "pydantic"}
 HOSTS = {
     "hyca_runtime.combine_triton": {"triton"},  # torch brings it
     "hyca_runtime.integrations.hub": {"huggingface_hub"},
-    "hyca_runtime.integrations.comfyui": {"comfy", "folder_paths"},
+    "hyca_runtime.integrations.comfyui": {"comfy"},
 }
 """What single files import beside that, where it is used."""
 
