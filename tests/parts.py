@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -10,6 +12,7 @@ import plans
 import tiny
 import torch
 from diffusers import ContextParallelConfig
+from processes import forked
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -28,6 +31,17 @@ def call(sample: int = 0) -> dict[str, Any]:
     prompt, seed = SAMPLES[sample]
     told = {"num_inference_steps": plans.STEPS, "true_cfg_scale": 2.0, "output_type": "latent", "return_dict": False}
     return told | {"prompt": prompt, "generator": torch.Generator().manual_seed(seed)}
+
+
+def on_two_ranks(target: Callable[..., None], folder: Path, *arguments: Any) -> list[dict[str, Any]]:
+    """What both ranks left in `folder`."""
+    processes = [forked().Process(target=target, args=(folder, rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0, "a rank failed, or one waits for the other"
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 def meet(folder: Path, rank: int) -> None:
@@ -63,6 +77,16 @@ def parts(folder: Path, rank: int) -> None:
             found[f"{name} alone"] = str(error)
         found[name] = drawn(pipe, plan, across_ranks(pipe))
     torch.save(found, folder / f"{rank}.pt")
+
+
+def page(folder: Path, rank: int, code: str) -> None:
+    """Every rank runs the lines of a page, in a folder with a plan."""
+    meet(folder, rank)
+    os.chdir(folder)
+    names: dict[str, Any] = {"pipe": tiny.pipeline()}
+    with mock.patch("torch.accelerator.device_count", return_value=1):
+        exec(code, names)  # noqa: S102  # of this repository
+    torch.save({"computed": names["session"].report().computed_at, "size": names["image"].size}, folder / f"{rank}.pt")
 
 
 def own_samples(folder: Path, rank: int) -> None:

@@ -13,7 +13,6 @@ from hyca_runtime.errors import PlanError
 from hyca_runtime.plan_part import PlanPart
 
 INDEX_FILE = "plans.json"
-INDEX_VERSION = 1
 MAX_INDEX_BYTES = 1 << 22
 
 INSIDE = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*\.(?:json|safetensors)")
@@ -80,7 +79,7 @@ class PlanIndex(PlanPart):
     """All plans of a repository."""
 
     format: Literal["hyca-plans"] = "hyca-plans"
-    version: Literal[1] = INDEX_VERSION
+    version: Literal[1] = 1
     plans: tuple[IndexedPlan, ...] = ()
 
     def entry(self, file: str, source: str) -> IndexedPlan:

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import parts
 import plans
 import pytest
 import tiny
 import torch
-from processes import forked
 
+from hyca_runtime import PlanMismatchError, apply_plan
 from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.errors import AttachError
 from hyca_runtime.finite_guard import FiniteGuard
 from hyca_runtime.integrations.parallel import AcrossRanks, across_ranks
 
 
-def on_two_ranks(target: Callable[..., None], folder: Path) -> list[dict[str, Any]]:
-    """What both ranks left."""
-    processes = [forked().Process(target=target, args=(folder, rank)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0, "a rank failed, or one waits for the other"
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-
-
 def test_parts_of_a_sample(tmp_path: Path) -> None:
     """Diffusers' own context parallelism, on gloo: a forecast of a part is the part of the forecast."""
-    first, second = on_two_ranks(parts.parts, tmp_path)
+    first, second = parts.on_two_ranks(parts.parts, tmp_path)
     pipe = tiny.pipeline()
     computed, latents = parts.drawn(pipe, plans.make_plan(pipe.transformer), ALONE)
     for found in (first, second):
@@ -47,7 +34,7 @@ def test_parts_of_a_sample(tmp_path: Path) -> None:
 
 
 def test_what_ranks_see_differs_and_what_they_do_does_not(tmp_path: Path) -> None:
-    first, second = on_two_ranks(parts.own_samples, tmp_path)
+    first, second = parts.on_two_ranks(parts.own_samples, tmp_path)
     assert first["policy alone"][0] != second["policy alone"][0]
     assert first["policy agreed"][0] == second["policy agreed"][0]
     assert first["spoilt alone"][0] != second["spoilt alone"][0]
@@ -90,3 +77,17 @@ def test_another_diffusers_is_told() -> None:
     pipe.transformer._parallel_config = SimpleNamespace(context_parallel_config=SimpleNamespace(ulysses_degree=2))
     with pytest.raises(AttachError, match=r"expected a _flattened_mesh as in 0\.42"):
         across_ranks(pipe)
+
+
+def test_a_plan_fits_what_xdit_makes_of_a_transformer() -> None:
+    """A subclass of the same configuration; one of another is refused as ever."""
+    pipe = tiny.pipeline()
+    plan = plans.make_plan(pipe.transformer)
+    pipe.transformer.__class__ = type("xFuserFlux1Transformer2DWrapper", (type(pipe.transformer),), {})
+    with apply_plan(pipe, plan, "error") as session:
+        pipe("red heart", num_inference_steps=plans.STEPS)
+        assert session.report().computed == 4
+    other = tiny.pipeline(heads=4)
+    other.transformer.__class__ = pipe.transformer.__class__
+    with pytest.raises(PlanMismatchError, match="another configuration"):
+        apply_plan(other, plan)
