@@ -132,9 +132,8 @@ class Executor:
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
         turns, section = lane.turns(call, signature((args, kwargs))), plan.section(lane.track)
         if section.stacked > 1 and turns[0].anew:
-            stacked = bool(
-                self._ranks.everywhere(repeats(args, kwargs, section.stacked))
-            )  # waits for the device, once a run
+            same = self._ranks.everywhere(repeats(args, kwargs, section.stacked))
+            stacked = bool(same)  # waits for the device, once a run
             for turn in turns:
                 turn.state.stacked = stacked
         fills = fills_cache or turns[0].state.filled_cache

@@ -29,7 +29,8 @@ PAGES = ROOT / "docs" / "integrations"
 
 def blocks(page: str, language: str = "python") -> list[str]:
     """What stands in a page's fences of one language, "" for those that name none."""
-    found = re.findall(rf"^```{language}\n(.*?)^```$", (PAGES / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", (PAGES / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
+    found = [text for of, text in fences if of == language]
     assert found, f"{page} has something to type"
     return found
 

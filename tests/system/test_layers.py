@@ -139,8 +139,19 @@ def test_imports_point_down() -> None:
 
 
 def test_runtime_is_light() -> None:
-    heavy = "diffusers", "zarr", "optuna", "sklearn", "scipy", "matplotlib", "typer", "rich", "hyca_calib"
-    code = f"import sys, hyca_runtime; print([m for m in {heavy!r} if m in sys.modules])"
+    heavy = (
+        "diffusers",
+        "zarr",
+        "optuna",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "typer",
+        "rich",
+        "hyca_calib",
+        "huggingface_hub",
+    )
+    code = f"import sys, hyca_runtime, hyca_runtime.integrations.parallel, hyca_runtime.integrations.comfyui; print([m for m in {heavy!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -12,6 +12,7 @@ import commands
 import pytest
 import tiny
 from huggingface_hub import HfApi
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from plans import make_plan
 
 from hyca_calib.commands.publishing import push_plan
@@ -88,6 +89,24 @@ def test_the_hub_is_asked_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert told["parent_commit"] == "b" * 40, "what others put there meanwhile is not lost"
     names = {operation.path_in_repo for operation in told["operations"]}
     assert names == {"fast/plan.json", "plans.json", "README.md", "fast/pictures/wall.png"}
+
+
+def test_a_repository_that_is_not_there_yet(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of it, so nothing is lost; where the Hub does not answer, nothing is pushed."""
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    for cause, pushes in ((RepositoryNotFoundError, True), (LocalEntryNotFoundError, False)):
+        error = PlanError("cannot fetch")
+        error.__cause__ = cause.__new__(cause)
+        hub.asked.clear()
+        with mock.patch("hyca_calib.commands.publishing.fetch_index", side_effect=error):
+            if pushes:
+                assert push_plan(study, REPO, None, None).startswith(f"hf://{REPO}@{'c' * 40}#")
+                assert hub.asked[1][1]["parent_commit"] is None
+            else:
+                with pytest.raises(PlanError, match="cannot fetch"):
+                    push_plan(study, REPO, None, None)
+                assert hub.asked == []
 
 
 def test_what_the_hub_refuses_is_told(study: Path) -> None:
