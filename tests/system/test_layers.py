@@ -151,7 +151,8 @@ def test_runtime_is_light() -> None:
         "hyca_calib",
         "huggingface_hub",
     )
-    code = f"import sys, hyca_runtime, hyca_runtime.integrations.parallel, hyca_runtime.integrations.comfyui; print([m for m in {heavy!r} if m in sys.modules])"
+    hosts = "import hyca_runtime.integrations.parallel, hyca_runtime.integrations.comfyui"
+    code = f"import sys, hyca_runtime; {hosts}; print([m for m in {heavy!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
