@@ -122,6 +122,8 @@ def _fetched(address: HubAddress, name: str, most: int) -> tuple[Path, str]:
     return file, ahead.commit_hash
 
 
-def _check_size(address: HubAddress, name: str, size: int, most: int) -> None:
+def _check_size(address: HubAddress, name: str, size: int | None, most: int) -> None:
+    if size is None:
+        raise PlanError(f"{address}: the Hub does not say how large its {name} is")
     if size > most:
         raise PlanError(f"{address}: its {name} has {size} bytes, more than it may have ({most})")
