@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.bound_point import Keeper
 from hyca_runtime.attach.clock import Clock
@@ -40,10 +41,13 @@ class Executor:
         plan: what is done unless a thread says otherwise.
         pipe: the pipeline, if known.
         complain: told why a step is not done as the plan says.
+        ranks: those that must decide as it does.
     """
 
-    def __init__(self, module: nn.Module, plan: CompiledPlan, pipe: Any, complain: Complain) -> None:
-        self.module, self.plan = module, plan
+    def __init__(
+        self, module: nn.Module, plan: CompiledPlan, pipe: Any, complain: Complain, ranks: Agreement = ALONE
+    ) -> None:
+        self.module, self.plan, self._ranks = module, plan, ranks
         self._complain = complain
         self._attachment = Attachment(module, plan.points)
         self._context = self._attachment.context
@@ -128,7 +132,8 @@ class Executor:
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
         turns, section = lane.turns(call, signature((args, kwargs))), plan.section(lane.track)
         if section.stacked > 1 and turns[0].anew:
-            stacked = bool(repeats(args, kwargs, section.stacked))  # waits for the device, once a run
+            same = self._ranks.everywhere(repeats(args, kwargs, section.stacked))
+            stacked = bool(same)  # waits for the device, once a run
             for turn in turns:
                 turn.state.stacked = stacked
         fills = fills_cache or turns[0].state.filled_cache
@@ -207,7 +212,7 @@ class Executor:
         number = self.number()
         lane = self.lanes.get(number)
         if lane is None or lane.plan is not plan:
-            lane = self.lanes[number] = Lane(plan, self._clock)
+            lane = self.lanes[number] = Lane(plan, self._clock, self._ranks)
         return lane
 
     def _starts(self, plan: CompiledPlan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

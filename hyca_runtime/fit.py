@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from hyca_runtime.agreement import Agreement
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.network_plan import NetworkPlan
@@ -37,7 +38,7 @@ def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module
         )
     module, expected = networks[section.component], section.model
     kind, digest = type(module).__name__, config_digest(module)
-    if kind != expected.transformer:
+    if expected.transformer not in {base.__name__ for base in type(module).__mro__}:  # xDiT has subclasses of its own
         raise PlanMismatchError(f"plan {name!r} is for a {expected.transformer}, got a {kind}; nothing was changed")
     if section.held < section.stacked and kind in UNPARTED:
         raise PlanMismatchError(
@@ -48,6 +49,17 @@ def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module
         raise PlanMismatchError(
             f"plan {name!r} is for a {kind} of another configuration ({expected.config_digest[:12]}, "
             f"this one is {digest[:12]}); trace and search this model. Nothing was changed"
+        )
+
+
+def check_agreed(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], ranks: Agreement) -> None:
+    """Raises PlanMismatchError if ranks would decide about parts of a sample each for itself."""
+    spread = getattr(networks[section.component], "_parallel_config", None)
+    if ranks.alone and section.decider.by_sample and getattr(spread, "context_parallel_config", None) is not None:
+        raise PlanMismatchError(
+            f"plan {name!r} decides by what it sees of a sample, and the {section.component} is cut over ranks that "
+            "each see another part; let them agree: apply_plan(..., ranks=across_ranks(pipe)), of "
+            "hyca_runtime.integrations.parallel. Nothing was changed"
         )
 
 

@@ -17,6 +17,7 @@ from hyca_runtime.certified import valid_certificate
 from hyca_runtime.errors import CertificateWarning, HycaError, PlanError
 from hyca_runtime.forecast import Forecast, Source
 from hyca_runtime.group import DimensionGroup
+from hyca_runtime.integrations.hub import fetch_plan, is_on_hub
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan_facts import Certificate, ModelFingerprint, NewPromptBound, Quality, TimeGrid, Timing
 from hyca_runtime.plan_part import PlanPart
@@ -113,11 +114,13 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     partial.replace(target)
 
 
-def load_plan(path: str | os.PathLike[str]) -> Plan:
+def load_plan(path: str | os.PathLike[str], download: bool = False) -> Plan:
     """Read and check a plan.
 
     Args:
-        path: the file, or the folder of a study, whose plan is ``plan.json``.
+        path: the file, the folder of a study, whose plan is ``plan.json``, or an address on the Hub, see
+            `integrations.hub`.
+        download: whether it may be fetched from there.
 
     Warns:
         CertificateWarning: the plan is not what its certificate is of.
@@ -126,7 +129,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         PlanError: not a readable, complete and consistent plan of this version; the message names
             the field, what was expected and what was got.
     """
-    path = plan_file(path)
+    path = plan_file(path, download)
     try:
         if path.stat().st_size > MAX_PLAN_BYTES:
             raise PlanError(f"{path}: {path.stat().st_size} bytes is more than a plan can have ({MAX_PLAN_BYTES})")
@@ -145,13 +148,13 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     return plan
 
 
-def plan_file(path: str | os.PathLike[str]) -> Path:
-    """The file of the plan at `path`: itself, or ``plan.json`` in a folder.
+def plan_file(path: str | os.PathLike[str], download: bool = False) -> Path:
+    """The file of the plan at `path`: itself, ``plan.json`` in a folder, or what the Hub has; see `load_plan`.
 
     Raises:
         PlanError: a folder without one; the message names the plans below it.
     """
-    found = Path(path)
+    found = fetch_plan(str(path), MAX_PLAN_BYTES, download) if is_on_hub(path) else Path(path)
     if not found.is_dir():
         return found
     if (found / PLAN_FILE).is_file():

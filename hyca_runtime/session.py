@@ -6,12 +6,12 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet, WeakValueDictionary
 
 from torch import nn
 
+from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.attach.context import step_number
 from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
@@ -19,7 +19,7 @@ from hyca_runtime.compiled_plan import CompiledPlan, OnMismatch
 from hyca_runtime.cost_ratio import cost_ratio
 from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.executor import Executor
-from hyca_runtime.fit import check_fits, tell_of_rounding
+from hyca_runtime.fit import check_agreed, check_fits, tell_of_rounding
 from hyca_runtime.plan import Plan, as_plan
 from hyca_runtime.point import CachePoint
 from hyca_runtime.report import RunReport
@@ -48,6 +48,7 @@ class Session:
         on_mismatch: OnMismatch = "compute",
         pipe: object | None = None,
         control: Iterable[Deferral] = (),
+        ranks: Agreement = ALONE,
     ) -> None:
         self.plan = plan
         self.on_mismatch: OnMismatch = on_mismatch
@@ -60,7 +61,7 @@ class Session:
                 sections = [section for section in plan.sections if section.component == name]
                 if sections:
                     compiled = CompiledPlan(plan.name, sections, on_mismatch)
-                    self._executors[name] = Executor(module, compiled, pipe, self._complain)
+                    self._executors[name] = Executor(module, compiled, pipe, self._complain, ranks)
         except BaseException:
             self.remove()
             raise
@@ -205,9 +206,7 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
 
@@ -216,9 +215,7 @@ def _told(points: Mapping[str, CachePoint]) -> str:
 
 
 def apply_plan(
-    target: object,
-    plan: Plan | str | os.PathLike[str],
-    on_mismatch: OnMismatch = "compute",
+    target: object, plan: Plan | str | os.PathLike[str], on_mismatch: OnMismatch = "compute", ranks: Agreement = ALONE
 ) -> Session:
     """Make a diffusers pipeline, or a transformer, follow `plan`.
 
@@ -230,6 +227,7 @@ def apply_plan(
             and warn once, "adapt" the schedule to the sampler's time and forecast by the plan's closed forms, or
             raise an "error". A step that the plan predicts but whose branch lacks the features for it (it began
             late, a forecast was not finite) is computed with a warning, or is an "error", too.
+        ranks: those that each hold a part of every sample and must decide alike, see `integrations.parallel`.
 
     Returns:
         The session, which `report`s and `remove`s.
@@ -242,9 +240,10 @@ def apply_plan(
     plan, networks = as_plan(plan), find_transformers(target)
     for section in plan.sections:
         check_fits(plan.name, section, networks, type(target).__name__)
+        check_agreed(plan.name, section, networks, ranks)
     if isinstance(target, nn.Module):
         for section in plan.sections:
             tell_of_rounding(plan.name, section, networks[section.component])
     pipe = None if isinstance(target, nn.Module) else target
     control = defer_control(target, {s.component: list(s.places.values()) for s in plan.sections})
-    return Session(networks, plan, on_mismatch, pipe, control)
+    return Session(networks, plan, on_mismatch, pipe, control, ranks)
