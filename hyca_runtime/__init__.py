@@ -8,6 +8,7 @@
 
 from hyca_runtime.errors import (
     AttachError,
+    CertificateError,
     ClockError,
     HycaError,
     PlanError,
@@ -22,6 +23,7 @@ from hyca_runtime.session import Session, apply_plan
 __all__ = [
     "AttachError",
     "ClockError",
+    "CertificateError",
     "HycaError",
     "Plan",
     "PlanCache",

@@ -50,7 +50,7 @@ def evaluate_pipe(pipe: Pipeline, plan: Plan, workload: Workload, options: Evalu
     if options.certify:
         try:
             _check_certifiable(plan, report, options, len(jobs))
-            signed = certified(plan, pipe, found, report, jobs, workload)
+            signed = certified(plan, pipe, found, report, jobs, workload, options.sign)
             write_certified(plan_file(options.plan), plan, signed)
             new = next(now for now, was in zip(signed.sections, plan.sections, strict=True) if now is not was)
             say(f"{options.plan}: certified, {new.certificate}")

@@ -21,6 +21,7 @@ LAYERS = (
         "hyca_runtime.stacked",
         "hyca_runtime.registry",
         "hyca_runtime.table",
+        "hyca_runtime.flop_count",
         "hyca_runtime.feature",
     ),
     ("hyca_runtime.point", "hyca_runtime.group", "hyca_runtime.schedule", "hyca_runtime.history"),
@@ -31,6 +32,7 @@ LAYERS = (
         "hyca_runtime.combine_triton",
         "hyca_runtime.finite_guard",
         "hyca_runtime.fingerprint",
+        "hyca_runtime.precision",
         "hyca_runtime.adaptive",
     ),
     (
@@ -38,6 +40,7 @@ LAYERS = (
         "hyca_runtime.probes",
         "hyca_runtime.forecast",
         "hyca_runtime.network_plan",
+        "hyca_runtime.plain_section",
         "hyca_runtime.testing",
     ),
     (
