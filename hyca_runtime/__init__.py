@@ -19,11 +19,12 @@ from hyca_runtime.plan import Plan, load_plan, merge_plans, save_plan
 from hyca_runtime.plan_cache import PlanCache
 from hyca_runtime.report import RunReport
 from hyca_runtime.session import Session, apply_plan
+from hyca_runtime.starter import starter_plan
 
 __all__ = [
     "AttachError",
-    "ClockError",
     "CertificateError",
+    "ClockError",
     "HycaError",
     "Plan",
     "PlanCache",
@@ -36,4 +37,5 @@ __all__ = [
     "load_plan",
     "merge_plans",
     "save_plan",
+    "starter_plan",
 ]

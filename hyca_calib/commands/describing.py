@@ -35,6 +35,7 @@ from hyca_runtime.errors import StudyError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY
 
+from hyca_runtime.starter import UNCALIBRATED
 Facts = dict[str, str]
 
 
@@ -60,6 +61,8 @@ def describe(where: str) -> Facts:
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
     for section, own in zip(_told_apart(plan.sections), plan.sections, strict=True):
+    if UNCALIBRATED in plan.provenance:
+        facts["calibration"] = "none, uncalibrated: nothing of it was measured on its model; `hyca evaluate` does"
         schedule, name = section.schedule, section.component
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
         if section.timing and section.seconds_ratio:

@@ -30,6 +30,7 @@ from hyca_runtime.errors import WorkloadError
 from hyca_runtime.plan import plan_file
 
 
+from hyca_runtime.starter import UNCALIBRATED
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
     """``hyca_calib evaluate``; returns the figures of the plan. The model is the caller's choice, never the plan's."""
     plan = load_plan(options.plan)
@@ -92,7 +93,7 @@ def _check_certifiable(plan: Plan, report: RunReport, options: EvaluateOptions, 
     most = max((certificate.num_samples for certificate in valid if certificate), default=0)
     if samples < most:
         raise PlanError(f"its certificate is of {most} samples, these are {samples}; measure as many to replace it")
-    if not _says_its_workload(plan):
+    if not _says_its_workload(plan) and UNCALIBRATED not in plan.provenance:  # which saw no samples
         raise PlanError("it does not say which samples it was made on, so they may be these")
     if report.off_plan and options.on_mismatch != "error":
         raise PlanError(f"the runs were not the plan's ({report.off_plan})")

@@ -61,10 +61,10 @@ LAYERS = (
     ("hyca_runtime.compiled_plan", "hyca_runtime.deciding", "hyca_runtime.stream_state", "hyca_runtime.doing"),
     ("hyca_runtime.lane",),
     ("hyca_runtime.forecasting", "hyca_runtime.surprise", "hyca_runtime.cost_ratio"),
-    ("hyca_runtime.complaints",),
+    ("hyca_runtime.complaints", "hyca_runtime.first_look"),
     ("hyca_runtime.on_the_way",),
     ("hyca_runtime.executor",),
-    ("hyca_runtime.session",),
+    ("hyca_runtime.session", "hyca_runtime.starter", "hyca_runtime.starter_rule"),
     ("hyca_runtime.samplers",),
     ("hyca_runtime",),
     ("hyca_calib.records", "hyca_calib.costs", "hyca_calib.demo", "hyca_calib.callable_package"),
@@ -79,7 +79,7 @@ LAYERS = (
     ("hyca_calib.cli", "hyca_calib.api"),
     ("hyca_calib.__main__",),
     ("studies.zoo", "studies.training"),
-    ("studies.paper",),
+    ("studies.paper", "studies.starter"),
 )
 """Bottom up. A file imports only its own layer and lower ones; the longest prefix decides."""
 
