@@ -59,7 +59,7 @@ def calibrate(
         prompts: texts, or mappings of keywords of the pipeline's call with pictures and videos by the names of their
             files; or the path of a file of them. None takes a hundred built-in ones, and the plan says so.
         steps: sampler steps of the full run.
-        budget: one, such as ``5x``, ``20%`` or ``10 steps``.
+        budget: one, such as ``5x``, ``20%``, ``10 steps``, ``1.8s`` of a sample, or ``2.5x wall``.
         effort: how much is done, in counts, so that the plan does not depend on how fast or busy the machine is.
         out: folder of everything that is written; by default ``studies/CLASS-BUDGET``.
         max_hours: all counts are cut evenly to what fits; the plan says so.

@@ -57,7 +57,8 @@ def write_outcome(
         preset: the recipe's name, "" of a search.
         told: what the plan says of where it comes from.
     """
-    made = {**told, "budget": budget.told, **study.told}
+    announced = budget.announced(1 / section.flops_ratio) if section.flops_ratio else {}
+    made = {**told, "budget": budget.told | announced, **study.told}
     section = section.model_copy(update={"timing": timing_of(section, problem.trace)})
     if pipe is not None:
         made["precision"] = precision_of(find_transformer(pipe, section.component))
