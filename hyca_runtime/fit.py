@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
 from hyca_runtime.agreement import Agreement
+from hyca_runtime.certified import check_certified
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.point import CachePoint
 
 UNPARTED = frozenset(
     {
@@ -29,8 +31,34 @@ UNPARTED = frozenset(
 """Networks whose samples do not all lie along the first axis of their arguments, or answer otherwise together."""
 
 
-def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
-    """Raises PlanMismatchError if a section of the plan `name` is for none of these networks of a `target`."""
+def check_fits(
+    name: str,
+    sections: Iterable[NetworkPlan],
+    networks: Mapping[str, nn.Module],
+    target: str,
+    require: float | None = None,
+) -> None:
+    """Whether the sections of the plan `name` are for these networks of a `target`, and as good as required.
+
+    Raises:
+        PlanMismatchError: one is for none of the networks.
+        CertificateError: see `check_certified`.
+    """
+    sections = tuple(sections)
+    for section in sections:
+        _check_section(name, section, networks, target)
+    if require is not None:
+        check_certified(name, sections, networks, require)
+
+
+def check_places(name: str, section: NetworkPlan, own: Mapping[str, CachePoint]) -> None:
+    """Raises PlanMismatchError if a section is cached at other points than a session of that network."""
+    if section.places != own:
+        there, here = (", ".join(f"'{point}'" for point in places.values()) for places in (section.places, own))
+        raise PlanMismatchError(f"plan {name!r} is cached at {there}, the session at {here}; apply it on its own")
+
+
+def _check_section(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
     if section.component not in networks:
         raise PlanMismatchError(
             f"plan {name!r} is for a {section.component!r}, {target} has only {', '.join(networks)}; "

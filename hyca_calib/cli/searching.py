@@ -13,7 +13,7 @@ from hyca_calib.commands.options import SearchLimits
 def search(
     budget: Annotated[
         str | None,
-        typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x."),
+        typer.Option(help="5x, 20%, '10 steps', 1.8s or '2.5x wall'; several with commas: 2x,3x,5x."),
     ] = None,
     *,
     trace: Annotated[

@@ -10,6 +10,7 @@ from typing import Any
 from hyca_calib.commands.calibration import Settled
 from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.records.console import human_bytes
+from hyca_calib.records.origins import announced_in
 from hyca_calib.report.steps import (
     MOST_NAMED,
     NETWORK,
@@ -34,6 +35,7 @@ from hyca_runtime.certified import valid_certificate
 from hyca_runtime.errors import StudyError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY
+from hyca_runtime.starter import UNCALIBRATED
 
 Facts = dict[str, str]
 
@@ -59,6 +61,8 @@ def describe(where: str) -> Facts:
 
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
+    if UNCALIBRATED in plan.provenance:
+        facts["calibration"] = "none, uncalibrated: nothing of it was measured on its model; `hyca evaluate` does"
     for section, own in zip(_told_apart(plan.sections), plan.sections, strict=True):
         schedule, name = section.schedule, section.component
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
@@ -91,6 +95,9 @@ def _of_plan(plan: Plan) -> Facts:
         if made := valid_certificate(own, plan.sections):
             of = f"weights {made.weights[:12]}, workload {made.workload[:12]}, commit {made.commit}"
             facts[f"{name}: certified"] = f"{of}, {_told(made.versions)}"
+    if told := announced_in(plan.provenance):
+        where = f"{told.device} in {told.dtype}, batches of {told.batch}"
+        facts["announced"] = f"{told.seconds:.3g} s a sample, {told.full_seconds:.3g} s in full, on {where}"
     for key in ("trace", "precision", "replayed_cost", "prompts", "threads"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])

@@ -209,6 +209,9 @@ class EvaluateOptions:
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps. Default: those of the plan.")] = None
     on_mismatch: Annotated[OnMismatch, typer.Option(help="What other steps than the plan's do.")] = "error"
     certify: Annotated[bool, typer.Option(help="Write what was found into the plan, as its certificate.")] = True
+    sign: Annotated[
+        bool, typer.Option("--sign", help="Bind the certificate to all weights: apply_plan(require=) compares them.")
+    ] = False
     level: Annotated[
         float,
         typer.Option(min=0.5, max=0.999, help="Probability of what is said of a new prompt: the surer, the less."),

@@ -11,14 +11,16 @@ from hyca_calib.commands.asked import Asked
 from hyca_calib.commands.counted import CLOCKS, COUNTS, counted
 from hyca_calib.commands.options import STUDIES, TRACES, SearchLimits
 from hyca_calib.commands.plans import report
-from hyca_calib.commands.presets import preset_of
+from hyca_calib.commands.presets import Offer, preset_of
 from hyca_calib.costs.budget import TOLERANCE, Budget, parse_budgets
 from hyca_calib.pipelines.load import TracedModel, default_device, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.report.front import write_front
 from hyca_calib.search.effort import EFFORTS, Effort
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.run_seconds import FILE, kept_seconds, run_seconds
 from hyca_calib.search.sources import BEST
 from hyca_calib.search.storage import public
 from hyca_calib.search.study import JOURNAL, StudyFolder
@@ -72,9 +74,9 @@ def search_with(
     limits = counted(limits, effort) if effort else limits
     wanted = _budgets(budgets, limits)
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
-    for budget, trace_ in itertools.product(wanted, recorded):  # refuse all before any work is done
-        if preset.computes_steps:
-            budget.computed_steps(trace_.cost, trace_.num_steps, 3)
+    timed = any(budget.needs_seconds for budget in wanted)
+    if not timed:
+        _check_within(wanted, recorded, preset)
     for trace_ in recorded[1:]:
         trace_.check_same_samples(recorded[0])
     suffix = "" if limits.preset == BEST else f"-{limits.preset}"
@@ -88,9 +90,15 @@ def search_with(
     palette, apart = _palette(limits)
     problems = [Problem(trace_, partial=palette[1:], apart=apart) for trace_ in recorded]
     pipe = load(recorded[0].attributes.model)
+    seconds = (kept_seconds(folder) or run_seconds(pipe, recorded[0])) if timed else None
+    if seconds is not None:
+        wanted = tuple(budget.within(seconds) for budget in wanted)
+        _check_within(wanted, recorded, preset)
     make = preset.prepare(Asked(pipe, problems, wanted, limits, folder, effort))
     for study, request in zip(studies, requests, strict=True):
         StudyFolder.open(study.folder, request)
+    if seconds is not None:
+        write_json(folder / FILE, seconds)
     facts = {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
     with run_log(Folder(folder), facts):
         for budget, study in zip(wanted, studies, strict=True):
@@ -102,6 +110,13 @@ def search_with(
         if reported:
             compare(studies, folder)
     return [study.plan for study in studies]
+
+
+def _check_within(budgets: Sequence[Budget], recorded: Sequence[Trace], preset: Offer) -> None:
+    """Refuses budgets that cannot be met before any work is done."""
+    for budget, trace_ in itertools.product(budgets, recorded):
+        if preset.computes_steps:
+            budget.computed_steps(trace_.cost, trace_.num_steps, 3)
 
 
 def preset_study(trace: Trace, budget: Budget, limits: SearchLimits, folder: Path) -> StudyFolder:
@@ -149,7 +164,10 @@ def _budgets(budgets: str | None, limits: SearchLimits) -> tuple[Budget, ...]:
         raise BudgetError("give either --budget, such as 5x, or a --schedule to follow")
     if budgets is None and limits.schedule is not None:
         return (Budget(limits.schedule.stem),)
-    return parse_budgets(budgets or "", 0.0 if limits.strict else TOLERANCE)
+    found = parse_budgets(budgets or "", 0.0 if limits.strict else TOLERANCE)
+    if limits.workers > 1 and any(budget.needs_seconds for budget in found):
+        raise BudgetError("budgets of time take one process, which times the model: leave --workers, or use 5x")
+    return found
 
 
 def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:

@@ -21,6 +21,7 @@ LAYERS = (
         "hyca_runtime.stacked",
         "hyca_runtime.registry",
         "hyca_runtime.table",
+        "hyca_runtime.flop_count",
         "hyca_runtime.feature",
         "hyca_runtime.agreement",
     ),
@@ -34,6 +35,7 @@ LAYERS = (
         "hyca_runtime.combine_triton",
         "hyca_runtime.finite_guard",
         "hyca_runtime.fingerprint",
+        "hyca_runtime.precision",
         "hyca_runtime.adaptive",
     ),
     (
@@ -41,6 +43,7 @@ LAYERS = (
         "hyca_runtime.probes",
         "hyca_runtime.forecast",
         "hyca_runtime.network_plan",
+        "hyca_runtime.plain_section",
         "hyca_runtime.testing",
     ),
     (
@@ -61,10 +64,10 @@ LAYERS = (
     ("hyca_runtime.compiled_plan", "hyca_runtime.deciding", "hyca_runtime.stream_state", "hyca_runtime.doing"),
     ("hyca_runtime.lane",),
     ("hyca_runtime.forecasting", "hyca_runtime.surprise", "hyca_runtime.cost_ratio"),
-    ("hyca_runtime.complaints",),
+    ("hyca_runtime.complaints", "hyca_runtime.first_look"),
     ("hyca_runtime.on_the_way",),
     ("hyca_runtime.executor",),
-    ("hyca_runtime.session",),
+    ("hyca_runtime.session", "hyca_runtime.starter", "hyca_runtime.starter_rule"),
     ("hyca_runtime.samplers", "hyca_runtime.integrations"),
     ("hyca_runtime",),
     ("hyca_calib.records", "hyca_calib.costs", "hyca_calib.demo", "hyca_calib.callable_package"),
@@ -79,7 +82,7 @@ LAYERS = (
     ("hyca_calib.cli", "hyca_calib.api"),
     ("hyca_calib.__main__",),
     ("studies.zoo", "studies.training"),
-    ("studies.paper",),
+    ("studies.paper", "studies.starter"),
 )
 """Bottom up. A file imports only its own layer and lower ones; the longest prefix decides."""
 
