@@ -63,6 +63,7 @@ LAYERS = (
     ("hyca_runtime.executor",),
     ("hyca_runtime.session",),
     ("hyca_runtime.samplers",),
+    ("hyca_runtime.integrations",),
     ("hyca_runtime",),
     ("hyca_calib.records", "hyca_calib.costs", "hyca_calib.demo", "hyca_calib.callable_package"),
     ("hyca_calib.pipelines",),
