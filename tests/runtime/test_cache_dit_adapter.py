@@ -19,10 +19,11 @@ from plans import changed, joint_plan, layered_plan, make_plan
 from hyca_calib.baselines.cache_dit import package
 from hyca_calib.baselines.foreign_caches import untouched
 from hyca_calib.pipelines.by_hand import hand_plan
+from hyca_calib.search.step_caches.cache_dit_config import section_of
 from hyca_runtime import Plan, PlanError, PlanMismatchError, apply_plan, save_plan
 from hyca_runtime.attach.points import find_blocks
 from hyca_runtime.forecast import Forecast
-from hyca_runtime.integrations.cache_dit import options, section_of, steps_mask
+from hyca_runtime.integrations.cache_dit import options, steps_mask
 from hyca_runtime.integrations.cache_dit_taps import PlanCalibrator, configs
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import parse_point

@@ -23,9 +23,10 @@ from packaging.version import Version
 from releases import WHEELS, Release
 
 from hyca_calib.baselines.cache_dit import package
+from hyca_calib.search.step_caches.cache_dit_config import NEUTRAL
 from hyca_runtime import save_plan
 from hyca_runtime.integrations import sglang, vllm_omni
-from hyca_runtime.integrations.cache_dit import NEUTRAL, steps_mask
+from hyca_runtime.integrations.cache_dit import steps_mask
 from hyca_runtime.integrations.cache_dit_taps import FACTORY, PlanCalibrator, PlanCalibratorConfig
 from hyca_runtime.integrations.hosts import TESTED, host_module
 
