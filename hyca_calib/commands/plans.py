@@ -23,12 +23,14 @@ from hyca_calib.records.origins import announced_in, origins
 from hyca_calib.records.provenance import machine
 from hyca_calib.report.write import write_report
 from hyca_calib.search.lineage import trace_for, trace_named_in
-from hyca_calib.search.options import Naming
+from hyca_calib.search.options import Naming, Reader
 from hyca_calib.search.smoothcache.schedule_file import schedule_of
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, RunReport, load_plan, merge_plans, save_plan
 from hyca_runtime.errors import WorkloadError
+from hyca_runtime.integrations.cache_dit import options
+from hyca_runtime.integrations.sglang import request_params
 from hyca_runtime.plan import plan_file
 from hyca_runtime.starter import UNCALIBRATED
 
@@ -153,6 +155,13 @@ def export_schedule(path: Path, out: Path, names: Naming) -> Path:
     schedule = schedule_of(load_plan(path).section, names)
     lines = [f"  {json.dumps(layer)}: {json.dumps(steps)}" for layer, steps in schedule.items()]
     write_text(out, "{\n" + ",\n".join(lines) + "\n}\n")
+    return out
+
+
+def export_options(path: Path, out: Path, to: Reader) -> Path:
+    """``hyca_calib export --to cache-dit`` or ``sglang``; returns the path of the file, which is JSON and so YAML."""
+    section = load_plan(path).section
+    write_text(out, json.dumps(options(section) if to == "cache-dit" else request_params(section), indent=1) + "\n")
     return out
 
 
