@@ -9,37 +9,34 @@ from torch import nn
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import CallResolver
-from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature, Signature, signature, widths
 from hyca_runtime.flop_count import count_flops
 from hyca_runtime.point import CachePoint, parse_point
 from hyca_runtime.schedule import FEATURE
 
-COUNTED = 2
-"""Steps whose FLOPs are counted: the first is computed, the second repeats features."""
-
 
 class FirstLook:
     """Answers a network's calls from `install` until `remove`: the first of each guidance branch is computed, later
-    ones repeat its feature, so that only what is behind the cache point runs. What comes out is no sample.
+    ones repeat what it gave. What comes out is no sample.
 
     Attributes:
-        point: the input of the final norm, or of a network without one its output.
+        point: the network's output. Closed forms do better there than before the final norm, which takes out what
+            differs in size from step to step.
         sampler: the class of the scheduler, "any" where none is known.
         times, scheduler_times: one for each step; the second what the scheduler calls them, if it does.
         channels: of the point.
         numel: numbers in its features on a step, all branches together.
-        full_flops, tail_flops: of a step that is computed, and of one that repeats a feature, all branches together.
+        full_flops: of a step that is computed, all branches together.
     """
 
     def __init__(self, module: nn.Module, pipe: Any) -> None:
         self.module, self.sampler = module, "any"
-        self._attachment = _attached(module)
+        self._attachment = Attachment(module, parse_point("output"))
         self._clock = Clock(module, pipe)
         self._resolver = CallResolver(self._clock)
         self._kept: dict[tuple[str, int], tuple[Signature, Feature]] = {}
         self._times: list[tuple[float, float | None]] = []
-        self.channels, self.numel, self.full_flops, self.tail_flops = 0, 0, 0.0, 0.0
+        self.channels, self.numel, self.full_flops = 0, 0, 0.0
 
     @property
     def point(self) -> CachePoint:
@@ -71,28 +68,15 @@ class FirstLook:
             self._times.append((self._clock.timestep(args, kwargs).read()[0], self._clock.scheduler_time()))
         known, feature = self._kept.get((call.branch, call.part), (None, None))
         inject = {FEATURE: feature} if feature is not None and known == looks else {}
-        step, capture, found = len(self._times), () if inject else (FEATURE,), list[Any]()
-
-        def run() -> None:
-            found.extend(self._attachment.run(args, kwargs, capture, inject))
-
-        if step > COUNTED:
-            run()
-        flops = 0.0 if found else count_flops(run)
-        output, captured = found
         if inject:
-            self.tail_flops += flops if step == COUNTED else 0.0
-        elif (seen := captured.get(FEATURE)) is not None:
+            return self._attachment.run(args, kwargs, (), inject)[0]
+        found = list[Any]()
+        flops = count_flops(lambda: found.extend(self._attachment.run(args, kwargs, (FEATURE,), {})))
+        output, captured = found
+        if (seen := captured.get(FEATURE)) is not None:
             self._kept[call.branch, call.part] = looks, seen
-            if step == 1:
+            if len(self._times) == 1:
                 self.full_flops += flops
                 self.channels = sum(widths(seen, self.point.channel_axis))
                 self.numel += sum(part.numel() for part in seen)
         return output
-
-
-def _attached(module: nn.Module) -> Attachment:
-    try:
-        return Attachment(module, parse_point("trunk"))
-    except AttachError:
-        return Attachment(module, parse_point("output"))

@@ -89,7 +89,7 @@ def _looked_at(pipe: Any, steps: int, call: Mapping[str, Any]) -> dict[str, Firs
 
 def _section(component: str, look: FirstLook, ratio: float, rule: Steps, solver: ClosedFormSolver) -> NetworkPlan:
     steps = len(look.times)
-    predicted = look.tail_flops + 2.0 * solver.depth * look.numel
+    predicted = 2.0 * solver.depth * look.numel
     spare = steps * look.full_flops / ratio - steps * predicted
     count = min(steps, math.floor(spare / (look.full_flops - predicted) + 1e-9)) if look.full_flops > predicted else 0
     if count < 1:

@@ -21,7 +21,7 @@ from hyca_runtime.solvers import ClosedFormSolver
 from hyca_runtime.starter import starter_plan
 from hyca_runtime.starter_rule import learnt_steps
 
-MODELS = {"demo": 2, "demo-class": 2, "demo-video": 1}
+MODELS = {"demo": 6, "demo-class": 6, "demo-video": 2}
 """Samples of each, of different prompts of the test split."""
 STEPS, BUDGETS, BATCH = 28, ("2x", "3x", "5x"), 4
 STARTER = "starter"

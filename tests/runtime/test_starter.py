@@ -42,7 +42,7 @@ def test_a_plan_that_keeps_its_budget(pipe: EmojiPipeline) -> None:
     assert section.grid.timesteps == pytest.approx(told.grid.timesteps)
     assert section.grid.scheduler_timesteps == pytest.approx(told.grid.scheduler_timesteps)
     assert section.model == told.model
-    assert (section.grid.scheduler, section.forecast.num_channels) == (told.grid.scheduler, pipe.transformer.inner_dim)
+    assert (section.grid.scheduler, section.forecast.num_channels) == (told.grid.scheduler, pipe.transformer.config.in_channels)
     assert section.forecast.groups_of()[0].solver == SOLVER.spec()
     assert section.flops_ratio is not None
     assert section.flops_ratio >= 2.5
