@@ -19,7 +19,7 @@ from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.quality.evaluate import Fidelity, SampledRun, run_untimed
 from hyca_runtime.solvers import ClosedFormSolver
 from hyca_runtime.starter import starter_plan
-from hyca_runtime.starter_rule import learnt_steps
+from hyca_runtime.starter.rule import learnt_steps
 
 MODELS = {"demo": 6, "demo-class": 6, "demo-video": 2}
 """Samples of each, of different prompts of the test split."""

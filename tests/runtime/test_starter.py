@@ -17,7 +17,7 @@ from hyca_runtime import AttachError, CertificateError, apply_plan, load_plan, s
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.flop_count import count_flops
 from hyca_runtime.solvers import Hold
-from hyca_runtime.starter_rule import CURVE, SOLVER, learnt_steps
+from hyca_runtime.starter.rule import CURVE, SOLVER, learnt_steps
 from studies.starter.rule import learnt_curve, published
 from studies.zoo import PIPELINES
 
@@ -42,7 +42,10 @@ def test_a_plan_that_keeps_its_budget(pipe: EmojiPipeline) -> None:
     assert section.grid.timesteps == pytest.approx(told.grid.timesteps)
     assert section.grid.scheduler_timesteps == pytest.approx(told.grid.scheduler_timesteps)
     assert section.model == told.model
-    assert (section.grid.scheduler, section.forecast.num_channels) == (told.grid.scheduler, pipe.transformer.config.in_channels)
+    assert (section.grid.scheduler, section.forecast.num_channels) == (
+        told.grid.scheduler,
+        pipe.transformer.config.in_channels,
+    )
     assert section.forecast.groups_of()[0].solver == SOLVER.spec()
     assert section.flops_ratio is not None
     assert section.flops_ratio >= 2.5

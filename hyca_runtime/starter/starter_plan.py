@@ -14,13 +14,13 @@ from torch import nn
 
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.errors import AttachError, BudgetError
-from hyca_runtime.first_look import FirstLook
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plain_section import plain_section
 from hyca_runtime.plan import Plan
 from hyca_runtime.schedule import FEATURE, Schedule
 from hyca_runtime.solvers import ClosedFormSolver
-from hyca_runtime.starter_rule import SOLVER, learnt_steps
+from hyca_runtime.starter.first_look import FirstLook
+from hyca_runtime.starter.rule import SOLVER, learnt_steps
 
 UNCALIBRATED = "uncalibrated"
 """What the provenance of such a plan says of it."""
