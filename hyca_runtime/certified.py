@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan_facts import Certificate
 
-TOLD = frozenset({"action_flops", "timing", "quality", "certificate"})
+TOLD = frozenset({"action_flops", "action_bits", "timing", "quality", "certificate"})
 """What a section says of itself that decides no run."""
 
 

@@ -24,6 +24,7 @@ from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import PolicySpec
 from hyca_runtime.registry import did_you_mean
 from hyca_runtime.schedule import Action, Schedule
+from hyca_runtime.variant import VariantSpec, merged_variants
 from hyca_runtime.version_2 import from_version_2
 
 PLAN_VERSION = 3
@@ -62,6 +63,8 @@ class Plan(PlanPart):
             seen.add(key)
             if section.places != next(s for s in self.sections if s.component == section.component).places:
                 raise ValueError(f"sections: those of the {section.component} must share their cache points")
+        for component in {section.component for section in self.sections}:
+            merged_variants(section.variants for section in self.sections if section.component == component)
         return self
 
     @property
@@ -234,6 +237,7 @@ def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
         "schedule": Schedule,
         "policy": PolicySpec,
         "palette": Action,
+        "variants": VariantSpec,
         "groups": DimensionGroup,
         "sources": Source,
         "timing": Timing,

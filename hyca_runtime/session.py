@@ -17,11 +17,10 @@ from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, OnMismatch
 from hyca_runtime.cost_ratio import cost_ratio
-from hyca_runtime.errors import PlanError, PlanMismatchError
+from hyca_runtime.errors import PlanError
 from hyca_runtime.executor import Executor
 from hyca_runtime.fit import check_fits, tell_of_rounding
 from hyca_runtime.plan import Plan, as_plan
-from hyca_runtime.point import CachePoint
 from hyca_runtime.report import RunReport
 
 MAX_PLANS = 64
@@ -118,14 +117,9 @@ class Session:
             compiled = {}
             for section in plan.sections:
                 check_fits(plan.name, section, networks, "the session")
-                own = self._executors[section.component].plan.points
-                if section.places != own:
-                    raise PlanMismatchError(
-                        f"plan {plan.name!r} is cached at {_told(section.places)}, the session at {_told(own)}; "
-                        "apply it on its own"
-                    )
                 sections = [s for s in plan.sections if s.component == section.component]
                 compiled[section.component] = CompiledPlan(plan.name, sections, self.on_mismatch)
+                compiled[section.component].check_like(self._executors[section.component].plan)
             if len(self._compiled) >= MAX_PLANS:
                 self._compiled.clear()
             self._compiled[id(plan)] = known = (plan, compiled)  # the plan is kept, so its id stays its own
@@ -172,9 +166,11 @@ class Session:
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
             waits=sum(count.waits for count in streams.values()),
             flops_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_flops),
+            bits_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_bits),
             seconds_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_seconds),
             followed=tuple(lane.plan.section(lane.track) for lane in furthest if lane),
             bytes_ahead=self.memory(),
+            variant_bytes=sum(executor.variant_bytes for executor in self._executors.values()),
             networks=tuple(self._executors),
         )
 
@@ -209,10 +205,6 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
-
-
-def _told(points: Mapping[str, CachePoint]) -> str:
-    return ", ".join(f"'{point}'" for point in points.values())
 
 
 def apply_plan(

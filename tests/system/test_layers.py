@@ -23,7 +23,13 @@ LAYERS = (
         "hyca_runtime.table",
         "hyca_runtime.feature",
     ),
-    ("hyca_runtime.point", "hyca_runtime.group", "hyca_runtime.schedule", "hyca_runtime.history"),
+    (
+        "hyca_runtime.point",
+        "hyca_runtime.group",
+        "hyca_runtime.schedule",
+        "hyca_runtime.variant",
+        "hyca_runtime.history",
+    ),
     (
         "hyca_runtime.solvers",
         "hyca_runtime.policies",
