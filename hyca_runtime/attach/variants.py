@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,11 @@ class Variants:
         if variant not in self._layers:
             raise AttachError(f"expected a variant of {sorted(self.specs)}, got {variant[:60]!r}; apply its own plan")
         return [partial(_standing, self._layers[variant])]
+
+    def wrap(self, around: Callable[[nn.Module, nn.Linear], nn.Module]) -> None:
+        """Let each quantised layer run inside what `around` makes of it and the network's own."""
+        for name, layers in self._layers.items():
+            self._layers[name] = [replace(layer, made=around(layer.made, layer.own)) for layer in layers]
 
     def paths(self, variant: str) -> frozenset[str]:
         """Where the layers of a variant are."""

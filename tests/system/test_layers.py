@@ -88,6 +88,8 @@ LAYERS = (
 
 FACE = {"importlib", "typing", "hyca_calib.api"}
 """What the toolkit's own ``__init__.py`` imports, the last for type checkers alone."""
+OWN = {"hyca_runtime.combine_triton": {"triton"}, "hyca_runtime.attach.quantised": {"torchao"}}
+"""What single modules import late: the first torch brings, the second is asked for by plans with variants."""
 LIGHT = {*sys.stdlib_module_names, "hyca_runtime", "torch", "numpy", "pydantic"}
 """What the runtime may import."""
 
@@ -129,8 +131,8 @@ def test_imports_point_down() -> None:
         ours = [name for name in found if name.startswith(("hyca_runtime", "hyca_calib", "studies"))]
         offences += [f"{module} imports {name}, which lies above it" for name in ours if layer_of(name) > here]
         if module.startswith("hyca_runtime"):
-            own = {"triton"} if module == "hyca_runtime.combine_triton" else set()  # torch brings it
-            offences += [f"{module} imports {name}" for name in found if name.split(".")[0] not in LIGHT | own]
+            allowed = LIGHT | OWN.get(module, set())
+            offences += [f"{module} imports {name}" for name in found if name.split(".")[0] not in allowed]
     assert offences == []
 
 
