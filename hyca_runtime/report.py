@@ -35,6 +35,10 @@ class StreamCount:
         """Calls on which all of the network ran."""
         return sum(count for action, count in self.actions.items() if action.computes)
 
+    def ran(self, variant: str) -> int:
+        """Calls that ran the weights of a variant."""
+        return sum(count for action, count in self.actions.items() if action.variant == variant)
+
     @property
     def predicted(self) -> int:
         """Calls on which something was forecast."""
@@ -123,8 +127,7 @@ class RunReport:
                 )
                 lines.append(f"  {where}: {count.computed} of {count.steps}")
         for name, spec in self.quantised.items():
-            calls = sum(count.actions[action] for count in self.streams.values() for action in _running(count, name))
-            lines.append(f"  {calls} calls ran as {name!r}: {spec}")
+            lines.append(f"  {sum(count.ran(name) for count in self.streams.values())} calls ran as {name!r}: {spec}")
         if self.variant_bytes:
             lines.append(f"  {self.variant_bytes / 2**20:.2f} MiB of quantised weights beside the network's own")
         if self.absent:
@@ -134,8 +137,3 @@ class RunReport:
         if self.off_plan:
             lines.append(f"  {'adapted' if self.adapted else 'computed, not predicted'}: {self.off_plan}")
         return "\n".join(lines)
-
-
-def _running(count: StreamCount, variant: str) -> list[Action]:
-    """Actions of a stream that ran a variant."""
-    return [action for action in count.actions if action.variant == variant]

@@ -27,6 +27,9 @@ Ways = dict[int, tuple[float, list[tuple[int, ...]]]]
 
 FEWER = 2
 """So many steps less than a budget allows may be computed, for more steps that run a part."""
+LOUDNESS = (1.0, 4.0, 16.0)
+"""Errors of a variant resemble each other from step to step and then add up in the latent by more than their squares,
+the more, the more steps have them; how much, rollouts tell."""
 MOST_UNITS = 48
 """Units that what is left of a budget has at most; the price of a part is rounded up to whole ones."""
 
@@ -126,9 +129,12 @@ def _mixed_gaps(
 
 
 def precise_schedule(
-    problem: Problem, settings: Settings, budget: Budget, groups: Groups, variant: str, pulse: Pulse = no_pulse
+    problem: Problem, settings: Settings, budget: Budget, groups: Groups, variant: str, loudness: float = 1.0
 ) -> Schedule:
     """The best schedule of which computed steps may have the network's own precision or that of a variant.
+
+    Args:
+        loudness: the noise is taken as so many times what was traced, see `LOUDNESS`.
 
     Raises:
         BudgetError: no schedule fits.
@@ -149,7 +155,7 @@ def precise_schedule(
         raise BudgetError(f"budget {budget.text!r} cannot be met: computing one step as {variant} is more already")
     gains, branches = problem.channel_gain[:, None], len(trace.branches)
     guidance = trace.guidance if len(trace.guidance) == branches and trace.crossed else [1.0] * branches
-    noise = [summed(known.noise[variant], weights) * gains for weights in ([1.0] * branches, guidance)]
+    noise = [loudness * summed(known.noise[variant], of) * gains for of in ([1.0] * branches, guidance)]
     fit_noise, judge_noise = (np.stack([of[group].sum(0) for group in groups]) for of in noise)
     gaps = PreciseGaps(
         fit=grouped(problem.fit, problem.channel_gain, groups),
@@ -162,7 +168,7 @@ def precise_schedule(
         ridge=settings.ridge,
         max_gap=reach.gap,
     )
-    found = cheapest(gaps.tables(pulse), most, reach.start, pulse)
+    found = cheapest(gaps.tables(), most, reach.start)
     if not found:
         raise BudgetError(f"budget {budget.text!r}: no schedule with steps of {variant}")
     computed = dict(min(found.values(), key=lambda way: way[0])[1])

@@ -1,5 +1,6 @@
 """Optuna over everything the exact schedule search takes as given."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from hyca_calib.search.candidate import Candidate, partition
 from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import AXES, Problem
 from hyca_calib.search.schedules import (
+    LOUDNESS,
     branch_schedule,
     filled_schedule,
     mixed_schedule,
@@ -115,8 +117,8 @@ def _other_ways(candidate: Candidate, budget: Budget) -> list[Candidate]:
     if problem.partial:
         found.append(mixed_schedule(problem, settings, budget, groups))
         found += whole_schedules(problem, settings, [budget], groups, no_pulse)
-    for variant in problem.variants.specs if problem.variants else ():
-        found.append(precise_schedule(problem, settings, budget, groups, variant))
+    precise = itertools.product(problem.variants.specs if problem.variants else (), LOUDNESS)
+    found += dict.fromkeys(precise_schedule(problem, settings, budget, groups, *way) for way in precise)
     if problem.apart:
         found.append(branch_schedule(problem, settings, budget, groups))
     return [candidate.moved(schedule) for schedule in found]

@@ -95,10 +95,6 @@ class Variants:
         for name, layers in self._layers.items():
             self._layers[name] = [replace(layer, made=around(layer.made, layer.own)) for layer in layers]
 
-    def paths(self, variant: str) -> frozenset[str]:
-        """Where the layers of a variant are."""
-        return frozenset(layer.place.path for layer in self._layers[variant])
-
     def _check_memory(self, network: nn.Module, places: Mapping[str, list[Place]]) -> None:
         """Whether what all variants will take is free."""
         told = {name: _expected_bytes(of, self.specs[name]) for name, of in places.items()}
