@@ -67,7 +67,7 @@ class RunReport:
         waits: decisions that waited for the device, since the plan's policy looks at features.
         flops_ratio: FLOPs of the plan's full run over this run's, of the planned networks; None when the plan does not
             say.
-        bits_ratio: the same of bit operations; None also where no variant computes.
+        bits_ratio: the same of bit operations.
         seconds_ratio: the same of seconds of steps, as they were measured for the plan and not in this run.
         followed: the sections of the plan that the run was held against, one for each network that was called.
         networks: the planned networks of the pipeline.
@@ -111,7 +111,8 @@ class RunReport:
         if self.flops_ratio is not None:
             ratios.append(f"{self.flops_ratio:.2f}x by FLOPs of the {' and '.join(self.networks)}")
         if self.bits_ratio is not None:
-            ratios.append(f"{self.bits_ratio:.2f}x by bit operations")
+            simulated = " (simulated)" if any(spec.simulated for spec in self.quantised.values()) else ""
+            ratios.append(f"{self.bits_ratio:.2f}x by bit operations{simulated}")
         if self.seconds_ratio is not None:
             machines = dict.fromkeys(str(section.timing) for section in self.followed)
             ratios.append(f"{self.seconds_ratio:.2f}x by seconds on {' and '.join(machines)}")

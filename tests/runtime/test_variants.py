@@ -111,6 +111,7 @@ def test_simulated_variants_share_the_weights_and_say_so(pipe: EmojiPipeline) ->
             assert 0 < (draw(pipe) - expected).norm() < 0.05 * expected.norm()
             assert session.report().variant_bytes == 0
             assert f"{scheme} (simulated)" in str(session.report())
+            assert "by bit operations (simulated)" in str(session.report())
 
 
 def test_what_is_computed_for_want_of_history_has_the_networks_own_weights(pipe: EmojiPipeline) -> None:
