@@ -14,7 +14,7 @@ from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan_facts import Certificate
 from hyca_runtime.precision import precision_of
 
-TOLD = frozenset({"action_flops", "timing", "quality", "certificate"})
+TOLD = frozenset({"action_flops", "action_bits", "timing", "quality", "certificate"})
 """What a section says of itself that decides no run."""
 
 REQUIRED_LEVEL = 0.95

@@ -13,7 +13,6 @@ from hyca_runtime.certified import check_certified
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.point import CachePoint
 
 UNPARTED = frozenset(
     {
@@ -49,13 +48,6 @@ def check_fits(
         _check_section(name, section, networks, target)
     if require is not None:
         check_certified(name, sections, networks, require)
-
-
-def check_places(name: str, section: NetworkPlan, own: Mapping[str, CachePoint]) -> None:
-    """Raises PlanMismatchError if a section is cached at other points than a session of that network."""
-    if section.places != own:
-        there, here = (", ".join(f"'{point}'" for point in places.values()) for places in (section.places, own))
-        raise PlanMismatchError(f"plan {name!r} is cached at {there}, the session at {here}; apply it on its own")
 
 
 def _check_section(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:

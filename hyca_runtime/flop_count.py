@@ -67,5 +67,6 @@ def _fused_attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: 
 
 _BY_SHAPE = {kind: formula.__wrapped__ for kind, formula in flop_registry.items() if hasattr(formula, "__wrapped__")}
 """torch's formulas that ask for shapes, without what finds these in trees of arguments."""
+_BY_SHAPE[torch.ops.aten._int_mm] = _BY_SHAPE[torch.ops.aten.mm]  # noqa: SLF001  (of quantised layers)
 if hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):  # which torch does not count
     _BY_SHAPE[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu] = _fused_attention  # noqa: SLF001

@@ -18,7 +18,7 @@ from hyca_runtime.history import Past
 from hyca_runtime.moment import Stream
 from hyca_runtime.policies import Evidence, Policy, Surprises
 from hyca_runtime.run_tracker import RunTracker
-from hyca_runtime.schedule import COMPUTE, Action
+from hyca_runtime.schedule import Action
 from hyca_runtime.stacked import stacked_labels
 from hyca_runtime.stream_state import PASSED, StreamState, Turn
 
@@ -129,9 +129,11 @@ class Lane:
                 found |= {(name, label): history.past(i, stacked) for name, history in state.histories.items()}
         return found
 
-    def computes(self, state: StreamState, keeps: bool, fills_cache: bool) -> Callable[[Captured], None]:
+    def computes(
+        self, state: StreamState, action: Action, keeps: bool, fills_cache: bool
+    ) -> Callable[[Captured], None]:
         """Count a call on which all of the network runs; returns what is told its features."""
-        state.count.add(COMPUTE)
+        state.count.add(action)
         self._computed.add(self.track.steps)
         return self.remember(state, keeps, fills_cache)
 

@@ -76,8 +76,8 @@ class Timing(PlanPart):
         return f"{self.device} in {self.dtype}"
 
 
-def check_costs(name: str, costs: Sequence[float], computes: Sequence[bool]) -> None:
-    """Whether there is a cost for each action of a palette.
+def check_costs(name: str, costs: Sequence[float] | None, computes: Sequence[bool]) -> None:
+    """Whether there is a cost for each action of a palette, if any is told.
 
     Args:
         name: of the field, for messages.
@@ -86,6 +86,8 @@ def check_costs(name: str, costs: Sequence[float], computes: Sequence[bool]) -> 
     Raises:
         ValueError: another number of costs, or one that cannot be.
     """
+    if costs is None:
+        return
     if len(costs) != len(computes):
         raise ValueError(f"{name}: expected {len(computes)} numbers, one per action, got {len(costs)}")
     if any(cost < 0 or (all_of_it and cost == 0) for cost, all_of_it in zip(costs, computes, strict=True)):

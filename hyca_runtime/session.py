@@ -19,7 +19,7 @@ from hyca_runtime.compiled_plan import CompiledPlan, OnMismatch
 from hyca_runtime.cost_ratio import cost_ratio
 from hyca_runtime.errors import PlanError
 from hyca_runtime.executor import Executor
-from hyca_runtime.fit import check_agreed, check_fits, check_places, tell_of_rounding
+from hyca_runtime.fit import check_agreed, check_fits, tell_of_rounding
 from hyca_runtime.plan import Plan, as_plan
 from hyca_runtime.report import RunReport
 
@@ -117,13 +117,12 @@ class Session:
     def _compiled_of(self, plan: Plan) -> dict[str, CompiledPlan]:
         known = self._compiled.get(id(plan))
         if known is None:
-            networks = {name: executor.module for name, executor in self._executors.items()}
-            compiled = {}
+            networks, compiled = {name: executor.module for name, executor in self._executors.items()}, {}
             check_fits(plan.name, plan.sections, networks, "the session", self._require)
             for section in plan.sections:
-                check_places(plan.name, section, self._executors[section.component].plan.points)
                 sections = [s for s in plan.sections if s.component == section.component]
                 compiled[section.component] = CompiledPlan(plan.name, sections, self.on_mismatch)
+                compiled[section.component].check_like(self._executors[section.component].plan)
             if len(self._compiled) >= MAX_PLANS:
                 self._compiled.clear()
             self._compiled[id(plan)] = known = (plan, compiled)  # the plan is kept, so its id stays its own
@@ -170,9 +169,11 @@ class Session:
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
             waits=sum(count.waits for count in streams.values()),
             flops_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_flops),
+            bits_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_bits),
             seconds_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_seconds),
             followed=tuple(lane.plan.section(lane.track) for lane in furthest if lane),
             bytes_ahead=self.memory(),
+            variant_bytes=sum(executor.variant_bytes for executor in self._executors.values()),
             networks=tuple(self._executors),
         )
 

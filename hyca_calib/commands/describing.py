@@ -66,11 +66,15 @@ def _of_plan(plan: Plan) -> Facts:
     for section, own in zip(_told_apart(plan.sections), plan.sections, strict=True):
         schedule, name = section.schedule, section.component
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
+        ratio += f", {section.bits_ratio:.2f}x by bit operations" if section.bits_ratio else ""
         if section.timing and section.seconds_ratio:
             ratio += f", {section.seconds_ratio:.2f}x by seconds on {section.timing}, batches of {section.timing.batch}"
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
+        for variant, spec in (section.variants or {}).items():
+            at = [step for step, action in enumerate(schedule.actions()) if action.variant == variant]
+            facts[f"{name}: {variant}"] = f"{spec} weights on {' '.join(map(str, at)) or 'no step'}"
         if [*computed_at(section)] != [NETWORK]:
             facts[f"{name}: points"] = told_steps(section)
         if len(section.points) > MOST_NAMED:

@@ -117,6 +117,14 @@ class SearchLimits:
             "branches: guidance branches are computed on steps of their own, where that pays. Default: trunk alone."
         ),
     ] = None
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Let computed steps have quantised weights, where that pays: int8 (activations, too), int8_weights, "
+            "int4_weights, fp8; several with commas, each alone with the network's own. Give the budget in bit "
+            "operations: --precision int8 --budget '20x bitops'. int4_weights:simulated tries numbers without a kernel."
+        ),
+    ] = None
     multistep: Annotated[
         Multistep,
         typer.Option(help="How a preset's one-step formulas serve a long gap: over the gap, or step by step."),

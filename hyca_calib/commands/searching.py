@@ -19,6 +19,7 @@ from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.report.front import write_front
 from hyca_calib.search.effort import EFFORTS, Effort
+from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run_seconds import FILE, kept_seconds, run_seconds
 from hyca_calib.search.sources import BEST
@@ -88,6 +89,7 @@ def search_with(
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
     palette, apart = _palette(limits)
+    _check_precision(limits, wanted)
     problems = [Problem(trace_, partial=palette[1:], apart=apart) for trace_ in recorded]
     pipe = load(recorded[0].attributes.model)
     seconds = (kept_seconds(folder) or run_seconds(pipe, recorded[0])) if timed else None
@@ -191,6 +193,23 @@ def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     return recorded
 
 
+def _check_precision(limits: SearchLimits, budgets: Sequence[Budget]) -> None:
+    """Whether what is asked of precision can be done.
+
+    Raises:
+        BudgetError: unknown variants, a budget that they do not help to keep, or another palette beside them.
+    """
+    if limits.precision is None:
+        return
+    parse_variants(limits.precision)
+    if limits.palette is not None:
+        raise BudgetError("--precision goes with whole steps, give it without --palette")
+    for budget in budgets:
+        if budget.measure == "flops":
+            cure = f"give it in bit operations: '{budget.text} bitops'"
+            raise BudgetError(f"budget {budget.text!r}: quantised weights take as many FLOPs; {cure}")
+
+
 BRANCHES = "branches"
 """Word of a palette: guidance branches may be computed on different steps."""
 
@@ -222,6 +241,8 @@ def _request(
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
     wanted.pop("effort")
+    if limits.precision is None:  # as before there was such an option
+        wanted.pop("precision")
     own = {name: wanted.pop(name) for name in OF_SOME}
     for name in (*CLOCKS, *COUNTS) if effort else ():
         wanted.pop(name)

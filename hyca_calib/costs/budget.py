@@ -1,9 +1,9 @@
-"""Compute budgets: ``5x``, ``20%``, ``10 steps``, ``1.8s``, ``2.5x wall``."""
+"""Compute budgets: ``5x``, ``20%``, ``10 steps``, ``5x bitops``, ``1.8s``, ``2.5x wall``."""
 
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from hyca_calib.costs.flops import CostModel
 from hyca_calib.costs.run_seconds import RunSeconds
@@ -12,13 +12,15 @@ from hyca_runtime.errors import BudgetError
 TOLERANCE = 0.02
 """A run may cost so much more than asked, unless the budget is strict: whole steps seldom fill it to the last FLOP."""
 FORMS = (
-    "expected a speed-up like 5x, a share of the full FLOPs like 20%, a number like '10 steps', seconds of a sample "
-    "like 1.8s, or a speed-up of the whole run like '2.5x wall'"
+    "expected a speed-up like 5x, a share of the full FLOPs like 20%, either of bit operations like '5x bitops', a "
+    "number like '10 steps', seconds of a sample like 1.8s, or a speed-up of the whole run like '2.5x wall'"
 )
 FORM = re.compile(
-    r"(?P<ratio>\d+(\.\d+)?)x|(?P<percent>\d+(\.\d+)?)%|(?P<steps>\d+)steps?"
+    r"((?P<ratio>\d+(\.\d+)?)x|(?P<percent>\d+(\.\d+)?)%)(?P<bits>bitops)?|(?P<steps>\d+)steps?"
     r"|(?P<seconds>\d+(\.\d+)?)s|(?P<wall>\d+(\.\d+)?)xwall"
 )
+
+Measure = Literal["flops", "bitops"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Budget:
         share: allowed FLOPs over those of the full run, or None.
         steps: allowed computed steps, or None.
         tolerance: what a run may cost beyond that share, as a part of it.
+        measure: what the share is of. Where everything is computed in one precision, it makes no difference.
         seconds: allowed for a sample, or None; there is no share until runs are timed, see `within`.
         wall: seconds of the full run over those allowed, or None; as above.
         timed: how long runs take, where the share comes from that.
@@ -39,6 +42,7 @@ class Budget:
     share: float | None = None
     steps: int | None = None
     tolerance: float = 0.0
+    measure: Measure = "flops"
     seconds: float | None = None
     wall: float | None = None
     timed: RunSeconds | None = None
@@ -58,10 +62,11 @@ class Budget:
             if int(steps) < 1:
                 raise BudgetError(f"budget {text!r}: at least 1 step must be computed")
             return cls(f"{steps}steps", steps=int(steps))
+        measure: Measure = "bitops" if match["bits"] else "flops"
         if percent := match["percent"]:
             if not 0 < float(percent) <= 100:
                 raise BudgetError(f"budget {text!r} must be above 0% and at most 100%")
-            return cls(compact, share=float(percent) / 100, tolerance=tolerance)
+            return cls(compact, share=float(percent) / 100, tolerance=tolerance, measure=measure)
         if seconds := match["seconds"]:
             if float(seconds) <= 0:
                 raise BudgetError(f"budget {text!r} must be above 0 seconds")
@@ -70,7 +75,7 @@ class Budget:
             raise BudgetError(f"budget {text!r} asks for more than the full run; use 1x or above")
         if match["wall"]:
             return cls(compact, wall=ratio)
-        return cls(compact, share=1 / ratio, tolerance=tolerance)
+        return cls(compact, share=1 / ratio, tolerance=tolerance, measure=measure)
 
     @property
     def needs_seconds(self) -> bool:
@@ -114,10 +119,10 @@ class Budget:
         return computed
 
     def most_flops(self, full: float, least: float, num_steps: int) -> float:
-        """The most FLOPs of a run.
+        """The most FLOPs of a run, or bit operations.
 
         Args:
-            full: FLOPs of a step on which all of the network runs.
+            full: what a step costs on which all of the network runs.
             least: of the cheapest step; a number of steps is so many full ones, the others as cheap.
 
         Raises:

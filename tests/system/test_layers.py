@@ -27,7 +27,13 @@ LAYERS = (
     ),
     ("hyca_runtime.integrations.plan_index",),
     ("hyca_runtime.integrations.hub",),
-    ("hyca_runtime.point", "hyca_runtime.group", "hyca_runtime.schedule", "hyca_runtime.history"),
+    (
+        "hyca_runtime.point",
+        "hyca_runtime.group",
+        "hyca_runtime.schedule",
+        "hyca_runtime.variant",
+        "hyca_runtime.history",
+    ),
     (
         "hyca_runtime.solvers",
         "hyca_runtime.policies",
@@ -50,6 +56,7 @@ LAYERS = (
         "hyca_runtime.certified",
         "hyca_runtime.fit",
         "hyca_runtime.version_2",
+        "hyca_runtime.plan_faults",
         "hyca_runtime.plan",
         "hyca_runtime.plan_cache",
     ),
@@ -94,6 +101,7 @@ LIGHT = {*sys.stdlib_module_names, "hyca_runtime", "torch", "numpy", "pydantic"}
 
 HOSTS = {
     "hyca_runtime.combine_triton": {"triton"},  # torch brings it
+    "hyca_runtime.attach.quantised": {"torchao"},  # plans with variants ask for it
     "hyca_runtime.integrations.hub": {"huggingface_hub"},
     "hyca_runtime.integrations.comfyui": {"comfy"},
 }
