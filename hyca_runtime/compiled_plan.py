@@ -27,6 +27,9 @@ OnMismatch = Literal["compute", "adapt", "error"]
 
 NO_PAST = Past((), (), [])
 
+Terms = list[tuple[Past | None, tuple[Tensor, ...]]]
+"""Pasts with their weights, and a constant as None."""
+
 
 class CompiledPlan:
     """The sections of a plan for one network, ready for use.
@@ -134,8 +137,8 @@ class CompiledPlan:
 
     def weights_beside(
         self, track: RunTracker, name: str, branch: str, pasts: Mapping[tuple[str, str], Past]
-    ) -> list[tuple[Past | None, tuple[Tensor, ...]]] | None:
-        """What is weighed beside the own past of a branch, and a constant as None; None if a past lacks features.
+    ) -> Terms | None:
+        """What is weighed beside the own past of a branch; None if a past lacks features.
 
         Of a branch whose own past is not what the plan's own weights take, for which closed forms serve, that is only
         the one it is kept against.
@@ -146,14 +149,13 @@ class CompiledPlan:
         Raises:
             PlanMismatchError: features of both points have other shapes.
         """
-        section, own, found = self.section(track), pasts[name, branch], list[tuple[Past | None, tuple[Tensor, ...]]]()
+        section, own, found = self.section(track), pasts[name, branch], Terms()
         axis, lead = section.points[name].at.channel_axis, section.points[name].against.get(branch)
         if lead is not None:
-            base = pasts.get((name, lead), NO_PAST)
-            if not base.positions or not own.is_like(base):
+            base = self._now(track, name, lead, pasts) if own.is_like(pasts.get((name, lead), NO_PAST)) else None
+            if base is None:
                 return None
-            ones = partial(np.ones, (1, section.points[name].num_channels), np.float32)
-            found.append((base, self._weights.get((id(section), name, branch, "against"), ones, base, axis)))
+            found += base
         if self._exact(track, name, branch, own.positions) is None:
             return found
         for number, (source, table) in enumerate(section.sources(name, branch)):
@@ -170,6 +172,16 @@ class CompiledPlan:
             weights = self._weights.get(key, partial(getattr, taps, "weights"), past, axis)
             found.append((None if source.is_constant else past, weights))
         return found
+
+    def _now(self, track: RunTracker, name: str, branch: str, pasts: Mapping[tuple[str, str], Past]) -> Terms | None:
+        """What a branch has at a point on the very step: its feature, or what is forecast of it where that is older."""
+        section, past = self.section(track), pasts[name, branch]
+        if past.positions[:1] == (track.position,):
+            ones = partial(np.ones, (1, section.points[name].num_channels), np.float32)
+            axis = section.points[name].at.channel_axis
+            return [(past, self._weights.get((id(section), name, branch, "now"), ones, past, axis))]
+        weights, beside = self.weights(track, name, branch, past), self.weights_beside(track, name, branch, pasts)
+        return None if weights is None or beside is None else [(past, weights), *beside]
 
     def _told_shapes(self, name: str, own: Past, other: str, past: Past) -> str:
         mine, theirs = ([tuple(buffer.shape[1:]) for buffer in of.buffers] for of in (own, past))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import permutations
 
 import numpy as np
@@ -12,7 +12,7 @@ from hyca_runtime.errors import PlanError
 from hyca_runtime.group import MAX_CHANNELS, DimensionGroup, SolverSpec, check_partition
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
-from hyca_runtime.schedule import EVERY, Action
+from hyca_runtime.schedule import EVERY, Schedule
 from hyca_runtime.solvers import AdaptiveSolver, Aligned, ClosedFormSolver, Solver, solver_from_spec
 
 GroupSolvers = tuple[tuple[np.ndarray, Solver], ...]
@@ -78,7 +78,7 @@ class Forecast(PlanPart):
             action forecasts the point.
         sources: by guidance branch, or `EVERY`: what is weighed beside its own past, on the plan's own steps.
         against: by guidance branch another one. What it remembers is the difference to that branch's newest feature
-            then, and its forecasts are added to that branch's newest feature now.
+            then, and its forecasts are added to what that branch has now: its feature, or its own forecast.
         numel: numbers in one feature of one sample, all guidance branches together.
     """
 
@@ -159,13 +159,15 @@ class Forecast(PlanPart):
         return max((solver.depth for way in ways for _, solver in self.free(*way)), default=1)
 
 
-def check_points(points: Mapping[str, Forecast], palette: Sequence[Action], stacked: int) -> None:
+def check_points(points: Mapping[str, Forecast], schedule: Schedule, stacked: int) -> None:
     """Raises PlanError if points and the actions that forecast them do not fit.
 
     Args:
         points: by name.
+        schedule: whose palette forecasts them.
         stacked: guidance branches that are forecast together, in one call.
     """
+    palette, branches = schedule.palette, schedule.tables.keys() - {EVERY}
     used = {name for action in palette for name in action.forecast}
     if unknown := used - points.keys():
         raise PlanError(f"schedule.palette: forecasts {min(unknown)!r}, the points are {sorted(points)}")
@@ -188,6 +190,11 @@ def check_points(points: Mapping[str, Forecast], palette: Sequence[Action], stac
             raise PlanError(f"points.{name}: no action forecasts it, so it has neither groups nor sources")
         if forecast.against and stacked > 1:
             raise PlanError(f"points.{name}.against: branches of one call are told apart only where tables name them")
+        if unknown := {*forecast.against, *forecast.against.values()} - branches:
+            raise PlanError(
+                f"points.{name}.against: expected branches that have a table in schedule.tables, {sorted(branches)}, "
+                f"got {min(unknown)!r}; correct its name, or add its table"
+            )
 
 
 def _between(points: Mapping[str, Forecast]) -> Iterator[tuple[str, str, Source]]:

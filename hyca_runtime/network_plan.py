@@ -62,7 +62,7 @@ class NetworkPlan(PlanPart):
         check_costs("timing.seconds", self.action_seconds, computes)
         check_variants(self.variants or {}, self.schedule.palette, self.policy is not None)
         try:
-            check_points(self.points, self.schedule.palette, self.held)
+            check_points(self.points, self.schedule, self.held)
             for forecast in self.points.values():  # every row must exist and fit its group
                 _ = self._taps, self._source_taps, forecast.free_depth
             self._check_probe()

@@ -162,7 +162,7 @@ class SearchLimits:
         typer.Option(
             "--fitted",
             help="Of presets that decide in each run: forecast by rows fitted to the trace, which is of the preset's "
-            "point, and refined in --refine minutes; the preset decides as published.",
+            "points, and refined in --refine minutes; the preset decides as published.",
         ),
     ] = False
     effort: Annotated[

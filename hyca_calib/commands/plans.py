@@ -22,6 +22,7 @@ from hyca_calib.records.console import present, say, stages
 from hyca_calib.records.origins import announced_in, origins
 from hyca_calib.records.provenance import machine
 from hyca_calib.report.write import write_report
+from hyca_calib.search.learning_to_cache.layers import LISTS
 from hyca_calib.search.lineage import trace_for, trace_named_in
 from hyca_calib.search.options import Naming, Reader
 from hyca_calib.search.smoothcache.schedule_file import schedule_of
@@ -152,7 +153,8 @@ def upgrade_file(path: Path, out: Path | None) -> Path:
 
 def export_schedule(path: Path, out: Path, names: Naming) -> Path:
     """``hyca_calib export``; returns the path of the schedule file."""
-    schedule = schedule_of(load_plan(path).section, names)
+    plan = load_plan(path)
+    schedule = schedule_of(plan.section, names, plan.provenance.get(LISTS, {}))
     lines = [f"  {json.dumps(layer)}: {json.dumps(steps)}" for layer, steps in schedule.items()]
     write_text(out, "{\n" + ",\n".join(lines) + "\n}\n")
     return out

@@ -89,14 +89,20 @@ def preset_of(limits: SearchLimits) -> Offer:
     Raises:
         StudyError: unknown, or an option is given that it does not read.
     """
-    name = limits.preset
-    if name not in OFFERS:
+    name, offer = limits.preset, OFFERS.get(limits.preset)
+    if offer is None:
         raise StudyError(f"unknown preset {name!r}{did_you_mean(name, [*OFFERS])} Known: {', '.join(OFFERS)}.")
     for option in fields(SearchLimits):
-        readers = [other for other, offer in OFFERS.items() if option.name in offer.options]
-        if readers and name not in readers and getattr(limits, option.name) != option.default:
+        readers = [other for other, offered in OFFERS.items() if option.name in offered.options]
+        if not readers or getattr(limits, option.name) == option.default:
+            continue
+        if name not in readers:
             raise StudyError(f"--{option.name} is for --preset {' or '.join(readers)}, got --preset {name}")
-    return OFFERS[name]
+        if option.name in REFINED and "fitted" in offer.options and not limits.fitted:
+            raise StudyError(
+                f"--{option.name} limits what is refined, of {name} its fitted rows: add --fitted, or leave it out"
+            )
+    return offer
 
 
 def _best(asked: Asked) -> Maker:
@@ -245,18 +251,25 @@ def _learning_to_cache(asked: Asked) -> Maker:
     return make
 
 
+REFINED = ("refine", "iterations", "effort")
+"""Options that limit what is learnt by gradient."""
+SEARCHED = ("trials", "timeout", "confirm", "probes", "rollouts", "groups", "taps", *REFINED)
+"""Options that say how hard a plan is searched."""
+FITTED = ("fitted", *REFINED)
+"""Options of step caches whose rows may be fitted."""
+
 OFFERS: dict[str, Offer] = {
-    BEST: Offer(_best, ("palette", "precision")),
-    ADAPTIVE: Offer(_adaptive, ("response",)),
+    BEST: Offer(_best, ("palette", "precision", *SEARCHED)),
+    ADAPTIVE: Offer(_adaptive, ("response", *SEARCHED)),
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
-    DICACHE: Offer(dicache, ("fitted",), computes_steps=False),
-    SEACACHE: Offer(lambda asked: step_cache(asked, SeaCache()), ("fitted",), computes_steps=False),
-    TEACACHE: Offer(lambda asked: step_cache(asked, TeaCache()), ("fitted",), computes_steps=False),
-    H2CACHE: Offer(h2cache, computes_steps=False),
-    DBCACHE: Offer(dbcache, ("order", "fitted"), computes_steps=False),
-    MAGCACHE: Offer(lambda asked: step_cache(asked, MagCache()), ("fitted",), computes_steps=False),
-    MIXCACHE: Offer(mixcache, computes_steps=False),
-    LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free"), router_digest, False),
+    DICACHE: Offer(dicache, FITTED, computes_steps=False),
+    SEACACHE: Offer(lambda asked: step_cache(asked, SeaCache()), FITTED, computes_steps=False),
+    TEACACHE: Offer(lambda asked: step_cache(asked, TeaCache()), FITTED, computes_steps=False),
+    H2CACHE: Offer(h2cache, FITTED, computes_steps=False),
+    DBCACHE: Offer(dbcache, ("order", *FITTED), computes_steps=False),
+    MAGCACHE: Offer(lambda asked: step_cache(asked, MagCache()), FITTED, computes_steps=False),
+    MIXCACHE: Offer(mixcache, FITTED, computes_steps=False),
+    LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free", *REFINED), router_digest, False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

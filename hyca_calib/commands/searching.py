@@ -11,7 +11,7 @@ from hyca_calib.commands.asked import Asked
 from hyca_calib.commands.counted import CLOCKS, COUNTS, counted
 from hyca_calib.commands.options import STUDIES, TRACES, SearchLimits
 from hyca_calib.commands.plans import report
-from hyca_calib.commands.presets import Offer, preset_of
+from hyca_calib.commands.presets import OFFERS, Offer, preset_of
 from hyca_calib.costs.budget import TOLERANCE, Budget, parse_budgets
 from hyca_calib.pipelines.load import TracedModel, default_device, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
@@ -127,6 +127,7 @@ def preset_study(trace: Trace, budget: Budget, limits: SearchLimits, folder: Pat
     Raises:
         StudyError: unknown preset, or another study is there.
     """
+    preset_of(limits)
     return StudyFolder.at(folder / budget.text, _request([trace], budget, limits))
 
 
@@ -246,7 +247,7 @@ def _request(
     own = {name: wanted.pop(name) for name in OF_SOME}
     for name in (*CLOCKS, *COUNTS) if effort else ():
         wanted.pop(name)
-    preset = preset_of(limits)
+    preset = OFFERS[limits.preset]
     if limits.schedule is not None:
         own["schedule"] = preset.read_schedule(limits.schedule)
     asked = {"traces": [t.name for t in traces], "budget": budget.text, "limits": wanted}

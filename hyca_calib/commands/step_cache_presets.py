@@ -4,16 +4,16 @@ from functools import cache
 
 from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.costs.budget import Budget
-from hyca_calib.records.console import stages
+from hyca_calib.records.console import say, stages
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.dicache import DiCache
 from hyca_calib.search.step_caches.fitted_search import search_fitted
-from hyca_calib.search.step_caches.fitted_taps import check_traced
+from hyca_calib.search.step_caches.fitted_taps import traced_rules
 from hyca_calib.search.step_caches.h2cache import H2Cache
 from hyca_calib.search.step_caches.mixcache import MixCache
 from hyca_calib.search.step_caches.rule import Rule
-from hyca_calib.search.step_caches.search import search_threshold
+from hyca_calib.search.step_caches.search import check_reach, search_threshold
 from hyca_calib.search.step_caches.stack import Stack, measure_stack
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime import Plan
@@ -27,8 +27,12 @@ def step_cache(asked: Asked, *rules: Rule) -> Maker:
         rules: of which each budget takes the best.
     """
     (problem,), limits = asked.problems, asked.limits
-    traced = check_traced(problem, rules[0].point, limits.preset) if limits.fitted else problem
-    measured = [measure_stack(asked.pipe, problem, rule) for rule in rules]
+    possible = traced_rules(problem, rules) if limits.fitted else rules
+    if less := len(rules) - len(possible):
+        say(f"{less} of {len(rules)} settings of {limits.preset} are left out: the trace is not of their points")
+    measured = [measure_stack(asked.pipe, problem, rule) for rule in possible]
+    for budget in asked.budgets:
+        check_reach(problem, budget, measured)
 
     @cache
     def fitted() -> list[tuple[Rule, Stack]]:
@@ -46,7 +50,7 @@ def step_cache(asked: Asked, *rules: Rule) -> Maker:
         if limits.fitted:
             refinement = Refinement(limits.refine, limits.iterations)
             with stages(("threshold", "refine")) as tell:
-                return search_fitted(asked.pipe, problem, traced, budget, study, known, refinement, limits.seed, tell)
+                return search_fitted(asked.pipe, problem, budget, study, known, refinement, limits.seed, tell)
         with stages(("threshold",)) as tell:
 
             def threshold(share: float) -> None:

@@ -17,6 +17,7 @@ from hyca_calib.search.precision.variants import KnownVariants, used_variants, w
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rows import Places, places_of, rows_of
 from hyca_calib.trace.store import Trace
+from hyca_runtime.errors import TraceError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import EVERY, FEATURE, Schedule
@@ -62,6 +63,7 @@ class Problem:
         branch: the only one that is looked at; all together if None.
         variants: versions of the network that steps may be computed with.
         noise: how far off computed steps are, see `under`.
+        against: the branch whose feature is taken off that of `branch`, if any.
     """
 
     trace: Trace
@@ -69,6 +71,7 @@ class Problem:
     partial: tuple[CachePoint, ...] = ()
     apart: bool = False
     branch: str | None = None
+    against: str | None = None
     variants: KnownVariants | None = field(default=None, compare=False)
     noise: Array | None = field(default=None, compare=False)
 
@@ -96,12 +99,16 @@ class Problem:
         return {FEATURE: self.trace.point, **{str(point): point for point in self.partial}}
 
     def at(self, point: CachePoint) -> Problem:
-        """The same of one of the points alone."""
-        return self if (point,) == self.points else self._alone[point]
+        """The same of one of the trace's points alone."""
+        if (point,) == self.points:
+            return self
+        if point not in self._alone:
+            self._alone[point] = Problem(self.trace.at(point), self.damping, noise=self.noise)
+        return self._alone[point]
 
     @cached_property
     def _alone(self) -> dict[CachePoint, Problem]:
-        return {point: Problem(self.trace.at(point), self.damping, noise=self.noise) for point in self.points}
+        return {}
 
     def of(self, branch: str) -> Problem:
         """The same of one guidance branch alone, of all for `EVERY`."""
@@ -111,17 +118,37 @@ class Problem:
     def _branches(self) -> dict[str, Problem]:
         return {b: Problem(self.trace, self.damping, branch=b, noise=self.noise) for b in self.trace.branches}
 
+    def beside(self, branch: str, lead: str) -> Problem:
+        """The same of the difference of one guidance branch to another.
+
+        Raises:
+            TraceError: there are no products of both.
+        """
+        if not self.trace.crossed:
+            raise TraceError(
+                f"{self.trace.name} has no products of {branch!r} and {lead!r} with each other, whose tokens differ; "
+                "expected a point where they do not, such as 'output'"
+            )
+        return Problem(self.trace, self.damping, branch=branch, against=lead)
+
     def gram(self, split: Split) -> Array:
         """``(channel, step, step)``, summed over guidance branches, the mean over the samples of the split; of several
         points their steps one after the other."""
         if self.branch is not None:
-            begin = self.trace.branches.index(self.branch) * self.trace.num_steps
-            end = begin + self.trace.num_steps
-            return self.joint(split)[:, begin:end, begin:end]
+            joint, mine = self.joint(split), self._steps_of(self.branch)
+            if self.against is None:
+                return joint[:, mine, mine]
+            lead = self._steps_of(self.against)
+            return joint[:, mine, mine] - joint[:, mine, lead] - joint[:, lead, mine] + joint[:, lead, lead]
         if not self.partial:
             gram = np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
             return gram if self.noise is None else with_noise(gram, self.noise.sum(axis=1))
         return np.asarray(np.einsum("cpasqat->cpsqt", self._apart(split)).reshape(self._shape))
+
+    def _steps_of(self, branch: str) -> slice:
+        """The steps of a branch in `joint`."""
+        begin = self.trace.branches.index(branch) * self.trace.num_steps
+        return slice(begin, begin + self.trace.num_steps)
 
     def guided(self, split: Split) -> Array:
         """As `gram`, of the feature that guidance makes of all branches'; where that is not known, `gram`."""

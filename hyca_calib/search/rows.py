@@ -84,13 +84,14 @@ def places_of(rows: Sequence[Row], points: Sequence[str], branches: Sequence[str
 
 
 def plan_taps(section: NetworkPlan) -> Array:
-    """The section's weights ``(row, tap, channel)``, shorter rows padded with zeros; points have as many channels."""
-    rows, (channels,) = rows_of(section), {forecast.num_channels for forecast in section.points.values()}
+    """The section's weights ``(row, tap, channel)``, shorter rows and points with fewer channels padded with zeros."""
+    rows, channels = rows_of(section), max(forecast.num_channels for forecast in section.points.values())
     table = np.zeros((len(rows), max(len(row.regressors) for row in rows), channels))
     for i, row in enumerate(rows):
         pieces = [section.taps(row.point, row.branch)[row.step].weights]
         pieces += [taps[row.step].weights for _, taps in section.sources(row.point, row.branch)]
-        table[i, : len(row.regressors)] = np.concatenate(pieces)
+        found = np.concatenate(pieces)
+        table[i, : len(found), : found.shape[1]] = found
     return table
 
 
@@ -98,9 +99,10 @@ def with_taps(section: NetworkPlan, taps: Array) -> NetworkPlan:
     """`section` with the weights ``(row, tap, channel)``; a group whose channels all share one row keeps one row."""
     found, rows = dict(section.points), rows_of(section)
     for name, forecast in section.points.items():
+        own = taps[:, :, : forecast.num_channels]
         groups, sources = dict(forecast.groups), dict(forecast.sources)
         for branch in _forecast_apart(forecast):
-            chosen = [(r, of) for r, of in zip(rows, taps, strict=True) if (r.point, r.branch) == (name, branch)]
+            chosen = [(r, of) for r, of in zip(rows, own, strict=True) if (r.point, r.branch) == (name, branch)]
             groups[branch] = _groups(forecast, branch, _tabulated([(row.step, of[: row.own]) for row, of in chosen]))
             if branch in sources:
                 sources[branch] = _sources(forecast.sources[branch], chosen)

@@ -48,7 +48,7 @@ class TapRollout:
         self._attachment = Attachment(module, section.places, variants=section.variants)
         self._attachment.variants.wrap(StraightThrough)
         self._clock = Clock(module, pipe)
-        self._rows = {(row.branch, row.step): (i, row) for i, row in enumerate(rows_of(section))}
+        self._rows = {(row.point, row.branch, row.step): (i, row) for i, row in enumerate(rows_of(section))}
         self._frozen = [p for p in module.parameters() if p.requires_grad]
         self.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)))
 
@@ -80,30 +80,52 @@ class TapRollout:
         if track.off_grid:
             raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_grid}")
         step, labels = int(track.position), stacked_labels(call.branch, self._section.stacked)
-        if len({self._row(label, step) is None for label in labels}) == 1:
+        actions = [self._section.schedule.actions(label)[step] for label in labels]
+        if len(set(actions)) == 1:
             return self._answer_alike(args, kwargs, labels, call.part, step)
-        parts = zip(parts_of(args, kwargs, len(labels)), labels, strict=True)
-        return joined([self._answer_alike(*of, [label], call.part, step) for of, label in parts])
+        parts = parts_of(args, kwargs, len(labels))
+        first = sorted(range(len(labels)), key=lambda i: not actions[i].computes)  # forecasts may weigh these
+        outputs = {i: self._answer_alike(*parts[i], [labels[i]], call.part, step) for i in first}
+        return joined([outputs[i] for i in range(len(labels))])
 
     def _answer_alike(self, args: Any, kwargs: Any, labels: Sequence[str], part: int, step: int) -> Any:
-        """What the network says to a call whose branches are all forecast, or all computed."""
-        if row := self._row(labels[0], step):
-            whole = _together([self._forecast(label, part, step) for label in labels])
-            return self._run(args, kwargs, {} if whole is None else {row[1].point: whole})[0]
-        output, found = self._run(args, kwargs, {}, self._section.schedule.actions(labels[0])[step].variant)
+        """What the network says to a call whose branches all do the same."""
+        action = self._section.schedule.actions(labels[0])[step]
+        made = {name: _together([self._forecast(name, of, part, step) for of in labels]) for name in action.forecast}
+        inject = {name: feature for name, feature in made.items() if feature is not None}
+        if len(inject) < len(made):
+            return self._run(args, kwargs, {}, ())[0]
+        kept = tuple(name for name in self._section.points if self._section.keeps(action, name))
+        output, found = self._run(args, kwargs, inject, kept, action.variant)
         for name, feature in found.items():
-            for i, label in enumerate(labels):
-                kept = deque[tuple[int, Feature]](maxlen=self._section.depth(name))
-                history = self._histories.setdefault((name, label, part), kept)
-                pieces = (piece.chunk(len(labels))[i] for piece in feature) if len(labels) > 1 else feature
-                history.appendleft((step, Feature(pieces, feature.form)))
+            parts = [Feature(of, feature.form) for of in zip(*(p.chunk(len(labels)) for p in feature), strict=True)]
+            against = self._section.points[name].against
+            for label, piece in sorted(zip(labels, parts, strict=True), key=lambda of: of[0] in against):
+                self._remember(name, label, part, step, piece)
         return output
 
+    def _remember(self, name: str, label: str, part: int, step: int, feature: Feature) -> None:
+        """Keep what a branch computed, or its difference to another's newest where the plan says so."""
+        empty = deque[tuple[int, Feature]](maxlen=self._section.depth(name))
+        history = self._histories.setdefault((name, label, part), empty)
+        lead = self._section.points[name].against.get(label)
+        if lead is None:
+            history.appendleft((step, feature))
+        elif newest := self._histories.get((name, lead, part)):
+            pairs = zip(feature, newest[0][1], strict=True)
+            history.appendleft((step, Feature((mine - theirs for mine, theirs in pairs), feature.form)))
+        else:
+            history.clear()
+
     def _run(
-        self, args: Any, kwargs: Any, inject: dict[str, Feature], variant: str = DEFAULT
+        self,
+        args: Any,
+        kwargs: Any,
+        inject: dict[str, Feature],
+        capture: tuple[str, ...],
+        variant: str = DEFAULT,
     ) -> tuple[Any, dict[str, Feature]]:
-        """The output of a call, and what it computed at each point if nothing is forecast."""
-        capture = () if inject else tuple(self._section.points)
+        """The output of a call, and what it computed at some points."""
 
         def run() -> tuple[Any, Captured]:
             return self._attachment.run(args, kwargs, capture, inject, variant=variant)
@@ -112,20 +134,30 @@ class TapRollout:
         output, found = checkpoint(run, use_reentrant=False) if heavy else run()
         return output, {name: feature for name, feature in found.items() if feature is not None}
 
-    def _row(self, label: str, step: int) -> tuple[int, Row] | None:
-        """What forecasts a branch on a step, and its number; None if the step is computed for it."""
-        return self._rows.get((label, step)) or self._rows.get((EVERY, step))
+    def _row(self, name: str, label: str, step: int) -> tuple[int, Row] | None:
+        """What forecasts a point of a branch on a step, and its number; None if nothing does."""
+        return self._rows.get((name, label, step)) or self._rows.get((name, EVERY, step))
 
-    def _forecast(self, label: str, part: int, step: int) -> Feature | None:
+    def _forecast(self, name: str, label: str, part: int, step: int) -> Feature | None:
         """The feature of one branch; None if a past is not what its row weighs, as that of a branch that began late."""
-        found = self._row(label, step)
+        found = self._terms(name, label, part, step)
         if found is None:
+            return None
+        features, weights = found
+        axis, first = self._section.points[name].at.channel_axis, features[0]
+        pieces = split_weights(weights, widths(first, axis), [piece.ndim for piece in first], axis)
+        parts = zip(*features, strict=True)
+        return Feature((weighted_sum(of, weights) for of, weights in zip(parts, pieces, strict=True)), first.form)
+
+    def _terms(self, name: str, label: str, part: int, step: int) -> tuple[list[Feature], Tensor] | None:
+        """What a forecast is the sum of, with the weights ``(feature, channel)``; None if there is none, see above."""
+        if (found := self._row(name, label, step)) is None:
             return None
         number, row = found
         pasts = {
             (branch, s): feature
-            for (name, branch, of), history in self._histories.items()
-            if (name, of) == (row.point, part)
+            for (point, branch, of), history in self._histories.items()
+            if (point, of) == (name, part)
             for s, feature in history
         }
         wanted = [_own(regressor, label) for regressor in row.regressors]
@@ -133,14 +165,14 @@ class TapRollout:
         if not own or any(key is not None and key not in pasts for key in wanted):
             return None
         self._on_history(label, step, own)
-        axis, first = self._section.points[row.point].at.channel_axis, own[0]
-        ones = Feature((torch.ones_like(piece) for piece in first), first.form)
+        ones = Feature((torch.ones_like(piece) for piece in own[0]), own[0].form)
         features = [ones if key is None else pasts[key] for key in wanted]
-        pieces = split_weights(
-            self._taps[number, : len(features)], widths(first, axis), [piece.ndim for piece in first], axis
-        )
-        parts = zip(*features, strict=True)
-        return Feature((weighted_sum(of, weights) for of, weights in zip(parts, pieces, strict=True)), first.form)
+        weights = self._taps[number, : len(features), : self._section.points[name].num_channels]
+        if (lead := self._section.points[name].against.get(label)) is None:
+            return features, weights
+        live = pasts.get((lead, step))
+        base = self._terms(name, lead, part, step) if live is None else ([live], torch.ones_like(weights[:1]))
+        return None if base is None else (features + base[0], torch.cat([weights, base[1]]))
 
 
 def _own(regressor: Regressor, label: str) -> Regressor:

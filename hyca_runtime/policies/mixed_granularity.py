@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from hyca_runtime.moment import Moment
 from hyca_runtime.policies.base import Evidence, LearningPolicy, Surprises, register_policy
-from hyca_runtime.schedule import COMPUTE, Action, Schedule
+from hyca_runtime.schedule import COMPUTE, EVERY, Action, Schedule
 
 STEP, BRANCH, BLOCK = "step", "branch", "block"
 """Granularities; of equal ones the first is chosen."""
@@ -103,6 +103,11 @@ class MixedGranularity(LearningPolicy):
             raise ValueError(f"policy: {self.name!r} needs points {names}, 'output' at 'output', got {dict(places)}")
         if schedule.palette != (COMPUTE, *(Action(forecast=(name,)) for name in names)):
             raise ValueError(f"schedule.palette: {self.name!r} needs to compute, then to forecast each of {names}")
+        if self.lead is not None and self.lead not in (branches := schedule.tables.keys() - {EVERY}):
+            raise ValueError(
+                f"policy: {self.name!r}: expected a lead that has a table in schedule.tables, {sorted(branches)}, "
+                f"got {self.lead!r}; correct its name, or add its table"
+            )
 
     def begin(self) -> Mixed:
         return Mixed(self.initial)

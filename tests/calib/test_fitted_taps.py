@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from plans import make_plan
 
 from hyca_calib.commands.asked import Asked
 from hyca_calib.commands.options import SearchLimits
@@ -25,7 +26,7 @@ from hyca_calib.search.replay import forecast_error, rows_of
 from hyca_calib.search.rows import with_forecasts
 from hyca_calib.search.step_caches import adaptive_search, fitted_search, fitted_taps, search, tries
 from hyca_calib.search.step_caches.decided_run import as_decided, decided_run, pasts_met
-from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, FittedTaps, fit_taps
+from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, FittedTaps, refine_rows, rows_met
 from hyca_calib.search.step_caches.stack import deciding_section, measure_stack
 from hyca_calib.search.step_caches.surprise import Surprise
 from hyca_calib.search.study import StudyFolder
@@ -34,7 +35,7 @@ from hyca_runtime import Plan
 from hyca_runtime.errors import StudyError, TraceError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.policies import PacedBySurprise
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import EVERY, Schedule
 from hyca_runtime.solvers import FittedToPast, Newton, solver_from_spec
 
 SCHEDULE = (0, 1, 4, 8)
@@ -64,7 +65,7 @@ def moving(pipe: EmojiPipeline, problem: Problem, response: float = 0.4) -> tupl
     (group,) = section.forecast.groups_of()
     solver = solver_from_spec(group.solver)
     assert isinstance(solver, FittedToPast)
-    return section, FittedTaps(solver.pasts, solver.weights)
+    return section, FittedTaps({(section.only, EVERY): solver})
 
 
 def test_a_plan_that_always_does_what_one_run_decided_draws_the_same(pipe: EmojiPipeline, problem: Problem) -> None:
@@ -82,21 +83,16 @@ def test_a_plan_that_always_does_what_one_run_decided_draws_the_same(pipe: Emoji
 
 
 def test_rows_are_no_worse_than_extrapolation_on_what_they_were_fitted_to(problem: Problem) -> None:
-    schedule = Schedule.from_steps(problem.trace.num_steps, SCHEDULE)
-    table = {"": schedule.tables["*"]}
-
-    class Section:
-        pass
-
-    section: Any = Section()
-    section.schedule = schedule
-    pasts = pasts_met(section, [table], fitted_taps.DEPTH)
+    section: Any = make_plan(tiny.pipeline().transformer, computed=SCHEDULE).section
+    schedule, times = section.schedule, problem.times("step")
+    (table,) = schedule.tables.values()
+    pasts = pasts_met(section, section.only, [table], fitted_taps.DEPTH)
     assert (5, 4, 1, 0) in pasts, "what was forecast"
     assert (8, 4) in pasts, "what was computed, and the beginnings of pasts"
     assert (0,) not in pasts
-    taps = FittedTaps.for_runs(problem, section, [table])
-    for weights, (step, *past) in zip(taps.weights, taps.pasts, strict=True):
-        linear = rows_of(Newton(1), problem.times("step"), past, [step])[:, 0]
+    taps = FittedTaps.for_runs({(section.only, EVERY): problem}, section, [{"": table}])
+    for weights, (step, *past) in zip(taps.weights, pasts, strict=True):
+        linear = rows_of(Newton(1), times, past, [step])[:, 0]
         fitted = forecast_error(problem.fit, weights[: len(past)].T, past, step).sum()
         assert fitted <= 1.001 * forecast_error(problem.fit, linear, past, step).sum()
         assert not np.any(weights[len(past) :])
@@ -117,7 +113,8 @@ def test_the_loss_is_that_of_the_run_and_its_gradient_reaches_what_it_met(
     assert loss.item() == pytest.approx(log_error(run.latents, fit.latents[[4]]).item(), rel=1e-3)
     (table,), computed = run.tables.values(), run.report.computed_at
     forecast = [step for step, number in enumerate(table) if number]
-    moved = {taps.pasts[i][0] for i in range(len(taps.pasts)) if gradient[i].abs().sum() > 0}
+    (known,) = taps.tables.values()
+    moved = {past[0] for past, of in zip(known.pasts, gradient, strict=True) if of.abs().sum() > 0}
     assert moved
     assert moved <= set(forecast), f"{computed} are computed"
 
@@ -130,7 +127,8 @@ def test_runs_that_forecast_nothing_have_nothing_to_teach(
     full = with_forecasts(section.model_copy(update={"policy": policy}), section.points)
     settings = Refinement(minutes=1, iterations=1)
     fit, select = problem.samples("fit"), problem.samples("select")
-    _, account = fit_taps(pipe, problem, full, settings, tmp_path / "refine.safetensors", 0, lambda share, psnr: None)
+    met, file = rows_met(pipe, problem, full), tmp_path / "refine.safetensors"
+    _, account = refine_rows(pipe, problem, full, met, settings, file, 0, lambda share, psnr: None)
     assert account == {}
     task = RefinementTask(pipe, full, torch.zeros(1), lambda u: u, fit, select)
     weights = torch.from_numpy(taps.weights).float().requires_grad_()
@@ -149,7 +147,8 @@ def test_refinement_under_the_decisions_improves_unseen_samples_and_resumes(
     def fit(iterations: int) -> tuple[FittedTaps, dict[str, Any]]:
         settings = Refinement(minutes=30, iterations=iterations, evaluations=2)
         file = tmp_path / "refine.safetensors"
-        return fit_taps(pipe, problem, section, settings, file, 0, lambda share, psnr: told.append(psnr))
+        met = rows_met(pipe, problem, section)
+        return refine_rows(pipe, problem, section, met, settings, file, 0, lambda share, psnr: told.append(psnr))
 
     _, account = fit(6)
     assert account["iterations"] == 6
@@ -195,11 +194,11 @@ def test_an_adaptive_plan_meets_its_budget_and_is_the_same_when_loaded(
 def test_a_plan_does_not_tell_of_a_refinement_that_it_left_out(
     pipe: EmojiPipeline, problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoilt(pipe: Any, problem: Problem, section: NetworkPlan, *_: Any) -> tuple[FittedTaps, dict[str, Any]]:
-        taps = fit_taps(pipe, problem, section, Refinement(0.0), tmp_path / "none", 0, lambda share, psnr: None)[0]
-        return replace(taps, weights=0 * taps.weights), {"iterations": 1}
+    def spoilt(*asked: Any) -> tuple[FittedTaps, dict[str, Any]]:
+        (taps, _), *_ = asked[3:]
+        return taps.weighing(0 * taps.weights), {"iterations": 1}
 
-    monkeypatch.setattr(fitted_search, "fit_taps", spoilt)
+    monkeypatch.setattr(fitted_search, "refine_rows", spoilt)
     limits = SearchLimits(preset="adaptive", trials=1, probes=0, confirm=0.0, response=0.0)
     budget, study = Budget.parse("3x"), StudyFolder.open(tmp_path / "study", {})
     plan = OFFERS["adaptive"].prepare(Asked(pipe, [problem], [budget], limits, tmp_path))(budget, study)
@@ -211,5 +210,5 @@ def test_rows_are_fitted_where_the_preset_forecasts(pipe: EmojiPipeline, problem
     limits = SearchLimits(preset="dbcache", fitted=True)
     with pytest.raises(TraceError, match=r"at 'behind:1', .* trace is of 'trunk'; .* hyca trace --point behind:1"):
         OFFERS["dbcache"].prepare(Asked(pipe, [problem], [Budget.parse("2x")], limits, tmp_path))
-    with pytest.raises(StudyError, match=r"--fitted is for --preset dicache or .*, got --preset h2cache"):
-        preset_of(SearchLimits(preset="h2cache", fitted=True))
+    with pytest.raises(StudyError, match=r"--fitted is for --preset dicache or .*, got --preset smoothcache"):
+        preset_of(SearchLimits(preset="smoothcache", fitted=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from storage import record
 from torch import Tensor, nn
 
+from hyca_calib.commands.plans import export_schedule
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.rollout import sample_latents
@@ -328,6 +330,21 @@ def test_blocks_of_two_lists_are_not_exported(recorded: Trace) -> None:
     )
     with pytest.raises(PlanError, match="attn1-0 is there twice"):
         schedule_of(section)
+
+
+def test_blocks_of_one_of_two_lists_are_not_exported(pipe: EmojiPipeline, recorded: Trace, tmp_path: Path) -> None:
+    problem = Problem(recorded)
+    layers = routed_layers(pipe, problem)
+
+    def exported(paused: str) -> Any:
+        runs = {name: (True, name != paused) * 6 for name in layers.points}
+        study = StudyFolder.open(tmp_path / paused, {})
+        write_routed(pipe, problem, Budget("r"), study, layers, runs, {})
+        return json.loads(export_schedule(study.plan, tmp_path / "schedule.json", "diffusers").read_text())
+
+    with pytest.raises(PlanError, match=r"it is attn1 of single_transformer_blocks\.1, too; .* not tell lists apart"):
+        exported("attention:transformer_blocks.1")
+    assert exported("mlp:transformer_blocks.1") == {"ff-1": [1, 0] * 6}, "the other list has none"
 
 
 def test_a_file_that_is_no_router(problem: Problem, layers: Layers, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_what_nothing_can_meet_is_refused_without_a_run(
     pipe: EmojiPipeline, problem: Problem, tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in (TeaCache, MagCache, MixCache):
-        monkeypatch.setattr(kind, "fitted", lambda self, *_: self)
+        monkeypatch.setattr(kind, "fitted", lambda *_: pytest.fail("calibrated"))
     monkeypatch.setattr(tries.Tries, "_run", lambda *_: pytest.fail("a run"))
     with pytest.raises(BudgetError, match=rf"cannot be met by {preset}: [0-9.]+x is the most; ask for less"):
         make(pipe, problem, tmp_path, preset, "11x")

@@ -63,6 +63,21 @@ def test_the_latest_difference_is_added_to_the_newest_of_the_other(pipe: EmojiPi
     assert torch.equal(draw(pipe), full)
 
 
+def test_a_forecast_of_the_other_is_what_it_has_now(pipe: EmojiPipeline) -> None:
+    plan = against_plan(pipe, "output", 48, Newton(1))
+    with apply_plan(pipe, plan, "error"):
+        outputs = heard(pipe.transformer)
+        draw(pipe)
+    cond, uncond = outputs[0 : 2 * STEPS : 2], outputs[1 : 2 * STEPS : 2]
+    times = plan.section.grid.axis_times
+    ahead = (times[3] - times[2]) / (times[2] - times[1])
+    torch.testing.assert_close(cond[3], cond[2] + ahead * (cond[2] - cond[1]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(uncond[3], cond[3] + uncond[0] - cond[0], rtol=1e-5, atol=1e-5)
+    first, latest = (uncond[step] - cond[step] for step in (0, 4))
+    ahead = (times[5] - times[4]) / (times[4] - times[0])
+    torch.testing.assert_close(uncond[5], cond[5] + latest + ahead * (latest - first), rtol=1e-5, atol=1e-5)
+
+
 def test_a_difference_is_extrapolated_like_any_feature(pipe: EmojiPipeline) -> None:
     """Also where the run leaves the plan's steps, and where a policy does."""
     plan = against_plan(pipe, "trunk:residual", pipe.transformer.inner_dim, Newton(1))
@@ -111,6 +126,8 @@ def test_without_the_other_branch_it_is_computed_and_told(pipe: EmojiPipeline) -
         ({"uncond": "cond", "cond": "uncond"}, 1, "expected a branch that is itself against none, got 'cond'"),
         ({"uncond": "*"}, 1, r"expected a branch that is itself against none, got '\*'"),
         ({"uncond": "cond"}, 2, "branches of one call are told apart only where tables name them"),
+        ({"uncond": "con"}, 1, r"branches that have a table .*, \['cond', 'uncond'\], got 'con'; correct its name, or"),
+        ({"uncod": "cond"}, 1, "got 'uncod'; correct its name, or add its table"),
     ],
 )
 def test_what_does_not_fit_is_refused(pipe: EmojiPipeline, against: dict[str, str], stacked: int, reason: str) -> None:

@@ -276,3 +276,8 @@ def test_a_plan_with_other_points_or_actions_is_refused(pipe: EmojiPipeline) -> 
         mixed_plan(pipe.transformer, POLICY, schedule=upside_down)
     with pytest.raises(ValueError, match=r"needs points .*, 'output' at 'output', got"):
         mixed_plan(pipe.transformer, MixedGranularity(0.1))
+    led = Schedule(palette=(COMPUTE, OUTPUT), tables=dict.fromkeys((EVERY, "cond", "uncond"), (0,) * STEPS))
+    with pytest.raises(
+        ValueError, match=r"lead that has a table .*, \['cond', 'uncond'\], got 'con'; correct its name"
+    ):
+        MixedGranularity(0.1, {"step": 1.0, "branch": 1.0}, lead="con").check_points({"output": "output"}, led)

@@ -261,6 +261,9 @@ def test_an_option_of_another_preset_is_refused() -> None:
     for options, told in (
         (("--multistep", "recursive"), "--multistep is for --preset hold or taylorseer or foca or hicache or hyca"),
         (("--preset", "dicache", "--lookahead", "4"), "--lookahead is for --preset smoothcache, got --preset dicache"),
+        (("--preset", "teacache", "--trials", "9"), "--trials is for --preset best or adaptive, got --preset teacache"),
+        (("--preset", "dbcache", "--refine", "3"), "of dbcache its fitted rows: add --fitted, or leave it out"),
+        (("--preset", "hyca", "--effort", "quick"), "--effort is for --preset best or adaptive or"),
         (("--preset", "smothcache"), 'did you mean "smoothcache"?'),
     ):
         refused = run("search", "--budget", "2x", *options)

@@ -16,6 +16,9 @@ from hyca_runtime.attach.points import find_block_lists
 from hyca_runtime.errors import AttachError
 from hyca_runtime.point import CachePoint, parse_point
 
+LISTS = "block_lists"
+"""What `lists_of` is called in the origin of plans."""
+
 
 def single_layers(module: nn.Module) -> dict[str, CachePoint]:
     """The layers of each kind in each block, as points: block after block, attention before MLP.
@@ -33,6 +36,19 @@ def single_layers(module: nn.Module) -> dict[str, CachePoint]:
                     find_layers(module, kind, f"{blocks.path}.{name}")
                     point = parse_point(f"{kind}:{blocks.path}.{name}")
                     found[str(point)] = point
+    return found
+
+
+def lists_of(layers: Points) -> dict[str, dict[str, int]]:
+    """By kind of layer how many blocks with such layers each list of a network has.
+
+    Args:
+        layers: the points of all single layers.
+    """
+    found = dict[str, dict[str, int]]()
+    for point in layers.values():
+        owner, sizes = point.path.rpartition(".")[0], found.setdefault(point.kind, {})
+        sizes[owner] = sizes.get(owner, 0) + 1
     return found
 
 

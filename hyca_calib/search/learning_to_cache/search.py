@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.search.learning_to_cache.layers import shared_points, single_layers
+from hyca_calib.search.learning_to_cache.layers import LISTS, lists_of, shared_points, single_layers
 from hyca_calib.search.learning_to_cache.rule import Gated, gated, least_threshold, runs_of
 from hyca_calib.search.learning_to_cache.training import Training, train_router
 from hyca_calib.search.problem import Problem
@@ -73,4 +73,5 @@ def write_routed(
     """
     points, shared = shared_points(runs, layers.points)
     counted, shared = counted_layers(pipe, problem, points, shared)
-    return write_scheduled(pipe, problem, budget, study, counted, shared, settings, LEARNING_TO_CACHE)
+    lists = {LISTS: lists_of(layers.points)}
+    return write_scheduled(pipe, problem, budget, study, counted, shared, settings, LEARNING_TO_CACHE, lists)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -121,8 +122,13 @@ def _blocks(module: nn.Module, kind: str) -> list[str]:
     return list(dict.fromkeys(found[1] for found in numbers if found))
 
 
-def schedule_of(section: NetworkPlan, naming: Naming = "diffusers") -> dict[str, list[int]]:
+def schedule_of(
+    section: NetworkPlan, naming: Naming = "diffusers", lists: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+) -> dict[str, list[int]]:
     """The schedule of a plan that holds the outputs of layers, as SmoothCache's file has it.
+
+    Args:
+        lists: by kind of layer how many blocks with such layers each list of the network has, as far as it is known.
 
     Raises:
         PlanError: the plan does anything else, or treats blocks of one number in two lists apart.
@@ -136,12 +142,14 @@ def schedule_of(section: NetworkPlan, naming: Naming = "diffusers") -> dict[str,
                 f"point {name!r} at '{forecast.at}': a schedule of SmoothCache only says on which steps layers of a "
                 "kind, of all blocks or of some, repeat their output"
             )
-        numbers = [f"-{blocks[1]}{last}" for last in blocks[2] or blocks[3]] if blocks else [""]
-        for key in (NAMES[naming][forecast.at.kind] + number for number in numbers):
-            if key in found:
-                raise PlanError(
-                    f"point {name!r}: {key} is there twice; a schedule of SmoothCache does not tell lists apart"
-                )
+        numbers = [f"{blocks[1]}{last}" for last in blocks[2] or blocks[3]] if blocks else []
+        kind, own = NAMES[naming][forecast.at.kind], forecast.at.path.rpartition(".")[0]
+        sizes = {of: size for of, size in lists.get(forecast.at.kind, {}).items() if own not in (of, "*")}
+        others = [f"{of}.{number}" for of, size in sizes.items() for number in numbers if int(number) < size]
+        for key in [f"{kind}-{number}" for number in numbers] or [kind]:
+            if key in found or others:
+                told = f"it is {kind} of {others[0]}, too" if others else f"{key} is there twice"
+                raise PlanError(f"point {name!r}: {told}; a schedule of SmoothCache does not tell lists apart")
             found[key] = [int(name not in action.forecast) for action in section.schedule.actions()]
     if section.schedule.tables.keys() != {EVERY}:
         raise PlanError("the plan has tables by guidance branch, a schedule of SmoothCache has one for all")

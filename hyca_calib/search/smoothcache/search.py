@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -71,11 +73,13 @@ def write_scheduled(
     runs: Runs,
     settings: dict[str, Any],
     preset: str = SMOOTHCACHE,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Plan:
     """The plan whose layers run on some steps, written with its account into `study`.
 
     Args:
         settings: what the steps come from.
+        more: that the plan says of its origin.
     """
     section = judged(pipe, problem, layered_section(problem, layers, runs))
     account = {
@@ -86,7 +90,7 @@ def write_scheduled(
         "computed": list(section.schedule.computed_steps),
         "groups": [{"size": forecast.num_channels, "solver": Hold.name} for forecast in section.points.values()],
     }
-    told = {**origin(problem), "settings": settings}
+    told = {**origin(problem), "settings": settings, **more}
     return write_outcome(pipe, study, problem, section, budget, preset, told, account)
 
 

@@ -10,7 +10,7 @@ from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.step_caches.decided_run import DecidedRun, decided_run
 from hyca_calib.search.step_caches.fitted_search import Tell, search_fitted
-from hyca_calib.search.step_caches.fitted_taps import DEPTH, RUNS, FittedTaps
+from hyca_calib.search.step_caches.fitted_taps import DEPTH, RUNS, FittedTaps, statistics
 from hyca_calib.search.step_caches.stack import Stack, deciding_section, measure_stack
 from hyca_calib.search.step_caches.surprise import Surprise
 from hyca_calib.search.study import StudyFolder
@@ -38,9 +38,9 @@ def search_adaptive(
     """
     problem = Problem(winner.problem.trace)
     rule = Surprise.of(problem.trace.point, winner.schedule)
-    stack = measure_stack(pipe, problem, rule)[1].weighing(DEPTH, rule.depth)
+    stack = measure_stack(pipe, problem, rule)[1].weighing(DEPTH, rule)
     contenders = [(one, stack) for one in _responding(pipe, problem, rule, stack, responses)]
-    return search_fitted(pipe, problem, problem, budget, study, contenders, refinement, seed, tell)
+    return search_fitted(pipe, problem, budget, study, contenders, refinement, seed, tell)
 
 
 def _responding(
@@ -59,5 +59,5 @@ def _met(pipe: Any, problem: Problem, rule: Surprise, stack: Stack) -> tuple[Sur
     section = deciding_section(problem, stack, rule, 1.0, [0], None)
     jobs, steps = problem.workload.of("fit")[:RUNS], problem.workload.num_steps
     runs = [decided_run(pipe, section, job, steps) for job in jobs]
-    taps = FittedTaps.for_runs(problem, section, [run.tables for run in runs])
-    return replace(rule, groups=(taps.group,)), runs
+    taps = FittedTaps.for_runs(statistics(problem, section), section, [run.tables for run in runs])
+    return replace(rule, groups=taps.groups), runs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,25 +64,32 @@ def decided_run(pipe: Any, section: NetworkPlan, job: Job, num_steps: int) -> De
 
 def as_decided(section: NetworkPlan, tables: Tables) -> NetworkPlan:
     """The plan that does in every run what was decided in one."""
-    apart = len(set(tables.values())) > 1
-    named = {EVERY: next(iter(tables.values())), **(tables if apart else {})}
+    names = section.schedule.tables.keys()
+    alike = names == {EVERY} and len(set(tables.values())) == 1
+    named = {**dict.fromkeys(names, next(iter(tables.values()))), **({} if alike else tables)}
     schedule = Schedule(palette=section.schedule.palette, tables=named)
     points = {
-        name: forecast.model_copy(update={"groups": dict.fromkeys(named, forecast.groups_of())})
+        name: forecast.model_copy(update={"groups": {of: forecast.groups_of(of) for of in named}})
         for name, forecast in section.points.items()
     }
     return with_forecasts(section.model_copy(update={"schedule": schedule, "policy": None}), points)
 
 
-def pasts_met(section: NetworkPlan, runs: Sequence[Tables], depth: int) -> tuple[tuple[int, ...], ...]:
-    """What forecasts of the only point are made from in some runs: each step but the first, then the computed steps
-    before it, newest first, at most `depth`; and the beginnings of these, ascending. Forecasts of computed steps serve
-    policies that learn from them."""
+def pasts_met(
+    section: NetworkPlan, name: str, tables: Iterable[tuple[int, ...]], depth: int
+) -> tuple[tuple[int, ...], ...]:
+    """What forecasts of a point are made from in some runs: each step but the first, then the steps before it that
+    computed the point, newest first, at most `depth`; and the beginnings of these, ascending. Forecasts of computed
+    steps serve policies that learn from them.
+
+    Args:
+        tables: the number of an action of the palette for every step.
+    """
     found = set[tuple[int, ...]]()
-    for table in {table for tables in runs for table in tables.values()}:
+    for table in {*tables}:
         computed = list[int]()
         for step, number in enumerate(table):
             found.update((step, *computed[:length]) for length in range(1, min(depth, len(computed)) + 1))
-            if section.schedule.palette[number].computes:
+            if section.keeps(section.schedule.palette[number], name):
                 computed.insert(0, step)
     return tuple(sorted(found))

@@ -30,6 +30,9 @@ FIT_SAMPLES = 10
 
 Progress = Callable[[float], None]
 
+Groups = Mapping[str, tuple[DimensionGroup, ...]]
+"""How a point is forecast, by guidance branch."""
+
 
 @dataclass(frozen=True)
 class Rule(ABC):
@@ -38,13 +41,13 @@ class Rule(ABC):
     Attributes:
         preset: its name.
         probes: after how many blocks it decides; 0 for before them.
-        groups: what forecasts its only point in place of `solver`, if that was fitted.
+        groups: what forecasts its points in place of `solver`, if that was fitted; by name, as `Forecast.groups`.
         first: the threshold that is tried first.
     """
 
     preset: ClassVar[str]
     first: ClassVar[float] = 0.1
-    groups: tuple[DimensionGroup, ...] = field(default=(), kw_only=True)
+    groups: Mapping[str, Groups] = field(default_factory=dict, kw_only=True)
 
     @property
     def probes(self) -> int:
@@ -82,18 +85,22 @@ class Rule(ABC):
     @property
     def forecast_by(self) -> str:
         """The name of what forecasts."""
-        return self.groups[0].solver.name if self.groups else self.solver.name
+        return next((group.solver.name for group in self._fitted), self.solver.name)
 
     @property
     def forecast_digest(self) -> str:
         """Tells how it forecasts from other ways."""
-        told = [spec.model_dump_json() for spec in (*self.groups, self.solver.spec())]
+        told = [spec.model_dump_json() for spec in (*self._fitted, self.solver.spec())]
         return hashlib.sha256("".join(told).encode()).hexdigest()[:12]
 
     @property
     def depth(self) -> int:
         """How many computed features a forecast weighs."""
-        return max((solver_from_spec(group.solver).depth for group in self.groups), default=self.solver.depth)
+        return max((solver_from_spec(group.solver).depth for group in self._fitted), default=self.solver.depth)
+
+    @property
+    def _fitted(self) -> tuple[DimensionGroup, ...]:
+        return tuple(group for of in self.groups.values() for groups in of.values() for group in groups)
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -148,5 +155,5 @@ class Rule(ABC):
     def forecast(self, channels: int, numel: int | None = None, name: str = STACK) -> Forecast:
         """What is forecast at a point, of so many channels and numbers, and how."""
         everything = DimensionGroup(name="all", channels=encode_channels(range(channels)), solver=self.solver.spec())
-        groups = {EVERY: self.groups or (everything,)}
-        return Forecast(at=self.points[name], num_channels=channels, groups=groups, numel=numel)
+        groups = self.groups.get(name, {EVERY: (everything,)})
+        return Forecast(at=self.points[name], num_channels=channels, groups=dict(groups), numel=numel)

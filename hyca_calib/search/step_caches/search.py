@@ -84,8 +84,7 @@ def find_threshold(
         if found and rule.spare:
             continue
         tries = Tries(pipe, problem, stack, file, tried, told)
-        allowed = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
-        allowed /= stack.full_flops * problem.trace.num_steps
+        allowed = _allowed(problem, budget, stack)
         met = (one for each in rule.easier() if (one := _least(tries, each, allowed)))
         found += _climbed(Judged.judged(pipe, problem, stack, *one) for one in met)
     if not found:
@@ -102,6 +101,22 @@ def _climbed(coming: Iterable[Judged]) -> list[Judged]:
         if len(found) > 1 and found[-1].psnr_db <= found[-2].psnr_db:
             break
     return found
+
+
+def check_reach(problem: Problem, budget: Budget, contenders: Contenders) -> None:
+    """Raises BudgetError if not even the cheapest run that any of the rules can make meets a budget."""
+    for rule, stack in contenders:
+        cheapest = min(cheapest_run(stack, each, HIGHEST, problem.trace.num_steps).share for each in rule.easier())
+        if cheapest <= _allowed(problem, budget, stack):
+            return
+    raise _too_much(problem, (), contenders, budget)
+
+
+def in_reach(pipe: Any, problem: Problem, budget: Budget, study: StudyFolder, rule: Rule, stack: Stack) -> bool:
+    """Whether runs of a rule meet a budget under the highest threshold, with as few steps computed as it allows."""
+    allowed = _allowed(problem, budget, stack)
+    tries = Tries(pipe, problem, stack, study.folder / KEPT, [], lambda _: None)
+    return any(tries.at(each, HIGHEST).share <= allowed for each in reversed(rule.easier()))
 
 
 def write_found(
@@ -180,6 +195,12 @@ class Found:
     def contenders(self) -> list[dict[str, float]]:
         """What the best settings of each rule reached."""
         return [{**one.tried.scalars, "psnr_db": one.psnr_db} for one in self.judged]
+
+
+def _allowed(problem: Problem, budget: Budget, stack: Stack) -> float:
+    """The share of the full run's FLOPs that a budget leaves."""
+    most = budget.most_flops(stack.full_flops, stack.light_flops, problem.trace.num_steps)
+    return most / (stack.full_flops * problem.trace.num_steps)
 
 
 def _too_much(

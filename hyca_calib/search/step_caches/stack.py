@@ -1,5 +1,6 @@
 """The blocks of a network that are not always computed: what steps cost, and the plan that decides on them."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -42,10 +43,11 @@ class Stack:
         """With the fewest blocks."""
         return self.flops[-1]
 
-    def weighing(self, depth: int, before: int) -> Self:
-        """The same with forecasts of so many computed features, instead of those before."""
-        more = 2 * (depth - before) * sum(self.numels.values())
-        return replace(self, flops=(self.full_flops, *(flops + more for flops in self.flops[1:])))
+    def weighing(self, depth: int, rule: Rule) -> Self:
+        """The same with forecasts of so many computed features, instead of those of `rule`."""
+        numels = [sum(self.numels[name] for name in action.forecast) for action in rule.palette]
+        more = (2 * (depth - rule.depth) * numel for numel in numels)
+        return replace(self, flops=tuple(map(operator.add, self.flops, more)))
 
     def share(self, computed: float) -> float:
         """FLOPs of a run over the full run's.
