@@ -59,7 +59,7 @@ def calibrate(
         prompts: texts, or mappings of keywords of the pipeline's call with pictures and videos by the names of their
             files; or the path of a file of them. None takes a hundred built-in ones, and the plan says so.
         steps: sampler steps of the full run.
-        budget: one, such as ``5x``, ``20%`` or ``10 steps``.
+        budget: one, such as ``5x``, ``20%``, ``10 steps``, ``1.8s`` of a sample, or ``2.5x wall``.
         effort: how much is done, in counts, so that the plan does not depend on how fast or busy the machine is.
         out: folder of everything that is written; by default ``studies/CLASS-BUDGET``.
         max_hours: all counts are cut evenly to what fits; the plan says so.
@@ -192,6 +192,7 @@ def evaluate(
     samples: int | None = None,
     batch: int | None = None,
     steps: int | None = None,
+    sign: bool = False,
 ) -> Evaluation:
     """Measure a plan on the test split: agreement with the full run, FLOPs, time, memory.
 
@@ -201,6 +202,7 @@ def evaluate(
         samples: of the test split; by default all.
         batch: samples of one call; 1 by default.
         steps: which of several a merged plan is measured on.
+        sign: bind the certificate to all weights, which `hyca_runtime.apply_plan` then compares where it is required.
 
     Raises:
         PlanError: no such plan, or it does not say what it was made on.
@@ -219,6 +221,7 @@ def evaluate(
         batch=batch,
         steps=steps,
         certify=not isinstance(plan, Plan),
+        sign=sign,
     )
     with quiet_pipeline(pipe) as ready:
         return evaluate_pipe(ready, read, _workload(read, prompts, steps), options)

@@ -8,6 +8,7 @@
 
 from hyca_runtime.errors import (
     AttachError,
+    CertificateError,
     ClockError,
     HycaError,
     PlanError,
@@ -18,9 +19,11 @@ from hyca_runtime.plan import Plan, load_plan, merge_plans, save_plan
 from hyca_runtime.plan_cache import PlanCache
 from hyca_runtime.report import RunReport
 from hyca_runtime.session import Session, apply_plan
+from hyca_runtime.starter import starter_plan
 
 __all__ = [
     "AttachError",
+    "CertificateError",
     "ClockError",
     "HycaError",
     "Plan",
@@ -34,4 +37,5 @@ __all__ = [
     "load_plan",
     "merge_plans",
     "save_plan",
+    "starter_plan",
 ]

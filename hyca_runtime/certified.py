@@ -1,16 +1,26 @@
-"""Whether a plan still is what was certified."""
+"""Whether a plan still is what was certified, and whether that suffices."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from torch import nn
+
+from hyca_runtime.errors import CertificateError
+from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan_facts import Certificate
+from hyca_runtime.precision import precision_of
 
-TOLD = frozenset({"action_flops", "timing", "quality", "certificate"})
+TOLD = frozenset({"action_flops", "action_bits", "timing", "quality", "certificate"})
 """What a section says of itself that decides no run."""
+
+REQUIRED_LEVEL = 0.95
+"""Probability of the bound that is required of a plan."""
+
+MEASURE = "measure it on this model: python -m hyca_calib evaluate"
 
 
 def content_digest(section: NetworkPlan, sections: Iterable[NetworkPlan]) -> str:
@@ -31,3 +41,50 @@ def valid_certificate(section: NetworkPlan, sections: Iterable[NetworkPlan]) -> 
     """The certificate of a section, unless there is none, or the plan was changed since."""
     found = section.certificate
     return found if found is not None and found.content == content_digest(section, sections) else None
+
+
+def signature_of(certificate: Certificate, module: nn.Module) -> str:
+    """SHA-256 of what a certificate says and of every number of a network's weights.
+
+    Who changes either has to sign again. It holds no secret: whoever has the weights can sign.
+    """
+    told = json.dumps(certificate.model_dump(mode="json", exclude={"signature"}), sort_keys=True)
+    return hashlib.sha256(f"{told}\n{weights_digest(module, probes=None)}".encode()).hexdigest()
+
+
+def check_certified(
+    name: str, sections: Iterable[NetworkPlan], networks: Mapping[str, nn.Module], least_db: float
+) -> None:
+    """Whether a plan was measured to agree well enough, on networks of this precision.
+
+    Args:
+        name, sections: of the plan; it fits the networks.
+        least_db: that the bound of every certificate must reach, in dB.
+
+    Raises:
+        CertificateError: it was not; the message says what was got, what was expected, and what to do.
+    """
+    sections = tuple(sections)
+    for section in sections:
+        module, found = networks[section.component], valid_certificate(section, sections)
+        fault = _fault(section, found, module, least_db)
+        if fault:
+            raise CertificateError(f"plan {name!r}, {section.component}: {fault}. Nothing was changed")
+
+
+def _fault(section: NetworkPlan, found: Certificate | None, module: nn.Module, least_db: float) -> str:
+    """Why a certificate does not suffice, "" if it does."""
+    expected = f"expected a certificate of at least {least_db:g} dB at {100 * REQUIRED_LEVEL:g} %"
+    if found is None:
+        lacks = "none" if section.certificate is None else "one of other content, for the plan was changed since"
+        return f"{expected}, got {lacks}; {MEASURE}"
+    if found.lower_db is None or found.level < REQUIRED_LEVEL:
+        bound = "no bound" if found.lower_db is None else f"a bound at {100 * found.level:g} %"
+        return f"{expected}, got {bound}, of {found.num_samples} samples; measure it on more prompts"
+    if found.lower_db < least_db:
+        return f"{expected}, got {found.lower_db:.2f} dB; search a plan with a larger budget, or require less"
+    if (stored := precision_of(module)) != found.dtype:
+        return f"expected weights in {found.dtype}, as it was certified, got {stored}; load it so, or {MEASURE}"
+    if found.signature and found.signature != signature_of(found, module):
+        return f"expected the weights and the certificate that were signed, got others; load those, or {MEASURE}"
+    return ""

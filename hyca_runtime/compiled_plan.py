@@ -20,6 +20,7 @@ from hyca_runtime.probes import tensors_held
 from hyca_runtime.run_tracker import RunTracker
 from hyca_runtime.schedule import Action
 from hyca_runtime.solvers import Aligned, TapTable, solver_from_spec
+from hyca_runtime.variant import merged_variants
 
 OnMismatch = Literal["compute", "adapt", "error"]
 
@@ -48,9 +49,24 @@ class CompiledPlan:
         self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
         self.adapts = on_mismatch == "adapt"
         self.points = self.sections[0].places
+        self.variants = merged_variants(section.variants for section in self.sections)
         self.depths = {name: max(self._depth(s, name) for s in self.sections) for name in self.points}
         self._adaptive: dict[tuple[int, str, str], tuple[AdaptiveGroups, ...]] = {}
         self._weights = PlacedWeights()
+
+    def check_like(self, own: CompiledPlan) -> None:
+        """Whether a network that was made ready for another plan can follow this one.
+
+        Raises:
+            PlanMismatchError: it is cached at other points, or has variants that were not made.
+        """
+        if self.points != own.points:
+            here, there = (", ".join(f"'{point}'" for point in of.points.values()) for of in (self, own))
+            raise PlanMismatchError(
+                f"plan {self.name!r} is cached at {here}, the session at {there}; apply it on its own"
+            )
+        if not self.variants.items() <= own.variants.items():
+            raise PlanMismatchError(f"plan {self.name!r} has variants that the session lacks; apply it on its own")
 
     def _depth(self, section: NetworkPlan, name: str) -> int:
         return max(section.depth(name), section.points[name].free_depth if self._is_free(section) else 1)

@@ -13,7 +13,8 @@ def cost_ratio(lanes: Sequence[Lane], costs: Callable[[NetworkPlan], Sequence[fl
     """What the same calls cost in full over what was spent; None where a plan does not say its costs.
 
     Args:
-        costs: what a section says of each action of its palette.
+        costs: what a section says of each action of its palette; what has none, as a forecast that could not be made
+            behind leading blocks of low precision, is taken for computed in full.
     """
     spent = full = 0.0
     for lane in lanes:
@@ -22,6 +23,6 @@ def cost_ratio(lanes: Sequence[Lane], costs: Callable[[NetworkPlan], Sequence[fl
             return None
         cost = dict(zip(section.schedule.palette, told, strict=True))
         for state in lane.streams.values():
-            spent += sum(count * cost[action] for action, count in state.count.actions.items())
+            spent += sum(count * cost.get(action, cost[COMPUTE]) for action, count in state.count.actions.items())
             full += state.count.steps * cost[COMPUTE]
     return full / spent if spent else None

@@ -15,6 +15,10 @@ class PlanMismatchError(PlanError):
     """A sound plan that was made for something else than what it is applied to."""
 
 
+class CertificateError(PlanError):
+    """A plan without the certificate that was asked for."""
+
+
 class PlanMismatchWarning(UserWarning):
     """A run left its plan (other steps or times) and is computed in full."""
 

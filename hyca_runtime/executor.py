@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.bound_point import Keeper
 from hyca_runtime.attach.clock import Clock
@@ -23,7 +24,7 @@ from hyca_runtime.feature import signature
 from hyca_runtime.forecasting import NOT_STACKED, forecast_action
 from hyca_runtime.lane import Lane
 from hyca_runtime.on_the_way import OnTheWay, places_on_the_way
-from hyca_runtime.schedule import Action
+from hyca_runtime.schedule import COMPUTE, Action
 from hyca_runtime.stacked import joined, parts_of, repeats
 from hyca_runtime.stream_state import Turn
 from hyca_runtime.surprise import learning
@@ -40,12 +41,15 @@ class Executor:
         plan: what is done unless a thread says otherwise.
         pipe: the pipeline, if known.
         complain: told why a step is not done as the plan says.
+        ranks: those that must decide as it does.
     """
 
-    def __init__(self, module: nn.Module, plan: CompiledPlan, pipe: Any, complain: Complain) -> None:
-        self.module, self.plan = module, plan
+    def __init__(
+        self, module: nn.Module, plan: CompiledPlan, pipe: Any, complain: Complain, ranks: Agreement = ALONE
+    ) -> None:
+        self.module, self.plan, self._ranks = module, plan, ranks
         self._complain = complain
-        self._attachment = Attachment(module, plan.points)
+        self._attachment = Attachment(module, plan.points, variants=plan.variants)
         self._context = self._attachment.context
         for place in (place for section in plan.sections for place in places_on_the_way(section)):
             self._attachment.late(*place)  # refused before anything is changed
@@ -67,6 +71,11 @@ class Executor:
         numbers = self.plan.numbers_held()
         wide = max((p.element_size() for p in self.module.parameters() if p.is_floating_point()), default=4)
         return None if numbers is None else numbers * wide * samples
+
+    @property
+    def variant_bytes(self) -> int:
+        """Bytes of quantised weights beside the network's own."""
+        return self._attachment.variants.nbytes
 
     def number(self) -> int:
         """The number of the calling thread's lane."""
@@ -113,8 +122,7 @@ class Executor:
     def _do(self, args: tuple[Any, ...], kwargs: dict[str, Any], doing: Doing | Later) -> Any:
         if isinstance(doing, Later):
             return self._attachment.run_late(args, kwargs, *doing)
-        capture, inject, keep = doing
-        return self._attachment.run(args, kwargs, capture, inject, keep)[0]
+        return self._attachment.run(args, kwargs, *doing)[0]
 
     def _decide_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing | Later | Apart:
         """What a call computes, and what is forecast."""
@@ -128,7 +136,8 @@ class Executor:
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
         turns, section = lane.turns(call, signature((args, kwargs))), plan.section(lane.track)
         if section.stacked > 1 and turns[0].anew:
-            stacked = bool(repeats(args, kwargs, section.stacked))  # waits for the device, once a run
+            same = self._ranks.everywhere(repeats(args, kwargs, section.stacked))
+            stacked = bool(same)  # waits for the device, once a run
             for turn in turns:
                 turn.state.stacked = stacked
         fills = fills_cache or turns[0].state.filled_cache
@@ -136,16 +145,16 @@ class Executor:
             for turn in turns:
                 turn.state.forget(lane.track.off_grid)
             tell_of_leaving(self._complain, lane)
-            return self._computing(lane, turns, [False] * len(turns), fills_cache)
+            return self._computing(lane, turns, COMPUTE, [False] * len(turns), fills_cache)
         if plan.probes(lane.track) and not fills:
             return self._on_the_way(lane, turns[0]).probing()
         actions = [lane.decide(turn, self.number()) for turn in turns]
         if len(turns) == 1 and not fills:
             return self._done(lane, turns[0], actions[0])
-        if fills or not turns[0].state.stacked or not any(action.forecast for action in actions):
+        if fills or not turns[0].state.stacked or all(action == COMPUTE for action in actions):
             cause = FILLS if fills else NOT_STACKED
             follows = [self._is_followed(lane, *each, cause) for each in zip(turns, actions, strict=True)]
-            return self._computing(lane, turns, follows, fills_cache)
+            return self._computing(lane, turns, COMPUTE, follows, fills_cache)
         done = [partial(self._done, lane, *each) for each in zip(turns, actions, strict=True)]
         return self._parted(args, kwargs, actions, done, lane.keeping_order(turns))
 
@@ -176,8 +185,9 @@ class Executor:
             inject = forecast_action(lane, state, turn.call, action)
             if inject is not None:
                 kept = plan.kept(lane.track, action)
-                return Doing(kept, inject, lane.remember(state) if kept else None)
-        return self._computing(lane, [turn], [self._is_followed(lane, turn, action, state.cause)], fills_cache=False)
+                return Doing(kept, inject, lane.remember(state) if kept else None, action.variant)
+        follows = self._is_followed(lane, turn, action, state.cause)
+        return self._computing(lane, [turn], action if action.computes else COMPUTE, [follows], fills_cache=False)
 
     def _is_followed(self, lane: Lane, turn: Turn, action: Action, cause: str) -> bool:
         """Whether forecasts weigh what is computed now; tells why it is, where the plan predicts."""
@@ -188,15 +198,18 @@ class Executor:
             tell_of_miss(self._complain, lane, turn.call.branch, turn.state.cause)
         return True
 
-    def _computing(self, lane: Lane, turns: list[Turn], follows: list[bool], fills_cache: bool) -> Doing:
-        keepers: list[Keeper] = [lane.computes(t.state, f, fills_cache) for t, f in zip(turns, follows, strict=True)]
+    def _computing(
+        self, lane: Lane, turns: list[Turn], action: Action, follows: list[bool], fills_cache: bool
+    ) -> Doing:
+        pairs = zip(turns, follows, strict=True)
+        keepers: list[Keeper] = [lane.computes(turn.state, action, keeps, fills_cache) for turn, keeps in pairs]
         if not (fills_cache or lane.track.ends):
             told = [f and lane.learns(t, self.number()) for t, f in zip(turns, follows, strict=True)]
-            pairs = zip(turns, keepers, told, strict=True)
-            keepers = [learning(lane, turn, self.number(), keep) if learns else keep for turn, keep, learns in pairs]
+            asked = zip(turns, keepers, told, strict=True)
+            keepers = [learning(lane, turn, self.number(), keep) if learns else keep for turn, keep, learns in asked]
         if len(turns) > 1 and not turns[0].state.stacked:
             return NOTHING
-        doings = [Doing(tuple(lane.plan.points), {}, keep) for keep in keepers]
+        doings = [Doing(tuple(lane.plan.points), {}, keep, action.variant) for keep in keepers]
         return doings[0] if len(doings) == 1 else together(doings, lane.keeping_order(turns)) or NOTHING
 
     def _on_the_way(self, lane: Lane, turn: Turn) -> OnTheWay:
@@ -207,7 +220,7 @@ class Executor:
         number = self.number()
         lane = self.lanes.get(number)
         if lane is None or lane.plan is not plan:
-            lane = self.lanes[number] = Lane(plan, self._clock)
+            lane = self.lanes[number] = Lane(plan, self._clock, self._ranks)
         return lane
 
     def _starts(self, plan: CompiledPlan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

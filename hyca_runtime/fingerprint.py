@@ -31,14 +31,20 @@ def config_digest(module: nn.Module) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def weights_digest(module: nn.Module, probes: int = 64) -> str:
-    """SHA-256 over names, shapes and `probes` values of every parameter: cheap for any size."""
+def weights_digest(module: nn.Module, probes: int | None = 64) -> str:
+    """SHA-256 over names, shapes and values of every parameter.
+
+    Args:
+        probes: so many values of each, which is cheap for any size; None takes every bit.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(module.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         for stored in stored_in(real_values(module, name, parameter)):
             flat = stored.detach().flatten()
-            if flat.numel():
+            if probes is None:
+                digest.update(flat.cpu().view(torch.uint8).numpy().tobytes())
+            elif flat.numel():
                 last = flat.numel() - 1
                 # float32 may round up
                 picks = torch.linspace(0, last, min(probes, flat.numel())).long().clamp(max=last)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
+from hyca_runtime.agreement import Agreement
+from hyca_runtime.certified import check_certified
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.network_plan import NetworkPlan
@@ -28,8 +30,27 @@ UNPARTED = frozenset(
 """Networks whose samples do not all lie along the first axis of their arguments, or answer otherwise together."""
 
 
-def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
-    """Raises PlanMismatchError if a section of the plan `name` is for none of these networks of a `target`."""
+def check_fits(
+    name: str,
+    sections: Iterable[NetworkPlan],
+    networks: Mapping[str, nn.Module],
+    target: str,
+    require: float | None = None,
+) -> None:
+    """Whether the sections of the plan `name` are for these networks of a `target`, and as good as required.
+
+    Raises:
+        PlanMismatchError: one is for none of the networks.
+        CertificateError: see `check_certified`.
+    """
+    sections = tuple(sections)
+    for section in sections:
+        _check_section(name, section, networks, target)
+    if require is not None:
+        check_certified(name, sections, networks, require)
+
+
+def _check_section(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], target: str) -> None:
     if section.component not in networks:
         raise PlanMismatchError(
             f"plan {name!r} is for a {section.component!r}, {target} has only {', '.join(networks)}; "
@@ -37,7 +58,7 @@ def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module
         )
     module, expected = networks[section.component], section.model
     kind, digest = type(module).__name__, config_digest(module)
-    if kind != expected.transformer:
+    if expected.transformer not in {base.__name__ for base in type(module).__mro__}:  # xDiT has subclasses of its own
         raise PlanMismatchError(f"plan {name!r} is for a {expected.transformer}, got a {kind}; nothing was changed")
     if section.held < section.stacked and kind in UNPARTED:
         raise PlanMismatchError(
@@ -48,6 +69,17 @@ def check_fits(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module
         raise PlanMismatchError(
             f"plan {name!r} is for a {kind} of another configuration ({expected.config_digest[:12]}, "
             f"this one is {digest[:12]}); trace and search this model. Nothing was changed"
+        )
+
+
+def check_agreed(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], ranks: Agreement) -> None:
+    """Raises PlanMismatchError if ranks would decide about parts of a sample each for itself."""
+    spread = getattr(networks[section.component], "_parallel_config", None)
+    if ranks.alone and section.decider.by_sample and getattr(spread, "context_parallel_config", None) is not None:
+        raise PlanMismatchError(
+            f"plan {name!r} decides by what it sees of a sample, and the {section.component} is cut over ranks that "
+            "each see another part; let them agree: apply_plan(..., ranks=across_ranks(pipe)), of "
+            "hyca_runtime.integrations.parallel. Nothing was changed"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import Call, CallResolver
@@ -17,7 +18,7 @@ from hyca_runtime.history import Past
 from hyca_runtime.moment import Stream
 from hyca_runtime.policies import Evidence, Policy, Surprises
 from hyca_runtime.run_tracker import RunTracker
-from hyca_runtime.schedule import COMPUTE, Action
+from hyca_runtime.schedule import Action
 from hyca_runtime.stacked import stacked_labels
 from hyca_runtime.stream_state import PASSED, StreamState, Turn
 
@@ -38,14 +39,17 @@ class Together:
 class Lane:
     """One thread's runs of one network under one plan.
 
+    Args:
+        ranks: those that must decide as it does.
+
     Attributes:
         streams: by guidance branch and part.
         computed, steps: steps of the present run on which something was computed, and all.
         departure: why steps were not done as the plan says, if any were not.
     """
 
-    def __init__(self, plan: CompiledPlan, clock: Clock) -> None:
-        self.plan = plan
+    def __init__(self, plan: CompiledPlan, clock: Clock, ranks: Agreement = ALONE) -> None:
+        self.plan, self.ranks = plan, ranks
         self._resolver = CallResolver(clock, [section.grid for section in plan.sections])
         self.streams: dict[tuple[str, int], StreamState] = {}
         self._together = dict[int, Together]()
@@ -103,7 +107,7 @@ class Lane:
         key = (call.branch, call.part)
         if key not in self.streams:
             began = f"it began at step {self.track.position:g}" if self.track.position > 0 else PASSED
-            self.streams[key] = StreamState(*key, self.plan.depths, began)
+            self.streams[key] = StreamState(*key, self.plan.depths, began, self.ranks)
         return self.streams[key]
 
     def turns(self, call: Call, shapes: Signature) -> list[Turn]:
@@ -125,9 +129,11 @@ class Lane:
                 found |= {(name, label): history.past(i, stacked) for name, history in state.histories.items()}
         return found
 
-    def computes(self, state: StreamState, keeps: bool, fills_cache: bool) -> Callable[[Captured], None]:
+    def computes(
+        self, state: StreamState, action: Action, keeps: bool, fills_cache: bool
+    ) -> Callable[[Captured], None]:
         """Count a call on which all of the network runs; returns what is told its features."""
-        state.count.add(COMPUTE)
+        state.count.add(action)
         self._computed.add(self.track.steps)
         return self.remember(state, keeps, fills_cache)
 

@@ -16,9 +16,8 @@ from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import Policy, PolicySpec, ProbingPolicy, Scheduled, policy_from_spec
 from hyca_runtime.schedule import EVERY, Action, Schedule
 from hyca_runtime.solvers import Instant, TapTable, mixed_rows, tap_table
-from hyca_runtime.stacked import stacked_labels
-
-MAX_STACKED = 8
+from hyca_runtime.stacked import MAX_STACKED, stacked_labels
+from hyca_runtime.variant import MAX_VARIANTS, VariantSpec, check_variants
 
 SourceTaps = tuple[tuple[Source, Mapping[int, TapTable]], ...]
 """What is weighed beside the own past of a branch, with the weights of each step on which it is forecast."""
@@ -33,8 +32,9 @@ class NetworkPlan(PlanPart):
         policy: what decides between the actions at run time; without one the schedule does.
         stacked: guidance branches that one call holds along its batch; those of more than one are named by
             `stacked_labels`. Where tables name some, each runs by its own.
-        action_flops: FLOPs of one step with each action of the palette, as counted, all guidance branches together,
-            without text encoder and decoder.
+        variants: versions of the network's weights that the schedule's actions compute with, by name.
+        action_flops, action_bits: FLOPs and bit operations of one step with each action of the palette, as counted, all
+            guidance branches together, without text encoder and decoder.
         timing: seconds of the same steps, on a machine where they were measured.
         quality, certificate: agreement on samples that the plan was chosen on, and on others.
     """
@@ -46,7 +46,9 @@ class NetworkPlan(PlanPart):
     schedule: Schedule
     policy: PolicySpec | None = None
     stacked: int = Field(default=1, ge=1, le=MAX_STACKED)
+    variants: dict[str, VariantSpec] | None = Field(default=None, max_length=MAX_VARIANTS)
     action_flops: tuple[float, ...] | None = None
+    action_bits: tuple[float, ...] | None = None
     timing: Timing | None = None
     quality: Quality | None = None
     certificate: Certificate | None = None
@@ -55,9 +57,10 @@ class NetworkPlan(PlanPart):
     def _check(self) -> NetworkPlan:
         self.grid.check(self.schedule.num_steps)
         computes = [action.computes for action in self.schedule.palette]
-        for label, costs in (("action_flops", self.action_flops), ("timing.seconds", self.action_seconds)):
-            if costs is not None:
-                check_costs(label, costs, computes)
+        check_costs("action_flops", self.action_flops, computes)
+        check_costs("action_bits", self.action_bits, computes)
+        check_costs("timing.seconds", self.action_seconds, computes)
+        check_variants(self.variants or {}, self.schedule.palette, self.policy is not None)
         try:
             check_points(self.points, self.schedule, self.held)
             for forecast in self.points.values():  # every row must exist and fit its group
@@ -229,6 +232,11 @@ class NetworkPlan(PlanPart):
     def flops_ratio(self) -> float | None:
         """FLOPs of the full run over those of the plan; None where it does not say costs, or what some branches do."""
         return None if self.action_flops is None else self.schedule.cost_ratio(self.action_flops)
+
+    @property
+    def bits_ratio(self) -> float | None:
+        """The same of bit operations."""
+        return None if self.action_bits is None else self.schedule.cost_ratio(self.action_bits)
 
     @property
     def seconds_ratio(self) -> float | None:

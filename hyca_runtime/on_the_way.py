@@ -46,7 +46,8 @@ class OnTheWay:
         """A call that forecasts, as was decided before it began."""
         plan = self._lane.plan
         keep = self._lane.remember(self._turn.state, plan.adapts)
-        return Later(plan.leads(self._lane.track, action), partial(self._forecast, action), keep, action.forecast[0])
+        blocks, forecast = plan.leads(self._lane.track, action), partial(self._forecast, action)
+        return Later(blocks, forecast, keep, action.forecast[0], action.variant)
 
     def probing(self) -> Later:
         """A call that decides by what its blocks make."""
@@ -88,7 +89,8 @@ class OnTheWay:
     def _or_computes(self, action: Action, name: str, added: Tensor | None, keeps: bool) -> Feature | None:
         made = {} if action.computes else self._forecasts(action, added)
         if not made:
-            self._lane.computes(self._turn.state, keeps, fills_cache=False)
+            whole = Action(variant=action.variant)
+            self._lane.computes(self._turn.state, whole, keeps, fills_cache=False)
         return made.get(name)
 
     def _forecasts(self, action: Action, added: Tensor | None) -> dict[str, Feature]:

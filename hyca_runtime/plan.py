@@ -11,19 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hyca_runtime.certified import valid_certificate
 from hyca_runtime.errors import CertificateWarning, HycaError, PlanError
-from hyca_runtime.forecast import Forecast, Source
-from hyca_runtime.group import DimensionGroup
+from hyca_runtime.integrations.hub import fetch_plan, is_on_hub
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.plan_facts import Certificate, ModelFingerprint, NewPromptBound, Quality, TimeGrid, Timing
+from hyca_runtime.plan_faults import first_fault
 from hyca_runtime.plan_part import PlanPart
-from hyca_runtime.point import CachePoint
-from hyca_runtime.policies import PolicySpec
-from hyca_runtime.registry import did_you_mean
-from hyca_runtime.schedule import Action, Schedule
+from hyca_runtime.variant import merged_variants
 from hyca_runtime.version_2 import from_version_2
 
 PLAN_VERSION = 3
@@ -62,6 +58,8 @@ class Plan(PlanPart):
             seen.add(key)
             if section.places != next(s for s in self.sections if s.component == section.component).places:
                 raise ValueError(f"sections: those of the {section.component} must share their cache points")
+        for component in {section.component for section in self.sections}:
+            merged_variants(section.variants for section in self.sections if section.component == component)
         return self
 
     @property
@@ -101,7 +99,7 @@ def merge_plans(plans: Sequence[Plan], name: str) -> Plan:
             provenance={"merged": [{"name": plan.name, **plan.provenance} for plan in plans]},
         )
     except ValidationError as error:
-        raise PlanError(f"these plans cannot be merged: {_first_fault(error)}") from error
+        raise PlanError(f"these plans cannot be merged: {first_fault(error, Plan)}") from error
 
 
 def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
@@ -113,11 +111,13 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     partial.replace(target)
 
 
-def load_plan(path: str | os.PathLike[str]) -> Plan:
+def load_plan(path: str | os.PathLike[str], download: bool = False) -> Plan:
     """Read and check a plan.
 
     Args:
-        path: the file, or the folder of a study, whose plan is ``plan.json``.
+        path: the file, the folder of a study, whose plan is ``plan.json``, or an address on the Hub, see
+            `integrations.hub`.
+        download: whether it may be fetched from there.
 
     Warns:
         CertificateWarning: the plan is not what its certificate is of.
@@ -126,7 +126,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         PlanError: not a readable, complete and consistent plan of this version; the message names
             the field, what was expected and what was got.
     """
-    path = plan_file(path)
+    path = plan_file(path, download)
     try:
         if path.stat().st_size > MAX_PLAN_BYTES:
             raise PlanError(f"{path}: {path.stat().st_size} bytes is more than a plan can have ({MAX_PLAN_BYTES})")
@@ -145,13 +145,13 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     return plan
 
 
-def plan_file(path: str | os.PathLike[str]) -> Path:
-    """The file of the plan at `path`: itself, or ``plan.json`` in a folder.
+def plan_file(path: str | os.PathLike[str], download: bool = False) -> Path:
+    """The file of the plan at `path`: itself, ``plan.json`` in a folder, or what the Hub has; see `load_plan`.
 
     Raises:
         PlanError: a folder without one; the message names the plans below it.
     """
-    found = Path(path)
+    found = fetch_plan(str(path), MAX_PLAN_BYTES, download) if is_on_hub(path) else Path(path)
     if not found.is_dir():
         return found
     if (found / PLAN_FILE).is_file():
@@ -192,7 +192,7 @@ def parse_plan(content: Any, source: str) -> Plan:
     try:
         return Plan.model_validate_json(json.dumps(content, allow_nan=False))
     except (ValidationError, HycaError, ValueError) as error:
-        fault = str(error) if not isinstance(error, ValidationError) else _first_fault(error)
+        fault = str(error) if not isinstance(error, ValidationError) else first_fault(error, Plan)
         shown = fault if len(fault) <= MAX_SHOWN else f"{fault[:MAX_SHOWN]} ..."
         raise PlanError(f"{source}: {shown}") from error
 
@@ -204,42 +204,3 @@ def _finite(number: str) -> float:
 def _refuse(number: str) -> float:
     shown = number if len(number) <= MAX_SHOWN else f"{number[:MAX_SHOWN]} ..."
     raise ValueError(f"{shown} is not a number a plan may hold")
-
-
-def _first_fault(error: ValidationError | HycaError) -> str:
-    if isinstance(error, HycaError):
-        return str(error)
-    faults = [fault for fault in error.errors() if fault["loc"] != ("sections",)] or error.errors()
-    fault, others = faults[0], len(faults) - 1  # where no section is sound, pydantic also tells that there is none
-    where = ".".join(str(part) for part in fault["loc"]) or "plan"
-    reason = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        reason = f"unknown field{did_you_mean(str(fault['loc'][-1]), _fields_beside(fault['loc']))}"
-    elif fault["type"] == "missing":
-        reason = "this field is missing"
-    elif fault["type"] != "value_error":
-        reason = f"{reason}, got {str(fault['input'])[:60]!r}"
-    return f"{where}: {reason}" + (f" ({others} more fault{'s' * (others > 1)})" if others else "")
-
-
-def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
-    """Names a misspelt field may have meant."""
-    named = [part for part in location if isinstance(part, str)]
-    parts: dict[str, type[BaseModel]] = {
-        "sections": NetworkPlan,
-        "model": ModelFingerprint,
-        "grid": TimeGrid,
-        "points": Forecast,
-        "at": CachePoint,
-        "schedule": Schedule,
-        "policy": PolicySpec,
-        "palette": Action,
-        "groups": DimensionGroup,
-        "sources": Source,
-        "timing": Timing,
-        "quality": Quality,
-        "certificate": Certificate,
-        "new_prompt": NewPromptBound,
-    }
-    owner = next((parts[name] for name in reversed(named[:-1]) if name in parts), Plan)
-    return list(owner.model_fields)

@@ -76,8 +76,8 @@ class Timing(PlanPart):
         return f"{self.device} in {self.dtype}"
 
 
-def check_costs(name: str, costs: Sequence[float], computes: Sequence[bool]) -> None:
-    """Whether there is a cost for each action of a palette.
+def check_costs(name: str, costs: Sequence[float] | None, computes: Sequence[bool]) -> None:
+    """Whether there is a cost for each action of a palette, if any is told.
 
     Args:
         name: of the field, for messages.
@@ -86,6 +86,8 @@ def check_costs(name: str, costs: Sequence[float], computes: Sequence[bool]) -> 
     Raises:
         ValueError: another number of costs, or one that cannot be.
     """
+    if costs is None:
+        return
     if len(costs) != len(computes):
         raise ValueError(f"{name}: expected {len(computes)} numbers, one per action, got {len(costs)}")
     if any(cost < 0 or (all_of_it and cost == 0) for cost, all_of_it in zip(costs, computes, strict=True)):
@@ -127,11 +129,17 @@ class Certificate(PlanPart):
         split, workload, num_samples: which samples; the second is a digest of prompts, seeds and steps.
         metric: what agreement is told as, in dB.
         mean_db, worst_db: over the samples.
-        lower_db: lower end of the interval of the mean over prompts; None of few prompts.
-        level: share of such intervals, of both ends, that hold the true mean.
+        lower_db: lower bound of the mean over prompts; None of few prompts.
+        level: probability of such bounds to hold, or of intervals, see `sided`.
+        sided: 1 if `lower_db` is a bound of its own, 2 if it is one end of an interval, as in files from before it was
+            kept: the latter holds more often than `level` says.
         new_prompt: what is said of prompts beyond these; None of few prompts, and in files from before it was kept.
+        flops_ratio, wall_ratio: FLOPs of the networks, and seconds of all that the pipeline does, in the full run over
+            those under the plan, as measured; as all that has None by default, not in files from before it was kept.
         weights: digest of the network's weights.
+        signature: see `signature_of`; None unless it was asked for.
         device, dtype: as of `Timing`.
+        attention: what computes the network's attention.
         versions: of installed libraries, by name.
         commit, date: of the code that measured, and the day.
     """
@@ -145,10 +153,15 @@ class Certificate(PlanPart):
     worst_db: float
     lower_db: float | None = None
     level: float = Field(gt=0, lt=1)
+    sided: Literal[1, 2] = 2
     new_prompt: NewPromptBound | None = None
+    flops_ratio: float | None = None
+    wall_ratio: float | None = None
     weights: str
+    signature: str | None = None
     device: str
     dtype: str
+    attention: str | None = None
     versions: dict[str, str]
     commit: str
     date: str
@@ -156,5 +169,10 @@ class Certificate(PlanPart):
     def __str__(self) -> str:
         least = "" if self.lower_db is None else f" (at least {self.lower_db:.2f} at {100 * self.level:.0f} %)"
         new = "" if self.new_prompt is None else f", {self.new_prompt}"
-        samples = f"{self.num_samples} {self.split} samples, {self.device}, {self.dtype}, {self.date}"
-        return f"{self.metric} {self.mean_db:.2f} dB{least}, worst {self.worst_db:.2f} dB{new}, {samples}"
+        told = [f"{self.metric} {self.mean_db:.2f} dB{least}, worst {self.worst_db:.2f} dB{new}"]
+        told += [f"{self.num_samples} {self.split} samples"]
+        told += [] if self.flops_ratio is None else [f"{self.flops_ratio:.2f}x fewer FLOPs"]
+        told += [] if self.wall_ratio is None else [f"{self.wall_ratio:.2f}x less time"]
+        told += [self.device, self.dtype]
+        told += [] if self.attention is None else [f"attention {self.attention}"]
+        return ", ".join([*told, self.date, *(["signed"] if self.signature else [])])

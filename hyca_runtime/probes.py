@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.policies import Evidence, Policy, ProbingPolicy
 from hyca_runtime.solvers import Aligned
 
@@ -26,12 +27,15 @@ class ProbeMemory:
         self._live: Tensor | None = None
         self._added: list[Tensor] = []
 
-    def measure(self, policy: ProbingPolicy, probe: Tensor, added: Tensor, position: float) -> Evidence:
+    def measure(
+        self, policy: ProbingPolicy, probe: Tensor, added: Tensor, position: float, ranks: Agreement = ALONE
+    ) -> Evidence:
         """What `policy` says of a probe beside an earlier one; waits for the device.
 
         Args:
             added: what the leading blocks added.
             position: the step of the plan.
+            ranks: those that must find the same.
         """
         seen, before = policy.look(probe.detach(), added.detach(), position).clone(), self._before
         if policy.since == "call":
@@ -40,7 +44,7 @@ class ProbeMemory:
             self._live = seen
         if before is None or before.shape != seen.shape:
             return None
-        return tuple(policy.measure(seen, before).tolist())
+        return tuple(ranks.mean(policy.measure(seen, before)).tolist())
 
     def keep(self, added: Tensor) -> None:
         """Remember what the leading blocks made and added on a computed step."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from hyca_runtime.moment import Stream
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.policies import Surprises
-from hyca_runtime.schedule import COMPUTE, Action
+from hyca_runtime.schedule import Action
+from hyca_runtime.variant import VariantSpec
 
 
 @dataclass
@@ -32,7 +33,11 @@ class StreamCount:
     @property
     def computed(self) -> int:
         """Calls on which all of the network ran."""
-        return self.actions[COMPUTE]
+        return sum(count for action, count in self.actions.items() if action.computes)
+
+    def ran(self, variant: str) -> int:
+        """Calls that ran the weights of a variant."""
+        return sum(count for action, count in self.actions.items() if action.variant == variant)
 
     @property
     def predicted(self) -> int:
@@ -62,10 +67,12 @@ class RunReport:
         waits: decisions that waited for the device, since the plan's policy looks at features.
         flops_ratio: FLOPs of the plan's full run over this run's, of the planned networks; None when the plan does not
             say.
+        bits_ratio: the same of bit operations.
         seconds_ratio: the same of seconds of steps, as they were measured for the plan and not in this run.
         followed: the sections of the plan that the run was held against, one for each network that was called.
         networks: the planned networks of the pipeline.
         bytes_ahead: what a run will hold for each sample at most, None when the plan does not say.
+        variant_bytes: bytes of quantised weights, beside the network's own, as stored.
     """
 
     streams: dict[tuple[str, *Stream], StreamCount] = field(default_factory=dict)
@@ -80,20 +87,32 @@ class RunReport:
     forecast_flops: int = 0
     waits: int = 0
     flops_ratio: float | None = None
+    bits_ratio: float | None = None
     seconds_ratio: float | None = None
     followed: tuple[NetworkPlan, ...] = field(default=(), repr=False)
     bytes_ahead: int | None = None
+    variant_bytes: int = 0
     networks: tuple[str, ...] = ("network",)
+
+    @property
+    def quantised(self) -> dict[str, VariantSpec]:
+        """The variants that the followed sections name."""
+        return {name: spec for section in self.followed for name, spec in (section.variants or {}).items()}
 
     def __str__(self) -> str:
         if not self.steps:
-            ahead = (
-                f"; at most {self.bytes_ahead / 2**20:.3g} MiB of features for each sample" if self.bytes_ahead else ""
-            )
-            return f"no step has run yet{ahead}"
+            sizes = {
+                "at most {:.3g} MiB of features for each sample": self.bytes_ahead,
+                "{:.3g} MiB of quantised weights": self.variant_bytes,
+            }
+            ahead = [text.format(size / 2**20) for text, size in sizes.items() if size]
+            return "; ".join(["no step has run yet", *ahead])
         ratios = [] if self.partly else [f"{self.steps / max(1, self.computed):.1f}x fewer"]
         if self.flops_ratio is not None:
             ratios.append(f"{self.flops_ratio:.2f}x by FLOPs of the {' and '.join(self.networks)}")
+        if self.bits_ratio is not None:
+            simulated = " (simulated)" if any(spec.simulated for spec in self.quantised.values()) else ""
+            ratios.append(f"{self.bits_ratio:.2f}x by bit operations{simulated}")
         if self.seconds_ratio is not None:
             machines = dict.fromkeys(str(section.timing) for section in self.followed)
             ratios.append(f"{self.seconds_ratio:.2f}x by seconds on {' and '.join(machines)}")
@@ -108,6 +127,10 @@ class RunReport:
                     filter(None, [network, branch or "unnamed branch", f"part {part}" if part else "", thread])
                 )
                 lines.append(f"  {where}: {count.computed} of {count.steps}")
+        for name, spec in self.quantised.items():
+            lines.append(f"  {sum(count.ran(name) for count in self.streams.values())} calls ran as {name!r}: {spec}")
+        if self.variant_bytes:
+            lines.append(f"  {self.variant_bytes / 2**20:.2f} MiB of quantised weights beside the network's own")
         if self.absent:
             lines.append(f"  no call of the branches that the plan names {', '.join(map(repr, self.absent))}")
         if self.waits:

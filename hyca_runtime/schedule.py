@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from pydantic import model_validator
 
@@ -16,17 +15,20 @@ EVERY = "*"
 FEATURE = "feature"
 """What the point of a plan with a single one is called."""
 
+DEFAULT = "default"
+"""The network's own weights."""
+
 
 class Action(PlanPart):
     """What one call of the network does.
 
     Attributes:
         forecast: names of the points whose tensors are forecast. Nothing that only serves them runs; all else does.
-        variant: which weights compute the rest. There are only the "default" ones; another is refused.
+        variant: which weights compute the rest: the network's own, or a version of them that the plan names.
     """
 
     forecast: tuple[str, ...] = ()
-    variant: Literal["default"] = "default"
+    variant: str = DEFAULT
 
     @model_validator(mode="after")
     def _check(self) -> Action:
@@ -113,12 +115,13 @@ class Schedule(PlanPart):
         Args:
             costs: of each action of the palette, all guidance branches together.
         """
+        full = self.palette.index(COMPUTE) if COMPUTE in self.palette else self.tables[EVERY][0]
         named = {branch: table for branch, table in self.tables.items() if branch != EVERY}
         if named and self.tables[EVERY] not in named.values():
             return None
         tables = [*named.values()] or [self.tables[EVERY]]  # where one repeats a named one, all branches have names
         spent = sum(costs[action] for table in tables for action in table) / len(tables)
-        return costs[tables[0][0]] * self.num_steps / spent
+        return costs[full] * self.num_steps / spent
 
     def steps_of(self, point: str, branch: str = EVERY) -> tuple[int, ...]:
         """Steps on which a point is forecast for a guidance branch, in order."""

@@ -6,22 +6,21 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet, WeakValueDictionary
 
 from torch import nn
 
+from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.attach.context import step_number
 from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, OnMismatch
 from hyca_runtime.cost_ratio import cost_ratio
-from hyca_runtime.errors import PlanError, PlanMismatchError
+from hyca_runtime.errors import PlanError
 from hyca_runtime.executor import Executor
-from hyca_runtime.fit import check_fits, tell_of_rounding
+from hyca_runtime.fit import check_agreed, check_fits, tell_of_rounding
 from hyca_runtime.plan import Plan, as_plan
-from hyca_runtime.point import CachePoint
 from hyca_runtime.report import RunReport
 
 MAX_PLANS = 64
@@ -48,8 +47,11 @@ class Session:
         on_mismatch: OnMismatch = "compute",
         pipe: object | None = None,
         control: Iterable[Deferral] = (),
+        ranks: Agreement = ALONE,
+        require: float | None = None,
     ) -> None:
         self.plan = plan
+        self._require = require
         self.on_mismatch: OnMismatch = on_mismatch
         self._warned: set[tuple[type[Warning], str]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
@@ -60,7 +62,7 @@ class Session:
                 sections = [section for section in plan.sections if section.component == name]
                 if sections:
                     compiled = CompiledPlan(plan.name, sections, on_mismatch)
-                    self._executors[name] = Executor(module, compiled, pipe, self._complain)
+                    self._executors[name] = Executor(module, compiled, pipe, self._complain, ranks)
         except BaseException:
             self.remove()
             raise
@@ -102,6 +104,7 @@ class Session:
         Raises:
             PlanError: not a `Plan`; a path would be read anew for every call.
             PlanMismatchError: the plan is for other networks, or cached at another point.
+            CertificateError: it lacks the certificate that `apply_plan` was to require.
         """
         if not isinstance(plan, Plan | None):
             raise PlanError(f"expected a Plan, got {type(plan).__name__}; keep plans of files in a PlanCache")
@@ -114,18 +117,12 @@ class Session:
     def _compiled_of(self, plan: Plan) -> dict[str, CompiledPlan]:
         known = self._compiled.get(id(plan))
         if known is None:
-            networks = {name: executor.module for name, executor in self._executors.items()}
-            compiled = {}
+            networks, compiled = {name: executor.module for name, executor in self._executors.items()}, {}
+            check_fits(plan.name, plan.sections, networks, "the session", self._require)
             for section in plan.sections:
-                check_fits(plan.name, section, networks, "the session")
-                own = self._executors[section.component].plan.points
-                if section.places != own:
-                    raise PlanMismatchError(
-                        f"plan {plan.name!r} is cached at {_told(section.places)}, the session at {_told(own)}; "
-                        "apply it on its own"
-                    )
                 sections = [s for s in plan.sections if s.component == section.component]
                 compiled[section.component] = CompiledPlan(plan.name, sections, self.on_mismatch)
+                compiled[section.component].check_like(self._executors[section.component].plan)
             if len(self._compiled) >= MAX_PLANS:
                 self._compiled.clear()
             self._compiled[id(plan)] = known = (plan, compiled)  # the plan is kept, so its id stays its own
@@ -172,9 +169,11 @@ class Session:
             forecast_flops=sum(count.forecast_flops for count in streams.values()),
             waits=sum(count.waits for count in streams.values()),
             flops_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_flops),
+            bits_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_bits),
             seconds_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_seconds),
             followed=tuple(lane.plan.section(lane.track) for lane in furthest if lane),
             bytes_ahead=self.memory(),
+            variant_bytes=sum(executor.variant_bytes for executor in self._executors.values()),
             networks=tuple(self._executors),
         )
 
@@ -205,20 +204,16 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
-
-
-def _told(points: Mapping[str, CachePoint]) -> str:
-    return ", ".join(f"'{point}'" for point in points.values())
 
 
 def apply_plan(
     target: object,
     plan: Plan | str | os.PathLike[str],
     on_mismatch: OnMismatch = "compute",
+    ranks: Agreement = ALONE,
+    require: float | None = None,
 ) -> Session:
     """Make a diffusers pipeline, or a transformer, follow `plan`.
 
@@ -230,6 +225,9 @@ def apply_plan(
             and warn once, "adapt" the schedule to the sampler's time and forecast by the plan's closed forms, or
             raise an "error". A step that the plan predicts but whose branch lacks the features for it (it began
             late, a forecast was not finite) is computed with a warning, or is an "error", too.
+        ranks: those that each hold a part of every sample and must decide alike, see `integrations.parallel`.
+        require: agreement with the full run, in dB, that the plan's certificate must bound from below at 95 %, for
+            weights stored as these are, and these very ones where it is signed; also of plans that it follows later.
 
     Returns:
         The session, which `report`s and `remove`s.
@@ -237,14 +235,16 @@ def apply_plan(
     Raises:
         PlanError: there is no sound plan.
         PlanMismatchError: the plan was made for other networks.
-        AttachError: a network cannot be wrapped. Nothing was changed in either case.
+        CertificateError: it does not have the certificate that is required.
+        AttachError: a network cannot be wrapped. Nothing was changed in any case.
     """
     plan, networks = as_plan(plan), find_transformers(target)
+    check_fits(plan.name, plan.sections, networks, type(target).__name__, require)
     for section in plan.sections:
-        check_fits(plan.name, section, networks, type(target).__name__)
+        check_agreed(plan.name, section, networks, ranks)
     if isinstance(target, nn.Module):
         for section in plan.sections:
             tell_of_rounding(plan.name, section, networks[section.component])
     pipe = None if isinstance(target, nn.Module) else target
     control = defer_control(target, {s.component: list(s.places.values()) for s in plan.sections})
-    return Session(networks, plan, on_mismatch, pipe, control)
+    return Session(networks, plan, on_mismatch, pipe, control, ranks, require)

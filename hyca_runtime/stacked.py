@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from hyca_runtime.feature import Feature
 
+MAX_STACKED = 8
+
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments by place and by name."""
 

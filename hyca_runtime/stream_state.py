@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.calls import Call
 from hyca_runtime.feature import Signature
 from hyca_runtime.finite_guard import FiniteGuard
@@ -22,6 +23,9 @@ PASSED = "a step of the plan passed without a call"
 class StreamState:
     """What one guidance branch remembers of the present run.
 
+    Args:
+        ranks: those that must decide as it does.
+
     Attributes:
         branch, part: whose calls they are.
         histories: the features of each point, by its name.
@@ -36,11 +40,12 @@ class StreamState:
             have more tokens than the next, before theirs.
     """
 
-    def __init__(self, branch: str, part: int, depths: Mapping[str, int], cause: str) -> None:
+    def __init__(self, branch: str, part: int, depths: Mapping[str, int], cause: str, ranks: Agreement = ALONE) -> None:
         self.branch, self.part = branch, part
         self.histories = {name: History(depth) for name, depth in depths.items()}
         self.count = StreamCount()
-        self.guard = FiniteGuard()
+        self.guard = FiniteGuard(ranks)
+        self._ranks = ranks
         self.previous = -1.0
         self.step = 0
         self.cause = cause
@@ -78,7 +83,7 @@ class StreamState:
         if not isinstance(policy, ProbingPolicy):
             return None
         self.count.waits += 1
-        return probes.measure(policy, probe, added, self.previous)
+        return probes.measure(policy, probe, added, self.previous, self._ranks)
 
     @property
     def computed(self) -> int:

@@ -33,7 +33,7 @@ def _learn(lane: Lane, turn: Turn, thread: int, keep: Keeper, captured: Captured
     if known:
         turn.state.count.waits += 1
         device = next(iter(known.values())).device
-        numbers = torch.cat([off.to(device) for off in known.values()]).tolist()
+        numbers = lane.ranks.mean(torch.cat([off.to(device) for off in known.values()])).tolist()
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     told = {name: tuple(numbers[end - len(off) : end]) for (name, off), end in zip(known.items(), ends, strict=True)}
     if told:

@@ -6,13 +6,21 @@ import inspect
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import (
+    DDIMScheduler,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    WanTransformer3DModel,
+)
 from torch import Tensor
 
 from hyca_calib.demo import weights_of
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
+from hyca_calib.demo.motion.codec import BlockCodec
+from hyca_calib.demo.motion.pipeline import MotionPipeline
 
 WORDS = ["blue", "cat", "dog", "green", "heart", "red", "square", "star"]
 
@@ -49,6 +57,26 @@ def glyphs() -> GlyphPipeline:
         num_embeds_ada_norm=36,
     ).eval()
     pipe = GlyphPipeline(transformer, DDIMScheduler.from_pretrained(weights_of("demo-class") / "scheduler"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def motion() -> MotionPipeline:
+    """A Wan of three blocks on clips of 8 frames of 16 x 16 pixels, with random weights."""
+    torch.manual_seed(0)
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 1, 1),
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8,
+        out_channels=8,
+        text_dim=24,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=3,
+    ).eval()
+    encoder, codec = WordEncoder(vocabulary=WORDS, dim=24), BlockCodec(latent_channels=8)
+    pipe = MotionPipeline(transformer, encoder, codec, FlowMatchEulerDiscreteScheduler(shift=3.0), 8, 16)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

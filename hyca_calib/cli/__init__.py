@@ -13,6 +13,7 @@ from hyca_calib.cli import (
     elsewhere,
     laning,
     plans,
+    publishing,
     searching,
     tracing,
 )
@@ -38,6 +39,8 @@ for function in (
     plans.merge,
     plans.upgrade,
     plans.export,
+    publishing.push,
+    publishing.find,
     tracing.trace,
     tracing.verify,
     tracing.gather,

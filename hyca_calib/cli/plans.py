@@ -8,7 +8,7 @@ import typer
 
 from hyca_calib.cli.command import command, show
 from hyca_calib.commands.options import EvaluateOptions, Json, TracedModel
-from hyca_calib.search.options import Naming
+from hyca_calib.search.options import Naming, Reader
 
 
 @command
@@ -53,19 +53,33 @@ def merge(
 
 @command
 def export(
-    plan: Annotated[Path, typer.Argument(help="A plan whose layers repeat their output, or its study.")],
-    out: Annotated[Path, typer.Option(help="The schedule file.")],
+    plan: Annotated[Path, typer.Argument(help="A plan, or its study.")],
+    out: Annotated[Path, typer.Option(help="The file.")],
+    to: Annotated[
+        Reader,
+        typer.Option(
+            help="Who reads it: SmoothCache's release, plans whose layers repeat their output; cache-dit, the steps of "
+            "plans that compute whole steps; SGLang, the same as parameters of a request."
+        ),
+    ] = "smoothcache",
     names: Annotated[
-        Naming, typer.Option(help="What layers are called: attn1 and ff, or attn and mlp as in the repository of DiT.")
+        Naming,
+        typer.Option(
+            help="What layers are called for smoothcache: attn1 and ff, or attn and mlp as in the repository of DiT."
+        ),
     ] = "diffusers",
 ) -> None:
-    """Write a plan of smoothcache as a schedule file of SmoothCache's own release.
+    """Write a plan's schedule as others read it. How features are forecast stays behind.
 
     Example: [b]python -m hyca_calib export studies/demo-class-trunk-50-2x-smoothcache --out schedule.json[/]
-    """
-    from hyca_calib.commands.plans import export_schedule
 
-    print(export_schedule(plan, out, names))
+    Example: [b]python -m hyca_calib export studies/demo-trunk-50-5x --to cache-dit --out cache.yaml[/]
+
+    Example: [b]python -m hyca_calib export studies/demo-trunk-50-5x --to sglang --out request.json[/]
+    """
+    from hyca_calib.commands.plans import export_options, export_schedule
+
+    print(export_schedule(plan, out, names) if to == "smoothcache" else export_options(plan, out, to))
 
 
 @command

@@ -13,7 +13,7 @@ from hyca_calib.commands.options import SearchLimits
 def search(
     budget: Annotated[
         str | None,
-        typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x."),
+        typer.Option(help="5x, 20%, '10 steps', '20x bitops', 1.8s or '2.5x wall'; several with commas: 2x,3x,5x."),
     ] = None,
     *,
     trace: Annotated[
@@ -30,7 +30,8 @@ def search(
     Several processes that give the same command with --workers share the work, on one machine or on many that see
     --out; the trials of one that dies are done by the others.
 
-    Example: [b]python -m hyca_calib search --budget 5x[/]
+    Example: [b]python -m hyca_calib search --budget 5x[/], or in two precisions
+    [b]python -m hyca_calib search --precision int8 --budget 20xbitops[/]
     """
     from hyca_calib.commands.searching import search_plans
 

@@ -24,7 +24,9 @@ class CalibrateOptions:
         ),
     ] = None
     steps: Annotated[int, typer.Option(help="Sampler steps of the full run.")] = 50
-    budget: Annotated[str, typer.Option(help="5x, 20% or '10 steps'; several with commas: 2x,3x,5x.")] = "5x"
+    budget: Annotated[
+        str, typer.Option(help="5x, 20%, '10 steps', 1.8s or '2.5x wall'; several with commas: 2x,3x,5x.")
+    ] = "5x"
     effort: Annotated[
         EffortName, typer.Option(help="How much is done, in counts: the same plan on every machine, however busy.")
     ] = "standard"

@@ -110,6 +110,7 @@ def settle(
     threads = _threads(pipe, request, options.threads) if on_cpu else None
     with using_threads(threads or torch.get_num_threads()):
         timed = timed_model(pipe, request, Folder(recorded.where))
+    budgets = [budget.within(timed.run_seconds(workload.num_steps)) for budget in budgets]
 
     def announce(effort: Effort) -> Announcement:
         return announced(timed, workload, effort, budgets, request.batch, on_cpu)

@@ -10,6 +10,7 @@ from typing import Any
 from hyca_calib.commands.calibration import Settled
 from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.records.console import human_bytes
+from hyca_calib.records.origins import announced_in
 from hyca_calib.report.steps import (
     MOST_NAMED,
     NETWORK,
@@ -34,6 +35,7 @@ from hyca_runtime.certified import valid_certificate
 from hyca_runtime.errors import StudyError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY
+from hyca_runtime.starter import UNCALIBRATED
 
 Facts = dict[str, str]
 
@@ -59,14 +61,20 @@ def describe(where: str) -> Facts:
 
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
+    if UNCALIBRATED in plan.provenance:
+        facts["calibration"] = "none, uncalibrated: nothing of it was measured on its model; `hyca evaluate` does"
     for section, own in zip(_told_apart(plan.sections), plan.sections, strict=True):
         schedule, name = section.schedule, section.component
         ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
+        ratio += f", {section.bits_ratio:.2f}x by bit operations" if section.bits_ratio else ""
         if section.timing and section.seconds_ratio:
             ratio += f", {section.seconds_ratio:.2f}x by seconds on {section.timing}, batches of {section.timing.batch}"
         facts[name] = section.model.transformer
         facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
+        for variant, spec in (section.variants or {}).items():
+            at = [step for step, action in enumerate(schedule.actions()) if action.variant == variant]
+            facts[f"{name}: {variant}"] = f"{spec} weights on {' '.join(map(str, at)) or 'no step'}"
         if [*computed_at(section)] != [NETWORK]:
             facts[f"{name}: points"] = told_steps(section)
         if len(section.points) > MOST_NAMED:
@@ -91,6 +99,9 @@ def _of_plan(plan: Plan) -> Facts:
         if made := valid_certificate(own, plan.sections):
             of = f"weights {made.weights[:12]}, workload {made.workload[:12]}, commit {made.commit}"
             facts[f"{name}: certified"] = f"{of}, {_told(made.versions)}"
+    if told := announced_in(plan.provenance):
+        where = f"{told.device} in {told.dtype}, batches of {told.batch}"
+        facts["announced"] = f"{told.seconds:.3g} s a sample, {told.full_seconds:.3g} s in full, on {where}"
     for key in ("trace", "precision", "replayed_cost", "prompts", "threads"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])

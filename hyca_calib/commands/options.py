@@ -117,6 +117,14 @@ class SearchLimits:
             "branches: guidance branches are computed on steps of their own, where that pays. Default: trunk alone."
         ),
     ] = None
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Let computed steps have quantised weights, where that pays: int8 (activations, too), int8_weights, "
+            "int4_weights, fp8; several with commas, each alone with the network's own. Give the budget in bit "
+            "operations: --precision int8 --budget '20x bitops'. int4_weights:simulated tries numbers without a kernel."
+        ),
+    ] = None
     multistep: Annotated[
         Multistep,
         typer.Option(help="How a preset's one-step formulas serve a long gap: over the gap, or step by step."),
@@ -209,6 +217,9 @@ class EvaluateOptions:
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps. Default: those of the plan.")] = None
     on_mismatch: Annotated[OnMismatch, typer.Option(help="What other steps than the plan's do.")] = "error"
     certify: Annotated[bool, typer.Option(help="Write what was found into the plan, as its certificate.")] = True
+    sign: Annotated[
+        bool, typer.Option("--sign", help="Bind the certificate to all weights: apply_plan(require=) compares them.")
+    ] = False
     level: Annotated[
         float,
         typer.Option(min=0.5, max=0.999, help="Probability of what is said of a new prompt: the surer, the less."),

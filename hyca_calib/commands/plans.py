@@ -10,6 +10,7 @@ from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.certify import certified, write_certified
 from hyca_calib.quality.conformal import fewest_prompts, worst_of_prompts
@@ -18,17 +19,21 @@ from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import present, say, stages
-from hyca_calib.records.origins import origins
+from hyca_calib.records.origins import announced_in, origins
+from hyca_calib.records.provenance import machine
 from hyca_calib.report.write import write_report
 from hyca_calib.search.learning_to_cache.layers import LISTS
 from hyca_calib.search.lineage import trace_for, trace_named_in
-from hyca_calib.search.options import Naming
+from hyca_calib.search.options import Naming, Reader
 from hyca_calib.search.smoothcache.schedule_file import schedule_of
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, RunReport, load_plan, merge_plans, save_plan
 from hyca_runtime.errors import WorkloadError
+from hyca_runtime.integrations.cache_dit import options
+from hyca_runtime.integrations.sglang import request_params
 from hyca_runtime.plan import plan_file
+from hyca_runtime.starter import UNCALIBRATED
 
 
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
@@ -47,11 +52,12 @@ def evaluate_pipe(pipe: Pipeline, plan: Plan, workload: Workload, options: Evalu
     batch = batch_of(options.model, options.batch or (1 if plan.decides_by_sample else None))
     found, run, _ = evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch, options.level)
     _tell_of_new_prompts(found, prompt_groups(jobs), options)
+    _tell_of_seconds(found, plan, str(runs_on(pipe)))
     report = run.report or RunReport()
     if options.certify:
         try:
             _check_certifiable(plan, report, options, len(jobs))
-            signed = certified(plan, pipe, found, report, jobs, workload)
+            signed = certified(plan, pipe, found, report, jobs, workload, options.sign)
             write_certified(plan_file(options.plan), plan, signed)
             new = next(now for now, was in zip(signed.sections, plan.sections, strict=True) if now is not was)
             say(f"{options.plan}: certified, {new.certificate}")
@@ -70,6 +76,16 @@ def _tell_of_new_prompts(found: Evaluation, prompts: Sequence[int], options: Eva
             say(str(coverage_of_halves(worst_of_prompts(found.agreement_db_each, prompts), options.level)))
         except WorkloadError as error:
             say(f"coverage not told, {error}")
+
+
+def _tell_of_seconds(found: Evaluation, plan: Plan, device: str) -> None:
+    """How long a sample took beside what the plan announces, if it was made for a budget of time."""
+    told = announced_in(plan.provenance)
+    if told is None or found.seconds is None:
+        return
+    off, here = 100 * (found.seconds / told.seconds - 1), (machine(device), found.batch)
+    elsewhere = "" if here == (told.device, told.batch) else f", on {told.device} in batches of {told.batch}"
+    say(f"announced {told.seconds:.3g} s a sample{elsewhere}; measured {found.seconds:.3g} s ({off:+.1f} %)")
 
 
 def _says_its_workload(plan: Plan) -> bool:
@@ -93,7 +109,7 @@ def _check_certifiable(plan: Plan, report: RunReport, options: EvaluateOptions, 
     most = max((certificate.num_samples for certificate in valid if certificate), default=0)
     if samples < most:
         raise PlanError(f"its certificate is of {most} samples, these are {samples}; measure as many to replace it")
-    if not _says_its_workload(plan):
+    if not _says_its_workload(plan) and UNCALIBRATED not in plan.provenance:  # which saw no samples
         raise PlanError("it does not say which samples it was made on, so they may be these")
     if report.off_plan and options.on_mismatch != "error":
         raise PlanError(f"the runs were not the plan's ({report.off_plan})")
@@ -141,6 +157,13 @@ def export_schedule(path: Path, out: Path, names: Naming) -> Path:
     schedule = schedule_of(plan.section, names, plan.provenance.get(LISTS, {}))
     lines = [f"  {json.dumps(layer)}: {json.dumps(steps)}" for layer, steps in schedule.items()]
     write_text(out, "{\n" + ",\n".join(lines) + "\n}\n")
+    return out
+
+
+def export_options(path: Path, out: Path, to: Reader) -> Path:
+    """``hyca_calib export --to cache-dit`` or ``sglang``; returns the path of the file, which is JSON and so YAML."""
+    section = load_plan(path).section
+    write_text(out, json.dumps(options(section) if to == "cache-dit" else request_params(section), indent=1) + "\n")
     return out
 
 

@@ -1,7 +1,7 @@
 """What ``hyca search --preset`` offers: a row for each, the work is in `hyca_calib.search`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from hyca_calib.search.learning_to_cache.search import (
 )
 from hyca_calib.search.learning_to_cache.training import Training
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.precision.calibration import known_variants
+from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import confirmed, search, search_preset
@@ -148,9 +150,21 @@ def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]
     def candidates() -> list[dict[Budget, list[Candidate]]]:
         storage = limits.storage or asked.folder / JOURNAL
         damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
+        if limits.precision is not None:
+            damped = [_with_variants(asked.pipe, problem, limits.precision, asked.folder) for problem in damped]
         return [_tuned(problem, asked.budgets, limits, storage) for problem in damped]
 
     return candidates
+
+
+def _with_variants(pipe: Pipeline, problem: Problem, precision: str, folder: Path) -> Problem:
+    """The problem with what real runs tell of quantised versions of the network."""
+    specs = parse_variants(precision)
+    with stages(("quantise",)) as tell:
+        tell("quantise", 0.0, "")
+        known = known_variants(pipe, problem, specs, folder, lambda share: tell("quantise", share, ""))
+        tell("quantise", 1.0, ", ".join(map(str, specs.values())))
+    return replace(problem, variants=known)
 
 
 def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Where) -> Problem:
@@ -245,7 +259,7 @@ FITTED = ("fitted", *REFINED)
 """Options of step caches whose rows may be fitted."""
 
 OFFERS: dict[str, Offer] = {
-    BEST: Offer(_best, ("palette", *SEARCHED)),
+    BEST: Offer(_best, ("palette", "precision", *SEARCHED)),
     ADAPTIVE: Offer(_adaptive, ("response", *SEARCHED)),
     **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),

@@ -11,14 +11,17 @@ from hyca_calib.commands.asked import Asked
 from hyca_calib.commands.counted import CLOCKS, COUNTS, counted
 from hyca_calib.commands.options import STUDIES, TRACES, SearchLimits
 from hyca_calib.commands.plans import report
-from hyca_calib.commands.presets import OFFERS, preset_of
+from hyca_calib.commands.presets import OFFERS, Offer, preset_of
 from hyca_calib.costs.budget import TOLERANCE, Budget, parse_budgets
 from hyca_calib.pipelines.load import TracedModel, default_device, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.report.front import write_front
 from hyca_calib.search.effort import EFFORTS, Effort
+from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.run_seconds import FILE, kept_seconds, run_seconds
 from hyca_calib.search.sources import BEST
 from hyca_calib.search.storage import public
 from hyca_calib.search.study import JOURNAL, StudyFolder
@@ -72,9 +75,9 @@ def search_with(
     limits = counted(limits, effort) if effort else limits
     wanted = _budgets(budgets, limits)
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
-    for budget, trace_ in itertools.product(wanted, recorded):  # refuse all before any work is done
-        if preset.computes_steps:
-            budget.computed_steps(trace_.cost, trace_.num_steps, 3)
+    timed = any(budget.needs_seconds for budget in wanted)
+    if not timed:
+        _check_within(wanted, recorded, preset)
     for trace_ in recorded[1:]:
         trace_.check_same_samples(recorded[0])
     suffix = "" if limits.preset == BEST else f"-{limits.preset}"
@@ -86,11 +89,18 @@ def search_with(
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
     palette, apart = _palette(limits)
+    _check_precision(limits, wanted)
     problems = [Problem(trace_, partial=palette[1:], apart=apart) for trace_ in recorded]
     pipe = load(recorded[0].attributes.model)
+    seconds = (kept_seconds(folder) or run_seconds(pipe, recorded[0])) if timed else None
+    if seconds is not None:
+        wanted = tuple(budget.within(seconds) for budget in wanted)
+        _check_within(wanted, recorded, preset)
     make = preset.prepare(Asked(pipe, problems, wanted, limits, folder, effort))
     for study, request in zip(studies, requests, strict=True):
         StudyFolder.open(study.folder, request)
+    if seconds is not None:
+        write_json(folder / FILE, seconds)
     facts = {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
     with run_log(Folder(folder), facts):
         for budget, study in zip(wanted, studies, strict=True):
@@ -102,6 +112,13 @@ def search_with(
         if reported:
             compare(studies, folder)
     return [study.plan for study in studies]
+
+
+def _check_within(budgets: Sequence[Budget], recorded: Sequence[Trace], preset: Offer) -> None:
+    """Refuses budgets that cannot be met before any work is done."""
+    for budget, trace_ in itertools.product(budgets, recorded):
+        if preset.computes_steps:
+            budget.computed_steps(trace_.cost, trace_.num_steps, 3)
 
 
 def preset_study(trace: Trace, budget: Budget, limits: SearchLimits, folder: Path) -> StudyFolder:
@@ -150,7 +167,10 @@ def _budgets(budgets: str | None, limits: SearchLimits) -> tuple[Budget, ...]:
         raise BudgetError("give either --budget, such as 5x, or a --schedule to follow")
     if budgets is None and limits.schedule is not None:
         return (Budget(limits.schedule.stem),)
-    return parse_budgets(budgets or "", 0.0 if limits.strict else TOLERANCE)
+    found = parse_budgets(budgets or "", 0.0 if limits.strict else TOLERANCE)
+    if limits.workers > 1 and any(budget.needs_seconds for budget in found):
+        raise BudgetError("budgets of time take one process, which times the model: leave --workers, or use 5x")
+    return found
 
 
 def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
@@ -172,6 +192,23 @@ def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
     if len(recorded) > 1 and limits.preset != BEST:
         raise TraceError(f"preset {limits.preset!r} takes one trace, got {len(recorded)}")
     return recorded
+
+
+def _check_precision(limits: SearchLimits, budgets: Sequence[Budget]) -> None:
+    """Whether what is asked of precision can be done.
+
+    Raises:
+        BudgetError: unknown variants, a budget that they do not help to keep, or another palette beside them.
+    """
+    if limits.precision is None:
+        return
+    parse_variants(limits.precision)
+    if limits.palette is not None:
+        raise BudgetError("--precision goes with whole steps, give it without --palette")
+    for budget in budgets:
+        if budget.measure == "flops":
+            cure = f"give it in bit operations: '{budget.text} bitops'"
+            raise BudgetError(f"budget {budget.text!r}: quantised weights take as many FLOPs; {cure}")
 
 
 BRANCHES = "branches"
@@ -205,6 +242,8 @@ def _request(
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
     wanted.pop("effort")
+    if limits.precision is None:  # as before there was such an option
+        wanted.pop("precision")
     own = {name: wanted.pop(name) for name in OF_SOME}
     for name in (*CLOCKS, *COUNTS) if effort else ():
         wanted.pop(name)

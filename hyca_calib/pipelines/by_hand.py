@@ -14,46 +14,9 @@ from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import widths
-from hyca_runtime.fingerprint import config_digest
-from hyca_runtime.forecast import Forecast
-from hyca_runtime.group import DimensionGroup, encode_channels
-from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
+from hyca_runtime.plain_section import plain_section
 from hyca_runtime.point import CachePoint
-from hyca_runtime.schedule import EVERY, FEATURE, Schedule
-from hyca_runtime.solvers import Newton
-
-
-def hand_section(
-    module: nn.Module,
-    points: Mapping[str, tuple[CachePoint, int]],
-    timesteps: Sequence[float],
-    scheduler_timesteps: Sequence[float] | None,
-    schedule: Schedule,
-    component: str = "transformer",
-) -> NetworkPlan:
-    """A section without a search: linear extrapolation of every channel, on the step axis.
-
-    Args:
-        points: with their numbers of channels, by the names that the schedule uses.
-    """
-    forecasts = {}
-    for name, (point, channels) in points.items():
-        everything = DimensionGroup(name="all", channels=encode_channels(range(channels)), solver=Newton(1).spec())
-        forecasts[name] = Forecast(at=point, num_channels=channels, groups={EVERY: (everything,)})
-    return NetworkPlan(
-        component=component,
-        model=ModelFingerprint(transformer=type(module).__name__, config_digest=config_digest(module)),
-        grid=TimeGrid(
-            scheduler="any",
-            timesteps=tuple(timesteps),
-            scheduler_timesteps=tuple(scheduler_timesteps) if scheduler_timesteps else None,
-            axis="step",
-            axis_times=tuple(float(s) for s in range(len(timesteps))),
-        ),
-        points=forecasts,
-        schedule=schedule,
-    )
+from hyca_runtime.schedule import FEATURE, Schedule
 
 
 def hand_plan(
@@ -78,7 +41,7 @@ def hand_plan(
             told = known if len(known) == len(times) else None
             chosen = steps if isinstance(steps, Schedule) else Schedule.from_steps(len(times), steps, next(iter(named)))
             sizes = {name: (point, channels[name]) for name, point in named.items()}
-            sections.append(hand_section(module, sizes, heard, told, chosen, component))
+            sections.append(plain_section(module, sizes, heard, told, chosen, component))
     return Plan(name="by hand", sections=tuple(sections))
 
 

@@ -116,6 +116,7 @@ class Evaluation(Fidelity):
         steps_flops_ratio: as `flops_ratio`, of all that runs on every step: also of a ControlNet; None in old files.
         wall_ratio: seconds of the full run over the plan's; above 1 is faster.
         num_prompts: that the samples are of; None in old files, as what follows.
+        seconds: of a sample under the plan.
         new_prompt_db: what a sample of a new prompt agrees at least, with probability `new_prompt_level`, see
             `hyca_calib.quality.conformal`; None of few prompts.
     """
@@ -129,6 +130,7 @@ class Evaluation(Fidelity):
     peak_bytes: int | None = None
     steps_flops_ratio: float | None = None
     num_prompts: int | None = None
+    seconds: float | None = None
     new_prompt_db: float | None = None
     new_prompt_level: float | None = None
 
@@ -184,6 +186,7 @@ def evaluate_plan(
         peak_bytes=run.peak_bytes,
         steps_flops_ratio=full.flops.steps / run.flops.steps,
         num_prompts=len(set(prompts)),
+        seconds=run.seconds / len(run.images),
         new_prompt_level=level,
     )
     bound = new_prompt_bound(found.agreement_db_each, prompts, level)

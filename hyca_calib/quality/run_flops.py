@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from hyca_calib.costs.flops import count_flops
 from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.attach.points import find_components, find_transformers, unwrapped
+from hyca_runtime.flop_count import count_flops
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,33 @@
-"""What a plan says of its making, where it was put together from several."""
+"""What a plan says of its making, also where it was put together from several."""
 
 from collections.abc import Mapping
 from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+class Announced(BaseModel, frozen=True):
+    """What a plan for a budget of time says that runs under it take, and where.
+
+    Attributes:
+        seconds, full_seconds: of a sample under the plan, and in full.
+    """
+
+    seconds: float
+    full_seconds: float
+    device: str
+    dtype: str
+    batch: int
+
+
+def announced_in(provenance: Mapping[str, Any]) -> Announced | None:
+    """That of a plan; None if it announces nothing."""
+    budget = provenance.get("budget")
+    told = budget.get("announced") if isinstance(budget, Mapping) else None
+    try:
+        return None if told is None else Announced.model_validate(told)
+    except ValidationError:  # a plan is a file of anybody
+        return None
 
 
 def origins(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:

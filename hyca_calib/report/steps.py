@@ -99,6 +99,15 @@ def told_setting(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def told_budget(plan: Plan) -> str:
+    """The budget that a plan was made for, "" if it does not say."""
+    told = plan.provenance.get("budget")
+    if not isinstance(told, dict) or not told.get("asked"):
+        return ""
+    over = 100 * float(told.get("tolerance", 0))
+    return str(told["asked"]) + (f", at most {over:.0f} % over" if over else "")
+
+
 def told_certificate(section: NetworkPlan, plan: Plan) -> str:
     """What the certificate of one of the plan's sections says, "" if there is none."""
     if section.certificate is None:

@@ -14,13 +14,13 @@ from hyca_calib.report import plots
 from hyca_calib.report.figures import ReportFigures, figures_in
 from hyca_calib.report.looks import error_shown, shown
 from hyca_calib.report.regrouping import regrouped
-from hyca_calib.report.steps import told_certificate, told_points, told_sources
+from hyca_calib.report.steps import told_budget, told_certificate, told_points, told_sources
 from hyca_calib.report.tiles import AMPLIFY, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
-from hyca_runtime import Plan, PlanError, load_plan
+from hyca_runtime import PlanError, load_plan
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import FEATURE
 
@@ -75,7 +75,7 @@ def write_report(
         "points": told_points(section),
         "sources": told_sources(section),
         "certificate": told_certificate(section, plan),
-        "asked": _asked(plan),
+        "asked": told_budget(plan),
         "solvers": _solver_table(section, result),
         "amplify": AMPLIFY,
     }
@@ -142,15 +142,6 @@ def siblings(study: StudyFolder, own: NetworkPlan) -> list[tuple[float, float]]:
         if figures and (section.model, section.grid) == (own.model, own.grid):
             found.append((figures.flops_ratio, figures.agreement_db))
     return found
-
-
-def _asked(plan: Plan) -> str:
-    """The budget that a plan was made for, "" if it does not say."""
-    told = plan.provenance.get("budget")
-    if not isinstance(told, dict) or not told.get("asked"):
-        return ""
-    over = 100 * float(told.get("tolerance", 0))
-    return str(told["asked"]) + (f", at most {over:.0f} % over" if over else "")
 
 
 def _solver_table(section: NetworkPlan, result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from hyca_calib.clusters.stability import labels_of
 from hyca_calib.records.provenance import versions
-from hyca_calib.search.action_flops import action_flops
+from hyca_calib.search.action_costs import action_bits, action_flops
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.error_feedback import with_feedback
 from hyca_calib.search.joint import joint_section
 from hyca_calib.search.point_solvers import PointSolvers
+from hyca_calib.search.precision.variants import used_variants
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rows import plan_taps, rows_of, with_forecasts, with_taps
@@ -34,7 +35,8 @@ Grouped = tuple[NDArray[np.int64], Solver, Solver]
 def build_section(candidate: Candidate) -> NetworkPlan:
     """The section of `candidate`, unrefined: per group the best solver on replay, then a row for every channel
     unless the settings say otherwise."""
-    problem, settings, schedule = candidate.problem, candidate.settings, candidate.schedule
+    settings, schedule = candidate.settings, candidate.schedule
+    problem = candidate.problem.under(schedule)
     groups = {part: list(_grouped(found)) for part, found in candidate.parts.items()}
     section = assemble_section(problem, schedule, settings.axis, groups)
     if settings.taps == "group" or not schedule.predicted_steps:
@@ -130,7 +132,9 @@ def section_of(
         points=dict(points),
         schedule=schedule,
         policy=policy,
+        variants=used_variants(problem.variants, schedule),
         action_flops=action_flops,
+        action_bits=action_bits(problem, schedule, action_flops),
     )
 
 

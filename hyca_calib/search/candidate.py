@@ -59,7 +59,10 @@ class Candidate:
 
         For all guidance branches alike, `EVERY`, or for each that has steps of its own.
         """
-        problem, names = self.problem, {name for action in self.schedule.palette for name in action.forecast}
+        problem, names = (
+            self.problem.under(self.schedule),
+            {name for action in self.schedule.palette for name in action.forecast},
+        )
         return {
             (name, branch): PointSolvers(
                 problem.at(point).of(branch), self.settings, self.schedule.of(branch), name, self.groups

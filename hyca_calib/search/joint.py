@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyca_calib.search.action_flops import action_flops
+from hyca_calib.search.action_costs import action_bits, action_flops
 from hyca_calib.search.options import Sources
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array, in_own_units
@@ -38,7 +38,9 @@ def _with_sources(problem: Problem, section: NetworkPlan, kind: Sources) -> Netw
     """`section` with its own rows for each branch and sources of no weight beside them."""
     branches, read = problem.trace.branches, 1 if kind == "constant" else len(problem.trace.branches)
     taps = {name: section.depth(name) * read for name in section.points}
-    told = {"stacked": problem.trace.stacked, "action_flops": action_flops(problem, section.schedule, taps)}
+    flops = action_flops(problem, section.schedule, taps)
+    bits = action_bits(problem, section.schedule, flops)
+    told = {"stacked": problem.trace.stacked, "action_flops": flops, "action_bits": bits}
     forecasts = {}
     for name, forecast in section.points.items():
         steps = section.schedule.steps_of(name)

@@ -116,6 +116,11 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
             f"plan {plan.name!r} decides at run time, by {section.policy.name}; a trace cannot tell what it computes; "
             "measure it: python -m hyca_calib evaluate"
         )
+    if section.variants:
+        raise PlanMismatchError(
+            f"plan {plan.name!r} computes with quantised weights, {', '.join(section.variants)}, which are not in a "
+            "trace; measure it: python -m hyca_calib evaluate"
+        )
     forecast = section.forecast
     if forecast.at != trace.point:
         raise PlanMismatchError(

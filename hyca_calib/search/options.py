@@ -15,6 +15,9 @@ Sources = Literal["own", "constant", "branches", "all"]
 Naming = Literal["diffusers", "dit"]
 """Whose names layers have in a schedule file: those of diffusers, or of the repository of DiT."""
 
+Reader = Literal["smoothcache", "cache-dit", "sglang"]
+"""Who reads what is exported."""
+
 RELEASED_THRESHOLD = 0.1
 """Of routers that Learning-to-Cache released for DiT on 256 pixels; 0.9 on 512."""
 

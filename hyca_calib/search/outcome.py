@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.pipelines.weights import precision_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.study import StudyFolder
@@ -14,6 +13,7 @@ from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan, save_plan
 from hyca_runtime.plan_facts import Quality
+from hyca_runtime.precision import precision_of
 
 NOT_SEARCHED: dict[str, Any] = {
     "solver_costs": {},
@@ -57,7 +57,8 @@ def write_outcome(
         preset: the recipe's name, "" of a search.
         told: what the plan says of where it comes from.
     """
-    made = {**told, "budget": budget.told, **study.told}
+    announced = budget.announced(1 / section.flops_ratio) if section.flops_ratio else {}
+    made = {**told, "budget": budget.told | announced, **study.told}
     section = section.model_copy(update={"timing": timing_of(section, problem.trace)})
     if pipe is not None:
         made["precision"] = precision_of(find_transformer(pipe, section.component))

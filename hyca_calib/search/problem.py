@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from hyca_calib.pipelines.workload import Job, Split, Workload
 from hyca_calib.search.options import Sources
+from hyca_calib.search.precision.variants import KnownVariants, used_variants, with_noise
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rows import Places, places_of, rows_of
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import TraceError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint
-from hyca_runtime.schedule import EVERY, FEATURE
+from hyca_runtime.schedule import EVERY, FEATURE, Schedule
 
 AXES = ("step", "sigma", "log_snr")
 """Time axes a solver can extrapolate on: step index, noise level, log signal-to-noise ratio of a
@@ -60,6 +61,8 @@ class Problem:
             the price of these blocks.
         apart: whether guidance branches may be computed on different steps.
         branch: the only one that is looked at; all together if None.
+        variants: versions of the network that steps may be computed with.
+        noise: how far off computed steps are, see `under`.
         against: the branch whose feature is taken off that of `branch`, if any.
     """
 
@@ -69,6 +72,14 @@ class Problem:
     apart: bool = False
     branch: str | None = None
     against: str | None = None
+    variants: KnownVariants | None = field(default=None, compare=False)
+    noise: Array | None = field(default=None, compare=False)
+
+    def under(self, schedule: Schedule) -> Problem:
+        """The same with what a schedule's computed steps are off, where some have low precision."""
+        if used_variants(self.variants, schedule) is None or self.variants is None:
+            return self
+        return replace(self, noise=self.variants.noise_under(schedule))
 
     @cached_property
     def identity(self) -> str:
@@ -92,7 +103,7 @@ class Problem:
         if (point,) == self.points:
             return self
         if point not in self._alone:
-            self._alone[point] = Problem(self.trace.at(point), self.damping)
+            self._alone[point] = Problem(self.trace.at(point), self.damping, noise=self.noise)
         return self._alone[point]
 
     @cached_property
@@ -105,7 +116,7 @@ class Problem:
 
     @cached_property
     def _branches(self) -> dict[str, Problem]:
-        return {branch: Problem(self.trace, self.damping, branch=branch) for branch in self.trace.branches}
+        return {b: Problem(self.trace, self.damping, branch=b, noise=self.noise) for b in self.trace.branches}
 
     def beside(self, branch: str, lead: str) -> Problem:
         """The same of the difference of one guidance branch to another.
@@ -130,7 +141,8 @@ class Problem:
             lead = self._steps_of(self.against)
             return joint[:, mine, mine] - joint[:, mine, lead] - joint[:, lead, mine] + joint[:, lead, lead]
         if not self.partial:
-            return np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
+            gram = np.asarray(self.trace.gram(split) / len(self.trace.samples(split)))
+            return gram if self.noise is None else with_noise(gram, self.noise.sum(axis=1))
         return np.asarray(np.einsum("cpasqat->cpsqt", self._apart(split)).reshape(self._shape))
 
     def _steps_of(self, branch: str) -> slice:
@@ -169,7 +181,8 @@ class Problem:
     def joint(self, split: Split) -> Array:
         """``(channel, regressor, regressor)``, the mean over the samples; see `Trace.joint_gram`."""
         several = self.trace.gram_across(split, self.points) if self.partial else self.trace.joint_gram(split)
-        return np.asarray(several / len(self.trace.samples(split)))
+        gram = np.asarray(several / len(self.trace.samples(split)))
+        return gram if self.noise is None else with_noise(gram, self.noise.reshape(len(gram), -1))
 
     def places(self, section: NetworkPlan) -> Places:
         """Where the Gram matrices have what a section's rows weigh and forecast."""

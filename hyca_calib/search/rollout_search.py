@@ -12,7 +12,7 @@ from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.shared_rollouts import Rolled, SharedRollouts
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError
-from hyca_runtime.schedule import FEATURE, Schedule
+from hyca_runtime.schedule import DEFAULT, FEATURE, Action, Schedule
 
 RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 FEEDBACK_SHARES = (0.5, 0.25, 0.75, 1.0)
@@ -168,12 +168,19 @@ def _shifts(schedule: Schedule, start: int) -> list[Shift]:
     found = list[Shift]()
     for branch in schedule.apart:
         actions = schedule.actions(branch)
-        does = [2 if action.computes else FEATURE not in action.forecast for action in actions]  # all, a part, nothing
+        does = [_amount(action) for action in actions]
         fixed = {0, *schedule.of(branch).computed_steps[:start]}
         for step in (step for step in range(schedule.num_steps) if does[step] and step not in fixed):
             ends = (step + shift for shift in (-2, -1, 1, 2))
             found += [(branch, step, end) for end in ends if 0 < end < schedule.num_steps and does[end] < does[step]]
     return found
+
+
+def _amount(action: Action) -> int:
+    """How much an action does: nothing, a part, all in low precision, all."""
+    if action.computes:
+        return 3 if action.variant == DEFAULT else 2
+    return int(FEATURE not in action.forecast)
 
 
 def _shifted(schedule: Schedule, shift: Shift) -> Schedule:

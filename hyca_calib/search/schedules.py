@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +11,14 @@ from numpy.typing import NDArray
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.exact import affordable, best_schedules, gap_table, shortest_paths
 from hyca_calib.search.mixed import MixedGaps, best_mixed, filled
+from hyca_calib.search.precision.paths import LOW, OWN, PreciseGaps, cheapest
+from hyca_calib.search.precision.variants import summed
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import grouped
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.stopwatch import Pulse, no_pulse
 from hyca_runtime.errors import BudgetError
-from hyca_runtime.schedule import EVERY, Schedule
+from hyca_runtime.schedule import COMPUTE, DEFAULT, EVERY, FEATURE, Action, Schedule
 
 Groups = Sequence[NDArray[np.int64]]
 
@@ -24,6 +27,9 @@ Ways = dict[int, tuple[float, list[tuple[int, ...]]]]
 
 FEWER = 2
 """So many steps less than a budget allows may be computed, for more steps that run a part."""
+LOUDNESS = (1.0, 4.0, 16.0)
+"""Errors of a variant resemble each other from step to step and then add up in the latent by more than their squares,
+the more, the more steps have them; how much, rollouts tell."""
 MOST_UNITS = 48
 """Units that what is left of a budget has at most; the price of a part is rounded up to whole ones."""
 
@@ -120,6 +126,56 @@ def _mixed_gaps(
         units=units,
         most=most,
     )
+
+
+def precise_schedule(
+    problem: Problem, settings: Settings, budget: Budget, groups: Groups, variant: str, loudness: float = 1.0
+) -> Schedule:
+    """The best schedule of which computed steps may have the network's own precision or that of a variant.
+
+    Args:
+        loudness: the noise is taken as so many times what was traced, see `LOUDNESS`.
+
+    Raises:
+        BudgetError: no schedule fits.
+    """
+    trace, known, steps = problem.trace, problem.variants, problem.trace.num_steps
+    if known is None:
+        raise BudgetError(f"nothing is known of the variant {variant!r}; search with --precision {variant}")
+    full, light = trace.cost.full_flops, trace.cost.predicted_flops(settings.depth)
+    own, low, least = (
+        known.bits(flops, Action(variant=of)) for flops, of in ((full, DEFAULT), (full, variant), (light, DEFAULT))
+    )
+    spare = budget.most_flops(own, least, steps) * (1 + 1e-9) - steps * least
+    counts = range(max(1, int(spare / (own - least))), min(steps, int(spare / (low - least))) + 1)
+    most = {k: min(k, int((spare - k * (low - least)) / (own - low))) for k in counts}
+    depth = min(settings.depth, 2)  # two decide which schedule is best; the plan's rows have all
+    reach = _reach(problem, replace(settings, depth=depth), counts[0], 4 * len(groups)) if counts else None
+    if reach is None:
+        raise BudgetError(f"budget {budget.text!r} cannot be met: computing one step as {variant} is more already")
+    gains, branches = problem.channel_gain[:, None], len(trace.branches)
+    guidance = trace.guidance if len(trace.guidance) == branches and trace.crossed else [1.0] * branches
+    noise = [loudness * summed(known.noise[variant], of) * gains for of in ([1.0] * branches, guidance)]
+    fit_noise, judge_noise = (np.stack([of[group].sum(0) for group in groups]) for of in noise)
+    gaps = PreciseGaps(
+        fit=grouped(problem.fit, problem.channel_gain, groups),
+        judge=grouped(problem.select, problem.channel_gain, groups),
+        fit_noise=fit_noise,
+        judge_noise=judge_noise,
+        times=problem.times(settings.axis),
+        step_weights=problem.step_weights,
+        depth=reach.depth,
+        ridge=settings.ridge,
+        max_gap=reach.gap,
+    )
+    found = cheapest(gaps.tables(), most, reach.start)
+    if not found:
+        raise BudgetError(f"budget {budget.text!r}: no schedule with steps of {variant}")
+    computed = dict(min(found.values(), key=lambda way: way[0])[1])
+    palette = (COMPUTE, Action(forecast=(FEATURE,)), Action(variant=variant))
+    places = {OWN: 0, LOW: 2}
+    table = tuple(places[computed[step]] if step in computed else 1 for step in range(steps))
+    return Schedule(palette=palette, tables={EVERY: table})
 
 
 def branch_schedule(

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.pipelines.workload import Job
+from hyca_calib.search.precision.straight_through import StraightThrough
 from hyca_calib.search.rows import Regressor, Row, plan_taps, rows_of
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.bound_point import Captured
@@ -20,7 +21,7 @@ from hyca_runtime.calls import CallResolver
 from hyca_runtime.combine import split_weights, weighted_sum
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import EVERY
+from hyca_runtime.schedule import DEFAULT, EVERY
 from hyca_runtime.stacked import joined, parts_of, stacked_labels
 
 
@@ -44,7 +45,8 @@ class TapRollout:
     ) -> None:
         module = find_transformer(pipe, section.component)
         self._section, self._checkpointed, self._on_history = section, checkpointed, on_history
-        self._attachment = Attachment(module, section.places)
+        self._attachment = Attachment(module, section.places, variants=section.variants)
+        self._attachment.variants.wrap(StraightThrough)
         self._clock = Clock(module, pipe)
         self._rows = {(row.point, row.branch, row.step): (i, row) for i, row in enumerate(rows_of(section))}
         self._frozen = [p for p in module.parameters() if p.requires_grad]
@@ -94,7 +96,7 @@ class TapRollout:
         if len(inject) < len(made):
             return self._run(args, kwargs, {}, ())[0]
         kept = tuple(name for name in self._section.points if self._section.keeps(action, name))
-        output, found = self._run(args, kwargs, inject, kept)
+        output, found = self._run(args, kwargs, inject, kept, action.variant)
         for name, feature in found.items():
             parts = [Feature(of, feature.form) for of in zip(*(p.chunk(len(labels)) for p in feature), strict=True)]
             against = self._section.points[name].against
@@ -116,12 +118,17 @@ class TapRollout:
             history.clear()
 
     def _run(
-        self, args: Any, kwargs: Any, inject: dict[str, Feature], capture: tuple[str, ...]
+        self,
+        args: Any,
+        kwargs: Any,
+        inject: dict[str, Feature],
+        capture: tuple[str, ...],
+        variant: str = DEFAULT,
     ) -> tuple[Any, dict[str, Feature]]:
         """The output of a call, and what it computed at some points."""
 
         def run() -> tuple[Any, Captured]:
-            return self._attachment.run(args, kwargs, capture, inject)
+            return self._attachment.run(args, kwargs, capture, inject, variant=variant)
 
         heavy = self._checkpointed and not any(self._section.points[name].at.skips_loop for name in inject)
         output, found = checkpoint(run, use_reentrant=False) if heavy else run()

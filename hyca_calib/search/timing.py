@@ -5,7 +5,7 @@ from dataclasses import asdict
 from hyca_calib.trace.store import Trace
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan_facts import Timing
-from hyca_runtime.schedule import Action
+from hyca_runtime.schedule import DEFAULT, Action
 
 
 def timing_of(section: NetworkPlan, trace: Trace) -> Timing | None:
@@ -21,6 +21,8 @@ def timing_of(section: NetworkPlan, trace: Trace) -> Timing | None:
 
 
 def _seconds(section: NetworkPlan, action: Action, trace: Trace) -> float | None:
+    if action.variant != DEFAULT:
+        return None
     if action.computes:
         return trace.cost.full_seconds
     places = [section.points[name].at for name in action.forecast]

@@ -1,5 +1,6 @@
 """Optuna over everything the exact schedule search takes as given."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,7 +14,14 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate, partition
 from hyca_calib.search.options import Tuning
 from hyca_calib.search.problem import AXES, Problem
-from hyca_calib.search.schedules import branch_schedule, filled_schedule, mixed_schedule, whole_schedules
+from hyca_calib.search.schedules import (
+    LOUDNESS,
+    branch_schedule,
+    filled_schedule,
+    mixed_schedule,
+    precise_schedule,
+    whole_schedules,
+)
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError, no_pulse
 from hyca_calib.search.storage import Storage, announce_trial, give_back, open_study, run_trial
@@ -109,6 +117,8 @@ def _other_ways(candidate: Candidate, budget: Budget) -> list[Candidate]:
     if problem.partial:
         found.append(mixed_schedule(problem, settings, budget, groups))
         found += whole_schedules(problem, settings, [budget], groups, no_pulse)
+    precise = itertools.product(problem.variants.specs if problem.variants else (), LOUDNESS)
+    found += dict.fromkeys(precise_schedule(problem, settings, budget, groups, *way) for way in precise)
     if problem.apart:
         found.append(branch_schedule(problem, settings, budget, groups))
     return [candidate.moved(schedule) for schedule in found]

@@ -1,7 +1,7 @@
 """A full run of the traced network, of which every call is told with its features at some points."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
@@ -9,12 +9,14 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.problem import Problem
 from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.late import Probe
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
+from hyca_runtime.variant import VariantSpec
 
 PROBE_STEPS = 2
 """Of a run that only tells what a call looks like."""
@@ -32,6 +34,7 @@ class WatchedCall:
         features: of the points that it came to, by name.
         output: what the network returned.
         probe: what its leading blocks made, where that was asked for.
+        others: the features that variants of the network make of the same call, by the name of the variant.
     """
 
     args: tuple[Any, ...]
@@ -42,6 +45,7 @@ class WatchedCall:
     features: dict[str, Feature]
     output: Any
     probe: Probe | None = None
+    others: Mapping[str, Captured] = field(default_factory=dict)
 
 
 def watch(
@@ -52,18 +56,20 @@ def watch(
     num_steps: int,
     hear: Callable[[WatchedCall], None],
     blocks: int = 0,
+    variants: Mapping[str, VariantSpec] | None = None,
 ) -> Attachment:
     """Sample a job in full and tell every call of the traced network that comes to a point.
 
     Args:
         blocks: how many leading blocks are the probe that is told, too; 0 for none. With one there is a single point,
             as `Attachment.run_late` wants it.
+        variants: of the network, each of which is run on every call, too.
 
     Returns:
         What the calls went through, removed from the network.
     """
     module = find_transformer(pipe, problem.trace.attributes.model.component)
-    attachment, clock = Attachment(module, points), Clock(module, pipe)
+    attachment, clock = Attachment(module, points, variants=variants), Clock(module, pipe)
     resolver = CallResolver(clock)
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -77,7 +83,8 @@ def watch(
             call = resolver.resolve(args, kwargs, attachment.context.branch)
             at, begins = int(resolver.track.position), call.progress == "begins"
             probe = probes[0] if probes else None
-            hear(WatchedCall(args, kwargs, begins, (call.branch, call.part), at, features, output, probe))
+            others = {name: attachment.run(args, kwargs, points, {}, variant=name)[1] for name in variants or {}}
+            hear(WatchedCall(args, kwargs, begins, (call.branch, call.part), at, features, output, probe, others))
         return output
 
     attachment.install(outside_inference_mode(answer))

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from hyca_calib.costs.flops import TIMED_TAPS, CostModel, TimedOn, count_flops, measure_seconds
-from hyca_calib.pipelines.weights import precision_of
+from hyca_calib.costs.flops import TIMED_TAPS, CostModel, TimedOn, measure_seconds
 from hyca_calib.records.provenance import machine
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.combine import forecast
 from hyca_runtime.feature import Feature, widths
+from hyca_runtime.flop_count import count_flops
 from hyca_runtime.history import History
 from hyca_runtime.placed_weights import PlacedWeights
+from hyca_runtime.precision import precision_of
 
 REPEATS = 5
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyca_calib.costs.flops import CostModel, measure_seconds, seconds_of
+from hyca_calib.costs.flops import TIMED_TAPS, CostModel, TimedOn, measure_seconds, seconds_of
 from hyca_calib.costs.memory import peak_memory
+from hyca_calib.costs.run_seconds import RunSeconds
 from hyca_calib.pipelines.frozen import frozen
 from hyca_calib.pipelines.outputs import tensors_of
 from hyca_calib.pipelines.rollout import sample_images, sample_latents
@@ -66,6 +67,13 @@ class TimedModel:
     channels: int
     points: int
     preflight: Preflight
+
+    def run_seconds(self, steps: int) -> RunSeconds:
+        """Roughly how long runs of so many steps take, by the share of the network that is computed."""
+        cost, beside = self.cost, self.begin_seconds + self.decode_seconds
+        full = beside + steps * cost.full_seconds
+        least = cost.predicted_flops(TIMED_TAPS) / cost.full_flops, beside + steps * cost.predicted_seconds
+        return RunSeconds.through(full, (least, (1.0, full)), cost.timed_on or TimedOn("this machine", "", 1))
 
 
 def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:

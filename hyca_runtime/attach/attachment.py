@@ -17,7 +17,7 @@ from torch import nn
 
 from hyca_runtime.attach.bound_leading import BoundLeading
 from hyca_runtime.attach.bound_output import BoundOutput
-from hyca_runtime.attach.bound_point import Captured, Keeper, Proxies
+from hyca_runtime.attach.bound_point import Captured, Keeper
 from hyca_runtime.attach.bound_points import bind_points
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.context import Context
@@ -25,18 +25,16 @@ from hyca_runtime.attach.deferred import Call, settled
 from hyca_runtime.attach.forwards import ForwardSlot, Patch, Replacement
 from hyca_runtime.attach.late import Decide, Decision, LateBehind, Staged
 from hyca_runtime.attach.other_caches import check_undriven
-from hyca_runtime.attach.points import Place
-from hyca_runtime.attach.proxies import exchange
+from hyca_runtime.attach.proxies import Standing, put_back, take_places
+from hyca_runtime.attach.variants import Variants
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
-from hyca_runtime.schedule import FEATURE
+from hyca_runtime.schedule import DEFAULT, FEATURE
+from hyca_runtime.variant import VariantSpec
 
 Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 """Answers a call of the network, given its arguments."""
-
-Standing = list[tuple[Place, nn.Module]]
-"""Who stood in some places."""
 
 _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -51,13 +49,20 @@ class Attachment:
         module: the network, unwrapped from `torch.compile`.
         points: where its features are taken, by name; or one point.
         apart: see `bind_points`.
+        variants: versions of its weights that calls may run with, made here and now.
 
     Raises:
         AttachError: the network has no such point, or is driven by a cache already. Nothing was
             changed then.
     """
 
-    def __init__(self, module: nn.Module, points: CachePoint | Mapping[str, CachePoint], apart: bool = True) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        points: CachePoint | Mapping[str, CachePoint],
+        apart: bool = True,
+        variants: Mapping[str, VariantSpec] | None = None,
+    ) -> None:
         if module in _attached:
             raise AttachError(f"{type(module).__name__} has a plan applied already; call remove() on its session first")
         check_undriven(module)
@@ -67,11 +72,12 @@ class Attachment:
         self._slot = ForwardSlot(module)
         self._forward = self._slot.original
         self._bound = bind_points(module, self.points, apart)
+        self.variants = Variants(module, variants or {})
         self._patches: list[Patch] = []
         self._handler: Handler | None = None
         self._turn = threading.RLock()
         self._enter = outside(self._put_in)
-        self._leave = outside(self._put_back)
+        self._leave = outside(put_back)
         self._take = outside(self._hand_over)
         self._late: dict[tuple[str, int, str], LateBehind] = {}
         self._enter_late = outside(self._put_gates)
@@ -127,6 +133,7 @@ class Attachment:
         capture: Iterable[str],
         inject: Mapping[str, Feature],
         keep: Keeper | None = None,
+        variant: str = DEFAULT,
     ) -> tuple[Any, Captured]:
         """Run what a call needs.
 
@@ -136,6 +143,7 @@ class Attachment:
             capture: points whose features are handed out.
             inject: features of the points whose tensors are forecast; what only makes those does not run.
             keep: told the captured features, never inside a compiled graph.
+            variant: which weights run.
 
         Returns:
             The network's output, and the feature at each captured point; None for a call that never came there, as
@@ -146,7 +154,7 @@ class Attachment:
                 return whole.output(inject[name]), {}
         args, kwargs = self._settle(args, kwargs, inject)
         with self._turn:
-            own = self._enter(capture, inject)
+            own = self._enter(capture, inject, variant)
             try:
                 output = self._forward(*args, **kwargs)
                 return output, self._take(output, capture, keep)
@@ -161,6 +169,7 @@ class Attachment:
         decide: Decide | Staged,
         keep: Keeper,
         name: str | None = None,
+        variant: str = DEFAULT,
     ) -> Any:
         """Run the leading blocks; then the others, or a forecast in their place.
 
@@ -171,13 +180,14 @@ class Attachment:
             keep: told the features of all other points, if they were computed.
             name: of the point that is forecast, ``behind`` as many blocks or the trunk's residual; may be left out if
                 there is only one.
+            variant: see `run`.
 
         Returns:
             The network's output.
         """
         args, kwargs = self._settle(args, kwargs, ())
         with self._turn:
-            decision, own = self._enter_late(blocks, decide, name)
+            decision, own = self._enter_late(blocks, decide, name, variant)
             try:
                 output = self._forward(*args, **kwargs)
                 self._take_late(decision, output, keep)
@@ -198,16 +208,18 @@ class Attachment:
             self._late[key] = LateBehind(self.module, blocks, point.kind == "trunk", self._bound, leading, span)
         return self._late[key]
 
-    def _put_gates(self, blocks: int, decide: Decide | Staged, name: str | None) -> tuple[Decision, list[Standing]]:
+    def _put_gates(
+        self, blocks: int, decide: Decide | Staged, name: str | None, variant: str
+    ) -> tuple[Decision, list[Standing]]:
         late = self.late(blocks, name, decide.span if isinstance(decide, Staged) else "")
         decision = late.begin(decide)
-        return decision, self._stand(late.stands(decision))
+        return decision, take_places([*self.variants.stands(variant), *late.stands(decision)])
 
     def _settled(self, args: tuple[Any, ...], kwargs: dict[str, Any], inject: Iterable[str]) -> Call:
         """The arguments, with calls made of which a block may look at the answer."""
         return (args, kwargs) if any(self.points[name].skips_loop for name in inject) else settled((args, kwargs))
 
-    def _put_in(self, capture: Iterable[str], inject: Mapping[str, Feature]) -> list[Standing]:
+    def _put_in(self, capture: Iterable[str], inject: Mapping[str, Feature], variant: str) -> list[Standing]:
         """Let who injects stand around who captures in the same place: that is what the network goes on with.
 
         Around both stands who captures what comes into a block, which may be passed by.
@@ -215,22 +227,8 @@ class Attachment:
         captures = [self._bound[name] for name in capture]
         inner = [point.captures for point in captures if not isinstance(point, BoundLeading)]
         outer = [point.captures for point in captures if isinstance(point, BoundLeading)]
-        return self._stand([*inner, *(partial(self._bound[n].injectors, f) for n, f in inject.items()), *outer])
-
-    def _stand(self, stands: Iterable[Callable[[], Proxies]]) -> list[Standing]:
-        """Let everybody take their places, one point after the other: what stands in one place is stacked."""
-        own: list[Standing] = []
-        try:
-            for proxies in stands:
-                own.append(exchange(proxies()))  # noqa: PERF401  (what was put in is put back)
-        except BaseException:
-            self._put_back(own)
-            raise
-        return own
-
-    def _put_back(self, own: list[Standing]) -> None:
-        while own:
-            exchange(own.pop())
+        between = (partial(self._bound[name].injectors, feature) for name, feature in inject.items())
+        return take_places([*self.variants.stands(variant), *inner, *between, *outer])
 
     def _hand_over(self, output: Any, capture: Iterable[str], keep: Keeper | None) -> Captured:
         found = {name: self._bound[name].captured(output) for name in capture}

@@ -8,7 +8,7 @@ without a stand-in costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -20,14 +20,39 @@ from hyca_runtime.attach.block_io import BlockIO, Streams, block_io, check_strea
 from hyca_runtime.attach.points import Place
 from hyca_runtime.errors import AttachError
 
+Standing = list[tuple[Place, nn.Module]]
+"""Who stood in some places."""
 
-def exchange(modules: Iterable[tuple[Place, nn.Module]]) -> list[tuple[Place, nn.Module]]:
+
+def exchange(modules: Iterable[tuple[Place, nn.Module]]) -> Standing:
     """Let each module take its place; returns those that stood there."""
     coming = list(modules)
     going = [(place, place.module) for place, _ in coming]
     for place, module in coming:
         place.put(module)
     return going
+
+
+def take_places(stands: Iterable[Callable[[], Iterable[tuple[Place, nn.Module]]]]) -> list[Standing]:
+    """Let everybody take their places, one after the other: what stands in one place is stacked.
+
+    Returns:
+        Who stood there, as `put_back` takes it.
+    """
+    own: list[Standing] = []
+    try:
+        for modules in stands:
+            own.append(exchange(modules()))  # noqa: PERF401  (what was put in is put back)
+    except BaseException:
+        put_back(own)
+        raise
+    return own
+
+
+def put_back(own: list[Standing]) -> None:
+    """Let those stand again who stood there before."""
+    while own:
+        exchange(own.pop())
 
 
 @contextmanager

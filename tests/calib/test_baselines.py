@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 
 from hyca_calib.baselines import Family, Settings, Setup, families
@@ -27,9 +27,6 @@ from hyca_calib.baselines.layer_reuse import fora_family, layer_changes, reused,
 from hyca_calib.baselines.noise_levels import Spacing
 from hyca_calib.baselines.samplers import DPM, HEUN, OWN, UNIPC, sampled_by, sampler_families, samplers
 from hyca_calib.demo import demo_pipeline, demo_prompts
-from hyca_calib.demo.emoji.text import WordEncoder
-from hyca_calib.demo.motion.codec import BlockCodec
-from hyca_calib.demo.motion.pipeline import MotionPipeline
 from hyca_calib.pipelines.rollout import sample_images
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import SampledRun, run_untimed
@@ -43,28 +40,10 @@ pytestmark = [
 ]
 
 
-def motion() -> MotionPipeline:
-    """A Wan of three blocks on clips of 8 frames of 16 x 16 pixels, with random weights."""
-    torch.manual_seed(0)
-    transformer = WanTransformer3DModel(
-        patch_size=(1, 1, 1),
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=8,
-        out_channels=8,
-        text_dim=24,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=3,
-    ).eval()
-    encoder, codec = WordEncoder(vocabulary=tiny.WORDS, dim=24), BlockCodec(latent_channels=8)
-    return MotionPipeline(transformer, encoder, codec, FlowMatchEulerDiscreteScheduler(shift=3.0), 8, 16)
-
-
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[], tuple[dict[str, Any], ...]]]] = {
     "flux": (tiny.pipeline, tiny.prompts),
     "dit": (tiny.glyphs, lambda: demo_prompts("demo-class")),
-    "wan": (motion, tiny.prompts),
+    "wan": (tiny.motion, tiny.prompts),
 }
 
 

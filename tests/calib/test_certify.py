@@ -19,7 +19,8 @@ from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import evaluate_plan
 from hyca_calib.quality.metrics import interval, prompt_groups
-from hyca_runtime import Plan, PlanError, load_plan, save_plan
+from hyca_runtime import CertificateError, Plan, PlanError, apply_plan, load_plan, save_plan
+from hyca_runtime.certified import signature_of
 from hyca_runtime.errors import CertificateWarning
 from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.plan_facts import Certificate, NewPromptBound
@@ -49,7 +50,7 @@ def test_what_was_found_stands_in_the_plan(options: EvaluateOptions, capsys: pyt
     assert told is not None
     assert after.section.model_copy(update={"certificate": None}) == before.section
     jobs = WORKLOAD.of("test")[:6]
-    mean, low, _ = interval(found.agreement_db_each, groups=prompt_groups(jobs))
+    mean, low, _ = interval(found.agreement_db_each, groups=prompt_groups(jobs), level=0.9)
     assert (told.mean_db, told.lower_db, told.worst_db) == (mean, low, min(found.agreement_db_each))
     assert told.worst_db < low < mean
     assert told.new_prompt == NewPromptBound(least_db=told.worst_db, level=0.8, num_prompts=6)
@@ -59,13 +60,28 @@ def test_what_was_found_stands_in_the_plan(options: EvaluateOptions, capsys: pyt
     )
     assert (told.num_samples, told.workload, told.metric) == (6, WORKLOAD.digest, "PSNR")
     assert told.weights == weights_digest(tiny.pipeline().transformer)
-    assert told.dtype == "float32"
+    assert (told.dtype, told.attention, told.sided, told.level) == ("float32", "native", 1, 0.95)
+    assert (told.flops_ratio, told.wall_ratio, told.signature) == (found.flops_ratio, found.wall_ratio, None)
+    assert f"x fewer FLOPs, {found.wall_ratio:.2f}x less time, " in str(told)
     assert "torch" in told.versions
     assert f"{options.plan}: certified, {told}" in capsys.readouterr().err.replace("\n", "")
     facts = describe(str(options.plan))
     assert facts["transformer: certificate"].startswith(f"PSNR {mean:.2f} dB (at least {low:.2f} at 95 %), worst")
     assert facts["transformer: certified"].startswith(f"weights {told.weights[:12]}, workload {told.workload[:12]}, c")
     assert sorted(path.name for path in options.plan.parent.iterdir()) == ["plan.json", "prompts.txt"]
+
+
+def test_it_is_signed_when_asked(options: EvaluateOptions) -> None:
+    evaluate_file(replace(options, samples=6, sign=True))
+    told, pipe = certificate_in(options), tiny.pipeline()
+    assert told is not None
+    assert told.signature == signature_of(told, pipe.transformer)
+    assert str(told).endswith(", signed")
+    assert told.lower_db is not None
+    apply_plan(pipe, options.plan, require=told.lower_db).remove()
+    pipe.transformer.proj_out.bias.data += 1.0
+    with pytest.raises(CertificateError):
+        apply_plan(pipe, options.plan, require=told.lower_db)
 
 
 def test_few_prompts_bound_nothing(options: EvaluateOptions, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from guided import KINDS, STEPS, smooth
 
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.searching import search_plans
@@ -40,23 +41,6 @@ from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
 STEPS_SMALL = 8
 NAMES = (FEATURE, "behind:1", "behind:2")
 POINTS = tuple(map(parse_point, ("trunk", "behind:1", "behind:2")))
-STEPS = 12
-PROMPTS = ("red cat", "blue dog", "green star", "red heart")
-KINDS: dict[str, tuple[Any, tuple[dict[str, Any], ...]]] = {
-    "two calls": (tiny.pipeline, tuple({"prompt": text, "true_cfg_scale": 3.0} for text in PROMPTS)),
-    "one call": (tiny.glyphs, tuple({"class_labels": label, "guidance_scale": 2.0} for label in range(4))),
-}
-
-
-def smooth(steps: int, groups: int, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gram matrices of smooth random trajectories at points that resemble each other, and their times."""
-    rng, times = np.random.default_rng(3), np.linspace(1, 1 / steps, steps)
-    waves = np.stack([np.cos(k * np.pi * times) for k in range(6)])
-    size = 0.5 ** np.arange(6)
-    trunk = rng.normal(size=(groups, 50, 6))
-    parts = [(0.7**p * trunk + 0.3 * p * rng.normal(size=trunk.shape)) * size @ waves for p in range(points)]
-    joint = np.concatenate(parts, axis=2)
-    return joint.transpose(0, 2, 1) @ joint, times
 
 
 def endings(schedule: Schedule, units: tuple[int, ...], budget: int) -> list[Schedule]:

@@ -15,11 +15,11 @@ import zarr
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hyca_calib.costs.flops import count_flops
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime.errors import TraceError
+from hyca_runtime.flop_count import count_flops
 from hyca_runtime.point import CachePoint
 from studies.zoo import MODELS
 

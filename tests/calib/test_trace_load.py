@@ -17,13 +17,13 @@ from storage import record
 from hyca_calib.pipelines.defaults import prompts_of
 from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.rollout import sample_latents
-from hyca_calib.pipelines.weights import precision_of
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import WorkloadError
 from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.point import CachePoint
+from hyca_runtime.precision import precision_of
 
 OVERHEAD, MEMORY_BYTES, GROWTH = 0.10, 2 * 1024**3, 0.1
 TURNS = 5

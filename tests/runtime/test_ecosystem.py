@@ -27,11 +27,11 @@ from plans import make_plan
 from torch import Tensor, nn
 
 from hyca_calib.pipelines.by_hand import hand_plan
-from hyca_calib.pipelines.weights import precision_of
 from hyca_runtime import AttachError, Plan, PlanMismatchError, Session, apply_plan
 from hyca_runtime.attach.points import find_block_lists
 from hyca_runtime.plan import merge_plans
 from hyca_runtime.point import parse_point
+from hyca_runtime.precision import precision_of
 from studies.zoo import MODELS, PIPELINES
 from studies.zoo.check import COMPUTED, STEPS, counted_blocks, run_of
 

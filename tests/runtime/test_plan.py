@@ -82,7 +82,7 @@ def _with(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_with("sections.0.schedule.tables.*", [1] + [0] * 11), "step 0 must be computed"),
         (_with("sections.0.schedule.tables.*", [7] * 12), "outside the palette"),
         (_with("sections.0.schedule.tables.*", [0] * 11), "expected 11 values"),
-        (_with("sections.0.schedule.palette.1.variant", "int8"), "sections.0.schedule.palette.1.variant: .*'default'"),
+        (_with("sections.0.schedule.palette.1.variant", "int8"), "sections.0: schedule.palette.1.variant: .*'default'"),
         (_with("sections.0.grid.timesteps", ["a"] * 12), "sections.0.grid.timesteps.0"),
         (
             _with(

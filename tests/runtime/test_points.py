@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-from hyca_calib.pipelines.by_hand import hand_plan, hand_section
+from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_runtime import AttachError, ClockError, Plan, PlanError, apply_plan
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.points import find_modules
+from hyca_runtime.plain_section import plain_section
 from hyca_runtime.point import CachePoint, parse_point
 from hyca_runtime.schedule import FEATURE, Schedule
 
@@ -192,7 +193,7 @@ class Timeless(nn.Module):
 def test_a_network_without_a_timestep_needs_to_be_told() -> None:
     network = Timeless().eval()
     points = {FEATURE: (CachePoint(kind="output"), 3)}
-    section = hand_section(network, points, [3.0, 2.0, 1.0], None, Schedule.from_steps(3, (0, 1)))
+    section = plain_section(network, points, [3.0, 2.0, 1.0], None, Schedule.from_steps(3, (0, 1)))
     with apply_plan(network, Plan(name="x", sections=(section,))) as session:
         with pytest.raises(ClockError, match=r"session\.at\(step\)"):
             network(torch.ones(1, 3))

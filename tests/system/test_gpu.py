@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from plans import make_plan
+from plans import changed, make_plan
 from storage import record
 
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.trace.store import Trace
-from hyca_runtime import apply_plan
+from hyca_runtime import AttachError, apply_plan
+from hyca_runtime.schedule import EVERY, Action, Schedule
 from hyca_runtime.solvers import DynamicMode, Hold, Newton, Solver
+from hyca_runtime.variant import BITS, Scheme, VariantSpec
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 CLOSE = 1e-3
@@ -36,6 +38,27 @@ def test_a_plan(solvers: str, point: str, workload: Workload) -> None:
 
     expected = sampled("cpu")
     assert (sampled("cuda") - expected).abs().max() < CLOSE * expected.abs().max()
+
+
+@pytest.mark.parametrize("scheme", BITS)
+def test_quantised_steps(scheme: Scheme, workload: Workload) -> None:
+    """Each scheme that torchao has a kernel for here is near the network's own weights, and takes fewer bytes."""
+    pipe = tiny.pipeline().to("cuda", torch.bfloat16)
+    plan = make_plan(pipe.transformer)
+    palette = (*plan.section.schedule.palette, Action(variant="low"))
+    table = tuple(2 if action == 0 else action for action in plan.section.schedule.tables[EVERY])
+    schedule = Schedule(palette=palette, tables={EVERY: table})
+    low = changed(plan, schedule=schedule, variants={"low": VariantSpec(scheme=scheme)}, action_flops=None)
+    full = sample_latents(pipe, workload.of("test"), 12, 4)
+    try:
+        session = apply_plan(pipe, low, "error")
+    except AttachError as error:
+        pytest.skip(str(error))
+    own = sum(p.numel() * p.element_size() for p in pipe.transformer.parameters())
+    assert 0 < session.report().variant_bytes < own
+    assert (sample_latents(pipe, workload.of("test"), 12, 4) - full).norm() < 0.5 * full.norm()
+    session.remove()
+    assert torch.equal(sample_latents(pipe, workload.of("test"), 12, 4), full)
 
 
 def test_a_trace(workload: Workload, tmp_path: Path) -> None:

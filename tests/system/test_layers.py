@@ -21,9 +21,19 @@ LAYERS = (
         "hyca_runtime.stacked",
         "hyca_runtime.registry",
         "hyca_runtime.table",
+        "hyca_runtime.flop_count",
         "hyca_runtime.feature",
+        "hyca_runtime.agreement",
     ),
-    ("hyca_runtime.point", "hyca_runtime.group", "hyca_runtime.schedule", "hyca_runtime.history"),
+    ("hyca_runtime.integrations.plan_index",),
+    ("hyca_runtime.integrations.hub",),
+    (
+        "hyca_runtime.point",
+        "hyca_runtime.group",
+        "hyca_runtime.schedule",
+        "hyca_runtime.variant",
+        "hyca_runtime.history",
+    ),
     (
         "hyca_runtime.solvers",
         "hyca_runtime.policies",
@@ -31,6 +41,7 @@ LAYERS = (
         "hyca_runtime.combine_triton",
         "hyca_runtime.finite_guard",
         "hyca_runtime.fingerprint",
+        "hyca_runtime.precision",
         "hyca_runtime.adaptive",
     ),
     (
@@ -38,12 +49,14 @@ LAYERS = (
         "hyca_runtime.probes",
         "hyca_runtime.forecast",
         "hyca_runtime.network_plan",
+        "hyca_runtime.plain_section",
         "hyca_runtime.testing",
     ),
     (
         "hyca_runtime.certified",
         "hyca_runtime.fit",
         "hyca_runtime.version_2",
+        "hyca_runtime.plan_faults",
         "hyca_runtime.plan",
         "hyca_runtime.plan_cache",
     ),
@@ -61,8 +74,9 @@ LAYERS = (
     ("hyca_runtime.complaints",),
     ("hyca_runtime.on_the_way",),
     ("hyca_runtime.executor",),
-    ("hyca_runtime.session",),
+    ("hyca_runtime.session", "hyca_runtime.starter"),
     ("hyca_runtime.samplers",),
+    ("hyca_runtime.integrations",),
     ("hyca_runtime",),
     ("hyca_calib.records", "hyca_calib.costs", "hyca_calib.demo", "hyca_calib.callable_package"),
     ("hyca_calib.pipelines",),
@@ -76,7 +90,7 @@ LAYERS = (
     ("hyca_calib.cli", "hyca_calib.api"),
     ("hyca_calib.__main__",),
     ("studies.zoo", "studies.training"),
-    ("studies.paper",),
+    ("studies.paper", "studies.starter"),
 )
 """Bottom up. A file imports only its own layer and lower ones; the longest prefix decides."""
 
@@ -84,6 +98,14 @@ FACE = {"importlib", "typing", "hyca_calib.api"}
 """What the toolkit's own ``__init__.py`` imports, the last for type checkers alone."""
 LIGHT = {*sys.stdlib_module_names, "hyca_runtime", "torch", "numpy", "pydantic"}
 """What the runtime may import."""
+
+HOSTS = {
+    "hyca_runtime.combine_triton": {"triton"},  # torch brings it
+    "hyca_runtime.attach.quantised": {"torchao"},  # plans with variants ask for it
+    "hyca_runtime.integrations.hub": {"huggingface_hub"},
+    "hyca_runtime.integrations.comfyui": {"comfy"},
+}
+"""What single files import beside that, where it is used."""
 
 FILES = sorted(p for package in ("hyca_runtime", "hyca_calib", "studies") for p in (ROOT / package).rglob("*.py"))
 
@@ -123,14 +145,26 @@ def test_imports_point_down() -> None:
         ours = [name for name in found if name.startswith(("hyca_runtime", "hyca_calib", "studies"))]
         offences += [f"{module} imports {name}, which lies above it" for name in ours if layer_of(name) > here]
         if module.startswith("hyca_runtime"):
-            own = {"triton"} if module == "hyca_runtime.combine_triton" else set()  # torch brings it
+            own = set().union(*(names for host, names in HOSTS.items() if f"{module}.".startswith(f"{host}.")))
             offences += [f"{module} imports {name}" for name in found if name.split(".")[0] not in LIGHT | own]
     assert offences == []
 
 
 def test_runtime_is_light() -> None:
-    heavy = "diffusers", "zarr", "optuna", "sklearn", "scipy", "matplotlib", "typer", "rich", "hyca_calib"
-    code = f"import sys, hyca_runtime; print([m for m in {heavy!r} if m in sys.modules])"
+    heavy = (
+        "diffusers",
+        "zarr",
+        "optuna",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "typer",
+        "rich",
+        "hyca_calib",
+        "huggingface_hub",
+    )
+    hosts = "import hyca_runtime.integrations.parallel, hyca_runtime.integrations.comfyui"
+    code = f"import sys, hyca_runtime; {hosts}; print([m for m in {heavy!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

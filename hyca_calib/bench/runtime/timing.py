@@ -20,12 +20,12 @@ from hyca_calib.bench.runtime.costs import Overhead, Realised, SumSpeed, TimedCa
 from hyca_calib.bench.runtime.networks import NETWORKS, Network
 from hyca_calib.costs.flops import seconds_of
 from hyca_calib.pipelines.around import named_context, pipeline_around
-from hyca_calib.pipelines.by_hand import hand_section
 from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.attach.points import find_blocks
 from hyca_runtime.combine import forecast, split_weights
 from hyca_runtime.feature import Feature
 from hyca_runtime.history import History
+from hyca_runtime.plain_section import plain_section
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import FEATURE, Schedule
 
@@ -55,7 +55,7 @@ class _Sampled:
         own = [float(t) for t in self.scheduler.timesteps]
         times = [t / self.network.unit for t in own]
         points = {FEATURE: (CachePoint(), self.network.channels(self.module))}
-        section = hand_section(self.module, points, times, own, Schedule.from_steps(len(times), computed))
+        section = plain_section(self.module, points, times, own, Schedule.from_steps(len(times), computed))
         return Plan(name="bench", sections=(section,))
 
     def under(self, plan: Plan) -> Session:

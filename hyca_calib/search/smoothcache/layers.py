@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hyca_calib.costs.flops import count_flops
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.watched_run import PROBE_STEPS, Points, WatchedCall, watch
 from hyca_runtime.attach.layers import find_layers
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import widths
+from hyca_runtime.flop_count import count_flops
 from hyca_runtime.point import LAYERS, CachePoint, parse_point
 
 Reused = tuple[str, ...]

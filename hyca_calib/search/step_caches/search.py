@@ -29,6 +29,8 @@ from hyca_runtime.policies import LearningPolicy
 
 HALVINGS, NEAR = 7, 0.99
 """How often the interval of a threshold is halved at most, and the share of what is allowed that is near enough."""
+WIDE, NARROW, FINE = 4.0, 1.1, 3
+"""How far one threshold is from the next where few samples are run, and where all are; and halvings there."""
 HIGHEST = 1e4
 MARGIN = 1.1
 """What a run may compute over the dearest one that was seen; one that comes to the bound forecasts all that is left."""
@@ -146,7 +148,8 @@ def write_found(
         **told,
     }
     origins = {**origin(problem), "settings": tried.settings}
-    return write_outcome(pipe, study, problem, best.section, budget, rule.preset, origins, account)
+    section = best.section if best.section.quality else judged(pipe, problem, best.section)
+    return write_outcome(pipe, study, problem, section, budget, rule.preset, origins, account)
 
 
 @dataclass(frozen=True)
@@ -160,16 +163,18 @@ class Judged:
 
     @classmethod
     def judged(cls, pipe: Any, problem: Problem, stack: Stack, rule: Rule, tried: Tried) -> Self:
-        """With the bound of computed calls and the agreement with full runs."""
+        """With the bound of computed calls; and with its agreement with full runs, where its own runs do not tell."""
         most, usual = max(run.most for run in tried.runs), tried.median
         if rule.by_sample:
             most = min(problem.trace.num_steps, math.ceil(MARGIN * most))
         told = (usual.computed, most, usual.partly, usual.halfway)
         section = deciding_section(problem, stack, rule, tried.threshold, *told)
-        return cls(rule, stack, tried, judged(pipe, problem, section))
+        return cls(rule, stack, tried, section if tried.psnr_db is not None else judged(pipe, problem, section))
 
     @property
     def psnr_db(self) -> float:
+        if self.tried.psnr_db is not None:
+            return self.tried.psnr_db
         return 0.0 if self.section.quality is None else self.section.quality.psnr_db
 
 
@@ -214,15 +219,17 @@ def _least(tries: Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | Non
     low, high = 0.0, rule.first
     if tries.cheapest(rule, HIGHEST).share > allowed:
         return None
-    if isinstance(rule.policy(HIGHEST), LearningPolicy) and tries.at(rule, HIGHEST).share > allowed:
+    if isinstance(rule.policy(HIGHEST), LearningPolicy) and tries.at(rule, HIGHEST, few=True).share > allowed:
         return None  # what it reuses is known from runs alone
-    while tries.at(rule, high).share > allowed:
-        low, high = high, 4 * high
-        if high > HIGHEST:
-            return None
-    for _ in range(HALVINGS):
-        if tries.at(rule, high).share >= NEAR * allowed:
-            break
-        middle = math.sqrt(low * high) if low else high / 4
-        low, high = (low, middle) if tries.at(rule, middle).share <= allowed else (middle, high)
+    for few, factor, halvings in ((True, WIDE, HALVINGS), (False, NARROW, FINE)):
+        while tries.at(rule, high, few).share > allowed:
+            low, high = high, factor * high
+            if high > HIGHEST:
+                return None
+        for _ in range(halvings):
+            if tries.at(rule, high, few).share >= NEAR * allowed:
+                break
+            middle = math.sqrt(low * high) if low else high / factor
+            low, high = (low, middle) if tries.at(rule, middle, few).share <= allowed else (middle, high)
+        low = high / NARROW
     return rule, tries.at(rule, high)

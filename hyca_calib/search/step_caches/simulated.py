@@ -20,6 +20,7 @@ class SampleRun(BaseModel, frozen=True):
         most: computed calls of the branch that has most.
         partly: other steps, on which a branch did the first of the actions that forecast.
         halfway: steps on which some branches were computed and others not.
+        psnr_db: of its final latent; None where nothing ran.
     """
 
     share: float
@@ -27,6 +28,7 @@ class SampleRun(BaseModel, frozen=True):
     most: int
     partly: tuple[int, ...] = ()
     halfway: tuple[int, ...] = ()
+    psnr_db: float | None = None
 
 
 def cheapest_run(stack: Stack, rule: Rule, threshold: float, num_steps: int) -> SampleRun:

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import torch
 
-from hyca_calib.costs.flops import count_flops
 from hyca_calib.search.assemble import section_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.step_caches.rule import Rule
@@ -16,6 +15,7 @@ from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.late import Probe, Staged
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature, widths
+from hyca_runtime.flop_count import count_flops
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY, Action, Schedule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +10,17 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hyca_calib.pipelines.workload import Job
+from hyca_calib.quality.metrics import log_error
 from hyca_calib.records.atomic import write_json
-from hyca_calib.search.problem import Problem
+from hyca_calib.search.problem import Problem, Samples
+from hyca_calib.search.rollout_error import mean_psnr
 from hyca_calib.search.step_caches.decided_run import decided_run
 from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.step_caches.simulated import SampleRun, cheapest_run
 from hyca_calib.search.step_caches.stack import Stack, deciding_section
 
-SAMPLES = 8
-"""Of the select split, for the threshold; "few samples" in the words of DiCache's paper."""
+SAMPLES, FEW = 8, 2
+"""Of the select split, for the threshold, "few samples" in the words of DiCache's paper; and to come near it."""
 KEPT = "thresholds.json"
 
 
@@ -46,6 +48,12 @@ class Tried(BaseModel, frozen=True):
     def share(self) -> float:
         """Mean share of the full run's FLOPs."""
         return statistics.fmean(run.share for run in self.runs)
+
+    @property
+    def psnr_db(self) -> float | None:
+        """Mean agreement of the runs; None where nothing ran."""
+        found = [run.psnr_db for run in self.runs if run.psnr_db is not None]
+        return statistics.fmean(found) if len(found) == len(self.runs) else None
 
     @property
     def median(self) -> SampleRun:
@@ -78,28 +86,34 @@ class Tries:
         """See `cheapest_run`."""
         return cheapest_run(self._stack, rule, threshold, self._problem.trace.num_steps)
 
-    def at(self, rule: Rule, threshold: float) -> Tried:
-        """The runs under a threshold."""
+    def at(self, rule: Rule, threshold: float, few: bool = False) -> Tried:
+        """The runs under a threshold: of `SAMPLES` samples, or of `FEW`."""
+        count = min(FEW if few else SAMPLES, SAMPLES, len(self._problem.workload.of("select")))
         settings = rule.policy(threshold).spec().model_dump(mode="json")["configuration"]
         forecast = rule.forecast_digest
-        same = [one for one in self._known if (one.settings, one.forecast) == (settings, forecast)]
-        found = same[0] if same else Tried(settings=settings, forecast=forecast, runs=self._runs(rule, threshold))
-        if not same:
-            self._known.append(found)
+        found = next((one for one in self._known if (one.settings, one.forecast) == (settings, forecast)), None)
+        if found is None or len(found.runs) < (count if rule.by_sample else 1):
+            known = () if found is None else found.runs
+            runs = (*known, *self._runs(rule, threshold, len(known), count))
+            self._known = [one for one in self._known if one is not found]
+            self._known.append(found := Tried(settings=settings, forecast=forecast, runs=runs))
             tried = [one.model_dump(mode="json") for one in self._known]
             write_json(self._file, {"problem": self._problem.identity, "tried": tried})
-        self._tried += [] if found in self._tried else [found]
+        self._tried[:] = [one for one in self._tried if (one.settings, one.forecast) != (settings, forecast)]
+        self._tried.append(found)
         self._on_tried(len(self._tried))
-        return found
+        return found.model_copy(update={"runs": found.runs[:count]})
 
-    def _runs(self, rule: Rule, threshold: float) -> tuple[SampleRun, ...]:
+    def _runs(self, rule: Rule, threshold: float, begin: int, end: int) -> tuple[SampleRun, ...]:
         if not rule.by_sample:
             return (self.cheapest(rule, threshold),)
-        return tuple(self._run(rule, threshold, job) for job in self._problem.workload.of("select")[:SAMPLES])
+        select = self._problem.samples("select")
+        return tuple(self._run(rule, threshold, select[[i]]) for i in range(begin, end))
 
-    def _run(self, rule: Rule, threshold: float, job: Job) -> SampleRun:
+    def _run(self, rule: Rule, threshold: float, sample: Samples) -> SampleRun:
         section = deciding_section(self._problem, self._stack, rule, threshold, [0], None)
-        run = decided_run(self._pipe, section, job, self._problem.workload.num_steps)
+        run = decided_run(self._pipe, section, sample.jobs[0], sample.num_steps)
+        error = float(log_error(run.latents, sample.latents.to(run.latents.device)))
         report, computed = run.report, run.report.computed_at
         first = {step for table in run.tables.values() for step, number in enumerate(table) if number == 1}
         branches = zip(*run.tables.values(), strict=False)
@@ -110,6 +124,7 @@ class Tries:
             most=max(count.computed for count in report.streams.values()),
             partly=tuple(sorted(first.difference(computed))),
             halfway=halfway,
+            psnr_db=mean_psnr(error, sample) if math.isfinite(error) else 0.0,
         )
 
 

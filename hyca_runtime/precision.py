@@ -1,4 +1,4 @@
-"""How the weights of a network are stored."""
+"""In which numbers the weights of a network are stored."""
 
 from __future__ import annotations
 

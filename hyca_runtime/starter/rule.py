@@ -1,0 +1,30 @@
+"""Which steps to compute where nothing is known of a model: what searched plans of others have in common."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hyca_runtime.solvers import ClosedFormSolver, Exponential
+
+CURVE = (0.0, 0.071, 0.165, 0.284, 0.415, 0.536, 0.654, 0.757, 0.845, 0.917, 0.976)
+"""How far a run has come, of its steps, when so many tenths of the steps that are computed are behind it: the mean over
+the plans in ``studies/bench``, as `python -m studies.starter` finds it and a test holds it."""
+
+SOLVER: ClosedFormSolver = Exponential(-0.5)
+"""Forecasts all features: linear extrapolation that slackens with the distance; from the same command."""
+
+
+def learnt_steps(num_steps: int, count: int, curve: tuple[float, ...] = CURVE) -> tuple[int, ...]:
+    """The steps that are computed, so many of all, denser at both ends of a run than between.
+
+    Args:
+        count: from 1 to `num_steps`.
+        curve: where the computed steps lie, see `CURVE`.
+    """
+    shares = np.linspace(0, 1, count)
+    wanted = np.interp(shares, np.linspace(0, 1, len(curve)), curve) * (num_steps - 1)
+    steps = np.rint(wanted).astype(int)
+    for k in range(1, count):  # no two on one step
+        steps[k] = max(steps[k], steps[k - 1] + 1)
+    last = num_steps - count + np.arange(count)  # the latest that leave room for those behind
+    return tuple(np.minimum(steps, last).tolist())

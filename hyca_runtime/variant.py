@@ -1,0 +1,101 @@
+"""Versions of a network's weights that cost less to compute with, as a plan names them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from hyca_runtime.plan_part import PlanPart
+from hyca_runtime.registry import did_you_mean
+from hyca_runtime.schedule import COMPUTE, DEFAULT, Action
+
+Scheme = Literal["int8", "int8_weights", "int4_weights", "fp8"]
+
+BITS: Mapping[Scheme, tuple[int, int | None]] = {
+    "int8": (8, 8),
+    "int8_weights": (8, None),
+    "int4_weights": (4, None),
+    "fp8": (8, 8),
+}
+"""Bits of a weight and of an activation in the products of a scheme; None where those are the network's own."""
+
+MAX_VARIANTS = 8
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
+"""What a variant may be called."""
+
+
+class VariantSpec(PlanPart):
+    """A quantised version of some layers of a network; the others keep the network's own weights.
+
+    Attributes:
+        scheme: ``int8`` has weights of 8 bits, one scale for each output channel, and activations that are rounded to
+            8 bits when they come, one scale for each token; ``fp8`` the same in 8-bit floating point; ``int8_weights``
+            and ``int4_weights`` have such weights alone, which are multiplied with whole activations.
+        layers: pattern as in `fnmatch` of the paths of linear layers; only those inside blocks are taken.
+        simulated: whether numbers are only rounded as the scheme would and multiplied as before: it shows what the
+            scheme does to samples on any device, and saves neither time nor memory.
+    """
+
+    scheme: Scheme
+    layers: str = Field(default="*", min_length=1, max_length=200)
+    simulated: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.scheme}{' (simulated)' if self.simulated else ''}"
+
+    def bit_share(self, own_bits: int) -> float:
+        """Bit operations of a product under the scheme, over those of one with the network's own weights.
+
+        Args:
+            own_bits: of a number in the network's own precision.
+        """
+        weights, activations = BITS[self.scheme]
+        return weights * (activations or own_bits) / own_bits**2
+
+
+def check_variants(variants: Mapping[str, VariantSpec], palette: Sequence[Action], decided: bool) -> None:
+    """Whether a palette's actions can be done with some variants.
+
+    Args:
+        decided: whether a policy decides between the actions.
+
+    Raises:
+        ValueError: a name that none may have, an action whose variant is not defined, or nothing in the palette that
+            runs the network's own weights, as calls do which the plan cannot forecast.
+    """
+    for name in variants:
+        if name == DEFAULT or not NAME.fullmatch(name):
+            raise ValueError(
+                f"variants: {name[:60]!r} cannot be the name of one; expected at most 40 of a-z, 0-9, '_', '.', '-', "
+                f"and not {DEFAULT!r}"
+            )
+    for i, action in enumerate(palette):
+        if action.variant not in (DEFAULT, *variants):
+            known = ", ".join(map(repr, (DEFAULT, *variants)))
+            hint = did_you_mean(action.variant[:60], [DEFAULT, *variants])
+            raise ValueError(
+                f"schedule.palette.{i}.variant: expected one of {known}, got {action.variant[:60]!r}{hint}"
+            )
+    if any(action.variant != DEFAULT for action in palette):
+        if COMPUTE not in palette:
+            raise ValueError("schedule.palette: beside variants it must have an action that computes with own weights")
+        if decided:
+            raise ValueError("policy: one decides what is computed, not with which weights; expected no variant")
+
+
+def merged_variants(parts: Iterable[Mapping[str, VariantSpec] | None]) -> dict[str, VariantSpec]:
+    """The variants of several sections for one network.
+
+    Raises:
+        ValueError: two are different, but have one name.
+    """
+    found: dict[str, VariantSpec] = {}
+    for variants in parts:
+        for name, spec in (variants or {}).items():
+            if found.setdefault(name, spec) != spec:
+                raise ValueError(f"variants: sections for one network must mean the same by {name!r}")
+    return found

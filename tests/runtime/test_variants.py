@@ -1,0 +1,256 @@
+"""Calls that compute with quantised weights, as a plan's actions ask for them."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from plans import changed, live_plan, make_plan
+from torch import Tensor, nn
+
+from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_runtime import AttachError, Plan, PlanError, PlanMismatchError, apply_plan
+from hyca_runtime.attach import variants
+from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.certified import content_digest
+from hyca_runtime.plan import merge_plans, parse_plan
+from hyca_runtime.point import CachePoint
+from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
+from hyca_runtime.variant import BITS, VariantSpec
+
+pytest.importorskip("torchao")
+INT8 = VariantSpec(scheme="int8")
+LINEAR = "transformer_blocks.0.attn.to_q"
+
+
+@pytest.fixture
+def pipe() -> EmojiPipeline:
+    return tiny.pipeline()
+
+
+def draw(pipe: Any, steps: int = 12) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    found = pipe("red heart", num_inference_steps=steps, generator=generator, output_type="latent", return_dict=False)[
+        0
+    ]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def precise(plan: Plan, at: tuple[int, ...], specs: dict[str, VariantSpec] | None = None, **fields: Any) -> Plan:
+    """The plan with steps that compute with the first of some variants."""
+    specs = specs or {"low": INT8}
+    palette = (*plan.section.schedule.palette, *(Action(variant=name) for name in specs))
+    table = list(plan.section.schedule.tables[EVERY])
+    for step in at:
+        table[step] = len(palette) - len(specs)
+    told: dict[str, Any] = {"schedule": Schedule(palette=palette, tables={EVERY: tuple(table)}), "variants": specs}
+    costs = (1000.0, 10.0) + (1000.0,) * len(specs)
+    bits = (8000.0, 80.0) + (500.0,) * len(specs)
+    return changed(plan, **told | {"action_flops": costs, "action_bits": bits} | fields)
+
+
+def test_steps_compute_with_quantised_weights_and_nothing_of_them_stays(pipe: EmojiPipeline) -> None:
+    network, plan = pipe.transformer, make_plan(pipe.transformer)
+    full, state = draw(pipe), {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with apply_plan(pipe, plan):
+        expected = draw(pipe)
+    with apply_plan(pipe, precise(plan, (4, 8))) as session:
+        found = draw(pipe)
+        assert network.state_dict().keys() == state.keys()
+    assert 1e-5 < (found - expected).norm() / expected.norm() < 1e-2
+    report = session.report()
+    assert (report.computed, report.steps) == (0, 0)
+    assert torch.equal(draw(pipe), full)
+    after = network.state_dict()
+    assert after.keys() == state.keys()
+    assert all(torch.equal(after[name], state[name]) for name in state)
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
+def test_the_report_tells_calls_bytes_and_bit_operations(pipe: EmojiPipeline) -> None:
+    blocks = [m for m in pipe.transformer.transformer_blocks.modules() if type(m) is nn.Linear]
+    blocks += [m for m in pipe.transformer.single_transformer_blocks.modules() if type(m) is nn.Linear]
+    stored = sum(m.weight.numel() + m.out_features * 5 for m in blocks)  # a scale and a zero point for each row
+    with apply_plan(pipe, precise(make_plan(pipe.transformer), (4, 8))) as session:
+        assert "of quantised weights" in str(session.report())
+        draw(pipe)
+        report = session.report()
+    assert report.variant_bytes == stored
+    assert report.computed == 4
+    assert report.bits_ratio == pytest.approx(12 * 8000 / (2 * 8000 + 2 * 500 + 8 * 80))
+    assert report.flops_ratio == pytest.approx(12 * 1000 / (4 * 1000 + 8 * 10))
+    assert "2 calls ran as 'low': int8" in str(report)
+
+
+def test_only_the_asked_layers_are_quantised_and_alike_ones_are_shared(pipe: EmojiPipeline) -> None:
+    own = {LINEAR: pipe.transformer.get_submodule(LINEAR)}
+    specs = {"one": VariantSpec(scheme="int8", layers=LINEAR), "all": INT8}
+    attachment = Attachment(pipe.transformer, CachePoint(), variants=specs)
+    one, every = (
+        dict(stand()) for stand in (attachment.variants.stands("one")[0], attachment.variants.stands("all")[0])
+    )
+    assert {id(module) for module in one.values()} <= {id(module) for module in every.values()}
+    ((place, made),) = one.items()
+    assert place.path == LINEAR
+    assert made.bias is own[LINEAR].bias
+    assert type(own[LINEAR].weight) is nn.Parameter
+
+
+def test_simulated_variants_share_the_weights_and_say_so(pipe: EmojiPipeline) -> None:
+    plan = make_plan(pipe.transformer)
+    with apply_plan(pipe, plan):
+        expected = draw(pipe)
+    for scheme in BITS:
+        spec = VariantSpec(scheme=scheme, simulated=True)
+        with apply_plan(pipe, precise(plan, (4, 8), {"low": spec})) as session:
+            assert 0 < (draw(pipe) - expected).norm() < 0.05 * expected.norm()
+            assert session.report().variant_bytes == 0
+            assert f"{scheme} (simulated)" in str(session.report())
+            assert "by bit operations (simulated)" in str(session.report())
+
+
+def test_what_is_computed_for_want_of_history_has_the_networks_own_weights(pipe: EmojiPipeline) -> None:
+    plan = precise(make_plan(pipe.transformer), (1, 4, 8))
+    full = draw(pipe, 10)
+    with apply_plan(pipe, plan), pytest.warns(UserWarning, match="computed in full"):
+        assert torch.equal(draw(pipe, 10), full)
+
+
+def test_leading_blocks_run_with_a_variant_too(pipe: EmojiPipeline) -> None:
+    plan = live_plan(pipe.transformer)
+    with apply_plan(pipe, plan):
+        expected = draw(pipe)
+    palette = (COMPUTE, plan.section.schedule.palette[1].model_copy(update={"variant": "low"}))
+    schedule = Schedule(palette=palette, tables=plan.section.schedule.tables)
+    with apply_plan(pipe, changed(plan, schedule=schedule, variants={"low": INT8}), on_mismatch="error") as session:
+        assert 0 < (draw(pipe) - expected).norm() < 0.05 * expected.norm()
+        assert "8 calls ran as 'low'" in str(session.report())
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ({"variants": {"default": {"scheme": "int8"}}}, "'default' cannot be the name"),
+        ({"variants": {"../../x": {"scheme": "int8"}}}, "cannot be the name"),
+        ({"variants": {"x" * 10**6: {"scheme": "int8"}}}, "cannot be the name"),
+        ({"variants": {"low": {"scheme": "int7"}}}, "variants.low.scheme"),
+        ({"variants": {"low": {"scheme": "int8", "kernel": "rm -rf"}}}, "unknown field"),
+        ({"variants": {"lew": {"scheme": "int8"}}}, 'did you mean "lew"'),
+        ({"variants": {f"v{i}": {"scheme": "int8"} for i in range(9)}}, "variants"),
+        ({"policy": {"name": "probed_change", "configuration": {"threshold": 0.1}}}, "policy"),
+    ],
+)
+def test_hostile_variants_are_refused_in_one_line(pipe: EmojiPipeline, damage: dict[str, Any], reason: str) -> None:
+    content = precise(make_plan(pipe.transformer), (4,)).model_dump(mode="json", exclude_none=True)
+    content["sections"][0] |= damage
+    with pytest.raises(PlanError, match=reason) as caught:
+        parse_plan(content, "plan.json")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_the_palette_must_have_the_networks_own_weights(pipe: EmojiPipeline) -> None:
+    palette = (Action(variant="low"), Action(forecast=(FEATURE,)))
+    schedule = Schedule(palette=palette, tables={EVERY: (0,) + (1,) * 11})
+    with pytest.raises(ValueError, match="own weights"):
+        changed(make_plan(pipe.transformer), schedule=schedule, variants={"low": INT8})
+
+
+def test_sections_of_one_network_mean_the_same_by_a_name(pipe: EmojiPipeline) -> None:
+    plans = [
+        precise(
+            make_plan(pipe.transformer, steps=steps), (4,), {"low": VariantSpec(scheme="int8", simulated=simulated)}
+        )
+        for steps, simulated in ((12, False), (14, True))
+    ]
+    with pytest.raises(PlanError, match="mean the same by 'low'"):
+        merge_plans(plans, "both")
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (VariantSpec(scheme="int4_weights"), "torchao .* has no int4_weights for float32 weights on cpu"),
+        (VariantSpec(scheme="fp8"), "torchao .* has no fp8 for float32 weights on cpu.*simulated"),
+        (VariantSpec(scheme="int8", layers="blocks.*.nothing"), "no linear layer in blocks"),
+    ],
+)
+def test_what_cannot_be_made_here_is_told_in_one_line(pipe: EmojiPipeline, spec: VariantSpec, reason: str) -> None:
+    if torch.cuda.is_available() and spec.layers == "*":
+        pytest.skip("there are kernels")
+    full = draw(pipe)
+    with pytest.raises(AttachError, match=reason) as caught:
+        apply_plan(pipe, precise(make_plan(pipe.transformer), (4,), {"low": spec}))
+    assert "\n" not in str(caught.value)
+    assert torch.equal(draw(pipe), full)
+
+
+def test_without_torchao_one_line_says_what_to_install(pipe: EmojiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with pytest.raises(AttachError, match="pip install torchao"):
+        apply_plan(pipe, precise(make_plan(pipe.transformer), (4,)))
+    with apply_plan(pipe, make_plan(pipe.transformer)):
+        draw(pipe)
+
+
+def test_variants_that_do_not_fit_say_so_beforehand(pipe: EmojiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(variants, "quantised", lambda *_: pytest.fail("nothing is made"))
+    with pytest.raises(AttachError, match=r"'low' .* MiB beside the network's own weights, 0 MiB are free on cpu"):
+        apply_plan(pipe, precise(make_plan(pipe.transformer), (4,)))
+
+
+@pytest.mark.parametrize("change", ["in place", "replaced", "precision"])
+def test_weights_that_change_afterwards_are_noticed(pipe: EmojiPipeline, change: str) -> None:
+    layer = pipe.transformer.get_submodule(LINEAR)
+    with apply_plan(pipe, precise(make_plan(pipe.transformer), (0,))):
+        if change == "in place":
+            with torch.no_grad():
+                layer.weight.mul_(2)
+        elif change == "replaced":
+            pipe.transformer.set_submodule(LINEAR, copy.deepcopy(layer))
+        else:
+            layer.to(torch.float64)
+        with pytest.raises(AttachError, match=f"{LINEAR} .* after variants of it were made; apply the plan again"):
+            draw(pipe)
+
+
+def test_layers_that_are_quantised_or_moved_already_are_refused(pipe: EmojiPipeline) -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    other = tiny.pipeline()
+    quantization.quantize_(other.transformer, quantization.Int8WeightOnlyConfig())
+    with pytest.raises(AttachError, match="is quantised already"):
+        apply_plan(other, precise(make_plan(other.transformer), (4,)))
+    pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    with pytest.raises(AttachError, match="moved or cast for each call"):
+        apply_plan(pipe, precise(make_plan(pipe.transformer), (4,)))
+
+
+def test_a_request_follows_only_variants_that_were_made(pipe: EmojiPipeline) -> None:
+    plan = make_plan(pipe.transformer)
+    low = precise(plan, (4, 8))
+    lacking = pytest.raises(PlanMismatchError, match="variants that the session lacks")
+    with apply_plan(pipe, plan) as session, lacking, session.following(low):
+        draw(pipe)
+    with apply_plan(pipe, low) as session:
+        expected = draw(pipe)
+        with session.following(plan):
+            assert not torch.equal(draw(pipe), expected)
+        assert torch.equal(draw(pipe), expected)
+
+
+def test_plans_without_variants_read_and_certify_as_before(pipe: EmojiPipeline) -> None:
+    plan = make_plan(pipe.transformer)
+    content = plan.model_dump(mode="json", exclude_none=True)
+    assert not {"variants", "action_bits"} & content["sections"][0].keys()
+    costed = changed(plan, action_bits=(8.0, 1.0))
+    assert content_digest(costed.section, costed.sections) == content_digest(plan.section, plan.sections)
+    low = precise(plan, (4,))
+    assert content_digest(low.section, low.sections) != content_digest(plan.section, plan.sections)
+    assert parse_plan(low.model_dump(mode="json", exclude_none=True), "plan.json") == low
+    assert COMPUTE in low.section.schedule.palette
