@@ -175,11 +175,11 @@ def test_refined_rows_decide_anew_and_are_the_same_when_loaded(
         return decided_run(pipe, section, job, num_steps)
 
     monkeypatch.setattr(fitted_taps, "decided_run", told)
-    settings, file = Refinement(minutes=30, iterations=3, evaluations=1), tmp_path / "refine.safetensors"
+    settings, study = Refinement(minutes=30, iterations=3, evaluations=1), StudyFolder(tmp_path)
     section = subject.section(subject.threshold)
     met = subject.taps, subject.runs
     taps, account = refine_rows(
-        subject.pipe, subject.problem, section, met, settings, file, 0, lambda share, psnr: None
+        subject.pipe, subject.problem, section, met, settings, study, 0, lambda share, psnr: None
     )
     assert account["iterations"] == 3
     assert account["select_psnr_after_db"] >= account["select_psnr_before_db"]

@@ -127,8 +127,8 @@ def test_runs_that_forecast_nothing_have_nothing_to_teach(
     full = with_forecasts(section.model_copy(update={"policy": policy}), section.points)
     settings = Refinement(minutes=1, iterations=1)
     fit, select = problem.samples("fit"), problem.samples("select")
-    met, file = rows_met(pipe, problem, full), tmp_path / "refine.safetensors"
-    _, account = refine_rows(pipe, problem, full, met, settings, file, 0, lambda share, psnr: None)
+    met, study = rows_met(pipe, problem, full), StudyFolder(tmp_path)
+    _, account = refine_rows(pipe, problem, full, met, settings, study, 0, lambda share, psnr: None)
     assert account == {}
     task = RefinementTask(pipe, full, torch.zeros(1), lambda u: u, fit, select)
     weights = torch.from_numpy(taps.weights).float().requires_grad_()
@@ -146,9 +146,9 @@ def test_refinement_under_the_decisions_improves_unseen_samples_and_resumes(
 
     def fit(iterations: int) -> tuple[FittedTaps, dict[str, Any]]:
         settings = Refinement(minutes=30, iterations=iterations, evaluations=2)
-        file = tmp_path / "refine.safetensors"
+        study = StudyFolder(tmp_path)
         met = rows_met(pipe, problem, section)
-        return refine_rows(pipe, problem, section, met, settings, file, 0, lambda share, psnr: told.append(psnr))
+        return refine_rows(pipe, problem, section, met, settings, study, 0, lambda share, psnr: told.append(psnr))
 
     _, account = fit(6)
     assert account["iterations"] == 6

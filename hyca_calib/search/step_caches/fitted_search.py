@@ -52,7 +52,7 @@ def search_fitted(
             break
     else:
         return without("no settings meet the budget by what fitted rows decide")
-    taps, account = refine_rows(pipe, problem, best.section, met, refinement, study.refinement, seed, refined)
+    taps, account = refine_rows(pipe, problem, best.section, met, refinement, study, seed, refined)
     wanted = [(replace(rule, groups=taps.groups), stack)]
     try:
         fitted = find_threshold(

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,17 +18,19 @@ from torch.nn.functional import pad
 
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.quality.metrics import log_error
+from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import drawn_to_groups, preconditioned
 from hyca_calib.search.problem import Problem, Samples
-from hyca_calib.search.refine import RefinementTask, refine_taps
+from hyca_calib.search.refine import RefinementTask
 from hyca_calib.search.replay import Array, rows_of
 from hyca_calib.search.rows import plan_taps, with_forecasts
 from hyca_calib.search.rows import rows_of as rows_of_section
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.step_caches.decided_run import DecidedRun, Tables, as_decided, decided_run, pasts_met
 from hyca_calib.search.step_caches.rule import Rule
-from hyca_calib.search.tap_rollout import NotDifferentiableError, TapRollout
+from hyca_calib.search.study import StudyFolder
+from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.errors import TraceError
 from hyca_runtime.group import DimensionGroup, encode_channels
@@ -258,7 +259,7 @@ def refine_rows(
     section: NetworkPlan,
     met: tuple[FittedTaps, Sequence[DecidedRun]],
     refinement: Refinement,
-    state_path: Path,
+    study: StudyFolder,
     seed: int,
     on_progress: Callable[[float, float], None],
 ) -> tuple[FittedTaps, dict[str, Any]]:
@@ -266,7 +267,7 @@ def refine_rows(
 
     Args:
         met: see `rows_met`.
-        state_path: where refinement is kept, see `refine_taps`.
+        study: where refinement is kept.
     """
     taps, runs = met
     example = next((run.tables for run in runs if run.forecasts), None)
@@ -276,8 +277,5 @@ def refine_rows(
     course, fit = partial(DecidedCourse, section=section, taps=taps), problem.samples("fit")
     first = as_decided(taps.of(section), example)
     task = RefinementTask(pipe, first, start, expand, fit, problem.samples("select"), course)
-    try:
-        theta, account = refine_taps(task, replace(refinement, batch=BATCH), state_path, seed, on_progress)
-    except NotDifferentiableError as error:
-        return taps, {"skipped": str(error)}
+    theta, account = refine_somehow(task, replace(refinement, batch=BATCH), study, seed, on_progress)
     return taps.weighing(expand(theta).double().numpy()), account
