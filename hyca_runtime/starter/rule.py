@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyca_runtime.solvers import ClosedFormSolver, Exponential
+from hyca_runtime.solvers import ClosedFormSolver, Newton
 
 CURVE = (0.0, 0.071, 0.165, 0.284, 0.415, 0.536, 0.654, 0.757, 0.845, 0.917, 0.976)
 """How far a run has come, of its steps, when so many tenths of the steps that are computed are behind it: the mean over
 the plans in ``studies/bench``, as `python -m studies.starter` finds it and a test holds it."""
 
-SOLVER: ClosedFormSolver = Exponential(-0.5)
-"""Forecasts all features: linear extrapolation that slackens with the distance; from the same command."""
+SOLVER: ClosedFormSolver = Newton(1)
+"""Forecasts what the network returns: linear extrapolation; from the same command."""
 
 
 def learnt_steps(num_steps: int, count: int, curve: tuple[float, ...] = CURVE) -> tuple[int, ...]:
