@@ -82,16 +82,16 @@ def evolve_taps(
     Returns:
         The parameters that were best on `task.select`, and an account of the run.
     """
-    path = folder / KEPT
-    lived, optimizer = _kept(path, seed), SepCMA(np.zeros(math.prod(task.start.shape[:2])), SPREAD, seed=seed)
+    path, optimizer = folder / KEPT, SepCMA(np.zeros(math.prod(task.start.shape[:2])), SPREAD, seed=seed)
     members_each: int = optimizer.population_size
+    lived, judging = _kept(path, seed, members_each), min(SAMPLES, len(task.fit.jobs))
     begun, best, best_error, judged = time.monotonic() - lived.seconds, task.start, math.inf, -1
 
     def share(generation: int) -> float:
         if settings.iterations is None:
             return min(1.0, (time.monotonic() - begun) / (60 * settings.minutes))
         rollouts = settings.iterations * min(settings.batch, len(task.fit.jobs)) * WITH_BACKWARD
-        return min(1.0, generation * members_each * SAMPLES / rollouts)
+        return min(1.0, generation * members_each * judging / rollouts)
 
     with (task.course or Alike)(task, False) as course, torch.no_grad():
         for generation in itertools.count():
@@ -112,13 +112,13 @@ def evolve_taps(
                     break
             members = [optimizer.ask() for _ in range(members_each)]
             if not known:
-                chosen = random.Random(f"{seed} {generation}").sample(range(len(task.fit.jobs)), SAMPLES)
+                chosen = random.Random(f"{seed} {generation}").sample(range(len(task.fit.jobs)), judging)
                 lived.values.append([_value(course, task, member, chosen) for member in members])
             optimizer.tell(list(zip(members, lived.values[generation], strict=True)))
     account = {
         "by": "evolution",
         "generations": generation,
-        "rollouts": generation * members_each * SAMPLES,
+        "rollouts": generation * members_each * judging,
         "minutes": round(lived.seconds / 60, 2),
         "select_psnr_before_db": round(mean_psnr(lived.judged[0], task.select), 3),
         "select_psnr_after_db": round(mean_psnr(best_error, task.select), 3),
@@ -138,10 +138,11 @@ def _value(course: Course, task: RefinementTask, member: Array, chosen: list[int
     return math.inf if math.isnan(found) else found
 
 
-def _kept(path: Path, seed: int) -> Lived:
-    """What an interrupted call has lived through."""
+def _kept(path: Path, seed: int, members: int) -> Lived:
+    """What an interrupted call with as many members to a generation has lived through."""
     try:
         found = Lived.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return Lived(seed=seed)
-    return found if found.seed == seed else Lived(seed=seed)
+    fits = found.seed == seed and all(len(values) == members for values in found.values)
+    return found if fits else Lived(seed=seed)
