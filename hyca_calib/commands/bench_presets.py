@@ -47,6 +47,8 @@ from hyca_runtime.plan import plan_file
 
 BUDGETS, SAMPLES = "1.5x,2x,3x,5x,8x,10x", 12
 """Columns and test samples, unless told."""
+POINTS = "trunk,output"
+"""Of the trace, unless one is given; fitted rows of step caches need more of them, such as behind:1."""
 MORE_LINES: dict[str, dict[str, Any]] = {
     f"{DBCACHE} --order 1": {"preset": DBCACHE, "order": 1},
     f"{DBCACHE} --fitted": {"preset": DBCACHE, "fitted": True},
@@ -94,7 +96,7 @@ def bench_presets(options: BenchOptions) -> tuple[Path, int]:
     """
     folder = options.out or STUDIES / f"bench-{short_name(options.model)}"
     budgets, lines = parse_budgets(options.budgets or BUDGETS), _lines(options)
-    trace = Trace(options.trace or trace_of(replace(options, out=folder, samples=None)))
+    trace = Trace(options.trace or trace_of(replace(options, out=folder, samples=None), POINTS))
     cells = [*_static(options, budgets, trace), *_of_presets(folder, trace, budgets, lines, options)]
     clean, samples, facts = _tested(options, trace)
     device = str(device_of(clean.pipe))

@@ -75,12 +75,14 @@ class Offer:
         options: of `SearchLimits`, that only some presets read, those that it does.
         read_schedule: what tells the file of ``--schedule`` from others. Raises PlanError if it cannot be read.
         computes_steps: whether its plans compute whole steps, so that a trace alone tells what a budget allows.
+        chooses_point: whether it takes the best point of all that are traced, and not the first.
     """
 
     prepare: Callable[[Asked], Maker]
     options: tuple[str, ...] = ()
     read_schedule: Callable[[Path], Any] = schedule_content
     computes_steps: bool = True
+    chooses_point: bool = False
 
 
 def preset_of(limits: SearchLimits) -> Offer:
@@ -198,8 +200,8 @@ def _tuned(
 
 def _closed_form(asked: Asked) -> Maker:
     """Fixed intervals and closed forms."""
-    (problem,), limits = asked.problems, asked.limits
-    return lambda budget, study: search_preset(asked.pipe, problem, budget, study, limits.preset, limits.multistep)
+    pipe, problems, limits = asked.pipe, asked.problems, asked.limits
+    return lambda budget, study: search_preset(pipe, problems, budget, study, limits.preset, limits.multistep)
 
 
 def _smoothcache(asked: Asked) -> Maker:
@@ -259,9 +261,9 @@ FITTED = ("fitted", *REFINED)
 """Options of step caches whose rows may be fitted."""
 
 OFFERS: dict[str, Offer] = {
-    BEST: Offer(_best, ("palette", "precision", *SEARCHED)),
+    BEST: Offer(_best, ("palette", "precision", *SEARCHED), chooses_point=True),
     ADAPTIVE: Offer(_adaptive, ("response", *SEARCHED)),
-    **{name: Offer(_closed_form, ("multistep",)) for name in PRESETS},
+    **{name: Offer(_closed_form, ("multistep",), chooses_point=True) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
     DICACHE: Offer(dicache, FITTED, computes_steps=False),
     SEACACHE: Offer(lambda asked: step_cache(asked, SeaCache()), FITTED, computes_steps=False),

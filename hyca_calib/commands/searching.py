@@ -115,8 +115,10 @@ def search_with(
 
 
 def _check_within(budgets: Sequence[Budget], recorded: Sequence[Trace], preset: Offer) -> None:
-    """Refuses budgets that cannot be met before any work is done."""
-    for budget, trace_ in itertools.product(budgets, recorded):
+    """Refuses budgets that cannot be met before any work is done; a preset needs one point that meets them."""
+    cheapest = min(recorded, key=lambda trace_: trace_.cost.predicted_flops(3))
+    needed = recorded if preset is OFFERS[BEST] else [cheapest]
+    for budget, trace_ in itertools.product(budgets, needed):
         if preset.computes_steps:
             budget.computed_steps(trace_.cost, trace_.num_steps, 3)
 
@@ -139,9 +141,9 @@ def search_preset_study(pipe: Pipeline, trace: Trace, budget: Budget, limits: Se
     """
     study, preset = preset_study(trace, budget, limits, folder), preset_of(limits)
     if not study.complete:
-        if preset.computes_steps:
-            budget.computed_steps(trace.cost, trace.num_steps, 3)
-        make = preset.prepare(Asked(pipe, [Problem(trace)], (budget,), limits, folder))
+        recorded = _at_points(trace, preset)
+        _check_within((budget,), recorded, preset)
+        make = preset.prepare(Asked(pipe, [*map(Problem, recorded)], (budget,), limits, folder))
         make(budget, StudyFolder.open(study.folder, _request([trace], budget, limits)))
     return study.plan
 
@@ -174,8 +176,8 @@ def _budgets(budgets: str | None, limits: SearchLimits) -> tuple[Budget, ...]:
 
 
 def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
-    """The traces, at each of their points; they must be of one model at different ones. A preset takes the first."""
-    whole = [Trace(path) for path in paths]
+    """The traces, at each of their points, or one at its first; they must be of one model at different ones."""
+    whole, preset = [Trace(path) for path in paths], preset_of(limits)
     palette, apart = _palette(limits)
     if palette:
         if len(whole) > 1:
@@ -184,14 +186,18 @@ def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
         if apart and not (len(whole[0].guidance) > 1 and whole[0].crossed):
             raise TraceError(f"--palette branches: {paths[0]} has no guidance whose branches see the same tokens")
         return [whole[0].at(palette[0])]
-    recorded = [trace_.at(point) for trace_ in whole for point in trace_.points] if limits.preset == BEST else whole
+    recorded = [each for trace_ in whole for each in _at_points(trace_, preset)]
     models = {trace_.attributes.model.weights_digest for trace_ in recorded}
     points = {str(trace_.point) for trace_ in recorded}
     if len(models) > 1 or len(points) < len(recorded):
         raise TraceError(f"several traces must be of one model, each at another point; got {', '.join(paths)}")
-    if len(recorded) > 1 and limits.preset != BEST:
+    if len(recorded) > 1 and not preset.chooses_point:
         raise TraceError(f"preset {limits.preset!r} takes one trace, got {len(recorded)}")
     return recorded
+
+
+def _at_points(trace_: Trace, preset: Offer) -> list[Trace]:
+    return [trace_.at(point) for point in trace_.points] if preset.chooses_point else [trace_]
 
 
 def _check_precision(limits: SearchLimits, budgets: Sequence[Budget]) -> None:

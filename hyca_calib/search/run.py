@@ -24,6 +24,7 @@ from hyca_calib.search.rows import with_taps
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder
+from hyca_runtime.errors import BudgetError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan, load_plan
 from hyca_runtime.solvers import ClosedFormSolver
@@ -138,10 +139,28 @@ def _heat(
 
 
 def search_preset(
-    pipe: Any, problem: Problem, budget: Budget, study: StudyFolder, preset: str, multistep: Multistep
+    pipe: Any, problems: Sequence[Problem], budget: Budget, study: StudyFolder, preset: str, multistep: Multistep
 ) -> Plan:
-    """The plan of a published recipe, written with its account into `study`."""
-    candidate, section = preset_section(problem, PRESETS[preset], budget, 0, multistep)
+    """The plan of a published recipe, written with its account into `study`.
+
+    Args:
+        problems: of one workload at different cache points: that with the best agreement on the select split is taken,
+            of those whose steps are cheap enough.
+
+    Raises:
+        BudgetError: no point meets the budget.
+    """
+    tried, refused = list[tuple[Candidate, NetworkPlan]](), list[BudgetError]()
+    for problem in problems:
+        try:
+            candidate, section = preset_section(problem, PRESETS[preset], budget, 0, multistep)
+        except BudgetError as error:
+            refused.append(error)
+        else:
+            tried.append((candidate, judged(pipe, problem, section)))
+    if not tried:
+        raise refused[0]
+    candidate, section = max(tried, key=lambda one: one[1].quality.psnr_db if one[1].quality else 0.0)
     account = {
         **NOT_SEARCHED,
         "preset": preset,
@@ -154,9 +173,9 @@ def search_preset(
             if isinstance(closed, ClosedFormSolver)
         ],
         "candidates": [_summary(candidate)],
+        "points": {str(one.problem.trace.point): rolled.quality.psnr_db for one, rolled in tried if rolled.quality},
     }
-    section, told = judged(pipe, problem, section), provenance(candidate)
-    return write_outcome(pipe, study, problem, section, budget, preset, told, account)
+    return write_outcome(pipe, study, candidate.problem, section, budget, preset, provenance(candidate), account)
 
 
 def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:

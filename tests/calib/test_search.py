@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from storage import record
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
@@ -532,7 +533,7 @@ def test_a_folder_holds_one_study(tmp_path: Path) -> None:
 def test_a_published_recipe_becomes_a_plan(
     problem: Problem, workload: Workload, study: StudyFolder, pipe: EmojiPipeline, preset: str, multistep: Any
 ) -> None:
-    plan = search_preset(pipe, problem, Budget.parse("2x"), study, preset, multistep)
+    plan = search_preset(pipe, [problem], Budget.parse("2x"), study, preset, multistep)
     assert load_plan(study.plan) == plan
     assert plan.section.quality is not None
     assert plan.section.quality.psnr_db > 10
@@ -542,6 +543,19 @@ def test_a_published_recipe_becomes_a_plan(
     assert {group["solver"] for group in study.read_result()["groups"]} <= {s.name for s in PRESETS[preset].pool} | {
         solver_label(s) for s in PRESETS[preset].pool
     }
+
+
+def test_a_published_recipe_is_at_the_point_that_agrees_best(
+    problem: Problem, workload: Workload, study: StudyFolder, pipe: EmojiPipeline, tmp_path: Path
+) -> None:
+    record(tmp_path / "output.zarr", workload, point=CachePoint(kind="output"), tokens=10_000)
+    output = Problem(Trace(tmp_path / "output.zarr"))
+    plan = search_preset(pipe, [problem, output], Budget.parse("2x"), study, "taylorseer", "anchored")
+    points = study.read_result()["points"]
+    assert set(points) == {"trunk", "output"}
+    assert plan.section.quality is not None
+    assert plan.section.quality.psnr_db == max(points.values())
+    assert [str(point) for point in plan.section.places.values()] == [max(points, key=points.__getitem__)]
 
 
 def test_slow_models_are_refined_in_smaller_batches() -> None:

@@ -102,7 +102,7 @@ def plan_of(recorded: Trace, study: Path) -> str:
 def recipe_of(recorded: Trace, study: Path) -> str:
     """The published recipe, which chooses its solvers on one prompt."""
     where = StudyFolder.open(study, {})
-    search_preset(tiny.pipeline(), Problem(recorded), BUDGET, where, "hyca", "anchored")
+    search_preset(tiny.pipeline(), [Problem(recorded)], BUDGET, where, "hyca", "anchored")
     return told(where)
 
 

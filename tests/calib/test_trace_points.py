@@ -92,7 +92,8 @@ def test_all_are_contenders_of_a_search_with_names_of_their_own(several: Trace) 
     assert [trace.point for trace in found] == list(POINTS)
     names = _request(found, Budget.parse("2x"), SearchLimits())["traces"]
     assert names == [f"{several.where} at {point}" for point in POINTS]
-    (first,) = _traces([several.where], SearchLimits(preset="hyca"))
+    assert [trace.point for trace in _traces([several.where], SearchLimits(preset="hyca"))] == list(POINTS)
+    (first,) = _traces([several.where], SearchLimits(preset="dbcache"))
     assert first.point == POINTS[0]
     with pytest.raises(TraceError, match="each at another point"):
         _traces([several.where, several.where], SearchLimits())

@@ -36,7 +36,7 @@ def reported(folder: Path, pipe: Any, workload: Workload, batch: int) -> tuple[P
     record(folder / "t.zarr", workload, pipe, batch=batch)
     trace = Trace(folder / "t.zarr")
     study = StudyFolder.open(folder / "study", {})
-    search_preset(pipe, Problem(trace), Budget.parse("2x"), study, "hyca", "anchored")
+    search_preset(pipe, [Problem(trace)], Budget.parse("2x"), study, "hyca", "anchored")
     return study.report, write_report(pipe, study, trace)
 
 
