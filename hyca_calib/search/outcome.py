@@ -33,8 +33,12 @@ def judged(pipe: Any, problem: Problem, section: NetworkPlan) -> NetworkPlan:
     if pipe is None:
         return section
     samples = problem.samples("select")
-    psnr = rollout_psnr(pipe, section, samples)
-    quality = Quality(split="select", num_samples=len(samples.jobs), psnr_db=psnr)
+    return agreeing(section, rollout_psnr(pipe, section, samples), len(samples.jobs))
+
+
+def agreeing(section: NetworkPlan, psnr_db: float, num_samples: int) -> NetworkPlan:
+    """The section with an agreement that was measured on the select split."""
+    quality = Quality(split="select", num_samples=num_samples, psnr_db=psnr_db)
     return section.model_copy(update={"quality": quality})
 
 

@@ -1,5 +1,6 @@
 """The whole of ``hyca_calib search`` for one budget: rollouts, refinement, the plan and its account."""
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.damping_sweep import sweep_damping
 from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.options import RolloutLimits, SearchOptions
-from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
+from hyca_calib.search.outcome import NOT_SEARCHED, agreeing, judged, write_outcome
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
@@ -150,17 +151,15 @@ def search_preset(
     Raises:
         BudgetError: no point meets the budget.
     """
-    tried, refused = list[tuple[Candidate, NetworkPlan]](), list[BudgetError]()
+    made, refused = list[tuple[Candidate, NetworkPlan]](), list[BudgetError]()
     for problem in problems:
         try:
-            candidate, section = preset_section(problem, PRESETS[preset], budget, 0, multistep)
+            made.append(preset_section(problem, PRESETS[preset], budget, 0, multistep))
         except BudgetError as error:
             refused.append(error)
-        else:
-            tried.append((candidate, judged(pipe, problem, section)))
-    if not tried:
+    if not made:
         raise refused[0]
-    candidate, section = max(tried, key=lambda one: one[1].quality.psnr_db if one[1].quality else 0.0)
+    candidate, section, points = (*made[0], {}) if pipe is None else _best_point(pipe, made)
     account = {
         **NOT_SEARCHED,
         "preset": preset,
@@ -173,9 +172,22 @@ def search_preset(
             if isinstance(closed, ClosedFormSolver)
         ],
         "candidates": [_summary(candidate)],
-        "points": {str(one.problem.trace.point): rolled.quality.psnr_db for one, rolled in tried if rolled.quality},
+        "points": points,
     }
     return write_outcome(pipe, study, candidate.problem, section, budget, preset, provenance(candidate), account)
+
+
+def _best_point(
+    pipe: Any, made: Sequence[tuple[Candidate, NetworkPlan]]
+) -> tuple[Candidate, NetworkPlan, dict[str, float]]:
+    """The one that agrees best on the select split, with its agreement, and that of each, as far as it was run."""
+    best, ahead, points = made[0], list[float](), dict[str, float]()
+    for candidate, section in made:
+        each = raced_psnr(pipe, section, candidate.problem.samples("select"), ahead)
+        points[str(candidate.problem.trace.point)] = psnr = statistics.fmean(each)
+        if not ahead or (len(each) == len(ahead) and psnr > statistics.fmean(ahead)):
+            best, ahead = (candidate, section), each
+    return best[0], agreeing(best[1], statistics.fmean(ahead), len(ahead)), points
 
 
 def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:
