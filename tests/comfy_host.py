@@ -85,10 +85,24 @@ class FlowSampling:
 
 
 class Guider:
-    """Samples with both guidance branches in one call, or in two."""
+    """Samples with both guidance branches in one call, or with a call for each conditioning.
 
-    def __init__(self, model_patcher: ModelPatcher, cond: Tensor, uncond: Tensor, shared: bool = True) -> None:
-        self.model_patcher, self.conds, self.shared = model_patcher, {0: cond, 1: uncond}, shared
+    Args:
+        more: a second conditioning of the branch that is guided to.
+    """
+
+    def __init__(
+        self,
+        model_patcher: ModelPatcher,
+        cond: Tensor,
+        uncond: Tensor,
+        shared: bool = True,
+        more: Tensor | None = None,
+    ) -> None:
+        self.model_patcher, self.shared = model_patcher, shared
+        self.conds = [(1, uncond, object()), (0, cond, object())]
+        if more is not None:
+            self.conds.append((0, more, object()))
 
     def sample(self, noise: Tensor, latent_image: Tensor, sigmas: Tensor) -> Tensor:
         wrappers = self.model_patcher.all_wrappers(WrappersMP.OUTER_SAMPLE)
@@ -102,17 +116,18 @@ class Guider:
     def outer_sample(self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *_: Any) -> Tensor:
         x = noise
         for sigma, following in pairwise(sigmas):
-            said: dict[int, Tensor] = {}
-            for stacked in ([1, 0],) if self.shared else ([0], [1]):
-                outputs = self.apply_model(x, sigma, stacked).chunk(len(stacked))
-                said.update(zip(stacked, outputs, strict=True))
-            velocity = said[1] + 2.0 * (said[0] - said[1])
+            said: list[Tensor] = []
+            for stacked in [self.conds] if self.shared else [[cond] for cond in self.conds]:
+                said += self.apply_model(x, sigma, stacked).chunk(len(stacked))
+            uncond, cond = said[0], sum(said[1:]) / len(said[1:])
+            velocity = uncond + 2.0 * (cond - uncond)
             x = x + (following - sigma) * velocity
         return x
 
-    def apply_model(self, x: Tensor, sigma: Tensor, stacked: list[int]) -> Tensor:
-        options = {"cond_or_uncond": stacked[:], "sigmas": sigma.reshape(1), "uuids": [object() for _ in stacked]}
-        context = torch.cat([self.conds[kind] for kind in stacked])
+    def apply_model(self, x: Tensor, sigma: Tensor, stacked: list[tuple[int, Tensor, object]]) -> Tensor:
+        kinds, contexts, names = zip(*stacked, strict=True)
+        options = {"cond_or_uncond": [*kinds], "sigmas": sigma.reshape(1), "uuids": [*names]}
+        context = torch.cat(contexts)
         wrappers = self.model_patcher.all_wrappers(WrappersMP.APPLY_MODEL)
         found = Executor(self._apply_model, self.model_patcher.model, wrappers).execute(
             torch.cat([x] * len(stacked)), sigma.expand(len(context)), None, context, None, options

@@ -60,26 +60,29 @@ class Seen:
         self.features.append(args[0].clone())
 
 
-def sample(model: host.ModelPatcher, sigmas: Tensor, shared: bool = True) -> Tensor:
+def sample(model: host.ModelPatcher, sigmas: Tensor, shared: bool = True, combined: bool = False) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    cond, uncond = (torch.randn(1, 5, host.TEXT, generator=generator) for _ in range(2))
+    cond, uncond, more = (torch.randn(1, 5, host.TEXT, generator=generator) for _ in range(3))
     noise = torch.randn(1, 4, 8, 8, generator=generator)
-    return host.Guider(model, cond, uncond, shared).sample(noise, torch.zeros_like(noise), sigmas)
+    guider = host.Guider(model, cond, uncond, shared, more if combined else None)
+    return guider.sample(noise, torch.zeros_like(noise), sigmas)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_model_is_sampled_by_a_plan(model: host.ModelPatcher, plan: Plan, tmp_path: Path, shared: bool) -> None:
+@pytest.mark.parametrize(("shared", "calls"), [(True, 1), (False, 2), (False, 3)])
+def test_a_model_is_sampled_by_a_plan(
+    model: host.ModelPatcher, plan: Plan, tmp_path: Path, shared: bool, calls: int
+) -> None:
     save_plan(plan, tmp_path / "plan.json")
     (loaded,) = LoadPlan().load(str(tmp_path), download=False)
     (planned,) = ApplyPlan().apply(model, loaded, "error")
     (sigmas,) = PlanSigmas().sigmas(planned, loaded)
     assert sigmas.tolist() == pytest.approx([*np.linspace(1, 1 / STEPS, STEPS), 0])
-    full, seen = sample(model, sigmas, shared), Seen(model.model.diffusion_model)
-    found = sample(planned, sigmas, shared)
-    calls = 1 if shared else 2
+    combined = calls == 3
+    full, seen = sample(model, sigmas, shared, combined), Seen(model.model.diffusion_model)
+    found = sample(planned, sigmas, shared, combined)
     assert seen.blocks == calls * len(COMPUTED)
     assert not torch.equal(found, full)
-    for step in range(STEPS):  # every feature is that of the latest computed step, of its own branch
+    for step in range(STEPS):  # every feature is that of the latest computed step, of its own conditioning
         latest = max(c for c in COMPUTED if c <= step)
         for call in range(calls):
             assert torch.equal(seen.features[calls * step + call], seen.features[calls * latest + call])
@@ -110,6 +113,17 @@ def test_another_plan_takes_the_place_of_the_first(model: host.ModelPatcher, pla
     (again,) = ApplyPlan().apply(planned, make_plan(flux(), (0, 6), (Hold(),)), "error")
     sample(again, PlanSigmas().sigmas(again, plan)[0])
     assert PlanReport().report(again, {})["result"][0].startswith("2 of 12 steps computed")
+
+
+def test_a_file_that_changes_is_loaded_anew(plan: Plan, tmp_path: Path) -> None:
+    """ComfyUI runs a node again only where what `IS_CHANGED` says is another."""
+    save_plan(plan, tmp_path / "plan.json")
+    before = LoadPlan.IS_CHANGED(str(tmp_path), download=False)
+    assert LoadPlan.IS_CHANGED(str(tmp_path / "plan.json"), download=False) == before
+    save_plan(make_plan(flux(), (0, 6), (Hold(),)), tmp_path / "plan.json")
+    assert LoadPlan.IS_CHANGED(str(tmp_path), download=False) != before
+    for elsewhere in ("hf://someone/plans", str(tmp_path / "nowhere.json")):
+        assert LoadPlan.IS_CHANGED(elsewhere, download=True) == elsewhere
 
 
 def test_sigmas_of_its_own(model: host.ModelPatcher, plan: Plan) -> None:

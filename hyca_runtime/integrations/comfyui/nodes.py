@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from hyca_runtime.compiled_plan import OnMismatch
+from hyca_runtime.errors import PlanError
 from hyca_runtime.integrations.comfyui.planned_run import NOTHING, run_of, sigmas_of, with_plan
-from hyca_runtime.plan import Plan, load_plan
+from hyca_runtime.plan import Plan, load_plan, plan_file
 
 CATEGORY = "model_patches/hyca"
 
@@ -25,6 +27,15 @@ class LoadPlan:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:  # noqa: N802
         return {"required": {"path": ("STRING", {"default": "plan.json"}), "download": ("BOOLEAN", {"default": False})}}
+
+    @classmethod
+    def IS_CHANGED(cls, path: str, download: bool) -> str:  # noqa: N802
+        """What ComfyUI compares to know whether a node is to be run anew: the content of the file."""
+        del download
+        try:
+            return hashlib.sha256(plan_file(path).read_bytes()).hexdigest()
+        except (OSError, PlanError):  # on the Hub, or not there, which `load` tells
+            return path
 
     def load(self, path: str, download: bool) -> tuple[Plan]:
         """Raises PlanError if there is no sound plan."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class PlannedRun:
             _check_usable(plan.name, section)
         self._plan, self._on_mismatch = plan, on_mismatch
         self._session: Session | None = None
+        self._known: dict[str, list[Sequence[Any]]] = {}  # conditionings of this run, by the branches they are of
         self.report = NOTHING
 
     def around_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -55,7 +56,7 @@ class PlannedRun:
         network: nn.Module = executor.class_obj.model_patcher.model.diffusion_model
         check_network(self._plan, network)
         with Session({"transformer": network}, self._plan, self._on_mismatch) as session:
-            self._session = session
+            self._session, self._known = session, {}
             try:
                 return executor(*args, **kwargs)
             finally:
@@ -66,8 +67,19 @@ class PlannedRun:
         if self._session is None:
             return executor(*args, **kwargs)
         options = args[OPTIONS] if len(args) > OPTIONS else kwargs.get("transformer_options")
-        with self._session.at(branch=branch_of(options or {})):
+        with self._session.at(branch=self._branch(options or {})):
             return executor(*args, **kwargs)
+
+    def _branch(self, options: Mapping[str, Any]) -> str | None:
+        """As `branch_of`, numbered where a prompt has several conditionings, which ComfyUI calls one after another."""
+        branch, which = branch_of(options), options.get("uuids") or ()
+        if branch is None:
+            return None
+        known = self._known.setdefault(branch, [])
+        if which not in known:
+            known.append(which)
+        number = known.index(which)
+        return f"{branch} {number + 1}" if number else branch
 
 
 def branch_of(options: Mapping[str, Any]) -> str | None:
