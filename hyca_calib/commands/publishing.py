@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyca_calib.pipelines.load import load_pipeline
-from hyca_calib.records.atomic import write_text
+from hyca_calib.records.atomic import replacing
 from hyca_calib.records.console import say
 from hyca_calib.report.card import plan_card
 from hyca_calib.report.steps import told_budget
@@ -53,23 +53,25 @@ def push_plan(path: Path, repo: str, name: str | None, folder: Path | None) -> s
         repo: ``user/name``; it is made where there is none.
         name: of the plan's folder in the repository, for those with several.
         folder: where it is all written instead, as it would lie in the repository.
+
+    Raises:
+        PlanError: there is no sound plan, or what would be written over is not of a repository of plans.
     """
     target = HubAddress.parse(f"hf://{repo}" + (f"/{name}/plan.json" if name else ""))
+    if target.repo != repo:
+        raise PlanError(f"{repo!r}: expected user/name of a repository; --name makes a folder in it")
     plan, file = load_plan(path), plan_file(path)
     pictures = _pictures(file.parent, target.file.removesuffix("plan.json"))
     entry = indexed(plan, file, target.file, [*pictures])
     held, commit = _held(folder, target)
     index = held.with_plan(entry)
-    texts = {INDEX_FILE: index.model_dump_json(indent=1) + "\n", CARD: plan_card(repo, index)}
-    files = {target.file: file, **pictures}
+    contents = {name: found.read_bytes() for name, found in {target.file: file, **pictures}.items()}
+    contents[CARD] = plan_card(repo, index).encode()
+    contents[INDEX_FILE] = f"{index.model_dump_json(indent=1)}\n".encode()  # last: it lists what is there
     if folder is None:
-        commit = _uploaded(repo, files, texts, commit, f"Plan {plan.name}")
+        commit = _uploaded(repo, contents, commit, f"Plan {plan.name}")
     else:
-        for inside, text in texts.items():
-            write_text(folder / inside, text)
-        for inside, found in files.items():
-            (folder / inside).parent.mkdir(parents=True, exist_ok=True)
-            (folder / inside).write_bytes(found.read_bytes())
+        _written(folder, contents, held)
     return str(HubAddress(repo, commit, target.file, entry.sha256[:12]))
 
 
@@ -146,26 +148,58 @@ def _held(folder: Path | None, target: HubAddress) -> tuple[PlanIndex, str | Non
 
         if not isinstance(error.__cause__, RemoteEntryNotFoundError | RepositoryNotFoundError):
             raise
+        if isinstance(error.__cause__, RemoteEntryNotFoundError) and _has_card(target.repo):
+            raise _not_ours(f"{target.repo}/{CARD}") from error
         say(f"{target.repo}: no {INDEX_FILE} yet")
         return PlanIndex(), None
 
 
-def _uploaded(repo: str, files: Mapping[str, Path], texts: Mapping[str, str], before: str | None, told: str) -> str:
+def _has_card(repo: str) -> bool:
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().file_exists(repo, CARD)
+    except (OSError, ValueError) as error:
+        raise _unpushed(repo, error) from error
+
+
+def _not_ours(what: str) -> PlanError:
+    return PlanError(
+        f"{what} is there, and no {INDEX_FILE} that knows it, so it would be lost; push to a place of its own, or "
+        "remove it"
+    )
+
+
+def _written(folder: Path, contents: Mapping[str, bytes], held: PlanIndex) -> None:
+    """Write files into a folder that has the plans of `held`, each whole or not at all."""
+    if folder.exists() and not folder.is_dir():
+        raise PlanError(f"{folder}: expected a folder")
+    ours = {name for plan in held.plans for name in (plan.file, *plan.pictures, CARD, INDEX_FILE)}
+    for name, content in contents.items():
+        there = folder / name
+        if name not in ours and there.exists() and there.read_bytes() != content:
+            raise _not_ours(str(there))
+    for name, content in contents.items():
+        with replacing(folder / name) as partial:
+            partial.write_bytes(content)
+
+
+def _unpushed(repo: str, error: Exception) -> PlanError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return PlanError(f"cannot push to {repo}: {reason}; `hf auth login` tells who you are")
+
+
+def _uploaded(repo: str, contents: Mapping[str, bytes], before: str | None, told: str) -> str:
     """Put files into a repository in one commit, which it returns; refused by the Hub if another came in between."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    contents = {
-        **{name: path.read_bytes() for name, path in files.items()},
-        **{n: t.encode() for n, t in texts.items()},
-    }
     hub = HfApi()
     try:
         hub.create_repo(repo, exist_ok=True)
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
         return hub.create_commit(repo, operations, commit_message=told, parent_commit=before).oid
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise PlanError(f"cannot push to {repo}: {reason}; `hf auth login` tells who you are") from error
+        raise _unpushed(repo, error) from error
 
 
 def _pictures(study: Path, inside: str) -> dict[str, Path]:

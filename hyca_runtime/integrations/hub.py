@@ -16,7 +16,7 @@ from hyca_runtime.integrations.plan_index import INDEX_FILE, INSIDE, MAX_INDEX_B
 
 SCHEME = "hf://"
 ADDRESS = re.compile(
-    rf"{SCHEME}(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[^#@]+))?(?:#(?P<digest>[0-9a-f]{{12,64}}))?"
+    rf"{SCHEME}(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[^#@]+))?(?:#(?P<digest>[0-9a-fA-F]{{12,64}}))?"
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -48,9 +48,9 @@ class HubAddress:
         if not found or not INSIDE.fullmatch(told.get("file", cls.file)):
             raise PlanError(
                 f"{text[:120]!r}: expected {SCHEME}user/repo[@revision][/file.json][#digest], the digest with 12 to 64 "
-                "hexadecimal digits of a SHA-256"
+                "hexadecimal digits of a SHA-256; of a branch whose name has a slash, name the commit"
             )
-        return cls(**told)
+        return cls(**told | {"digest": told.get("digest", "").lower()})
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""

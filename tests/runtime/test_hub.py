@@ -41,7 +41,7 @@ def snapshot(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def test_a_plan_of_a_branch_and_of_a_commit(snapshot: Path, plan: Plan) -> None:
     digest = json.loads((snapshot / "plans.json").read_text())["plans"][0]["sha256"]
-    for address in (f"hf://{REPO}", f"hf://{REPO}@{COMMITS[0]}", f"hf://{REPO}/plan.json#{digest[:12]}"):
+    for address in (f"hf://{REPO}", f"hf://{REPO}@{COMMITS[0]}", f"hf://{REPO}/plan.json#{digest[:12].upper()}"):
         assert load_plan(address, download=True) == plan
     assert str(HubAddress.parse(f"hf://{REPO}@v1/3x/plan.json#{digest}")) == f"hf://{REPO}@v1/3x/plan.json#{digest}"
 
@@ -53,7 +53,9 @@ def test_nothing_is_fetched_unasked(snapshot: Path) -> None:
         PlanCache().get(f"hf://{REPO}")
 
 
-@pytest.mark.parametrize("address", ["hf://plans", "hf://a/b/plan.pkl", "hf://a/b/../plan.json", "hf://a/b#12ab"])
+@pytest.mark.parametrize(
+    "address", ["hf://plans", "hf://a/b/plan.pkl", "hf://a/b/../plan.json", "hf://a/b#12ab", "hf://a/b@x/y"]
+)
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(PlanError, match=r"expected hf://user/repo\[@revision\]"):
         load_plan(address, download=True)

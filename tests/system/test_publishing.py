@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +14,11 @@ import commands
 import pytest
 import tiny
 from huggingface_hub import HfApi
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from plans import make_plan
 
 from hyca_calib.commands.publishing import push_plan
+from hyca_calib.records.atomic import replacing
 from hyca_runtime import PlanError, load_plan, save_plan
 from hyca_runtime.integrations.hub import HubAddress
 from hyca_runtime.integrations.plan_index import PlanIndex
@@ -50,6 +53,52 @@ def test_a_repository_in_a_folder(study: Path, tmp_path: Path, capsys: pytest.Ca
         assert len(plan.pictures) == 1
     kept = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert {Path(name).suffix for name in kept} == {".json", ".md", ".png"}, "nothing else is pushed"
+
+
+def test_what_others_put_there_is_not_written_over(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "project"
+    out.mkdir()
+    for name in ("README.md", "plan.json"):
+        (out / name).write_text("of somebody")
+        with pytest.raises(PlanError, match=rf"{name} is there, and no plans\.json that knows it"):
+            push_plan(study, REPO, None, out)
+        assert {path.name for path in out.iterdir()} == {name}, "nothing was written"
+        assert (out / name).read_text() == "of somebody"
+        (out / name).unlink()
+    with pytest.raises(PlanError, match="expected a folder"):
+        push_plan(study, REPO, None, study / "plan.json")
+    push_plan(study, REPO, None, study)
+    push_plan(study, REPO, None, study)
+    assert (study / "plans.json").exists(), "a study may be its own repository"
+
+
+@pytest.mark.parametrize("repo", [f"{REPO}@dev", f"{REPO}/3x/plan.json", f"{REPO}#{'0' * 12}"])
+def test_a_repository_has_a_name_and_no_more(study: Path, tmp_path: Path, repo: str) -> None:
+    with pytest.raises(PlanError, match="expected user/name of a repository; --name makes a folder in it"):
+        push_plan(study, repo, None, tmp_path / "repository")
+
+
+def test_a_push_that_is_killed(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the index is written it lists what it did, and nothing is there by halves."""
+    out = tmp_path / "repository"
+    for left in range(3):
+        written = iter(range(left))
+
+        @contextmanager
+        def dying(path: Path, written: Iterator[int] = written) -> Iterator[Path]:
+            if next(written, None) is None:
+                raise KeyboardInterrupt
+            with replacing(path) as partial:
+                yield partial
+
+        with monkeypatch.context() as patch:
+            patch.setattr("hyca_calib.commands.publishing.replacing", dying)
+            with pytest.raises(KeyboardInterrupt):
+                push_plan(study, REPO, None, out)
+        assert not (out / "plans.json").exists()
+        assert left == 0 or load_plan(out) == load_plan(study)
+    push_plan(study, REPO, None, out)
+    assert PlanIndex.model_validate_json((out / "plans.json").read_text()).plans
 
 
 def test_plans_are_found_by_fingerprint(study: Path, tmp_path: Path) -> None:
@@ -107,6 +156,20 @@ def test_a_repository_that_is_not_there_yet(study: Path, monkeypatch: pytest.Mon
                 with pytest.raises(PlanError, match="cannot fetch"):
                     push_plan(study, REPO, None, None)
                 assert hub.asked == []
+
+
+def test_a_repository_of_something_else(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has a card, and no index of plans: a model's, say."""
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    error = PlanError("cannot fetch")
+    error.__cause__ = RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)
+    with (
+        mock.patch("hyca_calib.commands.publishing.fetch_index", side_effect=error),
+        pytest.raises(PlanError, match=r"someone/plans/README\.md is there, and no plans\.json that knows it"),
+    ):
+        push_plan(study, REPO, None, None)
+    assert [name for name, _ in hub.asked] == ["file_exists"]
 
 
 def test_what_the_hub_refuses_is_told(study: Path) -> None:
