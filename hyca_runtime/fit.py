@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -13,6 +14,7 @@ from hyca_runtime.certified import check_certified
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.plan import Plan
 
 UNPARTED = frozenset(
     {
@@ -72,14 +74,33 @@ def _check_section(name: str, section: NetworkPlan, networks: Mapping[str, nn.Mo
         )
 
 
-def check_agreed(name: str, section: NetworkPlan, networks: Mapping[str, nn.Module], ranks: Agreement) -> None:
-    """Raises PlanMismatchError if ranks would decide about parts of a sample each for itself."""
-    spread = getattr(networks[section.component], "_parallel_config", None)
-    if ranks.alone and section.decider.by_sample and getattr(spread, "context_parallel_config", None) is not None:
+def check_agreed(plan: Plan, on_mismatch: str, networks: Mapping[str, nn.Module], ranks: Agreement) -> None:
+    """Whether ranks that hold parts of a sample decide alike.
+
+    Raises:
+        PlanMismatchError: they were given different plans, which all of them raise, or would look each at its own part.
+    """
+    if not ranks.alone:
+        _check_same(plan, on_mismatch, networks, ranks)
+        return
+    for section in plan.sections:
+        spread = getattr(networks.get(section.component), "_parallel_config", None)
+        if section.decider.by_sample and getattr(spread, "context_parallel_config", None) is not None:
+            raise PlanMismatchError(
+                f"plan {plan.name!r} decides by what it sees of a sample, and the {section.component} is cut over "
+                "ranks that each see another part; let them agree: apply_plan(..., ranks=across_ranks(pipe)), of "
+                "hyca_runtime.integrations.parallel. Nothing was changed"
+            )
+
+
+def _check_same(plan: Plan, on_mismatch: str, networks: Mapping[str, nn.Module], ranks: Agreement) -> None:
+    told = hashlib.sha256(f"{on_mismatch} {plan.model_dump_json()}".encode()).digest()
+    device = next((p.device for module in networks.values() for p in module.parameters()), None)
+    own = torch.tensor([*told], dtype=torch.float64, device=device)
+    if not ranks.everywhere(ranks.mean(own) == own).all():
         raise PlanMismatchError(
-            f"plan {name!r} decides by what it sees of a sample, and the {section.component} is cut over ranks that "
-            "each see another part; let them agree: apply_plan(..., ranks=across_ranks(pipe)), of "
-            "hyca_runtime.integrations.parallel. Nothing was changed"
+            f"ranks that share samples were given different plans, here {plan.name!r} with on_mismatch "
+            f"{on_mismatch!r}; give all the same file. Nothing was changed"
         )
 
 

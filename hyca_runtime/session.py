@@ -234,14 +234,13 @@ def apply_plan(
 
     Raises:
         PlanError: there is no sound plan.
-        PlanMismatchError: the plan was made for other networks.
+        PlanMismatchError: the plan was made for other networks, or ranks were given different ones.
         CertificateError: it does not have the certificate that is required.
         AttachError: a network cannot be wrapped. Nothing was changed in any case.
     """
     plan, networks = as_plan(plan), find_transformers(target)
+    check_agreed(plan, on_mismatch, networks, ranks)
     check_fits(plan.name, plan.sections, networks, type(target).__name__, require)
-    for section in plan.sections:
-        check_agreed(plan.name, section, networks, ranks)
     if isinstance(target, nn.Module):
         for section in plan.sections:
             tell_of_rounding(plan.name, section, networks[section.component])

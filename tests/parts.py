@@ -25,6 +25,9 @@ PLANS = {"static": plans.make_plan, "policy": plans.probing_plan}
 SAMPLES = (("red heart", 0), ("green dog", 2))
 """Prompt and seed of each rank, where they differ."""
 
+COMPUTED = ((0, 1, 4, 8), (0, 1, 5, 8))
+"""Steps of each rank's plan, where they differ."""
+
 
 def call(sample: int = 0) -> dict[str, Any]:
     """Arguments of a run with guidance."""
@@ -77,6 +80,20 @@ def parts(folder: Path, rank: int) -> None:
             found[f"{name} alone"] = str(error)
         found[name] = drawn(pipe, plan, across_ranks(pipe))
     torch.save(found, folder / f"{rank}.pt")
+
+
+def different(folder: Path, rank: int) -> None:
+    """Every rank has another plan, then another way with runs that are not the plan's."""
+    meet(folder, rank)
+    pipe = tiny.pipeline()
+    found = []
+    for computed, way in ((COMPUTED[rank], "compute"), (COMPUTED[0], ("compute", "adapt")[rank])):
+        try:
+            apply_plan(pipe, plans.make_plan(pipe.transformer, computed), way, ranks=AcrossRanks())
+        except PlanMismatchError as error:
+            found.append(str(error))
+    apply_plan(pipe, plans.make_plan(pipe.transformer), ranks=AcrossRanks()).remove()
+    torch.save({"told": found}, folder / f"{rank}.pt")
 
 
 def page(folder: Path, rank: int, code: str) -> None:

@@ -41,6 +41,13 @@ def test_what_ranks_see_differs_and_what_they_do_does_not(tmp_path: Path) -> Non
     assert first["spoilt agreed"][0] == second["spoilt agreed"][0] == second["spoilt alone"][0]
 
 
+def test_ranks_with_different_plans_are_told(tmp_path: Path) -> None:
+    """All of them, at once; else one would compute and wait for another that does not."""
+    for found in parts.on_two_ranks(parts.different, tmp_path):
+        assert len(found["told"]) == 2
+        assert all("ranks that share samples were given different plans" in told for told in found["told"])
+
+
 class Answer:
     """Of a GPU: there once it was waited for."""
 
