@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 WHEELS = "HYCA_HOST_WHEELS"
-"""The environment's name for a folder of wheels: ``pip download --no-deps -d FOLDER vllm-omni sglang``."""
+"""The environment's name for a folder of wheels: ``pip download --no-deps -d FOLDER vllm-omni sglang xfuser``."""
 
 
 class Release:
@@ -42,8 +42,9 @@ class Release:
 
     def told(self, what: str) -> str:
         """What is wrong, and what is to be done."""
-        module = f"hyca_runtime/integrations/{self.name.replace('-', '_')}.py"
-        return f"{self.name} {self.version}: {what}; read its interface again, mend {module}, then its pin in hosts.py"
+        module = {"xfuser": "parallel"}.get(self.name, self.name.replace("-", "_"))
+        mend = f"read its interface again, mend hyca_runtime/integrations/{module}.py, then its pin in hosts.py"
+        return f"{self.name} {self.version}: {what}; {mend}"
 
     def arguments(self, path: str, name: str) -> list[str]:
         """Of a function or, as ``Class.method``, of a method; those with a default as ``name=default``."""

@@ -23,10 +23,13 @@ from torch import Tensor
 
 from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_calib.pipelines.load import load_pipeline
-from hyca_runtime import Plan, load_plan
+from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.combine import split_weights, weighted_sum
+from hyca_runtime.errors import HycaError
 from hyca_runtime.feature import Feature
+from hyca_runtime.fit import check_fits
 from hyca_runtime.point import parse_point
 from hyca_runtime.schedule import Schedule
 
@@ -51,11 +54,19 @@ class Packer:
 
     Args:
         pipe: the embedded model `demo`, or one called like it, without guidance.
-        plan: a static one, of one point.
+        plan: a static one, of one point, that treats all guidance branches alike and forecasts on some step.
+
+    Raises:
+        PlanError: the plan is another, or for another network.
     """
 
     def __init__(self, pipe: Any, plan: Plan) -> None:
+        check_fits(plan.name, plan.sections, find_transformers(pipe), type(pipe).__name__)
         self._pipe, self._section = pipe, plan.section
+        if plan.decides_by_sample or self._section.is_joint or self._section.branches:
+            raise PlanError(f"plan {plan.name!r}: expected a static plan that treats all guidance branches alike")
+        if not self._section.schedule.predicted_steps:
+            raise PlanError(f"plan {plan.name!r} computes every step, there is nothing to leave out")
         self._attachment = Attachment(pipe.transformer, self._section.forecast.at)
         self.schedule: Schedule = self._section.schedule
 
@@ -134,7 +145,7 @@ def _seconds(times: Sequence[float], samples: int) -> float:
 def measure(packer: Packer, slots: int, repeats: int = 9) -> CallTimes:
     """How long calls take on this machine: the shortest of some, for others on it only make them longer."""
     steps = packer.schedule
-    kinds = {True: steps.computed_steps[1], False: steps.predicted_steps[-1]}
+    kinds = {True: steps.computed_steps[-1], False: steps.predicted_steps[-1]}
     found: dict[bool, list[float]] = {True: [], False: []}
     for size in range(1, slots + 1):
         for compute, step in kinds.items():
@@ -245,8 +256,13 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4, help="samples in a computed call at most")
     parser.add_argument("--requests", type=int, default=400)
     options = parser.parse_args()
+    if min(options.slots, options.requests) < 1:
+        parser.error(f"expected 1 or more slots and requests, got {options.slots} and {options.requests}")
     pipe = load_pipeline("demo", "cpu")
-    packer = Packer(pipe, load_plan(options.plan) if options.plan else three_times(pipe))
+    try:
+        packer = Packer(pipe, load_plan(options.plan) if options.plan else three_times(pipe))
+    except HycaError as error:
+        parser.error(str(error))
     computes = [step in packer.schedule.computed_steps for step in range(packer.schedule.num_steps)]
     times = measure(packer, options.slots)
     for label, seconds in (("computed", times.full), ("forecast", times.forecast)):

@@ -8,7 +8,12 @@ from typing import Any
 
 from hyca_runtime.errors import AttachError
 
-TESTED: Mapping[str, str] = {"cache-dit": "1.5.3", "sglang": "0.5.23", "vllm-omni": "0.30.0"}
+TESTED: Mapping[str, str] = {
+    "cache-dit": "1.5.3",
+    "sglang": "0.5.23",
+    "vllm-omni": "0.30.0",
+    "xfuser": "0.7.0",
+}
 """By distribution. The one place where these stand; `tests/runtime/test_hosts.py` holds what is there against them."""
 
 

@@ -55,8 +55,8 @@ class HycaBackend:
             AttachError: a network cannot be wrapped.
         """
         path, on_mismatch = _settings(self.config)
-        self.disable(pipeline)
         plan, networks = hosted(load_plan(path), pipeline, lambda _network: _checkpoint(pipeline), "vLLM-Omni")
+        self.disable(pipeline)
         self._session = Session(networks, plan, on_mismatch, pipeline)
         self.enabled = True
 

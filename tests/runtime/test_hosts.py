@@ -1,7 +1,8 @@
 """What hosts really are, held against what the adapters take them for: fails where a release has another interface.
 
-cache-dit is read where it is installed. vLLM-Omni and SGLang need a GPU and much else to be installed; their sources
-are read from wheels where ``HYCA_HOST_WHEELS`` names a folder of them, and the parts that import nothing are run.
+cache-dit is read where it is installed. vLLM-Omni, SGLang and xDiT need GPUs and much else to be installed; their
+sources are read from wheels where ``HYCA_HOST_WHEELS`` names a folder of them, and the parts that import nothing are
+run.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 import tiny
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from hosted import plan_for
 from packaging.version import Version
+from plans import STEPS, make_plan
 from releases import WHEELS, Release
 
 from hyca_calib.baselines.cache_dit import package
 from hyca_calib.search.step_caches.cache_dit_config import NEUTRAL
-from hyca_runtime import save_plan
+from hyca_runtime import apply_plan, save_plan
 from hyca_runtime.integrations import sglang, vllm_omni
 from hyca_runtime.integrations.cache_dit import steps_mask
 from hyca_runtime.integrations.cache_dit_taps import FACTORY, PlanCalibrator, PlanCalibratorConfig
@@ -34,6 +39,8 @@ OMNI = "vllm_omni/diffusion"
 STAGES = "sglang/multimodal_gen/runtime/pipelines_core/stages/denoising.py"
 CACHE_DIT = "sglang/multimodal_gen/runtime/cache/cache_dit_integration.py"
 HOOKS = "sglang/srt/plugins/hook_registry.py"
+GROUPS = "xfuser/core/distributed"
+FLUX = "xfuser/model_executor/models/transformers/transformer_flux.py"
 
 
 def arguments(function: Any) -> list[str]:
@@ -195,6 +202,47 @@ def _package(name: str) -> ModuleType:
     found = ModuleType(name)
     found.__path__ = []
     return found
+
+
+def test_the_pin_of_xdit() -> None:
+    release = Release("xfuser")
+    assert release.version == TESTED["xfuser"], release.told(f"tested is {TESTED['xfuser']}")
+
+
+def test_the_group_of_xdit() -> None:
+    """``get_sp_group().device_group``, as the page names it."""
+    release = Release("xfuser")
+    assert '"get_sp_group",' in release.text(f"{GROUPS}/__init__.py"), release.told("get_sp_group is elsewhere")
+    assert release.arguments(f"{GROUPS}/parallel_state.py", "get_sp_group") == []
+    assert "def get_sp_group() -> SequenceParallelGroupCoordinator:" in release.text(f"{GROUPS}/parallel_state.py")
+    coordinators = release.text(f"{GROUPS}/group_coordinator.py")
+    assert "class SequenceParallelGroupCoordinator(GroupCoordinator):" in coordinators, release.told("another group")
+    fields = release.fields(f"{GROUPS}/group_coordinator.py", "GroupCoordinator")
+    assert "device_group" in fields, release.told("its groups have no device_group")
+
+
+def test_a_plan_on_the_transformer_of_xdit() -> None:
+    """Its own class, run on one rank with diffusers' attention: latents are those of the plan on diffusers' class."""
+    release, pipe = Release("xfuser"), tiny.pipeline()
+    whole, state = SimpleNamespace(all_gather=lambda part, dim: part), SimpleNamespace()
+    given: dict[str, Any] = {"Optional": Optional, "Tuple": tuple, "torch": torch}
+    for cut in ("sequence_parallel", "classifier_free_guidance"):
+        given |= {f"get_{cut}_rank": lambda: 0, f"get_{cut}_world_size": lambda: 1}
+    given |= dict.fromkeys(("get_sp_group", "get_cfg_group"), lambda: whole)
+    given |= dict.fromkeys(("register_fp8_comms_eligible_modules", "flux_attn_modules"), lambda *_: None)
+    given |= {"get_runtime_state": lambda: state, "xFuserFluxAttnProcessor": FluxAttnProcessor}
+    given |= {"FluxTransformer2DModel": FluxTransformer2DModel}
+    name = "xFuserFlux1Transformer2DWrapper"
+    theirs = release.run(FLUX, (name,), given)[name].from_config(pipe.transformer.config).eval()
+    theirs.load_state_dict(pipe.transformer.state_dict())
+    plan, drawn = make_plan(pipe.transformer), []
+    for network in (pipe.transformer, theirs):
+        pipe.transformer = network
+        call = {"num_inference_steps": STEPS, "output_type": "latent", "return_dict": False}
+        with apply_plan(pipe, plan, "error") as session:
+            drawn.append(pipe("red heart", generator=torch.Generator().manual_seed(0), **call)[0])
+            assert session.report().computed == 4, release.told(f"{name} is called in another way")
+    assert torch.equal(*drawn)
 
 
 def test_another_release_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -75,6 +75,17 @@ def test_requests_that_are_not_announced(case: Served) -> None:
     assert torch.equal(case.pipeline(), expected)
 
 
+def test_a_plan_that_cannot_be_had_changes_nothing(case: Served) -> None:
+    backend = case.backend()
+    backend.enable(case.pipeline)
+    expected = case.pipeline()
+    case.path.unlink()
+    with pytest.raises(PlanError, match="cannot read the plan"):
+        backend.enable(case.pipeline)
+    assert backend.is_enabled()
+    assert torch.equal(case.pipeline(), expected)
+
+
 def test_a_request_with_other_steps_is_computed_and_says_so(case: Served) -> None:
     full, backend = case.pipeline(steps=7), case.backend()
     backend.enable(case.pipeline)

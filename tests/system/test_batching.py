@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from plans import STEPS, make_plan
+from plans import STEPS, changed, joint_plan, make_plan, probing_plan
 
-from hyca_runtime import apply_plan
+from hyca_runtime import apply_plan, save_plan
+from hyca_runtime.schedule import Schedule
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/batching.py"
 SAMPLES = (("red heart", 0), ("blue cat", 1), ("green dog", 2), ("red star", 3))
@@ -86,3 +87,26 @@ def test_it_runs(batching: Any, capsys: pytest.CaptureFixture[str], monkeypatch:
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("a computed call of 1 to 2, ms: ")
     assert len(told) == 8
+
+
+def test_what_it_is_not_for_is_told(
+    batching: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer = tiny.pipeline().transformer
+    told = {
+        "another configuration": make_plan(tiny.pipeline(heads=4).transformer),
+        "expected a static plan": probing_plan(transformer),
+        "treats all guidance branches alike": joint_plan(transformer),
+        "computes every step": changed(make_plan(transformer), schedule=Schedule.from_steps(STEPS, range(STEPS))),
+    }
+    path, main = str(tmp_path / "plan.json"), batching.main
+    cases = [("expected 1 or more slots", ["--slots", "0"], None), ("and 0", ["--requests", "0"], None)]
+    cases += [(what, ["--plan", path], plan) for what, plan in told.items()]
+    monkeypatch.setitem(main.__globals__, "load_pipeline", lambda *_: tiny.pipeline())
+    for what, arguments, plan in cases:
+        if plan is not None:
+            save_plan(plan, path)
+        monkeypatch.setattr("sys.argv", ["batching.py", *arguments])
+        with pytest.raises(SystemExit):
+            main()
+        assert what in capsys.readouterr().err
