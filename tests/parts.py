@@ -18,6 +18,7 @@ from torch import distributed as dist
 
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.agreement import ALONE
+from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.errors import PlanMismatchError
 from hyca_runtime.integrations.parallel import AcrossRanks, across_ranks
 
@@ -87,7 +88,8 @@ def different(folder: Path, rank: int) -> None:
     meet(folder, rank)
     pipe = tiny.pipeline()
     found = []
-    for computed, way in ((COMPUTED[rank], "compute"), (COMPUTED[0], ("compute", "adapt")[rank])):
+    ways: tuple[OnMismatch, OnMismatch] = ("compute", "adapt")
+    for computed, way in ((COMPUTED[rank], ways[0]), (COMPUTED[0], ways[rank])):
         try:
             apply_plan(pipe, plans.make_plan(pipe.transformer, computed), way, ranks=AcrossRanks())
         except PlanMismatchError as error:

@@ -238,7 +238,7 @@ def test_a_plan_on_the_transformer_of_xdit() -> None:
     plan, drawn = make_plan(pipe.transformer), []
     for network in (pipe.transformer, theirs):
         pipe.transformer = network
-        call = {"num_inference_steps": STEPS, "output_type": "latent", "return_dict": False}
+        call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "return_dict": False}
         with apply_plan(pipe, plan, "error") as session:
             drawn.append(pipe("red heart", generator=torch.Generator().manual_seed(0), **call)[0])
             assert session.report().computed == 4, release.told(f"{name} is called in another way")
