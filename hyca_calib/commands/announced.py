@@ -80,24 +80,34 @@ class Announcement:
 
 
 def announced(
-    timed: TimedModel, workload: Workload, effort: Effort, budgets: Sequence[Budget], batch: int, on_cpu: bool
+    timed: TimedModel,
+    workload: Workload,
+    effort: Effort,
+    budgets: Sequence[Budget],
+    batch: int,
+    on_cpu: bool,
+    checks: bool = False,
 ) -> Announcement:
     """What a calibration with this effort takes.
 
     Args:
         workload: whose samples are the effort's.
+        checks: an earlier plan, that may still hold; what is behind that up to its evaluation is done if it does not.
 
     Raises:
         BudgetError: a budget cannot be met.
     """
     costs = _Costs(timed, replace(workload, num_samples=effort.samples), effort, batch, on_cpu)
     computed = [budget.computed_steps(timed.cost, workload.num_steps, TIMED_TAPS) for budget in budgets]
-    several = len(budgets) > 1
-    stages = [costs.trace(), costs.probe(), costs.tune()]
+
+    def of_budgets(make: Callable[[int], StageWork]) -> list[StageWork]:
+        found = [(budget.text, make(steps)) for budget, steps in zip(budgets, computed, strict=True)]
+        return [replace(work, stage=f"{work.stage} {text}") if len(found) > 1 else work for text, work in found]
+
+    stages = [costs.trace(), *(of_budgets(costs.check) if checks else ())]
+    stages += [*([costs.probe()] if effort.probes else ()), costs.tune()]
     for make in (costs.confirm, costs.refine, costs.evaluate, costs.report):
-        for budget, steps in zip(budgets, computed, strict=True):
-            work = make(steps)
-            stages.append(replace(work, stage=f"{work.stage} {budget.text}") if several else work)
+        stages += of_budgets(make)
     return Announcement(tuple(stages))
 
 
@@ -169,6 +179,11 @@ class _Costs:
         work = self._work("tune", 0, 0, self.timed.points * self.effort.trials * each, 0)
         return replace(work, host=work.host + 4 * 8 * channels * (steps + 1) ** 2)
 
+    def check(self, computed: int) -> StageWork:
+        seen, steps = self._of("fit") + self._of("select") + 1, self.workload.num_steps
+        seconds = seen * (self._run(steps) + self._run(computed) + 2 * self.timed.decode_seconds)
+        return self._work("check", 2 * seen, seen * (steps + computed), seconds, self._drawn(self.batch))
+
     def confirm(self, computed: int) -> StageWork:
         select = self._of("select")
         samples = self.effort.rollouts * select
@@ -186,7 +201,7 @@ class _Costs:
             samples = judged + WITH_BACKWARD * samples
             return self._work("refine", samples, samples * computed, samples * self._run(computed), self._drawn(select))
         kept = batch * computed * timed.activation_bytes
-        checkpointed = kept > Refinement.memory_share * timed.free_bytes
+        checkpointed = timed.in_blocks or kept > Refinement.memory_share * timed.free_bytes
         light = (self.workload.num_steps - computed) * timed.cost.predicted_seconds
         each = computed * timed.backward_seconds * (CHECKPOINTED if checkpointed else 1.0) + 3 * light
         extra = max(self._drawn(select), self._drawn(batch) + (kept / computed if checkpointed else kept))

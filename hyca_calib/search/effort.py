@@ -32,7 +32,16 @@ class Effort:
         """As much of every count as `share` says, but no less than `LEAST` unless it was less before."""
         counts = {name: (getattr(self, name), least) for name, least in LEAST.items()}
         less = {name: max(min(least, count), round(share * count)) for name, (count, least) in counts.items()}
-        return replace(self, share=share, **less)
+        return replace(self, share=self.share * share, **less)
+
+    def started(self, probed: bool) -> Self:
+        """What is left to do where a search starts from an earlier plan.
+
+        Args:
+            probed: whether the plan tells how errors are damped.
+        """
+        less = self.cut(STARTED)
+        return replace(less, probes=0) if probed else less
 
     @property
     def told(self) -> dict[str, Any]:
@@ -44,6 +53,9 @@ class Effort:
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return ", ".join(f"{name} {one} -> {two}" for name, one, two in pairs if one != two and name != "share")
 
+
+STARTED = 0.25
+"""Share of an effort that is left where an earlier plan is at hand."""
 
 LEAST = {"samples": 14, "probes": 8, "trials": 2, "rollouts": 4, "iterations": 4}
 """Counts below which a stage tells nothing, or does more harm than good."""

@@ -15,23 +15,24 @@ import math
 import random
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hyca_calib.pipelines.recompute import Recomputed, levels_of, recomputing
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.quality.metrics import log_error
-from hyca_calib.records.atomic import replacing
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Samples
+from hyca_calib.search.refinement_state import RefinementState
 from hyca_calib.search.rollout_error import mean_psnr
-from hyca_calib.search.tap_rollout import TapRollout, activation_bytes
+from hyca_calib.search.tap_rollout import NotDifferentiableError, TapRollout, activation_bytes
 from hyca_calib.trace.preflight import available_bytes
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.network_plan import NetworkPlan
 
 LEAST_ITERATIONS, LEAST_BATCH, LEAST_EVALUATIONS = 20, 4, 3
@@ -39,6 +40,7 @@ LEAST_ITERATIONS, LEAST_BATCH, LEAST_EVALUATIONS = 20, 4, 3
 samples is noise."""
 JUDGING = 0.2
 """The share of the minutes that evaluations may take beyond the least ones."""
+NO_ROOM = "not even one sample's gradient fits memory"
 WITH_BACKWARD = 3
 """Cost of a rollout and its gradient, over that of the rollout."""
 
@@ -97,6 +99,44 @@ class Alike(TapRollout):
         return log_error(latents, samples.latents.to(latents.device)).mean()
 
 
+class Deepening:
+    """A course of the task at a level of what is computed again, from which there is a way to deeper ones."""
+
+    def __init__(self, task: RefinementTask, level: Recomputed) -> None:
+        self._task, self._module = task, find_transformer(task.pipe, task.section.component)
+        self.level, self._stack = level, ExitStack()
+
+    def __enter__(self) -> Self:
+        self._course = self._enter()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _enter(self) -> Course:
+        self._stack.enter_context(recomputing(self._module, self.level))
+        return self._stack.enter_context((self._task.course or Alike)(self._task, self.level != "nothing"))
+
+    def deepen(self) -> bool:
+        """Go on at the next level, without what was followed; whether there is one."""
+        levels = levels_of(self._module)
+        deeper = levels[levels.index(self.level) + 1 :]
+        if deeper:
+            self._stack.close()
+            self.level = deeper[0]
+            self._course = self._enter()
+        return bool(deeper)
+
+    def follow(self, taps: Tensor) -> None:
+        self._course.follow(taps)
+
+    def loss(self, chosen: list[int]) -> Tensor:
+        return self._course.loss(chosen)
+
+    def error(self) -> float:
+        return self._course.error()
+
+
 def refine_taps(
     task: RefinementTask,
     settings: Refinement,
@@ -119,8 +159,10 @@ def refine_taps(
     Raises:
         NotDifferentiableError: gradients do not get through the pipeline.
     """
-    state = _State(task.start.detach().to(device_of(task.pipe), torch.float32, copy=True), settings, state_path)
-    settings, checkpointed = _probed(task, settings)
+    state = RefinementState(
+        task.start.detach().to(device_of(task.pipe), torch.float32, copy=True), settings, state_path
+    )
+    settings, level = _probed(task, settings)
     if not state.iteration and state.spent >= 1:
         return state.best.cpu(), {"skipped": "its minutes were over before the first step"}
     count, batch = len(task.fit.jobs), min(settings.batch, len(task.fit.jobs))
@@ -130,7 +172,7 @@ def refine_taps(
         state.note(course.error())
         on_progress(state.share, mean_psnr(state.best_error, task.select))
 
-    with (task.course or Alike)(task, checkpointed) as course:
+    with Deepening(task, level) as course:
         if state.iteration == 0:
             judge()
         judged = math.floor(state.share * settings.evaluations)
@@ -138,8 +180,7 @@ def refine_taps(
             lr = step_size(settings, state.share)
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
             chosen = picker.sample(range(count), batch)
-            course.follow(task.expand(state.theta))
-            batch = _descend(state, objective or course.loss, chosen, lr)
+            batch = _descend(task, state, course, objective or course.loss, chosen, lr)
             if (due := math.floor(state.share * settings.evaluations)) > judged:
                 judge()
                 judged = due
@@ -149,96 +190,45 @@ def refine_taps(
         "iterations": state.iteration,
         "minutes": round(state.seconds / 60, 2),
         "batch": batch,
-        "checkpointed": checkpointed,
+        "recomputed": course.level,
         "select_psnr_before_db": round(mean_psnr(state.first_error, task.select), 3),
         "select_psnr_after_db": round(mean_psnr(state.best_error, task.select), 3),
     }
     return state.best.cpu(), account
 
 
-def _descend(state: _State, loss: Callable[[list[int]], Tensor], chosen: list[int], lr: float) -> int:
-    """One step by the loss of these samples; by that of half of them where memory is short. Returns of how many.
+def _descend(
+    task: RefinementTask,
+    state: RefinementState,
+    course: Deepening,
+    loss: Callable[[list[int]], Tensor],
+    chosen: list[int],
+    lr: float,
+) -> int:
+    """One step by the loss of these samples; where memory is short more is computed again, then half of the samples
+    must do. Returns of how many.
 
     Raises:
-        OutOfMemoryError: not even one fits.
+        NotDifferentiableError: not even one fits.
     """
     while True:
+        course.follow(task.expand(state.theta))
         try:
             with torch.enable_grad():
                 state.step(loss(chosen), lr)
-        except torch.OutOfMemoryError:
-            if len(chosen) == 1:
-                raise
+        except torch.OutOfMemoryError as error:
+            short = str(error).splitlines()[0][:160]
         else:
             return len(chosen)
-        chosen = chosen[: len(chosen) // 2]
+        if not course.deepen():
+            if len(chosen) == 1:
+                raise NotDifferentiableError(f"{NO_ROOM}: {short}")
+            chosen = chosen[: len(chosen) // 2]
 
 
 def step_size(settings: Refinement, share: float) -> float:
     """Learning rate once `share` of the limits is spent: half a cosine, down to a tenth."""
     return settings.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
-
-
-class _State:
-    """What survives an interruption: parameters and their optimizer, the best so far, the clock."""
-
-    def __init__(self, theta: Tensor, settings: Refinement, path: Path) -> None:
-        self.theta, self._settings, self._path = theta.requires_grad_(), settings, path
-        self._optimizer = torch.optim.Adam([self.theta], lr=settings.lr, betas=(0.9, 0.98))
-        self.best = theta.detach().clone()
-        self.best_error = self.first_error = math.inf
-        self.iteration, self.seconds = 0, 0.0
-        kept = load_file(path, device=str(theta.device)) if path.exists() else {}
-        if "parameters" in kept and kept["parameters"].shape == theta.shape:  # else of an older version
-            self._restore(kept)
-        self._begun = time.monotonic() - self.seconds
-
-    @property
-    def spent(self) -> float:
-        """The share of the time that is spent."""
-        seconds = 60 * self._settings.minutes
-        return min(1.0, (time.monotonic() - self._begun) / seconds) if seconds else 1.0
-
-    @property
-    def share(self) -> float:
-        """The share of the work that is done; of iterations, if they are limited, lest steps depend on the machine."""
-        iterations = self._settings.iterations
-        return min(1.0, self.iteration / iterations) if iterations else self.spent
-
-    def step(self, loss: Tensor, lr: float) -> None:
-        """Move the parameters down the gradient of `loss`."""
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        self.iteration += 1
-
-    def note(self, error: float) -> None:
-        """Keep on disk that the parameters have this error on the select split."""
-        self.seconds = time.monotonic() - self._begun
-        self.first_error = error if self.first_error == math.inf else self.first_error
-        if error < self.best_error:
-            self.best_error, self.best = error, self.theta.detach().clone()
-        numbers = [self.best_error, self.first_error, float(self.iteration), self.seconds]
-        tensors = {
-            "parameters": self.theta.detach(),
-            "best": self.best,
-            "numbers": torch.tensor(numbers, dtype=torch.float64),
-        }
-        if moments := self._optimizer.state.get(self.theta):
-            tensors |= {"step": moments["step"], "mean": moments["exp_avg"], "square": moments["exp_avg_sq"]}
-        with replacing(self._path) as partial:
-            save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
-
-    def _restore(self, kept: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            self.theta.copy_(kept["parameters"])
-        if "mean" in kept:
-            moments = {"step": kept["step"], "exp_avg": kept["mean"], "exp_avg_sq": kept["square"]}
-            self._optimizer.state[self.theta] = moments
-        self.best = kept["best"]
-        self.best_error, self.first_error, iteration, self.seconds = kept["numbers"].double().tolist()
-        self.iteration = int(iteration)
 
 
 def affordable(settings: Refinement, seconds: float, judged: int) -> Refinement:
@@ -255,11 +245,39 @@ def affordable(settings: Refinement, seconds: float, judged: int) -> Refinement:
     return replace(settings, batch=min(settings.batch, batch), evaluations=min(settings.evaluations, evaluations))
 
 
-def _probed(task: RefinementTask, settings: Refinement) -> tuple[Refinement, bool]:
-    """The settings that can be afforded, and whether their activations exceed the memory allowed."""
+def _probed(task: RefinementTask, settings: Refinement) -> tuple[Refinement, Recomputed]:
+    """The settings that can be afforded, and what must be computed again lest activations exceed the memory allowed.
+
+    Raises:
+        NotDifferentiableError: no gradient gets through, or not even that of one sample fits.
+    """
     begun = time.monotonic()
     with TapRollout(task.pipe, task.section, checkpointed=False), torch.no_grad():
         sample_latents(task.pipe, task.fit.jobs[:1], task.fit.num_steps, 1)
     settings = affordable(settings, time.monotonic() - begun, len(task.select.jobs))
-    kept = activation_bytes(task.pipe, task.section, task.fit.num_steps, task.fit.jobs[0])
-    return settings, kept * settings.batch > settings.memory_share * available_bytes(device_of(task.pipe))
+    allowed = settings.memory_share * available_bytes(device_of(task.pipe)) / settings.batch
+    fits, short = None, ""
+    for level in levels_of(find_transformer(task.pipe, task.section.component)):
+        try:
+            kept = _kept_bytes(task, level)
+        except torch.OutOfMemoryError as error:
+            short = str(error).splitlines()[0][:160]
+            continue
+        except NotDifferentiableError:
+            if fits is None:
+                raise
+            break
+        fits = level
+        if kept <= allowed:
+            break
+    if fits is None:
+        raise NotDifferentiableError(f"{NO_ROOM}: {short}")
+    return settings, fits
+
+
+def _kept_bytes(task: RefinementTask, level: Recomputed) -> int:
+    """What autograd holds of one sample when the gradient of its last computed step is due."""
+    section = task.section
+    with recomputing(find_transformer(task.pipe, section.component), level):
+        last = None if level == "nothing" else section.schedule.computed_steps[-1]
+        return activation_bytes(task.pipe, section, task.fit.num_steps, task.fit.jobs[0], level != "nothing", last)

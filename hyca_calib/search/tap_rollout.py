@@ -19,6 +19,7 @@ from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.combine import split_weights, weighted_sum
+from hyca_runtime.errors import HycaError
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import DEFAULT, EVERY
@@ -33,7 +34,9 @@ class TapRollout:
     """Drives a network by a plan, whose taps may be replaced by a differentiable tensor. A context manager.
 
     Args:
+        checkpointed: whether every call of the network is computed again when its gradient is due.
         on_history: told the branch, the step and the features, newest first, before each forecast.
+        whole_at: a step whose calls are kept whole all the same.
     """
 
     def __init__(
@@ -42,9 +45,11 @@ class TapRollout:
         section: NetworkPlan,
         checkpointed: bool,
         on_history: Callable[[str, int, Sequence[Feature]], None] = lambda branch, step, history: None,
+        whole_at: int | None = None,
     ) -> None:
         module = find_transformer(pipe, section.component)
         self._section, self._checkpointed, self._on_history = section, checkpointed, on_history
+        self._whole_at = whole_at
         self._attachment = Attachment(module, section.places, variants=section.variants)
         self._attachment.variants.wrap(StraightThrough)
         self._clock = Clock(module, pipe)
@@ -94,9 +99,9 @@ class TapRollout:
         made = {name: _together([self._forecast(name, of, part, step) for of in labels]) for name in action.forecast}
         inject = {name: feature for name, feature in made.items() if feature is not None}
         if len(inject) < len(made):
-            return self._run(args, kwargs, {}, ())[0]
+            return self._run(step, args, kwargs, {}, ())[0]
         kept = tuple(name for name in self._section.points if self._section.keeps(action, name))
-        output, found = self._run(args, kwargs, inject, kept, action.variant)
+        output, found = self._run(step, args, kwargs, inject, kept, action.variant)
         for name, feature in found.items():
             parts = [Feature(of, feature.form) for of in zip(*(p.chunk(len(labels)) for p in feature), strict=True)]
             against = self._section.points[name].against
@@ -119,6 +124,7 @@ class TapRollout:
 
     def _run(
         self,
+        step: int,
         args: Any,
         kwargs: Any,
         inject: dict[str, Feature],
@@ -130,7 +136,8 @@ class TapRollout:
         def run() -> tuple[Any, Captured]:
             return self._attachment.run(args, kwargs, capture, inject, variant=variant)
 
-        heavy = self._checkpointed and not any(self._section.points[name].at.skips_loop for name in inject)
+        heavy = self._checkpointed and step != self._whole_at
+        heavy = heavy and not any(self._section.points[name].at.skips_loop for name in inject)
         output, found = checkpoint(run, use_reentrant=False) if heavy else run()
         return output, {name: feature for name, feature in found.items() if feature is not None}
 
@@ -190,8 +197,13 @@ def _together(parts: Sequence[Feature | None]) -> Feature | None:
     return Feature(map(torch.cat, zip(*there, strict=True)), there[0].form)
 
 
-def activation_bytes(pipe: Any, section: NetworkPlan, num_steps: int, job: Job, checkpointed: bool = False) -> int:
+def activation_bytes(
+    pipe: Any, section: NetworkPlan, num_steps: int, job: Job, checkpointed: bool = False, whole_at: int | None = None
+) -> int:
     """What autograd keeps of one sample's rollout; checkpointed, of what outlives a network call.
+
+    Args:
+        whole_at: a step whose calls are counted whole all the same, as when their gradient is due.
 
     Raises:
         NotDifferentiableError: the pipeline detaches, changes in place what autograd needs, or has an operation
@@ -206,13 +218,13 @@ def activation_bytes(pipe: Any, section: NetworkPlan, num_steps: int, job: Job, 
 
     taps = torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)).requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
-    with TapRollout(pipe, section, checkpointed) as rollout, torch.enable_grad():
+    with TapRollout(pipe, section, checkpointed, whole_at=whole_at) as rollout, torch.enable_grad():
         rollout.follow(taps)
         try:
             with hooks:
                 latents = sample_latents(pipe, [job], num_steps, 1, with_grad=True)
             torch.autograd.grad(latents.sum(), taps)
-        except torch.OutOfMemoryError:
+        except (HycaError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, TypeError) as error:
             raise NotDifferentiableError(str(error).splitlines()[0][:160]) from error

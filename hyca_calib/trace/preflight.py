@@ -19,24 +19,28 @@ from hyca_runtime.errors import TraceError
 
 @dataclass(frozen=True)
 class _Need:
-    """Bytes that a point takes of one batch; its feature of one call with all tokens among them."""
+    """Bytes that a point takes of one batch; its feature of one call with all tokens among them, and a block of what
+    its products are made of."""
 
     call: int
     features: int
     values: int
     gram: int
+    block: int
 
     @classmethod
     def of(cls, probe: PointRecording, request: Request, stacked: int = 1) -> Self:
         branches, steps, samples = len(probe.features), request.workload.num_steps, len(request.batches[0])
         first = probe.features[0][0][0]
         channels, looked_at, each = probe.channels, first.shape[1], samples * branches * steps
+        size, rows = joint_size(branches, steps), samples * looked_at
         parts = zip(probe.features[0][0], probe.num_tokens[0], strict=True)
         return cls(
             call=samples * stacked * first.element_size() * sum(tokens * part.shape[2] for part, tokens in parts),
             features=each * looked_at * channels * first.element_size(),
             values=4 * each * min(request.tokens, looked_at) * channels,
-            gram=8 * channels * num_pairs(joint_size(branches, steps)),
+            gram=8 * channels * num_pairs(size),
+            block=min(BLOCK_BYTES, 8 * channels * size * max(rows, size)),
         )
 
 
@@ -62,8 +66,8 @@ class Preflight:
     def of(cls, probe: Recording, request: Request, batches: int, folder: Folder) -> Self:
         """What a run of the first batch over a few steps lets expect."""
         needs = [_Need.of(of, request, probe.stacked) for of in probe.points.values()]
-        crossed = [_Need.of(probe.across(), request, probe.stacked).gram] if request.across else []
-        grams = [need.gram for need in needs] + crossed
+        crossed = [_Need.of(probe.across(), request, probe.stacked)] if request.across else []
+        grams = [need.gram for need in (*needs, *crossed)]
         stored = sum(need.values for need in needs) + sum(grams) + 4 * probe.latents.numel()
         return cls(
             disk=batches * stored + len(SPLITS) * sum(grams),
@@ -71,7 +75,7 @@ class Preflight:
             device=sum(need.features + need.values + need.call for need in needs)
             + sum(grams)
             + (TIMED_TAPS + 1) * max(need.call for need in needs)
-            + 3 * BLOCK_BYTES,
+            + 3 * max(need.block for need in (*needs, *crossed)),
             free_disk=folder.free_bytes(),
             free_host=available_bytes(torch.device("cpu")),
             free_device=available_bytes(probe.device),

@@ -15,6 +15,7 @@ from hyca_calib.costs.memory import peak_memory
 from hyca_calib.costs.run_seconds import RunSeconds
 from hyca_calib.pipelines.frozen import frozen
 from hyca_calib.pipelines.outputs import tensors_of
+from hyca_calib.pipelines.recompute import levels_of, recomputing
 from hyca_calib.pipelines.rollout import sample_images, sample_latents
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.preflight import Preflight, available_bytes
@@ -26,8 +27,6 @@ from hyca_calib.trace.run import probed
 from hyca_calib.trace.step_costs import Call
 
 REPEATS = 2
-TWICE = 4.0
-"""Cost of a gradient whose activations do not fit, over that of the call."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,14 @@ class TimedModel:
         gram_seconds: of the statistics of a whole run.
         begin_seconds: of what a run does beside its steps, such as encoding the prompt.
         decode_seconds: from final latents to the finished sample.
-        backward_seconds: of a full step with its gradient; None if the network has none.
+        backward_seconds: of a full step with its gradient; None if none gets through the network, or fits.
         activation_bytes: what autograd keeps of a full step.
+        in_blocks: whether the gradient fits only where blocks are computed again, see `Recomputed`.
         peak_bytes: of a full step, beyond what is held; None if nobody can tell.
         held_bytes: of the network's weights.
         free_bytes: on the device of the features.
         channels: of the first cache point.
-        points: how many are recorded.
+        points: how many are recorded that are searched one by one.
         preflight: what the trace needs.
     """
 
@@ -61,6 +61,7 @@ class TimedModel:
     decode_seconds: float
     backward_seconds: float | None
     activation_bytes: int
+    in_blocks: bool
     peak_bytes: int | None
     held_bytes: int
     free_bytes: int
@@ -96,10 +97,7 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
     begin = max(0.0, plain - steps * cost.full_seconds)
     with peak_memory(probe.device) as peak, torch.no_grad():
         module(*call[0], **call[1])
-    try:
-        backward, kept = _with_gradient(module, call)
-    except torch.OutOfMemoryError:  # whoever refines computes every call twice
-        backward, kept = TWICE * cost.full_seconds * batch / calls, available_bytes(probe.device)
+    backward, kept, in_blocks = _with_room(module, call)
     return TimedModel(
         cost=cost,
         calls=calls,
@@ -110,10 +108,11 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
         decode_seconds=max(0.0, finished - alone),
         backward_seconds=None if backward is None else backward * calls / batch,
         activation_bytes=kept * calls // batch,
+        in_blocks=in_blocks,
         peak_bytes=None if peak.bytes is None else peak.bytes // batch,
         held_bytes=sum(parameter.nbytes for parameter in module.parameters()),
         free_bytes=available_bytes(probe.device),
-        points=len(probe.points),
+        points=1 if request.across else len(probe.points),
         channels=next(iter(probe.points.values())).channels,
         preflight=Preflight.of(probe, request, len(request.batches), folder),
     )
@@ -122,6 +121,19 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
 def _least_seconds(run: Callable[[], Any]) -> float:
     """Of a few runs the fastest: others slow a machine down, nobody makes it faster."""
     return min(seconds_of(run) for _ in range(REPEATS))
+
+
+def _with_room(module: nn.Module, call: Call) -> tuple[float | None, int, bool]:
+    """As `_with_gradient`, of the first way that fits memory, and whether that computes blocks again."""
+    for level in levels_of(module):
+        if level == "calls":  # of one call that makes no difference
+            continue
+        try:
+            with recomputing(module, level):
+                return *_with_gradient(module, call), level == "blocks"
+        except torch.OutOfMemoryError:
+            continue
+    return None, 0, False
 
 
 def _with_gradient(module: nn.Module, call: Call) -> tuple[float | None, int]:

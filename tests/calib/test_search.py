@@ -362,8 +362,8 @@ def test_a_step_of_refinement_takes_fewer_samples_where_memory_is_short(
     task = RefinementTask(pipe, start, begin, expand, fit, select, Short)
     settings = Refinement(minutes=60, iterations=3, batch=6, evaluations=1)
     _, account = refine_taps(task, settings, tmp_path / "r.safetensors", seed=0)
-    assert tried == [6, 3, 1, 1, 1]
-    assert account["batch"] == 1
+    assert tried == [6, 6, 6, 3, 1, 1, 1], "more is computed again before there are fewer samples"
+    assert (account["batch"], account["recomputed"]) == (1, "blocks")
 
 
 def test_refinement_that_has_no_time_changes_nothing(
@@ -382,7 +382,9 @@ def test_refinement_ends_when_its_minutes_are_over(
 ) -> None:
     """By a clock that every look advances by a minute."""
     ticks = itertools.count()
-    monkeypatch.setattr("hyca_calib.search.refine.time", SimpleNamespace(monotonic=lambda: 60.0 * next(ticks)))
+    for module in ("refine", "refinement_state"):
+        clock = SimpleNamespace(monotonic=lambda: 60.0 * next(ticks))
+        monkeypatch.setattr(f"hyca_calib.search.{module}.time", clock)
     begin, expand = coordinates(problem, start, "channel")
     task = RefinementTask(pipe, start, begin, expand, problem.samples("select"), problem.samples("select"))
     _, account = refine_taps(task, Refinement(minutes=30, evaluations=1), tmp_path / "r.safetensors", seed=0)

@@ -44,7 +44,8 @@ def test_the_same_plan_on_a_busy_machine_whose_clock_runs_on(
     assert len(json.loads(Path("alone/result.json").read_text())["rollouts"]) == SMALL_EFFORT.rollouts
     late = itertools.count(step=3600)
     monkeypatch.setattr("hyca_calib.search.stopwatch.monotonic", lambda: next(late))
-    monkeypatch.setattr("hyca_calib.search.refine.time", SimpleNamespace(monotonic=lambda: next(late)))
+    for module in ("refine", "refinement_state"):
+        monkeypatch.setattr(f"hyca_calib.search.{module}.time", SimpleNamespace(monotonic=lambda: next(late)))
     busy = forked().Process(target=spinning, daemon=True)
     busy.start()
     try:
