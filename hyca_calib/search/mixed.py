@@ -54,12 +54,12 @@ class MixedGaps:
         ends = (self.max_gap + 1, self.most + 1)
         return tabulate(self.by_units, len(self.times), ends, self.depth, pulse)
 
-    def ending(self, newest: int, gaps: Sequence[int], length: int, spent: int) -> tuple[int, int]:
-        """Which point the last steps of a gap forecast, and on how many, so that it is cheapest for what it spends."""
+    def forecasts(self, newest: int, gaps: Sequence[int], length: int, spent: int) -> list[int]:
+        """The point that each step of a gap forecasts, so that it is cheapest for what it spends."""
         costs = self._by_ending(np.array([newest]), *gaps)[0, length]
         ways = [(p, q) for p, units in enumerate(self.units) for q in range(length) if q * units == spent]
-        best = min(ways, key=lambda way: float(costs[way]))
-        return 1 + best[0], best[1]
+        point, count = min(ways, key=lambda way: float(costs[way]))
+        return [0] * (length - 1 - count) + [1 + point] * count
 
     def history(self, computed: Sequence[int], i: int) -> list[int]:
         """Gaps before the i-th computed step, the newest first."""
@@ -121,6 +121,42 @@ class MixedGaps:
         return np.asarray(product.sum(0).reshape(len(newest), *summed.shape[3:] * 2))
 
 
+@dataclass(frozen=True)
+class FreeGaps(MixedGaps):
+    """The same where every step of a gap may forecast any of the points: all ways are looked at, so gaps are short."""
+
+    def by_units(self, newest: Steps, *gaps: int) -> Array:
+        out = np.full((len(newest), self.max_gap + 1, self.most + 1), np.inf)
+        for length in range(1, self.max_gap + 1):
+            there = np.flatnonzero(newest + length <= len(self.times))
+            if not len(there):
+                break
+            ways, spent = self._ways(length - 1)
+            costs = self._costs(newest[there], gaps, ways)
+            for units in np.unique(spent[spent <= self.most]):
+                out[there, length, units] = costs[:, spent == units].min(1)
+        return out
+
+    def forecasts(self, newest: int, gaps: Sequence[int], length: int, spent: int) -> list[int]:
+        ways, units = self._ways(length - 1)
+        ways = ways[units == spent]
+        found: list[int] = ways[self._costs(np.array([newest]), gaps, ways)[0].argmin()].tolist()
+        return found
+
+    def _ways(self, steps: int) -> tuple[Steps, Steps]:
+        """The points that so many steps may forecast, ``(way, step)``, and what each way spends."""
+        prices = np.array([0, *self.units])
+        ways = np.indices([len(prices)] * steps).reshape(steps, len(prices) ** steps).T
+        return ways, prices[ways].sum(1)
+
+    def _costs(self, newest: Steps, gaps: Sequence[int], ways: Steps) -> Array:
+        """``(newest, way)``."""
+        alone = np.diff(np.diff(self._products(newest, gaps), axis=2), axis=4)
+        steps = np.arange(ways.shape[1])
+        products = alone[:, ways[:, :, None], steps[:, None], ways[:, None, :], steps]
+        return np.asarray(products.sum((-2, -1)))
+
+
 def best_mixed(
     gaps: MixedGaps, names: Sequence[str], units: Mapping[int, int], start: int, pulse: Pulse = no_pulse
 ) -> dict[int, tuple[float, Schedule]]:
@@ -155,8 +191,8 @@ def _schedule(gaps: MixedGaps, names: Sequence[str], path: Path) -> Schedule:
     done = [0] * steps  # 0 computes, 1 + p forecasts the p-th point
     for i, (step, spent) in enumerate(zip(path.computed, path.spent, strict=True)):
         length = (*path.computed, steps)[i + 1] - step
-        point, count = gaps.ending(step, gaps.history(path.computed, i), length, spent) if spent else (0, 0)
-        done[step + 1 : step + length] = [1] * (length - 1 - count) + [1 + point] * count
+        points = gaps.forecasts(step, gaps.history(path.computed, i), length, spent) if spent else [0] * (length - 1)
+        done[step + 1 : step + length] = [1 + point for point in points]
     used = sorted({action for action in done if action})
     palette = (COMPUTE, *(Action(forecast=(names[action - 1],)) for action in used))
     place = {0: 0, **{action: 1 + i for i, action in enumerate(used)}}

@@ -18,6 +18,9 @@ Naming = Literal["diffusers", "dit"]
 Reader = Literal["smoothcache", "cache-dit", "sglang"]
 """Who reads what is exported."""
 
+FEW_STEPS = 12
+"""Of runs of so many steps whole ones are too coarse: some run a part of the network, and all ways are looked at."""
+
 RELEASED_THRESHOLD = 0.1
 """Of routers that Learning-to-Cache released for DiT on 256 pixels; 0.9 on 512."""
 

@@ -1,7 +1,9 @@
 """The best schedules within budgets for given settings, judged on the select split."""
 
 import itertools
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.exact import affordable, best_schedules, gap_table, shortest_paths
-from hyca_calib.search.mixed import MixedGaps, best_mixed, filled
+from hyca_calib.search.mixed import FreeGaps, MixedGaps, best_mixed, filled
+from hyca_calib.search.options import FEW_STEPS
 from hyca_calib.search.precision.paths import LOW, OWN, PreciseGaps, cheapest
 from hyca_calib.search.precision.variants import summed
 from hyca_calib.search.problem import Problem
@@ -30,6 +33,8 @@ FEWER = 2
 LOUDNESS = (1.0, 4.0, 16.0)
 """Errors of a variant resemble each other from step to step and then add up in the latent by more than their squares,
 the more, the more steps have them; how much, rollouts tell."""
+MOST_WAYS = 4096
+"""Ways to forecast a gap that are looked at where all of them are."""
 MOST_UNITS = 48
 """Units that what is left of a budget has at most; the price of a part is rounded up to whole ones."""
 
@@ -64,26 +69,32 @@ def whole_schedules(
     return [found[count] for count in counts]
 
 
-def mixed_schedule(
+def mixed_schedules(
     problem: Problem, settings: Settings, budget: Budget, groups: Groups, pulse: Pulse = no_pulse
-) -> Schedule:
-    """The best schedule of which steps may also run a part of the network, each point's taps fitted on its own past.
+) -> list[Schedule]:
+    """Schedules of which steps may also run a part of the network, each point's taps fitted on its own past: the best
+    of each number of computed steps, the very best first.
 
     Raises:
         BudgetError: no schedule fits.
     """
     steps = problem.trace.num_steps
+    few = steps <= FEW_STEPS
     count = budget.computed_steps(problem.trace.cost, steps, settings.depth)
     if count == steps:
-        return Schedule.from_steps(steps, range(steps))
-    counts = range(max(1, count - FEWER), count + 1)
+        return [Schedule.from_steps(steps, range(steps))]
+    fewest = problem.trace.attributes.first_computed if few else count - FEWER
+    counts = range(min(count, max(1, fewest)), count + 1)
     units, most = _prices(problem, settings, budget, counts)
     reach = _reach(problem, settings, counts[0], len(groups) * (1 + most[counts[0]]))
-    gaps = _mixed_gaps(problem, settings, groups, reach, units, min(most[counts[0]], max(units) * reach.gap))
+    if few:
+        reach = reach._replace(gap=min(reach.gap, 1 + int(math.log(MOST_WAYS, len(problem.points)) + 1e-9)))
+    most_units = min(most[counts[0]], max(units) * reach.gap)
+    gaps = _mixed_gaps(problem, settings, groups, reach, units, most_units, FreeGaps if few else MixedGaps)
     found = best_mixed(gaps, list(problem.named), most, reach.start, pulse)
     if not found:
         raise BudgetError(f"budget {budget.text!r}: no schedule with at most {count} of {steps} computed steps")
-    return min(found.values(), key=lambda way: way[0])[1]
+    return [schedule for _, schedule in sorted(found.values(), key=lambda way: way[0])]
 
 
 def filled_schedule(
@@ -100,6 +111,16 @@ def filled_schedule(
     return filled(gaps, list(problem.named), computed, most[len(computed)])
 
 
+def partial_schedule(
+    problem: Problem, settings: Settings, budget: Budget, groups: Groups, schedule: Schedule, pulse: Pulse
+) -> Schedule:
+    """A schedule within the budget of which steps may run a part: of few steps the best of all, else a filled one."""
+    if problem.trace.num_steps <= FEW_STEPS:
+        with suppress(BudgetError):  # gaps may be too long
+            return mixed_schedules(problem, settings, budget, groups, pulse)[0]
+    return filled_schedule(problem, settings, budget, groups, schedule)
+
+
 def _prices(problem: Problem, settings: Settings, budget: Budget, counts: range) -> tuple[list[int], dict[int, int]]:
     """Units that a step costs which runs a part, by point, and how many are left beside so many computed steps."""
     cost, steps = problem.trace.cost, problem.trace.num_steps
@@ -112,10 +133,16 @@ def _prices(problem: Problem, settings: Settings, budget: Budget, counts: range)
 
 
 def _mixed_gaps(
-    problem: Problem, settings: Settings, groups: Groups, reach: _Reach, units: Sequence[int], most: int
+    problem: Problem,
+    settings: Settings,
+    groups: Groups,
+    reach: _Reach,
+    units: Sequence[int],
+    most: int,
+    kind: type[MixedGaps] = MixedGaps,
 ) -> MixedGaps:
     gains = problem.channel_gain
-    return MixedGaps(
+    return kind(
         fit=[grouped(problem.at(point).fit, gains, groups) for point in problem.points],
         judge=grouped(problem.judge, gains, groups),
         times=problem.times(settings.axis),

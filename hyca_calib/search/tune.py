@@ -12,19 +12,20 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.candidate import Candidate, partition
-from hyca_calib.search.options import Tuning
+from hyca_calib.search.options import FEW_STEPS, Tuning
 from hyca_calib.search.problem import AXES, Problem
 from hyca_calib.search.schedules import (
     LOUDNESS,
     branch_schedule,
-    filled_schedule,
-    mixed_schedule,
+    mixed_schedules,
+    partial_schedule,
     precise_schedule,
     whole_schedules,
 )
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.stopwatch import Pulse, Stopwatch, TimeIsUpError, no_pulse
 from hyca_calib.search.storage import Storage, announce_trial, give_back, open_study, run_trial
+from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import Schedule
 
 DESCRIPTOR_SETS = (
@@ -52,7 +53,7 @@ def solve(
     schedules = whole_schedules(problem, settings, budgets, groups, pulse)
     if problem.partial:
         schedules = [
-            filled_schedule(problem, settings, budget, groups, schedule)
+            partial_schedule(problem, settings, budget, groups, schedule, pulse)
             for budget, schedule in zip(budgets, schedules, strict=True)
         ]
     return [Candidate(problem, settings, schedule, seed).knowing(groups=groups) for schedule in schedules]
@@ -115,8 +116,13 @@ def _other_ways(candidate: Candidate, budget: Budget) -> list[Candidate]:
     """
     problem, settings, groups, found = candidate.problem, candidate.settings, candidate.groups, list[Schedule]()
     if problem.partial:
-        found.append(mixed_schedule(problem, settings, budget, groups))
-        found += whole_schedules(problem, settings, [budget], groups, no_pulse)
+        whole = whole_schedules(problem, settings, [budget], groups, no_pulse)
+        if problem.trace.num_steps > FEW_STEPS:
+            found += [*mixed_schedules(problem, settings, budget, groups)[:1], *whole]
+        else:
+            with suppress(BudgetError):  # gaps may be too long
+                found += mixed_schedules(problem, settings, budget, groups)
+            found = [*whole, *found[1:]]  # the very best is the candidate's own
     precise = itertools.product(problem.variants.specs if problem.variants else (), LOUDNESS)
     found += dict.fromkeys(precise_schedule(problem, settings, budget, groups, *way) for way in precise)
     if problem.apart:

@@ -16,17 +16,18 @@ from guided import KINDS, STEPS, smooth
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.searching import search_plans
 from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.recompute import levels_of, recomputing
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate, partition
-from hyca_calib.search.mixed import MixedGaps, best_mixed, filled
+from hyca_calib.search.mixed import FreeGaps, MixedGaps, best_mixed, filled
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import mixed_cost
 from hyca_calib.search.rollout_search import neighbours
 from hyca_calib.search.rows import plan_taps, rows_of
-from hyca_calib.search.schedules import branch_schedule, mixed_schedule
+from hyca_calib.search.schedules import branch_schedule, mixed_schedules
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.search.taps import fit_solver
@@ -92,6 +93,44 @@ def test_equals_brute_force(units: tuple[int, ...], budget: int, depth: int, cou
     assert found == pytest.approx(min(costs), rel=1e-7)
 
 
+@pytest.mark.parametrize(("units", "budget"), [((1,), 2), ((1, 2), 3)])
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("count", [1, 3])
+def test_of_few_steps_all_ways_are_looked_at(units: tuple[int, ...], budget: int, depth: int, count: int) -> None:
+    steps, points = 6, 1 + len(units)
+    gram, times = smooth(steps, 2, points)
+    weights = np.linspace(1, 2, steps)
+    fit = [gram[:, p * steps : (p + 1) * steps, p * steps : (p + 1) * steps] for p in range(points)]
+    names, prices = NAMES[:points], (0, 0, *units)
+    gaps = FreeGaps(fit, gram, times, weights, depth, 1e-3, steps, units, budget)
+    found, schedule = best_mixed(gaps, NAMES, {count: budget}, 1)[count]
+
+    def replayed(wanted: Schedule) -> float:
+        solvers = {
+            name: [fit_solver(g[None], wanted, times, depth, 1e-3) for g in fit[p]] for p, name in enumerate(names)
+        }
+        return float(mixed_cost(gram, wanted, times, weights, names, solvers).sum())
+
+    palette = (COMPUTE, *(Action(forecast=(name,)) for name in names))
+    tables = (
+        (0, *rest)
+        for rest in itertools.product(range(len(palette)), repeat=steps - 1)
+        if rest.count(0) == count - 1 and sum(prices[action] for action in rest) <= budget
+    )
+    costs = [replayed(Schedule(palette=palette, tables={EVERY: table})) for table in tables]
+    assert found == pytest.approx(replayed(schedule), rel=1e-7)
+    assert found == pytest.approx(min(costs), rel=1e-7)
+    assert (
+        found
+        <= best_mixed(
+            MixedGaps(**{name: getattr(gaps, name) for name in MixedGaps.__dataclass_fields__}),
+            NAMES,
+            {count: budget},
+            1,
+        )[count][0]
+    )
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Problem]:
     make, prompts = KINDS[request.param]
@@ -125,7 +164,7 @@ def test_a_budget_is_spent(subject: tuple[Any, Problem], text: str) -> None:
     problem, budget, settings = subject[1], Budget.parse(text), Settings(groups=2)
     (candidate,) = solve(problem, settings, [budget], 0)
     section = build_section(candidate)
-    together = candidate.moved(mixed_schedule(problem, settings, budget, candidate.groups))
+    together = candidate.moved(mixed_schedules(problem, settings, budget, candidate.groups)[0])
     assert build_section(together).flops_ratio == pytest.approx(section.flops_ratio, rel=0.05)
     assert section.action_flops is not None
     assert section.flops_ratio is not None
@@ -158,8 +197,9 @@ def test_a_rollout_does_what_the_runtime_does(subject: tuple[Any, Problem], mixe
         driven = sample_latents(pipe, jobs, STEPS, 2)
         report = session.report()
     assert (report.computed, report.partly) == (4, 3)
-    for checkpointed in (False, True):
-        with TapRollout(pipe, section, checkpointed) as rollout:
+    gradients = list[torch.Tensor]()
+    for level in levels_of(pipe.transformer):
+        with recomputing(pipe.transformer, level), TapRollout(pipe, section, level != "nothing") as rollout:
             taps = torch.from_numpy(plan_taps(section)).float().requires_grad_()
             rollout.follow(taps)
             with torch.enable_grad():
@@ -167,6 +207,10 @@ def test_a_rollout_does_what_the_runtime_does(subject: tuple[Any, Problem], mixe
             torch.testing.assert_close(rolled.detach(), driven, rtol=1e-3, atol=1e-4)
             (gradient,) = torch.autograd.grad(rolled.square().sum(), taps)
         assert (gradient.abs().flatten(1).sum(1) > 0).all(), "every row has a part in it"
+        gradients.append(gradient)
+    assert len(gradients) == 3
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], rtol=1e-3, atol=1e-3 * gradients[0].abs().max().item())
     begin, expand = coordinates(problem, section, "channel")
     np.testing.assert_allclose(expand(begin).numpy(), plan_taps(section), rtol=1e-4, atol=1e-5)
 
