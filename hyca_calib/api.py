@@ -40,6 +40,7 @@ def calibrate(
     steps: int = 50,
     budget: str = "3x",
     effort: EffortName = "standard",
+    start: Plan | str | Path | None = None,
     out: str | Path | None = None,
     max_hours: float | None = None,
     point: str = "trunk",
@@ -60,36 +61,37 @@ def calibrate(
             files; or the path of a file of them. None takes a hundred built-in ones, and the plan says so.
         steps: sampler steps of the full run.
         budget: one, such as ``5x``, ``20%``, ``10 steps``, ``1.8s`` of a sample, or ``2.5x wall``.
-        effort: how much is done, in counts, so that the plan does not depend on how fast or busy the machine is.
+        effort: how much is done, in counts: the plan does not depend on how fast or busy the machine is.
+        start: an earlier plan, or its file, of this architecture: kept where it still does what its certificate says,
+            else where the search begins; both take a fraction of the effort, see docs/guide.md.
         out: folder of everything that is written; by default ``studies/CLASS-BUDGET``.
         max_hours: all counts are cut evenly to what fits; the plan says so.
-        point: where features are cached, see docs/guide.md; several with commas.
-        batch: samples of one call; 1 by default.
+        point, batch: where features are cached, see docs/guide.md, and samples of one call, 1 by default.
         threads: of a CPU; by default those that are fastest here, or that OMP_NUM_THREADS says.
-        strict: the plan costs nothing beyond its budget; else a fiftieth at most.
-        force: begin even if memory or disk will not do.
+        strict, force: cost nothing beyond the budget, else a fiftieth; begin even if memory or disk will not do.
 
     Returns:
         The plan, as it lies in ``plan.json`` of the folder.
 
     Raises:
         BudgetError: no budget, more than one, or one that cannot be met.
+        PlanMismatchError: the start is for another architecture, or of a kind that a trace does not replay.
         StudyError: the folder holds something else, or not even the least fits the hours that are allowed.
         WorkloadError: not such a pipeline, or prompts that it cannot be called with.
         TraceError: the trace needs more than is free, or cannot be made.
 
     Example:
-        >>> plan = hyca_calib.calibrate(pipe, prompts, steps=12, budget="3x", effort="quick", out="studies/mine")
-        >>> plan.section.schedule.num_steps
-        12
+        >>> plan = hyca_calib.calibrate(pipe, prompts, steps=14, budget="3x", effort="quick", out="studies/mine")
         >>> plan.section.certificate.num_samples
         6
     """
+    earlier = load_plan(start) if isinstance(start, str | Path) else start
     how = {"steps": steps, "effort": effort, "max_hours": max_hours, "point": point, "batch": batch, "seed": seed}
     rest: dict[str, Any] = {**how, "threads": threads, "strict": strict, "force": force, "out": out and Path(out)}
+    rest["start"] = earlier and Path(earlier.name)
     options = CalibrateOptions(type(pipe).__name__, budget=Budget.parse(budget).text, **rest)
     with quiet_pipeline(pipe) as ready:
-        (made,) = calibrate_pipe(ready, None if prompts is None else given_calls(prompts), options)
+        (made,) = calibrate_pipe(ready, None if prompts is None else given_calls(prompts), options, earlier)
     return load_plan(made.plan)
 
 
@@ -119,9 +121,9 @@ def trace(
         TraceError: the folder holds another trace, or it needs more than is free.
 
     Example:
-        >>> recorded = hyca_calib.trace(pipe, prompts, steps=12, samples=14, batch=2, out="traces/mine.zarr")
+        >>> recorded = hyca_calib.trace(pipe, prompts, steps=14, samples=14, batch=2, out="traces/mine.zarr")
         >>> recorded.num_steps, recorded.num_channels
-        (12, 32)
+        (14, 32)
     """
     options = TraceOptions(
         model=type(pipe).__name__,

@@ -24,6 +24,7 @@ class Asked:
         problems: of each trace.
         folder: of all studies together.
         effort: where the limits are an effort's.
+        start: an earlier plan that the search begins with, if any; of the problems' point.
     """
 
     pipe: Pipeline
@@ -32,3 +33,4 @@ class Asked:
     limits: SearchLimits
     folder: Path
     effort: Effort | None = None
+    start: Plan | None = None

@@ -27,6 +27,15 @@ class CalibrateOptions:
     budget: Annotated[
         str, typer.Option(help="5x, 20%, '10 steps', 1.8s or '2.5x wall'; several with commas: 2x,3x,5x.")
     ] = "5x"
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="plan.json of an earlier calibration of this architecture, with other weights (LoRA), guidance, size, "
+            "steps or sampler. Where it still does what its certificate says it is kept and certified anew, else the "
+            "search begins with it; both take a fraction of the effort.",
+        ),
+    ] = None
     effort: Annotated[
         EffortName, typer.Option(help="How much is done, in counts: the same plan on every machine, however busy.")
     ] = "standard"
@@ -59,4 +68,5 @@ class CalibrateOptions:
         """Where everything goes."""
         part = "" if self.component == "transformer" else f"-{self.component}"
         budgets = self.budget.replace(" ", "").replace(",", "-")
-        return self.out or STUDIES / f"{short_name(self.model)}{part}-{budgets}"
+        begun = "" if self.start is None else "-from"
+        return self.out or STUDIES / f"{short_name(self.model)}{part}-{budgets}{begun}"

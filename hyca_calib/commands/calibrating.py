@@ -14,16 +14,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.commands.calibration import Settled, settle, with_samples
+from hyca_calib.commands.few_steps import palette_of
 from hyca_calib.commands.options import EvaluateOptions, SearchLimits, TraceOptions
 from hyca_calib.commands.plans import evaluate_pipe
 from hyca_calib.commands.searching import compare, report_once, search_with
+from hyca_calib.commands.starting import Start
 from hyca_calib.commands.tracing import trace_pipe
 from hyca_calib.costs.budget import TOLERANCE, parse_budgets
 from hyca_calib.demo import DEMOS
 from hyca_calib.pipelines.builtin_prompts import builtin_kind, builtin_prompts
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
-from hyca_calib.pipelines.load import load_pipeline
+from hyca_calib.pipelines.load import TracedModel, load_pipeline
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.threads import using_threads
 from hyca_calib.pipelines.workload import Workload
@@ -34,7 +36,7 @@ from hyca_calib.search.effort import EFFORTS
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.shard_lock import Shard
 from hyca_calib.trace.store import Trace
-from hyca_runtime import load_plan
+from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import StudyError
 
 TRACE, EVALUATION = "trace.zarr", "evaluation.json"
@@ -60,40 +62,61 @@ def calibrate(options: CalibrateOptions) -> list[Calibrated]:
 
     Raises:
         BudgetError: a budget cannot be met.
+        PlanMismatchError: the plan that is begun with is for another architecture, or of a kind that cannot be.
         StudyError: the folder holds something else, or not even the least fits the hours that are allowed.
         WorkloadError: no such model, or prompts that it cannot be called with.
         TraceError: the trace needs more than is free.
     """
     parse_budgets(options.budget)
     given = prompts_of(options.model, options.prompts) if options.prompts or options.model in DEMOS else None
-    return calibrate_pipe(load_pipeline(options.model, options.device, options.download), given, options)
+    start = None if options.start is None else load_plan(options.start)
+    return calibrate_pipe(load_pipeline(options.model, options.device, options.download), given, options, start)
 
 
 def calibrate_pipe(
-    pipe: Pipeline, prompts: Sequence[dict[str, Any]] | None, options: CalibrateOptions
+    pipe: Pipeline, prompts: Sequence[dict[str, Any]] | None, options: CalibrateOptions, start: Plan | None = None
 ) -> list[Calibrated]:
-    """As `calibrate`, of a pipeline and prompts that options only name; None for built-in prompts."""
+    """As `calibrate`, of a pipeline and prompts that options only name; None for built-in prompts.
+
+    Args:
+        start: the earlier plan that is begun with, if any; options only name it.
+    """
     if Shard.of_launcher().world > 1:
         raise StudyError("a calibration is one process; with several, `hyca trace`, then `hyca search --workers`")
     budgets = parse_budgets(options.budget, 0.0 if options.strict else TOLERANCE)
     kind = builtin_kind(pipe) if prompts is None else None
     calls = builtin_prompts(kind) if kind else tuple(prompts or ())
     check_calls(pipe, calls)
-    workload = with_samples(Workload(calls, num_steps=options.steps, seed=options.seed), EFFORTS[options.effort])
+    begun, effort = None, EFFORTS[options.effort]
+    if start is not None:
+        begun = Start.of(start, TracedModel.of(pipe, options.model, options.component), options.point)
+        effort = effort.started(begun.probed)
+    workload = with_samples(Workload(calls, num_steps=options.steps, seed=options.seed), effort)
     say(f"{len(calls)} prompts, {kind or options.prompts or 'given'}")
     folder = options.folder
+    palette = palette_of(pipe, options, workload) if begun is None else begun.palette
     recorded = TraceOptions(
         model=options.model,
-        point=options.point,
+        point=palette or (options.point if begun is None else begun.point),
+        across=palette is not None,
         component=options.component,
         out=str(folder / TRACE),
         batch=batch_of(options.model, options.batch),
         force=options.force,
     )
-    asked = _asked(options, workload)
+    asked = _asked(options, workload) | {"from": begun and begun.lineage, "palette": palette}
     settled = Settled.in_folder(folder, asked)
     if settled is None:
-        settled = settle(pipe, workload, budgets, options, recorded, asked)
+        settled = settle(
+            pipe,
+            workload,
+            budgets,
+            options,
+            recorded,
+            asked,
+            effort,
+            begun is not None and begun.may_hold(options.steps),
+        )
         if options.dry_run:
             return []
         settled.keep(folder)
@@ -102,9 +125,9 @@ def calibrate_pipe(
         return []
     with using_threads(settled.threads or torch.get_num_threads()):
         trace_pipe(pipe, with_samples(workload, settled.effort), recorded)
-        told = {"prompts": kind, "threads": settled.threads}
+        told = {"prompts": kind, "threads": settled.threads, "from": begun and begun.lineage}
         known = {name: value for name, value in told.items() if value is not None}
-        return _planned(pipe, options, settled, recorded, known)
+        return _planned(pipe, options, settled, recorded, known, begun)
 
 
 def _asked(options: CalibrateOptions, workload: Workload) -> dict[str, Any]:
@@ -126,30 +149,45 @@ def _asked(options: CalibrateOptions, workload: Workload) -> dict[str, Any]:
 
 
 def _planned(
-    pipe: Pipeline, options: CalibrateOptions, settled: Settled, recorded: TraceOptions, told: dict[str, Any]
+    pipe: Pipeline,
+    options: CalibrateOptions,
+    settled: Settled,
+    recorded: TraceOptions,
+    told: dict[str, Any],
+    begun: Start | None,
 ) -> list[Calibrated]:
     """Search, evaluate and report on a complete trace."""
     folder, trace, found = options.folder, Trace(recorded.where), []
-    limits = SearchLimits(strict=options.strict, seed=options.seed, device=options.device)
-    effort = settled.effort
+    palette = recorded.point if recorded.across else None
+    limits = SearchLimits(palette=palette, strict=options.strict, seed=options.seed, device=options.device)
     plans = search_with(
-        lambda model: pipe, options.budget, [recorded.where], limits, folder, effort, told, reported=False
+        lambda model: pipe,
+        options.budget,
+        [recorded.where],
+        limits,
+        folder,
+        settled.effort,
+        told,
+        reported=False,
+        start=None if begun is None else begun.plan,
     )
     studies = [StudyFolder(plan.parent) for plan in plans]
     for study in studies:
-        result = _evaluated(pipe, study, trace.workload(), recorded)
+        result = _evaluated(pipe, study, trace.workload(), recorded, begun is not None and begun.signed)
         report_once(pipe, [trace.at(point) for point in trace.points], study)
         found.append(Calibrated(study.plan, study.report, result, settled.threads))
     compare(studies, folder)
     return found
 
 
-def _evaluated(pipe: Pipeline, study: StudyFolder, workload: Workload, recorded: TraceOptions) -> Evaluation:
+def _evaluated(
+    pipe: Pipeline, study: StudyFolder, workload: Workload, recorded: TraceOptions, sign: bool
+) -> Evaluation:
     """What a plan reaches on the test split, measured now or before."""
     kept = study.folder / EVALUATION
     with suppress(OSError, ValidationError):
         return TypeAdapter(Evaluation).validate_json(kept.read_bytes())
-    options = EvaluateOptions(study.plan, model=recorded.model, batch=recorded.batch)
+    options = EvaluateOptions(study.plan, model=recorded.model, batch=recorded.batch, sign=sign)
     result = evaluate_pipe(pipe, load_plan(study.plan), workload, options)
     write_json(kept, result)
     return result

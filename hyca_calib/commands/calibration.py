@@ -23,7 +23,7 @@ from hyca_calib.pipelines.threads import best_threads, timed_threads, using_thre
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import present, say
-from hyca_calib.search.effort import EFFORTS, Effort
+from hyca_calib.search.effort import Effort
 from hyca_calib.search.study import CALIBRATION
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.request import Request
@@ -89,11 +89,15 @@ def settle(
     options: CalibrateOptions,
     recorded: TraceOptions,
     asked: dict[str, Any],
+    wanted: Effort,
+    checks: bool,
 ) -> Settled:
     """Time the model, tell what will be done with how many threads and what it takes, and cut what does not fit.
 
     Args:
         recorded: how it will be traced.
+        wanted: before any cut.
+        checks: whether an earlier plan is looked at that may still hold.
 
     Raises:
         StudyError: not even the least fits the hours that are allowed.
@@ -105,6 +109,7 @@ def settle(
         batch=recorded.batch or 1,
         tokens=recorded.tokens,
         gram_tokens=recorded.gram_tokens,
+        across=recorded.across,
     )
     on_cpu = runs_on(pipe).type == "cpu"
     threads = _threads(pipe, request, options.threads) if on_cpu else None
@@ -113,13 +118,12 @@ def settle(
     budgets = [budget.within(timed.run_seconds(workload.num_steps)) for budget in budgets]
 
     def announce(effort: Effort) -> Announcement:
-        return announced(timed, workload, effort, budgets, request.batch, on_cpu)
+        return announced(timed, workload, effort, budgets, request.batch, on_cpu, checks)
 
-    wanted = EFFORTS[options.effort]
     effort = _within(announce, wanted, options.max_hours)
     told = announce(effort)
     if timed.backward_seconds is None:
-        say("this network has no gradient: taps will stay unrefined")
+        say("no gradient gets through this network, or fits memory: taps will be refined by evolution")
     cost = timed.cost
     say(
         f"a step of one sample takes {cost.full_seconds:.3g} s in full, {cost.predicted_seconds:.3g} s if predicted; "

@@ -22,6 +22,7 @@ from hyca_calib.report.steps import (
     told_sources,
     told_steps,
 )
+from hyca_calib.search.fewer_steps import FewerSteps
 from hyca_calib.search.study import CALIBRATION, StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
@@ -105,6 +106,11 @@ def _of_plan(plan: Plan) -> Facts:
     for key in ("trace", "precision", "replayed_cost", "prompts", "threads"):
         if key in plan.provenance:
             facts[key] = str(plan.provenance[key])
+    if (beside := FewerSteps.told_in(plan)) is not None:
+        facts["beside fewer steps"] = str(beside)
+    if isinstance(plan.provenance.get("from"), dict):
+        kept = ", kept as it was: it held" if "held" in plan.provenance else ""
+        facts["from"] = f"{plan.provenance['from'].get('plan')}{kept}"
     if isinstance(plan.provenance.get("effort"), dict):
         facts["effort"] = _told(plan.provenance["effort"])
     if "versions" in plan.provenance:

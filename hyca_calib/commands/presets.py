@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.commands.asked import Asked, Maker
+from hyca_calib.commands.few_steps import tell_gained, tell_spent
 from hyca_calib.commands.options import SearchLimits
+from hyca_calib.commands.starting import begun, still_held
 from hyca_calib.commands.step_cache_presets import dbcache, dicache, h2cache, mixcache, step_cache
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
@@ -24,7 +26,7 @@ from hyca_calib.search.learning_to_cache.search import (
     write_routed,
 )
 from hyca_calib.search.learning_to_cache.training import Training
-from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
+from hyca_calib.search.options import FEW_STEPS, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.precision.calibration import known_variants
 from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.presets import PRESETS
@@ -63,6 +65,9 @@ from hyca_calib.trace.folder import Where
 from hyca_runtime import Plan
 from hyca_runtime.errors import StudyError
 from hyca_runtime.registry import did_you_mean
+
+FEW_FINALISTS = 5
+"""Of runs of few steps; statistics do not tell well there whether whole steps or parts are better."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,17 @@ def preset_of(limits: SearchLimits) -> Offer:
 
 def _best(asked: Asked) -> Maker:
     """The search: candidates on statistics, for all budgets together, then rollouts and refinement."""
-    options, candidates = _options(asked), _candidates(asked)
+    candidates = _candidates(asked)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
-        contenders = [found[budget] for found in candidates()]
+        if (plan := still_held(asked, budget, study)) is not None:
+            return plan
+        contenders, options = begun(asked, budget, [found[budget] for found in candidates()], _options(asked))
         with stages(("confirm", "refine")) as tell:
-            return search(asked.pipe, contenders, budget, study, options, tell)
+            plan = search(asked.pipe, contenders, budget, study, options, tell)
+        tell_spent(plan, budget, contenders[0][0].problem.trace.cost)
+        tell_gained(plan)
+        return plan
 
     return make
 
@@ -136,8 +146,10 @@ def _adaptive(asked: Asked) -> Maker:
 
 def _options(asked: Asked) -> SearchOptions:
     limits, batch = asked.limits, asked.effort.batch if asked.effort else Refinement.batch
+    few = any(problem.partial and problem.trace.num_steps <= FEW_STEPS for problem in asked.problems)
+    finalists = FEW_FINALISTS if few else RolloutLimits.finalists
     return SearchOptions(
-        confirmation=RolloutLimits(limits.confirm, rollouts=limits.rollouts, workers=limits.workers),
+        confirmation=RolloutLimits(limits.confirm, finalists, limits.rollouts, limits.workers),
         refinement=Refinement(limits.refine, limits.iterations, batch),
         seed=limits.seed,
         storage=limits.storage,

@@ -19,16 +19,18 @@ from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.report.front import write_front
 from hyca_calib.search.effort import EFFORTS, Effort
+from hyca_calib.search.lineage import part_for
 from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run_seconds import FILE, kept_seconds, run_seconds
 from hyca_calib.search.sources import BEST
+from hyca_calib.search.start import started
 from hyca_calib.search.storage import public
 from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.store import Trace, newest_trace
-from hyca_runtime import load_plan
+from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import BudgetError, TraceError
 from hyca_runtime.point import CachePoint, parse_point
 
@@ -61,6 +63,7 @@ def search_with(
     effort: Effort | None = None,
     told: Mapping[str, Any] = MappingProxyType({}),
     reported: bool = True,
+    start: Plan | None = None,
 ) -> list[Path]:
     """As `search_plans`, of a pipeline that the caller has or loads.
 
@@ -69,6 +72,7 @@ def search_with(
         effort: in place of limits; by default the one that they name.
         told: what requests and plans say besides, see `hyca_calib.search.study.TOLD`.
         reported: whether reports are made, too.
+        start: an earlier plan that the search begins with.
     """
     preset = preset_of(limits)
     effort = effort or EFFORTS.get(limits.effort or "")
@@ -88,15 +92,13 @@ def search_with(
     if all(study.complete and (study.report.exists() or not reported) for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
-    palette, apart = _palette(limits)
     _check_precision(limits, wanted)
-    problems = [Problem(trace_, partial=palette[1:], apart=apart) for trace_ in recorded]
     pipe = load(recorded[0].attributes.model)
     seconds = (kept_seconds(folder) or run_seconds(pipe, recorded[0])) if timed else None
     if seconds is not None:
         wanted = tuple(budget.within(seconds) for budget in wanted)
         _check_within(wanted, recorded, preset)
-    make = preset.prepare(Asked(pipe, problems, wanted, limits, folder, effort))
+    make = preset.prepare(Asked(pipe, _problems(recorded, limits, start), wanted, limits, folder, effort, start))
     for study, request in zip(studies, requests, strict=True):
         StudyFolder.open(study.folder, request)
     if seconds is not None:
@@ -112,6 +114,13 @@ def search_with(
         if reported:
             compare(studies, folder)
     return [study.plan for study in studies]
+
+
+def _problems(recorded: Sequence[Trace], limits: SearchLimits, start: Plan | None) -> list[Problem]:
+    """What is known of each trace, also from an earlier plan."""
+    palette, apart = _palette(limits)
+    found = [Problem(trace_, partial=palette[1:], apart=apart) for trace_ in recorded]
+    return found if start is None else [started(problem, part_for(start, problem.trace)) for problem in found]
 
 
 def _check_within(budgets: Sequence[Budget], recorded: Sequence[Trace], preset: Offer) -> None:

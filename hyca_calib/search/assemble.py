@@ -17,7 +17,7 @@ from hyca_calib.search.point_solvers import PointSolvers
 from hyca_calib.search.precision.variants import used_variants
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array
-from hyca_calib.search.rows import plan_taps, rows_of, with_forecasts, with_taps
+from hyca_calib.search.rows import Row, plan_taps, rows_of, with_forecasts, with_taps
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.taps import fit_rows
 from hyca_runtime.forecast import Forecast
@@ -44,7 +44,38 @@ def build_section(candidate: Candidate) -> NetworkPlan:
     section = with_taps(section, channel_taps(problem, settings, section))
     if settings.sources != "own":
         section = joint_section(problem, settings, section)
-    return repaid(problem, section, settings.repay) if settings.repay else section
+    if settings.repay:
+        section = repaid(problem, section, settings.repay)
+    return inherited(problem, section, problem.earlier) if settings.inherit and problem.earlier is not None else section
+
+
+def inherited(problem: Problem, section: NetworkPlan, earlier: NetworkPlan) -> NetworkPlan:
+    """`section` with an earlier one's rows, wherever both forecast the same from the same; under the same schedule with
+    all that it forecasts by."""
+    if section.schedule == earlier.schedule:
+        return _kept(problem, section, earlier)
+    known = {_place(row): taps for row, taps in zip(rows_of(earlier), plan_taps(earlier), strict=True)}
+    table = plan_taps(section)
+    for taps, row in zip(table, rows_of(section), strict=True):
+        if (found := known.get(_place(row))) is not None:
+            taps[: len(row.regressors)] = found[: len(row.regressors)]
+    return with_taps(section, table)
+
+
+def _kept(problem: Problem, section: NetworkPlan, earlier: NetworkPlan) -> NetworkPlan:
+    """All that an earlier section forecasts by, at the costs of the trace."""
+    rows = rows_of(earlier)
+    taps = {name: max(len(row.regressors) for row in rows if row.point == name) for name in section.points}
+    flops = action_flops(problem, section.schedule, taps)
+    bits = action_bits(problem, section.schedule, flops)
+    told = {"stacked": earlier.stacked, "action_flops": flops, "action_bits": bits}
+    sizes = {name: {"numel": forecast.numel} for name, forecast in section.points.items()}
+    kept = {name: earlier.points[name].model_copy(update=size) for name, size in sizes.items()}
+    return with_forecasts(section.model_copy(update=told), kept)
+
+
+def _place(row: Row) -> Any:
+    return row.point, row.branch, row.step, row.regressors
 
 
 def repaid(problem: Problem, section: NetworkPlan, share: float) -> NetworkPlan:

@@ -1,5 +1,6 @@
 """What a plan says about where it comes from, held against a trace."""
 
+from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.records.origins import origins
 from hyca_calib.search.error_damping import carried_over
 from hyca_calib.search.problem import Problem
@@ -101,37 +102,19 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
     """
     model = trace.attributes.model
     section = next((s for s in plan.sections if s.component == model.component), None)
-    if section is None:
-        return f"the plan has nothing for the {model.component}"
-    wanted = section.model
-    if wanted.transformer != model.transformer:
-        return f"the plan is for a {wanted.transformer}, the trace is of a {model.transformer}"
+    if section is None or section.model.transformer != model.transformer:
+        return foreign(plan, model)
     if len(section.points) > 1:
         raise PlanMismatchError(
             f"plan {plan.name!r} caches at {len(section.points)} points, {', '.join(section.points)}; only plans of "
             "one are checked on the statistics of a trace; measure it: python -m hyca_calib evaluate"
         )
-    if section.policy is not None:
-        raise PlanMismatchError(
-            f"plan {plan.name!r} decides at run time, by {section.policy.name}; a trace cannot tell what it computes; "
-            "measure it: python -m hyca_calib evaluate"
-        )
-    if section.variants:
-        raise PlanMismatchError(
-            f"plan {plan.name!r} computes with quantised weights, {', '.join(section.variants)}, which are not in a "
-            "trace; measure it: python -m hyca_calib evaluate"
-        )
+    check_replayed(plan, section)
     forecast = section.forecast
     if forecast.at != trace.point:
         raise PlanMismatchError(
             f"plan {plan.name!r} caches at '{forecast.at}', {trace.where} was recorded at '{trace.point}'; "
             f"trace with --point {forecast.at}"
-        )
-    live = any(source.live for sources in forecast.sources.values() for source in sources)
-    if len(section.schedule.tables) > 1 or live or (section.branches and not section.is_joint):
-        raise PlanMismatchError(
-            f"plan {plan.name!r} treats guidance branches differently on a step, which a trace does not replay; "
-            "measure it: python -m hyca_calib evaluate"
         )
     read = {source.branch for sources in forecast.sources.values() for source in sources if source.branch is not None}
     weighed = section.branches | read
@@ -143,9 +126,41 @@ def misfit_of(plan: Plan, trace: Trace) -> str:
         )
     if forecast.num_channels != trace.num_channels:
         return f"the plan is for {forecast.num_channels} channels, the trace has {trace.num_channels}"
+    return foreign(plan, model)
+
+
+def foreign(plan: Plan, model: TracedModel) -> str:
+    """Why no run of a model can follow the plan, whatever its steps and weights, or ""."""
+    section = next((s for s in plan.sections if s.component == model.component), None)
+    if section is None:
+        return f"the plan has nothing for the {model.component}"
+    wanted = section.model
+    if wanted.transformer != model.transformer:
+        return f"the plan is for a {wanted.transformer}, the model is a {model.transformer}"
     if wanted.config_digest != model.config_digest:
         return f"the plan is for a {wanted.transformer} of another configuration"
     return ""
+
+
+def check_replayed(plan: Plan, section: NetworkPlan) -> None:
+    """Raises PlanMismatchError where the statistics of a trace cannot tell what a section of the plan does, whatever
+    its points."""
+    if section.policy is not None:
+        raise PlanMismatchError(
+            f"plan {plan.name!r} decides at run time, by {section.policy.name}; a trace cannot tell what it computes; "
+            "measure it: python -m hyca_calib evaluate"
+        )
+    if section.variants:
+        raise PlanMismatchError(
+            f"plan {plan.name!r} computes with quantised weights, {', '.join(section.variants)}, which are not in a "
+            "trace; measure it: python -m hyca_calib evaluate"
+        )
+    live = any(source.live for of in section.points.values() for sources in of.sources.values() for source in sources)
+    if len(section.schedule.tables) > 1 or live or (section.branches and not section.is_joint):
+        raise PlanMismatchError(
+            f"plan {plan.name!r} treats guidance branches differently on a step, which a trace does not replay; "
+            "measure it: python -m hyca_calib evaluate"
+        )
 
 
 def changes_of(plan: Plan, section: NetworkPlan, trace: Trace, own: Trace | None) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from hyca_calib.search.precision.variants import KnownVariants, used_variants, w
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rows import Places, places_of, rows_of
 from hyca_calib.trace.store import Trace
+from hyca_runtime.certified import content_digest
 from hyca_runtime.errors import TraceError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint
@@ -64,6 +65,7 @@ class Problem:
         variants: versions of the network that steps may be computed with.
         noise: how far off computed steps are, see `under`.
         against: the branch whose feature is taken off that of `branch`, if any.
+        earlier: what a search starts from, on these very steps, if it does; see `hyca_calib.search.start`.
     """
 
     trace: Trace
@@ -74,6 +76,7 @@ class Problem:
     against: str | None = None
     variants: KnownVariants | None = field(default=None, compare=False)
     noise: Array | None = field(default=None, compare=False)
+    earlier: NetworkPlan | None = field(default=None, compare=False)
 
     def under(self, schedule: Schedule) -> Problem:
         """The same with what a schedule's computed steps are off, where some have low precision."""
@@ -86,6 +89,8 @@ class Problem:
         """Short digest of what was traced and what its numbers mean: names its studies on a shared storage."""
         traced = self.trace.attributes.model_dump(include={"version", "model", "workload", "batch"})
         traced |= {"point": [point.model_dump() for point in self.points], "apart": self.apart}
+        if self.earlier is not None:
+            traced["earlier"] = content_digest(self.earlier, (self.earlier,))
         return hashlib.sha256(json.dumps(traced, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

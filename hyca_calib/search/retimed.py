@@ -39,7 +39,7 @@ class Retimed:
 
 def is_on_grid(section: NetworkPlan, trace: Trace) -> bool:
     """Whether the traced runs have the section's own times."""
-    own, theirs = _grids(section, trace)
+    own, theirs = grids(section, trace)
     return len(own) == len(theirs) and np.allclose(own, theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -51,7 +51,7 @@ def retime(section: NetworkPlan, trace: Trace) -> Retimed:
     if is_on_grid(section, trace):
         rows = {step: np.asarray(taps.weights, dtype=np.float64) for step, taps in section.taps().items()}
         return Retimed(section.schedule, rows, adapted=False, joint=section if section.is_joint else None)
-    own, theirs = _grids(section, trace)
+    own, theirs = grids(section, trace)
     sign = 1.0 if own[0] <= own[-1] else -1.0
     positions = np.interp(sign * theirs, sign * own, np.arange(len(own)))
     moments = [Moment(0, n, b, len(own)) for n, b in zip(positions.tolist(), [-1.0, *positions[:-1]], strict=True)]
@@ -96,7 +96,7 @@ def _joint_cost(problem: Problem, section: NetworkPlan) -> float:
     return total if np.isfinite(total) else BROKEN
 
 
-def _grids(section: NetworkPlan, trace: Trace) -> tuple[Array, Array]:
+def grids(section: NetworkPlan, trace: Trace) -> tuple[Array, Array]:
     """Times of the section's steps and of the traced ones; the scheduler's own where both are known."""
     theirs = trace.attributes.scheduler_timesteps
     if section.grid.scheduler_timesteps is not None and theirs:

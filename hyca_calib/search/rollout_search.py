@@ -1,5 +1,7 @@
 """Real rollouts: the offline objective does not see that later network calls meet a changed latent."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import random
@@ -50,11 +52,8 @@ def search_by_rollouts(
     """
     climb = _Climb(candidates[0], limits, rollouts, on_progress)
     climb.improves(candidates[: limits.finalists])
-    if climb.best.settings.taps == "channel":
-        climb.try_all([climb.best.moved(repay=repay) for repay in FEEDBACK_SHARES])
-    climb.try_all([climb.best.moved(ridge=ridge) for ridge in RIDGES])
-    if climb.best.settings.taps == "channel":
-        climb.try_all([climb.best.moved(sources=sources) for sources in climb.best.sources])
+    if not climb.best.settings.inherit:  # else nothing is fitted
+        _fit_otherwise(climb)
     settled = climb.best.settings
     others = [
         _like(candidate, settled, candidate.settings.ridge) for candidate in candidates[limits.finalists :][:OTHERS]
@@ -66,6 +65,15 @@ def search_by_rollouts(
         pass
     rollouts.finish()
     return climb.best, climb.psnr
+
+
+def _fit_otherwise(climb: _Climb) -> None:
+    """Try the rows of the best candidate fitted in other ways."""
+    if climb.best.settings.taps == "channel":
+        climb.try_all([climb.best.moved(repay=repay) for repay in FEEDBACK_SHARES])
+    climb.try_all([climb.best.moved(ridge=ridge) for ridge in RIDGES])
+    if climb.best.settings.taps == "channel":
+        climb.try_all([climb.best.moved(sources=sources) for sources in climb.best.sources])
 
 
 def _like(candidate: Candidate, settled: Settings, ridge: float) -> Candidate:
@@ -150,6 +158,8 @@ def _moves(candidate: Candidate) -> list[Move]:
     """To candidates a small step away."""
     settings, schedule = candidate.settings, candidate.schedule
     moves: list[Move] = [partial(_moved, candidate, shift) for shift in _shifts(schedule, settings.start)]
+    if settings.inherit:
+        return moves
     moves += [partial(candidate.moved, ridge=ridge) for ridge in (settings.ridge / 3, settings.ridge * 3)]
     shares = (settings.repay - 0.125, settings.repay + 0.125) if settings.taps == "channel" else ()
     return moves + [partial(candidate.moved, repay=share) for share in shares if 0 <= share <= 1]

@@ -12,6 +12,7 @@ from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.damping_sweep import sweep_damping
 from hyca_calib.search.evolve import refine_somehow
+from hyca_calib.search.fewer_steps import fewer_steps
 from hyca_calib.search.options import RolloutLimits, SearchOptions
 from hyca_calib.search.outcome import NOT_SEARCHED, agreeing, judged, write_outcome
 from hyca_calib.search.preconditioner import coordinates
@@ -83,7 +84,9 @@ def search(
             "refinement": refinement,
             "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
         }
-        return write_outcome(pipe, study, winner.problem, section, budget, "", provenance(winner), account)
+        beside = fewer_steps(pipe, winner.problem, section)
+        told = provenance(winner) | ({} if beside is None else beside.told)
+        return write_outcome(pipe, study, winner.problem, section, budget, "", told, account)
 
 
 def confirmed(

@@ -11,7 +11,7 @@ from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
 JOURNAL, REQUEST, CALIBRATION = "journal.log", "request.json", "calibration.json"
-TOLD = ("effort", "prompts", "threads")
+TOLD = ("effort", "prompts", "threads", "from")
 """Of what was asked, what a plan says, too."""
 SHORT = 60
 """Letters that two values have at most where both are told."""

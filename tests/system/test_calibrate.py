@@ -24,9 +24,10 @@ from hyca_calib.pipelines.threads import best_threads, timed_threads
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.search.effort import EFFORTS, Effort
 from hyca_calib.search.study import StudyFolder
+from hyca_calib.trace import timed_model
 from hyca_runtime.errors import StudyError
 
-ASKED = (*MODEL, "--steps", "12", "--budget", "3x", "--threads", "1")
+ASKED = (*MODEL, "--steps", "14", "--budget", "3x", "--threads", "1")
 SMALL = ("calibrate", "--effort", "quick", *ASKED)
 OUT = Path("studies/tiny-pipeline-3x")
 
@@ -132,7 +133,7 @@ def test_as_many_calls_are_made_as_were_announced(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(calibration, "announced", heard)
     monkeypatch.setattr(calibration.Settled, "keep", kept)
-    options = CalibrateOptions("tiny", steps=12, budget="3x", effort="quick", out=folder / "c", batch=4, threads=1)
+    options = CalibrateOptions("tiny", steps=14, budget="3x", effort="quick", out=folder / "c", batch=4, threads=1)
     prompts = builtin_prompts("built-in images")
     calibrate_pipe(pipe, prompts, options)
     assert sum(calls) == pytest.approx(sum(work.calls for work in told[-1].stages), rel=0.2)
@@ -149,14 +150,24 @@ def test_several_processes_are_sent_to_the_steps(folder: Path, monkeypatch: pyte
 def test_a_network_without_room_for_its_gradient_is_announced_as_computed_twice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    measured, roomy = timed_model._with_gradient, list[bool]()
+
+    def cramped(module: Any, call: Any) -> tuple[float | None, int]:
+        roomy.append(module.is_gradient_checkpointing)
+        if not roomy[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measured(module, call)
+
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("hyca_calib.trace.timed_model._with_gradient", full)
-    assert run(*SMALL, "--prompts", "prompts.txt", "--dry-run").exit_code == 0
-    monkeypatch.setattr("hyca_calib.trace.timed_model._with_gradient", lambda *_: (None, 0))
+    monkeypatch.setattr(timed_model, "_with_gradient", cramped)
     done = run(*SMALL, "--prompts", "prompts.txt", "--dry-run")
-    assert "taps will stay unrefined" in done.stderr
+    assert done.exit_code == 0
+    assert roomy == [False, True]
+    assert "by evolution" not in done.stderr
+    monkeypatch.setattr(timed_model, "_with_gradient", full)
+    assert "taps will be refined by evolution" in run(*SMALL, "--prompts", "prompts.txt", "--dry-run").stderr
 
 
 def test_a_cut_is_no_deeper_than_it_must_be() -> None:
