@@ -66,8 +66,9 @@ from hyca_runtime import Plan
 from hyca_runtime.errors import StudyError
 from hyca_runtime.registry import did_you_mean
 
-FEW_FINALISTS = 5
-"""Of runs of few steps; statistics do not tell well there whether whole steps or parts are better."""
+FEW_FINALISTS = 1
+"""Of runs of few steps: whole ones, and other numbers of them, are tried with the share of earlier errors that the best
+takes back; without, parts look better than they are."""
 
 
 @dataclass(frozen=True)
