@@ -31,11 +31,11 @@ LAYERS = (
         "hyca_runtime.point",
         "hyca_runtime.group",
         "hyca_runtime.schedule",
-        "hyca_runtime.variant",
         "hyca_runtime.history",
     ),
     (
         "hyca_runtime.solvers",
+        "hyca_runtime.variant",
         "hyca_runtime.policies",
         "hyca_runtime.combine",
         "hyca_runtime.combine_triton",
