@@ -57,12 +57,14 @@ class VariantSpec(PlanPart):
             scheme does to samples on any device, and saves neither time nor memory.
         corrections: by the path of a layer, `Fitted` rows that weigh its output, then a constant, by channel: they make
             up for what quantisation is usually off there. On steps that they do not know nothing is made up for.
+        schemes: by the path of a layer, another scheme than that of all others; None leaves it its own weights.
     """
 
     scheme: Scheme
     layers: str = Field(default="*", min_length=1, max_length=200)
     simulated: bool = False
     corrections: dict[str, SolverSpec] | None = None
+    schemes: dict[str, Scheme | None] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> VariantSpec:
@@ -87,8 +89,14 @@ class VariantSpec(PlanPart):
             found[path] = rows
         return found
 
+    def of(self, path: str) -> VariantSpec | None:
+        """How a layer is quantised, on its own; None where it has its own weights."""
+        scheme = (self.schemes or {}).get(path, self.scheme)
+        return None if scheme is None else VariantSpec(scheme=scheme, simulated=self.simulated)
+
     def __str__(self) -> str:
         told = f"{self.scheme}{' (simulated)' if self.simulated else ''}"
+        told += f", {len(self.schemes)} layers otherwise" if self.schemes else ""
         return f"{told}, {len(self.corrections)} layers corrected" if self.corrections else told
 
     def bit_share(self, own_bits: int) -> float:

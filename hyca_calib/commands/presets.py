@@ -8,7 +8,7 @@ from typing import Any
 
 from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.commands.options import SearchLimits
-from hyca_calib.commands.quantised_presets import cachequant
+from hyca_calib.commands.quantised_presets import cachequant, quantcache
 from hyca_calib.commands.step_cache_presets import dbcache, dicache, h2cache, mixcache, step_cache
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
@@ -51,6 +51,7 @@ from hyca_calib.search.sources import (
     LEARNING_TO_CACHE,
     MAGCACHE,
     MIXCACHE,
+    QUANTCACHE,
     SEACACHE,
     SMOOTHCACHE,
     TEACACHE,
@@ -276,5 +277,6 @@ OFFERS: dict[str, Offer] = {
     MIXCACHE: Offer(mixcache, FITTED, computes_steps=False),
     LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free", *REFINED), router_digest, False),
     CACHEQUANT: Offer(cachequant, ("precision",), computes_steps=False),
+    QUANTCACHE: Offer(quantcache, ("precision",), computes_steps=False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

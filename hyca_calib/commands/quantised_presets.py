@@ -1,6 +1,6 @@
 """Presets that compute in low precision."""
 
-from functools import cache
+from functools import cache, partial
 
 from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.costs.budget import Budget
@@ -9,12 +9,17 @@ from hyca_calib.search.cachequant.drift import calibrate_distances
 from hyca_calib.search.cachequant.search import grouping_of, search_cachequant
 from hyca_calib.search.cachequant.site import measure_site
 from hyca_calib.search.precision.variants import parse_variants
+from hyca_calib.search.quantcache.calibration import calibrate_changes, calibrate_cosines, calibrate_importance
+from hyca_calib.search.quantcache.search import Calibrated, calibrated, search_quantcache
+from hyca_calib.search.quantcache.site import measure_site as measure_blocks
 from hyca_calib.search.smoothcache.calibration import Changes
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime import Plan
 from hyca_runtime.errors import BudgetError
 
 INT8 = "int8"
+WEIGHTS = "int8", "int4_weights"
+"""Schemes among which QuantCache chooses for each layer; the first is needed."""
 
 
 def cachequant(asked: Asked) -> Maker:
@@ -42,3 +47,33 @@ def cachequant(asked: Asked) -> Maker:
             )
 
     return make
+
+
+def quantcache(asked: Asked) -> Maker:
+    """Counters for budgets; the network is measured, and what full runs tell, once."""
+    (problem,), pipe, limits = asked.problems, asked.pipe, asked.limits
+    specs = parse_variants(limits.precision or INT8)
+    simulated = {spec.simulated for spec in specs.values()}
+    if not {INT8} <= specs.keys() <= {*WEIGHTS} or len(simulated) > 1:
+        raise BudgetError(
+            f"--precision {limits.precision}: {limits.preset} takes int8, perhaps with int4_weights beside it, both of "
+            "them :simulated or neither"
+        )
+    site = measure_blocks(pipe, problem)
+
+    @cache
+    def known() -> Calibrated:
+        schemes = [spec.scheme for spec in specs.values()]
+        with stages(("calibrate",)) as tell:
+
+            def part(number: int, share: float) -> None:
+                tell("calibrate", (number + share) / 3, "")
+
+            distances = calibrate_changes(pipe, problem, asked.folder, partial(part, 0))
+            cosines = calibrate_cosines(pipe, problem, asked.folder, partial(part, 1))
+            importance = calibrate_importance(
+                pipe, problem, schemes, simulated == {True}, asked.folder, partial(part, 2)
+            )
+        return calibrated(pipe, problem, distances, cosines, importance, simulated == {True})
+
+    return lambda budget, study: search_quantcache(pipe, problem, budget, study, site, known(), limits.seed)

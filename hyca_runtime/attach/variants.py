@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -86,12 +86,18 @@ class Variants:
         known: dict[tuple[str, bool, str], _Layer] = {}
         self._layers: dict[str, list[_Layer]] = {}
         for name, spec in specs.items():
+            layers = self._layers[name] = []
             for place in places[name]:
-                key = (spec.scheme, spec.simulated, place.path)
-                known[key] = known.get(key) or _made(network, place, spec)
-                self._layers.setdefault(name, []).append(known[key])
-            if spec.corrections:
-                self._layers[name] = _corrected(self._layers[name], name, spec.corrected)
+                if (own := spec.of(place.path)) is not None:
+                    key = (own.scheme, own.simulated, place.path)
+                    known[key] = known.get(key) or _made(network, place, own)
+                    layers.append(known[key])
+            _check_known(name, "quantises otherwise", spec.schemes or {}, places[name])
+            _check_known(name, "corrects", spec.corrected, [layer.place for layer in layers])
+            rows = spec.corrected
+            self._layers[name] = [
+                layer.corrected(rows[layer.place.path]) if layer.place.path in rows else layer for layer in layers
+            ]
         self.nbytes = sum(bytes_beside(layer.made, layer.own) for layer in known.values())
 
     def stands(self, variant: str, step: int | None = None) -> list[Callable[[], Standing]]:
@@ -157,10 +163,9 @@ def _made(network: nn.Module, place: Place, spec: VariantSpec) -> _Layer:
     return _Layer(place, own, weight._version, weight.device, weight.dtype, quantised(own, spec))  # noqa: SLF001
 
 
-def _corrected(layers: list[_Layer], name: str, rows: Mapping[str, Fitted]) -> list[_Layer]:
-    if unknown := rows.keys() - {layer.place.path for layer in layers}:
-        raise AttachError(f"variant {name!r} corrects {min(unknown)[:60]!r}, which is no layer that it quantises")
-    return [layer.corrected(rows[path]) if (path := layer.place.path) in rows else layer for layer in layers]
+def _check_known(name: str, does: str, paths: Iterable[str], places: Iterable[Place]) -> None:
+    if unknown := {*paths} - {place.path for place in places}:
+        raise AttachError(f"variant {name!r} {does} {min(unknown)[:60]!r}, which is no layer that it quantises")
 
 
 def _standing(layers: list[_Layer], step: int | None) -> Standing:
@@ -170,8 +175,8 @@ def _standing(layers: list[_Layer], step: int | None) -> Standing:
 def _expected_bytes(places: list[Place], spec: VariantSpec) -> int:
     if spec.simulated:
         return 0
-    weights = [place.module.get_parameter("weight") for place in places]
-    return sum(weight.numel() * BITS[spec.scheme][0] // 8 + SCALES * len(weight) for weight in weights)
+    weights = [(place.module.get_parameter("weight"), own) for place in places if (own := spec.of(place.path))]
+    return sum(weight.numel() * BITS[own.scheme][0] // 8 + SCALES * len(weight) for weight, own in weights)
 
 
 def _free_bytes(device: torch.device) -> int | None:

@@ -315,3 +315,25 @@ def test_corrections_of_other_layers_are_refused(pipe: EmojiPipeline) -> None:
         with pytest.raises(AttachError, match=reason):
             apply_plan(pipe, precise(plan, (4,), {"low": spec}))
     assert torch.equal(draw(pipe), full)
+
+
+def test_layers_have_schemes_of_their_own(pipe: EmojiPipeline) -> None:
+    others = "single_transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp"
+    spec = VariantSpec(scheme="int8", schemes={others[0]: "int8_weights", others[1]: None})
+    made = Variants(pipe.transformer, {"low": spec, "all": INT8})
+    low, every = ({place.path: of for place, of in made.stands(name)[0]()} for name in ("low", "all"))
+    assert every.keys() - low.keys() == {others[1]}
+    assert {path for path in low if low[path] is not every[path]} == {others[0]}
+    assert "2 layers otherwise" in str(spec)
+    plan = precise(make_plan(pipe.transformer), (4, 8), {"low": spec})
+    assert parse_plan(plan.model_dump(mode="json"), "plan.json") == plan
+    with apply_plan(pipe, plan) as session:
+        draw(pipe)
+        assert session.report().computed == 4
+    wrong = VariantSpec(scheme="int8", schemes={"proj_out": None})
+    with pytest.raises(AttachError, match="quantises otherwise 'proj_out', which is no layer"):
+        apply_plan(pipe, precise(make_plan(pipe.transformer), (4,), {"low": wrong}))
+    content = plan.model_dump(mode="json", exclude_none=True)
+    content["sections"][0]["variants"]["low"]["schemes"] = {"x": "int7"}
+    with pytest.raises(PlanError, match=r"variants\.low\.schemes\.x"):
+        parse_plan(content, "plan.json")
