@@ -90,7 +90,7 @@ LAYERS = (
     ("hyca_calib.cli", "hyca_calib.api"),
     ("hyca_calib.__main__",),
     ("studies.zoo", "studies.training"),
-    ("studies.paper", "studies.starter", "studies.curves"),
+    ("studies.paper", "studies.starter", "studies.curves", "studies.precision"),
 )
 """Bottom up. A file imports only its own layer and lower ones; the longest prefix decides."""
 
