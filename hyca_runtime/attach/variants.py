@@ -86,18 +86,14 @@ class Variants:
         known: dict[tuple[str, bool, str], _Layer] = {}
         self._layers: dict[str, list[_Layer]] = {}
         for name, spec in specs.items():
-            layers = self._layers[name] = []
-            for place in places[name]:
-                if (own := spec.of(place.path)) is not None:
-                    key = (own.scheme, own.simulated, place.path)
-                    known[key] = known.get(key) or _made(network, place, own)
-                    layers.append(known[key])
+            rows, layers = spec.corrected, self._layers.setdefault(name, [])
+            specs_of = {place: own for place in places[name] if (own := spec.of(place.path)) is not None}
             _check_known(name, "quantises otherwise", spec.schemes or {}, places[name])
-            _check_known(name, "corrects", spec.corrected, [layer.place for layer in layers])
-            rows = spec.corrected
-            self._layers[name] = [
-                layer.corrected(rows[layer.place.path]) if layer.place.path in rows else layer for layer in layers
-            ]
+            _check_known(name, "corrects", rows, specs_of)
+            for place, own in specs_of.items():
+                key = (own.scheme, own.simulated, place.path)
+                known[key] = known.get(key) or _made(network, place, own)
+                layers.append(known[key].corrected(rows[place.path]) if place.path in rows else known[key])
         self.nbytes = sum(bytes_beside(layer.made, layer.own) for layer in known.values())
 
     def stands(self, variant: str, step: int | None = None) -> list[Callable[[], Standing]]:

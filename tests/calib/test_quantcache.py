@@ -24,7 +24,8 @@ from hyca_calib.search.quantcache.bits import Importance, Schemes
 from hyca_calib.search.quantcache.calibration import OUTPUT, measure_cosines, parts_of_blocks
 from hyca_calib.search.quantcache.counters import Counters, change, computed_steps, gentlest
 from hyca_calib.search.quantcache.passing import Passing, unrest_of
-from hyca_calib.search.quantcache.search import REUSES
+from hyca_calib.search.quantcache.search import REUSES, Calibrated, reusing_section
+from hyca_calib.search.quantcache.site import measure_site
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
@@ -32,7 +33,8 @@ from hyca_runtime import Plan, apply_plan, load_plan
 from hyca_runtime.errors import AttachError, BudgetError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
-from hyca_runtime.schedule import Action
+from hyca_runtime.schedule import COMPUTE, Action
+from hyca_runtime.variant import VariantSpec
 
 pytest.importorskip("torchao")
 STEPS = 12
@@ -217,11 +219,18 @@ def test_a_budget_is_met_and_the_runtime_does_so(
         assert all(spec.simulated for spec in (section.variants or {}).values())
 
 
+def test_nothing_quantised_reused_or_passed_by_is_the_full_run(classes: Problem) -> None:
+    pipe = tiny.glyphs()
+    known = Calibrated({}, {}, importance(0), {}, simulated=False)
+    section = reusing_section(classes, measure_site(pipe, classes), known, [COMPUTE] * STEPS)
+    full = draw(pipe, classes)
+    assert section.flops_ratio == section.bits_ratio == 1
+    with apply_plan(pipe, Plan(name="neutral", sections=(section,)), "error"):
+        assert torch.equal(draw(pipe, classes), full)
+
+
 @pytest.mark.usefixtures("few")
 def test_costs_are_those_of_what_runs(classes: Problem) -> None:
-    from hyca_calib.search.quantcache.site import measure_site
-    from hyca_runtime.variant import VariantSpec
-
     site = measure_site(tiny.glyphs(), classes)
     block, specs = "transformer_blocks.1", {"int8": VariantSpec(scheme="int8")}
     whole, low = Action(), Action(variant="int8")
