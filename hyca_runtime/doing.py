@@ -11,8 +11,9 @@ import torch
 from hyca_runtime.attach.bound_point import Captured, Keeper
 from hyca_runtime.attach.late import Decide, Staged
 from hyca_runtime.feature import Feature
-from hyca_runtime.schedule import DEFAULT
+from hyca_runtime.schedule import Action
 from hyca_runtime.stacked import Arguments, parted
+from hyca_runtime.variant import OWN, Weights
 
 
 class Doing(NamedTuple):
@@ -22,13 +23,13 @@ class Doing(NamedTuple):
         capture: points whose features are captured.
         inject: features that are forecast.
         keep: told the captured features.
-        variant: which weights run.
+        weights: that run.
     """
 
     capture: tuple[str, ...]
     inject: dict[str, Feature]
     keep: Keeper | None
-    variant: str = DEFAULT
+    weights: Weights = OWN
 
 
 NOTHING = Doing((), {}, None)
@@ -45,11 +46,16 @@ class Later(NamedTuple):
     decide: Decide | Staged
     keep: Keeper
     name: str
-    variant: str = DEFAULT
+    weights: Weights = OWN
 
 
 Apart = list[tuple[int, Arguments, Callable[[], Doing | Later]]]
 """Parts of a call's batch, by number, in the order in which they run; what each does is asked when it is its turn."""
+
+
+def weights_of(action: Action, position: float) -> Weights:
+    """Which weights an action runs at a position of the plan, in its steps."""
+    return Weights(action.variant, int(position) if float(position).is_integer() else None)
 
 
 def together(parts: Sequence[Doing | Later], order: Sequence[int]) -> Doing | None:
@@ -59,13 +65,13 @@ def together(parts: Sequence[Doing | Later], order: Sequence[int]) -> Doing | No
         order: in which they are told their features.
     """
     doings = [part for part in parts if isinstance(part, Doing)]
-    alike = len({(doing.capture, *doing.inject, doing.keep is None, doing.variant) for doing in doings}) == 1
+    alike = len({(doing.capture, *doing.inject, doing.keep is None, doing.weights) for doing in doings}) == 1
     if not alike or len(doings) < len(parts):
         return None
     first, pieces = doings[0], {name: [doing.inject[name] for doing in doings] for name in doings[0].inject}
     inject = {name: Feature(map(torch.cat, zip(*of, strict=True)), of[0].form) for name, of in pieces.items()}
     keepers = [doing.keep for doing in doings if doing.keep is not None]
-    return Doing(first.capture, inject, partial(_tell_apart, keepers, order) if keepers else None, first.variant)
+    return Doing(first.capture, inject, partial(_tell_apart, keepers, order) if keepers else None, first.weights)
 
 
 def _tell_apart(keepers: Sequence[Keeper], order: Sequence[int], captured: Captured) -> None:

@@ -19,7 +19,7 @@ from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.points import find_components
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.complaints import Complain, tell_of_leaving, tell_of_miss
-from hyca_runtime.doing import NOTHING, Apart, Doing, Later, together
+from hyca_runtime.doing import NOTHING, Apart, Doing, Later, together, weights_of
 from hyca_runtime.feature import signature
 from hyca_runtime.forecasting import NOT_STACKED, forecast_action
 from hyca_runtime.lane import Lane
@@ -185,7 +185,8 @@ class Executor:
             inject = forecast_action(lane, state, turn.call, action)
             if inject is not None:
                 kept = plan.kept(lane.track, action)
-                return Doing(kept, inject, lane.remember(state) if kept else None, action.variant)
+                keep = lane.remember(state) if kept else None
+                return Doing(kept, inject, keep, weights_of(action, lane.track.position))
         follows = self._is_followed(lane, turn, action, state.cause)
         return self._computing(lane, [turn], action if action.computes else COMPUTE, [follows], fills_cache=False)
 
@@ -209,7 +210,8 @@ class Executor:
             keepers = [learning(lane, turn, self.number(), keep) if learns else keep for turn, keep, learns in asked]
         if len(turns) > 1 and not turns[0].state.stacked:
             return NOTHING
-        doings = [Doing(tuple(lane.plan.points), {}, keep, action.variant) for keep in keepers]
+        weights = weights_of(action, lane.track.position)
+        doings = [Doing(tuple(lane.plan.points), {}, keep, weights) for keep in keepers]
         return doings[0] if len(doings) == 1 else together(doings, lane.keeping_order(turns)) or NOTHING
 
     def _on_the_way(self, lane: Lane, turn: Turn) -> OnTheWay:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hyca_runtime.attach.late import Probe, Staged
 from hyca_runtime.complaints import Complain, tell_of_miss
-from hyca_runtime.doing import Later
+from hyca_runtime.doing import Later, weights_of
 from hyca_runtime.feature import Feature
 from hyca_runtime.forecasting import forecast_action
 from hyca_runtime.lane import Lane
@@ -47,7 +47,7 @@ class OnTheWay:
         plan = self._lane.plan
         keep = self._lane.remember(self._turn.state, plan.adapts)
         blocks, forecast = plan.leads(self._lane.track, action), partial(self._forecast, action)
-        return Later(blocks, forecast, keep, action.forecast[0], action.variant)
+        return Later(blocks, forecast, keep, action.forecast[0], weights_of(action, self._lane.track.position))
 
     def probing(self) -> Later:
         """A call that decides by what its blocks make."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from hyca_runtime.group import SolverSpec
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.registry import did_you_mean
 from hyca_runtime.schedule import COMPUTE, DEFAULT, Action
+from hyca_runtime.solvers import Fitted, solver_from_spec
 
 Scheme = Literal["int8", "int8_weights", "int4_weights", "fp8"]
 
@@ -28,6 +30,21 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 """What a variant may be called."""
 
 
+class Weights(NamedTuple):
+    """Which weights a call runs.
+
+    Attributes:
+        variant: their name.
+        step: of the plan, that says how they are corrected; None at a time that is none of its steps.
+    """
+
+    variant: str = DEFAULT
+    step: int | None = None
+
+
+OWN = Weights()
+
+
 class VariantSpec(PlanPart):
     """A quantised version of some layers of a network; the others keep the network's own weights.
 
@@ -38,14 +55,49 @@ class VariantSpec(PlanPart):
         layers: pattern as in `fnmatch` of the paths of linear layers; only those inside blocks are taken.
         simulated: whether numbers are only rounded as the scheme would and multiplied as before: it shows what the
             scheme does to samples on any device, and saves neither time nor memory.
+        corrections: by the path of a layer, `Fitted` rows that weigh its output, then a constant, by channel: they make
+            up for what quantisation is usually off there. On steps that they do not know nothing is made up for.
+        schemes: by the path of a layer, another scheme than that of all others; None leaves it its own weights.
     """
 
     scheme: Scheme
     layers: str = Field(default="*", min_length=1, max_length=200)
     simulated: bool = False
+    corrections: dict[str, SolverSpec] | None = None
+    schemes: dict[str, Scheme | None] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> VariantSpec:
+        for path, rows in self.corrected.items():
+            if rows.depth != 2:
+                what = "expected two weights, of an output and of a constant"
+                raise ValueError(f"corrections.{path[:60]}: {what}, got {rows.depth}")
+        return self
+
+    @property
+    def corrected(self) -> dict[str, Fitted]:
+        """The rows of `corrections`.
+
+        Raises:
+            ValueError: others than fitted ones.
+        """
+        found = dict[str, Fitted]()
+        for path, spec in (self.corrections or {}).items():
+            rows = solver_from_spec(spec)
+            if not isinstance(rows, Fitted):
+                raise ValueError(f"corrections.{path[:60]}: expected 'fitted', got {spec.name!r}")  # noqa: TRY004
+            found[path] = rows
+        return found
+
+    def of(self, path: str) -> VariantSpec | None:
+        """How a layer is quantised, on its own; None where it has its own weights."""
+        scheme = (self.schemes or {}).get(path, self.scheme)
+        return None if scheme is None else VariantSpec(scheme=scheme, simulated=self.simulated)
 
     def __str__(self) -> str:
-        return f"{self.scheme}{' (simulated)' if self.simulated else ''}"
+        told = f"{self.scheme}{' (simulated)' if self.simulated else ''}"
+        told += f", {len(self.schemes)} layers otherwise" if self.schemes else ""
+        return f"{told}, {len(self.corrections)} layers corrected" if self.corrections else told
 
     def bit_share(self, own_bits: int) -> float:
         """Bit operations of a product under the scheme, over those of one with the network's own weights.

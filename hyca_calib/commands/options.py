@@ -11,7 +11,7 @@ from hyca_calib.quality.conformal import LEVEL
 from hyca_calib.search.effort import EffortName
 from hyca_calib.search.options import RELEASED_THRESHOLD, Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.replay import Multistep
-from hyca_calib.search.sources import BEST, listed
+from hyca_calib.search.sources import BEST, CACHEQUANT, listed
 from hyca_calib.trace.run import GRAM_TOKENS
 from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.policies.paced_by_surprise import MOST_RESPONSE
@@ -121,8 +121,9 @@ class SearchLimits:
         str | None,
         typer.Option(
             help="Let computed steps have quantised weights, where that pays: int8 (activations, too), int8_weights, "
-            "int4_weights, fp8; several with commas, each alone with the network's own. Give the budget in bit "
-            "operations: --precision int8 --budget '20x bitops'. int4_weights:simulated tries numbers without a kernel."
+            "int4_weights, fp8; several with commas, each alone with the network's own. Give the budget in "
+            "bit operations: --precision int8 --budget '20x bitops'. int4_weights:simulated tries numbers without a "
+            f"kernel. {CACHEQUANT} computes all in one, by default int8."
         ),
     ] = None
     multistep: Annotated[

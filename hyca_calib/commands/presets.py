@@ -9,6 +9,7 @@ from typing import Any
 from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.commands.few_steps import tell_gained, tell_spent
 from hyca_calib.commands.options import SearchLimits
+from hyca_calib.commands.quantised_presets import cachequant, quantcache
 from hyca_calib.commands.starting import begun, still_held
 from hyca_calib.commands.step_cache_presets import dbcache, dicache, h2cache, mixcache, step_cache
 from hyca_calib.costs.budget import Budget
@@ -45,12 +46,14 @@ from hyca_calib.search.smoothcache.search import (
 from hyca_calib.search.sources import (
     ADAPTIVE,
     BEST,
+    CACHEQUANT,
     DBCACHE,
     DICACHE,
     H2CACHE,
     LEARNING_TO_CACHE,
     MAGCACHE,
     MIXCACHE,
+    QUANTCACHE,
     SEACACHE,
     SMOOTHCACHE,
     TEACACHE,
@@ -286,5 +289,7 @@ OFFERS: dict[str, Offer] = {
     MAGCACHE: Offer(lambda asked: step_cache(asked, MagCache()), FITTED, computes_steps=False),
     MIXCACHE: Offer(mixcache, FITTED, computes_steps=False),
     LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free", *REFINED), router_digest, False),
+    CACHEQUANT: Offer(cachequant, ("precision",), computes_steps=False),
+    QUANTCACHE: Offer(quantcache, ("precision",), computes_steps=False),
 }
 """By name; `hyca_calib.search.sources` says where each is from."""

@@ -218,6 +218,8 @@ def _check_precision(limits: SearchLimits, budgets: Sequence[Budget]) -> None:
     if limits.precision is None:
         return
     parse_variants(limits.precision)
+    if limits.preset != BEST:  # recipes reuse something besides, so that any budget makes sense
+        return
     if limits.palette is not None:
         raise BudgetError("--precision goes with whole steps, give it without --palette")
     for budget in budgets:

@@ -10,6 +10,8 @@ SEACACHE = "seacache"
 H2CACHE = "h2cache"
 MIXCACHE = "mixcache"
 LEARNING_TO_CACHE = "learning-to-cache"
+CACHEQUANT = "cachequant"
+QUANTCACHE = "quantcache"
 ADAPTIVE = "adaptive"
 
 SOURCES = {
@@ -27,6 +29,8 @@ SOURCES = {
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",
     MIXCACHE: "MixCache, arXiv 2508.12691: output, guidance difference or blocks are reused, by change times impact",
     LEARNING_TO_CACHE: "Learning-to-Cache, arXiv 2406.01733: a trained router says which layers repeat their output",
+    CACHEQUANT: "CacheQuant, arXiv 2503.01323: low precision throughout, a span of blocks reused, both corrected",
+    QUANTCACHE: "QuantCache, arXiv 2503.06545: steps are reused by counters, bits by importance, blocks passed by",
     ADAPTIVE: "ours: a searched schedule moves in each run with how far forecasts of computed steps would be off",
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
@@ -22,8 +22,9 @@ from hyca_runtime.combine import split_weights, weighted_sum
 from hyca_runtime.errors import HycaError
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import DEFAULT, EVERY
+from hyca_runtime.schedule import EVERY
 from hyca_runtime.stacked import joined, parts_of, stacked_labels
+from hyca_runtime.variant import OWN, Weights
 
 
 class NotDifferentiableError(RuntimeError):
@@ -37,6 +38,7 @@ class TapRollout:
         checkpointed: whether every call of the network is computed again when its gradient is due.
         on_history: told the branch, the step and the features, newest first, before each forecast.
         whole_at: a step whose calls are kept whole all the same.
+        around: see `Variants.wrap`.
     """
 
     def __init__(
@@ -46,12 +48,13 @@ class TapRollout:
         checkpointed: bool,
         on_history: Callable[[str, int, Sequence[Feature]], None] = lambda branch, step, history: None,
         whole_at: int | None = None,
+        around: Callable[[nn.Module, nn.Linear], nn.Module] = StraightThrough,
     ) -> None:
         module = find_transformer(pipe, section.component)
         self._section, self._checkpointed, self._on_history = section, checkpointed, on_history
         self._whole_at = whole_at
         self._attachment = Attachment(module, section.places, variants=section.variants)
-        self._attachment.variants.wrap(StraightThrough)
+        self._attachment.variants.wrap(around)
         self._clock = Clock(module, pipe)
         self._rows = {(row.point, row.branch, row.step): (i, row) for i, row in enumerate(rows_of(section))}
         self._frozen = [p for p in module.parameters() if p.requires_grad]
@@ -101,7 +104,7 @@ class TapRollout:
         if len(inject) < len(made):
             return self._run(step, args, kwargs, {}, ())[0]
         kept = tuple(name for name in self._section.points if self._section.keeps(action, name))
-        output, found = self._run(step, args, kwargs, inject, kept, action.variant)
+        output, found = self._run(step, args, kwargs, inject, kept, Weights(action.variant, step))
         for name, feature in found.items():
             parts = [Feature(of, feature.form) for of in zip(*(p.chunk(len(labels)) for p in feature), strict=True)]
             against = self._section.points[name].against
@@ -129,12 +132,12 @@ class TapRollout:
         kwargs: Any,
         inject: dict[str, Feature],
         capture: tuple[str, ...],
-        variant: str = DEFAULT,
+        weights: Weights = OWN,
     ) -> tuple[Any, dict[str, Feature]]:
         """The output of a call, and what it computed at some points."""
 
         def run() -> tuple[Any, Captured]:
-            return self._attachment.run(args, kwargs, capture, inject, variant=variant)
+            return self._attachment.run(args, kwargs, capture, inject, weights=weights)
 
         heavy = self._checkpointed and step != self._whole_at
         heavy = heavy and not any(self._section.points[name].at.skips_loop for name in inject)

@@ -16,7 +16,7 @@ from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
-from hyca_runtime.variant import VariantSpec
+from hyca_runtime.variant import VariantSpec, Weights
 
 PROBE_STEPS = 2
 """Of a run that only tells what a call looks like."""
@@ -83,7 +83,8 @@ def watch(
             call = resolver.resolve(args, kwargs, attachment.context.branch)
             at, begins = int(resolver.track.position), call.progress == "begins"
             probe = probes[0] if probes else None
-            others = {name: attachment.run(args, kwargs, points, {}, variant=name)[1] for name in variants or {}}
+            weights = map(Weights, variants or {})
+            others = {each.variant: attachment.run(args, kwargs, points, {}, weights=each)[1] for each in weights}
             hear(WatchedCall(args, kwargs, begins, (call.branch, call.part), at, features, output, probe, others))
         return output
 

@@ -30,8 +30,8 @@ from hyca_runtime.attach.variants import Variants
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
-from hyca_runtime.schedule import DEFAULT, FEATURE
-from hyca_runtime.variant import VariantSpec
+from hyca_runtime.schedule import FEATURE
+from hyca_runtime.variant import OWN, VariantSpec, Weights
 
 Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 """Answers a call of the network, given its arguments."""
@@ -133,7 +133,7 @@ class Attachment:
         capture: Iterable[str],
         inject: Mapping[str, Feature],
         keep: Keeper | None = None,
-        variant: str = DEFAULT,
+        weights: Weights = OWN,
     ) -> tuple[Any, Captured]:
         """Run what a call needs.
 
@@ -143,7 +143,7 @@ class Attachment:
             capture: points whose features are handed out.
             inject: features of the points whose tensors are forecast; what only makes those does not run.
             keep: told the captured features, never inside a compiled graph.
-            variant: which weights run.
+            weights: that run.
 
         Returns:
             The network's output, and the feature at each captured point; None for a call that never came there, as
@@ -154,7 +154,7 @@ class Attachment:
                 return whole.output(inject[name]), {}
         args, kwargs = self._settle(args, kwargs, inject)
         with self._turn:
-            own = self._enter(capture, inject, variant)
+            own = self._enter(capture, inject, weights)
             try:
                 output = self._forward(*args, **kwargs)
                 return output, self._take(output, capture, keep)
@@ -169,7 +169,7 @@ class Attachment:
         decide: Decide | Staged,
         keep: Keeper,
         name: str | None = None,
-        variant: str = DEFAULT,
+        weights: Weights = OWN,
     ) -> Any:
         """Run the leading blocks; then the others, or a forecast in their place.
 
@@ -180,14 +180,14 @@ class Attachment:
             keep: told the features of all other points, if they were computed.
             name: of the point that is forecast, ``behind`` as many blocks or the trunk's residual; may be left out if
                 there is only one.
-            variant: see `run`.
+            weights: see `run`.
 
         Returns:
             The network's output.
         """
         args, kwargs = self._settle(args, kwargs, ())
         with self._turn:
-            decision, own = self._enter_late(blocks, decide, name, variant)
+            decision, own = self._enter_late(blocks, decide, name, weights)
             try:
                 output = self._forward(*args, **kwargs)
                 self._take_late(decision, output, keep)
@@ -209,17 +209,17 @@ class Attachment:
         return self._late[key]
 
     def _put_gates(
-        self, blocks: int, decide: Decide | Staged, name: str | None, variant: str
+        self, blocks: int, decide: Decide | Staged, name: str | None, weights: Weights
     ) -> tuple[Decision, list[Standing]]:
         late = self.late(blocks, name, decide.span if isinstance(decide, Staged) else "")
         decision = late.begin(decide)
-        return decision, take_places([*self.variants.stands(variant), *late.stands(decision)])
+        return decision, take_places([*self.variants.stands(*weights), *late.stands(decision)])
 
     def _settled(self, args: tuple[Any, ...], kwargs: dict[str, Any], inject: Iterable[str]) -> Call:
         """The arguments, with calls made of which a block may look at the answer."""
         return (args, kwargs) if any(self.points[name].skips_loop for name in inject) else settled((args, kwargs))
 
-    def _put_in(self, capture: Iterable[str], inject: Mapping[str, Feature], variant: str) -> list[Standing]:
+    def _put_in(self, capture: Iterable[str], inject: Mapping[str, Feature], weights: Weights) -> list[Standing]:
         """Let who injects stand around who captures in the same place: that is what the network goes on with.
 
         Around both stands who captures what comes into a block, which may be passed by.
@@ -228,7 +228,7 @@ class Attachment:
         inner = [point.captures for point in captures if not isinstance(point, BoundLeading)]
         outer = [point.captures for point in captures if isinstance(point, BoundLeading)]
         between = (partial(self._bound[name].injectors, feature) for name, feature in inject.items())
-        return take_places([*self.variants.stands(variant), *inner, *between, *outer])
+        return take_places([*self.variants.stands(*weights), *inner, *between, *outer])
 
     def _hand_over(self, output: Any, capture: Iterable[str], keep: Keeper | None) -> Captured:
         found = {name: self._bound[name].captured(output) for name in capture}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hyca_runtime.attach.corrected import Corrected
 from hyca_runtime.attach.points import Place, find_block_lists, place_at
 from hyca_runtime.attach.proxies import Standing
 from hyca_runtime.attach.quantised import bytes_beside, quantised
 from hyca_runtime.errors import AttachError
 from hyca_runtime.schedule import DEFAULT
+from hyca_runtime.solvers import Fitted
 from hyca_runtime.variant import BITS, VariantSpec
 
 MEMORY = Path("/proc/meminfo")
@@ -33,9 +35,19 @@ class _Layer:
     device: torch.device
     dtype: torch.dtype
     made: nn.Module
+    correction: Corrected | None = None
 
-    def standing(self) -> tuple[Place, nn.Module]:
-        """Who stands where.
+    def corrected(self, rows: Fitted) -> _Layer:
+        """The same with its output corrected.
+
+        Raises:
+            AttachError: rows of other widths.
+        """
+        made = Corrected(self.made, rows, self.place.path, self.own.out_features, self.device)
+        return replace(self, made=made, correction=made)
+
+    def standing(self, step: int | None) -> tuple[Place, nn.Module]:
+        """Who stands where on a step.
 
         Raises:
             AttachError: the layer, or its weight, is another by now.
@@ -46,6 +58,8 @@ class _Layer:
         elif weight.device != self.device or weight.dtype != self.dtype:
             changed = f"came to {weight.device} in {weight.dtype}"
         else:
+            if self.correction is not None:
+                self.correction.come_to(step)
             return self.place, self.made
         raise AttachError(f"{self.place.path} {changed} after variants of it were made; apply the plan again")
 
@@ -72,14 +86,18 @@ class Variants:
         known: dict[tuple[str, bool, str], _Layer] = {}
         self._layers: dict[str, list[_Layer]] = {}
         for name, spec in specs.items():
-            for place in places[name]:
-                key = (spec.scheme, spec.simulated, place.path)
-                known[key] = known.get(key) or _made(network, place, spec)
-                self._layers.setdefault(name, []).append(known[key])
+            rows, layers = spec.corrected, self._layers.setdefault(name, [])
+            specs_of = {place: own for place in places[name] if (own := spec.of(place.path)) is not None}
+            _check_known(name, "quantises otherwise", spec.schemes or {}, places[name])
+            _check_known(name, "corrects", rows, specs_of)
+            for place, own in specs_of.items():
+                key = (own.scheme, own.simulated, place.path)
+                known[key] = known.get(key) or _made(network, place, own)
+                layers.append(known[key].corrected(rows[place.path]) if place.path in rows else known[key])
         self.nbytes = sum(bytes_beside(layer.made, layer.own) for layer in known.values())
 
-    def stands(self, variant: str) -> list[Callable[[], Standing]]:
-        """What takes the places of the layers of a variant, as `take_places` wants it.
+    def stands(self, variant: str, step: int | None = None) -> list[Callable[[], Standing]]:
+        """What takes the places of the layers of a variant on a step of the plan, as `take_places` wants it.
 
         Raises:
             AttachError: there is no such variant.
@@ -88,7 +106,7 @@ class Variants:
             return []
         if variant not in self._layers:
             raise AttachError(f"expected a variant of {sorted(self.specs)}, got {variant[:60]!r}; apply its own plan")
-        return [partial(_standing, self._layers[variant])]
+        return [partial(_standing, self._layers[variant], step)]
 
     def wrap(self, around: Callable[[nn.Module, nn.Linear], nn.Module]) -> None:
         """Let each quantised layer run inside what `around` makes of it and the network's own."""
@@ -141,15 +159,20 @@ def _made(network: nn.Module, place: Place, spec: VariantSpec) -> _Layer:
     return _Layer(place, own, weight._version, weight.device, weight.dtype, quantised(own, spec))  # noqa: SLF001
 
 
-def _standing(layers: list[_Layer]) -> Standing:
-    return [layer.standing() for layer in layers]
+def _check_known(name: str, does: str, paths: Iterable[str], places: Iterable[Place]) -> None:
+    if unknown := {*paths} - {place.path for place in places}:
+        raise AttachError(f"variant {name!r} {does} {min(unknown)[:60]!r}, which is no layer that it quantises")
+
+
+def _standing(layers: list[_Layer], step: int | None) -> Standing:
+    return [layer.standing(step) for layer in layers]
 
 
 def _expected_bytes(places: list[Place], spec: VariantSpec) -> int:
     if spec.simulated:
         return 0
-    weights = [place.module.get_parameter("weight") for place in places]
-    return sum(weight.numel() * BITS[spec.scheme][0] // 8 + SCALES * len(weight) for weight in weights)
+    weights = [(place.module.get_parameter("weight"), own) for place in places if (own := spec.of(place.path))]
+    return sum(weight.numel() * BITS[own.scheme][0] // 8 + SCALES * len(weight) for weight, own in weights)
 
 
 def _free_bytes(device: torch.device) -> int | None:

@@ -75,6 +75,20 @@ def test_quantised_weights_are_told_apart(pipe: EmojiPipeline, plan: Plan) -> No
     apply_plan(pipe, certified(plan, dtype="bfloat16"), require=30.0).remove()
 
 
+def test_what_was_certified_in_bfloat16_is_refused_on_int8(pipe: EmojiPipeline, plan: Plan) -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    pipe.transformer.to(torch.bfloat16)
+    made = certified(plan, dtype="bfloat16")
+    apply_plan(pipe, made, require=40.0).remove()
+    quantization.quantize_(pipe.transformer, quantization.Int8WeightOnlyConfig())
+    with pytest.raises(
+        CertificateError, match=r"expected weights in bfloat16, as it was certified, got .*int8"
+    ) as error:
+        apply_plan(pipe, made, require=40.0)
+    assert "\n" not in str(error.value)
+    assert "measure it on this model" in str(error.value)
+
+
 def test_a_signature_is_of_every_number_and_word(pipe: EmojiPipeline, plan: Plan) -> None:
     own = signed(plan, pipe)
     apply_plan(pipe, own, require=40.0).remove()

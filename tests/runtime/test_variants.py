@@ -6,6 +6,7 @@ import copy
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -16,10 +17,13 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import AttachError, Plan, PlanError, PlanMismatchError, apply_plan
 from hyca_runtime.attach import variants
 from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.variants import Variants
 from hyca_runtime.certified import content_digest
+from hyca_runtime.group import SolverSpec
 from hyca_runtime.plan import merge_plans, parse_plan
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
+from hyca_runtime.solvers import Fitted, Hold
 from hyca_runtime.variant import BITS, VariantSpec
 
 pytest.importorskip("torchao")
@@ -254,3 +258,82 @@ def test_plans_without_variants_read_and_certify_as_before(pipe: EmojiPipeline) 
     assert content_digest(low.section, low.sections) != content_digest(plan.section, plan.sections)
     assert parse_plan(low.model_dump(mode="json", exclude_none=True), "plan.json") == low
     assert COMPUTE in low.section.schedule.palette
+
+
+def corrected(rows: Any) -> VariantSpec:
+    return VariantSpec(scheme="int8", corrections={LINEAR: rows})
+
+
+def test_outputs_are_corrected_on_the_steps_that_say_so(pipe: EmojiPipeline) -> None:
+    width = pipe.transformer.get_submodule(LINEAR).out_features
+    rows = np.stack([np.ones((2, width)), np.full((2, width), 0.5)], axis=1)
+    plan, neutral = make_plan(pipe.transformer), rows * [[[1.0], [0.0]]]
+    found = []
+    for spec in (INT8, *(corrected(Fitted((4, 5), of).spec()) for of in (neutral, rows))):
+        with apply_plan(pipe, precise(plan, (4, 8), {"low": spec})):
+            found.append(draw(pipe))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    made = Variants(pipe.transformer, {"low": corrected(Fitted((4, 5), rows).spec())})
+    x = torch.randn(3, width)
+    layer = next(module for place, module in made.stands("low")[0]() if place.path == LINEAR)
+    outputs = list[Tensor]()
+    for step in (8, 4, None):
+        made.stands("low", step)[0]()
+        outputs.append(layer(x))
+    assert torch.equal(outputs[0], outputs[2])
+    torch.testing.assert_close(outputs[1], outputs[0] + 0.5)
+    saved = precise(plan, (4, 8), {"low": corrected(Fitted((4, 5), rows).spec())})
+    assert parse_plan(saved.model_dump(mode="json", exclude_none=True), "plan.json") == saved
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (Hold().spec(), "corrections.*expected 'fitted', got 'hold'"),
+        (Fitted((4,), np.ones((1, 3, 1))).spec(), "expected two weights, of an output and of a constant, got 3"),
+        (SolverSpec(name="fitted", configuration={"steps": [4], "weights": [[[1e999], [0.0]]]}), "finite"),
+        (SolverSpec(name="rm -rf"), "unknown solver"),
+    ],
+)
+def test_hostile_corrections_are_refused_in_one_line(pipe: EmojiPipeline, rows: SolverSpec, reason: str) -> None:
+    content = precise(make_plan(pipe.transformer), (4,)).model_dump(mode="json", exclude_none=True)
+    content["sections"][0]["variants"]["low"]["corrections"] = {"x" * 10**5: rows.model_dump(mode="json")}
+    with pytest.raises(PlanError, match=reason) as caught:
+        parse_plan(content, "plan.json")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_corrections_of_other_layers_are_refused(pipe: EmojiPipeline) -> None:
+    rows, plan = Fitted((4,), np.ones((1, 2, 5))).spec(), make_plan(pipe.transformer)
+    full = draw(pipe)
+    for spec, reason in (
+        (corrected(rows), f"{LINEAR} has 32 channels, its corrections are for 5"),
+        (VariantSpec(scheme="int8", corrections={"norm_out.linear": rows}), "corrects 'norm_out.linear', which is no"),
+    ):
+        with pytest.raises(AttachError, match=reason):
+            apply_plan(pipe, precise(plan, (4,), {"low": spec}))
+    assert torch.equal(draw(pipe), full)
+
+
+def test_layers_have_schemes_of_their_own(pipe: EmojiPipeline) -> None:
+    others = "single_transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp"
+    spec = VariantSpec(scheme="int8", schemes={others[0]: "int8_weights", others[1]: None})
+    made = Variants(pipe.transformer, {"low": spec, "all": INT8})
+    low, every = ({place.path: of for place, of in made.stands(name)[0]()} for name in ("low", "all"))
+    assert every.keys() - low.keys() == {others[1]}
+    assert {path for path in low if low[path] is not every[path]} == {others[0]}
+    assert "2 layers otherwise" in str(spec)
+    plan = precise(make_plan(pipe.transformer), (4, 8), {"low": spec})
+    assert parse_plan(plan.model_dump(mode="json"), "plan.json") == plan
+    with apply_plan(pipe, plan) as session:
+        draw(pipe)
+        assert session.report().computed == 4
+    wrong = VariantSpec(scheme="int8", schemes={"proj_out": None})
+    with pytest.raises(AttachError, match="quantises otherwise 'proj_out', which is no layer"):
+        apply_plan(pipe, precise(make_plan(pipe.transformer), (4,), {"low": wrong}))
+    content = plan.model_dump(mode="json", exclude_none=True)
+    content["sections"][0]["variants"]["low"]["schemes"] = {"x": "int7"}
+    with pytest.raises(PlanError, match=r"variants\.low\.schemes\.x"):
+        parse_plan(content, "plan.json")

@@ -31,11 +31,11 @@ LAYERS = (
         "hyca_runtime.point",
         "hyca_runtime.group",
         "hyca_runtime.schedule",
-        "hyca_runtime.variant",
         "hyca_runtime.history",
     ),
     (
         "hyca_runtime.solvers",
+        "hyca_runtime.variant",
         "hyca_runtime.policies",
         "hyca_runtime.combine",
         "hyca_runtime.combine_triton",
@@ -90,7 +90,7 @@ LAYERS = (
     ("hyca_calib.cli", "hyca_calib.api"),
     ("hyca_calib.__main__",),
     ("studies.zoo", "studies.training"),
-    ("studies.paper", "studies.starter", "studies.curves"),
+    ("studies.paper", "studies.starter", "studies.curves", "studies.precision"),
 )
 """Bottom up. A file imports only its own layer and lower ones; the longest prefix decides."""
 

@@ -80,7 +80,7 @@ def measure_noise(pipe: Any, problem: Problem, specs: Mapping[str, VariantSpec],
                 found[_key(name, label)][call.step] += np.concatenate([_squares(piece, axis) for piece in pieces])
 
     network = find_transformer(pipe, trace.attributes.model.component)
-    with _Meter(network, specs) as meter:
+    with Meter(network, specs) as meter:
         watch(pipe, problem, {FEATURE: trace.point}, job, problem.workload.num_steps, hear, variants=specs)
     rows = {key: of.tolist() for key, of in found.items()}
     return rows | {_key(name, FLOPS): [[flops / trace.num_steps]] for name, flops in meter.flops.items()}
@@ -95,7 +95,7 @@ def _squares(errors: Tensor, axis: int) -> Array:
     return errors.double().movedim(axis, -1).flatten(0, -2).square().sum(0).cpu().numpy()
 
 
-class _Meter:
+class Meter:
     """Counts FLOPs of the network's own layers that some variants quantise. A context manager."""
 
     def __init__(self, network: nn.Module, specs: Mapping[str, VariantSpec]) -> None:

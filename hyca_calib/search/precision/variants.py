@@ -10,7 +10,7 @@ them knows what extrapolation amplifies.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,24 +30,24 @@ class KnownVariants:
         own_bits: of a number in the network's own precision.
         quantised: FLOPs of a step that are in the layers of each variant, all guidance branches together.
         noise: of each variant, squared errors of the feature ``(channel, branch, step)``, summed over tokens, the mean
-            over samples: in the units of the Gram matrices.
+            over samples: in the units of the Gram matrices; none where no search asks.
+        partly: FLOPs in the layers of its variant, of actions that forecast something.
     """
 
     specs: Mapping[str, VariantSpec]
     own_bits: int
     quantised: Mapping[str, float]
     noise: Mapping[str, Array]
+    partly: Mapping[Action, float] = field(default_factory=dict)
 
     def bits(self, flops: float, action: Action) -> float:
-        """Bit operations of a step that takes so many FLOPs.
-
-        Only what computes all of the network saves any.
-        """
+        """Bit operations of a step that takes so many FLOPs."""
         own = bit_operations(flops, self.own_bits)
-        if action.variant == DEFAULT or not action.computes:
+        if action.variant == DEFAULT:
             return own
+        quantised = self.quantised[action.variant] if action.computes else self.partly.get(action, 0.0)
         saved = 1 - self.specs[action.variant].bit_share(self.own_bits)
-        return own - bit_operations(self.quantised[action.variant], self.own_bits) * saved
+        return own - bit_operations(quantised, self.own_bits) * saved
 
     def noise_under(self, schedule: Schedule) -> Array:
         """How far off the computed steps of a schedule are, ``(channel, branch, step)``; it is one for all branches."""

@@ -54,8 +54,29 @@ def calibrate(
     )
 
 
-def measure_changes(pipe: Any, problem: Problem, points: Points, job: Job, lookahead: int) -> Changes:
-    """Changes in the full run of one sample; holds the outputs of the last `lookahead` steps."""
+def change(older: Feature, newer: Feature) -> float:
+    """The change of each layer's output, averaged over the layers; each stream is an output of its own."""
+    ratios = []
+    for a, b in zip(older, newer, strict=True):
+        kept = a.float()
+        moved = (kept - b.float()).abs().sum().item()
+        ratios.append(moved / max(kept.abs().sum().item(), TINY))
+    return statistics.fmean(ratios)
+
+
+def measure_changes(
+    pipe: Any,
+    problem: Problem,
+    points: Points,
+    job: Job,
+    lookahead: int,
+    between: Callable[[Feature, Feature], float] = change,
+) -> Changes:
+    """Changes in the full run of one sample; holds the outputs of the last `lookahead` steps.
+
+    Args:
+        between: what counts as the change from one output to a later one.
+    """
     past: dict[tuple[str, str, int], deque[tuple[int, Feature]]] = defaultdict(lambda: deque(maxlen=lookahead))
     found: dict[tuple[str, int, int], list[float]] = defaultdict(list)
 
@@ -66,7 +87,7 @@ def measure_changes(pipe: Any, problem: Problem, points: Points, job: Job, looka
             before = past[name, *call.stream]
             for step, older in before:
                 if _comparable(older, feature):
-                    found[name, call.step - step, step].append(change(older, feature))
+                    found[name, call.step - step, step].append(between(older, feature))
             before.append((call.step, Feature(part.detach().clone() for part in feature)))
 
     watch(pipe, problem, points, job, problem.workload.num_steps, hear)
@@ -75,16 +96,6 @@ def measure_changes(pipe: Any, problem: Problem, points: Points, job: Job, looka
         name: [[_mean(found[name, j, t]) for t in steps[:-j]] for j in range(1, min(lookahead + 1, len(steps)))]
         for name in points
     }
-
-
-def change(older: Feature, newer: Feature) -> float:
-    """The change of each layer's output, averaged over the layers; each stream is an output of its own."""
-    ratios = []
-    for a, b in zip(older, newer, strict=True):
-        kept = a.float()
-        moved = (kept - b.float()).abs().sum().item()
-        ratios.append(moved / max(kept.abs().sum().item(), TINY))
-    return statistics.fmean(ratios)
 
 
 def mean_changes(samples: Sequence[Changes]) -> Changes:

@@ -1,0 +1,79 @@
+"""Presets that compute in low precision."""
+
+from functools import cache, partial
+
+from hyca_calib.commands.asked import Asked, Maker
+from hyca_calib.costs.budget import Budget
+from hyca_calib.records.console import stages
+from hyca_calib.search.cachequant.drift import calibrate_distances
+from hyca_calib.search.cachequant.search import grouping_of, search_cachequant
+from hyca_calib.search.cachequant.site import measure_site
+from hyca_calib.search.precision.variants import parse_variants
+from hyca_calib.search.quantcache.calibration import calibrate_changes, calibrate_cosines, calibrate_importance
+from hyca_calib.search.quantcache.search import Calibrated, calibrated, search_quantcache
+from hyca_calib.search.quantcache.site import measure_site as measure_blocks
+from hyca_calib.search.smoothcache.calibration import Changes
+from hyca_calib.search.study import StudyFolder
+from hyca_runtime import Plan
+from hyca_runtime.errors import BudgetError
+
+INT8 = "int8"
+WEIGHTS = "int8", "int4_weights"
+"""Schemes among which QuantCache chooses for each layer; the first is needed."""
+
+
+def cachequant(asked: Asked) -> Maker:
+    """Groups for budgets; the network is measured, and distances between steps, once."""
+    (problem,), pipe = asked.problems, asked.pipe
+    specs = parse_variants(asked.limits.precision or INT8)
+    if len(specs) > 1:
+        raise BudgetError(f"--precision {asked.limits.precision}: {asked.limits.preset} takes one, got {len(specs)}")
+    site = measure_site(pipe, problem, specs)
+    longest = max(grouping_of(problem, budget, site).lengths[-1] for budget in asked.budgets)
+    ahead = min(longest, problem.trace.num_steps) - 1
+
+    @cache
+    def distances() -> Changes:
+        with stages(("calibrate",)) as tell:
+            return calibrate_distances(
+                pipe, problem, site.layers.points, ahead, asked.folder, lambda share: tell("calibrate", share, "")
+            )
+
+    def make(budget: Budget, study: StudyFolder) -> Plan:
+        known = distances()
+        with stages(("correct",)) as tell:
+            return search_cachequant(
+                pipe, problem, budget, study, site, known, lambda share: tell("correct", share, "")
+            )
+
+    return make
+
+
+def quantcache(asked: Asked) -> Maker:
+    """Counters for budgets; the network is measured, and what full runs tell, once."""
+    (problem,), pipe, limits = asked.problems, asked.pipe, asked.limits
+    specs = parse_variants(limits.precision or INT8)
+    simulated = {spec.simulated for spec in specs.values()}
+    if not {INT8} <= specs.keys() <= {*WEIGHTS} or len(simulated) > 1:
+        raise BudgetError(
+            f"--precision {limits.precision}: {limits.preset} takes int8, perhaps with int4_weights beside it, both of "
+            "them :simulated or neither"
+        )
+    site = measure_blocks(pipe, problem)
+
+    @cache
+    def known() -> Calibrated:
+        schemes = [spec.scheme for spec in specs.values()]
+        with stages(("calibrate",)) as tell:
+
+            def part(number: int, share: float) -> None:
+                tell("calibrate", (number + share) / 3, "")
+
+            distances = calibrate_changes(pipe, problem, asked.folder, partial(part, 0))
+            cosines = calibrate_cosines(pipe, problem, asked.folder, partial(part, 1))
+            importance = calibrate_importance(
+                pipe, problem, schemes, simulated == {True}, asked.folder, partial(part, 2)
+            )
+        return calibrated(pipe, problem, distances, cosines, importance, simulated == {True})
+
+    return lambda budget, study: search_quantcache(pipe, problem, budget, study, site, known(), limits.seed)
