@@ -49,6 +49,7 @@ class CompiledPlan:
         self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
         self.adapts = on_mismatch == "adapt"
         self.points = self.sections[0].places
+        self.chunks = self.sections[0].chunks
         self.variants = merged_variants(section.variants for section in self.sections)
         self.depths = {name: max(self._depth(s, name) for s in self.sections) for name in self.points}
         self._adaptive: dict[tuple[int, str, str], tuple[AdaptiveGroups, ...]] = {}
@@ -65,6 +66,8 @@ class CompiledPlan:
             raise PlanMismatchError(
                 f"plan {self.name!r} is cached at {here}, the session at {there}; apply it on its own"
             )
+        if self.chunks != own.chunks:
+            raise PlanMismatchError(f"plan {self.name!r} has other chunks than the session; apply it on its own")
         if not self.variants.items() <= own.variants.items():
             raise PlanMismatchError(f"plan {self.name!r} has variants that the session lacks; apply it on its own")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -12,18 +11,22 @@ import torch
 from torch import nn
 
 from hyca_runtime.agreement import ALONE, Agreement
+from hyca_runtime.attach.arrival import Arrival
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.bound_point import Keeper
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.compiling import around, outside
 from hyca_runtime.attach.points import find_components
+from hyca_runtime.chunk_calls import calls_of
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.complaints import Complain, tell_of_leaving, tell_of_miss
 from hyca_runtime.doing import NOTHING, Apart, Doing, Later, together
-from hyca_runtime.feature import signature
+from hyca_runtime.feature import Signature, signature
 from hyca_runtime.forecasting import NOT_STACKED, forecast_action
 from hyca_runtime.lane import Lane
+from hyca_runtime.lanes import Lanes
 from hyca_runtime.on_the_way import OnTheWay, places_on_the_way
+from hyca_runtime.policies import ProbingPolicy
 from hyca_runtime.schedule import COMPUTE, Action
 from hyca_runtime.stacked import joined, parts_of, repeats
 from hyca_runtime.stream_state import Turn
@@ -54,13 +57,15 @@ class Executor:
         for place in (place for section in plan.sections for place in places_on_the_way(section)):
             self._attachment.late(*place)  # refused before anything is changed
         self._clock = Clock(module, pipe, self._context)
-        self._numbers: dict[tuple[int, int], int] = {}
-        self._numbering = threading.Lock()
-        self.lanes: dict[int, Lane] = {}
+        self._lanes = Lanes(self._clock, self._context, ranks)
+        deciders = [section.decider for section in plan.sections]
+        self._arrival = Arrival(module, [d.looks_at for d in deciders if isinstance(d, ProbingPolicy)])
+        self.chunks = calls_of(plan, self._attachment, self._clock, self._lanes, self._answer_whole)
         self._decide, self._join = outside(self._decide_on), outside(joined)
         self._ask = outside(_asked)
         around(self._do)
         self._attachment.install(self._answer)
+        self.chunks.install()
 
     def saying(self, **what: Any) -> AbstractContextManager[None]:
         """Let this thread's calls inside have another step, branch, pipeline or plan; see `Context`."""
@@ -77,18 +82,9 @@ class Executor:
         """Bytes of quantised weights beside the network's own."""
         return self._attachment.variants.nbytes
 
-    def number(self) -> int:
-        """The number of the calling thread's lane."""
-        lane = threading.get_ident(), self._context.lane
-        if lane not in self._numbers:
-            with self._numbering:
-                self._numbers[lane] = len(self._numbers)
-        return self._numbers[lane]
-
     def lanes_of(self, own: bool) -> list[tuple[int, Lane]]:
-        """The lanes of all threads, or the calling thread's."""
-        mine = self.number()
-        return [(number, lane) for number, lane in list(self.lanes.items()) if number == mine or not own]
+        """The lanes of all threads, or the calling one's, with the number of their sampler."""
+        return self._lanes.of(own)
 
     def departure(self, own: bool) -> str:
         """Why steps were not done as the plan says, or none will be; "" if all were."""
@@ -99,8 +95,8 @@ class Executor:
 
     def reset(self, own: bool = False) -> None:
         """Forget every feature and every count, of all threads or the calling one."""
-        for number, _ in self.lanes_of(own):
-            self.lanes.pop(number, None)
+        self._lanes.drop(own)
+        self.chunks.drop(own)
 
     def forget(self, cause: str) -> None:
         """Forget the features of the calling lane, in the midst of a run."""
@@ -110,9 +106,15 @@ class Executor:
     def remove(self) -> None:
         """Restore the network and release all memory."""
         self._attachment.remove()
+        self.chunks.remove()
         self.reset()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.chunks.takes(args, kwargs) and self._follows() is not None:
+            return self.chunks.answer(args, kwargs)
+        return self._answer_whole(args, kwargs)
+
+    def _answer_whole(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         doing = self._decide(args, kwargs)
         if not isinstance(doing, list):
             return self._do(args, kwargs, doing)
@@ -124,17 +126,25 @@ class Executor:
             return self._attachment.run_late(args, kwargs, *doing)
         return self._attachment.run(args, kwargs, *doing)[0]
 
+    def _follows(self) -> CompiledPlan | None:
+        """The plan that the calling thread's calls follow, if any."""
+        plan = self._context.plan or self.plan
+        trains = self.module.training and torch.is_grad_enabled()
+        return plan if isinstance(plan, CompiledPlan) and not trains else None
+
     def _decide_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing | Later | Apart:
         """What a call computes, and what is forecast."""
-        plan = self._context.plan or self.plan
-        if not isinstance(plan, CompiledPlan) or (self.module.training and torch.is_grad_enabled()):
+        if (plan := self._follows()) is None:
             return NOTHING
         fills_cache = self._clock.fills_cache(args, kwargs)
         if fills_cache and not self._starts(plan, args, kwargs):
             return NOTHING
-        lane = self._lane(plan)
+        lane = self._lanes.at(plan)
         call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
-        turns, section = lane.turns(call, signature((args, kwargs))), plan.section(lane.track)
+        if call.progress == "begins":
+            self._lanes.begin()
+        self.chunks.enter(lane, call)
+        turns, section = lane.turns(call, self._shapes(args, kwargs)), plan.section(lane.track)
         if section.stacked > 1 and turns[0].anew:
             same = self._ranks.everywhere(repeats(args, kwargs, section.stacked))
             stacked = bool(same)  # waits for the device, once a run
@@ -148,7 +158,8 @@ class Executor:
             return self._computing(lane, turns, COMPUTE, [False] * len(turns), fills_cache)
         if plan.probes(lane.track) and not fills:
             return self._on_the_way(lane, turns[0]).probing()
-        actions = [lane.decide(turn, self.number()) for turn in turns]
+        evidence = [turn.state.look(section.decider, self._arrival, args, kwargs) for turn in turns]
+        actions = [lane.decide(turn, self._lanes.number(), seen) for turn, seen in zip(turns, evidence, strict=True)]
         if len(turns) == 1 and not fills:
             return self._done(lane, turns[0], actions[0])
         if fills or not turns[0].state.stacked or all(action == COMPUTE for action in actions):
@@ -204,24 +215,22 @@ class Executor:
         pairs = zip(turns, follows, strict=True)
         keepers: list[Keeper] = [lane.computes(turn.state, action, keeps, fills_cache) for turn, keeps in pairs]
         if not (fills_cache or lane.track.ends):
-            told = [f and lane.learns(t, self.number()) for t, f in zip(turns, follows, strict=True)]
+            told = [f and lane.learns(t, self._lanes.number()) for t, f in zip(turns, follows, strict=True)]
             asked = zip(turns, keepers, told, strict=True)
-            keepers = [learning(lane, turn, self.number(), keep) if learns else keep for turn, keep, learns in asked]
+            keepers = [
+                learning(lane, turn, self._lanes.number(), keep) if learns else keep for turn, keep, learns in asked
+            ]
         if len(turns) > 1 and not turns[0].state.stacked:
             return NOTHING
         doings = [Doing(tuple(lane.plan.points), {}, keep, action.variant) for keep in keepers]
         return doings[0] if len(doings) == 1 else together(doings, lane.keeping_order(turns)) or NOTHING
 
     def _on_the_way(self, lane: Lane, turn: Turn) -> OnTheWay:
-        return OnTheWay(lane, turn, self.number(), self._complain)
+        return OnTheWay(lane, turn, self._lanes.number(), self._complain)
 
-    def _lane(self, plan: CompiledPlan) -> Lane:
-        """Where the calling thread is."""
-        number = self.number()
-        lane = self.lanes.get(number)
-        if lane is None or lane.plan is not plan:
-            lane = self.lanes[number] = Lane(plan, self._clock, self._ranks)
-        return lane
+    def _shapes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
+        """What must stay equal from call to call; a chunk's past keys and values may grow."""
+        return signature((args, kwargs) if self._context.chunk is None else self._clock.without_caches(args, kwargs))
 
     def _starts(self, plan: CompiledPlan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call begins a run, by its timestep."""
