@@ -14,14 +14,16 @@ from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.chunk_attention import ChunkAttention, Place
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import Call
-from hyca_runtime.chunk_parts import ChunkCutter, ChunkPart
+from hyca_runtime.chunk_parts import ChunkCutter, ChunkPart, WholeCalls
 from hyca_runtime.chunking import Chunking
+from hyca_runtime.chunks_together import ChunksTogether
 from hyca_runtime.compiled_plan import CompiledPlan
+from hyca_runtime.decisions import Decisions
 from hyca_runtime.errors import ClockError
 from hyca_runtime.lane import Lane
 from hyca_runtime.lanes import Lanes
 from hyca_runtime.stacked import joined, same
-from hyca_runtime.streaming.key_store import KeyStore, Observer
+from hyca_runtime.streaming.key_store import KeyStore
 from hyca_runtime.streaming.retention import All
 
 Answer = Callable[[tuple[Any, ...], dict[str, Any]], Any]
@@ -60,37 +62,6 @@ class Video:
             self.rested = {number: of for number, of in self.rested.items() if number < chunk}
 
 
-class WholeCalls:
-    """Calls of a network that are answered as they come.
-
-    Attributes:
-        observer: told of every attention of videos that begin, None for nobody.
-    """
-
-    observer: Observer | None = None
-
-    def install(self) -> None:
-        """Stand in the network, beside what the plan's points need."""
-
-    def remove(self) -> None:
-        """Restore it, and forget all videos."""
-
-    def takes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call holds chunks of which each is answered on its own."""
-        del args, kwargs
-        return False
-
-    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The answer to such a call."""
-        raise NotImplementedError
-
-    def enter(self, lane: Lane, call: Call) -> None:
-        """A call was placed."""
-
-    def drop(self, own: bool) -> None:
-        """Forget the videos of all threads, or the calling sampler's."""
-
-
 class ChunkCalls(WholeCalls):
     """Calls of a network that are made chunk by chunk.
 
@@ -106,12 +77,14 @@ class ChunkCalls(WholeCalls):
         attachment: Attachment,
         clock: Clock,
         lanes: Lanes,
+        decisions: Decisions,
         answer: Answer,
     ) -> None:
         self._chunking, self._cutter, self._attachment, self._clock = chunking, cutter, attachment, clock
         self._context, self._lanes, self._answer = attachment.context, lanes, answer
         self._attention = ChunkAttention(attachment.module)
         self.videos: dict[tuple[int, str], Video] = {}
+        decisions.listeners.append(self._enter)
 
     def install(self) -> None:
         self._attention.install()
@@ -137,7 +110,7 @@ class ChunkCalls(WholeCalls):
         nothing = tree_map(_zeros, next(iter(outputs.values())))
         return joined([outputs.get(part.number, nothing) for part in parts], axis=2)
 
-    def enter(self, lane: Lane, call: Call) -> None:
+    def _enter(self, lane: Lane, call: Call) -> None:
         """A chunk's call was placed; what is there of an earlier video is forgotten.
 
         Raises:
@@ -193,13 +166,17 @@ def _zeros(value: Any) -> Any:
     return torch.zeros_like(value) if isinstance(value, Tensor) else value
 
 
-def calls_of(plan: CompiledPlan, attachment: Attachment, clock: Clock, lanes: Lanes, answer: Answer) -> WholeCalls:
+def calls_of(
+    plan: CompiledPlan, attachment: Attachment, clock: Clock, lanes: Lanes, decisions: Decisions, answer: Answer
+) -> WholeCalls:
     """How calls of a network are made by a plan.
 
     Raises:
         AttachError: by chunks, and the network's attention is not known.
     """
-    if plan.chunks is None or plan.chunks.keys is None:
+    if plan.chunks is None:
         return WholeCalls()
     cutter = ChunkCutter(attachment.module, plan.chunks, [section.grid for section in plan.sections])
-    return ChunkCalls(plan.chunks, cutter, attachment, clock, lanes, answer)
+    if plan.chunks.keys is None:
+        return ChunksTogether(plan, cutter, attachment, decisions)
+    return ChunkCalls(plan.chunks, cutter, attachment, clock, lanes, decisions, answer)

@@ -12,6 +12,7 @@ from hyca_runtime.attach.clock import Arguments as Names
 from hyca_runtime.chunking import Chunking
 from hyca_runtime.plan_facts import TimeGrid
 from hyca_runtime.stacked import Arguments
+from hyca_runtime.streaming.key_store import Observer
 
 LATENTS, TIMES = "hidden_states", "timestep"
 """The arguments whose frames are counted, along axis 2 and 1."""
@@ -50,12 +51,18 @@ class ChunkCutter:
         if not self._known:
             return False
         latents, times = (self._names.get(name, args, kwargs) for name in (LATENTS, TIMES))
-        return isinstance(times, Tensor) and times.ndim == 2 and isinstance(latents, Tensor) and latents.ndim == 5
+        if not isinstance(times, Tensor) or times.ndim != 2 or not isinstance(latents, Tensor) or latents.ndim != 5:
+            return False
+        return latents.shape[2] % times.shape[1] == 0  # else tokens have their own, as in Wan 2.2's image to video
 
     def latents(self, call: Arguments) -> Tensor:
         """Those of a call, ``(batch, channel, frame, row, column)``."""
         found: Tensor = self._names.get(LATENTS, *call)
         return found
+
+    def frames(self, call: Arguments) -> int:
+        """How many frames a call is of, as the network has timesteps for them."""
+        return int(self._names.get(TIMES, *call).shape[1])
 
     def cut(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[ChunkPart]:
         """The chunks of a call in order. Waits for the device, which tells their times."""
@@ -103,3 +110,31 @@ class ChunkCutter:
 def _beyond(times: Sequence[float], time: float, rounding: float) -> bool:
     last, falls = times[-1], times[0] >= times[-1]
     return (last - time if falls else time - last) > rounding * max(abs(last), 1e-6)
+
+
+class WholeCalls:
+    """Calls of a network that are answered as they come.
+
+    Attributes:
+        observer: told of every attention of videos that begin, None for nobody.
+    """
+
+    observer: Observer | None = None
+
+    def install(self) -> None:
+        """Stand in the network, beside what the plan's points need."""
+
+    def remove(self) -> None:
+        """Restore it, and forget all videos."""
+
+    def takes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call holds chunks of which each is answered on its own."""
+        del args, kwargs
+        return False
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The answer to such a call."""
+        raise NotImplementedError
+
+    def drop(self, own: bool) -> None:
+        """Forget the videos of all threads, or the calling sampler's."""

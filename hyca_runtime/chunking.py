@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 from pydantic import Field, model_validator
 
 from hyca_runtime.errors import HycaError
 from hyca_runtime.plan_part import PlanPart
+from hyca_runtime.point import CachePoint
 from hyca_runtime.streaming.retention import Retention, RetentionSpec, retention_from_spec
 
 
@@ -43,18 +45,20 @@ class Chunking(PlanPart):
         """What is kept of finished chunks, None if calls are not made chunk by chunk."""
         return None if self.keys is None else retention_from_spec(self.keys)
 
-    def check(self, whole: bool, on_the_way: bool) -> None:
+    def check(self, whole: bool, blocks: int, places: Mapping[str, CachePoint]) -> None:
         """Raises ValueError if a section cannot be followed so.
 
         Args:
             whole: whether guidance branches of a call are remembered together.
-            on_the_way: whether it decides or forecasts when some blocks of a call have run.
+            blocks: how many of a call run before it decides or forecasts.
+            places: of the points, by name.
         """
         if not whole:
             raise ValueError("chunks: guidance branches that share a call cannot have steps of their own beside chunks")
-        if on_the_way and self.keys is None:
+        if self.keys is None and (blocks or not all(place.skips_loop for place in places.values())):
             raise ValueError(
-                "chunks: what is decided or forecast on the way through a call is so for all its chunks; give them keys"
+                "chunks: where they share a call, no block may run on a predicted step, or chunks that wait would be "
+                "looked at; forecast the trunk or the output, or give the chunks keys"
             )
 
     def __eq__(self, other: object) -> bool:

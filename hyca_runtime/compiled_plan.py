@@ -72,9 +72,9 @@ class CompiledPlan:
             raise PlanMismatchError(f"plan {self.name!r} has variants that the session lacks; apply it on its own")
 
     def _depth(self, section: NetworkPlan, name: str) -> int:
-        return max(section.depth(name), section.points[name].free_depth if self._is_free(section) else 1)
+        return max(section.depth(name), section.points[name].free_depth if self.is_free(section) else 1)
 
-    def _is_free(self, section: NetworkPlan) -> bool:
+    def is_free(self, section: NetworkPlan) -> bool:
         """Whether runs may meet histories that the plan has no rows for; closed forms forecast there."""
         return self.adapts or section.policy is not None
 
@@ -125,7 +125,7 @@ class CompiledPlan:
         """Weights of a forecast for each part of a point, on its device; None if the history is not what they take."""
         section, past = self.section(track), history.positions
         taps = self._exact(track, name, branch, past)
-        if not past or (taps is None and not self._is_free(section)):
+        if not past or (taps is None and not self.is_free(section)):
             return None
         used, axis = past if taps is None else taps.history, section.points[name].at.channel_axis
 

@@ -70,7 +70,7 @@ class NetworkPlan(PlanPart):
                 _ = self._taps, self._source_taps, forecast.free_depth
             self._check_probe()
             if self.chunks is not None:
-                self.chunks.check(self.held == self.stacked, on_the_way=self.probes > 0 or any(self.leads.values()))
+                self.chunks.check(self.held == self.stacked, max(self.probes, *self.leads.values()), self.places)
         except HycaError as error:
             raise ValueError(str(error)) from error
         return self

@@ -34,10 +34,10 @@ TOKENS = FRAMES * 2 * 2
 EVERYTHING, HOLD = All(), Hold()
 
 
-def network(dtype: torch.dtype = torch.float64, seed: int = 0) -> SkyReelsV2Transformer3DModel:
-    """Two blocks with random weights."""
-    torch.manual_seed(seed)
-    made = SkyReelsV2Transformer3DModel(
+def network(dtype: torch.dtype = torch.float64, kind: Any = SkyReelsV2Transformer3DModel) -> Any:
+    """Two blocks with random weights; also of a Wan."""
+    torch.manual_seed(0)
+    made = kind(
         num_attention_heads=2,
         attention_head_dim=12,
         in_channels=4,
@@ -63,6 +63,11 @@ def pipeline(dtype: torch.dtype = torch.float64, order: int = 2) -> SkyReelsV2Di
 
 def film(pipe: SkyReelsV2DiffusionForcingPipeline, seed: int = 0, chunks: int = CHUNKS, **options: Any) -> Tensor:
     """The latents of a clip, chunk behind chunk."""
+    return clip(pipe, seed, chunks, **{"ar_step": LAG, "causal_block_size": FRAMES} | options)
+
+
+def clip(pipe: Any, seed: int = 0, chunks: int = CHUNKS, **options: Any) -> Tensor:
+    """The latents of a clip of any pipeline for videos of this family."""
     words = torch.Generator().manual_seed(100)
     given: dict[str, Any] = {
         "prompt": None,
@@ -73,8 +78,6 @@ def film(pipe: SkyReelsV2DiffusionForcingPipeline, seed: int = 0, chunks: int = 
         "num_frames": 4 * (FRAMES * chunks - 1) + 1,
         "num_inference_steps": STEPS,
         "guidance_scale": 3.0,
-        "ar_step": LAG,
-        "causal_block_size": FRAMES,
         "generator": torch.Generator().manual_seed(seed),
         "output_type": "latent",
         "return_dict": False,
@@ -84,15 +87,16 @@ def film(pipe: SkyReelsV2DiffusionForcingPipeline, seed: int = 0, chunks: int = 
 
 
 def chunk_plan(
-    pipe: SkyReelsV2DiffusionForcingPipeline,
+    pipe: Any,
     computed: Sequence[int] = range(STEPS),
     retention: Retention | None = EVERYTHING,
     point: str = "trunk:residual",
     solver: Solver = HOLD,
     policy: PolicySpec | None = None,
     lag: int = LAG,
+    frames: int = FRAMES,
 ) -> Plan:
-    """A plan for the pipeline above."""
+    """A plan for the pipeline above, or one like it."""
     module = pipe.transformer
     pipe.scheduler.set_timesteps(STEPS)
     times = tuple(float(time) for time in pipe.scheduler.timesteps)
@@ -105,7 +109,7 @@ def chunk_plan(
     forecast = Forecast(at=at, num_channels=channels, groups={EVERY: (group,)})
     section = NetworkPlan(
         model=ModelFingerprint(
-            transformer=type(module).__name__, config_digest=config_digest(module, num_frame_per_block=FRAMES)
+            transformer=type(module).__name__, config_digest=config_digest(module, num_frame_per_block=frames)
         ),
         grid=TimeGrid(
             scheduler=type(pipe.scheduler).__name__,
@@ -117,6 +121,6 @@ def chunk_plan(
         points={FEATURE: forecast},
         schedule=Schedule.from_steps(STEPS, computed),
         policy=policy,
-        chunks=Chunking(frames=FRAMES, lag=lag, keys=None if retention is None else retention.spec()),
+        chunks=Chunking(frames=frames, lag=lag, keys=None if retention is None else retention.spec()),
     )
     return Plan(name="test", sections=(section,))

@@ -11,6 +11,8 @@ import pytest
 import streaming
 import torch
 from diffusers import SkyReelsV2DiffusionForcingPipeline as Pipe
+from diffusers import SkyReelsV2Pipeline, WanPipeline, WanTransformer3DModel
+from plans import changed
 from streaming import CHUNKS, FRAMES, STEPS, TOKENS, chunk_plan, film
 from torch import Tensor
 
@@ -194,15 +196,15 @@ class TestFlowCache:
         policy = ChunkChange(threshold, warmup=2, probe=probe, last=False)  # type: ignore[arg-type]
         with apply_plan(pipe, chunk_plan(pipe, policy=policy.spec()), "error") as session:
             executor = session._executors["transformer"]
-            inner = executor._arrival.of
+            inner = executor.decisions._arrival.of
 
             def of(looks: str, args: Any, kwargs: Any) -> Tensor | None:
-                seen = inner(looks, args, kwargs)
+                seen: Tensor | None = inner(looks, args, kwargs)
                 if executor._context.branch == "cond" and seen is not None:
                     looked.setdefault(executor._context.chunk or 0, []).append(seen.clone())
                 return seen
 
-            executor._arrival.of = of  # type: ignore[method-assign]
+            executor.decisions._arrival.of = of  # type: ignore[method-assign]
             film(pipe, guidance_scale=1.0)
             found = computed(session)
         for chunk, steps in enumerate(found):
@@ -360,3 +362,89 @@ def test_the_network_is_restored(pipe: Pipe) -> None:
     apply_plan(pipe, chunk_plan(pipe)).remove()
     assert layer.processor is processor
     assert "forward" not in vars(rope)
+
+
+class TestChunksThatShareACall:
+    """Computed if one is to be, else forecast each from its own past, along the axis of the tokens."""
+
+    @pytest.mark.parametrize("options", [{}, {"causal_block_size": 1, "ar_step": 1}, {"ar_step": 0}], ids=str)
+    def test_nothing_is_changed_where_all_is_computed(self, pipe: Pipe, options: dict[str, Any]) -> None:
+        full, lag = frames_of(pipe, **options), options.get("ar_step", streaming.LAG)
+        frames = options.get("causal_block_size", FRAMES)
+        with apply_plan(pipe, chunk_plan(pipe, retention=None, lag=lag, frames=frames), "error") as session:
+            assert farthest(frames_of(pipe, **options), full) == 0
+            assert computed(session) == [tuple(range(STEPS))] * (FRAMES * CHUNKS // frames)
+
+    @pytest.mark.parametrize("point", ["trunk", "trunk:residual", "output"])
+    def test_chunks_in_step_are_forecast_as_a_whole_video_is(self, pipe: Pipe, point: str) -> None:
+        plan = chunk_plan(pipe, (0, 1, 3), retention=None, point=point, lag=0)
+        with apply_plan(pipe, plan, "error") as session:
+            found = film(pipe, ar_step=0)
+            assert (session.report().computed, session.report().steps) == (3 * CHUNKS, STEPS * CHUNKS)
+        pipe.transformer.register_to_config(num_frame_per_block=FRAMES)
+        with apply_plan(pipe, changed(plan, chunks=None), "error"):
+            assert torch.equal(film(pipe, ar_step=0), found)
+
+    def test_a_call_is_computed_if_one_chunk_of_it_is(self, pipe: Pipe) -> None:
+        plan = chunk_plan(pipe, (0, 1, 4), retention=None)
+        lagging = [
+            {step - streaming.LAG * chunk for chunk in range(CHUNKS)} for step in range(STEPS + 3 * streaming.LAG)
+        ]
+        expected = [bool(steps & {0, 1, 4}) for steps in lagging]
+        with apply_plan(pipe, plan, "error") as session, counting(pipe) as calls:
+            found = film(pipe)
+            assert len(calls) == 2 * sum(expected) < 2 * len(expected)
+            for chunk, steps in enumerate(computed(session)):
+                assert steps == tuple(step for step in range(STEPS) if expected[step + streaming.LAG * chunk])
+            assert torch.equal(film(pipe), found)
+
+    def test_each_has_a_past_of_its_own(self) -> None:
+        """On a straight path the velocity of any step will do, at whatever step the others are."""
+        pipe = streaming.pipeline()
+        with torch.no_grad():
+            pipe.transformer.proj_out.weight.zero_()
+            pipe.transformer.proj_out.bias.normal_()
+        full = film(pipe)
+        with apply_plan(pipe, chunk_plan(pipe, (0, 4), retention=None, point="output"), "error"):
+            assert (film(pipe) - full).abs().max() < 1e-5
+
+    def test_policies_decide_for_each(self, pipe: Pipe) -> None:
+        plan = chunk_plan(pipe, retention=None, policy=ChunkChange(0.6, warmup=1, last=False).spec())
+        with apply_plan(pipe, plan, "error") as session, counting(pipe) as calls:
+            film(pipe, guidance_scale=1.0)
+            assert len(calls) < STEPS + 3 * streaming.LAG
+            assert all(0 in steps for steps in computed(session))
+        full = frames_of(pipe)
+        plan = chunk_plan(pipe, retention=None, policy=ChunkChange(0.0, warmup=1).spec())
+        with apply_plan(pipe, plan, "error"):
+            assert farthest(frames_of(pipe), full) == 0
+
+    def test_points_whose_blocks_run(self, pipe: Pipe) -> None:
+        with pytest.raises(ValueError, match="no block may run on a predicted step"):
+            chunk_plan(pipe, retention=None, point="behind:1")
+
+
+@pytest.mark.parametrize("retention", [None, streaming.EVERYTHING], ids=["together", "apart"])
+def test_one_time_for_all_frames(pipe: Pipe, retention: Retention | None) -> None:
+    """The family's pipelines without diffusion forcing are served as if the plan said nothing of chunks."""
+    if retention is None:
+        plain = WanPipeline(None, None, None, pipe.scheduler, streaming.network(kind=WanTransformer3DModel))
+    else:
+        plain = SkyReelsV2Pipeline(None, None, pipe.transformer, None, pipe.scheduler)
+        pipe.transformer.register_to_config(num_frame_per_block=FRAMES)
+    plain.set_progress_bar_config(disable=True)
+    plan = chunk_plan(plain, (0, 1, 3), retention=retention)
+    with apply_plan(plain, changed(plan, chunks=None), "error"):
+        expected = streaming.clip(plain)
+    with apply_plan(plain, plan, "error") as session:
+        assert torch.equal(streaming.clip(plain), expected)
+        assert (session.report().computed, session.report().steps) == (3, STEPS)
+
+
+def test_networks_whose_attention_is_not_known() -> None:
+    wan = streaming.network(kind=WanTransformer3DModel)
+    plain = WanPipeline(None, None, None, streaming.pipeline().scheduler, wan)
+    with pytest.raises(
+        AttachError, match="know the attention of SkyReelsV2Transformer3DModel, got WanTransformer3DModel"
+    ):
+        apply_plan(plain, chunk_plan(plain))
