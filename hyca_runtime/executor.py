@@ -51,7 +51,9 @@ class Executor:
         self.chunks = calls_of(plan, self._attachment, self._clock, self._lanes, self.decisions, self._answer_whole)
         self._decide, self._join = outside(self._decide_on), outside(joined)
         self._ask = outside(asked)
-        around(self._do)
+        self._is_cut = outside(self._cuts)
+        for function in (self._answer_whole, self._do, self.chunks.answer):
+            around(function)
         self._attachment.install(self._answer)
         self.chunks.install()
 
@@ -98,9 +100,13 @@ class Executor:
         self.reset()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.chunks.takes(args, kwargs) and self._follows() is not None:
+        if self._is_cut(args, kwargs):
             return self.chunks.answer(args, kwargs)
         return self._answer_whole(args, kwargs)
+
+    def _cuts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call is answered chunk by chunk."""
+        return self.chunks.takes(args, kwargs) and self._follows() is not None
 
     def _answer_whole(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         doing = self._decide(args, kwargs)
