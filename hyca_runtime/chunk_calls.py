@@ -127,18 +127,27 @@ class ChunkCalls(WholeCalls):
 
     def drop(self, own: bool) -> None:
         mine = self._lanes.number()
-        self.videos = {key: video for key, video in self.videos.items() if not own and key[0] != mine}
+        self.videos = {key: video for key, video in self.videos.items() if own and key[0] != mine}
+
+    @property
+    def _key(self) -> tuple[int, str]:
+        return self._lanes.number(), self._context.branch
 
     def _video(self) -> Video:
-        key = self._lanes.number(), self._context.branch
-        if key not in self.videos:
+        if self._key not in self.videos:
             retention = self._chunking.retention or All()
             store = KeyStore(self._attention.layers, retention, self._attention.rotation, self.observer)
-            self.videos[key] = Video(store)
-        return self.videos[key]
+            self.videos[self._key] = Video(store)
+        return self.videos[self._key]
 
     def _unchanged(self, parts: list[ChunkPart]) -> set[int]:
-        """The leading chunks that rest, as they did before, with all before them; waits for the device."""
+        """The leading chunks that rest, as they did before, with all before them; waits for the device.
+
+        Where one runs that was finished it is another video, of which nothing is left that was thinned for the first.
+        """
+        finished = max(self._video().rested, default=-1)
+        if any(part.stage == "runs" and part.number <= finished for part in parts):
+            del self.videos[self._key]
         rested, alike = self._video().rested, list[Tensor]()
         for part in parts:
             known, latents = rested.get(part.number), self._cutter.latents(part.call)

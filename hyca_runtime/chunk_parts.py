@@ -27,11 +27,13 @@ class ChunkPart(NamedTuple):
     Attributes:
         number: of the chunk.
         call: its arguments.
+        time: what the network is called with.
     """
 
     number: int
     call: Arguments
     stage: Stage
+    time: float
 
 
 class ChunkCutter:
@@ -71,18 +73,19 @@ class ChunkCutter:
         pieces = zip(latents.split(frames * latents.shape[2] // times.shape[1], 2), times.split(frames, 1), strict=True)
         calls = [self._replaced(args, kwargs, {LATENTS: piece, TIMES: time}) for piece, time in pieces]
         rounding = 2 * torch.finfo(times.dtype).eps if times.is_floating_point() else 0.0
-        told = torch.stack([time.amax() for time in times.split(frames, 1)]).tolist()
-        stages = self._stages([float(time) for time in told], max(rounding, 1e-6))
-        return [ChunkPart(i, call, stage) for i, (call, stage) in enumerate(zip(calls, stages, strict=True))]
+        told = torch.stack([time.amax() for time in times.split(frames, 1)]).double().tolist()
+        found = zip(calls, self._stages(told, max(rounding, 1e-6)), told, strict=True)
+        return [ChunkPart(number, *each) for number, each in enumerate(found)]
 
     def _stages(self, times: Sequence[float], rounding: float) -> list[Stage]:
         """What each chunk is at, by its time and where the one before it is."""
         stages = list[Stage]()
         for i, time in enumerate(times):
-            step = self._step(time, rounding)
             if self._is_behind(time, rounding):
                 stages.append("rests")
-            elif i and step in (None, 0) and self._holds_up(stages[-1], self._step(times[i - 1], rounding)):
+            elif (
+                i and self._is_first(time, rounding) and self._holds_up(stages[-1], self._step(times[i - 1], rounding))
+            ):
                 stages.append("waits")
             else:
                 stages.append("runs")
@@ -92,6 +95,10 @@ class ChunkCutter:
         """Whether the next chunk waits for one."""
         lag = self._chunking.lag
         return lag > 0 and (stage == "waits" or (stage == "runs" and step is not None and step < lag))
+
+    def _is_first(self, time: float, rounding: float) -> bool:
+        """Whether a time is that of the first step, or what SkyReels-V2's pipeline calls it before, 999 for 1000."""
+        return any(grid.is_at(0, time, max(rounding, 1.0001e-3)) for grid in self._grids)
 
     def _step(self, time: float, rounding: float) -> int | None:
         found = (s for grid in self._grids for s in range(len(grid.timesteps)) if grid.is_at(s, time, rounding))

@@ -49,14 +49,15 @@ class ChunksTogether(WholeCalls):
         return self._attachment.run(args, kwargs, *self._decide(args, kwargs))[0]
 
     def _decided(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing:
-        context, frames = self._attachment.context, list[int]()
+        context, parts = self._attachment.context, self._cutter.cut(args, kwargs)
+        frames = [self._cutter.frames(part.call) for part in parts]
         asked: list[_Asked | None] = []
-        for part in self._cutter.cut(args, kwargs):
-            frames.append(self._cutter.frames(part.call))
+        for part in parts:
             with context.saying(chunk=part.number):
                 asked.append(self._asked(part) if part.stage == "runs" else None)
         running = [one for one in asked if one is not None]
-        if len({one.action for one in running}) == 1 and not running[0].action.computes:
+        late = self._plan.adapts and any(part.stage == "rests" and part.time for part in parts)  # of a longer run?
+        if len({one.action for one in running}) == 1 and not running[0].action.computes and not late:
             doings = [self._decisions.done(one.lane, one.turn, one.action) for one in running]
             forecasts = [doing for doing in doings if isinstance(doing, Doing) and doing.inject]
             if len(forecasts) == len(running):

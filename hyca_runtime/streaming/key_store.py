@@ -115,11 +115,6 @@ class KeyStore:
             self._observe(at, chunk, queries, seen)
         return seen
 
-    def holds(self, chunk: int) -> bool:
-        """Whether later chunks can attend to a chunk."""
-        layer = self.layers[0]
-        return chunk in layer.live or any(of.chunk >= chunk for of in layer.past)
-
     @property
     def finished_tokens(self) -> int:
         """Tokens that each head of the first layer keeps of finished chunks."""

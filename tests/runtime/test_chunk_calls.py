@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from hyca_runtime import AttachError, Plan, PlanError, Session, apply_plan
 from hyca_runtime.chunk_calls import ChunkCalls
-from hyca_runtime.errors import PlanMismatchError
+from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.plan import parse_plan
 from hyca_runtime.policies import ChunkChange
 from hyca_runtime.solvers import Hold, Increment
@@ -171,6 +172,24 @@ class TestClips:
                 film(pipe, callback_on_step_end=cancel)
             assert torch.equal(film(pipe, seed=1), alone)
 
+    @pytest.mark.parametrize("retention", [Important(budget=1, pool=1), Packed(budget=1, window=2)], ids=repr)
+    def test_one_that_goes_on_from_the_same_beginning(self, pipe: Pipe, retention: Retention) -> None:
+        """Its first chunks are finished, and the same; what was thinned for the end of the other is not taken up."""
+        prepare, start = pipe.prepare_latents, film(pipe)[:, :, : 2 * FRAMES]
+
+        def begun(*args: Any, **kwargs: Any) -> Any:
+            noise, frames, _, _ = prepare(*args, **kwargs)
+            return noise, frames, start, start.shape[2]
+
+        pipe.prepare_latents = begun
+        words = torch.randn(1, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(100))
+        given: dict[str, Any] = {"prompt_embeds": words, "guidance_scale": 1.0}
+        with apply_plan(pipe, chunk_plan(pipe, (0, 1, 3), retention=retention), "error") as session:
+            alone = film(pipe, seed=1, chunks=6, **given)
+            session.reset()
+            film(pipe, chunks=6, **given)
+            assert torch.equal(film(pipe, seed=1, chunks=6, **given), alone)
+
     def test_other_plans_and_none_may_be_followed_in_turn(self, pipe: Pipe) -> None:
         full, plan = film(pipe), chunk_plan(pipe, computed=(0, 1, 3))
         with apply_plan(pipe, chunk_plan(pipe), "error") as session:
@@ -181,6 +200,16 @@ class TestClips:
                 assert torch.equal(film(pipe), full)
             with pytest.raises(PlanMismatchError, match="other chunks"), session.following(chunk_plan(pipe, lag=1)):
                 pass
+
+    def test_threads_forget_their_own(self, pipe: Pipe) -> None:
+        with apply_plan(pipe, chunk_plan(pipe), "error") as session:
+            film(pipe)
+            thread = threading.Thread(target=session.reset, kwargs={"own": True})
+            thread.start()
+            thread.join()
+            assert len(stores(session)) == 2
+            session.reset()
+            assert stores(session) == {}
 
 
 class TestFlowCache:
@@ -448,3 +477,14 @@ def test_networks_whose_attention_is_not_known() -> None:
         AttachError, match="know the attention of SkyReelsV2Transformer3DModel, got WanTransformer3DModel"
     ):
         apply_plan(plain, chunk_plan(plain))
+
+
+def test_runs_of_more_steps_are_computed(pipe: Pipe) -> None:
+    """No chunk of twice the steps is taken for one that waits or rests."""
+    options = {"num_inference_steps": 2 * STEPS, "ar_step": 2 * streaming.LAG}
+    full = frames_of(pipe, **options)
+    for retention in (None, streaming.EVERYTHING):
+        plan = chunk_plan(pipe, retention=retention)
+        with apply_plan(pipe, plan), pytest.warns(PlanMismatchWarning, match="this run is computed in full"):
+            found = frames_of(pipe, **options)
+        assert farthest(found, full) < 1e-12
