@@ -19,7 +19,8 @@ class Call:
     Attributes:
         progress: whether it begins a run, or a step of it, or stays at the step of the call before.
         branch: the name of its guidance branch, or "", "#1", "#2" ... in order of appearance.
-        part: how many calls of this branch came before it on this step; of a picture that is denoised in parts.
+        part: which part of a picture or a video: its chunk, or how many calls of this branch came before it on this
+            step.
     """
 
     progress: Progress
@@ -32,10 +33,12 @@ class CallResolver:
 
     Args:
         grids: time grids that its runs are held against; without any, steps are numbered as they come.
+        chunk: of a long video, the only one that its calls are of; None where they are of all there is. A chunk that is
+            called once more on the same step begins there anew: so it is while it waits for those before it.
     """
 
-    def __init__(self, clock: Clock, grids: Sequence[TimeGrid] = ()) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, grids: Sequence[TimeGrid] = (), chunk: int | None = None) -> None:
+        self._clock, self._chunk = clock, chunk
         self.track = RunTracker(grids)
         self._branches = Branches()
         self._called: dict[str, int] = {}
@@ -55,6 +58,8 @@ class CallResolver:
         found, same = self._branches.find(name, conditioning)
         now = self._clock.timestep(args, kwargs)
         progress = self.track.advance(self._clock, now, said, same, found in self._called)
+        if self._chunk is not None and progress == "stays" and found in self._called:
+            progress = self.track.repeat()
         if progress == "begins":
             self._branches = Branches()
             found, _ = self._branches.find(name, conditioning)
@@ -63,7 +68,7 @@ class CallResolver:
         branch = self._branches.label(found, conditioning, frozenset(self._called))
         part = self._called.get(branch, 0)
         self._called[branch] = part + 1
-        return Call(progress, branch, part)
+        return Call(progress, branch, part if self._chunk is None else self._chunk)
 
     def _close_step(self, ends_run: bool) -> None:
         """Hold a step against the one before: where frames have times of their own, it has more calls, or fewer."""

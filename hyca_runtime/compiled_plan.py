@@ -49,6 +49,7 @@ class CompiledPlan:
         self.name, self.sections, self.on_mismatch = name, tuple(sections), on_mismatch
         self.adapts = on_mismatch == "adapt"
         self.points = self.sections[0].places
+        self.chunks = self.sections[0].chunks
         self.variants = merged_variants(section.variants for section in self.sections)
         self.depths = {name: max(self._depth(s, name) for s in self.sections) for name in self.points}
         self._adaptive: dict[tuple[int, str, str], tuple[AdaptiveGroups, ...]] = {}
@@ -65,13 +66,15 @@ class CompiledPlan:
             raise PlanMismatchError(
                 f"plan {self.name!r} is cached at {here}, the session at {there}; apply it on its own"
             )
+        if self.chunks != own.chunks:
+            raise PlanMismatchError(f"plan {self.name!r} has other chunks than the session; apply it on its own")
         if not self.variants.items() <= own.variants.items():
             raise PlanMismatchError(f"plan {self.name!r} has variants that the session lacks; apply it on its own")
 
     def _depth(self, section: NetworkPlan, name: str) -> int:
-        return max(section.depth(name), section.points[name].free_depth if self._is_free(section) else 1)
+        return max(section.depth(name), section.points[name].free_depth if self.is_free(section) else 1)
 
-    def _is_free(self, section: NetworkPlan) -> bool:
+    def is_free(self, section: NetworkPlan) -> bool:
         """Whether runs may meet histories that the plan has no rows for; closed forms forecast there."""
         return self.adapts or section.policy is not None
 
@@ -122,7 +125,7 @@ class CompiledPlan:
         """Weights of a forecast for each part of a point, on its device; None if the history is not what they take."""
         section, past = self.section(track), history.positions
         taps = self._exact(track, name, branch, past)
-        if not past or (taps is None and not self._is_free(section)):
+        if not past or (taps is None and not self.is_free(section)):
             return None
         used, axis = past if taps is None else taps.history, section.points[name].at.channel_axis
 

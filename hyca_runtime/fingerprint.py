@@ -16,15 +16,18 @@ NOT_ARCHITECTURE = frozenset({"dtype", "quantization_config", "torch_dtype", "tr
 """Entries of a configuration that say how the weights of the same network are stored, or by what."""
 
 
-def config_digest(module: nn.Module) -> str:
+def config_digest(module: nn.Module, **said: Any) -> str:
     """SHA-256 of a network's configuration, without names of files and versions and without the weights' precision.
 
     A module that has no configuration is described by the names and shapes of its parameters.
+
+    Args:
+        said: entries that are said with every call, as they are then; those that the configuration lacks do not count.
     """
     config = getattr(module, "config", None)
     if isinstance(config, Mapping):
         kept = (key for key in config if not key.startswith("_") and key not in NOT_ARCHITECTURE)
-        facts: Any = {key: config[key] for key in kept}
+        facts: Any = {key: said.get(key, config[key]) for key in kept}
     else:
         facts = [(name, list(p.shape)) for name, p in module.named_parameters()]
     text = json.dumps(facts, sort_keys=True, default=str)

@@ -59,7 +59,7 @@ def _check_section(name: str, section: NetworkPlan, networks: Mapping[str, nn.Mo
             "nothing was changed"
         )
     module, expected = networks[section.component], section.model
-    kind, digest = type(module).__name__, config_digest(module)
+    kind, digest = type(module).__name__, config_digest(module, **called_with(section))
     if expected.transformer not in {base.__name__ for base in type(module).__mro__}:  # xDiT has subclasses of its own
         raise PlanMismatchError(f"plan {name!r} is for a {expected.transformer}, got a {kind}; nothing was changed")
     if section.held < section.stacked and kind in UNPARTED:
@@ -72,6 +72,11 @@ def _check_section(name: str, section: NetworkPlan, networks: Mapping[str, nn.Mo
             f"plan {name!r} is for a {kind} of another configuration ({expected.config_digest[:12]}, "
             f"this one is {digest[:12]}); trace and search this model. Nothing was changed"
         )
+
+
+def called_with(section: NetworkPlan) -> dict[str, int]:
+    """What a pipeline writes into the configuration of a network when it calls it for chunks of a video."""
+    return {"num_frame_per_block": section.chunks.frames} if section.chunks is not None else {}
 
 
 def check_agreed(plan: Plan, on_mismatch: str, networks: Mapping[str, nn.Module], ranks: Agreement) -> None:

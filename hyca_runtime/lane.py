@@ -41,6 +41,7 @@ class Lane:
 
     Args:
         ranks: those that must decide as it does.
+        chunk: the part of a long video that its runs are of, None for all.
 
     Attributes:
         streams: by guidance branch and part.
@@ -48,9 +49,9 @@ class Lane:
         departure: why steps were not done as the plan says, if any were not.
     """
 
-    def __init__(self, plan: CompiledPlan, clock: Clock, ranks: Agreement = ALONE) -> None:
+    def __init__(self, plan: CompiledPlan, clock: Clock, ranks: Agreement = ALONE, chunk: int | None = None) -> None:
         self.plan, self.ranks = plan, ranks
-        self._resolver = CallResolver(clock, [section.grid for section in plan.sections])
+        self._resolver = CallResolver(clock, [section.grid for section in plan.sections], chunk)
         self.streams: dict[tuple[str, int], StreamState] = {}
         self._together = dict[int, Together]()
         self._computed, self._partly = set[int](), set[int]()

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from pydantic import Field, model_validator
 
+from hyca_runtime.chunking import Chunking
 from hyca_runtime.errors import HycaError, PlanError
 from hyca_runtime.forecast import Forecast, GroupSolvers, Source, check_points
 from hyca_runtime.plan_facts import Certificate, ModelFingerprint, Quality, TimeGrid, Timing, check_costs
@@ -15,7 +16,7 @@ from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import Policy, PolicySpec, ProbingPolicy, Scheduled, policy_from_spec
 from hyca_runtime.schedule import EVERY, Action, Schedule
-from hyca_runtime.solvers import Instant, TapTable, mixed_rows, tap_table
+from hyca_runtime.solvers import TapTable, rows_at, tap_table
 from hyca_runtime.stacked import MAX_STACKED, stacked_labels
 from hyca_runtime.variant import MAX_VARIANTS, VariantSpec, check_variants
 
@@ -32,6 +33,7 @@ class NetworkPlan(PlanPart):
         policy: what decides between the actions at run time; without one the schedule does.
         stacked: guidance branches that one call holds along its batch; those of more than one are named by
             `stacked_labels`. Where tables name some, each runs by its own.
+        chunks: how calls hold a long video whose chunks are at steps of their own, if they do.
         variants: versions of the network's weights that the schedule's actions compute with, by name.
         action_flops, action_bits: FLOPs and bit operations of one step with each action of the palette, as counted, all
             guidance branches together, without text encoder and decoder.
@@ -46,6 +48,7 @@ class NetworkPlan(PlanPart):
     schedule: Schedule
     policy: PolicySpec | None = None
     stacked: int = Field(default=1, ge=1, le=MAX_STACKED)
+    chunks: Chunking | None = None
     variants: dict[str, VariantSpec] | None = Field(default=None, max_length=MAX_VARIANTS)
     action_flops: tuple[float, ...] | None = None
     action_bits: tuple[float, ...] | None = None
@@ -66,6 +69,8 @@ class NetworkPlan(PlanPart):
             for forecast in self.points.values():  # every row must exist and fit its group
                 _ = self._taps, self._source_taps, forecast.free_depth
             self._check_probe()
+            if self.chunks is not None:
+                self.chunks.check(self.held == self.stacked, max(self.probes, *self.leads.values()), self.places)
         except HycaError as error:
             raise ValueError(str(error)) from error
         return self
@@ -205,12 +210,7 @@ class NetworkPlan(PlanPart):
         """
         point = self.points[name or self.only]
         solvers = point.free(branch, all(float(p).is_integer() for p in (position, *past)))
-        past = past[: max(solver.depth for _, solver in solvers)]
-        steps = np.arange(self.schedule.num_steps)
-        times = np.interp([position, *past], steps, self.grid.axis_times)
-        instants = [Instant(round(p), float(t)) for p, t in zip(past, times[1:], strict=True)]
-        target = Instant(round(position), float(times[0]))
-        return mixed_rows(instants, target, solvers, point.num_channels)
+        return rows_at(past, position, self.grid.axis_times, solvers, point.num_channels)
 
     def depth(self, name: str | None = None) -> int:
         """How many computed features of a point a stream must remember."""

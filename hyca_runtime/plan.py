@@ -56,7 +56,10 @@ class Plan(PlanPart):
             if key in seen:
                 raise ValueError(f"sections: two are for the {section.component} with the same timesteps")
             seen.add(key)
-            if section.places != next(s for s in self.sections if s.component == section.component).places:
+            like = next(s for s in self.sections if s.component == section.component)
+            if section.chunks != like.chunks:
+                raise ValueError(f"sections: those of the {section.component} must have the same chunks")
+            if section.places != like.places:
                 raise ValueError(f"sections: those of the {section.component} must share their cache points")
         for component in {section.component for section in self.sections}:
             merged_variants(section.variants for section in self.sections if section.component == component)

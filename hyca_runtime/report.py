@@ -30,6 +30,11 @@ class StreamCount:
         """Count a call."""
         self.actions[action] += 1
 
+    def computed_after_all(self, action: Action, instead: Action) -> None:
+        """Count the latest call by another action than it was counted by."""
+        self.actions[action] -= 1
+        self.actions[instead] += 1
+
     @property
     def computed(self) -> int:
         """Calls on which all of the network ran."""

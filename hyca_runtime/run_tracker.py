@@ -100,6 +100,11 @@ class RunTracker:
         self._index = self._index if index is None else index
         return "moves"
 
+    def repeat(self) -> Progress:
+        """Begin a run where the run before stands."""
+        self.run, self.steps = self.run + 1, 1
+        return "begins"
+
     def leave(self, reason: str) -> None:
         """Follow the grid no longer in this run; the first reason counts."""
         self.off_grid = self.off_grid or reason
@@ -150,8 +155,7 @@ class RunTracker:
 
     def _read(self, clock: Clock, now: Timestep, same_branch: bool, repeated: bool) -> Progress:
         """What the timestep of the call tells."""
-        if clock.grid() is None:
-            self._scheduler = None  # another thread's, as it turned out
+        self._scheduler = self._scheduler if clock.grid() is not None else None  # another thread's, as it turned out
         stands = self.position >= 0 and self._stands(clock) and now.is_at(self._latest)
         if stands and (not repeated or (same_branch and self._scheduler is not None)):
             return "stays"  # another branch, or another part of a picture that is denoised in parts

@@ -11,17 +11,18 @@ from weakref import WeakSet, WeakValueDictionary
 
 from torch import nn
 
+from hyca_runtime.account import account
 from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.attach.context import step_number
 from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, OnMismatch
-from hyca_runtime.cost_ratio import cost_ratio
 from hyca_runtime.errors import PlanError
 from hyca_runtime.executor import Executor
 from hyca_runtime.fit import check_agreed, check_fits, tell_of_rounding
 from hyca_runtime.plan import Plan, as_plan
 from hyca_runtime.report import RunReport
+from hyca_runtime.streaming.key_store import Observer
 
 MAX_PLANS = 64
 """Plans that `Session.following` keeps ready."""
@@ -75,7 +76,12 @@ class Session:
 
     @contextmanager
     def at(
-        self, step: int | None = None, branch: str | None = None, pipe: Any = None, lane: int | None = None
+        self,
+        step: int | None = None,
+        branch: str | None = None,
+        pipe: Any = None,
+        lane: int | None = None,
+        chunk: int | None = None,
     ) -> Iterator[None]:
         """Say more of this thread's calls inside than the calls themselves do.
 
@@ -85,14 +91,16 @@ class Session:
             pipe: the pipeline that calls, where several share the network: its scheduler tells the
                 step without waiting for the GPU.
             lane: which of several samplers that the thread runs in turn; each has a run and features of its own.
+            chunk: which part of a long video, in the order in which they begin; each has a run and features of its own.
 
         Raises:
-            ClockError: a step that is no whole number from 0 on.
+            ClockError: a step, or a chunk, that is no whole number from 0 on.
         """
         number = None if step is None else step_number(step)
+        chunk = None if chunk is None else step_number(chunk, "chunk")
         with ExitStack() as stack:
             for executor in self._executors.values():
-                stack.enter_context(executor.saying(branch=branch, step=number, pipe=pipe, lane=lane))
+                stack.enter_context(executor.saying(branch=branch, step=number, pipe=pipe, lane=lane, chunk=chunk))
             yield
 
     @contextmanager
@@ -142,40 +150,17 @@ class Session:
         Args:
             own: leave out what other threads did.
         """
-        lanes = [
-            (name, number, lane)
-            for name, executor in self._executors.items()
-            for number, lane in executor.lanes_of(own)
-        ]
-        streams = {
-            (name if len(self._executors) > 1 else "", branch, part, number): state.count
-            for name, number, lane in lanes
-            for (branch, part), state in lane.streams.items()
-        }
-        furthest = [
-            max((lane for name, _, lane in lanes if name == network), key=lambda lane: lane.steps, default=None)
-            for network in self._executors
-        ]
-        return RunReport(
-            streams=streams,
-            computed=sum(lane.computed for lane in furthest if lane),
-            steps=sum(lane.steps for lane in furthest if lane),
-            partly=sum(lane.partly for lane in furthest if lane),
-            computed_at=furthest[0].computed_at if len(furthest) == 1 and furthest[0] else (),
-            absent=tuple(sorted(set().union(*(lane.absent for _, _, lane in lanes)))),
-            off_plan=next(filter(None, (executor.departure(own) for executor in self._executors.values())), ""),
-            adapted=self.on_mismatch == "adapt",
-            cache_bytes=sum(count.cache_bytes for count in streams.values()),
-            forecast_flops=sum(count.forecast_flops for count in streams.values()),
-            waits=sum(count.waits for count in streams.values()),
-            flops_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_flops),
-            bits_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_bits),
-            seconds_ratio=cost_ratio([lane for _, _, lane in lanes], lambda section: section.action_seconds),
-            followed=tuple(lane.plan.section(lane.track) for lane in furthest if lane),
-            bytes_ahead=self.memory(),
-            variant_bytes=sum(executor.variant_bytes for executor in self._executors.values()),
-            networks=tuple(self._executors),
-        )
+        adapted = self.on_mismatch == "adapt"
+        return account(self._executors, own, adapted, self.memory(), tuple(self._executors))
+
+    def observe(self, observer: Observer | None) -> None:
+        """Tell somebody of the attention of all videos that begin from now on, where a plan makes them by chunks.
+
+        Args:
+            observer: such as a `DecayMeter`; None for nobody.
+        """
+        for executor in self._executors.values():
+            executor.chunks.observer = observer
 
     def reset(self, own: bool = False) -> None:
         """Forget every feature and every count; the next call must be step 0 of a run.

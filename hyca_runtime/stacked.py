@@ -27,7 +27,7 @@ def stacked_labels(branch: str, parts: int) -> tuple[str, ...]:
 
 def repeats(args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> Tensor:
     """Whether all parts of a call's batch are of the same latents; on their device, which is not waited for."""
-    latents = _latents(args, kwargs)
+    latents = latents_of(args, kwargs)
     if parts == 1 or latents is None or len(latents) % parts:
         return torch.tensor(False)
     each = latents.reshape(parts, -1, *latents.shape[1:])
@@ -65,11 +65,15 @@ def parts_of(args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> list[
     ]
 
 
-def joined(outputs: Sequence[Any]) -> Any:
-    """What a call would have answered whose parts answered so, in order; lists of tensors are of samples."""
+def joined(outputs: Sequence[Any], axis: int = 0) -> Any:
+    """What a call would have answered whose parts answered so, in order; lists of tensors are of samples.
+
+    Args:
+        axis: along which the call is parted.
+    """
     flat = [tree_flatten(output, is_leaf=lambda value: isinstance(value, list)) for output in outputs]
     columns = zip(*(leaves for leaves, _ in flat), strict=True)
-    return tree_unflatten([_one_after_the_other(column) for column in columns], flat[0][1])
+    return tree_unflatten([_one_after_the_other(column, axis) for column in columns], flat[0][1])
 
 
 def parted(feature: Feature | None, parts: int) -> list[Feature | None]:
@@ -79,14 +83,14 @@ def parted(feature: Feature | None, parts: int) -> list[Feature | None]:
     return [Feature(pieces, feature.form) for pieces in zip(*(part.chunk(parts) for part in feature), strict=True)]
 
 
-def _one_after_the_other(pieces: Sequence[Any]) -> Any:
+def _one_after_the_other(pieces: Sequence[Any], axis: int) -> Any:
     if isinstance(pieces[0], list):
         return [member for piece in pieces for member in piece]
-    return torch.cat(list(pieces)) if isinstance(pieces[0], Tensor) and pieces[0].ndim else pieces[0]
+    return torch.cat(list(pieces), axis) if isinstance(pieces[0], Tensor) and pieces[0].ndim else pieces[0]
 
 
-def _latents(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """What a call denoises, stacked along its batch."""
+def latents_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """What a call denoises, stacked along its batch; None where each sample has another shape."""
     samples = _denoised(args, kwargs)
     if isinstance(samples, Tensor):
         return samples

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from hyca_runtime.agreement import ALONE, Agreement
+from hyca_runtime.attach.arrival import Arrival
 from hyca_runtime.calls import Call
 from hyca_runtime.feature import Signature
 from hyca_runtime.finite_guard import FiniteGuard
@@ -84,6 +85,13 @@ class StreamState:
             return None
         self.count.waits += 1
         return probes.measure(policy, probe, added, self.previous, self._ranks)
+
+    def look(self, policy: Policy, arrival: Arrival, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Evidence:
+        """What a policy says of the input of a call, if it looks at that; waits for the device then."""
+        if not isinstance(policy, ProbingPolicy) or policy.blocks:
+            return None
+        seen = arrival.of(policy.looks_at, args, kwargs)
+        return None if seen is None else self.measure(policy, self.probes, seen, seen)
 
     @property
     def computed(self) -> int:

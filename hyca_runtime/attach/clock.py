@@ -31,6 +31,9 @@ PROMPTS = (
 )
 """Usual names of the conditioning that tells guidance branches apart."""
 
+CACHES = ("kv_cache", "past_key_values", "crossattn_cache", "kv_cache_flag", "current_start", "cache_start")
+"""Usual names of what a call is handed of the keys and values of the past, and where that ends."""
+
 KV_CACHE_READERS = frozenset({"cached", "inject"})
 """Values of ``kv_cache_mode`` that leave the cache as it is."""
 
@@ -43,6 +46,10 @@ class Arguments:
 
     def known(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if name in self._place]
+
+    def place(self, name: str) -> int:
+        """Which argument has a known name."""
+        return self._place[name]
 
     def get(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name in kwargs:
@@ -65,6 +72,7 @@ class Clock:
         self._arguments = Arguments(module)
         self._timestep = next(iter(self._arguments.known(TIMESTEPS)), None)
         self._prompts = self._arguments.known(PROMPTS)
+        self._caches = self._arguments.known(CACHES)
         self._cache_modes = self._arguments.known(("kv_cache_mode", "kv_cache_flag"))
         self._pipe = _loosely(pipe)
         self._context = context or Context()
@@ -114,6 +122,12 @@ class Clock:
             if mode is not None and str(mode) not in KV_CACHE_READERS:
                 return True
         return False
+
+    def without_caches(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments but for keys and values of the past."""
+        places = {self._arguments.place(name) for name in self._caches}
+        kept = tuple(value for place, value in enumerate(args) if place not in places)
+        return kept, {name: value for name, value in kwargs.items() if name not in CACHES}
 
     def grid(self) -> SchedulerGrid | None:
         """The scheduler's timesteps, None if it has no list of them, set none yet, or does not say where it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ from hyca_runtime.attach.forwards import Patch, Replacement
 from hyca_runtime.errors import ClockError
 
 
-def step_number(step: Any) -> int:
-    """A step as it is said.
+def step_number(step: Any, what: str = "step") -> int:
+    """A step as it is said, or whatever else is counted.
 
     Raises:
         ClockError: it is no whole number from 0 on.
@@ -25,7 +26,7 @@ def step_number(step: Any) -> int:
     except TypeError:
         number = -1
     if number < 0:
-        raise ClockError(f"expected the number of a step, a whole one from 0 on, got {step!r}")
+        raise ClockError(f"expected the number of a {what}, a whole one from 0 on, got {step!r}")
     return number
 
 
@@ -36,6 +37,7 @@ class Context(threading.local):
         branch: name of the guidance branch, "" if none was said.
         step: the step, None if it was not said.
         lane: which of several samplers that this thread runs in turn.
+        chunk: which part of a long video, None if it is not made in parts.
         pipe: the pipeline that this thread runs, None for that the plan was applied to.
         plan: what its calls follow, None for the usual.
     """
@@ -44,6 +46,7 @@ class Context(threading.local):
         self.branch = ""
         self.step: int | None = None
         self.lane = 0
+        self.chunk: int | None = None
         self.pipe: Any = None
         self.plan: Any = None
 
@@ -59,14 +62,20 @@ class Context(threading.local):
             vars(self).update(outer)
 
     def listen(self, module: nn.Module) -> list[Patch]:
-        """Overhear the names a pipeline gives to ``module.cache_context``."""
+        """Overhear the names a pipeline gives to ``module.cache_context``, and ``chunk`` and ``step`` of a long video.
+
+        A context that does not take the last two is not told them.
+        """
         inner = getattr(module, "cache_context", None)
         if inner is None:
             return []
+        taken = inspect.signature(inner).parameters
 
         @contextmanager
         def cache_context(name: str, **fields: Any) -> Iterator[None]:
-            with self.saying(branch=name), inner(name, **fields):
+            said = {of: step_number(fields[of], of) for of in ("chunk", "step") if fields.get(of) is not None}
+            passed = {of: value for of, value in fields.items() if of in taken or of not in said}
+            with self.saying(branch=name, **said), inner(name, **passed):
                 yield
 
         return [Patch(module, "cache_context", Replacement(module, "cache_context", cache_context))]

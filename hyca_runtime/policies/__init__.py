@@ -14,6 +14,7 @@ from hyca_runtime.policies.base import (
 )
 from hyca_runtime.policies.careful_end import CarefulEnd
 from hyca_runtime.policies.change_since_computed import ChangeSinceComputed
+from hyca_runtime.policies.chunk_change import ChunkChange
 from hyca_runtime.policies.filtered_change import FilteredChange
 from hyca_runtime.policies.hierarchical_change import HierarchicalChange, PooledChange
 from hyca_runtime.policies.magnitude_ratio import MagnitudeRatio
@@ -27,6 +28,7 @@ __all__ = [
     "AccumulatedChange",
     "CarefulEnd",
     "ChangeSinceComputed",
+    "ChunkChange",
     "Evidence",
     "FilteredChange",
     "HierarchicalChange",

@@ -103,7 +103,9 @@ class ProbingPolicy(Policy):
     The plan's points are as `check_points` says.
 
     Attributes:
-        blocks: how many lead, 1 or more; a field of the dataclass.
+        blocks: how many lead, 1 or more, a field of the dataclass; or always 0, see `looks_at`.
+        looks_at: what the probe is: what the leading blocks make, or, for a policy of no blocks that decides before the
+            call, the "latents" that it is called with or their "embedding".
         since: what a probe is held against, that of the call before of the same branch, or of the latest call that
             computed all of the network.
     """
@@ -111,6 +113,10 @@ class ProbingPolicy(Policy):
     blocks: int
     by_sample: ClassVar[bool] = True
     since: ClassVar[Literal["call", "computed"]] = "call"
+
+    @property
+    def looks_at(self) -> str:
+        return "blocks"
 
     @property
     def behind(self) -> ProbingPolicy | None:

@@ -20,7 +20,8 @@ from hyca_runtime.solvers.fitted_to_past import FittedToPast
 from hyca_runtime.solvers.foca import FoCa
 from hyca_runtime.solvers.hermite import Hermite
 from hyca_runtime.solvers.hold import Hold
-from hyca_runtime.solvers.mixture import TapTable, mixed_rows, tap_table
+from hyca_runtime.solvers.increment import Increment
+from hyca_runtime.solvers.mixture import TapTable, mixed_rows, rows_at, tap_table
 from hyca_runtime.solvers.newton import Newton
 from hyca_runtime.solvers.runge_kutta import RungeKutta
 from hyca_runtime.solvers.taylor import Taylor
@@ -40,6 +41,7 @@ __all__ = [
     "FoCa",
     "Hermite",
     "Hold",
+    "Increment",
     "Instant",
     "Newton",
     "RungeKutta",
@@ -48,6 +50,7 @@ __all__ = [
     "Taylor",
     "mixed_rows",
     "register",
+    "rows_at",
     "solver_from_spec",
     "solvers",
     "tap_table",

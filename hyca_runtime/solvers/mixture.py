@@ -64,3 +64,23 @@ def mixed_rows(
     if not np.isfinite(weights).all():
         raise ValueError(f"the rows of step {target.step} are beyond the range of float32")
     return weights
+
+
+def rows_at(
+    past: Sequence[float],
+    position: float,
+    axis_times: Sequence[float],
+    groups: Sequence[tuple[np.ndarray, Solver]],
+    num_channels: int,
+) -> np.ndarray:
+    """Weights ``(tap, channel)`` over features of any steps, or of places between two.
+
+    Args:
+        past: where features were computed, in steps, newest first.
+        position: the one to predict.
+        axis_times: of every step.
+    """
+    past = past[: max(solver.depth for _, solver in groups)]
+    times = np.interp([position, *past], np.arange(len(axis_times)), axis_times)
+    instants = [Instant(round(p), float(t)) for p, t in zip(past, times[1:], strict=True)]
+    return mixed_rows(instants, Instant(round(position), float(times[0])), groups, num_channels)

@@ -12,6 +12,7 @@ from hyca_runtime.moment import Moment
 from hyca_runtime.policies import (
     CarefulEnd,
     ChangeSinceComputed,
+    ChunkChange,
     Evidence,
     FilteredChange,
     HierarchicalChange,
@@ -37,6 +38,8 @@ ALL_POLICIES = (
     ProbedChange(0.4, retained=0.0),
     ChangeSinceComputed(0.1),
     ChangeSinceComputed(0.1, warmup=0, consecutive=2),
+    ChunkChange(0.5, warmup=2),
+    ChunkChange(0.2, warmup=1, probe="latents", last=False),
     FilteredChange(0.1, (1.0, 0.7, 0.4, 0.1), (3,)),
     FilteredChange(0.3, [0.9] * 12, (1, 3), power=3.0, consecutive=None),  # type: ignore[arg-type]
     HierarchicalChange(0.15, 4),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,14 @@ def scenes(seed: int = 0) -> list[Scene]:
 
 def render(scene: Scene, glyphs: dict[str, Image.Image], offset: float = 0.0) -> NDArray[np.uint8]:
     """The clip ``(frame, height, width, 3)``."""
-    frames = [_frame(scene, glyphs, i / (FRAMES - 1), offset) for i in range(FRAMES)]
+    return render_at(scene, glyphs, [i / (FRAMES - 1) for i in range(FRAMES)], offset)
+
+
+def render_at(
+    scene: Scene, glyphs: dict[str, Image.Image], times: Sequence[float], offset: float = 0.0
+) -> NDArray[np.uint8]:
+    """A frame ``(height, width, 3)`` for each time from 0 to 1."""
+    frames = [_frame(scene, glyphs, u, offset) for u in times]
     return np.stack([np.asarray(frame.resize((SIZE, SIZE), Image.Resampling.BOX)) for frame in frames])
 
 

@@ -86,6 +86,13 @@ def encoded(codec: BlockCodec, clips: Tensor) -> Tensor:
     return torch.cat([codec.encode(_floats(part)) for part in clips.split(64)])  # type: ignore[no-untyped-call]
 
 
+def fidelity_of(codec: BlockCodec, latents: Tensor, clips: Tensor) -> float:
+    """What the codec leaves of some clips, in dB."""
+    some = range(0, min(512, len(clips)), 8)
+    error = torch.cat([codec.decode(latents[i : i + 1].cpu()) - _floats(clips[i : i + 1]) for i in some])
+    return float(10 * torch.log10(4 / error.square().mean()))
+
+
 def _floats(clips: Tensor) -> Tensor:
     return clips.float() / 127.5 - 1
 
@@ -98,8 +105,7 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
     clips, which = rendered(kept, recipe.offsets)
     codec = BlockCodec(latent_channels=recipe.latent_channels)
     latents = encoded(codec, clips).to(device)
-    error = torch.cat([codec.decode(latents[i : i + 1].cpu()) - _floats(clips[i : i + 1]) for i in range(0, 512, 8)])
-    fidelity = float(10 * torch.log10(4 / error.square().mean()))
+    fidelity = fidelity_of(codec, latents, clips)
     print(f"{len(clips)} clips of {len(kept)} captions, codec {fidelity:.1f} dB", flush=True)
     model = Flow(recipe, vocabulary)
     words = model.text_encoder.tokenize([scene.caption for scene in kept])[which].to(device)

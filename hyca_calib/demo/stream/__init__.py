@@ -1,0 +1,1 @@
+"""A small SkyReels-V2 that shows moving emoji chunk by chunk, trained by `studies.training.stream.train`."""

@@ -1,0 +1,42 @@
+"""What a network is called with, for policies that decide before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from hyca_runtime.errors import AttachError
+from hyca_runtime.stacked import latents_of
+
+EMBEDDINGS = ("patch_embedding", "x_embedder", "img_in", "proj_in")
+"""Names of what embeds the latents, where that is all it does."""
+
+
+class Arrival:
+    """The input of one network.
+
+    Args:
+        looks: what is asked for, "latents" or "embedding"; other words mean nothing here.
+
+    Raises:
+        AttachError: the network embeds its latents in no way that is known.
+    """
+
+    def __init__(self, network: nn.Module, looks: Iterable[str]) -> None:
+        self._network = network
+        self._name = next((name for name in EMBEDDINGS if isinstance(getattr(network, name, None), nn.Module)), "")
+        if "embedding" in looks and not self._name:
+            raise AttachError(
+                f"the plan looks at embedded latents, but {type(network).__name__} has none of "
+                f'{", ".join(EMBEDDINGS)}; let its policy look at "latents"'
+            )
+
+    def of(self, looks: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """The latents of a call ``(sample, ...)``, perhaps embedded; None where each sample has another shape."""
+        latents = latents_of(args, kwargs)
+        if latents is None or looks == "latents":
+            return latents
+        found: Tensor = self._network.get_submodule(self._name)(latents)
+        return found
