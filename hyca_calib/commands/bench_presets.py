@@ -39,7 +39,7 @@ from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import say
 from hyca_calib.records.origins import origins
 from hyca_calib.records.provenance import Provenance, provenance, versions
-from hyca_calib.search.sources import ADAPTIVE, BEST, DBCACHE, LEARNING_TO_CACHE
+from hyca_calib.search.sources import ADAPTIVE, BEST, CACHEQUANT, DBCACHE, LEARNING_TO_CACHE, QUANTCACHE
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import BudgetError, TraceError, WorkloadError
@@ -49,7 +49,10 @@ BUDGETS, SAMPLES = "1.5x,2x,3x,5x,8x,10x", 12
 """Columns and test samples, unless told."""
 POINTS = "trunk,output"
 """Of the trace, unless one is given; fitted rows of step caches need more of them, such as behind:1."""
+ELSEWHERE = (BEST, CACHEQUANT, QUANTCACHE)
+"""No lines: plans that are searched are given, and what quantises is compared at equal bit operations, not FLOPs."""
 MORE_LINES: dict[str, dict[str, Any]] = {
+    f"{LEARNING_TO_CACHE} --free": {"preset": LEARNING_TO_CACHE, "free": True},
     f"{DBCACHE} --order 1": {"preset": DBCACHE, "order": 1},
     f"{DBCACHE} --fitted": {"preset": DBCACHE, "fitted": True},
     f"{ADAPTIVE} --response 0.4": {"preset": ADAPTIVE, "response": 0.4},
@@ -116,7 +119,7 @@ def bench_presets(options: BenchOptions) -> tuple[Path, int]:
 
 def _lines(options: BenchOptions) -> dict[str, SearchLimits]:
     """How each line of the table is searched."""
-    every: dict[str, dict[str, Any]] = {name: {"preset": name} for name in OFFERS if name != BEST}
+    every: dict[str, dict[str, Any]] = {name: {"preset": name} for name in OFFERS if name not in ELSEWHERE}
     every |= MORE_LINES
     names = sorted(every, key=lambda name: ([*OFFERS].index(name.split()[0]), name))
     wanted = [name for name in names if is_wanted(name, names, options.only or ())]

@@ -117,6 +117,11 @@ def test_the_loss_is_that_of_the_run_and_its_gradient_reaches_what_it_met(
     moved = {past[0] for past, of in zip(known.pasts, gradient, strict=True) if of.abs().sum() > 0}
     assert moved
     assert moved <= set(forecast), f"{computed} are computed"
+    with DecidedCourse(task, True, section, taps) as course, torch.enable_grad():
+        course.follow(weights)
+        (again,) = torch.autograd.grad(course.loss([4, 3]), weights)
+        (first,) = torch.autograd.grad(course.loss([3]), weights)
+    torch.testing.assert_close(again, (gradient + first) / 2, rtol=1e-3, atol=1e-3 * again.abs().max().item())
 
 
 def test_runs_that_forecast_nothing_have_nothing_to_teach(

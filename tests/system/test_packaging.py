@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOLKIT = ROOT / "hyca_calib"
-RUNTIME_BYTES = 250_000
+RUNTIME_BYTES = 400_000
 ALONE = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
 """The toolkit is not found through this environment's editable installation."""
 

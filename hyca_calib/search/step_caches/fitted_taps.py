@@ -219,7 +219,11 @@ class DecidedCourse:
         with TapRollout(self._task.pipe, decided, self._checkpointed) as rollout:
             rollout.follow(rows)
             latents = sample_latents(self._task.pipe, sample.jobs, sample.num_steps, 1, with_grad=True)
-        return log_error(latents, sample.latents.to(latents.device))[0]
+            error = log_error(latents, sample.latents.to(latents.device))[0]
+            if not error.requires_grad:
+                return error
+            (slope,) = torch.autograd.grad(error, rows)  # here, where calls can be computed again
+        return error.detach() + (slope * (rows - rows.detach())).sum()
 
     def error(self) -> float:
         return float(np.mean([self._judged(self._task.select[[i]]) for i in range(len(self._task.select.jobs))]))
