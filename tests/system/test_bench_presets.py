@@ -27,7 +27,6 @@ from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.bench_presets import Clock
 from hyca_calib.commands.presets import OFFERS, Offer
 from hyca_calib.records.provenance import Provenance
-from hyca_calib.search.sources import BEST
 from hyca_calib.search.step_caches import search, tries
 from hyca_calib.trace.store import Trace
 from hyca_runtime import save_plan
@@ -145,10 +144,11 @@ def test_what_is_asked_in_vain(traced_folder: Path, options: list[str], told: st
 def test_every_preset_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OFFERS, "newcache", Offer(OFFERS["hold"].prepare))
     lines = bench_presets._lines(BenchOptions(minutes=0.5, iterations=3))
-    assert {*lines} == {*OFFERS, *bench_presets.MORE_LINES} - {BEST}
+    assert {*lines} == {*OFFERS, *bench_presets.MORE_LINES} - {*bench_presets.ELSEWHERE}
     assert (lines["dbcache"].order, lines["dbcache --order 1"].order) == (0, 1)
     trained = {name for name, limits in lines.items() if (limits.refine, limits.iterations) == (0.5, 3)}
-    assert trained == {"adaptive", "adaptive --response 0.4", "dbcache --fitted", "learning-to-cache"}
+    learnt = {"learning-to-cache", "learning-to-cache --free"}
+    assert trained == {"adaptive", "adaptive --response 0.4", "dbcache --fitted", *learnt}
 
 
 # ------------------------------------------------------------------------------------------------ made-up results
