@@ -57,8 +57,9 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """How this process was started, without passwords in URLs."""
-    return re.sub(r"://[^@/\s]*@", "://", shlex.join(sys.orig_argv))
+    """How this process was started, without the interpreter's folder and passwords in URLs."""
+    interpreter, *told = sys.orig_argv
+    return re.sub(r"://[^@/\s]*@", "://", shlex.join([Path(interpreter).name, *told]))
 
 
 def provenance(device: str) -> Provenance:

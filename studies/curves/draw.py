@@ -22,7 +22,9 @@ def draw_curves(curves: Curves, path: Path) -> None:
             means = [statistics.fmean(getattr(point, split)) for point in points]
             label = f"{prompts} prompts, {split.removesuffix('_db')}"
             axes.plot([p.iterations for p in points], means, stroke, color=f"C{number}", marker=".", label=label)
+    measured = sorted({point.iterations for point in curves.points})
     axes.set_xscale("symlog", linthresh=20)
+    axes.set_xticks(measured, list(map(str, measured)))
     axes.set(xlabel="iterations of refinement", ylabel="agreement with the full run, latents, dB")
     axes.set_title(f"{curves.model}, {curves.budget}\n{verdict(curves)}", fontsize=8)
     axes.legend(fontsize=7)
