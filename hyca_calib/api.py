@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hyca_calib.commands.calibrate_options import CalibrateOptions
+from hyca_calib.commands.calibrate_options import POINTS, CalibrateOptions
 from hyca_calib.commands.calibrating import calibrate_pipe
 from hyca_calib.commands.checking import CheckResult, check_with
 from hyca_calib.commands.options import CheckOptions, EvaluateOptions, SearchLimits, TraceOptions
@@ -43,7 +43,7 @@ def calibrate(
     start: Plan | str | Path | None = None,
     out: str | Path | None = None,
     max_hours: float | None = None,
-    point: str = "trunk",
+    point: str = POINTS,
     batch: int | None = None,
     seed: int = 0,
     threads: int | None = None,

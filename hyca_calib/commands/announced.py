@@ -105,8 +105,9 @@ def announced(
         return [replace(work, stage=f"{work.stage} {text}") if len(found) > 1 else work for text, work in found]
 
     stages = [costs.trace(), *(of_budgets(costs.check) if checks else ())]
-    stages += [*([costs.probe()] if effort.probes else ()), costs.tune()]
-    for make in (costs.confirm, costs.refine, costs.evaluate, costs.report):
+    stages += [*([costs.probe()] if effort.probes else ()), costs.tune(), *of_budgets(costs.confirm)]
+    stages += [costs.fresh()] if effort.fresh and timed.backward_seconds is not None else []
+    for make in (costs.refine, costs.evaluate, costs.report):
         stages += of_budgets(make)
     return Announcement(tuple(stages))
 
@@ -191,11 +192,16 @@ class _Costs:
         seconds = samples * self._run(computed) + self.effort.rollouts * rows
         return self._work("confirm", samples, samples * computed, seconds, self._drawn(select))
 
+    def fresh(self) -> StageWork:
+        samples, steps = self.effort.fresh, self.workload.num_steps
+        disk = samples * self.timed.latent_bytes
+        return self._work("fresh", samples, samples * steps, samples * self._run(steps), self._drawn(self.batch), disk)
+
     def refine(self, computed: int) -> StageWork:
         timed, select = self.timed, self._of("select")
         judged = (Refinement.evaluations + 3) * select
         seconds, steps = judged * self._run(computed), judged * computed
-        batch = min(self.effort.batch, self._of("fit"))
+        batch = min(self.effort.batch, self._of("fit") + self.effort.fresh)
         samples = self.effort.iterations * batch
         if timed.backward_seconds is None:
             samples = judged + WITH_BACKWARD * samples

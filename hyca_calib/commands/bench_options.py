@@ -25,12 +25,12 @@ class BenchOptions:
     points: Annotated[
         list[str] | None,
         typer.Option(
-            "--point", help="Where that search looks, as for trace; repeatable. Default: trunk and trunk:residual."
+            "--point", help="Where that search looks, as for trace; repeatable. Default: trunk, trunk:residual, output."
         ),
     ] = None
     rollouts: Annotated[int | None, typer.Option(min=1, help="Of that search, for every budget. Default: 48.")] = None
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="Refinement steps of that search, for every budget. Default: 48.")
+        int | None, typer.Option(min=1, help="Refinement steps of that search, for every budget. Default: 96.")
     ] = None
     quick: Annotated[
         bool,

@@ -48,10 +48,10 @@ from hyca_runtime.plan import plan_file
 from hyca_runtime.point import CachePoint
 
 HOURS = 600.0
-LIMITS = SearchLimits(strict=True, timeout=HOURS, confirm=HOURS, refine=HOURS, rollouts=48, iterations=48)
-QUICK_LIMITS = SearchLimits(strict=True, trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
+LIMITS = SearchLimits(timeout=HOURS, confirm=HOURS, refine=HOURS, rollouts=48, iterations=96, fresh=144)
+QUICK_LIMITS = SearchLimits(trials=8, timeout=20.0, confirm=0.3, refine=0.3, probes=8)
 """How hard a bench searches for plans. Published plans are made by counted work, the same on every machine."""
-POINTS = ("trunk", "trunk:residual")
+POINTS = ("trunk", "trunk:residual", "output")
 """Where that search looks unless told; a quick one looks at the first."""
 USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
 """Costs at which baselines are chosen where there is no plan."""

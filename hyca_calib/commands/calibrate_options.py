@@ -10,6 +10,10 @@ from hyca_calib.commands.options import STUDIES, Batch, Device, Download, Model,
 from hyca_calib.costs.budget import TOLERANCE
 from hyca_calib.search.effort import EffortName
 
+POINTS = "trunk,output"
+"""Of what the network returns a step costs next to nothing, which may pay for one computed step more; what its head
+takes tells more of the future."""
+
 
 @dataclass(frozen=True)
 class CalibrateOptions:
@@ -51,7 +55,10 @@ class CalibrateOptions:
     strict: Annotated[
         bool, typer.Option("--strict", help=f"No plan costs more than asked; else up to {100 * TOLERANCE:.0f} % more.")
     ] = False
-    point: Annotated[str, typer.Option(help="Where features are cached; several with commas, as for trace.")] = "trunk"
+    point: Annotated[
+        str,
+        typer.Option(help="Where features may be cached, as for trace; of several, rollouts decide for each budget."),
+    ] = POINTS
     component: Annotated[str, typer.Option(help="Which network of the pipeline; Wan 2.2 has two.")] = "transformer"
     seed: Seed = 0
     batch: Batch = None

@@ -10,7 +10,7 @@ from hyca_runtime.errors import StudyError
 
 CLOCKS = ("timeout", "confirm", "refine")
 """Limits that are times."""
-COUNTS = ("probes", "trials", "rollouts", "iterations")
+COUNTS = ("probes", "trials", "rollouts", "iterations", "fresh")
 """Limits that an effort has, too."""
 
 

@@ -31,7 +31,7 @@ def palette_of(pipe: Pipeline, options: CalibrateOptions, workload: Workload) ->
     try:
         blocks = len(find_blocks(find_transformer(pipe, options.component)))
         parts = sorted({round(share * blocks) for share in PARTS} - {0, blocks})
-        names = [options.point, *(f"behind:{count}" for count in parts)]
+        names = ["trunk", *(f"behind:{count}" for count in parts)]
         points = [parse_point(name) for name in names]
         with Recorder(pipe, points, GRAM_TOKENS, workload.seed, options.component) as recorder:
             probed(recorder, workload, workload.jobs[:1])[0].across()

@@ -170,7 +170,7 @@ class SearchLimits:
         EffortName | None,
         typer.Option(
             help="Counts of all that is done, in place of --trials, --timeout, --confirm, --probes, --rollouts, "
-            "--refine and --iterations: the same plan on every machine, however busy. Default: those limits."
+            "--refine, --iterations and --fresh: the same plan on every machine, however busy. Default: those limits."
         ),
     ] = None
     trials: Annotated[int, typer.Option(min=1, help="Settings that Optuna tries, for all budgets together.")] = (
@@ -193,6 +193,9 @@ class SearchLimits:
     iterations: Annotated[
         int | None, typer.Option(min=1, help="At most so many: with a long --refine the same on every machine.")
     ] = None
+    fresh: Annotated[
+        int, typer.Option(min=0, help="Full runs beyond the trace that refinement learns from, too: it overfits few.")
+    ] = SearchOptions.fresh
     groups: Annotated[int | None, typer.Option(min=1, help="Fix the number of groups.")] = None
     taps: Annotated[Grain, typer.Option(help="Grain of refined taps: a row per channel or per group.")] = Tuning.taps
     seed: Seed = 0

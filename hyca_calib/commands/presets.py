@@ -124,7 +124,7 @@ def _best(asked: Asked) -> Maker:
         if (plan := still_held(asked, budget, study)) is not None:
             return plan
         contenders, options = begun(asked, budget, [found[budget] for found in candidates()], _options(asked))
-        with stages(("confirm", "refine")) as tell:
+        with stages(("confirm", *(("fresh",) if options.fresh else ()), "refine")) as tell:
             plan = search(asked.pipe, contenders, budget, study, options, tell)
         tell_spent(plan, budget, contenders[0][0].problem.trace.cost)
         tell_gained(plan)
@@ -157,6 +157,8 @@ def _options(asked: Asked) -> SearchOptions:
         refinement=Refinement(limits.refine, limits.iterations, batch),
         seed=limits.seed,
         storage=limits.storage,
+        fresh=limits.fresh,
+        shared=asked.folder,
     )
 
 
@@ -277,7 +279,7 @@ FITTED = ("fitted", *REFINED)
 """Options of step caches whose rows may be fitted."""
 
 OFFERS: dict[str, Offer] = {
-    BEST: Offer(_best, ("palette", "precision", *SEARCHED), chooses_point=True),
+    BEST: Offer(_best, ("palette", "precision", "fresh", *SEARCHED), chooses_point=True),
     ADAPTIVE: Offer(_adaptive, ("response", *SEARCHED)),
     **{name: Offer(_closed_form, ("multistep",), chooses_point=True) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),

@@ -264,6 +264,8 @@ def _request(
     own = {name: wanted.pop(name) for name in OF_SOME}
     for name in (*CLOCKS, *COUNTS) if effort else ():
         wanted.pop(name)
+    if not wanted.get("fresh"):  # as before there was such an option
+        wanted.pop("fresh", None)
     preset = OFFERS[limits.preset]
     if limits.schedule is not None:
         own["schedule"] = preset.read_schedule(limits.schedule)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -95,6 +95,13 @@ class Workload:
 
     def of(self, split: Split) -> tuple[Job, ...]:
         return tuple(job for job in self.jobs if job.split == split and job.index not in self.excluded)
+
+    def further(self, split: Split, count: int) -> tuple[Job, ...]:
+        """So many samples of a split beyond its own: those that it would have if more were drawn."""
+        own = _share(self.num_samples)[split]
+        enough = -(-(own + count + 1) * sum(SHARES.values()) // SHARES[split])
+        more = replace(self, num_samples=enough, excluded=frozenset())
+        return more.of(split)[own : own + count]
 
     @property
     def digest(self) -> str:

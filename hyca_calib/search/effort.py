@@ -16,6 +16,7 @@ class Effort:
         trials: see `Tuning`.
         rollouts: see `RolloutLimits`; for every budget, as what follows.
         iterations, batch: see `Refinement`.
+        fresh: full runs beyond the trace that refinement learns from, for all budgets together, see `FreshRuns`.
         share: of the counts that its name stands for, all but the batch; less than 1 after a cut.
     """
 
@@ -26,6 +27,7 @@ class Effort:
     rollouts: int
     iterations: int
     batch: int
+    fresh: int = 0
     share: float = 1.0
 
     def cut(self, share: float) -> Self:
@@ -57,12 +59,14 @@ class Effort:
 STARTED = 0.25
 """Share of an effort that is left where an earlier plan is at hand."""
 
-LEAST = {"samples": 14, "probes": 8, "trials": 2, "rollouts": 4, "iterations": 4}
+LEAST = {"samples": 14, "probes": 8, "trials": 2, "rollouts": 4, "iterations": 4, "fresh": 0}
 """Counts below which a stage tells nothing, or does more harm than good."""
 
 EFFORTS: dict[str, Effort] = {
-    "quick": Effort("quick", samples=28, probes=16, trials=12, rollouts=12, iterations=24, batch=8),
-    "standard": Effort("standard", samples=112, probes=32, trials=40, rollouts=48, iterations=96, batch=12),
-    "thorough": Effort("thorough", samples=224, probes=64, trials=120, rollouts=160, iterations=480, batch=16),
+    "quick": Effort("quick", samples=28, probes=16, trials=12, rollouts=12, iterations=24, batch=8, fresh=36),
+    "standard": Effort("standard", samples=112, probes=32, trials=40, rollouts=48, iterations=96, batch=12, fresh=144),
+    "thorough": Effort(
+        "thorough", samples=224, probes=64, trials=120, rollouts=160, iterations=480, batch=16, fresh=384
+    ),
 }
 """By name. `standard` is what a few minutes were enough for on the embedded `demo`; `quick` is for a first look."""

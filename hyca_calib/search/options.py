@@ -90,6 +90,8 @@ class SearchOptions:
         seed: source of all randomness.
         storage: where workers share trials and rollouts, see `open_study`; None for the study's own folder.
         probes: full runs of one sample that measure how errors are damped; 0 for none.
+        fresh: full runs beyond the trace that refinement learns from, see `FreshRuns`.
+        shared: where what serves all budgets is kept; None for the study's own folder.
     """
 
     confirmation: RolloutLimits = field(default_factory=RolloutLimits)
@@ -98,3 +100,5 @@ class SearchOptions:
     storage: str | Path | None = None
     tuning: Tuning = field(default_factory=Tuning)
     probes: int = 32
+    fresh: int = 0
+    shared: Path | None = None

@@ -47,6 +47,9 @@ class Samples:
         low, high = self.latents.double().flatten(1).aminmax(dim=1)
         return (high - low).square().clamp_min(1e-20).log()
 
+    def __add__(self, other: Samples) -> Samples:
+        return replace(self, jobs=self.jobs + other.jobs, latents=torch.cat([self.latents, other.latents]))
+
     def __getitem__(self, chosen: slice | list[int]) -> Samples:
         places = np.arange(len(self.jobs))[chosen]
         return replace(self, jobs=tuple(self.jobs[place] for place in places), latents=self.latents[chosen])

@@ -55,6 +55,7 @@ class RefinementTask:
         expand: parameters to taps ``(row, depth, channel)``.
         fit, select: samples that give gradients, and samples that decide which parameters were best.
         course: how samples are run with taps; by default all alike, as `section` says.
+        more: draws more samples that give gradients, once it is known that any do; None for none.
     """
 
     pipe: Any
@@ -64,6 +65,12 @@ class RefinementTask:
     fit: Samples
     select: Samples
     course: Callable[[RefinementTask, bool], AbstractContextManager[Course]] | None = None
+    more: Callable[[], Samples | None] = lambda: None
+
+    def with_more(self) -> Self:
+        """The same with those drawn."""
+        more = self.more()
+        return self if more is None else replace(self, fit=self.fit + more)
 
 
 class Course(Protocol):
@@ -165,6 +172,7 @@ def refine_taps(
     settings, level = _probed(task, settings)
     if not state.iteration and state.spent >= 1:
         return state.best.cpu(), {"skipped": "its minutes were over before the first step"}
+    task = task.with_more()
     count, batch = len(task.fit.jobs), min(settings.batch, len(task.fit.jobs))
 
     def judge() -> None:
@@ -189,6 +197,7 @@ def refine_taps(
     account = {
         "iterations": state.iteration,
         "minutes": round(state.seconds / 60, 2),
+        "samples": count,
         "batch": batch,
         "recomputed": course.level,
         "select_psnr_before_db": round(mean_psnr(state.first_error, task.select), 3),

@@ -13,11 +13,12 @@ from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.damping_sweep import sweep_damping
 from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.fewer_steps import fewer_steps
+from hyca_calib.search.fresh_runs import FRESH_RUNS, FreshRuns
 from hyca_calib.search.options import RolloutLimits, SearchOptions
 from hyca_calib.search.outcome import NOT_SEARCHED, agreeing, judged, write_outcome
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.presets import PRESETS, preset_section
-from hyca_calib.search.problem import Problem
+from hyca_calib.search.problem import Problem, Samples
 from hyca_calib.search.refine import RefinementTask
 from hyca_calib.search.replay import Multistep
 from hyca_calib.search.rollout_error import raced_psnr
@@ -26,12 +27,13 @@ from hyca_calib.search.rows import with_taps
 from hyca_calib.search.shared_rollouts import SharedRollouts
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder
+from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan, load_plan
 from hyca_runtime.solvers import ClosedFormSolver
 
-Stage = Literal["confirm", "refine"]
+Stage = Literal["confirm", "fresh", "refine"]
 Progress = Callable[[Stage, float, str], None]
 """Told the stage, the share of it that is done, and a line of news."""
 Tried = dict[str, list[dict[str, Any]]]
@@ -199,7 +201,8 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
     section, account = build_section(winner), dict[str, Any]()
     if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
         start, expand = coordinates(problem, section, winner.settings.taps)
-        task = RefinementTask(pipe, section, start, expand, problem.samples("fit"), problem.samples("select"))
+        fit, select = problem.samples("fit"), problem.samples("select")
+        task = RefinementTask(pipe, section, start, expand, fit, select, more=partial(_fresh, run, problem.trace))
 
         def tell(share: float, psnr: float) -> None:
             run.on_progress("refine", share, _told(psnr))
@@ -207,6 +210,14 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
         theta, account = refine_somehow(task, options.refinement, run.study, options.seed, tell)
         section = with_taps(section, expand(theta).double().numpy())
     return judged(pipe, problem, section), account
+
+
+def _fresh(run: _Run, trace: Trace) -> Samples | None:
+    """Full runs beyond the trace, if any are wanted."""
+    if not run.options.fresh:
+        return None
+    runs = FreshRuns(run.options.fresh, (run.options.shared or run.study.folder) / FRESH_RUNS)
+    return runs.drawn(run.pipe, trace, lambda share: run.on_progress("fresh", share, ""))
 
 
 def _chosen(winner: Candidate) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class TimedModel:
         in_blocks: whether the gradient fits only where blocks are computed again, see `Recomputed`.
         peak_bytes: of a full step, beyond what is held; None if nobody can tell.
         held_bytes: of the network's weights.
+        latent_bytes: of final latents, as they are kept.
         free_bytes: on the device of the features.
         channels: of the first cache point.
         points: how many are recorded that are searched one by one.
@@ -64,6 +65,7 @@ class TimedModel:
     in_blocks: bool
     peak_bytes: int | None
     held_bytes: int
+    latent_bytes: int
     free_bytes: int
     channels: int
     points: int
@@ -111,6 +113,7 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
         in_blocks=in_blocks,
         peak_bytes=None if peak.bytes is None else peak.bytes // batch,
         held_bytes=sum(parameter.nbytes for parameter in module.parameters()),
+        latent_bytes=4 * probe.latents[0].numel(),
         free_bytes=available_bytes(probe.device),
         points=1 if request.across else len(probe.points),
         channels=next(iter(probe.points.values())).channels,

@@ -12,6 +12,7 @@ from hyca_calib.pipelines.workload import Split
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.error_damping import with_damping
+from hyca_calib.search.fresh_runs import FRESH_RUNS, FreshRuns
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Problem
@@ -74,7 +75,7 @@ class Subject:
         return self.winner.problem
 
     def point(self, prompts: int, iterations: int) -> CurvePoint:
-        """The plan refined on the first `prompts` fit samples."""
+        """The plan refined on the first `prompts` fit samples, and on fresh runs where the trace has not as many."""
         settings = Refinement(UNLIMITED, iterations)
         section = self._refined(prompts, settings) if iterations else self.section
         return CurvePoint(
@@ -89,6 +90,9 @@ class Subject:
     def _refined(self, prompts: int, settings: Refinement) -> NetworkPlan:
         start, expand = coordinates(self.problem, self.section, self.winner.settings.taps)
         fit, select = self.problem.samples("fit")[:prompts], self.problem.samples("select")
+        if missing := prompts - len(fit.jobs):
+            runs = FreshRuns(missing, self.folder / FRESH_RUNS)
+            fit += runs.drawn(self.pipe, self.problem.trace, lambda share: None)
         task = RefinementTask(self.pipe, self.section, start, expand, fit, select)
         state = self.folder / f"{prompts}-{settings.iterations}.safetensors"
         theta, _ = refine_taps(task, settings, state, seed=0)
