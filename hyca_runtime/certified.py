@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from hyca_runtime.errors import CertificateError
+from hyca_runtime.errors import CertificateError, PrecisionWarning
 from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.noise_gain import noise_gain_db
 from hyca_runtime.plan_facts import Certificate
-from hyca_runtime.precision import precision_of
+from hyca_runtime.precision import is_rounded, precision_of
 
 TOLD = frozenset({"action_flops", "action_bits", "timing", "quality", "certificate"})
 """What a section says of itself that decides no run."""
@@ -70,6 +72,36 @@ def check_certified(
         fault = _fault(section, found, module, least_db)
         if fault:
             raise CertificateError(f"plan {name!r}, {section.component}: {fault}. Nothing was changed")
+
+
+def warn_of_rounding(name: str, sections: Iterable[NetworkPlan], networks: Mapping[str, nn.Module]) -> None:
+    """Tell what is to be expected of a certified plan on weights of another, coarser precision.
+
+    Warns:
+        PrecisionWarning: of the first section whose network has such weights.
+    """
+    sections = tuple(sections)
+    for section in sections:
+        found, stored = valid_certificate(section, sections), precision_of(networks[section.component])
+        if found is None or stored == found.dtype or not is_rounded(stored):
+            continue
+        gain = noise_gain_db(section)
+        expected = "how much is lost cannot be told beforehand" if gain is None else _expected(gain)
+        warnings.warn(
+            f"plan {name!r}, {section.component}: certified on weights in {found.dtype}, these are {stored}; "
+            f"{expected}. {MEASURE[0].upper()}{MEASURE[1:]}, or search one with --precision",
+            PrecisionWarning,
+            stacklevel=2,
+        )
+        return
+
+
+def _expected(gain: float) -> str:
+    """What noise that weighs so many dB more costs, in words."""
+    return (
+        f"expected loss: {max(0.0, gain):.1f} dB of the agreement that these weights reach on their own, as rounding "
+        f"noise weighs {gain:+.1f} dB under the plan against a run that computes every step"
+    )
 
 
 def _fault(section: NetworkPlan, found: Certificate | None, module: nn.Module, least_db: float) -> str:

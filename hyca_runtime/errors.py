@@ -27,6 +27,10 @@ class CertificateWarning(UserWarning):
     """A plan was changed after it was certified: what its certificate says is not of it."""
 
 
+class PrecisionWarning(UserWarning):
+    """A plan follows a network whose weights are rounded more than those that it was certified on."""
+
+
 class ForecastWarning(UserWarning):
     """A forecast held NaN or infinity, and the network was computed instead."""
 

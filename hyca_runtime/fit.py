@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hyca_runtime.agreement import Agreement
-from hyca_runtime.certified import check_certified
+from hyca_runtime.certified import check_certified, warn_of_rounding
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.network_plan import NetworkPlan
@@ -44,11 +44,16 @@ def check_fits(
     Raises:
         PlanMismatchError: one is for none of the networks.
         CertificateError: see `check_certified`.
+
+    Warns:
+        PrecisionWarning: nothing is required, see `warn_of_rounding`.
     """
     sections = tuple(sections)
     for section in sections:
         _check_section(name, section, networks, target)
-    if require is not None:
+    if require is None:
+        warn_of_rounding(name, sections, networks)
+    else:
         check_certified(name, sections, networks, require)
 
 

@@ -29,6 +29,12 @@ def precision_of(module: nn.Module) -> str:
     return f"{by}: {types}" if by else types
 
 
+def is_rounded(precision: str) -> bool:
+    """Whether most numbers have a byte or less, by what `precision_of` says."""
+    most = precision.rpartition(": ")[2].split(", ")[0]
+    return most.startswith(("int", "uint", "float8", "float4"))
+
+
 def _quantiser(quantised: Any) -> str:
     """The name of the library in a quantisation's configuration, which may be an object or read from JSON."""
     known = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import pytest
@@ -12,8 +14,11 @@ from plans import make_plan
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import CertificateError, Plan, apply_plan
 from hyca_runtime.certified import content_digest, signature_of
+from hyca_runtime.errors import PrecisionWarning
+from hyca_runtime.noise_gain import noise_gain_db
 from hyca_runtime.plan_facts import Certificate
 from hyca_runtime.precision import precision_of
+from hyca_runtime.solvers import Hold, Newton
 
 
 def certified(plan: Plan, **told: Any) -> Plan:
@@ -87,6 +92,26 @@ def test_what_was_certified_in_bfloat16_is_refused_on_int8(pipe: EmojiPipeline, 
         apply_plan(pipe, made, require=40.0)
     assert "\n" not in str(error.value)
     assert "measure it on this model" in str(error.value)
+    with pytest.warns(PrecisionWarning, match=rf"int8.*expected loss: {noise_gain_db(plan.section):.1f} dB of the"):
+        apply_plan(pipe, made).remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PrecisionWarning)
+        apply_plan(pipe, certified(plan, dtype=precision_of(pipe.transformer))).remove()
+        apply_plan(pipe, plan).remove()  # nobody knows what it was made on
+
+
+def test_noise_of_computed_steps_weighs_as_often_as_it_is_forecast(pipe: EmojiPipeline) -> None:
+    held = make_plan(pipe.transformer, solvers=[Hold()])
+    line = make_plan(pipe.transformer, solvers=[Newton(1)])
+    assert held.section.schedule.computed_steps == line.section.schedule.computed_steps == (0, 1, 4, 8)
+    assert noise_gain_db(held.section) == pytest.approx(decibels(1, 3, 4, 4), abs=1e-3)
+    assert noise_gain_db(line.section) == pytest.approx(decibels(1 - 3, 6 - 2, 6 - 1.5, 5.5), abs=1e-3)
+    assert noise_gain_db(make_plan(pipe.transformer, computed=range(12)).section) == pytest.approx(0.0, abs=1e-6)
+
+
+def decibels(*weighed: float) -> float:
+    """What twelve even steps make of noise, of which each computed one weighs so much in all."""
+    return 10 * math.log10(sum(w * w for w in weighed) / 12)
 
 
 def test_a_signature_is_of_every_number_and_word(pipe: EmojiPipeline, plan: Plan) -> None:

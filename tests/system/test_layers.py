@@ -54,6 +54,7 @@ LAYERS = (
         "hyca_runtime.plain_section",
         "hyca_runtime.testing",
     ),
+    ("hyca_runtime.noise_gain",),
     (
         "hyca_runtime.certified",
         "hyca_runtime.fit",
