@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from hyca_calib.costs.budget import Budget
+from hyca_calib.commands.options import short_name
+from hyca_calib.costs.budget import TOLERANCE, Budget
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import one_line_errors, say
 from hyca_calib.records.provenance import command_line, provenance
 from hyca_calib.search.options import Refinement
 from hyca_calib.trace.store import Trace
-from hyca_runtime.point import CachePoint
+from hyca_runtime.point import parse_point
 from studies.curves.draw import draw_curves
 from studies.curves.measure import Subject
 from studies.curves.points import Curves, read_curves, verdict
@@ -23,11 +24,14 @@ HERE = Path(__file__).parent
 
 
 def main(
-    trace: Annotated[Path, typer.Option(help="A trace of the model at the trunk, whose fit split is large enough.")],
+    trace: Annotated[Path, typer.Option(help="A trace of the model.")],
     model: Annotated[str, typer.Option(help="The model that was traced.")] = "demo-class",
     budget: Annotated[str, typer.Option(help="Of the plan.")] = "5x",
+    point: Annotated[str, typer.Option(help="Where it caches, one of those traced.")] = "trunk",
     iterations: Annotated[str, typer.Option(help="Of refinement.")] = "0,20,80,320,1280",
-    prompts: Annotated[str, typer.Option(help="Fit samples.")] = "12,48",
+    prompts: Annotated[
+        str, typer.Option(help="Samples to refine on; those that the trace has not are drawn with fresh noise.")
+    ] = "12,48,192",
     rollouts: Annotated[int, typer.Option(help="That choose the schedule.")] = 24,
     out: Annotated[Path, typer.Option(help="Where the curves are written.")] = HERE / "results",
 ) -> None:
@@ -36,8 +40,8 @@ def main(
     Example: python -m studies.curves --model demo-class --trace traces/demo-class-trunk-50.zarr --iterations 0,20,80
     """
     with one_line_errors():
-        recorded = Trace(trace, CachePoint())
-        wanted, name = Budget.parse(budget), f"{model}-{budget}"
+        recorded, wanted = Trace(trace, parse_point(point)), Budget.parse(budget, TOLERANCE)
+        name = f"{model}-{budget}" if point == "trunk" else f"{model}-{budget}-{short_name(point)}"
         subject = Subject.searched(recorded, model, wanted, rollouts, out / "unfinished" / name)
         jobs, path = recorded.workload().of("test"), out / f"{name}.json"
         known = read_curves(path) if path.exists() else None
@@ -46,6 +50,7 @@ def main(
             command=command_line(),
             model=model,
             budget=budget,
+            point=point,
             flops_ratio=subject.section.flops_ratio or 1.0,
             computed_steps=tuple(subject.section.schedule.computed_steps),
             groups=prompt_groups(jobs),

@@ -26,7 +26,7 @@ def draw_curves(curves: Curves, path: Path) -> None:
     axes.set_xscale("symlog", linthresh=20)
     axes.set_xticks(measured, list(map(str, measured)))
     axes.set(xlabel="iterations of refinement", ylabel="agreement with the full run, latents, dB")
-    axes.set_title(f"{curves.model}, {curves.budget}\n{verdict(curves)}", fontsize=8)
+    axes.set_title(f"{curves.model}, {curves.budget}, {curves.point}\n{verdict(curves)}", fontsize=8)
     axes.legend(fontsize=7, handlelength=4)
     bare(axes)
     save(figure, path)

@@ -19,7 +19,7 @@ class CurvePoint(BaseModel, frozen=True):
     """A plan refined for so long on so many prompts.
 
     Attributes:
-        prompts: fit samples, each of a prompt of its own.
+        prompts: samples it was refined on; beyond those of the trace, which have a prompt each, with fresh noise.
         iterations: of gradient descent; 0 before any.
         calls: computed network calls of single samples, a backward one counted as two.
         fit_db, select_db, test_db: agreement of the final latents with those of full runs, sample by sample; of the fit
@@ -39,6 +39,7 @@ class Curves(Provenance, frozen=True):
 
     Attributes:
         command: that made the file.
+        point: where the plan caches.
         groups: of every test sample, which prompt it has.
         batch: fit samples of an iteration.
     """
@@ -46,6 +47,7 @@ class Curves(Provenance, frozen=True):
     command: str
     model: str
     budget: str
+    point: str = "trunk"
     flops_ratio: float
     computed_steps: tuple[int, ...]
     groups: tuple[int, ...]
