@@ -78,7 +78,7 @@ def _by_split(gram: Any, request: Request) -> np.ndarray:
 def traced_point(point: CachePoint, layout: PointLayout) -> TracedPoint:
     """What a trace says of a point."""
     told = layout.model_dump(include=TracedPoint.model_fields.keys() - {"point"})
-    return TracedPoint(point=point, **told)
+    return TracedPoint(point=point.model_copy(update={"channel_axis": layout.channel_axis}), **told)
 
 
 def summarise_point(root: Any, key: str, gram: np.ndarray, gain: np.ndarray, layout: PointLayout) -> None:

@@ -28,6 +28,7 @@ class PointLayout(BaseModel, frozen=True, extra="forbid"):
         gram_share: share of the tokens that enter the statistics.
         gram_error: standard error of a channel's energy that comes of that, see `sampling_error`.
         channels: of all parts.
+        channel_axis: see `PointRecording`.
     """
 
     num_tokens: list[list[int]]
@@ -36,6 +37,7 @@ class PointLayout(BaseModel, frozen=True, extra="forbid"):
     gram_share: float
     gram_error: float
     channels: int
+    channel_axis: int = -1
 
     @classmethod
     def of(cls, recording: PointRecording, request: Request) -> Self:
@@ -50,6 +52,7 @@ class PointLayout(BaseModel, frozen=True, extra="forbid"):
             gram_share=seen / of,
             gram_error=sampling_error(recording.features, recording.num_tokens),
             channels=recording.channels,
+            channel_axis=recording.channel_axis,
         )
 
 

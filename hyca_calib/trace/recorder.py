@@ -23,6 +23,7 @@ from hyca_calib.trace.stacked import stacked_branches, taken_apart
 from hyca_calib.trace.step_costs import measure_steps
 from hyca_calib.trace.tail_gain import Tail
 from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.channel_axis import settle_axes
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
@@ -142,6 +143,7 @@ class Recorder:
             tokens=[chosen for chosen, _ in tokens],
             num_tokens=[counts for _, counts in tokens],
             gains=[[torch.cat([call.gain for call in step]).mean(0) for step in steps] for steps in shown],
+            channel_axis=self._attachment.points[name].channel_axis,
         )
 
     def measure_cost(self, jobs: Sequence[Job], num_calls: int) -> dict[str, CostModel]:
@@ -160,6 +162,7 @@ class Recorder:
         if len(features) < len(captured):
             return output
         if not self._calls:
+            settle_axes(self._attachment, features)
             self._scheduler = copy.deepcopy(getattr(self._pipe, "scheduler", None))
         call = self._resolver.resolve(args, kwargs, self._attachment.context.branch)
         track, fills_cache = self._resolver.track, self._clock.fills_cache(args, kwargs)

@@ -24,12 +24,14 @@ class PointRecording:
         num_tokens: ``[branch][part]``, how many one sample has.
         gains: ``[branch][step]``, each ``(channel,)``: mean squared change of the network's output
             per squared change of the feature, channels of all parts.
+        channel_axis: of the tensors that the network had there.
     """
 
     features: list[list[Feature]]
     tokens: list[list[np.ndarray]]
     num_tokens: list[list[int]]
     gains: list[list[Tensor]]
+    channel_axis: int = -1
 
     @property
     def channels(self) -> int:

@@ -43,7 +43,8 @@ class Trace:
             self._root = zarr.open_group(self.folder.store(read_only=True), mode="r")
             self.attributes = TraceAttributes.of_group(self.folder, self._root.attrs.asdict())
         self.points = tuple(of.point for of in self.attributes.points)
-        self.point = self.points[0] if point is None else point
+        named = next((of for of in self.points if str(of) == str(point)), point)  # the axis is the trace's to know
+        self.point = self.points[0] if point is None else named if point not in self.points else point
         if self.point not in self.points:
             there, wanted = ", ".join(map(str, self.points)), ",".join(map(str, (*self.points, point)))
             raise TraceError(f"{self.folder} is of {there}, not of {point}; trace with --point {wanted}")

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.channel_axis import settle_axes
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import Feature, Signature, signature, widths
@@ -77,6 +78,7 @@ class FirstLook:
             self._kept[call.branch, call.part] = looks, seen
             if len(self._times) == 1:
                 self.full_flops += flops
+                settle_axes(self._attachment, captured)
                 self.channels = sum(widths(seen, self.point.channel_axis))
                 self.numel += sum(part.numel() for part in seen)
         return output
