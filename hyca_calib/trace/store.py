@@ -43,11 +43,7 @@ class Trace:
             self._root = zarr.open_group(self.folder.store(read_only=True), mode="r")
             self.attributes = TraceAttributes.of_group(self.folder, self._root.attrs.asdict())
         self.points = tuple(of.point for of in self.attributes.points)
-        named = next((of for of in self.points if str(of) == str(point)), point)  # the axis is the trace's to know
-        self.point = self.points[0] if point is None else named if point not in self.points else point
-        if self.point not in self.points:
-            there, wanted = ", ".join(map(str, self.points)), ",".join(map(str, (*self.points, point)))
-            raise TraceError(f"{self.folder} is of {there}, not of {point}; trace with --point {wanted}")
+        self.point = self._named(point) if point is not None else self.points[0]
         self.of_point = self.attributes.points[self.points.index(self.point)]
         self.key, self.branches = point_key(self.point), self.attributes.branches
         self._costs = read_as(dict[str, CostModel], self.folder, COST)
@@ -59,6 +55,18 @@ class Trace:
         self.sigmas = self.array("times/sigma")
         self.response = self.array("times/response")
         self._check_shapes()
+
+    def _named(self, point: CachePoint) -> CachePoint:
+        """The trace's own point of that name: on which axis its channels are, is the trace's to know.
+
+        Raises:
+            TraceError: there is none.
+        """
+        found = next((of for of in self.points if of == point or str(of) == str(point)), None)
+        if found is None:
+            there, wanted = ", ".join(map(str, self.points)), ",".join(map(str, (*self.points, point)))
+            raise TraceError(f"{self.folder} is of {there}, not of {point}; trace with --point {wanted}")
+        return found
 
     def at(self, point: CachePoint) -> Self:
         """The same trace, as another of its points shows it."""
