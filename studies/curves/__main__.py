@@ -62,11 +62,11 @@ def main(
         for count in map(int, iterations.split(",")):
             for of in map(int, prompts.split(",")):
                 if curves.at(of, count) is None:
-                    point = subject.point(of, count)
-                    curves = curves.model_copy(update={"points": (*curves.points, point)})
+                    found = subject.point(of, count)
+                    curves = curves.model_copy(update={"points": (*curves.points, found)})
                     write_text(path, curves.model_dump_json(indent=1) + "\n")
                     draw_curves(curves, path.with_suffix(".png"))
-                    means = (sum(db) / len(db) for db in (point.fit_db, point.select_db, point.test_db))
+                    means = (sum(db) / len(db) for db in (found.fit_db, found.select_db, found.test_db))
                     say(
                         "{} prompts, {} iterations: fit {:.2f}, select {:.2f}, test {:.2f} dB".format(of, count, *means)
                     )
