@@ -8,6 +8,7 @@ from itertools import groupby
 from hyca_runtime.cost_ratio import cost_ratio
 from hyca_runtime.executor import Executor
 from hyca_runtime.lane import Lane
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.report import RunReport
 
 
@@ -44,7 +45,7 @@ def account(
         flops_ratio=cost_ratio(every, lambda section: section.action_flops),
         bits_ratio=cost_ratio(every, lambda section: section.action_bits),
         seconds_ratio=cost_ratio(every, lambda section: section.action_seconds),
-        followed=tuple(of[-1].plan.section(of[-1].track) for of in furthest if of),
+        followed=tuple(section for of in furthest for section in _sections(of)),
         bytes_ahead=bytes_ahead,
         variant_bytes=sum(executor.variant_bytes for executor in executors.values()),
         networks=tuple(networks),
@@ -55,6 +56,12 @@ def _furthest(lanes: Sequence[tuple[int, Lane]]) -> list[Lane]:
     """The lanes of the sampler that came furthest: one, or one for each chunk."""
     by_sampler = [[lane for _, lane in of] for _, of in groupby(sorted(lanes, key=_number), _number)]
     return max(by_sampler, key=lambda of: sum(lane.steps for lane in of), default=[])
+
+
+def _sections(lanes: Sequence[Lane]) -> list[NetworkPlan]:
+    """What they follow, each once."""
+    found = [lane.plan.section(lane.track) for lane in lanes]
+    return [*{id(section): section for section in found}.values()]
 
 
 def _number(numbered: tuple[int, Lane]) -> int:

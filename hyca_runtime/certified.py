@@ -26,12 +26,13 @@ MEASURE = "measure it on this model: python -m hyca_calib evaluate"
 
 
 def content_digest(section: NetworkPlan, sections: Iterable[NetworkPlan]) -> str:
-    """SHA-256 of what decides a run under a section: of itself, and of those for the pipeline's other networks.
+    """SHA-256 of what decides a run under a section: of itself, and of those for other networks, or other chunks.
 
     Args:
         sections: all of the plan.
     """
-    others = [other for other in sections if other.component != section.component]
+    own_place = section.component, section.from_chunk
+    others = [other for other in sections if (other.component, other.from_chunk) != own_place]
     own, *beside = (
         json.dumps(one.model_dump(mode="json", exclude=set(TOLD), exclude_defaults=True), sort_keys=True)
         for one in (section, *others)

@@ -20,7 +20,6 @@ from hyca_runtime.chunks_together import ChunksTogether
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.decisions import Decisions
 from hyca_runtime.errors import ClockError
-from hyca_runtime.lane import Lane
 from hyca_runtime.lanes import Lanes
 from hyca_runtime.stacked import joined, same
 from hyca_runtime.streaming.key_store import KeyStore
@@ -67,7 +66,11 @@ class ChunkCalls(WholeCalls):
 
     Args:
         cutter: cuts them.
-        answer: answers the call of one chunk by the plan.
+        number: tells the number of the calling thread's sampler.
+        answer: answers the call of one chunk by the plan, and tells of it with `enter` before.
+
+    Attributes:
+        attention: lets the network run on one chunk.
     """
 
     def __init__(
@@ -76,21 +79,23 @@ class ChunkCalls(WholeCalls):
         cutter: ChunkCutter,
         attachment: Attachment,
         clock: Clock,
-        lanes: Lanes,
-        decisions: Decisions,
+        number: Callable[[], int],
         answer: Answer,
     ) -> None:
         self._chunking, self._cutter, self._attachment, self._clock = chunking, cutter, attachment, clock
-        self._context, self._lanes, self._answer = attachment.context, lanes, answer
-        self._attention = ChunkAttention(attachment.module)
+        self._context, self._number, self._answer = attachment.context, number, answer
+        self.attention = ChunkAttention(attachment.module)
         self.videos: dict[tuple[int, str], Video] = {}
-        decisions.listeners.append(self._enter)
+
+    @property
+    def key_bytes(self) -> int:
+        return sum(video.store.nbytes for video in self.videos.values())
 
     def install(self) -> None:
-        self._attention.install()
+        self.attention.install()
 
     def remove(self) -> None:
-        self._attention.remove()
+        self.attention.remove()
         self.videos.clear()
 
     def takes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -100,18 +105,21 @@ class ChunkCalls(WholeCalls):
         """The answer to a call; of a chunk that waits zeros, for no sampler asks."""
         parts = self._cutter.cut(args, kwargs)
         resting = self._unchanged(parts)
-        shape = self._attention.shape(self._cutter.latents((args, kwargs)), self._chunking.frames)
+        shape = self.attention.shape(self._cutter.latents((args, kwargs)), self._chunking.frames)
         outputs = dict[int, Any]()
         for part in parts:
             if part.stage != "waits":
                 place = Place(self._video().store, part.number, shape)
-                with self._context.saying(chunk=part.number), self._attention.at(place):
+                with self._context.saying(chunk=part.number), self.attention.at(place):
                     outputs[part.number] = self._of(part, part.number in resting)
         nothing = tree_map(_zeros, next(iter(outputs.values())))
         return joined([outputs.get(part.number, nothing) for part in parts], axis=2)
 
-    def _enter(self, lane: Lane, call: Call) -> None:
+    def enter(self, call: Call, run: tuple[object, int]) -> None:
         """A chunk's call was placed; what is there of an earlier video is forgotten.
+
+        Args:
+            run: of the chunk, who follows it and which it is.
 
         Raises:
             ClockError: guidance branches have no names.
@@ -123,20 +131,20 @@ class ChunkCalls(WholeCalls):
                 f"chunks keep keys and values for each guidance branch, but the {call.branch!r} has no name; "
                 "name them: with session.at(branch='cond')"
             )
-        self._video().enter(self._context.chunk, (lane.track, lane.track.run))
+        self._video().enter(self._context.chunk, run)
 
     def drop(self, own: bool) -> None:
-        mine = self._lanes.number()
+        mine = self._number()
         self.videos = {key: video for key, video in self.videos.items() if own and key[0] != mine}
 
     @property
     def _key(self) -> tuple[int, str]:
-        return self._lanes.number(), self._context.branch
+        return self._number(), self._context.branch
 
     def _video(self) -> Video:
         if self._key not in self.videos:
             retention = self._chunking.retention or All()
-            store = KeyStore(self._attention.layers, retention, self._attention.rotation, self.observer)
+            store = KeyStore(self.attention.layers, retention, self.attention.rotation, self.observer)
             self.videos[self._key] = Video(store)
         return self.videos[self._key]
 
@@ -164,8 +172,9 @@ class ChunkCalls(WholeCalls):
             return self._answer(*part.call)
         video = self._video()
         if not unchanged:
-            output = self._attachment.run(*part.call, (), {})[0]
-            latents = self._cutter.latents(part.call).clone()
+            with torch.no_grad():  # nobody takes a step by it
+                output = self._attachment.run(*part.call, (), {})[0]
+            latents = self._cutter.latents(part.call).detach().clone()
             video.rested[part.number] = Rested(latents, self._clock.prompt(*part.call), output)
             video.store.finish(part.number)
         return video.rested[part.number].output
@@ -188,4 +197,6 @@ def calls_of(
     cutter = ChunkCutter(attachment.module, plan.chunks, [section.grid for section in plan.sections])
     if plan.chunks.keys is None:
         return ChunksTogether(plan, cutter, attachment, decisions)
-    return ChunkCalls(plan.chunks, cutter, attachment, clock, lanes, decisions, answer)
+    found = ChunkCalls(plan.chunks, cutter, attachment, clock, lanes.number, answer)
+    decisions.listeners.append(lambda lane, call: found.enter(call, (lane.track, lane.track.run)))
+    return found

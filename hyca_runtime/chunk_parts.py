@@ -114,6 +114,11 @@ class ChunkCutter:
         return tuple(places.get(i, value) for i, value in enumerate(args)), kwargs | named
 
 
+def frame_axis(part: Tensor) -> int:
+    """The axis along which a tensor has its frames: of latents, or of tokens frame by frame."""
+    return 2 if part.ndim == 5 else 1
+
+
 def _beyond(times: Sequence[float], time: float, rounding: float) -> bool:
     last, falls = times[-1], times[0] >= times[-1]
     return (last - time if falls else time - last) > rounding * max(abs(last), 1e-6)
@@ -127,6 +132,11 @@ class WholeCalls:
     """
 
     observer: Observer | None = None
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of keys and values that are kept."""
+        return 0
 
     def install(self) -> None:
         """Stand in the network, beside what the plan's points need."""

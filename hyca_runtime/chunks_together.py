@@ -12,7 +12,7 @@ from torch import Tensor
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.bound_point import Captured, Keeper
 from hyca_runtime.attach.compiling import outside
-from hyca_runtime.chunk_parts import ChunkCutter, ChunkPart, WholeCalls
+from hyca_runtime.chunk_parts import ChunkCutter, ChunkPart, WholeCalls, frame_axis
 from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.decisions import Decisions
 from hyca_runtime.doing import Doing
@@ -69,7 +69,7 @@ class ChunksTogether(WholeCalls):
     def _asked(self, part: ChunkPart) -> _Asked:
         plan = self._attachment.context.plan or self._plan
         lane, (turn,) = self._decisions.placed(plan, *part.call)
-        if not plan.follows(lane.track):
+        if not lane.plan.follows(lane.track):
             self._decisions.leave(lane, [turn])
             return _Asked(part, lane, turn, COMPUTE)
         return _Asked(part, lane, turn, self._decisions.action(lane, turn, *part.call))
@@ -108,14 +108,14 @@ def _joined(asked: Sequence[_Asked | None], forecasts: Sequence[Doing], frames: 
     """One forecast of all chunks, zeros for those that nobody looks at."""
     places, inject = _places(asked), dict[str, Feature]()
     for name, first in forecasts[0].inject.items():
-        per_frame = [part.shape[_axis(part)] // frames[places[0]] for part in first]
+        per_frame = [part.shape[frame_axis(part)] // frames[places[0]] for part in first]
         parts = [list[Tensor]() for _ in first]
         found = dict(zip(places, forecasts, strict=True))
         for place, count in enumerate(frames):
             for i, part in enumerate(first):
                 own = found[place].inject[name][i] if place in found else _zeros(part, count * per_frame[i])
                 parts[i].append(own)
-        inject[name] = Feature((torch.cat(pieces, _axis(pieces[0])) for pieces in parts), first.form)
+        inject[name] = Feature((torch.cat(pieces, frame_axis(pieces[0])) for pieces in parts), first.form)
     return Doing((), inject, None, forecasts[0].weights)
 
 
@@ -129,21 +129,16 @@ def _tell(keepers: Sequence[Keeper | None], places: Sequence[int], frames: Seque
 
 def _cut(feature: Feature | None, frames: Sequence[int]) -> list[Feature | None]:
     """The feature of each chunk; None where its tensors are not in frames."""
-    if feature is None or any(part.ndim < 3 or part.shape[_axis(part)] % sum(frames) for part in feature):
+    if feature is None or any(part.ndim < 3 or part.shape[frame_axis(part)] % sum(frames) for part in feature):
         return [None] * len(frames)
     cut = [
-        part.split_with_sizes([count * part.shape[_axis(part)] // sum(frames) for count in frames], _axis(part))
-        for part in feature
+        part.split_with_sizes([count * part.shape[axis] // sum(frames) for count in frames], axis)
+        for part, axis in zip(feature, map(frame_axis, feature), strict=True)
     ]
     return [Feature(pieces, feature.form) for pieces in zip(*cut, strict=True)]
 
 
-def _axis(part: Tensor) -> int:
-    """The axis along which a tensor has its frames: of latents, or of tokens frame by frame."""
-    return 2 if part.ndim == 5 else 1
-
-
 def _zeros(like: Tensor, size: int) -> Tensor:
     shape = list(like.shape)
-    shape[_axis(like)] = size
+    shape[frame_axis(like)] = size
     return like.new_zeros(shape)

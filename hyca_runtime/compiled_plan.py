@@ -54,6 +54,18 @@ class CompiledPlan:
         self.depths = {name: max(self._depth(s, name) for s in self.sections) for name in self.points}
         self._adaptive: dict[tuple[int, str, str], tuple[AdaptiveGroups, ...]] = {}
         self._weights = PlacedWeights()
+        self._starts = sorted({section.from_chunk or 0 for section in self.sections})
+        self._of_chunks: dict[int, CompiledPlan] = {}
+
+    def at_chunk(self, chunk: int | None) -> CompiledPlan:
+        """The plan with the sections that a chunk follows alone; itself where those are all."""
+        if len(self._starts) == 1:
+            return self
+        start = max(of for of in self._starts if of <= (chunk or 0))
+        if start not in self._of_chunks:
+            sections = [section for section in self.sections if (section.from_chunk or 0) == start]
+            self._of_chunks.setdefault(start, CompiledPlan(self.name, sections, self.on_mismatch))
+        return self._of_chunks[start]
 
     def check_like(self, own: CompiledPlan) -> None:
         """Whether a network that was made ready for another plan can follow this one.

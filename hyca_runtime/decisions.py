@@ -65,6 +65,7 @@ class Decisions:
         if fills_cache and not self._starts(plan, args, kwargs):
             return NOTHING
         lane, turns = self.placed(plan, args, kwargs)
+        plan = lane.plan
         section = plan.section(lane.track)
         if section.stacked > 1 and turns[0].anew:
             same = self._ranks.everywhere(repeats(args, kwargs, section.stacked))

@@ -40,7 +40,7 @@ class Lanes:
 
     def at(self, plan: CompiledPlan) -> Lane:
         """The lane of the chunk that the calling thread has said, or of all that it calls."""
-        key = self.number(), self._context.chunk
+        plan, key = plan.at_chunk(self._context.chunk), (self.number(), self._context.chunk)
         lane = self._lanes.get(key)
         if lane is None or lane.plan is not plan:
             lane = self._lanes[key] = Lane(plan, self._clock, self._ranks, self._context.chunk)

@@ -33,7 +33,7 @@ class NetworkPlan(PlanPart):
         policy: what decides between the actions at run time; without one the schedule does.
         stacked: guidance branches that one call holds along its batch; those of more than one are named by
             `stacked_labels`. Where tables name some, each runs by its own.
-        chunks: how calls hold a long video whose chunks are at steps of their own, if they do.
+        chunks, from_chunk: how calls hold a long video in chunks, if they do; the first that this is for, None for 0.
         variants: versions of the network's weights that the schedule's actions compute with, by name.
         action_flops, action_bits: FLOPs and bit operations of one step with each action of the palette, as counted, all
             guidance branches together, without text encoder and decoder.
@@ -49,6 +49,7 @@ class NetworkPlan(PlanPart):
     policy: PolicySpec | None = None
     stacked: int = Field(default=1, ge=1, le=MAX_STACKED)
     chunks: Chunking | None = None
+    from_chunk: int | None = Field(default=None, ge=1)
     variants: dict[str, VariantSpec] | None = Field(default=None, max_length=MAX_VARIANTS)
     action_flops: tuple[float, ...] | None = None
     action_bits: tuple[float, ...] | None = None
@@ -66,8 +67,7 @@ class NetworkPlan(PlanPart):
         check_variants(self.variants or {}, self.schedule.palette, self.policy is not None)
         try:
             check_points(self.points, self.schedule, self.held)
-            for forecast in self.points.values():  # every row must exist and fit its group
-                _ = self._taps, self._source_taps, forecast.free_depth
+            _ = self._taps, self._source_taps, [of.free_depth for of in self.points.values()]  # every row must exist
             self._check_probe()
             if self.chunks is not None:
                 self.chunks.check(self.held == self.stacked, max(self.probes, *self.leads.values()), self.places)

@@ -38,7 +38,7 @@ class Plan(PlanPart):
     Attributes:
         format: always "hyca-plan".
         version: of this layout; newer ones are refused.
-        sections: at most one for each network and time grid.
+        sections: at most one for each network and time grid; of a video in chunks more, each for some of them.
         provenance: where the plan comes from; free-form, never read by the runtime.
     """
 
@@ -50,12 +50,19 @@ class Plan(PlanPart):
 
     @model_validator(mode="after")
     def _check(self) -> Plan:
-        seen: set[tuple[str, tuple[float, ...]]] = set()
+        seen: set[tuple[str, tuple[float, ...], int | None]] = set()
         for section in self.sections:
-            key = (section.component, section.grid.timesteps)
+            key = (section.component, section.grid.timesteps, section.from_chunk)
             if key in seen:
                 raise ValueError(f"sections: two are for the {section.component} with the same timesteps")
             seen.add(key)
+        for component, timesteps, start in seen:
+            if (component, timesteps, None) not in seen:
+                raise ValueError(
+                    f"sections: one of the {component} is from chunk {start} on; expected another with the same "
+                    "timesteps for those before it"
+                )
+        for section in self.sections:
             like = next(s for s in self.sections if s.component == section.component)
             if section.chunks != like.chunks:
                 raise ValueError(f"sections: those of the {section.component} must have the same chunks")

@@ -74,7 +74,8 @@ class RunReport:
             say.
         bits_ratio: the same of bit operations.
         seconds_ratio: the same of seconds of steps, as they were measured for the plan and not in this run.
-        followed: the sections of the plan that the run was held against, one for each network that was called.
+        followed: the sections of the plan that the run was held against, one for each network that was called, or more
+            where chunks have their own.
         networks: the planned networks of the pipeline.
         bytes_ahead: what a run will hold for each sample at most, None when the plan does not say.
         variant_bytes: bytes of quantised weights, beside the network's own, as stored.

@@ -144,6 +144,11 @@ class Session:
         sizes = [executor.memory(samples) for executor in self._executors.values()]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of keys and values of videos that are kept now, where a plan makes them by chunks."""
+        return sum(executor.chunks.key_bytes for executor in self._executors.values())
+
     def report(self, own: bool = False) -> RunReport:
         """What the latest run did; print it.
 

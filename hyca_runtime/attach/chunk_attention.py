@@ -73,6 +73,11 @@ class ChunkAttention:
         """How many attend to the video."""
         return len(self._layers)
 
+    @property
+    def place(self) -> Place | None:
+        """The chunk that the calling thread's calls are of, if they are of one."""
+        return self._now.place
+
     def shape(self, latents: Tensor, frames: int) -> Shape:
         """Of a chunk of so many frames.
 
@@ -152,7 +157,7 @@ class _Attend:
         values = _by_head(attn.to_v(hidden_states), attn.heads)
         first = place.chunk * place.shape.tokens
         numbers = torch.arange(first, first + keys.shape[2], device=keys.device)[None, None]
-        own = Segment(keys.detach(), values.detach(), numbers)
+        own = Segment(keys, values, numbers)
         seen = place.store.exchange(self._layer, place.chunk, queries, own, place.shape)
         answer = functional.scaled_dot_product_attention(queries, seen.keys, seen.values)
         return attn.to_out[1](attn.to_out[0](answer.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]

@@ -98,7 +98,7 @@ class KeyStore:
         return chunk * frames - (self.gone if chunk >= self._retention.anchored else 0)
 
     def exchange(self, at: int, chunk: int, queries: Tensor, own: Segment, shape: Shape) -> Segment:
-        """Put a chunk's own keys in, and take all out that it attends to.
+        """Put a chunk's own keys in, and take all out that it attends to. Gradients reach its own alone.
 
         Args:
             at: the layer.
@@ -109,7 +109,7 @@ class KeyStore:
         self._shape = self._shape or shape
         if layer.past and layer.past[-1].chunk < chunk:
             layer.past = self._retention.thin(layer.past, queries, shape)
-        layer.live[chunk] = own
+        layer.live[chunk] = own.detached()
         seen = joined([*layer.before(chunk), own])
         if self._observe is not None:
             self._observe(at, chunk, queries, seen)

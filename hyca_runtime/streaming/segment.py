@@ -30,6 +30,10 @@ class Segment(NamedTuple):
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self)
 
+    def detached(self) -> Segment:
+        """The same without gradients."""
+        return self._replace(keys=self.keys.detach(), values=self.values.detach())
+
     def first(self, count: int) -> Segment:
         """The first tokens, in memory of their own."""
         if count >= self.tokens:

@@ -14,18 +14,19 @@ import torch
 from diffusers import SkyReelsV2DiffusionForcingPipeline as Pipe
 from diffusers import SkyReelsV2Pipeline, WanPipeline, WanTransformer3DModel
 from plans import changed
-from streaming import CHUNKS, FRAMES, STEPS, TOKENS, chunk_plan, film
+from streaming import CHUNKS, EVERYTHING, FRAMES, STEPS, TOKENS, chunk_plan, film
 from torch import Tensor
 
 from hyca_runtime import AttachError, Plan, PlanError, Session, apply_plan
 from hyca_runtime.chunk_calls import ChunkCalls
+from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.errors import PlanMismatchError, PlanMismatchWarning
 from hyca_runtime.plan import parse_plan
 from hyca_runtime.policies import ChunkChange
 from hyca_runtime.solvers import Hold, Increment
 from hyca_runtime.streaming.decay import DecayMeter
 from hyca_runtime.streaming.key_store import KeyStore
-from hyca_runtime.streaming.retention import Important, Packed, Retention
+from hyca_runtime.streaming.retention import All, Important, Packed, Retention
 
 
 @pytest.fixture
@@ -328,7 +329,7 @@ class TestKeptKeys:
 
     def test_moved_keys_are_those_of_the_time_they_are_moved_to(self, pipe: Pipe) -> None:
         session = apply_plan(pipe, chunk_plan(pipe))
-        attention, rope = calls_of(session)._attention, pipe.transformer.rope
+        attention, rope = calls_of(session).attention, pipe.transformer.rope
         keys = torch.randn(1, 2, TOKENS, 12, dtype=torch.float64)
         cos, sin = rope(torch.zeros(1, 4, 2 * FRAMES, 4, 4))
         cos, sin = (table.transpose(1, 2).double() for table in (cos, sin))
@@ -383,6 +384,52 @@ class TestRefusals:
         plan = chunk_plan(pipe, retention=Packed(budget=1.5, window=3, shares=(0.5, 0.3, 0.2)))
         assert parse_plan(plan.model_dump(mode="json"), "test") == plan
         assert isinstance(plan, Plan)
+
+
+class TestChunksWithPlansOfTheirOwn:
+    """Sections for some of the chunks."""
+
+    @staticmethod
+    def plan(pipe: Pipe, *starts: tuple[int | None, tuple[int, ...]], retention: Retention | None = EVERYTHING) -> Plan:
+        """Sections from a chunk on, each with the steps that it computes."""
+        parts = [(start, chunk_plan(pipe, computed, retention).section) for start, computed in starts]
+        sections = tuple(section.model_copy(update={"from_chunk": start}) for start, section in parts)
+        return Plan(name="by chunk", sections=sections)
+
+    def test_each_chunk_follows_its_own(self, pipe: Pipe) -> None:
+        plan = self.plan(pipe, (None, (0, 1, 2, 3, 4, 5)), (1, (0, 2, 4)), (3, (0, 3)))
+        alone = [film(pipe), self.of(pipe, chunk_plan(pipe, (0, 2, 4)))]
+        with apply_plan(pipe, parse_plan(plan.model_dump(mode="json"), "test"), "error") as session:
+            drawn = film(pipe)
+            assert computed(session) == [tuple(range(STEPS)), (0, 2, 4), (0, 2, 4), (0, 3)]
+            assert (session.report().computed, session.report().steps) == (6 + 3 + 3 + 2, CHUNKS * STEPS)
+            assert [section.from_chunk for section in session.report().followed] == [None, 1, 3]
+        assert (drawn - alone[0])[:, :, :FRAMES].abs().max() < 1e-12
+        assert (drawn - alone[0])[:, :, FRAMES:].abs().max() > 1e-4
+        assert not torch.equal(drawn[:, :, FRAMES : 2 * FRAMES], alone[1][:, :, FRAMES : 2 * FRAMES])
+
+    @staticmethod
+    def of(pipe: Pipe, plan: Plan) -> Tensor:
+        with apply_plan(pipe, plan, "error"):
+            return film(pipe)
+
+    def test_equal_ones_are_one(self, pipe: Pipe) -> None:
+        for retention in (All(), None):
+            two = self.plan(pipe, (None, (0, 2, 4)), (2, (0, 2, 4)), retention=retention)
+            one = chunk_plan(pipe, (0, 2, 4), retention)
+            assert torch.equal(self.of(pipe, two), self.of(pipe, one))
+
+    def test_chunks_may_be_said(self, pipe: Pipe) -> None:
+        plan = self.plan(pipe, (None, (0, 1, 2, 3, 4, 5)), (2, (0, 3)))
+        compiled = CompiledPlan(plan.name, plan.sections, "compute")
+        found = [compiled.at_chunk(chunk).sections[0].schedule.computed_steps for chunk in (None, 0, 1, 2, 7)]
+        assert found == [tuple(range(STEPS))] * 3 + [(0, 3)] * 2
+
+    def test_earlier_chunks_need_one(self, pipe: Pipe) -> None:
+        with pytest.raises(ValueError, match="from chunk 1 on; expected another"):
+            self.plan(pipe, (1, (0, 2)))
+        with pytest.raises(ValueError, match="same timesteps"):
+            self.plan(pipe, (None, (0, 2)), (1, (0, 2)), (1, (0, 3)))
 
 
 def test_the_network_is_restored(pipe: Pipe) -> None:
@@ -468,6 +515,55 @@ def test_one_time_for_all_frames(pipe: Pipe, retention: Retention | None) -> Non
     with apply_plan(plain, plan, "error") as session:
         assert torch.equal(streaming.clip(plain), expected)
         assert (session.report().computed, session.report().steps) == (3, STEPS)
+
+
+class TestCallsThatAreChunks:
+    """Wan's and SkyReels-V2's pipelines without forcing, called for one chunk after the other, as a caller says."""
+
+    @pytest.fixture(params=[WanPipeline, SkyReelsV2Pipeline])
+    def plain(self, pipe: Pipe, request: pytest.FixtureRequest) -> Any:
+        if request.param is WanPipeline:
+            made = WanPipeline(None, None, None, pipe.scheduler, streaming.network(kind=WanTransformer3DModel))
+        else:
+            made = SkyReelsV2Pipeline(None, None, pipe.transformer, None, pipe.scheduler)
+        made.set_progress_bar_config(disable=True)
+        return made
+
+    @staticmethod
+    def prompt(number: int) -> dict[str, Tensor]:
+        return {"prompt_embeds": torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(number))}
+
+    def test_prompts_switch_between_chunks_and_nothing_is_left(self, plain: Any) -> None:
+        plan = changed(chunk_plan(plain, (0, 1, 3), retention=None, frames=1), chunks=None)
+        with apply_plan(plain, plan, "error") as session:
+            alone = []
+            for number in range(3):
+                alone.append(streaming.clip(plain, number, 1, **self.prompt(number)))
+                session.reset()
+            for _ in range(2):  # one video, then another
+                for number in range(3):
+                    with session.at(chunk=number):
+                        assert torch.equal(streaming.clip(plain, number, 1, **self.prompt(number)), alone[number])
+                assert computed(session) == [(0, 1, 3)] * 3
+
+    def test_one_that_is_cancelled_is_taken_up(self, plain: Any) -> None:
+        plan = changed(chunk_plan(plain, (0, 1, 3), retention=None, frames=1), chunks=None)
+
+        def stop(_: Any, step: int, *__: Any) -> dict[str, Any]:
+            if step == 2:
+                raise KeyboardInterrupt
+            return {}
+
+        with apply_plan(plain, plan, "error") as session:
+            with session.at(chunk=1):
+                whole = streaming.clip(plain, 5, 1)
+            with session.at(chunk=0):
+                streaming.clip(plain, 4, 1)
+            with session.at(chunk=1), pytest.raises(KeyboardInterrupt):
+                streaming.clip(plain, 5, 1, callback_on_step_end=stop)
+            with session.at(chunk=1):
+                assert torch.equal(streaming.clip(plain, 5, 1), whole)
+            assert computed(session) == [(0, 1, 3)] * 2
 
 
 def test_networks_whose_attention_is_not_known() -> None:
