@@ -11,6 +11,7 @@ from diffusers import (
     DiTTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     FluxTransformer2DModel,
+    SkyReelsV2Transformer3DModel,
     WanTransformer3DModel,
 )
 from torch import Tensor
@@ -21,6 +22,7 @@ from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.glyphs.pipeline import GlyphPipeline
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.motion.pipeline import MotionPipeline
+from hyca_calib.demo.stream.pipeline import StreamPipeline
 
 WORDS = ["blue", "cat", "dog", "green", "heart", "red", "square", "star"]
 
@@ -77,6 +79,27 @@ def motion() -> MotionPipeline:
     ).eval()
     encoder, codec = WordEncoder(vocabulary=WORDS, dim=24), BlockCodec(latent_channels=8)
     pipe = MotionPipeline(transformer, encoder, codec, FlowMatchEulerDiscreteScheduler(shift=3.0), 8, 16)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def stream() -> StreamPipeline:
+    """A SkyReels-V2 of two blocks for clips of 4 chunks of 3 latent frames, of 16 x 16 pixels, with random weights."""
+    torch.manual_seed(0)
+    transformer = SkyReelsV2Transformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=8,
+        out_channels=8,
+        text_dim=24,
+        freq_dim=32,
+        ffn_dim=48,
+        num_layers=2,
+        num_frame_per_block=3,
+    ).eval()
+    encoder, codec = WordEncoder(vocabulary=WORDS, dim=24), BlockCodec(frames=2, latent_channels=8)
+    pipe = StreamPipeline(transformer, encoder, codec, FlowMatchEulerDiscreteScheduler(shift=3.0), 24, 16)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

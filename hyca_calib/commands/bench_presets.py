@@ -39,7 +39,7 @@ from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import say
 from hyca_calib.records.origins import origins
 from hyca_calib.records.provenance import Provenance, provenance, versions
-from hyca_calib.search.sources import ADAPTIVE, BEST, CACHEQUANT, DBCACHE, LEARNING_TO_CACHE, QUANTCACHE
+from hyca_calib.search.sources import ADAPTIVE, BEST, CACHEQUANT, DBCACHE, LEARNING_TO_CACHE, PACKCACHE, QUANTCACHE
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import BudgetError, TraceError, WorkloadError
@@ -49,8 +49,8 @@ BUDGETS, SAMPLES = "1.5x,2x,3x,5x,8x,10x", 12
 """Columns and test samples, unless told."""
 POINTS = "trunk,output"
 """Of the trace, unless one is given; fitted rows of step caches need more of them, such as behind:1."""
-ELSEWHERE = (BEST, CACHEQUANT, QUANTCACHE)
-"""No lines: plans that are searched are given, and what quantises is compared at equal bit operations, not FLOPs."""
+ELSEWHERE = (BEST, CACHEQUANT, PACKCACHE, QUANTCACHE)
+"""No lines: plans that are searched are given, and what quantises or leaves keys out does not save FLOPs."""
 MORE_LINES: dict[str, dict[str, Any]] = {
     f"{LEARNING_TO_CACHE} --free": {"preset": LEARNING_TO_CACHE, "free": True},
     f"{DBCACHE} --order 1": {"preset": DBCACHE, "order": 1},

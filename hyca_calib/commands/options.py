@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from hyca_calib.costs.budget import TOLERANCE
+from hyca_calib.demo import DEMOS
 from hyca_calib.quality.conformal import LEVEL
 from hyca_calib.search.effort import EffortName
 from hyca_calib.search.options import RELEASED_THRESHOLD, Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.replay import Multistep
 from hyca_calib.search.sources import BEST, CACHEQUANT, listed
 from hyca_calib.trace.run import GRAM_TOKENS
+from hyca_calib.trace.streamed import Which
 from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.policies.paced_by_surprise import MOST_RESPONSE
 from hyca_runtime.solvers import Taylor
@@ -21,9 +23,7 @@ TRACES, STUDIES = Path("traces"), Path("studies")
 
 Model = Annotated[
     str,
-    typer.Option(
-        help="demo, demo-class, demo-video, a diffusers id or folder, or package.module:factory giving a pipeline."
-    ),
+    typer.Option(help=f"{', '.join(DEMOS)}, a diffusers id or folder, or package.module:factory giving a pipeline."),
 ]
 Prompts = Annotated[
     Path | None,
@@ -76,6 +76,13 @@ class TraceOptions:
         bool,
         typer.Option("--across", help="Multiply several points with each other, too: what search --palette needs."),
     ] = False
+    chunks: Annotated[
+        Which,
+        typer.Option(
+            help="Of a video whose calls hold chunks at times of their own: all, put together, or the first alone, or "
+            "the later ones: two traces, from which search makes plans for each."
+        ),
+    ] = "all"
     component: Annotated[str, typer.Option(help="Which network of the pipeline; Wan 2.2 has two.")] = "transformer"
     out: Annotated[
         str | None, typer.Option(help="Zarr folder or URL (s3://...). Default: traces/MODEL-POINT-STEPS.zarr.")
@@ -95,6 +102,7 @@ class TraceOptions:
         """The trace's path or URL."""
         part = "" if self.component == "transformer" else f"-{self.component}"
         model, point = (short_name(name) for name in (self.model, self.point.replace(" ", "")))
+        part += "" if self.chunks == "all" else f"-{self.chunks}"
         return self.out or str(TRACES / f"{model}-{point}{part}-{self.steps}.zarr")
 
 
@@ -124,6 +132,13 @@ class SearchLimits:
             "int4_weights, fp8; several with commas, each alone with the network's own. Give the budget in "
             "bit operations: --precision int8 --budget '20x bitops'. int4_weights:simulated tries numbers without a "
             f"kernel. {CACHEQUANT} computes all in one, by default int8."
+        ),
+    ] = None
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a video in chunks: which keys and values of the past are kept, with settings, such as "
+            "'important budget=2' or 'packed budget=2 window=4'. Default: all."
         ),
     ] = None
     multistep: Annotated[

@@ -6,20 +6,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hyca_calib.commands import step_cache_presets as step_caches
 from hyca_calib.commands.asked import Asked, Maker
+from hyca_calib.commands.chunk_presets import by_chunk, packcache
 from hyca_calib.commands.few_steps import tell_gained, tell_spent
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.quantised_presets import cachequant, quantcache
 from hyca_calib.commands.starting import begun, still_held
-from hyca_calib.commands.step_cache_presets import dbcache, dicache, h2cache, mixcache, step_cache
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.records.console import stages
+from hyca_calib.search.by_chunk import parted
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.error_damping import with_damping
+from hyca_calib.search.learning_to_cache import rule as gated
 from hyca_calib.search.learning_to_cache.router_file import read_router, router_digest
-from hyca_calib.search.learning_to_cache.rule import check_budget as check_gated_budget
-from hyca_calib.search.learning_to_cache.rule import runs_of
 from hyca_calib.search.learning_to_cache.search import (
     routed_layers,
     search_learning_to_cache,
@@ -49,19 +50,18 @@ from hyca_calib.search.sources import (
     CACHEQUANT,
     DBCACHE,
     DICACHE,
+    FLOWCACHE,
     H2CACHE,
     LEARNING_TO_CACHE,
     MAGCACHE,
     MIXCACHE,
+    PACKCACHE,
     QUANTCACHE,
     SEACACHE,
     SMOOTHCACHE,
     TEACACHE,
 )
 from hyca_calib.search.step_caches.adaptive_search import RESPONSES, search_adaptive
-from hyca_calib.search.step_caches.magcache import MagCache
-from hyca_calib.search.step_caches.seacache import SeaCache
-from hyca_calib.search.step_caches.teacache import TeaCache
 from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.search.tune import tune
 from hyca_calib.trace.folder import Where
@@ -118,6 +118,8 @@ def preset_of(limits: SearchLimits) -> Offer:
 
 def _best(asked: Asked) -> Maker:
     """The search: candidates on statistics, for all budgets together, then rollouts and refinement."""
+    if (both := parted(asked.problems)) is not None:
+        return by_chunk(asked, both, _tuned, _options(asked))
     candidates = _candidates(asked)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
@@ -153,7 +155,7 @@ def _options(asked: Asked) -> SearchOptions:
     few = any(problem.partial and problem.trace.num_steps <= FEW_STEPS for problem in asked.problems)
     finalists = FEW_FINALISTS if few else RolloutLimits.finalists
     return SearchOptions(
-        confirmation=RolloutLimits(limits.confirm, finalists, limits.rollouts, limits.workers),
+        RolloutLimits(limits.confirm, finalists, limits.rollouts, limits.workers),
         refinement=Refinement(limits.refine, limits.iterations, batch),
         seed=limits.seed,
         storage=limits.storage,
@@ -189,7 +191,7 @@ def _with_variants(pipe: Pipeline, problem: Problem, precision: str, folder: Pat
 
 def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Where) -> Problem:
     """The problem with its damping, from real runs."""
-    if not limits.probes:
+    if not limits.probes or problem.chunking is not None:  # where features are pushed chunks are not told apart
         return problem
     with stages(("probe",)) as tell:
         tell("probe", 0.0, "")
@@ -254,11 +256,11 @@ def _learning_to_cache(asked: Asked) -> Maker:
     layers = routed_layers(pipe, problem)
     site = site_of(problem, layers, limits.free)
     if limits.schedule is not None:
-        runs = runs_of(read_router(limits.schedule, site), limits.threshold, site)
+        runs = gated.runs_of(read_router(limits.schedule, site), limits.threshold, site)
         told = {"router": limits.schedule.name, "threshold": limits.threshold}
         return lambda budget, study: write_routed(pipe, problem, budget, study, layers, runs, told)
     for budget in asked.budgets:
-        check_gated_budget(budget, site)
+        gated.check_budget(budget, site)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         limited = Refinement(limits.refine, limits.iterations)
@@ -277,19 +279,20 @@ SEARCHED = ("trials", "timeout", "confirm", "probes", "rollouts", "groups", "tap
 """Options that say how hard a plan is searched."""
 FITTED = ("fitted", *REFINED)
 """Options of step caches whose rows may be fitted."""
-
 OFFERS: dict[str, Offer] = {
     BEST: Offer(_best, ("palette", "precision", "fresh", *SEARCHED), chooses_point=True),
     ADAPTIVE: Offer(_adaptive, ("response", *SEARCHED)),
     **{name: Offer(_closed_form, ("multistep",), chooses_point=True) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),
-    DICACHE: Offer(dicache, FITTED, computes_steps=False),
-    SEACACHE: Offer(lambda asked: step_cache(asked, SeaCache()), FITTED, computes_steps=False),
-    TEACACHE: Offer(lambda asked: step_cache(asked, TeaCache()), FITTED, computes_steps=False),
-    H2CACHE: Offer(h2cache, FITTED, computes_steps=False),
-    DBCACHE: Offer(dbcache, ("order", *FITTED), computes_steps=False),
-    MAGCACHE: Offer(lambda asked: step_cache(asked, MagCache()), FITTED, computes_steps=False),
-    MIXCACHE: Offer(mixcache, FITTED, computes_steps=False),
+    DICACHE: Offer(step_caches.dicache, FITTED, computes_steps=False),
+    SEACACHE: Offer(step_caches.seacache, FITTED, computes_steps=False),
+    TEACACHE: Offer(step_caches.teacache, FITTED, computes_steps=False),
+    H2CACHE: Offer(step_caches.h2cache, FITTED, computes_steps=False),
+    DBCACHE: Offer(step_caches.dbcache, ("order", *FITTED), computes_steps=False),
+    FLOWCACHE: Offer(step_caches.flowcache, computes_steps=False),
+    PACKCACHE: Offer(packcache, computes_steps=False),
+    MAGCACHE: Offer(step_caches.magcache, FITTED, computes_steps=False),
+    MIXCACHE: Offer(step_caches.mixcache, FITTED, computes_steps=False),
     LEARNING_TO_CACHE: Offer(_learning_to_cache, ("schedule", "threshold", "free", *REFINED), router_digest, False),
     CACHEQUANT: Offer(cachequant, ("precision",), computes_steps=False),
     QUANTCACHE: Offer(quantcache, ("precision",), computes_steps=False),

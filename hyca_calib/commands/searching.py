@@ -1,6 +1,7 @@
 """Search: traces in, plans out, progress on the console."""
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,8 +32,9 @@ from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import Plan, load_plan
-from hyca_runtime.errors import BudgetError, TraceError
+from hyca_runtime.errors import BudgetError, HycaError, StudyError, TraceError
 from hyca_runtime.point import CachePoint, parse_point
+from hyca_runtime.streaming.retention import RetentionSpec, retention_from_spec
 
 
 def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimits, out: Path | None) -> list[Path]:
@@ -119,8 +121,26 @@ def search_with(
 def _problems(recorded: Sequence[Trace], limits: SearchLimits, start: Plan | None) -> list[Problem]:
     """What is known of each trace, also from an earlier plan."""
     palette, apart = _palette(limits)
-    found = [Problem(trace_, partial=palette[1:], apart=apart) for trace_ in recorded]
+    keys = _keys(limits)
+    found = [Problem(trace_, partial=palette[1:], apart=apart, keys=keys) for trace_ in recorded]
+    if limits.keys and not all(problem.chunking for problem in found):
+        raise StudyError(f"--keys {limits.keys!r}: the trace is of no video in chunks; leave it out")
     return found if start is None else [started(problem, part_for(start, problem.trace)) for problem in found]
+
+
+def _keys(limits: SearchLimits) -> RetentionSpec:
+    """What plans keep of finished chunks.
+
+    Raises:
+        StudyError: that cannot be.
+    """
+    name, *settings = (limits.keys or RetentionSpec().name).split()
+    try:
+        pairs = (setting.split("=") for setting in settings)
+        spec = RetentionSpec(name=name, configuration={label: json.loads(value) for label, value in pairs})
+        return retention_from_spec(spec).spec()
+    except (ValueError, HycaError) as error:
+        raise StudyError(f"--keys {limits.keys!r}: {error}") from error
 
 
 def _check_within(budgets: Sequence[Budget], recorded: Sequence[Trace], preset: Offer) -> None:
@@ -159,8 +179,12 @@ def search_preset_study(pipe: Pipeline, trace: Trace, budget: Budget, limits: Se
 
 def report_once(pipe: Pipeline, recorded: Sequence[Trace], study: StudyFolder) -> None:
     """Write the report of a complete study if it is not there."""
+    plan = load_plan(study.plan)
+    if len(plan.sections) > 1:
+        say(f"{study.plan}: no report, it has sections for some of the chunks")
+        return
     if not study.report.exists():
-        places = list(load_plan(study.plan).section.places.values())
+        places = list(plan.section.places.values())
         report(pipe, study, next((trace_ for trace_ in recorded if places == [trace_.point]), recorded[0]))
     say(f"report: {study.report}")
 
@@ -197,7 +221,7 @@ def _traces(paths: list[str], limits: SearchLimits) -> list[Trace]:
         return [whole[0].at(palette[0])]
     recorded = [each for trace_ in whole for each in _at_points(trace_, preset)]
     models = {trace_.attributes.model.weights_digest for trace_ in recorded}
-    points = {str(trace_.point) for trace_ in recorded}
+    points = {(str(trace_.point), trace_.attributes.chunks and trace_.attributes.chunks.which) for trace_ in recorded}
     if len(models) > 1 or len(points) < len(recorded):
         raise TraceError(f"several traces must be of one model, each at another point; got {', '.join(paths)}")
     if len(recorded) > 1 and not preset.chooses_point:
@@ -259,8 +283,9 @@ def _request(
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
     wanted.pop("effort")
-    if limits.precision is None:  # as before there was such an option
-        wanted.pop("precision")
+    for name in ("precision", "keys"):
+        if wanted[name] is None:  # as before there was such an option
+            wanted.pop(name)
     own = {name: wanted.pop(name) for name in OF_SOME}
     for name in (*CLOCKS, *COUNTS) if effort else ():
         wanted.pop(name)

@@ -10,11 +10,15 @@ from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.dicache import DiCache
 from hyca_calib.search.step_caches.fitted_search import search_fitted
 from hyca_calib.search.step_caches.fitted_taps import traced_rules
+from hyca_calib.search.step_caches.flowcache import FlowCache
 from hyca_calib.search.step_caches.h2cache import H2Cache
+from hyca_calib.search.step_caches.magcache import MagCache
 from hyca_calib.search.step_caches.mixcache import MixCache
 from hyca_calib.search.step_caches.rule import Rule
+from hyca_calib.search.step_caches.seacache import SeaCache
 from hyca_calib.search.step_caches.search import check_reach, search_threshold
 from hyca_calib.search.step_caches.stack import Stack, measure_stack
+from hyca_calib.search.step_caches.teacache import TeaCache
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime import Plan
 from hyca_runtime.attach.points import find_transformer
@@ -85,3 +89,24 @@ def mixcache(asked: Asked) -> Maker:
     (problem,) = asked.problems
     network = find_transformer(asked.pipe, problem.trace.attributes.model.component)
     return step_cache(asked, *MixCache.released(network, problem))
+
+
+def magcache(asked: Asked) -> Maker:
+    """As released."""
+    return step_cache(asked, MagCache())
+
+
+def seacache(asked: Asked) -> Maker:
+    """As released."""
+    return step_cache(asked, SeaCache())
+
+
+def teacache(asked: Asked) -> Maker:
+    """As released."""
+    return step_cache(asked, TeaCache())
+
+
+def flowcache(asked: Asked) -> Maker:
+    """With every form of reuse at the points of the trace."""
+    (problem,) = asked.problems
+    return step_cache(asked, *FlowCache.released(problem))

@@ -149,10 +149,11 @@ def section_of(
     policy: PolicySpec | None = None,
 ) -> NetworkPlan:
     """A section for the network and the time grid of a trace."""
-    traced = problem.trace.attributes
+    traced, chunks = problem.trace.attributes, problem.trace.attributes.chunks
+    digest = (chunks or traced.model).config_digest
     return NetworkPlan(
         component=traced.model.component,
-        model=ModelFingerprint(transformer=traced.model.transformer, config_digest=traced.model.config_digest),
+        model=ModelFingerprint(transformer=traced.model.transformer, config_digest=digest),
         grid=TimeGrid(
             scheduler=traced.model.scheduler,
             timesteps=tuple(problem.trace.timesteps.tolist()),
@@ -166,6 +167,8 @@ def section_of(
         variants=used_variants(problem.variants, schedule),
         action_flops=action_flops,
         action_bits=action_bits(problem, schedule, action_flops),
+        chunks=problem.chunking,
+        from_chunk=None if chunks is None else chunks.from_chunk,
     )
 
 

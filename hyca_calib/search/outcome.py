@@ -70,7 +70,7 @@ def write_outcome(
     if "select_psnr_after_db" in refinement:
         made["refinement"] = refinement
     name = "-".join(filter(None, (problem.trace.attributes.model.name, preset, budget.text)))
-    plan = Plan(name=name, sections=(section,), provenance=made)
+    plan = Plan(name=name, sections=(section, *problem.other_chunks), provenance=made)
     study.write_result({**account, "budget": budget.told})
     save_plan(plan, study.plan)
     return plan

@@ -18,10 +18,12 @@ from hyca_calib.search.replay import Array
 from hyca_calib.search.rows import Places, places_of, rows_of
 from hyca_calib.trace.store import Trace
 from hyca_runtime.certified import content_digest
+from hyca_runtime.chunking import Chunking
 from hyca_runtime.errors import TraceError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import EVERY, FEATURE, Schedule
+from hyca_runtime.streaming.retention import RetentionSpec
 
 AXES = ("step", "sigma", "log_snr")
 """Time axes a solver can extrapolate on: step index, noise level, log signal-to-noise ratio of a
@@ -35,11 +37,13 @@ class Samples:
     Attributes:
         latents: final latents of the full runs, ``(job, ...)``.
         num_steps: what the pipeline is called with; it may run fewer (image to image).
+        other_chunks: sections that runs follow beside the one that is looked at.
     """
 
     jobs: tuple[Job, ...]
     latents: Tensor
     num_steps: int
+    other_chunks: tuple[NetworkPlan, ...] = ()
 
     @cached_property
     def log_peak(self) -> Tensor:
@@ -69,6 +73,9 @@ class Problem:
         noise: how far off computed steps are, see `under`.
         against: the branch whose feature is taken off that of `branch`, if any.
         earlier: what a search starts from, on these very steps, if it does; see `hyca_calib.search.start`.
+        keys: what plans keep of finished chunks, where the trace is of a video in chunks; None where these are answered
+            together, see `Chunking`.
+        other_chunks: sections for chunks that the trace is not of; all runs follow them.
     """
 
     trace: Trace
@@ -80,6 +87,8 @@ class Problem:
     variants: KnownVariants | None = field(default=None, compare=False)
     noise: Array | None = field(default=None, compare=False)
     earlier: NetworkPlan | None = field(default=None, compare=False)
+    keys: RetentionSpec | None = field(default_factory=RetentionSpec, compare=False)
+    other_chunks: tuple[NetworkPlan, ...] = field(default=(), compare=False)
 
     def under(self, schedule: Schedule) -> Problem:
         """The same with what a schedule's computed steps are off, where some have low precision."""
@@ -94,6 +103,9 @@ class Problem:
         traced |= {"point": [point.model_dump() for point in self.points], "apart": self.apart}
         if self.earlier is not None:
             traced["earlier"] = content_digest(self.earlier, (self.earlier,))
+        if (chunks := self.trace.attributes.chunks) is not None:
+            traced |= {"chunks": chunks.model_dump(), "keys": self.keys and self.keys.model_dump()}
+            traced["other_chunks"] = [content_digest(section, (section,)) for section in self.other_chunks]
         return hashlib.sha256(json.dumps(traced, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -214,7 +226,13 @@ class Problem:
     def samples(self, split: Split) -> Samples:
         """The traced jobs of a split."""
         latents = torch.from_numpy(self.trace.latents_of(split))
-        return Samples(self.workload.of(split), latents, self.workload.num_steps)
+        return Samples(self.workload.of(split), latents, self.workload.num_steps, self.other_chunks)
+
+    @property
+    def chunking(self) -> Chunking | None:
+        """How plans hold a video in chunks, if the trace is of one."""
+        chunks = self.trace.attributes.chunks
+        return None if chunks is None else Chunking(frames=chunks.frames, lag=chunks.lag, keys=self.keys)
 
     @cached_property
     def fit(self) -> Array:

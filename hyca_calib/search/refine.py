@@ -90,7 +90,7 @@ class Alike(TapRollout):
     """The course of a plan whose schedule is the same for all samples, which run in one call."""
 
     def __init__(self, task: RefinementTask, checkpointed: bool) -> None:
-        super().__init__(task.pipe, task.section, checkpointed)
+        super().__init__(task.pipe, task.section, checkpointed, other_chunks=task.fit.other_chunks)
         self._task = task
 
     def loss(self, chosen: list[int]) -> Tensor:
@@ -126,7 +126,7 @@ class Deepening:
 
     def deepen(self) -> bool:
         """Go on at the next level, without what was followed; whether there is one."""
-        levels = levels_of(self._module)
+        levels = _levels(self._task)
         deeper = levels[levels.index(self.level) + 1 :]
         if deeper:
             self._stack.close()
@@ -261,12 +261,12 @@ def _probed(task: RefinementTask, settings: Refinement) -> tuple[Refinement, Rec
         NotDifferentiableError: no gradient gets through, or not even that of one sample fits.
     """
     begun = time.monotonic()
-    with TapRollout(task.pipe, task.section, checkpointed=False), torch.no_grad():
+    with TapRollout(task.pipe, task.section, False, other_chunks=task.fit.other_chunks), torch.no_grad():
         sample_latents(task.pipe, task.fit.jobs[:1], task.fit.num_steps, 1)
     settings = affordable(settings, time.monotonic() - begun, len(task.select.jobs))
     allowed = settings.memory_share * available_bytes(device_of(task.pipe)) / settings.batch
     fits, short = None, ""
-    for level in levels_of(find_transformer(task.pipe, task.section.component)):
+    for level in _levels(task):
         try:
             kept = _kept_bytes(task, level)
         except torch.OutOfMemoryError as error:
@@ -284,9 +284,16 @@ def _probed(task: RefinementTask, settings: Refinement) -> tuple[Refinement, Rec
     return settings, fits
 
 
+def _levels(task: RefinementTask) -> tuple[Recomputed, ...]:
+    """What may be computed again; blocks of a chunk's call would attend to what was kept since."""
+    found = levels_of(find_transformer(task.pipe, task.section.component))
+    return found if task.section.chunks is None else tuple(level for level in found if level != "blocks")
+
+
 def _kept_bytes(task: RefinementTask, level: Recomputed) -> int:
     """What autograd holds of one sample when the gradient of its last computed step is due."""
     section = task.section
     with recomputing(find_transformer(task.pipe, section.component), level):
         last = None if level == "nothing" else section.schedule.computed_steps[-1]
-        return activation_bytes(task.pipe, section, task.fit.num_steps, task.fit.jobs[0], level != "nothing", last)
+        asked = task.fit.num_steps, task.fit.jobs[0], level != "nothing", last, task.fit.other_chunks
+        return activation_bytes(task.pipe, section, *asked)

@@ -31,7 +31,7 @@ def log_errors(
     The runtime computes what it cannot forecast; here a forecast of NaN or infinity is worth an error as large as the
     full run's range, 0 dB, instead. Where decisions are made by sample, each runs alone.
     """
-    plan, lost = Plan(name="candidate", sections=(section,)), samples.log_peak
+    plan, lost = Plan(name="candidate", sections=(section, *samples.other_chunks)), samples.log_peak
     with warnings.catch_warnings():
         warnings.simplefilter("error", ForecastWarning)
         try:

@@ -103,6 +103,13 @@ def confirmed(
     return _confirmed(_Run(pipe, budget, study, options, on_progress), contenders)[1]
 
 
+def refined(
+    pipe: Any, winner: Candidate, budget: Budget, study: StudyFolder, options: SearchOptions, on_progress: Progress
+) -> tuple[NetworkPlan, dict[str, Any]]:
+    """The winner as a section with refined taps, and an account of that; see `search`."""
+    return _refined(_Run(pipe, budget, study, options, on_progress), winner)
+
+
 def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Sequence[Candidate], Candidate, Tried]:
     """The candidates of the best cache point, the winner among them and their neighbours, and what was rolled out.
 

@@ -12,6 +12,8 @@ MIXCACHE = "mixcache"
 LEARNING_TO_CACHE = "learning-to-cache"
 CACHEQUANT = "cachequant"
 QUANTCACHE = "quantcache"
+FLOWCACHE = "flowcache"
+PACKCACHE = "packcache"
 ADAPTIVE = "adaptive"
 
 SOURCES = {
@@ -31,6 +33,8 @@ SOURCES = {
     LEARNING_TO_CACHE: "Learning-to-Cache, arXiv 2406.01733: a trained router says which layers repeat their output",
     CACHEQUANT: "CacheQuant, arXiv 2503.01323: low precision throughout, a span of blocks reused, both corrected",
     QUANTCACHE: "QuantCache, arXiv 2503.06545: steps are reused by counters, bits by importance, blocks passed by",
+    FLOWCACHE: "FlowCache, arXiv 2602.10825: each chunk of a video is reused until its input has changed enough",
+    PACKCACHE: "PackCache, arXiv 2601.04359: of keys and values of past chunks the fewer are kept the further back",
     ADAPTIVE: "ours: a searched schedule moves in each run with how far forecasts of computed steps would be off",
 }
 

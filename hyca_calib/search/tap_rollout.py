@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.pipelines.workload import Job
+from hyca_calib.search.attending_again import attending_again
 from hyca_calib.search.precision.straight_through import StraightThrough
 from hyca_calib.search.rows import Regressor, Row, plan_taps, rows_of
 from hyca_runtime.attach.attachment import Attachment
@@ -18,6 +20,8 @@ from hyca_runtime.attach.bound_point import Captured
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
+from hyca_runtime.chunk_calls import ChunkCalls
+from hyca_runtime.chunk_parts import ChunkCutter, WholeCalls
 from hyca_runtime.combine import split_weights, weighted_sum
 from hyca_runtime.errors import HycaError
 from hyca_runtime.feature import Feature, widths
@@ -31,14 +35,29 @@ class NotDifferentiableError(RuntimeError):
     """No gradient of the final latent reaches the taps, though the same run without gradients works."""
 
 
+@dataclass
+class _Part:
+    """A section that is followed, with taps ``(row, tap, channel)`` in place of its own."""
+
+    section: NetworkPlan
+    taps: Tensor
+
+    def __post_init__(self) -> None:
+        self.rows = {(row.point, row.branch, row.step): (i, row) for i, row in enumerate(rows_of(self.section))}
+
+
 class TapRollout:
     """Drives a network by a plan, whose taps may be replaced by a differentiable tensor. A context manager.
+
+    Of a video in chunks, each of which is answered on its own, the gradient of a chunk stays with its own forecasts:
+    kept keys and values of others are constants.
 
     Args:
         checkpointed: whether every call of the network is computed again when its gradient is due.
         on_history: told the branch, the step and the features, newest first, before each forecast.
         whole_at: a step whose calls are kept whole all the same.
         around: see `Variants.wrap`.
+        other_chunks: sections for chunks that `section` is not for, followed as they are.
     """
 
     def __init__(
@@ -49,25 +68,42 @@ class TapRollout:
         on_history: Callable[[str, int, Sequence[Feature]], None] = lambda branch, step, history: None,
         whole_at: int | None = None,
         around: Callable[[nn.Module, nn.Linear], nn.Module] = StraightThrough,
+        other_chunks: Sequence[NetworkPlan] = (),
     ) -> None:
         module = find_transformer(pipe, section.component)
-        self._section, self._checkpointed, self._on_history = section, checkpointed, on_history
+        self._checkpointed, self._on_history = checkpointed, on_history
         self._whole_at = whole_at
         self._attachment = Attachment(module, section.places, variants=section.variants)
         self._attachment.variants.wrap(around)
         self._clock = Clock(module, pipe)
-        self._rows = {(row.point, row.branch, row.step): (i, row) for i, row in enumerate(rows_of(section))}
+        own = [torch.from_numpy(plan_taps(of)).float().to(device_of(pipe)) for of in (section, *other_chunks)]
+        self._parts = [_Part(of, taps) for of, taps in zip((section, *other_chunks), own, strict=True)]
+        self._now = self._parts[0]
+        self._chunks = self._by_chunk(module, section)
         self._frozen = [p for p in module.parameters() if p.requires_grad]
-        self.follow(torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)))
+        self.follow(own[0])
+
+    def _by_chunk(self, module: nn.Module, section: NetworkPlan) -> WholeCalls:
+        """How calls are answered that hold a video in chunks."""
+        if section.chunks is None or section.chunks.keys is None:
+            return WholeCalls()
+        cutter = ChunkCutter(module, section.chunks, [section.grid])
+        return ChunkCalls(section.chunks, cutter, self._attachment, self._clock, lambda: 0, self._answer_placed)
+
+    @property
+    def _section(self) -> NetworkPlan:
+        return self._now.section
 
     def __enter__(self) -> Self:
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         self._attachment.install(outside_inference_mode(self._answer))
+        self._chunks.install()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._attachment.remove()
+        self._chunks.remove()
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         self._histories.clear()
@@ -77,14 +113,24 @@ class TapRollout:
 
         Where guidance branches have no names, every run brings its own: kept, their features would pin the heap.
         """
-        self._taps, self._resolver = taps, CallResolver(self._clock, [self._section.grid])
+        self._parts[0].taps = taps
+        self._resolvers = dict[int | None, CallResolver]()
         self._histories = dict[tuple[str, str, int], deque[tuple[int, Feature]]]()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = self._resolver.resolve(args, kwargs, self._attachment.context.branch)
-        track = self._resolver.track
+        if self._chunks.takes(args, kwargs):
+            return self._chunks.answer(args, kwargs)
+        return self._answer_placed(args, kwargs)
+
+    def _answer_placed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        chunk = self._attachment.context.chunk
+        self._now = max(self._parts, key=lambda part: _begun(part.section, chunk))
+        resolver = self._resolvers.setdefault(chunk, CallResolver(self._clock, [self._section.grid], chunk))
+        call, track = resolver.resolve(args, kwargs, self._attachment.context.branch), resolver.track
+        if isinstance(self._chunks, ChunkCalls):
+            self._chunks.enter(call, (track, track.run))
         if call.progress == "begins":
-            self._histories.clear()
+            self._histories = {key: of for key, of in self._histories.items() if chunk and key[2] < chunk}
         if track.off_grid:
             raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_grid}")
         step, labels = int(track.position), stacked_labels(call.branch, self._section.stacked)
@@ -141,12 +187,14 @@ class TapRollout:
 
         heavy = self._checkpointed and step != self._whole_at
         heavy = heavy and not any(self._section.points[name].at.skips_loop for name in inject)
+        if heavy and isinstance(self._chunks, ChunkCalls):
+            run = attending_again(self._chunks.attention, run)
         output, found = checkpoint(run, use_reentrant=False) if heavy else run()
         return output, {name: feature for name, feature in found.items() if feature is not None}
 
     def _row(self, name: str, label: str, step: int) -> tuple[int, Row] | None:
         """What forecasts a point of a branch on a step, and its number; None if nothing does."""
-        return self._rows.get((name, label, step)) or self._rows.get((name, EVERY, step))
+        return self._now.rows.get((name, label, step)) or self._now.rows.get((name, EVERY, step))
 
     def _forecast(self, name: str, label: str, part: int, step: int) -> Feature | None:
         """The feature of one branch; None if a past is not what its row weighs, as that of a branch that began late."""
@@ -177,12 +225,18 @@ class TapRollout:
         self._on_history(label, step, own)
         ones = Feature((torch.ones_like(piece) for piece in own[0]), own[0].form)
         features = [ones if key is None else pasts[key] for key in wanted]
-        weights = self._taps[number, : len(features), : self._section.points[name].num_channels]
+        weights = self._now.taps[number, : len(features), : self._section.points[name].num_channels]
         if (lead := self._section.points[name].against.get(label)) is None:
             return features, weights
         live = pasts.get((lead, step))
         base = self._terms(name, lead, part, step) if live is None else ([live], torch.ones_like(weights[:1]))
         return None if base is None else (features + base[0], torch.cat([weights, base[1]]))
+
+
+def _begun(section: NetworkPlan, chunk: int | None) -> int:
+    """From which chunk on a section is followed; below 0 where that is behind this one."""
+    start = section.from_chunk or 0
+    return start if start <= (chunk or 0) else -1
 
 
 def _own(regressor: Regressor, label: str) -> Regressor:
@@ -201,12 +255,19 @@ def _together(parts: Sequence[Feature | None]) -> Feature | None:
 
 
 def activation_bytes(
-    pipe: Any, section: NetworkPlan, num_steps: int, job: Job, checkpointed: bool = False, whole_at: int | None = None
+    pipe: Any,
+    section: NetworkPlan,
+    num_steps: int,
+    job: Job,
+    checkpointed: bool = False,
+    whole_at: int | None = None,
+    other_chunks: Sequence[NetworkPlan] = (),
 ) -> int:
     """What autograd keeps of one sample's rollout; checkpointed, of what outlives a network call.
 
     Args:
         whole_at: a step whose calls are counted whole all the same, as when their gradient is due.
+        other_chunks: see `TapRollout`.
 
     Raises:
         NotDifferentiableError: the pipeline detaches, changes in place what autograd needs, or has an operation
@@ -221,7 +282,8 @@ def activation_bytes(
 
     taps = torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)).requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
-    with TapRollout(pipe, section, checkpointed, whole_at=whole_at) as rollout, torch.enable_grad():
+    made = TapRollout(pipe, section, checkpointed, whole_at=whole_at, other_chunks=other_chunks)
+    with made as rollout, torch.enable_grad():
         rollout.follow(taps)
         try:
             with hooks:

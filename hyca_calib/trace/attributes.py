@@ -10,6 +10,7 @@ from hyca_calib.trace.commits import NonFinite
 from hyca_calib.trace.documents import checked
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.request import TRACE_VERSION, check_version
+from hyca_calib.trace.streamed import TracedChunks
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 
@@ -39,6 +40,7 @@ class TraceAttributes(BaseModel, frozen=True):
         excluded: numbers of the samples that are in no statistics, because they hold NaN or infinity.
         nonfinite: where they do.
         across: whether there are products of points with each other.
+        chunks: of a video whose calls hold several, those that it is of.
     """
 
     format: Literal["hyca-trace"] = "hyca-trace"
@@ -56,6 +58,7 @@ class TraceAttributes(BaseModel, frozen=True):
     nonfinite: list[NonFinite]
     first_computed: int = 1
     across: bool = False
+    chunks: TracedChunks | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

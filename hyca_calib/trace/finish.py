@@ -56,6 +56,7 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
         nonfinite=[found for commit in commits for found in commit.nonfinite],
         first_computed=layout.first_computed,
         across=layout.across,
+        chunks=layout.chunks,
     )
     with folder.clear_errors():
         for key, of in arrays.points.items():

@@ -13,6 +13,7 @@ from hyca_calib.trace.recording import PointRecording, Recording
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.scheduler_response import impulse_response, noise_levels
 from hyca_calib.trace.statistics import choose_tokens, comparable, sampling_error
+from hyca_calib.trace.streamed import TracedChunks
 from hyca_runtime.errors import TraceError
 
 LAYOUT = "facts.json"
@@ -65,6 +66,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
         points: by key.
         across: whether features of all points are multiplied with each other.
         latent: shape of one sample's final latents.
+        chunks: see `Recording`.
     """
 
     branches: list[str]
@@ -77,6 +79,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     latent: list[int]
     first_computed: int = 1
     across: bool = False
+    chunks: TracedChunks | None = None
 
     @classmethod
     def of(cls, recording: Recording, request: Request) -> Self:
@@ -107,6 +110,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
             latent=list(recording.latents.shape[1:]),
             first_computed=recording.first_computed,
             across=request.across,
+            chunks=recording.chunks,
         )
 
     @property
@@ -130,6 +134,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
             "timesteps": self.timesteps,
             "tokens": {key: of.num_tokens for key, of in self.points.items()},
             "size": self.latent,
+            "chunks": self.chunks,
         }
         if differs := [name for name, found in recording.common.items() if found != own[name]]:
             raise TraceError(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from hyca_calib.costs.flops import CostModel
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
@@ -21,6 +20,7 @@ from hyca_calib.trace.recording import PointRecording, Recording
 from hyca_calib.trace.request import point_key
 from hyca_calib.trace.stacked import stacked_branches, taken_apart
 from hyca_calib.trace.step_costs import measure_steps
+from hyca_calib.trace.streamed import StreamedCalls, Which, is_asked, latest
 from hyca_calib.trace.tail_gain import Tail
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.channel_axis import settle_axes
@@ -28,7 +28,7 @@ from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.errors import TraceError
-from hyca_runtime.feature import Feature, widths
+from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 from hyca_runtime.stacked import repeats
 
@@ -42,6 +42,7 @@ class Recorder:
         most_tokens: of more tokens in one call a random subset is kept.
         seed: of that subset.
         component: which of the pipeline's networks is watched.
+        chunks: of a video whose calls hold several, each at a time of its own, those that are recorded.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Recorder:
         most_tokens: int,
         seed: int = 0,
         component: str = "transformer",
+        chunks: Which = "all",
     ) -> None:
         points = [points] if isinstance(points, CachePoint) else points
         self._pipe = pipe
@@ -62,6 +64,7 @@ class Recorder:
         self._with_gain = True
         self._num_samples, self._watch = 1, GuidanceWatch(1)
         self._resolver = CallResolver(self._clock)
+        self._streamed, self._which = StreamedCalls(self.module), chunks
         self._calls: list[RecordedCall] = []
         self._scheduler: Any = None
         self._numel = {name: dict[str, int]() for name in self._attachment.points}
@@ -103,12 +106,14 @@ class Recorder:
             with_gain: else it is zero; measuring it costs a gradient through the tail at every step.
 
         A branch that is not called on every step (guidance within an interval) is left out. Where one call
-        of the pipeline denoises several times (chunks, sections), the tokens of all are put together.
+        of the pipeline denoises several times (chunks, sections), the tokens of all are put together. Of chunks that
+        share calls each is one of these.
 
         Raises:
             TraceError: the network was not called, or no branch on every step.
         """
         self._calls.clear()
+        self._streamed.clear()
         self._num_samples, self._watch = len(jobs), GuidanceWatch(len(jobs))
         self._resolver = CallResolver(self._clock)
         for name, noise in self._noise.items():
@@ -118,6 +123,8 @@ class Recorder:
         with self._watch.watching(getattr(self._pipe, "scheduler", None)):
             latents = sample_latents(self._pipe, jobs, num_steps, len(jobs))
         calls, self._calls = self._calls, []
+        if chunks := self._streamed.chunks(self._which):
+            calls = latest(calls)
         stacked = stacked_branches(calls)
         branches = by_branch_and_step([one for c in calls for one in taken_apart(self._cut(c, calls), stacked)])
         first = [step[0] for step in next(iter(branches.values()))]
@@ -132,6 +139,7 @@ class Recorder:
             first_computed=1 + any(call.fills_cache for call in calls),
             latents=latents,
             scheduler=self._scheduler,
+            chunks=chunks,
         )
 
     def _of_point(self, name: str, branches: Sequence[Sequence[Sequence[RecordedCall]]]) -> PointRecording:
@@ -165,40 +173,77 @@ class Recorder:
             settle_axes(self._attachment, features)
             self._scheduler = copy.deepcopy(getattr(self._pipe, "scheduler", None))
         call = self._resolver.resolve(args, kwargs, self._attachment.context.branch)
+        batch = self._clock.batch(args, kwargs)
+        parts = self._parts(
+            {name: self._tokens_first(name, feature, batch) for name, feature in features.items()}, batch
+        )
+        squares = {
+            name: self._squares(Tail(self._attachment, name, args, kwargs), feature, output)
+            for name, feature in features.items()
+        }
+        alike = repeats(args, kwargs, parts)
+        if pieces := self._streamed.pieces(getattr(self._pipe, "scheduler", None), args, kwargs):
+            for piece in pieces:
+                if is_asked(piece.chunk, self._which):
+                    slopes, same = piece.of(squares), (parts, batch)
+                    shown = {
+                        name: self._shown(name, call.branch, feature, slopes[name], *same)
+                        for name, feature in piece.of(features).items()
+                    }
+                    at = call.branch, piece.chunk, piece.step, piece.time, piece.scheduler_time
+                    self._calls.append(RecordedCall(*at, shown, parts, alike, fills_cache=False))
+                    self._sample_call = piece.call
+            return output
         track, fills_cache = self._resolver.track, self._clock.fills_cache(args, kwargs)
         time, _ = self._clock.timestep(args, kwargs).read()
-        scheduler_time = self._clock.scheduler_time()
-        batch = self._clock.batch(args, kwargs)
-        ordered = {name: self._tokens_first(name, feature, batch) for name, feature in features.items()}
-        parts = self._parts(ordered, batch)
-        shown = {}
-        for name, feature in features.items():
-            gain = self._gain(Tail(self._attachment, name, args, kwargs), feature, output, batch, parts)
-            kept = Feature(part.clone() if fills_cache else self._looked_at.of(part) for part in ordered[name])
-            shown[name] = Shown(kept, tuple(part.shape[1] for part in ordered[name]), gain)
-            numel = self._numel[name]
-            numel[call.branch] = max(numel.get(call.branch, 0), sum(part.numel() for part in feature))
-        place, alike = (call.branch, track.run, int(track.position)), repeats(args, kwargs, parts)
-        self._calls.append(RecordedCall(*place, time, scheduler_time, shown, parts, alike, fills_cache))
+        shown = {
+            name: self._shown(name, call.branch, feature, squares[name], parts, batch, fills_cache)
+            for name, feature in features.items()
+        }
+        place = call.branch, track.run, int(track.position), time, self._clock.scheduler_time()
+        self._calls.append(RecordedCall(*place, shown, parts, alike, fills_cache))
         self._watch.note(call.branch, output, parts)
         self._sample_call = (args, kwargs)
         return output
+
+    def _shown(
+        self,
+        name: str,
+        branch: str,
+        feature: Feature,
+        squares: Feature | None,
+        parts: int,
+        batch: int,
+        whole: bool = False,
+    ) -> Shown:
+        """What a point shows of a call, and of the squares of its gradient.
+
+        Args:
+            whole: whether all tokens are looked at.
+        """
+        ordered = self._tokens_first(name, feature, batch)
+        kept = Feature(part.clone() if whole else self._looked_at.of(part) for part in ordered)
+        numel = self._numel[name]
+        numel[branch] = max(numel.get(branch, 0), sum(part.numel() for part in ordered))
+        if squares is None:
+            channels = sum(part.shape[-1] for part in ordered)
+            gain = torch.full((parts, channels), float(self._with_gain), device=ordered[0].device)
+        else:
+            slopes = self._tokens_first(name, squares, batch)
+            gain = torch.cat([of.reshape(parts, -1, of.shape[-1]).mean(1) for of in slopes], dim=-1)
+        return Shown(kept, tuple(part.shape[1] for part in ordered), gain)
 
     def _parts(self, ordered: Mapping[str, Feature], batch: int) -> int:
         """How many times all samples there are in a call's batch; once if that cannot be told."""
         lengths = {len(part) for feature in ordered.values() for part in feature}
         return batch // self._num_samples if lengths == {batch} and batch % self._num_samples == 0 else 1
 
-    def _gain(self, tail: Tail, feature: Feature, output: Any, batch: int, parts: int) -> Tensor:
-        """``(part, channel)``."""
-        point = self._attachment.points[tail.name]
-        if not self._with_gain or point.kind == "output":
-            channels = sum(widths(feature, point.channel_axis))
-            return torch.full((parts, channels), float(self._with_gain), device=feature[0].device)
+    def _squares(self, tail: Tail, feature: Feature, output: Any) -> Feature | None:
+        """What the gains of a call are the means of; None where they are not measured."""
+        if not self._with_gain or self._attachment.points[tail.name].kind == "output":
+            return None
         gradient = tail.gradient(feature, self._noise[tail.name], None if self._calls else output)
-        ordered = self._tokens_first(tail.name, gradient, batch)
-        means = [of.float().square().reshape(parts, -1, of.shape[-1]).mean(1) for of in ordered]
-        return torch.cat(means, dim=-1)
+        return Feature((of.float().square() for of in gradient), gradient.form)
 
     def _tokens_first(self, name: str, feature: Feature, batch: int) -> Feature:
         return tokens_first(feature, self._attachment.points[name].channel_axis, batch)

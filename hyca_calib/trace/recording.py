@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyca_calib.trace.streamed import TracedChunks
 from hyca_runtime.errors import TraceError
 from hyca_runtime.feature import Feature
 
@@ -53,6 +54,7 @@ class Recording:
         first_computed: first steps that a plan must compute: two where the first one also fills a cache of keys.
         latents: final latents ``(sample, ...)``.
         scheduler: a copy of the pipeline's as it was before the first step.
+        chunks: of a video whose calls hold several, those that these are of.
     """
 
     branches: list[str]
@@ -64,6 +66,7 @@ class Recording:
     first_computed: int
     latents: Tensor
     scheduler: Any
+    chunks: TracedChunks | None = None
 
     def across(self) -> PointRecording:
         """All points as if each were more guidance branches of one.
@@ -93,6 +96,7 @@ class Recording:
             "timesteps": self.timesteps,
             "tokens": {key: of.num_tokens for key, of in self.points.items()},
             "size": list(self.latents.shape[1:]),
+            "chunks": self.chunks,
         }
 
     @property

@@ -10,6 +10,7 @@ from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Job, Workload, batches
 from hyca_calib.trace.documents import REQUEST, checked, read_json, write_json
 from hyca_calib.trace.folder import Folder
+from hyca_calib.trace.streamed import Which
 from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 
@@ -32,6 +33,7 @@ class Request(BaseModel, frozen=True):
         batch: samples in one pipeline call; a batch is recorded and stored as a whole.
         tokens: tokens of each sample whose features are stored.
         gram_tokens: tokens of each network call that enter the statistics, chosen at random if there are more.
+        chunks: of a video whose calls hold several, those that are recorded.
     """
 
     version: int = TRACE_VERSION
@@ -42,6 +44,7 @@ class Request(BaseModel, frozen=True):
     gram_tokens: int
     workload: Workload
     across: bool = False
+    chunks: Which = "all"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,6 +21,7 @@ from hyca_calib.trace.recording import Recording
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.shard_lock import Shard, shard_lock
+from hyca_calib.trace.streamed import Which
 from hyca_calib.trace.writer import Writer
 from hyca_runtime.errors import TraceError, WorkloadError
 from hyca_runtime.point import CachePoint
@@ -40,6 +41,7 @@ def trace(
     tokens: int,
     gram_tokens: int = GRAM_TOKENS,
     across: bool = False,
+    chunks: Which = "all",
     component: str = "transformer",
     overwrite: bool = False,
     force: bool = False,
@@ -52,7 +54,7 @@ def trace(
     Memory: the features of one batch and the buffers of two, independent of the number of samples.
 
     Args:
-        batch, tokens, gram_tokens, across: see `Request`.
+        batch, tokens, gram_tokens, across, chunks: see `Request`.
         shard: the batches to take care of; default: all, or what a launcher such as torchrun gave this process.
         on_preflight: told what the trace needs before the first sample.
         on_samples: told how many samples were there, then how many each batch adds.
@@ -62,14 +64,13 @@ def trace(
 
     Raises:
         WorkloadError: the pipeline cannot be called with a prompt's arguments.
-        TraceError: `out` holds something else or is in use, the trace needs more than is free, or storage fails;
-            what is committed by then is kept.
+        TraceError: `out` holds something else or is in use, the trace needs more than is free, or storage fails.
     """
     check_calls(pipe, workload.prompts)
     folder, shard, model = Folder(out), shard or Shard.of_launcher(), TracedModel.of(pipe, model_name, component)
     at = (points,) if isinstance(points, CachePoint) else tuple(dict.fromkeys(points))
     sizes = {"batch": batch, "tokens": tokens, "gram_tokens": gram_tokens}
-    request = Request.asked(model=model, points=at, workload=workload, across=across, **sizes)
+    request = Request.asked(model=model, points=at, workload=workload, across=across, chunks=chunks, **sizes)
     if overwrite and folder.listing():
         if shard.world > 1:
             raise TraceError(f"{folder} exists; with several processes delete it first instead of --overwrite")
@@ -89,6 +90,12 @@ def trace(
             return False
         finish(folder, request, shard)
         return True
+
+
+def recorder_of(pipe: Any, request: Request) -> Recorder:
+    """What records as is asked."""
+    sizes = request.gram_tokens, request.workload.seed
+    return Recorder(pipe, request.points, *sizes, request.model.component, request.chunks)
 
 
 def probed(recorder: Recorder, workload: Workload, jobs: Sequence[Job]) -> tuple[Recording, int]:
@@ -116,7 +123,7 @@ def _record(
 ) -> None:
     """Sample and store the batches in `todo`."""
     steps, seed = request.workload.num_steps, request.workload.seed
-    with Recorder(pipe, request.points, request.gram_tokens, seed, request.model.component) as recorder:
+    with recorder_of(pipe, request) as recorder:
         short = partial(probed, recorder, request.workload)
         probe, _ = short(request.batches[0])
         preflight = Preflight.of(probe, request, len(todo), folder)

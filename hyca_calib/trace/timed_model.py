@@ -19,11 +19,10 @@ from hyca_calib.pipelines.recompute import levels_of, recomputing
 from hyca_calib.pipelines.rollout import sample_images, sample_latents
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.preflight import Preflight, available_bytes
-from hyca_calib.trace.recorder import Recorder
 from hyca_calib.trace.recording import PointRecording, Recording
 from hyca_calib.trace.reduce import gram_of
 from hyca_calib.trace.request import Request
-from hyca_calib.trace.run import probed
+from hyca_calib.trace.run import probed, recorder_of
 from hyca_calib.trace.step_costs import Call
 
 REPEATS = 2
@@ -87,7 +86,7 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
     """
     jobs, seed = request.batches[0], request.workload.seed
     batch = len(jobs)
-    with Recorder(pipe, request.points, request.gram_tokens, seed, request.model.component) as recorder:
+    with recorder_of(pipe, request) as recorder:
         probe, asked = probed(recorder, request.workload, jobs)
         steps, calls = len(probe.timesteps), len(probe.branches) // probe.stacked
         recorded = _least_seconds(lambda: recorder.record(jobs, asked, seed)) / batch

@@ -154,7 +154,7 @@ def test_memory_that_runs_out_on_the_way_is_met_by_the_next_level(task: Refineme
         def loss(self, chosen: list[int]) -> torch.Tensor:
             loss = super().loss(chosen)
             if not self._roomy:
-                torch.autograd.grad(loss, self._taps, retain_graph=True)
+                torch.autograd.grad(loss, self._now.taps, retain_graph=True)
                 raise torch.OutOfMemoryError("no room")
             return loss
 

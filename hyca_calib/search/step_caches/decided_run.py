@@ -28,7 +28,7 @@ class DecidedRun:
 
     Attributes:
         latents: ``(1, ...)``.
-        tables: what the calls of each branch did.
+        tables: what the calls of each branch did; of a video in chunks those of a usual chunk.
     """
 
     latents: Tensor
@@ -43,23 +43,25 @@ class DecidedRun:
 
 def decided_run(pipe: Any, section: NetworkPlan, job: Job, num_steps: int) -> DecidedRun:
     """Let one sample decide for itself: in a batch all follow the most demanding one."""
-    tables, seen = defaultdict[str, list[int]](list), Counter[tuple[object, int]]()
+    tables, seen = defaultdict[int, dict[str, list[int]]](dict), Counter[tuple[object, ...]]()
     with followed(pipe, Plan(name="candidate", sections=(section,))) as session:
 
         def hear(*_: Any) -> None:
             for stream, count in session.report().streams.items():
                 branch, part = str(stream[1]), stream[2]
                 for number, action in enumerate(section.schedule.palette):
-                    if part == 0 and count.actions[action] > seen[branch, number]:
-                        seen[branch, number] += 1
-                        tables[branch].append(number)
+                    if (part == 0 or section.chunks) and count.actions[action] > seen[branch, part, number]:
+                        seen[branch, part, number] += 1
+                        tables[part].setdefault(branch, []).append(number)
 
         hook = find_transformer(pipe, section.component).register_forward_hook(hear)
         try:
             latents = sample_latents(pipe, [job], num_steps, 1)
         finally:
             hook.remove()
-        return DecidedRun(latents, session.report(), {branch: tuple(table) for branch, table in tables.items()})
+        by_cost = sorted(tables.values(), key=lambda of: sum(map(sum, of.values()))) or [{}]
+        usual = by_cost[len(by_cost) // 2]
+        return DecidedRun(latents, session.report(), {branch: tuple(table) for branch, table in usual.items()})
 
 
 def as_decided(section: NetworkPlan, tables: Tables) -> NetworkPlan:

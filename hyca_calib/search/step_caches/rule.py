@@ -18,7 +18,7 @@ from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.point import CachePoint, parse_point
 from hyca_runtime.policies import Policy
 from hyca_runtime.schedule import COMPUTE, EVERY, Action
-from hyca_runtime.solvers import ClosedFormSolver, Hold, solver_from_spec
+from hyca_runtime.solvers import ClosedFormSolver, Hold, Solver, solver_from_spec
 
 STACK = "stack"
 """The name of the point in plans."""
@@ -54,6 +54,11 @@ class Rule(ABC):
         return 1
 
     @property
+    def looks(self) -> bool:
+        """Whether it decides by what a run shows."""
+        return self.probes > 0
+
+    @property
     def by_sample(self) -> bool:
         """Whether samples decide differently."""
         return self.policy(1.0).by_sample
@@ -78,7 +83,7 @@ class Rule(ABC):
         return (COMPUTE, *self.actions)
 
     @property
-    def solver(self) -> ClosedFormSolver:
+    def solver(self) -> Solver:
         """What it is forecast by."""
         return Hold()
 
@@ -154,6 +159,8 @@ class Rule(ABC):
 
     def forecast(self, channels: int, numel: int | None = None, name: str = STACK) -> Forecast:
         """What is forecast at a point, of so many channels and numbers, and how."""
-        everything = DimensionGroup(name="all", channels=encode_channels(range(channels)), solver=self.solver.spec())
+        solver, whole = self.solver, encode_channels(range(channels))
+        fallback = None if isinstance(solver, ClosedFormSolver) else Hold().spec()
+        everything = DimensionGroup(name="all", channels=whole, solver=solver.spec(), fallback=fallback)
         groups = self.groups.get(name, {EVERY: (everything,)})
         return Forecast(at=self.points[name], num_channels=channels, groups=dict(groups), numel=numel)

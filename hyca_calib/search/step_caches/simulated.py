@@ -34,7 +34,7 @@ class SampleRun(BaseModel, frozen=True):
 def cheapest_run(stack: Stack, rule: Rule, threshold: float, num_steps: int) -> SampleRun:
     """The run in which nothing that is looked at ever changes; where nothing is, the run."""
     policy = rule.policy(threshold)
-    branches = [_computed(policy, branch, bool(rule.probes), num_steps) for branch in rule.branches]
+    branches = [_computed(policy, branch, rule.looks, num_steps) for branch in rule.branches]
     share = sum(map(len, branches)) / (num_steps * len(branches))
     steps = tuple(sorted(set().union(*branches)))
     return SampleRun(share=stack.share(share), computed=steps, most=max(map(len, branches)))

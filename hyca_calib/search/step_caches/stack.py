@@ -59,7 +59,7 @@ class Stack:
 
 
 def measure_stack(pipe: Any, problem: Problem, rule: Rule) -> tuple[Rule, Stack]:
-    """Count what steps cost, on the last call of a run of two steps.
+    """Count what steps cost, on the last call of a run of two steps; of chunks that share calls the trace tells.
 
     Returns:
         The rule as it fits the network, and the costs.
@@ -67,6 +67,8 @@ def measure_stack(pipe: Any, problem: Problem, rule: Rule) -> tuple[Rule, Stack]
     Raises:
         AttachError: the network cannot be probed, or does not come to the point.
     """
+    if problem.chunking is not None:
+        return rule, traced_stack(problem, rule)
     calls, points = list[WatchedCall](), rule.points
     probes = rule.probes if len(points) == 1 else 0
 
@@ -88,6 +90,23 @@ def measure_stack(pipe: Any, problem: Problem, rule: Rule) -> tuple[Rule, Stack]
     channels = {name: sum(widths(call.features[name], point.channel_axis)) for name, point in points.items()}
     fitting = rule.fitting(problem, attachment.module, call)
     return fitting, Stack(channels, numels, tuple(map(cost, rule.palette)))
+
+
+def traced_stack(problem: Problem, rule: Rule) -> Stack:
+    """What steps cost of a rule that forecasts one of the trace's points, before any block runs.
+
+    Raises:
+        AttachError: it does not.
+    """
+    if rule.probes or rule.point not in problem.trace.points:
+        raise AttachError(
+            f"chunks that share calls are told apart before blocks run, at a point of the trace; {rule.preset} decides "
+            "behind blocks, or at another: take --preset flowcache"
+        )
+    alone = problem.trace.at(rule.point)
+    flops = alone.cost.full_flops, alone.cost.predicted_flops(rule.depth)
+    (name,) = rule.points
+    return Stack({name: alone.num_channels}, {name: alone.cost.feature_numel}, flops)
 
 
 def _answer(attachment: Attachment, call: WatchedCall, rule: Rule, action: Action) -> Any:

@@ -114,7 +114,8 @@ class Tries:
         section = deciding_section(self._problem, self._stack, rule, threshold, [0], None)
         run = decided_run(self._pipe, section, sample.jobs[0], sample.num_steps)
         error = float(log_error(run.latents, sample.latents.to(run.latents.device)))
-        report, computed = run.report, run.report.computed_at
+        report, leading = run.report, next(iter(run.tables.values()), ())
+        computed = report.computed_at or tuple(step for step, number in enumerate(leading) if number == 0)
         first = {step for table in run.tables.values() for step, number in enumerate(table) if number == 1}
         branches = zip(*run.tables.values(), strict=False)
         halfway = tuple(step for step, done in enumerate(branches) if 0 in done and any(done))
