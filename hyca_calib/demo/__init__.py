@@ -13,23 +13,28 @@ if TYPE_CHECKING:
 
 __all__ = ["DEMOS", "demo_pipeline", "demo_prompts", "weights_of"]
 
-DEMOS = {
+MODELS = {
     "demo": ("emoji", "EmojiPipeline"),
     "demo-class": ("glyphs", "GlyphPipeline"),
     "demo-video": ("motion", "MotionPipeline"),
+    "demo-stream": ("stream", "StreamPipeline"),
 }
 """Names for ``--model``, their packages and classes: emoji from words (FLUX), letters and digits by class (DiT), moving
-emoji (Wan)."""
+emoji (Wan), and as long as one likes (SkyReels-V2)."""
 
 
 def weights_of(name: str) -> Path:
     """The folder of a model's weights."""
-    return Path(__file__).parent / DEMOS[name][0] / "weights"
+    return Path(__file__).parent / MODELS[name][0] / "weights"
+
+
+DEMOS = tuple(name for name in MODELS if (weights_of(name) / "model_index.json").exists())
+"""Those whose weights are here."""
 
 
 def demo_pipeline(name: str = "demo") -> "DemoPipeline":
     """The trained pipeline, in float32 on the CPU."""
-    package, kind = DEMOS[name]
+    package, kind = MODELS[name]
     module = import_module(f"{__name__}.{package}.pipeline")
     pipe: DemoPipeline = getattr(module, kind).from_weights(weights_of(name))
     return pipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ def drawn(pipe: Any, asked: list[str]) -> Any:
     """What a pipeline draws for a list of prompts or classes, as PIL pictures, of one noise."""
     pipe.set_progress_bar_config(disable=True)
     return pipe(asked, generator=torch.Generator().manual_seed(0), output_type="pil", return_dict=False)[0]
+
+
+def captions_of(folder: Path, seen: int, unseen: int) -> tuple[list[str], list[str], int]:
+    """Captions that a model was trained on and some that it never saw, not selected, and how many it never saw."""
+    facts, picker = json.loads((folder / "training.json").read_text()), random.Random(0)
+    known, held = (facts[f"{kind}_captions"] for kind in ("trained", "held_out"))
+    return picker.sample(known, min(seen, len(known))), picker.sample(held, min(unseen, len(held))), len(held)
 
 
 def write_card(folder: Path, card: str, pipe: Any, pictures: list[Image.Image], columns: int, **facts: object) -> None:

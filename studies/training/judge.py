@@ -75,10 +75,22 @@ def motion() -> Data:
     return clips, [tuple(found[i].caption.split()) for i in which.tolist()]
 
 
+def stream() -> Data:
+    """The same scenes, as long as the streaming model draws them."""
+    from studies.training.motion.clips import scenes
+    from studies.training.stream.train import Recipe as Stream
+    from studies.training.stream.train import rendered
+
+    found = scenes(Stream.seed)
+    clips, which = rendered(found, Stream.offsets)
+    return clips, [tuple(found[i].caption.split()) for i in which.tolist()]
+
+
 SOURCES: dict[str, tuple[Callable[[], Data], Recipe]] = {
     "demo": (emoji, Recipe(steps=2000, holdout=0.0)),  # there is one picture of each name
     "demo-class": (glyphs, Recipe(steps=1500, holdout=0.1)),
     "demo-video": (motion, Recipe(steps=600, holdout=0.1)),
+    "demo-stream": (stream, Recipe(steps=600, holdout=0.1)),
 }
 """Data and recipe of each model's judge."""
 

@@ -42,7 +42,7 @@ from hyca_calib.records.atomic import write_json, write_text
 from hyca_calib.records.provenance import provenance
 from studies.training.damage import damaged
 
-SAMPLES = {"demo": 112, "demo-class": 112, "demo-video": 28}
+SAMPLES = {"demo": 112, "demo-class": 112, "demo-video": 28, "demo-stream": 28}
 """Of the workloads of the published tables."""
 MARGIN_DB = 30.0
 """Damage as far from the full run as this is not to pass."""

@@ -26,7 +26,7 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, apply_plan
 from studies.training.motion.clips import BACKGROUNDS, FRAMES, MOTIONS, OBJECTS, SIZE, Scene, render, scenes
-from studies.training.motion.train import encoded, split_scenes
+from studies.training.motion.latents import encoded, split_scenes
 
 WEIGHTS = weights_of("demo-video")
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SkyReelsV2Transformer3DModel
 from diffusers.pipelines.skyreels_v2.pipeline_output import SkyReelsV2PipelineOutput
 from PIL import Image
 from plans import alike
-from tiny import WORDS
 from torch import Tensor
 
-from hyca_calib.demo.emoji.text import WordEncoder
-from hyca_calib.demo.motion.codec import BlockCodec
+from hyca_calib import demo
 from hyca_calib.demo.stream.pipeline import StreamPipeline
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.chunking import Chunking
@@ -26,7 +25,9 @@ from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
 from hyca_runtime.schedule import FEATURE, Schedule
 from hyca_runtime.solvers import Hold
 from hyca_runtime.streaming.retention import All, Packed, Retention
+from studies.training.motion import latents
 from studies.training.motion.clips import OBJECTS, Scene
+from studies.training.stream import card
 from studies.training.stream import train as training
 from studies.training.stream.clips import FRAMES, PERIOD, render
 from studies.training.stream.forcing import ForcingRecipe, chunk_times, forcing_loss
@@ -36,24 +37,7 @@ STEPS, CHUNK = 5, 3
 
 @pytest.fixture
 def stream() -> StreamPipeline:
-    """Clips of 4 chunks of 3 latent frames, of 16 x 16 pixels."""
-    torch.manual_seed(0)
-    transformer = SkyReelsV2Transformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=8,
-        out_channels=8,
-        text_dim=24,
-        freq_dim=32,
-        ffn_dim=48,
-        num_layers=2,
-        num_frame_per_block=CHUNK,
-    ).eval()
-    encoder, codec = WordEncoder(vocabulary=WORDS, dim=24), BlockCodec(frames=2, latent_channels=8)
-    pipe = StreamPipeline(transformer, encoder, codec, FlowMatchEulerDiscreteScheduler(shift=3.0), 24, 16)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return tiny.stream()
 
 
 def draw(pipe: StreamPipeline, **call: Any) -> Tensor:
@@ -181,7 +165,9 @@ def test_only_chunks_with_noise_count() -> None:
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")  # under autocast
 def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = [Scene(("crab",), motion, "sky") for motion in ("rising", "falling", "moving left")] * 8
-    monkeypatch.setattr(training, "scenes", lambda seed: few)
+    monkeypatch.setattr(latents, "scenes", lambda seed: few)
+    monkeypatch.setattr(card, "SEEN", 1)
+    monkeypatch.setattr(card, "drawn", lambda pipe, asked: pipe(asked, num_inference_steps=1, output_type="pil")[0])
     monkeypatch.setattr(training, "load_glyphs", squares)
     recipe = training.Recipe(steps=2, batch=2, warmup=1, width=64, blocks=1, offsets=(0.0,))
     training.train(recipe, tmp_path, "cpu", compiled=False)
@@ -189,3 +175,21 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     pipe = StreamPipeline.from_weights(tmp_path / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     assert draw(pipe, num_inference_steps=2, output_type="pt").shape == (1, 48, 3, 32, 32)
+    assert "23 clips rendered" in (tmp_path / "pipeline" / "README.md").read_text()
+    with Image.open(tmp_path / "pipeline" / "samples.png") as picture:
+        assert picture.width == 4 + 12 * (64 + 4)
+
+
+def test_it_is_a_demo_once_its_weights_are_there(
+    stream: StreamPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else is asked for than a folder."""
+    assert ("demo-stream" in demo.DEMOS) == (demo.weights_of("demo-stream") / "model_index.json").exists()
+    stream.save_pretrained(tmp_path / "stream" / "weights")
+    facts = {"trained_captions": ["red heart", "cat"], "held_out_captions": ["blue star"]}
+    (tmp_path / "stream" / "weights" / "training.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(demo, "__file__", str(tmp_path / "__init__.py"))
+    assert [call["prompt"] for call in demo.demo_prompts("demo-stream")] == ["blue star", "cat", "red heart"]
+    again = demo.demo_pipeline("demo-stream")
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(draw(again), draw(stream))

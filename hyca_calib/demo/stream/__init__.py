@@ -1,1 +1,4 @@
-"""A small SkyReels-V2 that shows moving emoji chunk by chunk, trained by `studies.training.stream.train`."""
+"""``--model demo-stream``, once ``weights`` is here: a small SkyReels-V2 that shows moving emoji chunk by chunk.
+
+It is trained by `studies.training.stream.train`.
+"""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import random
 from pathlib import Path
 
 from hyca_calib.demo.motion.pipeline import MotionPipeline
-from studies.training.card import drawn, write_card
+from studies.training.card import captions_of, drawn, write_card
 from studies.training.motion.clips import OBJECTS
 
 SEEN, UNSEEN, EVERY = 8, 4, 2
@@ -41,10 +39,8 @@ Out of scope: anything but testing.
 
 def write(folder: Path) -> None:
     """Write ``README.md`` and ``samples.png`` into a folder of weights."""
-    facts, pipe = json.loads((folder / "training.json").read_text()), MotionPipeline.from_weights(folder)
-    picker, config = random.Random(0), pipe.config
-    seen = picker.sample(facts["trained_captions"], SEEN)
-    unseen = picker.sample(facts["held_out_captions"], UNSEEN)
+    pipe = MotionPipeline.from_weights(folder)
+    config, (seen, unseen, num_held) = pipe.config, captions_of(folder, SEEN, UNSEEN)
     rows = [clip[::EVERY] for clip in drawn(pipe, seen + unseen)]
     write_card(
         folder,
@@ -60,5 +56,5 @@ def write(folder: Path) -> None:
         unseen=UNSEEN,
         held="; ".join(unseen),
         objects=len(OBJECTS),
-        num_held=len(facts["held_out_captions"]),
+        num_held=num_held,
     )

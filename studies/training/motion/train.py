@@ -7,12 +7,9 @@ few minutes and the same command continues from the last one. Needs the `train` 
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
@@ -24,7 +21,8 @@ from studies.training.emoji.data import load_glyphs
 from studies.training.flow import FlowRecipe, batch_loss
 from studies.training.loop import main, train_loop
 from studies.training.motion import card
-from studies.training.motion.clips import FRAMES, SIZE, Scene, render, scenes
+from studies.training.motion.clips import FRAMES, SIZE, Scene, render
+from studies.training.motion.latents import Rendered, as_clips, prepared
 
 
 @dataclass(frozen=True)
@@ -65,59 +63,25 @@ class Flow(nn.Module):
         )[0]
 
 
-def split_scenes(found: list[Scene], holdout: float, seed: int) -> tuple[list[Scene], list[Scene]]:
-    """Scenes to train on, and held-out ones; every object, motion and background is in both kinds."""
-    shuffled = random.Random(seed).sample(found, len(found))
-    count = round(holdout * len(found))
-    return sorted(shuffled[count:], key=lambda s: s.caption), sorted(shuffled[:count], key=lambda s: s.caption)
-
-
-def rendered(kept: list[Scene], offsets: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Clips ``(clip, 3, frame, height, width)`` in uint8, and the scene of each."""
+def rendered(kept: list[Scene], offsets: tuple[float, ...]) -> Rendered:
+    """Every scene with every offset."""
     glyphs = load_glyphs()
-    clips = np.stack([render(scene, glyphs, offset) for scene in kept for offset in offsets])
-    which = torch.arange(len(kept)).repeat_interleave(len(offsets))
-    return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).contiguous(), which
-
-
-def encoded(codec: BlockCodec, clips: Tensor) -> Tensor:
-    """Latents of all clips; the codec is fitted to a part of them."""
-    codec.fit(_floats(clips[:: max(1, len(clips) // 512)]))
-    return torch.cat([codec.encode(_floats(part)) for part in clips.split(64)])  # type: ignore[no-untyped-call]
-
-
-def fidelity_of(codec: BlockCodec, latents: Tensor, clips: Tensor) -> float:
-    """What the codec leaves of some clips, in dB."""
-    some = range(0, min(512, len(clips)), 8)
-    error = torch.cat([codec.decode(latents[i : i + 1].cpu()) - _floats(clips[i : i + 1]) for i in some])
-    return float(10 * torch.log10(4 / error.square().mean()))
-
-
-def _floats(clips: Tensor) -> Tensor:
-    return clips.float() / 127.5 - 1
+    return as_clips([render(scene, glyphs, offset) for scene in kept for offset in offsets], len(kept))
 
 
 def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
     """Train until `recipe.steps`, then write the pipeline and its card to ``out/pipeline``."""
     torch.manual_seed(recipe.seed)
-    kept, held = split_scenes(scenes(recipe.seed), recipe.holdout, recipe.seed)
-    vocabulary = sorted({word for scene in kept for word in scene.caption.split()})
-    clips, which = rendered(kept, recipe.offsets)
     codec = BlockCodec(latent_channels=recipe.latent_channels)
-    latents = encoded(codec, clips).to(device)
-    fidelity = fidelity_of(codec, latents, clips)
-    print(f"{len(clips)} clips of {len(kept)} captions, codec {fidelity:.1f} dB", flush=True)
-    model = Flow(recipe, vocabulary)
-    words = model.text_encoder.tokenize([scene.caption for scene in kept])[which].to(device)
-    facts: dict[str, Any] = {"clips": len(clips), "codec_db": round(fidelity, 1)}
-    facts |= {"trained_captions": [s.caption for s in kept], "held_out_captions": [s.caption for s in held]}
+    data = prepared(recipe, lambda kept: rendered(kept, recipe.offsets), codec, device)
+    model = Flow(recipe, data.vocabulary)
 
     def pipeline_of(half: Flow) -> MotionPipeline:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=recipe.shift)
         return MotionPipeline(half.transformer, half.text_encoder, codec, scheduler, FRAMES, SIZE)
 
-    loss_of = batch_loss(latents, words, recipe, recipe.shift)
-    train_loop(model, loss_of, recipe, out, device, compiled, pipeline_of, facts)
+    loss_of = batch_loss(data.latents, data.words(model.text_encoder), recipe, recipe.shift)
+    train_loop(model, loss_of, recipe, out, device, compiled, pipeline_of, data.facts)
     card.write(out / "pipeline")
 
 

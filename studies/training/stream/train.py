@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,9 @@ from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.stream.pipeline import StreamPipeline
 from studies.training.emoji.data import load_glyphs
 from studies.training.loop import main, train_loop
-from studies.training.motion.clips import SIZE, Scene, scenes
-from studies.training.motion.train import encoded, fidelity_of, split_scenes
+from studies.training.motion.clips import SIZE, Scene
+from studies.training.motion.latents import Rendered, as_clips, prepared
+from studies.training.stream import card
 from studies.training.stream.clips import FRAMES, render
 from studies.training.stream.forcing import ForcingRecipe, forcing_loss
 
@@ -69,37 +69,29 @@ class Forcing(nn.Module):
         )[0]
 
 
-def rendered(kept: list[Scene], offsets: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Clips ``(clip, 3, frame, height, width)`` in uint8, each from a phase of its own, and the scene of each."""
+def rendered(kept: list[Scene], offsets: tuple[float, ...]) -> Rendered:
+    """Every scene with every offset, each from a phase of its own."""
     glyphs = load_glyphs()
     asked = [(scene, offset) for scene in kept for offset in offsets]
     phases = np.random.default_rng(0).random(len(asked))
-    clips = np.stack([render(s, glyphs, o, float(phase)) for (s, o), phase in zip(asked, phases, strict=True)])
-    which = torch.arange(len(kept)).repeat_interleave(len(offsets))
-    return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).contiguous(), which
+    drawn = [render(s, glyphs, o, float(phase)) for (s, o), phase in zip(asked, phases, strict=True)]
+    return as_clips(drawn, len(kept))
 
 
 def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
-    """Train until `recipe.steps`, then write the pipeline to ``out/pipeline``."""
+    """Train until `recipe.steps`, then write the pipeline and its card to ``out/pipeline``."""
     torch.manual_seed(recipe.seed)
-    kept, held = split_scenes(scenes(recipe.seed), recipe.holdout, recipe.seed)
-    vocabulary = sorted({word for scene in kept for word in scene.caption.split()})
-    clips, which = rendered(kept, recipe.offsets)
     codec = BlockCodec(frames=2, latent_channels=recipe.latent_channels)
-    latents = encoded(codec, clips).to(device)
-    fidelity = fidelity_of(codec, latents, clips)
-    print(f"{len(clips)} clips of {len(kept)} captions, codec {fidelity:.1f} dB", flush=True)
-    model = Forcing(recipe, vocabulary)
-    words = model.text_encoder.tokenize([scene.caption for scene in kept])[which].to(device)
-    facts: dict[str, Any] = {"clips": len(clips), "codec_db": round(fidelity, 1)}
-    facts |= {"trained_captions": [s.caption for s in kept], "held_out_captions": [s.caption for s in held]}
+    data = prepared(recipe, lambda kept: rendered(kept, recipe.offsets), codec, device)
+    model = Forcing(recipe, data.vocabulary)
 
     def pipeline_of(half: Forcing) -> StreamPipeline:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=recipe.shift)
         return StreamPipeline(half.transformer, half.text_encoder, codec, scheduler, FRAMES, SIZE)
 
-    loss_of = forcing_loss(latents, words, recipe)
-    train_loop(model, loss_of, recipe, out, device, compiled, pipeline_of, facts)
+    loss_of = forcing_loss(data.latents, data.words(model.text_encoder), recipe)
+    train_loop(model, loss_of, recipe, out, device, compiled, pipeline_of, data.facts)
+    card.write(out / "pipeline")
 
 
 if __name__ == "__main__":
