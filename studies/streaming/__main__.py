@@ -1,0 +1,69 @@
+"""``python -m studies.streaming``, from the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyca_calib.commands.options import SearchLimits
+from hyca_calib.pipelines.defaults import prompts_of
+from hyca_calib.pipelines.load import TracedModel, load_pipeline
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.atomic import write_json
+from hyca_calib.records.console import one_line_errors, say
+from hyca_calib.records.provenance import command_line, provenance
+from hyca_calib.search.effort import EffortName
+from studies.streaming import chapters
+from studies.streaming.draw import draw_study
+from studies.streaming.notebook import Notebook
+from studies.streaming.runs import Subject
+
+HERE = Path(__file__).parent
+CHAPTERS = ("decisions", "plans", "keys", "growth", "drift")
+
+
+def main(
+    model: Annotated[str, typer.Option(help="demo-stream, or package.module:factory.")] = "demo-stream",
+    prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt a line. Default: the demo's.")] = None,
+    steps: Annotated[int, typer.Option(help="Of each chunk.")] = 50,
+    traced: Annotated[int, typer.Option(help="Samples of the traces.")] = 56,
+    samples: Annotated[int, typer.Option(help="Test samples that are measured.")] = 12,
+    only: Annotated[str, typer.Option(help="Chapters, with commas.")] = ",".join(CHAPTERS),
+    effort: Annotated[EffortName | None, typer.Option(help="Of the searches, see hyca search.")] = None,
+    rollouts: Annotated[int, typer.Option(help="Of each search without an effort.")] = 24,
+    iterations: Annotated[int, typer.Option(help="Of each refinement without an effort.")] = 24,
+    out: Annotated[Path, typer.Option(help="Where results are written.")] = HERE / "results",
+) -> None:
+    """Measure what chunks gain: hours; a killed run goes on.
+
+    Example: python -m studies.streaming --only decisions,keys --samples 4
+    """
+    with one_line_errors():
+        pipe, workload = load_pipeline(model), Workload(prompts_of(model, prompts), traced, steps)
+        facts = {
+            "model": TracedModel.of(pipe, model, "transformer").model_dump(),
+            "workload": workload.describe().model_dump(),
+            "samples": samples,
+        }
+        minutes = 1e6  # work is counted
+        limits = SearchLimits(
+            model=model, effort=effort, confirm=minutes, refine=minutes, rollouts=rollouts, iterations=iterations
+        )
+        subject = Subject(pipe, model, out / "unfinished", workload, samples)
+        subject.folder.mkdir(parents=True, exist_ok=True)
+        book = Notebook(subject.folder / "notebook.json", facts)
+        for name in only.split(","):
+            if name not in CHAPTERS:
+                raise typer.BadParameter(f"expected chapters of {', '.join(CHAPTERS)}, got {name!r}")
+            more = (limits,) if name == "plans" else ()
+            getattr(chapters, name)(subject, book, *more)
+            made = {**provenance("cpu").model_dump(), "command": command_line()}
+            write_json(out / "results.json", {**made, **book.facts, "chapters": book.chapters})
+            draw_study(book.chapters, out / "results.png")
+            say(f"{name}: {out / 'results.json'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

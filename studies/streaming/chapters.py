@@ -1,0 +1,137 @@
+"""The chapters: decisions, plans, keys, growth and drift.
+
+- *decisions*: FlowCache with a decision for each chunk, and one for all that share a call, at equal chunk-forwards.
+- *plans*: ours, of sections for the first chunk and those behind it, beside FlowCache, at equal budgets.
+- *keys*: packed keys and values, important ones, and a window of the newest chunks, at equal budgets.
+- *growth*: seconds of every chunk and bytes kept, of a long clip.
+- *drift*: what the judge sees in later parts of a long clip, under plans and in full runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from hyca_calib.commands.options import SearchLimits
+from hyca_calib.commands.searching import search_plans
+from hyca_calib.demo.judge import load_judge
+from hyca_calib.search.packcache import keeping
+from hyca_calib.search.problem import Samples
+from hyca_calib.search.step_caches.flowcache import FlowCache
+from hyca_calib.search.step_caches.stack import deciding_section, traced_stack
+from hyca_runtime import load_plan
+from hyca_runtime.streaming.retention import All, Important, Packed, Retention
+from studies.streaming.notebook import Notebook, Numbers
+from studies.streaming.runs import Subject
+
+THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4)
+WARMUP = 3
+HALVINGS, EQUAL = 7, 0.01
+"""Of the threshold of the one decision, until the shares of chunk-forwards differ by no more."""
+BUDGETS = ("2x", "4x", "6x")
+KEPT = (2, 3, 4)
+"""Chunks of keys and values."""
+LONG = 2
+"""Clips so many times as long as trained, for keys and for growth; twice that for drift."""
+
+
+def decisions(subject: Subject, book: Notebook) -> None:
+    """At equal chunk-forwards, decisions by chunk against one for all that share a call."""
+    problem, samples = subject.problem("all"), subject.drawn(lag=max(1, subject.steps // 4))
+    rule = FlowCache(problem.trace.point, warmup=WARMUP)
+    stack, together = traced_stack(problem, rule), replace(problem, keys=None)
+
+    def runs(threshold: float) -> Numbers:
+        return subject.under(samples, deciding_section(together, stack, rule, threshold, [0], None))
+
+    for threshold in THRESHOLDS:
+        section = deciding_section(problem, stack, rule, threshold, [0], None)
+        own = book.once("decisions", f"by chunk {threshold}", partial(subject.under, samples, section))
+        equal = partial(_at_share, runs, own["forwards"], threshold)
+        one = book.once("decisions", f"one for all {threshold}", equal)
+        book.lead("decisions", f"lead {threshold}", own["db"], one["db"], subject.groups)
+
+
+def _at_share(runs: Callable[[float], Numbers], share: float, first: float) -> Numbers:
+    """Runs under the threshold at which they compute such a share of the chunk-forwards, or the nearest found."""
+    low, high, tried = 0.0, first, {first: runs(first)}
+    while tried[high]["forwards"] > share and len(tried) < HALVINGS:
+        low, high = high, 2 * high
+        tried[high] = runs(high)
+    for _ in range(HALVINGS):
+        if min(abs(found["forwards"] - share) for found in tried.values()) <= EQUAL:
+            break
+        middle = math.sqrt(low * high) if low else high / 2
+        tried[middle] = runs(middle)
+        low, high = (middle, high) if tried[middle]["forwards"] > share else (low, middle)
+    threshold = min(tried, key=lambda t: abs(tried[t]["forwards"] - share))
+    return {**tried[threshold], "threshold": threshold}
+
+
+def plans(subject: Subject, book: Notebook, limits: SearchLimits) -> None:
+    """Our plans against FlowCache, at equal budgets."""
+    every, first, later = (subject.problem(which).trace.where for which in ("all", "first", "later"))
+    samples = subject.drawn()
+    ways = {"flowcache": [every], "alike": [every], "ours": [first, later]}
+    for budget in BUDGETS:
+        found = dict[str, Numbers]()
+        for name, traces in ways.items():
+            asked = SearchLimits(preset=name, model=limits.model) if name == "flowcache" else limits
+            searched = partial(_searched, subject, samples, f"{name}-{budget}", budget, traces, asked)
+            found[name] = book.once("plans", f"{name} {budget}", searched)
+        for rival in ("flowcache", "alike"):
+            book.lead("plans", f"lead over {rival} {budget}", found["ours"]["db"], found[rival]["db"], subject.groups)
+
+
+def _searched(
+    subject: Subject, samples: Samples, name: str, budget: str, traces: list[str], limits: SearchLimits
+) -> Numbers:
+    """Runs under a plan that is searched, if it is not there."""
+    (path,) = search_plans(budget, traces, limits, subject.folder / name)
+    return subject.under(samples, *load_plan(path).sections)
+
+
+def retentions(kept: int) -> dict[str, Retention]:
+    """Ways to keep so many chunks of tokens in all."""
+    return {
+        "packed": Packed(kept - 1, window=4),
+        "window": Packed(kept, window=kept, anchors=0, shares=(1 / kept,) * kept),
+        "important": Important(kept),
+    }
+
+
+def keys(subject: Subject, book: Notebook) -> None:
+    """Packed keys against a window of the newest chunks, at equal budgets, on clips longer than trained."""
+    problem, samples = subject.problem("all"), subject.drawn(num_frames=LONG * subject.frames)
+    for kept in KEPT:
+        found = dict[str, Numbers]()
+        for name, way in retentions(kept).items():
+            found[name] = book.once("keys", f"{name} {kept}", partial(subject.under, samples, keeping(problem, way)))
+        for rival in ("window", "important"):
+            line = f"lead of packed over {rival} {kept}"
+            book.lead("keys", line, found["packed"]["db"], found[rival]["db"], subject.groups)
+
+
+def growth(subject: Subject, book: Notebook) -> None:
+    """Seconds of every chunk and bytes behind it, of a long clip."""
+    problem, frames = subject.problem("all"), LONG * subject.frames
+    book.once("growth", "as it is", partial(subject.growth, frames))
+    for name, way in {"all": All(), "packed": Packed(2, 4), "important": Important(3)}.items():
+        book.once("growth", name, partial(subject.growth, frames, keeping(problem, way)))
+
+
+def drift(subject: Subject, book: Notebook) -> None:
+    """What the judge sees in later parts of a long clip, under plans and in full runs; nothing without a judge."""
+    judge, frames = load_judge(subject.model), 2 * LONG * subject.frames
+    if judge is None or frames % judge.frames:
+        book.once("drift", "no judge", dict)
+        return
+    full = book.once("drift", "full", partial(subject.seen, judge, frames))
+    ways, plan = {"packed": (keeping(subject.problem("all"), Packed(2, 4)),)}, subject.folder / "ours-4x" / "plan.json"
+    if plan.exists():
+        ways["ours"] = load_plan(plan).sections  # type: ignore[assignment]
+    for name, sections in ways.items():
+        own = book.once("drift", name, partial(subject.seen, judge, frames, *sections))
+        book.lead("drift", f"{name} falls more than full", own["fall"], full["fall"], subject.groups)

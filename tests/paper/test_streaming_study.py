@@ -1,0 +1,112 @@
+"""The study of videos in chunks, on a tiny model with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from hyca_calib.commands.options import SearchLimits
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.search.packcache import keeping
+from hyca_runtime.streaming.retention import All, Packed
+from studies.streaming import chapters
+from studies.streaming.draw import draw_study
+from studies.streaming.notebook import Notebook
+from studies.streaming.runs import Subject
+
+STEPS = 6
+OTHERS = ("window", "important")
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    folder = tmp_path_factory.mktemp("study")
+    return Subject(tiny.stream(), "tiny:stream", folder, Workload(tiny.prompts(), 7, STEPS), 2)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Notebook:
+    return Notebook(tmp_path / "notebook.json", {"model": "tiny"})
+
+
+def test_numbers_are_measured_once(book: Notebook, tmp_path: Path) -> None:
+    assert book.once("keys", "all", lambda: {"db": [1.0, 2.0]}) == {"db": [1.0, 2.0]}
+    again = Notebook(tmp_path / "notebook.json", {"model": "tiny"})
+    assert again.once("keys", "all", lambda: pytest.fail("is known")) == {"db": [1.0, 2.0]}
+    again.lead("keys", "lead", [3.0, 4.0], [1.0, 2.0], (0, 1))
+    assert again.chapters["keys"]["lead"] == {"lead": [2.0, 2.0, 2.0]}
+    with pytest.raises(ValueError, match="move it away"):
+        Notebook(tmp_path / "notebook.json", {"model": "other"})
+
+
+def test_equal_shares_are_found() -> None:
+    """Of runs whose share falls with the threshold as 1 / (1 + t)."""
+    asked = list[float]()
+
+    def runs(threshold: float) -> dict[str, Any]:
+        asked.append(threshold)
+        return {"forwards": 1 / (1 + threshold)}
+
+    for share in (0.2, 0.5, 0.9):
+        found = chapters._at_share(runs, share, 0.5)
+        assert abs(found["forwards"] - share) <= chapters.EQUAL
+    assert len(asked) < 30
+
+
+def test_a_window_and_packed_keys_keep_as_much(subject: Subject) -> None:
+    problem, kept = subject.problem("all"), set[int]()
+    for name, way in chapters.retentions(2).items():
+        grown = subject.growth(48, keeping(problem, way))["bytes"]
+        assert grown[-1] == grown[-2], name
+        kept.add(grown[-1])
+    assert len(kept) <= 2, "what is important is thinned by the next chunk, one chunk later"
+
+
+def test_chapters(subject: Subject, book: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chapters, "THRESHOLDS", (0.3,))
+    monkeypatch.setattr(chapters, "HALVINGS", 2)
+    monkeypatch.setattr(chapters, "KEPT", (2,))
+    for chapter in (chapters.decisions, chapters.keys, chapters.growth, chapters.drift):
+        chapter(subject, book)
+    own, one = (book.chapters["decisions"][f"{way} 0.3"] for way in ("by chunk", "one for all"))
+    assert len(own["db"]) == len(one["db"]) == 2
+    assert 0 < own["forwards"] <= 1
+    keys = book.chapters["keys"]
+    assert {*keys} == {
+        "packed 2",
+        "window 2",
+        "important 2",
+        "lead of packed over window 2",
+        "lead of packed over important 2",
+    }
+    assert keys["packed 2"]["forwards"] == 1
+    growth = book.chapters["growth"]
+    assert len(growth["as it is"]["seconds"]) == 8
+    assert growth["all"]["bytes"] == sorted(growth["all"]["bytes"])
+    assert growth["packed"]["bytes"][-1] < growth["all"]["bytes"][-1]
+    assert book.chapters["drift"] == {"no judge": {}}
+    draw_study(book.chapters, tmp_path / "study.png")
+    assert (tmp_path / "study.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "notebook.json").read_text())["chapters"] == book.chapters
+
+
+def test_what_is_all_kept_and_computed_is_the_full_run(subject: Subject) -> None:
+    samples = subject.drawn()
+    exact = subject.under(samples, keeping(subject.problem("all"), All()))
+    less = subject.under(samples, keeping(subject.problem("all"), Packed(1, 1)))
+    assert exact["mean_db"] > 90 > less["mean_db"]
+    assert exact["forwards"] == 1
+
+
+@pytest.mark.slow
+def test_plans_are_searched_and_compared(subject: Subject, book: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chapters, "BUDGETS", ("2x",))
+    few = SearchLimits(model="tiny:stream", trials=1, groups=1, rollouts=1, iterations=1, confirm=1.0, refine=1.0)
+    chapters.plans(subject, book, few)
+    found = book.chapters["plans"]
+    assert {"flowcache 2x", "alike 2x", "ours 2x", "lead over flowcache 2x", "lead over alike 2x"} == {*found}
+    assert all(found[f"{name} 2x"]["forwards"] <= 0.55 for name in ("alike", "ours"))
