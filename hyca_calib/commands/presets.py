@@ -33,6 +33,7 @@ from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import confirmed, search, search_preset
+from hyca_calib.search.smaller import check_size, parse_size
 from hyca_calib.search.smoothcache.calibration import Changes, calibrate
 from hyca_calib.search.smoothcache.rule import check_budget
 from hyca_calib.search.smoothcache.schedule_file import schedule_content
@@ -152,9 +153,11 @@ def _options(asked: Asked) -> SearchOptions:
     limits, batch = asked.limits, asked.effort.batch if asked.effort else Refinement.batch
     few = any(problem.partial and problem.trace.num_steps <= FEW_STEPS for problem in asked.problems)
     finalists = FEW_FINALISTS if few else RolloutLimits.finalists
+    size = parse_size(limits.refine_at)
+    check_size(asked.pipe, size)
     return SearchOptions(
         confirmation=RolloutLimits(limits.confirm, finalists, limits.rollouts, limits.workers),
-        refinement=Refinement(limits.refine, limits.iterations, batch),
+        refinement=Refinement(limits.refine, limits.iterations, batch, size=tuple(size.items())),
         seed=limits.seed,
         storage=limits.storage,
         fresh=limits.fresh,
@@ -279,7 +282,7 @@ FITTED = ("fitted", *REFINED)
 """Options of step caches whose rows may be fitted."""
 
 OFFERS: dict[str, Offer] = {
-    BEST: Offer(_best, ("palette", "precision", "fresh", *SEARCHED), chooses_point=True),
+    BEST: Offer(_best, ("palette", "precision", "fresh", "refine_at", *SEARCHED), chooses_point=True),
     ADAPTIVE: Offer(_adaptive, ("response", *SEARCHED)),
     **{name: Offer(_closed_form, ("multistep",), chooses_point=True) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),

@@ -259,8 +259,9 @@ def _request(
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
     wanted.pop("effort")
-    if limits.precision is None:  # as before there was such an option
-        wanted.pop("precision")
+    for name in ("precision", "refine_at"):
+        if wanted[name] is None:  # as before there was such an option
+            wanted.pop(name)
     own = {name: wanted.pop(name) for name in OF_SOME}
     for name in (*CLOCKS, *COUNTS) if effort else ():
         wanted.pop(name)
