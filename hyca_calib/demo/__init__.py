@@ -17,9 +17,10 @@ DEMOS = {
     "demo": ("emoji", "EmojiPipeline"),
     "demo-class": ("glyphs", "GlyphPipeline"),
     "demo-video": ("motion", "MotionPipeline"),
+    "demo-turbo": ("turbo", "TurboPipeline"),
 }
 """Names for ``--model``, their packages and classes: emoji from words (FLUX), letters and digits by class (DiT), moving
-emoji (Wan)."""
+emoji (Wan), and the first of them distilled into eight steps."""
 
 
 def weights_of(name: str) -> Path:

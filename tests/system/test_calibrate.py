@@ -26,8 +26,10 @@ from hyca_calib.pipelines.threads import best_threads, timed_threads
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.console import stages
 from hyca_calib.search.effort import EFFORTS, Effort
+from hyca_calib.search.smaller import LEAST_RANK
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace import timed_model
+from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError
 
 ASKED = (*MODEL, "--steps", "14", "--budget", "3x", "--threads", "1")
@@ -99,6 +101,8 @@ def test_a_dry_run_tells_and_writes_nothing(folder: Path) -> None:
         (("--budget", "100x"), "cannot be met"),
         (("--budget", "banana"), "banana"),
         (("--effort", "heroic"), "heroic"),
+        (("--refine-at", "num_frames=8"), "takes no num_frames"),
+        (("--refine-at", "0.5"), "expected height, width, num_frames with numbers"),
         (("--out", "."), "is not empty and holds no calibration"),
     ],
 )
@@ -144,6 +148,19 @@ def test_as_many_calls_are_made_as_were_announced(folder: Path, monkeypatch: pyt
     prompts = builtin_prompts("built-in images")
     calibrate_pipe(pipe, prompts, options)
     assert sum(calls) == pytest.approx(sum(work.calls for work in told[-1].stages), rel=0.2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_it_may_refine_through_smaller_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyca_calib.commands.searching.report", lambda *_: None)  # pages have tests of their own
+    done = run(*SMALL, "--prompts", "prompts.txt", "--refine-at", "height=8,width=8")
+    assert done.exit_code == 0, done.output
+    told = load_plan(OUT / "plan.json").provenance["refinement"]
+    assert told["size"] == {"height": 8, "width": 8}
+    assert ("full_size_because" in told) == (told["rank_correlation"] < LEAST_RANK)
+    refused = run(*SMALL, "--prompts", "prompts.txt")
+    assert refused.exit_code == 2
+    assert "holds a calibration with another refine_at" in " ".join(refused.stderr.split())
 
 
 def test_several_processes_are_sent_to_the_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
