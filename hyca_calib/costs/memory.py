@@ -24,8 +24,9 @@ class Peak:
     held: int | None = None
 
 
-_open = list[Peak]()
-"""Of work that goes on: it is told what was held before work inside of it lets the high-water mark begin anew."""
+_open = list[tuple[Peak, str]]()
+"""Of work that goes on, and the kind of device: it is told what was held before work inside of it lets the high-water
+mark begin anew."""
 
 
 @contextmanager
@@ -33,25 +34,26 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Measures the memory of the work inside: what tensors take on a GPU, else what Linux gives this process."""
     _tell_open(device)
     before, peak = _restart(device), Peak()
-    _open.append(peak)
+    _open.append((peak, device.type))
     try:
         yield peak
     finally:
         _tell_open(device)
-        _open.remove(peak)
+        _open.remove((peak, device.type))
         peak.held = None if before is None else peak.held
         peak.bytes = None if before is None or peak.held is None else max(0, peak.held - before)
 
 
 def _tell_open(device: torch.device) -> None:
-    """The high-water mark, to all work that goes on."""
+    """The high-water mark, to all work that goes on and is measured there."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         mark = torch.cuda.max_memory_allocated(device)
     else:
         mark = resident("VmHWM")
-    for peak in _open:
-        peak.held = max(peak.held or 0, mark)
+    for peak, kind in _open:
+        if kind == device.type:
+            peak.held = max(peak.held or 0, mark)
 
 
 def _restart(device: torch.device) -> int | None:
