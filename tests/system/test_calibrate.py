@@ -63,7 +63,7 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_been(folder: Path) -> N
     assert whole.exit_code == 0, whole.output
     assert whole.stdout == "whole/plan.json\n"
     told, spent = describe("whole"), read_spending(Path("whole"))
-    assert [*spent] == ["trace", "probe", "tune", "confirm", "refine", "evaluate", "report"]
+    assert {"trace", "probe", "tune", "confirm", "refine", "evaluate", "report"} <= set(spent)
     for stage in (*spent, "in all"):
         assert re.search(r"^[\d.]+ s, announced .+ %\); host .+, announced .+ %\)$", told[f"{stage}: took"]), stage
     for victim in ("manifest.json", "refine.safetensors", "evaluation.json", "report.html"):
