@@ -49,6 +49,7 @@ def calibrate(
     threads: int | None = None,
     strict: bool = False,
     force: bool = False,
+    refine_at: str | None = None,
 ) -> Plan:
     """The best plan for a pipeline within a budget, with its certificate: `trace`, `search`, `evaluate`, and a report.
 
@@ -65,13 +66,12 @@ def calibrate(
         start: an earlier plan, or its file, of this architecture: kept where it still does what its certificate says,
             else where the search begins; both take a fraction of the effort, see docs/guide.md.
         out: folder of everything that is written; by default ``studies/CLASS-BUDGET``.
-        max_hours: all counts are cut evenly to what fits; the plan says so.
+        max_hours, refine_at: all counts are cut evenly to what fits; size of the samples that are refined through.
         point, batch: where features are cached, see docs/guide.md, and samples of one call, 1 by default.
         threads: of a CPU; by default those that are fastest here, or that OMP_NUM_THREADS says.
         strict, force: cost nothing beyond the budget, else a fiftieth; begin even if memory or disk will not do.
 
-    Returns:
-        The plan, as it lies in ``plan.json`` of the folder.
+    Returns: The plan, as it lies in ``plan.json`` of the folder.
 
     Raises:
         BudgetError: no budget, more than one, or one that cannot be met.
@@ -87,8 +87,8 @@ def calibrate(
     """
     earlier = load_plan(start) if isinstance(start, str | Path) else start
     how = {"steps": steps, "effort": effort, "max_hours": max_hours, "point": point, "batch": batch, "seed": seed}
-    rest: dict[str, Any] = {**how, "threads": threads, "strict": strict, "force": force, "out": out and Path(out)}
-    rest["start"] = earlier and Path(earlier.name)
+    rest: dict[str, Any] = {**how, "threads": threads, "strict": strict, "force": force, "refine_at": refine_at}
+    rest |= {"start": earlier and Path(earlier.name), "out": out and Path(out)}
     options = CalibrateOptions(type(pipe).__name__, budget=Budget.parse(budget).text, **rest)
     with quiet_pipeline(pipe) as ready:
         (made,) = calibrate_pipe(ready, None if prompts is None else given_calls(prompts), options, earlier)

@@ -17,7 +17,7 @@ from hyca_calib.baselines.base import Applied, Axis, Family, HalfOpenAxis, Setti
 from hyca_calib.baselines.full_run import observe
 from hyca_calib.baselines.noise_levels import Spacing, diffusion_on, flow_on
 
-OWN, DPM, UNIPC, HEUN = "fewer steps", "DPM-Solver++", "UniPC", "Heun"
+SAMPLERS = OWN, DPM, UNIPC, HEUN = "fewer steps", "DPM-Solver++", "UniPC", "Heun"
 LEAST, MOST, APART = 0.04, 0.9, 1.12
 """Network calls of a method: the shares of the full run's, and how far apart they are."""
 STARTS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 14, 20, 27, 35, 43)

@@ -30,12 +30,12 @@ class Window:
 
 def costs_of(ratios: Iterable[float]) -> list[float]:
     """The least FLOPs ratios of methods that are baselines of plans with these ratios."""
-    return sorted({SPARING, *(ratio / MORE for ratio in ratios)})
+    return sorted({SPARING, *(max(ratio / MORE, SAME_COST) for ratio in ratios)})
 
 
 def windows(ratios: Iterable[float]) -> list[Window]:
     """A window around each FLOPs ratio of a plan, and one of everything that spares enough to be a baseline."""
-    found = [Window(ratio / MORE, ratio * SAME_COST) for ratio in ratios]
+    found = [Window(max(ratio / MORE, SAME_COST), ratio * SAME_COST) for ratio in ratios]
     return [*found, Window(SPARING, math.inf)]
 
 

@@ -35,7 +35,7 @@ def lead(ours: Figures, rows: Sequence[Row], groups: Sequence[int] | None, most:
         most: FLOPs of a baseline, over the plan's.
     """
     about = ours.flops_ratio / MORE
-    least = max(min(SPARING, about), ours.flops_ratio / most)
+    least = max(min(SPARING, about), ours.flops_ratio / most, SAME_COST)
     baselines = [
         (row.result, row.method)
         for row in rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ from rich.table import Table
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.costs.flops import TIMED_TAPS
-from hyca_calib.costs.memory import STATUS, resident
+from hyca_calib.costs.memory import resident
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import human_bytes
 from hyca_calib.report.write import WALL_SAMPLES
@@ -18,6 +17,7 @@ from hyca_calib.search.effort import Effort
 from hyca_calib.search.error_damping import JOBS
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.refine import WITH_BACKWARD
+from hyca_calib.search.smaller import MEMBERS, SAMPLES
 from hyca_calib.trace.timed_model import TimedModel
 from hyca_runtime.errors import StudyError
 
@@ -87,17 +87,19 @@ def announced(
     batch: int,
     on_cpu: bool,
     checks: bool = False,
+    smaller: TimedModel | None = None,
 ) -> Announcement:
     """What a calibration with this effort takes.
 
     Args:
         workload: whose samples are the effort's.
         checks: an earlier plan, that may still hold; what is behind that up to its evaluation is done if it does not.
+        smaller: the model at the size at which it is refined, if that is another.
 
     Raises:
         BudgetError: a budget cannot be met.
     """
-    costs = _Costs(timed, replace(workload, num_samples=effort.samples), effort, batch, on_cpu)
+    costs = _Costs(timed, replace(workload, num_samples=effort.samples), effort, batch, on_cpu, smaller)
     computed = [budget.computed_steps(timed.cost, workload.num_steps, TIMED_TAPS) for budget in budgets]
 
     def of_budgets(make: Callable[[int], StageWork]) -> list[StageWork]:
@@ -138,19 +140,20 @@ class _Costs:
     effort: Effort
     batch: int
     on_cpu: bool
+    smaller: TimedModel | None = None
 
     def _work(self, stage: str, samples: int, steps: int, seconds: float, extra: float, disk: int = 0) -> StageWork:
         """A stage whose tensors take `extra` bytes beside the weights, and whose network runs on so many steps."""
         calls = steps * self.timed.calls
         held = 0 if self.on_cpu else round(self.timed.held_bytes + extra)
-        host = _resident() + (round(extra) if self.on_cpu else 0)
+        host = resident("VmRSS") + (round(extra) if self.on_cpu else 0)
         return StageWork(stage, samples, calls, seconds, held, host, disk)
 
-    def _run(self, computed: int) -> float:
+    def _run(self, computed: int, timed: TimedModel | None = None) -> float:
         """Seconds of a sample of which so many steps are computed."""
-        cost = self.timed.cost
-        light = (self.workload.num_steps - computed) * cost.predicted_seconds
-        return self.timed.begin_seconds + computed * cost.full_seconds + light
+        timed = timed or self.timed
+        light = (self.workload.num_steps - computed) * timed.cost.predicted_seconds
+        return timed.begin_seconds + computed * timed.cost.full_seconds + light
 
     def _drawn(self, samples: int) -> float:
         """Bytes while so many samples are drawn at once: of a step, and of the features that are held."""
@@ -198,14 +201,20 @@ class _Costs:
         return self._work("fresh", samples, samples * steps, samples * self._run(steps), self._drawn(self.batch), disk)
 
     def refine(self, computed: int) -> StageWork:
-        timed, select = self.timed, self._of("select")
+        timed, select = self.smaller or self.timed, self._of("select")
         judged = (Refinement.evaluations + 3) * select
         seconds, steps = judged * self._run(computed), judged * computed
         batch = min(self.effort.batch, self._of("fit") + self.effort.fresh)
+        if self.smaller is not None:  # ranked at both sizes, then the full runs of the smaller one
+            ranked, full = MEMBERS * SAMPLES, self._of("fit") + SAMPLES + self.effort.fresh
+            seconds += ranked * (self._run(computed) + self._run(computed, timed))
+            seconds += full * self._run(self.workload.num_steps, timed)
+            steps += 2 * ranked * computed + full * self.workload.num_steps
         samples = self.effort.iterations * batch
         if timed.backward_seconds is None:
+            seconds += WITH_BACKWARD * samples * self._run(computed, timed)
             samples = judged + WITH_BACKWARD * samples
-            return self._work("refine", samples, samples * computed, samples * self._run(computed), self._drawn(select))
+            return self._work("refine", samples, samples * computed, seconds, self._drawn(select))
         kept = batch * computed * timed.activation_bytes
         checkpointed = timed.in_blocks or kept > Refinement.memory_share * timed.free_bytes
         light = (self.workload.num_steps - computed) * timed.cost.predicted_seconds
@@ -225,11 +234,6 @@ class _Costs:
         seconds = samples * (2 * self._run(steps) + (2 + BASELINES) * self._run(computed))
         seconds += samples * ways * self.timed.decode_seconds + DRAWING_SECONDS
         return self._work("report", samples * ways, run, seconds, self._drawn(samples))
-
-
-def _resident() -> int:
-    """Bytes that this process holds, libraries included; 0 where nobody says."""
-    return resident("VmRSS") if sys.platform == "linux" and STATUS.exists() else 0
 
 
 def _hours(hours: float) -> str:

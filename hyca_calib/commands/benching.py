@@ -23,6 +23,7 @@ from hyca_calib.bench.runtime.costs import RuntimeCosts
 from hyca_calib.bench.sweep import MOST
 from hyca_calib.bench.verify import CALIBRATED, TOLERANCE_DB, Verification, random_rows
 from hyca_calib.commands.bench_options import BenchOptions
+from hyca_calib.commands.few_steps import of_few_steps, palette_in
 from hyca_calib.commands.options import STUDIES, SearchLimits, TraceOptions, short_name
 from hyca_calib.commands.searching import search_plans
 from hyca_calib.commands.tracing import trace_model
@@ -60,6 +61,7 @@ USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
 def bench_all(options: BenchOptions) -> Path:
     """``hyca_calib bench``; returns the path of the table."""
     plans = [(f"HyCa plan {plan_file(path).parent.name}", load_plan(path)) for path in options.plans or ()]
+    options = of_few_steps(options, _workload(options))
     plans += _searched(options)
     named = [(name, _beside(options.folder, name, plan), plan) for name, plan in plans]
     comparison, facts, learnt = _comparison(options)
@@ -230,6 +232,7 @@ def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:
         seed=options.seed,
         rollouts=options.rollouts or usual.rollouts,
         iterations=options.iterations or usual.iterations,
+        palette=palette_in(_points(options)),
     )
     paths = search_plans(options.searched, _traced(options), limits, options.folder / "plans")
     named = zip(parse_budgets(options.searched), paths, strict=True)
@@ -242,8 +245,8 @@ def _workload(options: BenchOptions) -> Workload:
     return Workload(prompts, options.samples or samples, options.steps or steps, options.seed)
 
 
-def trace_of(options: BenchOptions, point: str = "trunk") -> str:
-    """The path of the bench's own trace at a point, which is made unless it is there."""
+def trace_of(options: BenchOptions, point: str = "trunk", across: bool = False) -> str:
+    """The path of the bench's own trace at a point, or at several, which is made unless it is there."""
     workload = _workload(options)
     wanted = TraceOptions(
         model=options.model,
@@ -253,6 +256,7 @@ def trace_of(options: BenchOptions, point: str = "trunk") -> str:
         steps=workload.num_steps,
         batch=options.batch,
         point=point,
+        across=across,
         out=str(options.folder / f"{short_name(point)}.zarr"),
     )
     return trace_model(wanted)
@@ -278,7 +282,7 @@ def _traced(options: BenchOptions) -> list[str]:
     """
     found, refused, points = list[str](), list[AttachError](), _points(options)
     with suppress(AttachError):
-        return [trace_of(options, ",".join(points))]
+        return [trace_of(options, ",".join(points), palette_in(points) is not None)]
     for point in points:
         try:
             found.append(trace_of(options, point))

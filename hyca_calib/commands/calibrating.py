@@ -4,20 +4,19 @@ interrupted."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from hyca_calib.commands.calibrate_options import CalibrateOptions
-from hyca_calib.commands.calibration import Settled, settle, with_samples
+from hyca_calib.commands.calibration import EVALUATION, Settled, kept_evaluation, settle, with_samples
 from hyca_calib.commands.few_steps import palette_of
 from hyca_calib.commands.options import EvaluateOptions, SearchLimits, TraceOptions
 from hyca_calib.commands.plans import evaluate_pipe
 from hyca_calib.commands.searching import compare, report_once, search_with
+from hyca_calib.commands.spending import spending
 from hyca_calib.commands.starting import Start
 from hyca_calib.commands.tracing import trace_pipe
 from hyca_calib.costs.budget import TOLERANCE, parse_budgets
@@ -27,19 +26,21 @@ from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
 from hyca_calib.pipelines.load import TracedModel, load_pipeline
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.pipelines.threads import using_threads
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_json
-from hyca_calib.records.console import say
+from hyca_calib.records.console import say, stages
 from hyca_calib.search.effort import EFFORTS
+from hyca_calib.search.smaller import size_for
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.shard_lock import Shard
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import StudyError
 
-TRACE, EVALUATION = "trace.zarr", "evaluation.json"
+TRACE = "trace.zarr"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def calibrate_pipe(
     kind = builtin_kind(pipe) if prompts is None else None
     calls = builtin_prompts(kind) if kind else tuple(prompts or ())
     check_calls(pipe, calls)
+    size_for(pipe, options.refine_at)
     begun, effort = None, EFFORTS[options.effort]
     if start is not None:
         begun = Start.of(start, TracedModel.of(pipe, options.model, options.component), options.point)
@@ -123,7 +125,7 @@ def calibrate_pipe(
     elif options.dry_run:
         say(f"{folder}: begun already, with effort {settled.effort.told}")
         return []
-    with using_threads(settled.threads or torch.get_num_threads()):
+    with using_threads(settled.threads or torch.get_num_threads()), spending(folder, runs_on(pipe)):
         trace_pipe(pipe, with_samples(workload, settled.effort), recorded)
         told = {"prompts": kind, "threads": settled.threads, "from": begun and begun.lineage}
         known = {name: value for name, value in told.items() if value is not None}
@@ -140,6 +142,7 @@ def _asked(options: CalibrateOptions, workload: Workload) -> dict[str, Any]:
         "effort",
         "max_hours",
         "strict",
+        "refine_at",
         "point",
         "seed",
         "batch",
@@ -159,7 +162,13 @@ def _planned(
     """Search, evaluate and report on a complete trace."""
     folder, trace, found = options.folder, Trace(recorded.where), []
     palette = recorded.point if recorded.across else None
-    limits = SearchLimits(palette=palette, strict=options.strict, seed=options.seed, device=options.device)
+    limits = SearchLimits(
+        palette=palette,
+        strict=options.strict,
+        refine_at=options.refine_at,
+        seed=options.seed,
+        device=options.device,
+    )
     plans = search_with(
         lambda model: pipe,
         options.budget,
@@ -184,10 +193,12 @@ def _evaluated(
     pipe: Pipeline, study: StudyFolder, workload: Workload, recorded: TraceOptions, sign: bool
 ) -> Evaluation:
     """What a plan reaches on the test split, measured now or before."""
-    kept = study.folder / EVALUATION
-    with suppress(OSError, ValidationError):
-        return TypeAdapter(Evaluation).validate_json(kept.read_bytes())
+    if (known := kept_evaluation(study.folder)) is not None:
+        return known
     options = EvaluateOptions(study.plan, model=recorded.model, batch=recorded.batch, sign=sign)
-    result = evaluate_pipe(pipe, load_plan(study.plan), workload, options)
-    write_json(kept, result)
+    with stages(("evaluate",)) as tell:
+        tell("evaluate", 0.0, "")
+        result = evaluate_pipe(pipe, load_plan(study.plan), workload, options)
+        tell("evaluate", 1.0, f"{result.measure} {result.agreement_db:.2f} dB")
+    write_json(study.folder / EVALUATION, result)
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,19 @@ from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.rollout import runs_on, sample_latents
 from hyca_calib.pipelines.threads import best_threads, timed_threads, using_threads
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import present, say
 from hyca_calib.search.effort import Effort
+from hyca_calib.search.smaller import parse_size
 from hyca_calib.search.study import CALIBRATION
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.run import PROBE_STEPS
 from hyca_calib.trace.timed_model import timed_model
 from hyca_runtime.errors import StudyError
+
+EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,13 @@ class Settled:
         asked: what the user asked for, as JSON.
         effort: after a cut to the hours that are allowed.
         threads: of a CPU; None elsewhere.
+        announced: what it would take; None in old files.
     """
 
     asked: dict[str, Any]
     effort: Effort
     threads: int | None
+    announced: Announcement | None = None
 
     @classmethod
     def in_folder(cls, folder: Path, asked: dict[str, Any]) -> Settled | None:
@@ -82,6 +89,13 @@ class Settled:
         write_json(folder / CALIBRATION, self)
 
 
+def kept_evaluation(folder: Path) -> Evaluation | None:
+    """What the plan in a folder reached on the test split; None if nobody has measured it, or the file is none."""
+    with suppress(OSError, ValidationError):
+        return TypeAdapter(Evaluation).validate_json((folder / EVALUATION).read_bytes())
+    return None
+
+
 def settle(
     pipe: Pipeline,
     workload: Workload,
@@ -102,23 +116,18 @@ def settle(
     Raises:
         StudyError: not even the least fits the hours that are allowed.
     """
-    request = Request.asked(
-        model=TracedModel.of(pipe, options.model, recorded.component),
-        points=points_of(recorded),
-        workload=workload,
-        batch=recorded.batch or 1,
-        tokens=recorded.tokens,
-        gram_tokens=recorded.gram_tokens,
-        across=recorded.across,
-    )
+    request, size = _requested(pipe, workload, options, recorded), parse_size(options.refine_at)
     on_cpu = runs_on(pipe).type == "cpu"
     threads = _threads(pipe, request, options.threads) if on_cpu else None
     with using_threads(threads or torch.get_num_threads()):
         timed = timed_model(pipe, request, Folder(recorded.where))
+        resized = replace(workload, prompts=tuple({**call, **size} for call in workload.prompts))
+        at_size = _requested(pipe, resized, options, recorded)
+        smaller = timed_model(pipe, at_size, Folder(recorded.where)) if size else None
     budgets = [budget.within(timed.run_seconds(workload.num_steps)) for budget in budgets]
 
     def announce(effort: Effort) -> Announcement:
-        return announced(timed, workload, effort, budgets, request.batch, on_cpu, checks)
+        return announced(timed, workload, effort, budgets, request.batch, on_cpu, checks, smaller)
 
     effort = _within(announce, wanted, options.max_hours)
     told = announce(effort)
@@ -131,7 +140,20 @@ def settle(
         stages=[asdict(work) for work in told.stages],
     )
     present(told.table())
-    return Settled(asked, effort, threads)
+    return Settled(asked, effort, threads, told)
+
+
+def _requested(pipe: Pipeline, workload: Workload, options: CalibrateOptions, recorded: TraceOptions) -> Request:
+    """The trace of a workload."""
+    return Request.asked(
+        model=TracedModel.of(pipe, options.model, recorded.component),
+        points=points_of(recorded),
+        workload=workload,
+        batch=recorded.batch or 1,
+        tokens=recorded.tokens,
+        gram_tokens=recorded.gram_tokens,
+        across=recorded.across,
+    )
 
 
 def _within(announce: Callable[[Effort], Announcement], wanted: Effort, hours: float | None) -> Effort:

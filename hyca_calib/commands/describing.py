@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hyca_calib.commands.calibration import Settled
+from hyca_calib.commands.calibration import Settled, kept_evaluation
+from hyca_calib.commands.spending import read_spending, told_spending
 from hyca_calib.costs.flops import TIMED_TAPS
 from hyca_calib.records.console import human_bytes
 from hyca_calib.records.origins import announced_in
@@ -151,7 +152,7 @@ def _of_study(study: StudyFolder) -> Facts:
             facts["rollouts"] = str(len(result["rollouts"]))
             facts["seconds"] = _told(result["seconds"])
         facts |= _of_plan(load_plan(study.plan))
-    return facts
+    return facts | _took(study.folder)
 
 
 def _of_calibration(path: Path) -> Facts:
@@ -164,7 +165,21 @@ def _of_calibration(path: Path) -> Facts:
         "budgets": str(settled.asked.get("budget")),
         "effort": _told(settled.effort.told),
         **{study.folder.name: "complete" if study.complete else "begun" for study in studies},
+        **_took(path),
     }
+
+
+def _took(folder: Path) -> Facts:
+    """What a calibration took beside what it announced, and a sample under its plan, where that was announced."""
+    facts = Facts()
+    if (folder / CALIBRATION).is_file() and (announced := Settled.read(folder).announced) is not None:
+        facts |= told_spending(announced, read_spending(folder))
+    for plan in sorted((*folder.glob("plan.json"), *folder.glob("*/plan.json"))):
+        read, found = load_plan(plan), kept_evaluation(plan.parent)
+        told = announced_in(read.provenance)
+        if told and found and found.seconds:
+            facts[f"{read.name}: took"] = told.beside(found.seconds)
+    return facts
 
 
 def _of_trace(where: str) -> Facts:

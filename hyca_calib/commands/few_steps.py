@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.costs.budget import Budget
 from hyca_calib.costs.flops import TIMED_TAPS, CostModel
+from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import say
@@ -40,6 +45,20 @@ def palette_of(pipe: Pipeline, options: CalibrateOptions, workload: Workload) ->
         return None
     say(f"{options.steps} steps are few: some may run the first {', '.join(map(str, parts))} of {blocks} blocks")
     return ",".join(names) if parts else None
+
+
+def of_few_steps(options: BenchOptions, workload: Workload) -> BenchOptions:
+    """With the points of a palette, where plans of a run of few steps are searched and nobody says where."""
+    if not options.searched or options.points or workload.num_steps > FEW_STEPS:
+        return options
+    run = CalibrateOptions(options.model, steps=workload.num_steps)
+    palette = palette_of(load_pipeline(options.model), run, workload)
+    return options if palette is None else replace(options, points=palette.split(","))
+
+
+def palette_in(points: Sequence[str]) -> str | None:
+    """The points as what steps may forecast, where some are behind first blocks."""
+    return ",".join(points) if any(point.startswith("behind:") for point in points) else None
 
 
 def tell_spent(plan: Plan, budget: Budget, cost: CostModel) -> None:

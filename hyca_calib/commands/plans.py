@@ -83,9 +83,9 @@ def _tell_of_seconds(found: Evaluation, plan: Plan, device: str) -> None:
     told = announced_in(plan.provenance)
     if told is None or found.seconds is None:
         return
-    off, here = 100 * (found.seconds / told.seconds - 1), (machine(device), found.batch)
+    here = machine(device), found.batch
     elsewhere = "" if here == (told.device, told.batch) else f", on {told.device} in batches of {told.batch}"
-    say(f"announced {told.seconds:.3g} s a sample{elsewhere}; measured {found.seconds:.3g} s ({off:+.1f} %)")
+    say(told.beside(found.seconds, elsewhere))
 
 
 def _says_its_workload(plan: Plan) -> bool:

@@ -1,7 +1,7 @@
 """What ``hyca search --preset`` offers: a row for each, the work is in `hyca_calib.search`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.commands.chunk_presets import by_chunk, packcache
 from hyca_calib.commands.few_steps import tell_gained, tell_spent
 from hyca_calib.commands.options import SearchLimits
-from hyca_calib.commands.quantised_presets import cachequant, quantcache
+from hyca_calib.commands.quantised_presets import cachequant, quantcache, with_variants
 from hyca_calib.commands.starting import begun, still_held
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
@@ -29,11 +29,10 @@ from hyca_calib.search.learning_to_cache.search import (
 )
 from hyca_calib.search.learning_to_cache.training import Training
 from hyca_calib.search.options import FEW_STEPS, Refinement, RolloutLimits, SearchOptions, Tuning
-from hyca_calib.search.precision.calibration import known_variants
-from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run import confirmed, search, search_preset
+from hyca_calib.search.smaller import size_for
 from hyca_calib.search.smoothcache.calibration import Changes, calibrate
 from hyca_calib.search.smoothcache.rule import check_budget
 from hyca_calib.search.smoothcache.schedule_file import schedule_content
@@ -154,9 +153,10 @@ def _options(asked: Asked) -> SearchOptions:
     limits, batch = asked.limits, asked.effort.batch if asked.effort else Refinement.batch
     few = any(problem.partial and problem.trace.num_steps <= FEW_STEPS for problem in asked.problems)
     finalists = FEW_FINALISTS if few else RolloutLimits.finalists
+    size = tuple(size_for(asked.pipe, limits.refine_at).items())
     return SearchOptions(
         RolloutLimits(limits.confirm, finalists, limits.rollouts, limits.workers),
-        refinement=Refinement(limits.refine, limits.iterations, batch),
+        refinement=Refinement(limits.refine, limits.iterations, batch, size=size),
         seed=limits.seed,
         storage=limits.storage,
         fresh=limits.fresh,
@@ -173,20 +173,10 @@ def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]
         storage = limits.storage or asked.folder / JOURNAL
         damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
         if limits.precision is not None:
-            damped = [_with_variants(asked.pipe, problem, limits.precision, asked.folder) for problem in damped]
+            damped = [with_variants(asked.pipe, problem, limits.precision, asked.folder) for problem in damped]
         return [_tuned(problem, asked.budgets, limits, storage) for problem in damped]
 
     return candidates
-
-
-def _with_variants(pipe: Pipeline, problem: Problem, precision: str, folder: Path) -> Problem:
-    """The problem with what real runs tell of quantised versions of the network."""
-    specs = parse_variants(precision)
-    with stages(("quantise",)) as tell:
-        tell("quantise", 0.0, "")
-        known = known_variants(pipe, problem, specs, folder, lambda share: tell("quantise", share, ""))
-        tell("quantise", 1.0, ", ".join(map(str, specs.values())))
-    return replace(problem, variants=known)
 
 
 def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Where) -> Problem:
@@ -279,8 +269,9 @@ SEARCHED = ("trials", "timeout", "confirm", "probes", "rollouts", "groups", "tap
 """Options that say how hard a plan is searched."""
 FITTED = ("fitted", *REFINED)
 """Options of step caches whose rows may be fitted."""
+
 OFFERS: dict[str, Offer] = {
-    BEST: Offer(_best, ("palette", "precision", "fresh", *SEARCHED), chooses_point=True),
+    BEST: Offer(_best, ("palette", "precision", "fresh", "refine_at", *SEARCHED), chooses_point=True),
     ADAPTIVE: Offer(_adaptive, ("response", *SEARCHED)),
     **{name: Offer(_closed_form, ("multistep",), chooses_point=True) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),

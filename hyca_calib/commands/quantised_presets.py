@@ -1,14 +1,19 @@
 """Presets that compute in low precision."""
 
+from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.records.console import stages
 from hyca_calib.search.cachequant.drift import calibrate_distances
 from hyca_calib.search.cachequant.search import grouping_of, search_cachequant
 from hyca_calib.search.cachequant.site import measure_site
+from hyca_calib.search.precision.calibration import known_variants
 from hyca_calib.search.precision.variants import parse_variants
+from hyca_calib.search.problem import Problem
 from hyca_calib.search.quantcache.calibration import calibrate_changes, calibrate_cosines, calibrate_importance
 from hyca_calib.search.quantcache.search import Calibrated, calibrated, search_quantcache
 from hyca_calib.search.quantcache.site import measure_site as measure_blocks
@@ -77,3 +82,13 @@ def quantcache(asked: Asked) -> Maker:
         return calibrated(pipe, problem, distances, cosines, importance, simulated == {True})
 
     return lambda budget, study: search_quantcache(pipe, problem, budget, study, site, known(), limits.seed)
+
+
+def with_variants(pipe: Pipeline, problem: Problem, precision: str, folder: Path) -> Problem:
+    """The problem with what real runs tell of quantised versions of the network."""
+    specs = parse_variants(precision)
+    with stages(("quantise",)) as tell:
+        tell("quantise", 0.0, "")
+        known = known_variants(pipe, problem, specs, folder, lambda share: tell("quantise", share, ""))
+        tell("quantise", 1.0, ", ".join(map(str, specs.values())))
+    return replace(problem, variants=known)

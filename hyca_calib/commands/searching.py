@@ -283,7 +283,7 @@ def _request(
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
     wanted.pop("effort")
-    for name in ("precision", "keys"):
+    for name in ("precision", "keys", "refine_at"):
         if wanted[name] is None:  # as before there was such an option
             wanted.pop(name)
     own = {name: wanted.pop(name) for name in OF_SOME}

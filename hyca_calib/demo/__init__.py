@@ -18,9 +18,10 @@ MODELS = {
     "demo-class": ("glyphs", "GlyphPipeline"),
     "demo-video": ("motion", "MotionPipeline"),
     "demo-stream": ("stream", "StreamPipeline"),
+    "demo-turbo": ("turbo", "TurboPipeline"),
 }
 """Names for ``--model``, their packages and classes: emoji from words (FLUX), letters and digits by class (DiT), moving
-emoji (Wan), and as long as one likes (SkyReels-V2)."""
+emoji (Wan), as long as one likes (SkyReels-V2), and the first of them distilled into eight steps."""
 
 
 def weights_of(name: str) -> Path:
@@ -28,7 +29,7 @@ def weights_of(name: str) -> Path:
     return Path(__file__).parent / MODELS[name][0] / "weights"
 
 
-DEMOS = tuple(name for name in MODELS if (weights_of(name) / "model_index.json").exists())
+DEMOS = tuple(name for name in MODELS if (weights_of(name) / "training.json").exists())
 """Those whose weights are here."""
 
 

@@ -24,6 +24,9 @@ LINE_EVERY_S = 10.0
 """How often progress is a line for people at most, where there is no terminal for a bar."""
 
 _json = False
+Listener = Callable[[str | None], None]
+"""Told the stage that goes on from now, None if none does."""
+_listeners = list[Listener]()
 
 
 def log_json() -> None:
@@ -61,8 +64,33 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """Stages inside are told to a listener, too."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def _goes_on(stage: str | None) -> None:
+    for listener in _listeners:
+        listener(stage)
+
+
+@contextlib.contextmanager
 def counting(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar over `total` items, if that is known; yields a function that advances it."""
+    _goes_on(title)
+    try:
+        with _counting(title, total) as advance:
+            yield advance
+    finally:
+        _goes_on(None)
+
+
+@contextlib.contextmanager
+def _counting(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     if _json:
         done = 0
 
@@ -92,6 +120,20 @@ def counting(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 @contextlib.contextmanager
 def stages(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], None]]:
     """A bar for each of these stages, and for every other that is heard of; yields ``(stage, share done, news)``."""
+    with _stages(names) as show:
+
+        def tell(stage: str, share: float, news: str) -> None:
+            _goes_on(stage)
+            show(stage, share, news)
+
+        try:
+            yield tell
+        finally:
+            _goes_on(None)
+
+
+@contextlib.contextmanager
+def _stages(names: Sequence[str]) -> Iterator[Callable[[str, float, str], None]]:
     if _json:
         told: dict[str, float] = {}
 

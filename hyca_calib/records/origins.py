@@ -19,6 +19,11 @@ class Announced(BaseModel, frozen=True):
     dtype: str
     batch: int
 
+    def beside(self, seconds: float, elsewhere: str = "") -> str:
+        """What was announced, where if that is elsewhere, and what a sample took."""
+        off = 100 * (seconds / self.seconds - 1)
+        return f"announced {self.seconds:.3g} s a sample{elsewhere}; measured {seconds:.3g} s ({off:+.1f} %)"
+
 
 def announced_in(provenance: Mapping[str, Any]) -> Announced | None:
     """That of a plan; None if it announces nothing."""

@@ -96,7 +96,7 @@ def evolve_taps(
     with (task.course or Alike)(task, False) as course, torch.no_grad():
         for generation in itertools.count():
             known, done = generation < len(lived.values), share(generation)
-            due, mean = math.floor(done * settings.evaluations), _parameters(task, optimizer.mean)
+            due, mean = math.floor(done * settings.evaluations), moved_alike(task, optimizer.mean)
             if generation not in lived.judged and not known and due > judged:
                 course.follow(task.expand(mean))
                 lived.judged[generation] = course.error()
@@ -126,14 +126,14 @@ def evolve_taps(
     return best.cpu(), account
 
 
-def _parameters(task: RefinementTask, vector: Array) -> Tensor:
+def moved_alike(task: RefinementTask, vector: Array) -> Tensor:
     """One number for every tap of every row, as parameters: the same for all groups and channels."""
     rows = torch.from_numpy(vector).float().reshape(task.start.shape[:2])
     return task.start + rows[..., None].to(task.start.device)
 
 
 def _value(course: Course, task: RefinementTask, member: Array, chosen: list[int]) -> float:
-    course.follow(task.expand(_parameters(task, member)))
+    course.follow(task.expand(moved_alike(task, member)))
     found = float(course.loss(chosen))
     return math.inf if math.isnan(found) else found
 

@@ -71,6 +71,8 @@ class Refinement:
         evaluations: how often the select split is rolled out on the way; of a slow model less often.
         memory_share: share of the free memory that activations may take; beyond, every network call
             is checkpointed and computed twice.
+        size: arguments of the pipeline's call of which gradients are taken, where that is as good; else those of
+            the samples. See `hyca_calib.search.smaller`.
     """
 
     minutes: float = 5.0
@@ -79,6 +81,7 @@ class Refinement:
     lr: float = 0.03
     evaluations: int = 12
     memory_share: float = 0.4
+    size: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

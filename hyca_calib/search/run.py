@@ -25,6 +25,7 @@ from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.rollout_search import search_by_rollouts
 from hyca_calib.search.rows import with_taps
 from hyca_calib.search.shared_rollouts import SharedRollouts
+from hyca_calib.search.smaller import smaller
 from hyca_calib.search.solver_table import solver_label
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
@@ -214,7 +215,11 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
         def tell(share: float, psnr: float) -> None:
             run.on_progress("refine", share, _told(psnr))
 
+        told = dict[str, Any]()
+        if options.refinement.size:
+            task, told = smaller(task, options.refinement, options.seed)
         theta, account = refine_somehow(task, options.refinement, run.study, options.seed, tell)
+        account = {**told, **account}
         section = with_taps(section, expand(theta).double().numpy())
     return judged(pipe, problem, section), account
 

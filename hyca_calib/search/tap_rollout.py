@@ -23,7 +23,7 @@ from hyca_runtime.calls import CallResolver
 from hyca_runtime.chunk_calls import ChunkCalls
 from hyca_runtime.chunk_parts import ChunkCutter, WholeCalls
 from hyca_runtime.combine import split_weights, weighted_sum
-from hyca_runtime.errors import HycaError
+from hyca_runtime.errors import HycaError, PlanMismatchError
 from hyca_runtime.feature import Feature, widths
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY
@@ -132,7 +132,7 @@ class TapRollout:
         if call.progress == "begins":
             self._histories = {key: of for key, of in self._histories.items() if chunk and key[2] < chunk}
         if track.off_grid:
-            raise RuntimeError(f"the pipeline left the plan's time grid: {track.off_grid}")
+            raise PlanMismatchError(f"the pipeline left the plan's time grid: {track.off_grid}")
         step, labels = int(track.position), stacked_labels(call.branch, self._section.stacked)
         actions = [self._section.schedule.actions(label)[step] for label in labels]
         if len(set(actions)) == 1:

@@ -134,6 +134,11 @@ def test_peak_memory() -> None:
     with peak_memory(torch.device("cpu")) as after:
         pass
     assert after.bytes is None or after.bytes < 2**23
+    with peak_memory(torch.device("cpu")) as outer:
+        torch.ones(2**24).add_(1)
+        with peak_memory(torch.device("cpu")) as inner:
+            torch.ones(2**22).add_(1)
+    assert outer.bytes is None or (0.9 * 2**26 < outer.bytes < 2**27 and 0.9 * 2**24 < (inner.bytes or 0) < 2**25)
 
 
 @pytest.mark.parametrize("model", ["demo", "demo-class", "demo-video"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from hyca_calib.commands.announced import Announcement, StageWork, announced, fi
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.commands.calibrating import Calibrated, calibrate_pipe
 from hyca_calib.commands.describing import describe
+from hyca_calib.commands.spending import Spent, read_spending, spending, told_spending
 from hyca_calib.pipelines.builtin_prompts import builtin_prompts
 from hyca_calib.pipelines.threads import best_threads, timed_threads
 from hyca_calib.quality.evaluate import Evaluation
+from hyca_calib.records.console import stages
 from hyca_calib.search.effort import EFFORTS, Effort
+from hyca_calib.search.smaller import LEAST_RANK
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace import timed_model
+from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError
 
 ASKED = (*MODEL, "--steps", "14", "--budget", "3x", "--threads", "1")
@@ -57,6 +62,10 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_been(folder: Path) -> N
     whole = run(*SMALL, "--out", "whole")
     assert whole.exit_code == 0, whole.output
     assert whole.stdout == "whole/plan.json\n"
+    told, spent = describe("whole"), read_spending(Path("whole"))
+    assert {"trace", "probe", "tune", "confirm", "refine", "evaluate", "report"} <= set(spent)
+    for stage in (*spent, "in all"):
+        assert re.search(r"^[\d.]+ s, announced .+ %\); host .+, announced .+ %\)$", told[f"{stage}: took"]), stage
     for victim in ("manifest.json", "refine.safetensors", "evaluation.json", "report.html"):
         process = forked().Process(target=small_calibration, args=(folder, victim, *ASKED, "--out", "killed"))
         process.start()
@@ -92,6 +101,8 @@ def test_a_dry_run_tells_and_writes_nothing(folder: Path) -> None:
         (("--budget", "100x"), "cannot be met"),
         (("--budget", "banana"), "banana"),
         (("--effort", "heroic"), "heroic"),
+        (("--refine-at", "num_frames=8"), "takes no num_frames"),
+        (("--refine-at", "0.5"), "expected height, width, num_frames with numbers"),
         (("--out", "."), "is not empty and holds no calibration"),
     ],
 )
@@ -139,6 +150,19 @@ def test_as_many_calls_are_made_as_were_announced(folder: Path, monkeypatch: pyt
     assert sum(calls) == pytest.approx(sum(work.calls for work in told[-1].stages), rel=0.2)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_it_may_refine_through_smaller_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyca_calib.commands.searching.report", lambda *_: None)  # pages have tests of their own
+    done = run(*SMALL, "--prompts", "prompts.txt", "--refine-at", "height=8,width=8")
+    assert done.exit_code == 0, done.output
+    told = load_plan(OUT / "plan.json").provenance["refinement"]
+    assert told["size"] == {"height": 8, "width": 8}
+    assert ("full_size_because" in told) == (told["rank_correlation"] < LEAST_RANK)
+    refused = run(*SMALL, "--prompts", "prompts.txt")
+    assert refused.exit_code == 2
+    assert "holds a calibration with another refine_at" in " ".join(refused.stderr.split())
+
+
 def test_several_processes_are_sent_to_the_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
@@ -168,6 +192,23 @@ def test_a_network_without_room_for_its_gradient_is_announced_as_computed_twice(
     assert "by evolution" not in done.stderr
     monkeypatch.setattr(timed_model, "_with_gradient", full)
     assert "taps will be refined by evolution" in run(*SMALL, "--prompts", "prompts.txt", "--dry-run").stderr
+
+
+def test_what_was_spent_stands_beside_what_was_announced(tmp_path: Path) -> None:
+    works = [StageWork(name, 1, 1, 10.0, 0, 2**30) for name in ("trace", "refine 2x", "refine 3x")]
+    for _ in range(2):  # of a calibration that goes on
+        with spending(tmp_path, torch.device("cpu")), stages() as tell:
+            tell("trace", 0.0, "")
+            tell("refine", 0.0, "")
+            tell("refine", 1.0, "")
+    assert [*read_spending(tmp_path)] == ["trace", "refine"]
+    spent = {"refine": Spent(25.0, 0, 2**29), "trace": Spent(5.0, 0, 2**29)}
+    assert told_spending(Announcement(tuple(works)), spent) == {
+        "trace: took": "5 s, announced 10 s (-50 %); host 512.0 MiB, announced 1.0 GiB (-50 %)",
+        "refine: took": "25 s, announced 20 s (+25 %); host 512.0 MiB, announced 1.0 GiB (-50 %)",
+        "in all: took": "30 s, announced 30 s (+0 %); host 512.0 MiB, announced 1.0 GiB (-50 %)",
+    }
+    assert told_spending(Announcement(tuple(works)), {}) == {}
 
 
 def test_a_cut_is_no_deeper_than_it_must_be() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from plans import make_plan
 from processes import SMALL_EFFORT
 
 from hyca_calib.commands import few_steps
+from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.effort import EFFORTS
@@ -55,6 +57,17 @@ def test_long_runs_and_points_that_are_asked_for_are_left_alone() -> None:
     assert few_steps.palette_of(pipe, CalibrateOptions(steps=13), workload) is None
     assert few_steps.palette_of(pipe, CalibrateOptions(steps=8, point="output"), workload) is None
     assert few_steps.palette_of(pipe, CalibrateOptions(steps=8), workload) == "trunk,behind:1,behind:2,behind:3"
+
+
+def test_a_bench_of_few_steps_looks_behind_first_blocks() -> None:
+    options, workload = BenchOptions(budgets="1.5x", model=MODEL[1]), Workload(tiny.prompts(), 14, 8)
+    points = few_steps.of_few_steps(options, workload).points
+    assert points == ["trunk", "behind:1", "behind:2", "behind:3"]
+    assert few_steps.palette_in(points) == "trunk,behind:1,behind:2,behind:3"
+    assert few_steps.palette_in(["trunk", "trunk:residual"]) is None
+    for other in (BenchOptions(), BenchOptions(budgets="1.5x", points=["output"])):
+        assert few_steps.of_few_steps(other, workload) is other
+    assert few_steps.of_few_steps(options, replace(workload, num_steps=50)) is options
 
 
 def test_a_network_without_such_points_computes_whole_steps(

@@ -13,7 +13,13 @@ import pytest
 
 from hyca_calib.bench.documents.blocks import BLOCK, RENDERERS, documents, publish, rendered
 from hyca_calib.bench.documents.running_costs import demo_sentence, runtime_sentence, runtime_tables
-from hyca_calib.bench.documents.standing import benches_below, families_table, gains_table, standing_list
+from hyca_calib.bench.documents.standing import (
+    benches_below,
+    families_table,
+    few_steps_table,
+    gains_table,
+    standing_list,
+)
 from hyca_calib.bench.equivalence import Outcome
 from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.picture_quality import PictureQuality
@@ -216,6 +222,26 @@ def test_results_without_code_and_day_are_not_shown(root: Path) -> None:
     for render in (gains_table, standing_list, families_table):
         assert "the results of `two` say neither commit nor day" in " ".join(render(root).split())
         assert not re.search(r"\d", render(root))
+
+
+def test_few_steps_have_a_table_of_their_own(root: Path) -> None:
+    before, made = gains_table(root), root / "studies" / "bench" / "few"
+    found = bench(
+        row("HyCa plan 1.1x", "HyCa", 1.1, at(60.0), ours=True),
+        row("HyCa plan 1.6x", "HyCa", 1.6, at(50.0), ours=True),
+        row("Cache 1", "Cache", 1.05, at(58.0)),
+        row("Cache that never acts", "Cache", 1.0, at(150.0)),
+        row("Cache 2", "Cache", 1.55, at(49.0)),
+        row("fewer steps 5", "fewer steps", 1.6, at(52.0)),
+    )
+    workload = found.facts.workload.model_copy(update={"num_steps": 8})
+    made.mkdir()
+    replace(found, facts=found.facts.model_copy(update={"workload": workload})).write(made)
+    assert gains_table(root) == before, "long runs are as they were"
+    first, second = (line for line in few_steps_table(root).splitlines() if line.startswith("| few"))
+    assert "| 58.0, Cache 1 (1.05x) | +2.0 (+2.0 to +2.0) | none |  | something |" in first
+    assert "| 49.0, Cache 2 (1.55x) | +1.0 (" in second
+    assert second.endswith("| 52.0, fewer steps 5 (1.60x) | -2.0 (-2.0 to -2.0) | nothing can be gained here |")
 
 
 def test_families_say_what_was_tried(root: Path) -> None:

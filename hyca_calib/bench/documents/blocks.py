@@ -16,7 +16,13 @@ from pathlib import Path
 from hyca_calib.bench.documents.coverage_table import coverage_table
 from hyca_calib.bench.documents.preset_tables import presets_section
 from hyca_calib.bench.documents.running_costs import demo_sentence, runtime_sentence, runtime_tables
-from hyca_calib.bench.documents.standing import families_table, gains_table, rules_sentence, standing_list
+from hyca_calib.bench.documents.standing import (
+    families_table,
+    few_steps_table,
+    gains_table,
+    rules_sentence,
+    standing_list,
+)
 from hyca_calib.bench.documents.starter_table import starter_table
 from hyca_calib.records.atomic import write_text
 from hyca_runtime.errors import StudyError
@@ -28,6 +34,7 @@ RENDERERS: dict[str, Callable[[Path], str]] = {
     "gains": gains_table,
     "standing": standing_list,
     "families": families_table,
+    "few-steps": few_steps_table,
     "rules": rules_sentence,
     "presets": presets_section,
     "coverage": coverage_table,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 
+from hyca_calib.baselines.samplers import SAMPLERS
 from hyca_calib.bench.choice import SPARING
 from hyca_calib.bench.documents.markdown import lead_cells, listed, made_with, signed, table, wrapped
 from hyca_calib.bench.equivalence import OUTCOMES
@@ -13,6 +14,7 @@ from hyca_calib.bench.lead import Lead, lead
 from hyca_calib.bench.picture_quality import PictureQuality
 from hyca_calib.bench.results import FULL, OURS, RESULTS, Bench, read_bench
 from hyca_calib.costs.same_cost import MORE, SAME_COST
+from hyca_calib.search.options import FEW_STEPS
 
 GOAL_DB, GOAL_AT = 6.0, ("3x", "5x")
 """How far ahead of everything that costs more we set out to be, and at which budgets."""
@@ -45,17 +47,18 @@ class PlanStanding:
         return f"`{self.model}` at {self.budget}"
 
 
-def benches_below(root: Path) -> Benches:
-    """Every model's results below the root of the repository."""
-    return {path.parent.name: read_bench(path) for path in sorted((root / "studies" / "bench").glob(f"*/{RESULTS}"))}
+def benches_below(root: Path, few_steps: bool = False) -> Benches:
+    """Every model's results below the root of the repository, of long runs or of few steps."""
+    found = {path.parent.name: read_bench(path) for path in sorted((root / "studies" / "bench").glob(f"*/{RESULTS}"))}
+    return {name: of for name, of in found.items() if (of.facts.workload.num_steps <= FEW_STEPS) == few_steps}
 
 
-def _of_results(render: Callable[[Benches], str]) -> Callable[[Path], str]:
+def _of_results(render: Callable[[Benches], str], few_steps: bool = False) -> Callable[[Path], str]:
     """A function of the root folder that renders its results, or says why no figures are shown."""
 
     @wraps(render)
     def rendered(root: Path) -> str:
-        benches = benches_below(root)
+        benches = benches_below(root, few_steps)
         unknown = [f"`{model}`" for model, bench in benches.items() if not bench.facts.known]
         if benches and not unknown:
             return render(benches)
@@ -109,6 +112,30 @@ def families_table(benches: Benches) -> str:
         for name in names
     ]
     return table(["family", "source", *told], "ll" + "r" * len(told), lines)
+
+
+def _few_steps_table(benches: Benches) -> str:
+    """Plans of runs of few steps beside caches and beside fewer steps, and whether anything is gained."""
+    head = ["model, budget", "FLOPs ratio", "HyCa, dB", "best cache at this cost", "ahead by"]
+    head += ["fewer steps at this cost", "ahead by", "what is gained"]
+    lines = []
+    for plan in _standings(benches):
+        bench = benches[plan.model]
+        sides = [[row for row in bench.rows if (row.family in SAMPLERS) == own] for own in (False, True)]
+        found = [lead(plan.ours, rows, bench.groups, MORE) for rows in sides]
+        cells = [f"{plan.model}, {plan.budget}", f"{plan.ours.flops_ratio:.2f}x", f"**{plan.ours.agreement_db:.1f}**"]
+        lines.append([*cells, *(cell for over in found for cell in lead_cells(over, 1)), _gained(found)])
+    return f"{table(head, 'lrrlrlrl', lines)}\n\n{wrapped(_sources(benches))}"
+
+
+few_steps_table = _of_results(_few_steps_table, few_steps=True)
+
+
+def _gained(found: Sequence[Lead | None]) -> str:
+    faced = [over for over in found if over]
+    if any(over.high < 0 for over in faced):
+        return "nothing can be gained here"
+    return "something" if faced and all(over.low > 0 for over in faced) else "not decided"
 
 
 def rules_sentence(root: Path) -> str:  # noqa: ARG001  (of no file: the rules are the code's)

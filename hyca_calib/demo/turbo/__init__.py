@@ -1,0 +1,1 @@
+"""``--model demo-turbo``: the emoji model in eight steps, distilled by `studies.training.emoji.distil`."""
