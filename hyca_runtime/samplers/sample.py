@@ -47,8 +47,7 @@ def sample_chords(
         session: of a plan that is applied to the pipeline, with ``on_mismatch`` "compute" or "adapt": every lane
             follows it with features of its own. A lane begins without any, so its first calls are computed.
         plans: what each lane follows instead, None to compute; for the points of the session.
-        histories: what a lane that is corrected does with its features, see `Histories`; they are "carried" within one
-            process only.
+        histories: what a lane that is corrected does with its features, see `Histories`; "carried" in one process only.
         on_hit: told every finished sample while the others go on; on ranks, each tells its own process.
         on_call: told the lane of every evaluation, what it was of, and what came of it.
         call: arguments of the pipeline's call.
