@@ -58,8 +58,8 @@ def lanes_beside(pipe: Pipeline, trace: Trace, plan: Plan, devices: int, batch: 
     select = Bench.of(pipe, workload.of("select")[:WATCHED], workload.num_steps, batch)
     made = provenance(str(device_of(pipe)))
     facts = {"weights": trace.attributes.model.weights_digest, "workload": workload.describe().model_dump()}
-    facts |= {"batch": batch, "device": made.device, "versions": versions()}
-    search = LaneSearch(Problem(trace), Notebook(out, facts), select)
+    told = {**facts, "batch": batch, "device": made.device, "versions": versions()}
+    search = LaneSearch(Problem(trace), Notebook(out, told), select)
     best = best_of(list(search.confirmed(wall, range(2, devices + 1))), wall.evaluations, range(2, devices + 1))
     if best is None:
         raise WorkloadError(f"{plan.name} computes {wall.evaluations:g} steps, too few for several lanes to begin")

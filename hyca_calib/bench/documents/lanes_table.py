@@ -9,7 +9,7 @@ from typing import get_args
 
 from hyca_calib.bench.documents.markdown import listed, made_with, table, wrapped
 from hyca_calib.bench.preset_results import worst_tenth
-from hyca_calib.lanes.choosing import best_of, ways_of
+from hyca_calib.lanes.choosing import best_of
 from hyca_calib.lanes.measure import Kind, LaneRow
 from hyca_calib.lanes.results import LANES_PICTURE, LANES_RESULTS, LanesTable, read_lanes
 from hyca_calib.quality.metrics import interval
@@ -77,7 +77,7 @@ def _levels(found: LanesTable) -> Iterator[str]:
         if not passes:
             continue
         told = [f"{NAMES[kind]} {f'on {passes[kind]}' if kind in passes else 'never'}" for kind in NAMES]
-        yield f"At {level} dB: computed passes of {listed(told)}.{_verdict(passes)}"
+        yield f"At {level} dB, the fewest computed passes measured: {listed(told)}.{_verdict(passes)}"
 
 
 def _verdict(passes: dict[Kind, int]) -> str:
@@ -122,7 +122,8 @@ def _by_lane(row: LaneRow) -> int:
 
 def _histories(found: LanesTable) -> Iterator[str]:
     """On the select split: what became of features at corrections, and what was chosen of how many lanes."""
-    several = [one for one in found.confirmed if len(ways_of(one.proposed)) > 1]
+    otherwise = {(one.wall, one.proposed) for one in found.confirmed if one.histories != "kept"}
+    several = [one for one in found.confirmed if (one.wall, one.proposed) in otherwise]  # of these there are all ways
     if several:
         told = [
             f"{histories} {fmean(r.mean_db for r in rows):.1f} dB on {fmean(r.computed_passes for r in rows):.1f}"
@@ -130,8 +131,8 @@ def _histories(found: LanesTable) -> Iterator[str]:
             if (rows := [one.row for one in several if one.histories == histories])
         ]
         yield (
-            "Features of lanes that are corrected, with computed passes, in the mean over all lanes with plans that "
-            f"were rolled out on the select split: {listed(told)}."
+            "Features of lanes that are corrected, with computed passes, in the mean over the same lanes with plans "
+            f"on the select split, the best of each wall: {listed(told)}."
         )
     counts = sorted({len(one.proposed.starts) for one in found.confirmed})
     for wall in sorted({one.wall for one in found.confirmed}):
