@@ -284,6 +284,17 @@ class TestPlans:
         assert all(more > fewer for more, fewer in zip(dropped.computed[1:], kept.computed[1:], strict=True))
         assert not torch.equal(kept.hits[1].latents, dropped.hits[1].latents)
 
+    def test_a_corrected_lane_may_carry_its_features_over(self, pipe: EmojiPipeline) -> None:
+        """Where it computed a step that the slower lane comes to; nothing more is computed for it."""
+        plan = make_plan(pipe.transformer, range(0, 12, 4), solvers=(Hold(),))
+        with apply_plan(pipe, plan, "adapt") as session:
+            kept, carried = (
+                lanes(pipe, (0, 2), stop=ALL, session=session, histories=histories) for histories in ("kept", "carried")
+            )
+        assert carried.computed == kept.computed
+        assert torch.equal(carried.hits[-1].latents, kept.hits[-1].latents)  # never corrected
+        assert not torch.equal(carried.hits[1].latents, kept.hits[1].latents)
+
     def test_each_lane_may_follow_a_plan_of_its_own(self, pipe: EmojiPipeline) -> None:
         plan, often = (make_plan(pipe.transformer, s, solvers=(Hold(),)) for s in ((0, 4, 8), range(0, 12, 2)))
         with apply_plan(pipe, plan, "adapt") as session:
@@ -307,7 +318,7 @@ class TestPlans:
                 lanes(pipe, session=session, where="one batch")
             with pytest.raises(SamplerError, match="expected one for each of 4 lanes, and a session"):
                 lanes(pipe, session=session, plans=(plan,))
-            with pytest.raises(SamplerError, match="expected 'kept' or 'dropped'"):
+            with pytest.raises(SamplerError, match="expected one of 'kept', 'dropped', 'carried', got 'lost'"):
                 lanes(pipe, session=session, histories="lost")
             with pytest.raises(SamplerError, match="expected 'one after another', 'one batch' or 'ranks'"):
                 lanes(pipe, where="elsewhere")
