@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from hyca_runtime.errors import CertificateError, PrecisionWarning
+from hyca_runtime.errors import CertificateError, PrecisionWarning, WorkloadError
 from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.noise_gain import noise_gain_db
@@ -83,7 +83,8 @@ def warn_of_rounding(name: str, sections: Iterable[NetworkPlan], networks: Mappi
     """
     sections = tuple(sections)
     for section in sections:
-        found, stored = valid_certificate(section, sections), precision_of(networks[section.component])
+        found = valid_certificate(section, sections)
+        stored = "" if found is None else _stored(networks[section.component])
         if found is None or stored == found.dtype or not is_rounded(stored):
             continue
         gain = noise_gain_db(section)
@@ -95,6 +96,14 @@ def warn_of_rounding(name: str, sections: Iterable[NetworkPlan], networks: Mappi
             stacklevel=2,
         )
         return
+
+
+def _stored(module: nn.Module) -> str:
+    """In which numbers the weights are; "" of weights that are elsewhere now."""
+    try:
+        return precision_of(module)
+    except WorkloadError:
+        return ""
 
 
 def _expected(gain: float) -> str:

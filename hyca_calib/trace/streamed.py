@@ -115,8 +115,9 @@ class StreamedCalls:
         times = getattr(scheduler, "timesteps", None)
         if self.frames < 2 or not isinstance(times, Tensor):
             raise TraceError(
-                "frames with a time of their own each cannot be traced but in blocks, over which the network's "
-                "attention is causal; call it with causal_block_size, or trace where all frames have one time"
+                "frames with a time of their own each cannot be traced: expected blocks of two frames or more that "
+                f"share one, over which attention is causal, got {self.frames}; call it with causal_block_size, or "
+                "trace where all frames have one time"
             )
         cutter = ChunkCutter(self._network, Chunking(frames=self.frames), [])
         grid, parts, found = times.double().cpu(), cutter.cut(args, kwargs), list[Piece]()

@@ -31,6 +31,8 @@ SAMPLES = 4
 EASIER = ((2, 2, 6), (2, 4, 8), (2, 8, 16), (2, 32, 64))
 """Warm-up, first and longest interval, for budgets beyond what the first ones allow."""
 
+NETWORK_OUTPUT = parse_point("output")
+
 
 @dataclass(frozen=True)
 class MixCache(Rule):
@@ -44,6 +46,7 @@ class MixCache(Rule):
         lacks: why one is not to be had.
         impact: of all that are, see `MixedGranularity`; one is worth as much as another until fitted.
         warmup, initial, longest: leading steps that are computed, and the interval between computed steps.
+        output: the network's, as the trace has it if it does.
     """
 
     span: str
@@ -55,6 +58,7 @@ class MixCache(Rule):
     warmup: int = 4
     initial: int = 2
     longest: int = 6
+    output: CachePoint = NETWORK_OUTPUT
     preset: ClassVar[str] = MIXCACHE
 
     @classmethod
@@ -72,7 +76,8 @@ class MixCache(Rule):
         finer = {BRANCH: leader is not None, BLOCK: bool(span)}
         there = [granularity for granularity, has in finer.items() if has]
         chosen = [there, *([one] for one in there if len(there) > 1), *([[]] if there else [])]
-        return tuple(cls(span, leader, followers, (STEP, *uses), tuple(lacks)) for uses in chosen)
+        output = next((point for point in trace.points if point.kind == "output"), NETWORK_OUTPUT)
+        return tuple(cls(span, leader, followers, (STEP, *uses), tuple(lacks), output=output) for uses in chosen)
 
     @property
     def probes(self) -> int:
@@ -101,8 +106,7 @@ class MixCache(Rule):
     @property
     def _there(self) -> Mapping[str, CachePoint]:
         """The point of each granularity that is to be had."""
-        output = parse_point("output")
-        found = {STEP: output, **({} if self.leader is None else {BRANCH: output})}
+        found = {STEP: self.output, **({} if self.leader is None else {BRANCH: self.output})}
         return {**found, **({BLOCK: parse_point(f"span:{self.span}:residual")} if self.span else {})}
 
     @property
