@@ -19,7 +19,7 @@ from hyca_runtime.complaints import Complain
 from hyca_runtime.decisions import Decisions, asked
 from hyca_runtime.doing import NOTHING, Apart, Doing, Later
 from hyca_runtime.lane import Lane
-from hyca_runtime.lanes import Lanes
+from hyca_runtime.lanes import Lanes, carry
 from hyca_runtime.on_the_way import places_on_the_way
 from hyca_runtime.stacked import joined
 
@@ -92,6 +92,14 @@ class Executor:
         """Forget the features of the calling lane, in the midst of a run."""
         for _, lane in self.lanes_of(own=True):
             lane.forget(cause)
+
+    def carry(self, lane: int, step: int) -> None:
+        """Move the features of the calling lane, see `Session.carry`."""
+        own = self.lanes_of(own=True)
+        with self.saying(lane=lane):
+            others = self.lanes_of(own=True)
+        for (_, mine), (_, better) in zip(own, others, strict=False):
+            carry(mine, better, step)
 
     def remove(self) -> None:
         """Restore the network and release all memory."""

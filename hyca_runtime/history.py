@@ -76,6 +76,23 @@ class History:
         self.learnt.clear()
         return starts
 
+    def carry(self, position: float, better: History) -> bool:
+        """Move the feature of a position, and all newer ones, by what `better` has there beside it.
+
+        Returns:
+            Whether both have one there, of the same shapes.
+        """
+        if self._likes != better._likes or not {position} <= {*self._positions} & {*better._positions}:
+            return False
+        place, there = self._positions.index(position), better.features[better.positions.index(position)]
+        moved = self.features[: place + 1]
+        shifts = [theirs - mine for theirs, mine in zip(there, moved[-1], strict=True)]
+        for feature in moved:
+            for part, shift in zip(feature, shifts, strict=True):
+                part.add_(shift)
+        self.learnt.clear()
+        return True
+
     def keep_last(self, feature: Feature) -> None:
         """Cut the features to their last tokens, as many as `feature` has: before them lie those of a filled cache."""
         if not self._likes or len(feature) != len(self._buffers):

@@ -60,3 +60,11 @@ class Lanes:
         mine = self.number()
         for key in [key for key in self._lanes if key[0] == mine or not own]:
             self._lanes.pop(key, None)
+
+
+def carry(lane: Lane, better: Lane, position: float) -> None:
+    """Move the features of a lane since a position by what another one has there beside them, where both have some."""
+    for key in lane.streams.keys() & better.streams.keys():
+        histories, others = lane.streams[key].histories, better.streams[key].histories
+        for name in histories.keys() & others.keys():
+            histories[name].carry(position, others[name])

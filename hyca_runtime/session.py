@@ -176,6 +176,14 @@ class Session:
         for executor in self._executors.values():
             executor.forget(cause)
 
+    def carry(self, lane: int, step: int) -> None:
+        """Move the features of the calling lane since a step by what another lane of the thread has there beside them.
+
+        Nothing where one of them has not computed that step, or remembers it no more.
+        """
+        for executor in self._executors.values():
+            executor.carry(lane, step)
+
     def remove(self) -> None:
         """Restore the networks exactly and release all memory. A second call does nothing.
 

@@ -11,7 +11,6 @@ from hyca_calib.cli import (
     describing,
     doctor,
     elsewhere,
-    laning,
     plans,
     publishing,
     searching,
@@ -48,7 +47,6 @@ for function in (
     doctor.doctor,
     benching.bench,
     benching.solvers,
-    laning.lanes,
 ):
     app.command()(function)
 for function in (elsewhere.models, elsewhere.reproduce):

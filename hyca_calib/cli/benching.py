@@ -13,10 +13,11 @@ from hyca_calib.records.console import say
 @command
 def bench(
     what: Annotated[
-        Literal["plans", "presets", "coverage", "runtime"],
+        Literal["plans", "presets", "lanes", "coverage", "runtime"],
         typer.Argument(
             help="plans: pictures, FLOPs and time against rivals. presets: every published recipe of search at every "
-            "budget, beside searched plans. coverage: whether bounds for new samples hold. runtime: what the runtime "
+            "budget, beside searched plans. lanes: several devices for one sample, with plans "
+            "and without. coverage: whether bounds for new samples hold. runtime: what the runtime "
             "itself costs."
         ),
     ] = "plans",
@@ -43,18 +44,22 @@ def bench(
 
     Example: [b]python -m hyca_calib bench presets --model demo-class --trace traces/demo-class-trunk-50.zarr[/]
 
+    Example: [b]python -m hyca_calib bench lanes --model demo --trace traces/demo-trunk-50.zarr --lanes 4 --wall 6,10[/]
+
     Example: [b]python -m hyca_calib bench coverage --model demo --plan studies/bench/demo/5x.plan.json[/]
 
     Example: [b]python -m hyca_calib bench runtime[/]
     """
     from hyca_calib.bench.documents.blocks import publish as publish_figures
-    from hyca_calib.commands import bench_coverage, bench_presets, benching
+    from hyca_calib.commands import bench_coverage, bench_lanes, bench_presets, benching
 
     if publish:
         for path in publish_figures(Path.cwd()):
             print(path)
     elif what == "runtime":
         print(benching.bench_runtime(options))
+    elif what == "lanes":
+        print(bench_lanes.bench_lanes(options))
     elif what == "coverage":
         print(bench_coverage.bench_coverage(options))
     elif what == "presets":

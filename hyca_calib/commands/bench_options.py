@@ -67,6 +67,15 @@ class BenchOptions:
         int | None,
         typer.Option(min=1, help="Most settings of a family. Default: until the best at every cost lie inside."),
     ] = None
+    lanes: Annotated[
+        str | None, typer.Option(help="Of lanes: devices; several are compared. Published: 4, 6, 8. Default: 4.")
+    ] = None
+    walls: Annotated[
+        str | None,
+        typer.Option(
+            "--wall", help="Of lanes: computed passes that lanes and plans are searched for together. Default: 6,10,16."
+        ),
+    ] = None
     out: Annotated[
         Path | None,
         typer.Option(

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from hyca_calib.lanes.aligned import aligned_plans, heavy_passes
 from hyca_calib.pipelines.contract import takes
 from hyca_calib.pipelines.outputs import samples_of
 from hyca_calib.pipelines.pipeline import Pipeline
@@ -18,7 +17,11 @@ from hyca_calib.pipelines.workload import Job, batches, merge_calls
 from hyca_calib.quality.metrics import agreement
 from hyca_runtime import Plan, apply_plan
 from hyca_runtime.errors import WorkloadError
-from hyca_runtime.samplers import AfterHits, Lanes, LanesRun, sample_chords
+from hyca_runtime.samplers import AfterHits, Hit, Lanes, LanesRun, sample_chords
+from hyca_runtime.samplers.following import Histories
+
+Kind = Literal["fewer steps", "lanes", "plan", "both"]
+"""The sampler alone, lanes that compute all, plans alone, plans in lanes."""
 
 
 class LaneRow(BaseModel, frozen=True):
@@ -26,6 +29,7 @@ class LaneRow(BaseModel, frozen=True):
 
     Attributes:
         way: in words.
+        lane: whose sample it is, counted from 0, the slow one.
         starts: of its lanes; one lane is a sampler alone.
         passes: evaluations one after another.
         computed_passes: those on which any lane computes the network; of no plan all.
@@ -34,8 +38,10 @@ class LaneRow(BaseModel, frozen=True):
         best: whether nothing that computes on as many passes or fewer agrees better.
     """
 
+    kind: Kind
     way: str
     starts: tuple[int, ...]
+    lane: int
     passes: int
     computed_passes: int
     calls: int
@@ -71,19 +77,22 @@ class Bench:
 
     def fewer_steps(self, steps: int) -> LaneRow:
         """The sampler alone, with other steps."""
-        return self._alone("fewer steps", steps, steps, sample_clips(self.pipe, self.jobs, steps, self.batch)[0])
+        samples = sample_clips(self.pipe, self.jobs, steps, self.batch)[0]
+        return self._alone("fewer steps", "fewer steps", steps, steps, samples)
 
     def plan_alone(self, plan: Plan, way: str) -> LaneRow:
         """The sampler under a plan."""
         with followed(self.pipe, plan) as session:
             samples = sample_clips(self.pipe, self.jobs, self.num_steps, self.batch)[0]
             computed = session.report().computed
-        return self._alone(way, self.num_steps, computed, samples)
+        return self._alone("plan", way, self.num_steps, computed, samples)
 
-    def _alone(self, way: str, steps: int, computed: int, samples: Tensor) -> LaneRow:
+    def _alone(self, kind: Kind, way: str, steps: int, computed: int, samples: Tensor) -> LaneRow:
         return LaneRow(
+            kind=kind,
             way=way,
             starts=(0,),
+            lane=0,
             passes=steps,
             computed_passes=computed,
             calls=steps,
@@ -91,48 +100,40 @@ class Bench:
             db=self._db(samples),
         )
 
-    def lanes(self, way: str, lanes: Lanes) -> list[LaneRow]:
-        """Lanes without a plan, up to every finished sample."""
-        return self._rows(way, lanes, {})
+    def lanes(self, way: str, lanes: Lanes, hits: int | None = None) -> tuple[LaneRow, ...]:
+        """Lanes without a plan, of every sample that so many finish; of all by default."""
+        return self._rows("lanes", way, lanes, {"stop": AfterHits(hits)})
 
-    def plan_in_lanes(self, plan: Plan, lanes: Lanes, way: str) -> list[LaneRow]:
-        """Lanes that each follow the plan at its own steps."""
-        with apply_plan(self.pipe, plan, "adapt") as session:
-            return self._rows(way, lanes, {"session": session})
+    def plans_in_lanes(
+        self, way: str, lanes: Lanes, plans: Sequence[Plan], histories: Histories = "kept", hits: int | None = 1
+    ) -> tuple[LaneRow, ...]:
+        """Lanes that each follow a plan; of every sample that so many finish."""
+        told = {"plans": plans, "histories": histories, "stop": AfterHits(hits)}
+        with apply_plan(self.pipe, plans[0], "adapt") as session:
+            return self._rows("both", way, lanes, {**told, "session": session})
 
-    def aligned(self, plan: Plan, lanes: Lanes, interval: int, way: str) -> Iterator[LaneRow]:
-        """Lanes that all compute in the same passes: at an interval alone, or also where one is corrected.
-
-        In the second case a corrected lane drops its features, which are of latents that it has no more.
-        """
-        for corrections, more in ((False, ""), (True, " and where corrected")):
-            plans = aligned_plans(plan, lanes, heavy_passes(lanes, interval, corrections))
-            told = {"plans": plans, "histories": "dropped" if corrections else "kept"}
-            with apply_plan(self.pipe, plans[0], "adapt") as session:
-                yield from self._rows(way + more, lanes, {**told, "session": session})
-
-    def _rows(self, way: str, lanes: Lanes, told: dict[str, Any]) -> list[LaneRow]:
+    def _rows(self, kind: Kind, way: str, lanes: Lanes, told: dict[str, Any]) -> tuple[LaneRow, ...]:
         drawn = list(self._drawn(lanes, told))
         run = drawn[0][0]
-        rows = []
-        for number, hit in enumerate(run.hits[1:], 1):
+
+        def row(number: int, hit: Hit) -> LaneRow:
             computed, passes = run.until(hit.passes)
-            samples = torch.cat([hits[number] for _, hits in drawn])
-            rows.append(
-                LaneRow(
-                    way=way,
-                    starts=lanes.starts,
-                    passes=hit.passes,
-                    computed_passes=len(passes),
-                    calls=sum(lanes.calls(hit.passes)),
-                    computed_calls=computed,
-                    db=self._db(samples),
-                )
+            return LaneRow(
+                kind=kind,
+                way=way,
+                starts=lanes.starts,
+                lane=hit.lane,
+                passes=hit.passes,
+                computed_passes=len(passes),
+                calls=sum(lanes.calls(hit.passes)),
+                computed_calls=computed,
+                db=self._db(torch.cat([hits[number] for _, hits in drawn])),
             )
-        return rows
+
+        return tuple(row(number, hit) for number, hit in enumerate(run.hits[1:]))
 
     def _drawn(self, lanes: Lanes, told: dict[str, Any]) -> Iterator[tuple[LanesRun, list[Tensor]]]:
-        """Of each batch the run of all lanes to their ends, and what all hits look like."""
+        """Of each batch the run, and what the samples of its lanes look like."""
         for group in batches(self.jobs, self.batch):
             call: dict[str, Any] = {
                 "num_inference_steps": self.num_steps,
@@ -140,8 +141,8 @@ class Bench:
                 "return_dict": False,
             }
             call |= told | merge_calls(group)
-            run = sample_chords(self.pipe, starts=lanes.starts, stop=AfterHits(None), **call)
-            yield run, [_decoded(self.pipe, group, hit.latents) for hit in run.hits]
+            run = sample_chords(self.pipe, starts=lanes.starts, **call)
+            yield run, [_decoded(self.pipe, group, hit.latents) for hit in run.hits[1:]]
 
 
 def _decoded(pipe: Pipeline, group: Sequence[Job], latents: Tensor) -> Tensor:
@@ -160,13 +161,3 @@ def _decoded(pipe: Pipeline, group: Sequence[Job], latents: Tensor) -> Tensor:
 
     call = {"num_inference_steps": 1, "output_type": "pt", "return_dict": False, "callback_on_step_end": replaced}
     return samples_of(pipe(**merge_calls(group), **call)[0], type(pipe).__name__).float().cpu()
-
-
-def with_best(rows: Sequence[LaneRow]) -> list[LaneRow]:
-    """The rows by computed passes, those marked that no other beats."""
-    ordered = sorted(rows, key=lambda row: (row.computed_passes, -row.mean_db))
-    found, highest = list[LaneRow](), float("-inf")
-    for row in ordered:
-        found.append(row.model_copy(update={"best": row.mean_db > highest}))
-        highest = max(highest, row.mean_db)
-    return found

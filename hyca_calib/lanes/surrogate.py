@@ -95,15 +95,15 @@ def surrogate_error(reaction: Reaction, lanes: Lanes, hits: int = 1) -> float:
 
 
 def _error(reaction: Reaction, slope: Array, lanes: Lanes, hits: int) -> float:
-    exact = _exact(reaction.sampler)
+    exact = exact_states(reaction.sampler)
     chords = Chords(lanes, reaction.sampler, exact[0], AfterHits(hits))
     while not chords.done:
-        chords.advance({lane: _said(slope, exact, core.step, core.latents) for lane, core in chords.live.items()})
+        chords.advance({lane: said(slope, exact, core.step, core.latents) for lane, core in chords.live.items()})
     wrong = (chords.result - exact[-1])[0].double().numpy()
     return float(wrong @ reaction.gram @ wrong)
 
 
-def _exact(sampler: SingleStep) -> list[Tensor]:
+def exact_states(sampler: SingleStep) -> list[Tensor]:
     """Coefficients of the states of the exact run ``(1, 1 + step)``."""
     basis = torch.eye(sampler.num_steps + 1, dtype=torch.float64)
     states = [basis[:1]]
@@ -112,7 +112,8 @@ def _exact(sampler: SingleStep) -> list[Tensor]:
     return states
 
 
-def _said(slope: Array, exact: Sequence[Tensor], step: int, state: Tensor) -> Tensor:
+def said(slope: Array, exact: Sequence[Tensor], step: int, state: Tensor) -> Tensor:
+    """What the network says of a state at a step, to first order."""
     said = float(slope[step]) * (state - exact[step])
     said[0, step + 1] += 1
     return said
@@ -130,7 +131,7 @@ def search_starts(reaction: Reaction, count: int, passes: int) -> Lanes:
     last = num_steps + count - 1 - passes
     if count < 2 or not count - 1 <= last < num_steps:
         raise SamplerError(f"{count} lanes of {num_steps} steps take {count} to {num_steps} passes, got {passes}")
-    starts = list(_first_guess(count, num_steps, last))
+    starts = list(first_guess(count, num_steps, last))
     best, moved = surrogate_error(reaction, Lanes(num_steps, tuple(starts))), True
     while moved:
         moved = False
@@ -142,7 +143,8 @@ def search_starts(reaction: Reaction, count: int, passes: int) -> Lanes:
     return Lanes(num_steps, tuple(starts))
 
 
-def _first_guess(count: int, num_steps: int, last: int) -> tuple[int, ...]:
+def first_guess(count: int, num_steps: int, last: int) -> tuple[int, ...]:
+    """Starts by the published rule, or evenly spaced where that has no room."""
     try:
         return ruled_starts(count, num_steps, last)
     except SamplerError:  # no room for halves

@@ -99,7 +99,8 @@ class Chords:
     Args:
         latents: initial noise.
         on_hit: told every finished sample.
-        on_correction: told the number of every lane that is corrected.
+        on_correction: told every lane that is corrected, the fast one first, and the step where it and the slower one
+            have both called the network.
         on_call: told the lane of every call, and the call.
     """
 
@@ -110,7 +111,7 @@ class Chords:
         latents: Tensor,
         stop: Stop,
         on_hit: Callable[[Hit], None] | None = None,
-        on_correction: Callable[[int], None] | None = None,
+        on_correction: Callable[[int, int], None] | None = None,
         on_call: Callable[[int, Called], None] | None = None,
     ) -> None:
         self.lanes, self.sampler, self._stop = lanes, sampler, stop
@@ -136,7 +137,8 @@ class Chords:
         if self._on_call is not None:
             for lane, call in called.items():
                 self._on_call(lane, call)
-        self.live = {lane: self._moved(lane, called) for lane in called}
+        moved = [(lane, self._moved(lane, called)) for lane in sorted(called, reverse=True)]
+        self.live = dict(reversed(moved))
         newest = self.passes - 1
         if newest < len(self.lanes):
             self._begin(newest + 1, called[newest])
@@ -155,7 +157,7 @@ class Chords:
             latents = latents + self._jump(behind, end) - self._jump(anchor, end)
             corrected = True
             if self._on_correction is not None:
-                self._on_correction(lane)
+                self._on_correction(lane, behind.step)
         return Core(end, self.sampler.stored(latents, now.output), None if corrected else anchor)
 
     def _begin(self, lane: int, first: Called) -> None:

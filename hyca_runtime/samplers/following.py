@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from hyca_runtime.errors import SamplerError
 from hyca_runtime.plan import Plan
 from hyca_runtime.samplers.drives import Evaluation
 from hyca_runtime.session import Session
+
+Histories = Literal["kept", "dropped", "carried"]
+"""What a lane that is corrected does with the features of the latents it had: goes on with them, forgets them, or moves
+them by what the slower lane's have beside them at the step where both meet, as the latents are moved."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,27 @@ class Following:
                     stack.enter_context(self.session.following(self.plans[lane]))
             yield
 
-    def forget(self, lane: int, cause: str = "its lane was corrected by a slower one") -> None:
+    def forget(self, lane: int, cause: str) -> None:
         """Let a lane forget its features."""
         if self.session is not None:
             with self.session.at(lane=lane):
                 self.session.forget(cause)
+
+    def on_correction(self, histories: Histories) -> Callable[[int, int], None] | None:
+        """What happens to the features of a lane that a slower one corrects."""
+        if histories not in get_args(Histories):
+            told = ", ".join(map(repr, get_args(Histories)))
+            raise SamplerError(f"histories: expected one of {told}, got {histories!r}")
+        return {"kept": None, "dropped": self._drop, "carried": self._carry}[histories]
+
+    def _drop(self, lane: int, step: int) -> None:
+        del step
+        self.forget(lane, "its lane was corrected by a slower one")
+
+    def _carry(self, lane: int, step: int) -> None:
+        if self.session is not None:
+            with self.session.at(lane=lane):
+                self.session.carry(lane - 1, step)
 
     def computed(self, lanes: Sequence[int], calls: Sequence[int], num_steps: int) -> Tensor:
         """Which calls of some lanes computed something, ``(lane, call)``, int64; the run is over then.

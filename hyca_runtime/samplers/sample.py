@@ -13,15 +13,13 @@ from hyca_runtime.samplers.chords import AfterHits, Called, Chords, Hit, Stop
 from hyca_runtime.samplers.conductor import Conductor
 from hyca_runtime.samplers.copies import drawn_first, with_copies
 from hyca_runtime.samplers.drives import Drive, InOneBatch, OneAfterAnother
-from hyca_runtime.samplers.following import Following
+from hyca_runtime.samplers.following import Following, Histories
 from hyca_runtime.samplers.lanes_run import LanesRun
 from hyca_runtime.samplers.ranks import Ranks
 from hyca_runtime.samplers.starts import PUBLISHED_STEPS, as_lanes
 from hyca_runtime.session import Session
 
 Where = Literal["one after another", "one batch", "ranks"]
-Histories = Literal["kept", "dropped"]
-
 
 FAST_LANE = AfterHits(1)
 
@@ -49,7 +47,8 @@ def sample_chords(
         session: of a plan that is applied to the pipeline, with ``on_mismatch`` "compute" or "adapt": every lane
             follows it with features of its own. A lane begins without any, so its first calls are computed.
         plans: what each lane follows instead, None to compute; for the points of the session.
-        histories: whether a lane that is corrected keeps its features, or has them "dropped".
+        histories: what a lane that is corrected does with its features, see `Histories`; they are "carried" within one
+            process only.
         on_hit: told every finished sample while the others go on; on ranks, each tells its own process.
         on_call: told the lane of every evaluation, what it was of, and what came of it.
         call: arguments of the pipeline's call.
@@ -60,12 +59,12 @@ def sample_chords(
     lanes = len(as_lanes(starts, PUBLISHED_STEPS)) if isinstance(starts, int) else len(starts)
     following = Following(session, plans)
     following.check(lanes, where == "one batch")
-    if histories not in ("kept", "dropped"):
-        raise SamplerError(f"histories: expected 'kept' or 'dropped', got {histories!r}")
+    on_correction = following.on_correction(histories)
+    if histories == "carried" and (where == "ranks" or isinstance(where, Ranks)):
+        raise SamplerError("histories: the slower lane's features are on another rank; expected 'kept' or 'dropped'")
     settings = repr((starts, stop, histories, call.get("num_inference_steps"), following.told()))
     drive, call = _drive(where, lanes, pipe, call, settings)
-    forget = following.forget if histories == "dropped" else None
-    begin = partial(Chords, stop=stop, on_hit=on_hit, on_correction=forget, on_call=on_call)
+    begin = partial(Chords, stop=stop, on_hit=on_hit, on_correction=on_correction, on_call=on_call)
     conductor = Conductor(pipe.scheduler, drive, partial(as_lanes, starts), begin, stop, following.at)
     output = drawn_first(_drawn(pipe, conductor, drive, call), drive.copies)
     if conductor.chords is None or not conductor.chords.done:

@@ -307,7 +307,7 @@ class TestPlans:
                 lanes(pipe, session=session, where="one batch")
             with pytest.raises(SamplerError, match="expected one for each of 4 lanes, and a session"):
                 lanes(pipe, session=session, plans=(plan,))
-            with pytest.raises(SamplerError, match="expected 'kept' or 'dropped'"):
+            with pytest.raises(SamplerError, match="expected one of 'kept', 'dropped', 'carried', got 'lost'"):
                 lanes(pipe, session=session, histories="lost")
             with pytest.raises(SamplerError, match="expected 'one after another', 'one batch' or 'ranks'"):
                 lanes(pipe, where="elsewhere")

@@ -1,0 +1,80 @@
+"""Lanes and plans that a surrogate ranks, and rollouts on the select split choose among."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+from pydantic import BaseModel
+
+from hyca_calib.lanes.fitted import fitted_plans
+from hyca_calib.lanes.joint import Joint, Search, Wall
+from hyca_calib.lanes.measure import Bench, LaneRow
+from hyca_calib.lanes.surrogate import Reaction
+from hyca_calib.search.problem import Problem
+from hyca_runtime.samplers import Lanes
+from hyca_runtime.samplers.following import Histories
+
+
+class Proposed(BaseModel, frozen=True):
+    """What the surrogate thinks best for a number of lanes and a wall.
+
+    Attributes:
+        heavy: passes, counted from 0, on which all lanes compute.
+        error: squared, of the fast lane's sample on the samples that the surrogate knows.
+    """
+
+    num_steps: int
+    starts: tuple[int, ...]
+    heavy: tuple[int, ...]
+    error: float
+
+    @property
+    def joint(self) -> Joint:
+        return Joint(Lanes(self.num_steps, self.starts), frozenset(self.heavy))
+
+
+class Confirmed(BaseModel, frozen=True):
+    """A proposal that was rolled out on the select split; of one lane, its plan alone."""
+
+    proposed: Proposed
+    histories: Histories
+    row: LaneRow
+
+
+def best_of(tried: Sequence[Confirmed], wall: float, lanes: range) -> Confirmed | None:
+    """The best of so many lanes whose fast one computes on no more passes than a wall allows."""
+    within = [one for one in tried if len(one.proposed.starts) in lanes and one.row.computed_passes <= wall]
+    return max(within, key=lambda one: one.row.mean_db, default=None)
+
+
+def propose(
+    reaction: Reaction, wall: Wall, count: int, tries: int, on_progress: Callable[[int, float], None]
+) -> Proposed:
+    """The best so many lanes by the surrogate.
+
+    Raises:
+        SamplerError: the wall is too low even for all of them to begin.
+    """
+    joint, error = Search(reaction, wall, tries, on_progress=on_progress).best(count)
+    return Proposed(
+        num_steps=joint.lanes.num_steps, starts=joint.lanes.starts, heavy=tuple(sorted(joint.heavy)), error=error
+    )
+
+
+def rolled(bench: Bench, problem: Problem, proposed: Proposed, histories: Histories, way: str) -> LaneRow:
+    """The fast lane's sample under plans that are fitted for these lanes; of one lane the plan alone."""
+    plans = fitted_plans(problem, proposed.joint)
+    if len(plans) == 1:
+        return bench.plan_alone(plans[0], way)
+    return bench.plans_in_lanes(way, proposed.joint.lanes, plans, histories)[0]
+
+
+def ways_of(proposed: Proposed) -> Sequence[Histories]:
+    """How histories may be kept: of one lane, which is never corrected, in one way."""
+    return get_args(Histories) if _is_corrected(proposed.joint) else ("kept",)
+
+
+def _is_corrected(joint: Joint) -> bool:
+    lanes = joint.lanes
+    return any(number <= joint.passes for lane in range(len(lanes)) for number in lanes.corrected(lane))
