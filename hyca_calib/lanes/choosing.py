@@ -35,8 +35,9 @@ class Proposed(BaseModel, frozen=True):
 
 
 class Confirmed(BaseModel, frozen=True):
-    """A proposal that was rolled out on the select split; of one lane, its plan alone."""
+    """A proposal for a wall that was rolled out on the select split; of one lane, its plan alone."""
 
+    wall: float
     proposed: Proposed
     histories: Histories
     row: LaneRow
@@ -44,8 +45,12 @@ class Confirmed(BaseModel, frozen=True):
 
 def best_of(tried: Sequence[Confirmed], wall: float, lanes: range) -> Confirmed | None:
     """The best of so many lanes whose fast one computes on no more passes than a wall allows."""
-    within = [one for one in tried if len(one.proposed.starts) in lanes and one.row.computed_passes <= wall]
+    within = [one for one in tried if one.wall == wall and len(one.proposed.starts) in lanes and _holds(one)]
     return max(within, key=lambda one: one.row.mean_db, default=None)
+
+
+def _holds(one: Confirmed) -> bool:
+    return one.row.computed_passes <= one.wall
 
 
 def propose(
