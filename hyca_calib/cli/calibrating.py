@@ -22,6 +22,8 @@ def calibrate(options: CalibrateOptions) -> None:
 
     Example: [b]python -m hyca_calib calibrate --model my_pkg.models:make_pipe --prompts prompts.txt --steps 28[/]
 
+    Example: [b]python -m hyca_calib calibrate --model demo --budget 5x --lanes 4[/]
+
     Example: [b]python -m hyca_calib calibrate --model black-forest-labs/FLUX.1-dev --budget 2x,3x --dry-run[/]
     """
     from hyca_calib.commands.calibrating import calibrate as calibrated

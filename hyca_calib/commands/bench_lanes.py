@@ -11,7 +11,7 @@ from hyca_calib.bench.documents.lanes_table import NAMES, lanes_page
 from hyca_calib.bench.notebook import Notebook
 from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.benching import trace_of
-from hyca_calib.commands.lane_search import WATCHED, LaneSearch
+from hyca_calib.commands.lane_search import TRIES, WATCHED, LaneSearch
 from hyca_calib.commands.options import STUDIES, short_name
 from hyca_calib.lanes.choosing import Confirmed, best_of
 from hyca_calib.lanes.joint import Wall
@@ -62,11 +62,13 @@ class LanesBench:
     def _of_starts(self, way: str, lanes: Lanes, hits: int | None) -> tuple[LaneRow, ...]:
         return self.search.rows(way, lambda: self.test.lanes(way, lanes, hits), starts=lanes.starts, hits=hits)
 
-    def given(self) -> Iterator[LaneRow]:
-        """Plans that were searched and refined, alone."""
+    def given(self, most: int) -> Iterator[LaneRow]:
+        """Plans that were searched and refined, alone, as far as they compute no more steps."""
         usual = sorted((STUDIES / "bench" / short_name(self.options.model)).glob("*.plan.json"))
         for path in map(plan_file, self.options.plans or usual):
             plan = load_plan(path)
+            if len(plan.section.schedule.computed_steps) > most:
+                continue
             way = f"refined plan {path.name.removesuffix('.plan.json')}"
             make, content = partial(self.test.plan_alone, plan, way), plan.model_dump_json(include={"sections"})
             yield from self.search.rows(way, lambda make=make: [make()], plan=content)
@@ -87,7 +89,8 @@ def bench_lanes(options: BenchOptions) -> Path:
     counts, walls = numbers("lanes", options.lanes or LANES), sorted(numbers("wall", options.walls or WALLS))
     bench, table = _begun(options, folder)
     starts, rows = bench.lanes_alone(counts, walls)
-    rows += bench.given()
+    most = max(*walls, *(each.passes for each in starts))
+    rows += bench.given(most)
     confirmed = list[Confirmed]()
     several = range(2, max(counts) + 1)
     for wall in walls:
@@ -96,7 +99,6 @@ def bench_lanes(options: BenchOptions) -> Path:
             best = best_of(confirmed, wall, lanes)
             rows += bench.search.on(bench.test, best) if best is not None else ()
         _write(table, folder, starts, confirmed, rows)
-    most = max(*walls, *(each.passes for each in starts))
     for steps in sorted({row.computed_passes for row in rows if row.computed_passes <= most} - {table.num_steps}):
         rows += bench.fewer(steps)
     return _write(table, folder, starts, confirmed, rows)
@@ -125,7 +127,8 @@ def _begun(options: BenchOptions, folder: Path) -> tuple[LanesBench, LanesTable]
     told = table.model_dump(mode="json", include={"model", "weights", "groups", "workload"})
     notebook = Notebook(folder, {**told, "batch": batch, "device": table.made.device, "versions": versions()})
     test, select = (Bench.of(pipe, of, workload.num_steps, batch) for of in (jobs, workload.of("select")[:WATCHED]))
-    return LanesBench(options, LaneSearch(Problem(trace), notebook, select), test), table
+    search = LaneSearch(Problem(trace), notebook, select, options.settings or TRIES)
+    return LanesBench(options, search, test), table
 
 
 def _write(

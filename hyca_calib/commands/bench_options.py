@@ -65,7 +65,11 @@ class BenchOptions:
     ] = 5.0
     settings: Annotated[
         int | None,
-        typer.Option(min=1, help="Most settings of a family. Default: until the best at every cost lie inside."),
+        typer.Option(
+            min=1,
+            help="Most settings of a family. Default: until the best at every cost lie inside. Of lanes: candidates of a "
+            "search for each number of them; 80.",
+        ),
     ] = None
     lanes: Annotated[
         str | None, typer.Option(help="Of lanes: devices; several are compared. Published: 4, 6, 8. Default: 4.")

@@ -42,6 +42,14 @@ class CalibrateOptions:
     max_hours: Annotated[
         float | None, typer.Option(min=0, help="Cut all counts of the effort evenly to what fits; the plan says so.")
     ] = None
+    lanes: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Devices for one sample: beside each plan search lanes that wait for as many computed evaluations, in "
+            "its study's folder lanes/.",
+        ),
+    ] = None
     out: Annotated[
         Path | None, typer.Option(help="Folder of everything that is written. Default: studies/MODEL-BUDGETS.")
     ] = None

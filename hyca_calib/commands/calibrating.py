@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.commands.calibration import Settled, settle, with_samples
 from hyca_calib.commands.few_steps import palette_of
+from hyca_calib.commands.lane_plans import lanes_beside
 from hyca_calib.commands.options import EvaluateOptions, SearchLimits, TraceOptions
 from hyca_calib.commands.plans import evaluate_pipe
 from hyca_calib.commands.searching import compare, report_once, search_with
@@ -175,6 +176,8 @@ def _planned(
     for study in studies:
         result = _evaluated(pipe, study, trace.workload(), recorded, begun is not None and begun.signed)
         report_once(pipe, [trace.at(point) for point in trace.points], study)
+        if options.lanes is not None:
+            lanes_beside(pipe, trace, load_plan(study.plan), options.lanes, recorded.batch or 1, study.folder)
         found.append(Calibrated(study.plan, study.report, result, settled.threads))
     compare(studies, folder)
     return found

@@ -11,21 +11,25 @@ import numpy as np
 from pydantic import BaseModel
 
 from hyca_calib.bench.notebook import Notebook
-from hyca_calib.lanes.choosing import Confirmed, Proposed, propose, rolled, ways_of
+from hyca_calib.lanes.choosing import Confirmed, Proposed, best_of, propose, ways_of
+from hyca_calib.lanes.fitted import fitted_plans
 from hyca_calib.lanes.joint import Joint, Wall
 from hyca_calib.lanes.measure import Bench, LaneRow
 from hyca_calib.lanes.surrogate import Reaction, watch
 from hyca_calib.records.console import say
 from hyca_calib.search.problem import Problem
+from hyca_runtime import Plan
 from hyca_runtime.errors import SamplerError
 from hyca_runtime.samplers.following import Histories
 from hyca_runtime.samplers.single_step import single_step
 
-WATCHED, TRIES = 4, 150
+WATCHED, TRIES = 3, 80
 """Samples of the select split that are watched and rolled out, and candidates of one search."""
 MODULES = ("hyca_runtime.samplers", "hyca_calib.lanes.measure")
 """Whose code decides what is drawn."""
 FITTED = (*MODULES, "hyca_calib.lanes.fitted")
+USUAL: Histories = "kept"
+"""What lanes do with their features at corrections when different lanes are compared."""
 
 
 class Watched(BaseModel, frozen=True):
@@ -41,11 +45,13 @@ class LaneSearch:
 
     Attributes:
         select: samples of the select split.
+        tries: candidates of one search.
     """
 
     problem: Problem
     notebook: Notebook
     select: Bench
+    tries: int = TRIES
 
     @cached_property
     def reaction(self) -> Reaction:
@@ -74,33 +80,53 @@ class LaneSearch:
     def on(self, bench: Bench, one: Confirmed) -> tuple[LaneRow, ...]:
         """What was confirmed, on other samples."""
         way = one.row.way
-        make = partial(rolled, bench, self.problem, one.proposed, one.histories, way)
-        return self.rows(way, lambda: [make()], FITTED, **_facts(one.proposed))
+        return self.rows(
+            way, lambda: [self._rolled(bench, one.proposed, one.histories)], FITTED, **_facts(one.proposed)
+        )
 
     def confirmed(self, wall: Wall, counts: Sequence[int]) -> Iterator[Confirmed]:
-        """For every number of lanes what the surrogate thinks best, rolled out with each way of keeping histories."""
-        for count in counts:
-            if (proposed := self._proposed(wall, count)) is None:
-                continue
-            for histories in ways_of(proposed):
-                way = described(proposed, histories)
-                make = partial(rolled, self.select, self.problem, proposed, histories, way)
-                (row,) = self.rows(f"select: {way}", lambda make=make: [make()], FITTED, **_facts(proposed))
-                yield Confirmed(wall=wall.evaluations, proposed=proposed, histories=histories, row=row)
+        """For every number of lanes what the surrogate thinks best, rolled out; of the best several lanes also with
+        histories that are treated otherwise."""
+        proposals = [found for count in counts if (found := self._proposed(wall, count)) is not None]
+        tried = [self._confirmed(wall, proposed, USUAL) for proposed in proposals]
+        best = best_of(tried, wall.evaluations, range(2, 1 + max(counts)))
+        yield from tried
+        if best is not None:
+            for histories in ways_of(best.proposed):
+                if histories != USUAL:
+                    yield self._confirmed(wall, best.proposed, histories)
+
+    def _confirmed(self, wall: Wall, proposed: Proposed, histories: Histories) -> Confirmed:
+        way, make = described(proposed, histories), partial(self._rolled, self.select, proposed, histories)
+        (row,) = self.rows(f"select: {way}", lambda: [make()], FITTED, **_facts(proposed))
+        return Confirmed(wall=wall.evaluations, proposed=proposed, histories=histories, row=row)
+
+    def _rolled(self, bench: Bench, proposed: Proposed, histories: Histories) -> LaneRow:
+        """The fast lane's sample under plans that are fitted for these lanes; of one lane the plan alone."""
+        if proposed not in self._plans:
+            self._plans[proposed] = fitted_plans(self.problem, proposed.joint)
+        plans, way = self._plans[proposed], described(proposed, histories)
+        if len(plans) == 1:
+            return bench.plan_alone(plans[0], way)
+        return bench.plans_in_lanes(way, proposed.joint.lanes, plans, histories)[0]
+
+    @cached_property
+    def _plans(self) -> dict[Proposed, tuple[Plan, ...]]:
+        return {}
 
     def _proposed(self, wall: Wall, count: int) -> Proposed | None:
         def found() -> Proposed | None:
             try:
-                return propose(self.reaction, wall, count, TRIES, told)
+                return propose(self.reaction, wall, count, self.tries, told)
             except SamplerError as error:
                 say(str(error))
                 return None
 
         def told(tried: int, error: float) -> None:
-            if tried % 50 == 0:
-                say(f"{count} lanes, a wall of {wall.evaluations:g}: {tried} of {TRIES} tried, error {error:.3g}")
+            if tried % 40 == 0:
+                say(f"{count} lanes, a wall of {wall.evaluations:g}: {tried} of {self.tries} tried, error {error:.3g}")
 
-        facts: dict[str, Any] = {"tries": TRIES, "forecast": wall.forecast, "lanes": count}
+        facts: dict[str, Any] = {"tries": self.tries, "forecast": wall.forecast, "lanes": count}
         name = f"wall {wall.evaluations:g}"
         return self.notebook.recall(Proposed | None, name, found, (Joint.__module__,), **facts)  # type: ignore[arg-type]
 

@@ -7,11 +7,9 @@ from typing import get_args
 
 from pydantic import BaseModel
 
-from hyca_calib.lanes.fitted import fitted_plans
 from hyca_calib.lanes.joint import Joint, Search, Wall
-from hyca_calib.lanes.measure import Bench, LaneRow
+from hyca_calib.lanes.measure import LaneRow
 from hyca_calib.lanes.surrogate import Reaction
-from hyca_calib.search.problem import Problem
 from hyca_runtime.samplers import Lanes
 from hyca_runtime.samplers.following import Histories
 
@@ -65,14 +63,6 @@ def propose(
     return Proposed(
         num_steps=joint.lanes.num_steps, starts=joint.lanes.starts, heavy=tuple(sorted(joint.heavy)), error=error
     )
-
-
-def rolled(bench: Bench, problem: Problem, proposed: Proposed, histories: Histories, way: str) -> LaneRow:
-    """The fast lane's sample under plans that are fitted for these lanes; of one lane the plan alone."""
-    plans = fitted_plans(problem, proposed.joint)
-    if len(plans) == 1:
-        return bench.plan_alone(plans[0], way)
-    return bench.plans_in_lanes(way, proposed.joint.lanes, plans, histories)[0]
 
 
 def ways_of(proposed: Proposed) -> Sequence[Histories]:

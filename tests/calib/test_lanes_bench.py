@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,24 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from commands import MODEL, run, write_prompts
+from commands import MODEL, run, write_trace
 from plans import STEPS, layered_plan, make_plan
 
+from hyca_calib.bench.documents.lanes_table import lanes_section, lanes_table
+from hyca_calib.commands.bench_lanes import numbers
+from hyca_calib.commands.lane_plans import lanes_beside
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.lanes.aligned import aligned_plans, heavy_passes
-from hyca_calib.lanes.measure import Bench, LaneRow, _decoded, with_best
+from hyca_calib.lanes.choosing import Confirmed, Proposed, best_of
+from hyca_calib.lanes.fitted import fitted_plans
+from hyca_calib.lanes.joint import Joint, Search, Wall, joint_error
+from hyca_calib.lanes.measure import Bench, LaneRow, _decoded
+from hyca_calib.lanes.results import read_lanes, with_best
 from hyca_calib.lanes.surrogate import Reaction, search_starts, surrogate_error, watch
 from hyca_calib.pipelines.workload import Workload, merge_calls
-from hyca_runtime import PlanError, apply_plan, save_plan
+from hyca_calib.search.problem import Problem
+from hyca_calib.trace.store import Trace
+from hyca_runtime import PlanError, apply_plan, load_plan, save_plan
 from hyca_runtime.errors import SamplerError, WorkloadError
 from hyca_runtime.samplers import AfterHits, Lanes, as_lanes, sample_chords
 from hyca_runtime.samplers.chords import Chords
@@ -109,12 +117,14 @@ class TestAlignedPlans:
             aligned_plans(layered_plan(transformer), LANES, (0,))
 
 
-def test_what_no_other_beats_is_marked() -> None:
-    def row(computed: int, db: float) -> LaneRow:
-        told: dict[str, Any] = {"way": "", "starts": (0,), "passes": 9, "calls": 9, "computed_calls": 9}
-        return LaneRow(computed_passes=computed, db=(db,), **told)
+def row_of(computed: int, db: float, **told: Any) -> LaneRow:
+    usual: dict[str, Any] = {"kind": "lanes", "way": "", "starts": (0,), "lane": 0, "passes": 9}
+    usual |= {"calls": 9, "computed_calls": 9}
+    return LaneRow(computed_passes=computed, db=(db,), **(usual | told))
 
-    found = with_best([row(5, 30), row(4, 31), row(6, 33), row(6, 32)])
+
+def test_what_no_other_beats_is_marked() -> None:
+    found = with_best([row_of(5, 30), row_of(4, 31), row_of(6, 33), row_of(6, 32)])
     assert [(each.computed_passes, each.db[0], each.best) for each in found] == [
         (4, 31, True),
         (5, 30, False),
@@ -128,6 +138,7 @@ def test_a_hit_is_decoded_as_the_pipeline_does() -> None:
     bench = Bench.of(tiny.pipeline(), workload.of("test")[:2], STEPS, batch=2)
     rows = bench.lanes("lanes", LANES)
     assert rows[-1].db == (150.0, 150.0)
+    assert [row.lane for row in rows] == [2, 1, 0]
     assert [row.passes for row in rows] == [LANES.passes(hits) for hits in (1, 2, 3)]
     assert rows[0].calls == rows[0].computed_calls == sum(LANES.calls(rows[0].passes))
 
@@ -138,42 +149,123 @@ def test_a_pipeline_that_shows_no_latents() -> None:
         _decoded(pipe, (), torch.zeros(1))
 
 
-def test_the_command(tmp_path: Path) -> None:
-    save_plan(make_plan(tiny.pipeline().transformer), tmp_path / "plan.json")
-    out = tmp_path / "lanes.json"
-    told: list[object] = [
-        "--lanes",
-        "2,3",
-        "--steps",
-        STEPS,
-        "--samples",
-        1,
-        "--watched",
-        1,
-        "--every",
-        4,
-        "--passes",
-        9,
-    ]
-    told += ["--prompts", write_prompts(tmp_path)]
-    page = run("lanes", *MODEL, "--plan", tmp_path / "plan.json", "--out", out, *told).stdout
-    table = json.loads(out.read_text())
-    assert out.with_suffix(".md").read_text().strip() == page.strip()
-    assert [starts["passes"] for starts in table["starts"]] == [
-        as_lanes(2, STEPS).passes(1),
-        9,
-        as_lanes(3, STEPS).passes(1),
-        9,
-    ]
-    ways = {re.split("[,:]", row["way"])[0] for row in table["rows"]}
-    assert ways == {"lanes", "plan alone", "fewer steps"}
-    assert table["rows"] == sorted(table["rows"], key=lambda row: row["computed_passes"])
-    assert "nothing here is a time" in page
+class TestJoint:
+    def test_with_all_passes_computed_it_is_the_surrogate_of_lanes(self) -> None:
+        reaction, lanes = linear(-1.5), Lanes(20, (0, 4, 9))
+        every = Joint(lanes, frozenset(range(lanes.passes(1))))
+        assert joint_error(reaction, every) == pytest.approx(surrogate_error(reaction, lanes))
+        assert joint_error(reaction, Joint(lanes, frozenset({0, 1, 2, 7}))) > joint_error(reaction, every)
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_a_search_keeps_the_wall_and_beats_an_even_spacing(self, count: int) -> None:
+        reaction, wall = linear(-1.5), Wall(7)
+        search = Search(reaction, wall, tries=60)
+        found, error = search.best(count)
+        even = next(search._beginnings(count))
+        assert len(found.lanes) == count
+        assert len(found.heavy) == len(even.heavy) == 7
+        assert set(range(count)) < found.heavy
+        assert max(found.heavy) < found.passes
+        assert error <= joint_error(reaction, even)
+
+    def test_forecasts_cost_a_share_of_the_wall(self) -> None:
+        wall = Wall(7, forecast=0.1)
+        assert wall.heavy(passes=20) == 5
+        assert wall.spent(passes=20, heavy=5) <= 7 < wall.spent(passes=20, heavy=6)
+        assert Wall(7).heavy(passes=5) == 5
+
+    def test_a_wall_that_lanes_cannot_even_begin_in(self) -> None:
+        with pytest.raises(SamplerError, match="4 lanes compute on 4 passes before all have begun; a wall of 3"):
+            Search(linear(1.0), Wall(3)).best(4)
+
+    def test_rows_are_fitted_for_what_each_lane_computes(self, recorded: Trace) -> None:
+        """All lanes compute on the same passes; no forecast waits for a feature from before its lane began."""
+        joint = Joint(LANES, frozenset({0, 1, 2, 4, 7}))
+        plans = fitted_plans(Problem(recorded), joint)
+        pipe = tiny.pipeline()
+        with apply_plan(pipe, plans[0]) as session:
+            told: dict[str, Any] = {"prompt": "red heart", "num_inference_steps": STEPS, "output_type": "latent"}
+            run = sample_chords(pipe, starts=LANES.starts, session=session, plans=plans, **told)
+        assert [plan.section.forecast.groups_of()[0].solver.name for plan in plans] == ["fitted"] * 3
+        assert run.until(run.passes)[1] == joint.heavy
+        assert [len(steps) for steps in run.computed_at] == [len(joint.steps(lane)) for lane in range(3)]
+
+
+def confirmed(wall: float, starts: tuple[int, ...], computed: int, db: float, histories: Any = "kept") -> Confirmed:
+    proposed = Proposed(num_steps=STEPS, starts=starts, heavy=tuple(range(int(wall))), error=1.0)
+    row = row_of(computed, db, kind="both", way="fitted", starts=starts)
+    return Confirmed(wall=wall, proposed=proposed, histories=histories, row=row)
+
+
+def test_of_what_keeps_the_wall_the_best_is_chosen() -> None:
+    tried = [confirmed(6, (0, 3), 6, 30), confirmed(6, (0, 3), 8, 50, "dropped"), confirmed(6, (0,), 6, 40)]
+    assert best_of(tried, 6, range(2, 5)) == tried[0]
+    assert best_of(tried, 6, range(1, 5)) == tried[2]
+    assert best_of(tried, 7, range(1, 5)) is None
+
+
+class TestCommand:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("lanes")
+        trace = write_trace(folder, samples=7, steps=STEPS)
+        save_plan(make_plan(tiny.pipeline().transformer), folder / "own.plan.json")
+        told = ["--trace", trace, "--plan", folder / "own.plan.json", "--lanes", 2, "--wall", "4", "--samples", 2]
+        for _ in range(2):
+            run("bench", "lanes", *MODEL, *told, "--out", folder / "found")
+        return folder / "found"
+
+    def test_there_are_all_ways_and_none_is_measured_twice(self, folder: Path) -> None:
+        table = read_lanes(folder)
+        assert {row.kind for row in table.rows} == {"lanes", "plan", "both", "fewer steps"}
+        assert {one.wall for one in table.confirmed} == {4}
+        assert [row.computed_passes for row in table.rows] == sorted(row.computed_passes for row in table.rows)
+        assert table.made.commit
+        assert table.command
+        names = [json.loads(line)["key"] for line in (folder / "measured.jsonl").read_text().splitlines()]
+        assert len(names) == len(set(names))
+
+    def test_the_page_says_what_binds(self, folder: Path) -> None:
+        table = read_lanes(folder)
+        page = " ".join((folder / "lanes.md").read_text().split())
+        assert "nothing here is a time" in page
+        assert (folder / "lanes.png").stat().st_size > 1000
+        slow, fast = (row_of(9, db, starts=(0, 5), lane=lane) for lane, db in ((0, 60), (1, 45)))
+        plan, both = row_of(8, 41, kind="plan"), row_of(6, 42, kind="both", starts=(0, 5))
+        found = table.model_copy(update={"rows": (slow, fast, plan, both), "groups": (0,)})
+        told = " ".join(lanes_table(found).split())
+        assert (
+            "At 40 dB: computed passes of lanes alone on 9, plans alone on 8, both on 6 and fewer steps never." in told
+        )
+        assert "1.33 times as fast as the faster alone, not 2" in told
+        assert "each slower one is nearer in 1 of 1 samples" in told
+
+    def test_documents_render_it(self, folder: Path, tmp_path: Path) -> None:
+        assert "being measured" in lanes_section(tmp_path)
+        place = tmp_path / "studies" / "bench" / "lanes" / "tiny"
+        place.mkdir(parents=True)
+        (place / "lanes.json").write_bytes((folder / "lanes.json").read_bytes())
+        assert "](../studies/bench/lanes/tiny/lanes.png)" in lanes_section(tmp_path)
+
+
+def test_lanes_beside_a_plan(recorded: Trace, tmp_path: Path) -> None:
+    pipe, plan = tiny.pipeline(), make_plan(tiny.pipeline().transformer)
+    found = lanes_beside(pipe, recorded, plan, 2, 2, tmp_path)
+    plans = [load_plan(tmp_path / "lanes" / name) for name in found.plans]
+    with apply_plan(pipe, plans[0], "adapt") as session:
+        told: dict[str, Any] = {"prompt": "red heart", "num_inference_steps": STEPS, "output_type": "latent"}
+        drawn = sample_chords(
+            pipe, starts=found.starts, session=session, plans=plans, histories=found.histories, **told
+        )
+    assert (drawn.passes, drawn.computed_passes) == (found.passes, found.computed_passes)
+    assert found.computed_passes <= len(plan.section.schedule.computed_steps)
+    with pytest.raises(WorkloadError, match="at least 2 devices"):
+        lanes_beside(pipe, recorded, plan, 1, 2, tmp_path)
 
 
 def test_numbers_that_are_none() -> None:
-    done = run("lanes", *MODEL, "--every", "2,x")
-    assert done.exit_code == 2
+    with pytest.raises(WorkloadError, match="--wall: expected whole numbers from 1 on"):
+        numbers("wall", "2,x")
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ class TestAnyLanes:
             nonlocal passes
             passes += lane == 0
 
-        run(starts, on_correction=lambda lane: told.append((lane, passes)), on_call=call)
+        run(starts, on_correction=lambda lane, _: told.append((lane, passes)), on_call=call)
         expected = [(lane, number) for lane in range(len(starts)) for number in lanes.corrected(lane)]
         assert sorted(told) == expected
 
