@@ -67,8 +67,8 @@ class BenchOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Most settings of a family. Default: until the best at every cost lie inside. Of lanes: candidates of a "
-            "search for each number of them; 80.",
+            help="Most settings of a family. Default: until the best at every cost lie inside. Of lanes: candidates "
+            "of a search for each number of them; 80.",
         ),
     ] = None
     lanes: Annotated[

@@ -13,6 +13,9 @@ from hyca_calib.lanes.surrogate import Reaction
 from hyca_runtime.samplers import Lanes
 from hyca_runtime.samplers.following import Histories
 
+ON_RANKS: tuple[Histories, ...] = ("kept", "dropped")
+"""Ways of keeping histories that ask for nothing of another rank."""
+
 
 class Proposed(BaseModel, frozen=True):
     """What the surrogate thinks best for a number of lanes and a wall.
@@ -42,13 +45,13 @@ class Confirmed(BaseModel, frozen=True):
 
 
 def best_of(tried: Sequence[Confirmed], wall: float, lanes: range) -> Confirmed | None:
-    """The best of so many lanes whose fast one computes on no more passes than a wall allows."""
+    """The best of so many lanes that ranks can run, whose fast one computes on no more passes than a wall allows."""
     within = [one for one in tried if one.wall == wall and len(one.proposed.starts) in lanes and _holds(one)]
     return max(within, key=lambda one: one.row.mean_db, default=None)
 
 
 def _holds(one: Confirmed) -> bool:
-    return one.row.computed_passes <= one.wall
+    return one.row.computed_passes <= one.wall and one.histories in ON_RANKS
 
 
 def propose(

@@ -202,6 +202,7 @@ def test_of_what_keeps_the_wall_the_best_is_chosen() -> None:
     assert best_of(tried, 6, range(2, 5)) == tried[0]
     assert best_of(tried, 6, range(1, 5)) == tried[2]
     assert best_of(tried, 7, range(1, 5)) is None
+    assert best_of([*tried, confirmed(6, (0, 2), 6, 60, "carried")], 6, range(2, 5)) == tried[0]  # not on ranks
 
 
 class TestCommand:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hyca_calib.bench.documents.coverage_table import coverage_table
+from hyca_calib.bench.documents.lanes_table import lanes_section
 from hyca_calib.bench.documents.preset_tables import presets_section
 from hyca_calib.bench.documents.running_costs import demo_sentence, runtime_sentence, runtime_tables
 from hyca_calib.bench.documents.standing import families_table, gains_table, rules_sentence, standing_list
@@ -30,6 +31,7 @@ RENDERERS: dict[str, Callable[[Path], str]] = {
     "families": families_table,
     "rules": rules_sentence,
     "presets": presets_section,
+    "lanes": lanes_section,
     "coverage": coverage_table,
     "starter": starter_table,
     "demo-run": demo_sentence,
