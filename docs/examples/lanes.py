@@ -8,6 +8,7 @@ Every rank has the sample in the end; rank 0 writes it.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import distributed as dist
 
 from hyca_calib.pipelines.load import load_pipeline
-from hyca_runtime import HycaError, apply_plan
+from hyca_runtime import HycaError, apply_plan, load_plan
 from hyca_runtime.samplers import AfterHits, sample_chords
 from hyca_runtime.samplers.ranks import Ranks
 
@@ -29,14 +30,22 @@ def main() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if gpu else "gloo")
     pipe = load_pipeline(options.model)
-    session = apply_plan(pipe, options.plan, on_mismatch="adapt") if options.plan else None
+    starts, plans, histories = [int(start) for start in options.starts.split(",")], None, "kept"
+    if options.lanes:  # of `hyca calibrate --lanes`
+        found = json.loads((options.lanes / "lanes.json").read_text())
+        starts, histories = found["starts"], found["histories"]
+        plans = [load_plan(options.lanes / name) for name in found["plans"]]
+    plan = plans[0] if plans else options.plan
+    session = apply_plan(pipe, plan, on_mismatch="adapt") if plan else None
     rank = dist.get_rank()
     run = sample_chords(
         pipe,
-        starts=[int(start) for start in options.starts.split(",")],
+        starts=starts,
         stop=AfterHits(options.hits),
         where=Ranks(patience=options.patience),
         session=session,
+        plans=plans,
+        histories=histories,
         on_hit=lambda hit: print(f"lane {hit.lane}: a sample after pass {hit.passes}") if rank == 0 else None,
         prompt=options.prompt,
         num_inference_steps=options.steps,
@@ -52,6 +61,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--plan", type=Path)
+    parser.add_argument("--lanes", type=Path, help="lanes/ of a study, in place of --plan and --starts")
     parser.add_argument("--prompt", default="red heart")
     parser.add_argument("--starts", default="0,8,16,32")
     parser.add_argument("--hits", type=int, default=1)

@@ -183,7 +183,7 @@ class TestJoint:
         joint = Joint(LANES, frozenset({0, 1, 2, 4, 7}))
         plans = fitted_plans(Problem(recorded), joint)
         pipe = tiny.pipeline()
-        with apply_plan(pipe, plans[0]) as session:
+        with apply_plan(pipe, plans[0], "adapt") as session:
             told: dict[str, Any] = {"prompt": "red heart", "num_inference_steps": STEPS, "output_type": "latent"}
             run = sample_chords(pipe, starts=LANES.starts, session=session, plans=plans, **told)
         assert [plan.section.forecast.groups_of()[0].solver.name for plan in plans] == ["fitted"] * 3
