@@ -97,6 +97,14 @@ def test_a_network_that_is_spread_over_devices_is_refused(monkeypatch: pytest.Mo
         sample_chords(pipe, where="ranks", **ranks.arguments())
 
 
+def test_features_of_another_rank_are_not_carried_over() -> None:
+    pipe = tiny.pipeline()
+    with apply_plan(pipe, make_plan(pipe.transformer), "adapt") as session:
+        told = {**ranks.arguments(), "session": session, "histories": "carried"}
+        with pytest.raises(SamplerError, match="features are on another rank; expected 'kept' or 'dropped'"):
+            sample_chords(pipe, where="ranks", **told)
+
+
 def test_without_ranks() -> None:
     with pytest.raises(SamplerError, match="start with torchrun"):
         sample_chords(tiny.pipeline(), where="ranks", **ranks.arguments())
