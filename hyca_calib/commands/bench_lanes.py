@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from hyca_calib.bench.documents.lanes_picture import draw_lanes
@@ -63,15 +62,16 @@ class LanesBench:
         return self.search.rows(way, lambda: self.test.lanes(way, lanes, hits), starts=lanes.starts, hits=hits)
 
     def given(self, most: int) -> Iterator[LaneRow]:
-        """Plans that were searched and refined, alone, as far as they compute no more steps."""
+        """Plans that were searched and refined, alone, as far as they compute no more steps; and what they are worth
+        with rows that are fitted, as those of lanes are."""
         usual = sorted((STUDIES / "bench" / short_name(self.options.model)).glob("*.plan.json"))
         for path in map(plan_file, self.options.plans or usual):
             plan = load_plan(path)
             if len(plan.section.schedule.computed_steps) > most:
                 continue
             way = f"refined plan {path.name.removesuffix('.plan.json')}"
-            make, content = partial(self.test.plan_alone, plan, way), plan.model_dump_json(include={"sections"})
-            yield from self.search.rows(way, lambda make=make: [make()], plan=content)
+            yield from self.search.alone(self.test, plan, way)
+            yield from self.search.fitted_alone(self.test, plan)
 
     def fewer(self, steps: int) -> tuple[LaneRow, ...]:
         """The sampler alone with other steps."""

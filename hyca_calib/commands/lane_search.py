@@ -13,13 +13,14 @@ from pydantic import BaseModel
 from hyca_calib.bench.notebook import Notebook
 from hyca_calib.lanes.choosing import Confirmed, Proposed, best_of, propose, ways_of
 from hyca_calib.lanes.fitted import fitted_plans
-from hyca_calib.lanes.joint import Joint, Wall
+from hyca_calib.lanes.joint import Joint, Wall, joint_error
 from hyca_calib.lanes.measure import Bench, LaneRow
 from hyca_calib.lanes.surrogate import Reaction, watch
 from hyca_calib.records.console import say
 from hyca_calib.search.problem import Problem
 from hyca_runtime import Plan
 from hyca_runtime.errors import SamplerError
+from hyca_runtime.samplers import Lanes
 from hyca_runtime.samplers.following import Histories
 from hyca_runtime.samplers.single_step import single_step
 
@@ -83,6 +84,19 @@ class LaneSearch:
         return self.rows(
             way, lambda: [self._rolled(bench, one.proposed, one.histories)], FITTED, **_facts(one.proposed)
         )
+
+    def alone(self, bench: Bench, plan: Plan, way: str) -> tuple[LaneRow, ...]:
+        """A plan as it is."""
+        content = plan.model_dump_json(include={"sections"})
+        return self.rows(way, lambda: [bench.plan_alone(plan, way)], plan=content)
+
+    def fitted_alone(self, bench: Bench, plan: Plan) -> tuple[LaneRow, ...]:
+        """A plan's steps with rows that are fitted, as those of lanes are."""
+        steps = plan.section.schedule.computed_steps
+        joint = Joint(Lanes(bench.num_steps, (0,)), frozenset(steps))
+        one = Proposed.of(joint, joint_error(self.reaction, joint))
+        make = partial(self._rolled, bench, one, USUAL)
+        return self.rows(described(one, USUAL), lambda: [make()], FITTED, starts=one.starts, heavy=steps)
 
     def confirmed(self, wall: Wall, counts: Sequence[int]) -> Iterator[Confirmed]:
         """For every number of lanes what the surrogate thinks best, rolled out; of the best several lanes also with

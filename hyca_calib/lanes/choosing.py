@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import Self, get_args
 
 from pydantic import BaseModel
 
@@ -29,6 +29,12 @@ class Proposed(BaseModel, frozen=True):
     starts: tuple[int, ...]
     heavy: tuple[int, ...]
     error: float
+
+    @classmethod
+    def of(cls, joint: Joint, error: float) -> Self:
+        return cls(
+            num_steps=joint.lanes.num_steps, starts=joint.lanes.starts, heavy=tuple(sorted(joint.heavy)), error=error
+        )
 
     @property
     def joint(self) -> Joint:
@@ -62,10 +68,7 @@ def propose(
     Raises:
         SamplerError: the wall is too low even for all of them to begin.
     """
-    joint, error = Search(reaction, wall, tries, on_progress=on_progress).best(count)
-    return Proposed(
-        num_steps=joint.lanes.num_steps, starts=joint.lanes.starts, heavy=tuple(sorted(joint.heavy)), error=error
-    )
+    return Proposed.of(*Search(reaction, wall, tries, on_progress=on_progress).best(count))
 
 
 def ways_of(proposed: Proposed) -> Sequence[Histories]:

@@ -205,17 +205,19 @@ def test_of_what_keeps_the_wall_the_best_is_chosen() -> None:
     assert best_of([*tried, confirmed(6, (0, 2), 6, 60, "carried")], 6, range(2, 5)) == tried[0]  # not on ranks
 
 
-class TestCommand:
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("lanes")
-        trace = write_trace(folder, samples=7, steps=STEPS)
-        save_plan(make_plan(tiny.pipeline().transformer), folder / "own.plan.json")
-        told = ["--trace", trace, "--plan", folder / "own.plan.json", "--lanes", 2, "--wall", "4", "--samples", 2]
-        for _ in range(2):
-            run("bench", "lanes", *MODEL, *told, "--out", folder / "found")
-        return folder / "found"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command wrote that was called twice."""
+    folder = tmp_path_factory.mktemp("lanes")
+    trace = write_trace(folder, samples=7, steps=STEPS)
+    save_plan(make_plan(tiny.pipeline().transformer), folder / "own.plan.json")
+    told = ["--trace", trace, "--plan", folder / "own.plan.json", "--lanes", 2, "--wall", "4", "--samples", 2]
+    for _ in range(2):
+        run("bench", "lanes", *MODEL, *told, "--settings", 10, "--out", folder / "found")
+    return folder / "found"
 
+
+class TestCommand:
     def test_there_are_all_ways_and_none_is_measured_twice(self, folder: Path) -> None:
         table = read_lanes(folder)
         assert {row.kind for row in table.rows} == {"lanes", "plan", "both", "fewer steps"}

@@ -88,9 +88,8 @@ def _verdict(passes: dict[Kind, int]) -> str:
     if gain >= WANTED:
         return f" Both together are {gain:.2f} times as fast as either alone."
     return (
-        f" Both together are {gain:.2f} times as fast as the faster alone, not {WANTED}: a plan leaves {min(alone)} "
-        "computed passes to wait for, and all lanes together must begin, compute one pass for each, and end in half "
-        "as many."
+        f" Both together are {gain:.2f} times as fast as the faster alone, not {WANTED}: they would have to end "
+        f"on {min(alone) / WANTED:g}, while each of several lanes takes a computed pass to begin."
     )
 
 
