@@ -285,17 +285,15 @@ class TestPlans:
         assert not torch.equal(kept.hits[1].latents, dropped.hits[1].latents)
 
     def test_a_corrected_lane_may_carry_its_features_over(self, pipe: EmojiPipeline) -> None:
-        """Forecasts that hold a feature hold the slower lane's, once it was there; nothing more is computed."""
-        plan = make_plan(pipe.transformer, range(0, 12, 2), solvers=(Hold(),))
+        """Where it computed a step that the slower lane comes to; nothing more is computed for it."""
+        plan = make_plan(pipe.transformer, range(0, 12, 4), solvers=(Hold(),))
         with apply_plan(pipe, plan, "adapt") as session:
             kept, carried = (
                 lanes(pipe, (0, 2), stop=ALL, session=session, histories=histories) for histories in ("kept", "carried")
             )
-        exact = lanes(pipe, (0, 2), stop=ALL).hits[-1].latents
         assert carried.computed == kept.computed
         assert torch.equal(carried.hits[-1].latents, kept.hits[-1].latents)  # never corrected
-        errors = [(run.hits[1].latents - exact).norm() for run in (kept, carried)]
-        assert errors[0] != errors[1]
+        assert not torch.equal(carried.hits[1].latents, kept.hits[1].latents)
 
     def test_each_lane_may_follow_a_plan_of_its_own(self, pipe: EmojiPipeline) -> None:
         plan, often = (make_plan(pipe.transformer, s, solvers=(Hold(),)) for s in ((0, 4, 8), range(0, 12, 2)))
