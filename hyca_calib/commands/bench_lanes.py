@@ -91,6 +91,7 @@ def bench_lanes(options: BenchOptions) -> Path:
     starts, rows = bench.lanes_alone(counts, walls)
     most = max(*walls, *(each.passes for each in starts))
     rows += bench.given(most)
+    _write(table, folder, starts, [], rows)
     confirmed = list[Confirmed]()
     several = range(2, max(counts) + 1)
     for wall in walls:
@@ -126,7 +127,8 @@ def _begun(options: BenchOptions, folder: Path) -> tuple[LanesBench, LanesTable]
     )
     told = table.model_dump(mode="json", include={"model", "weights", "groups", "workload"})
     notebook = Notebook(folder, {**told, "batch": batch, "device": table.made.device, "versions": versions()})
-    test, select = (Bench.of(pipe, of, workload.num_steps, batch) for of in (jobs, workload.of("select")[:WATCHED]))
+    watched = workload.of("select")[: min(WATCHED, len(jobs))]
+    test, select = (Bench.of(pipe, of, workload.num_steps, batch) for of in (jobs, watched))
     search = LaneSearch(Problem(trace), notebook, select, options.settings or TRIES)
     return LanesBench(options, search, test), table
 

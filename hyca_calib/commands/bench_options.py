@@ -68,7 +68,7 @@ class BenchOptions:
         typer.Option(
             min=1,
             help="Most settings of a family. Default: until the best at every cost lie inside. Of lanes: candidates "
-            "of a search for each number of them; 80.",
+            "of a search for each number of them; 300.",
         ),
     ] = None
     lanes: Annotated[

@@ -24,7 +24,7 @@ from hyca_runtime.samplers import Lanes
 from hyca_runtime.samplers.following import Histories
 from hyca_runtime.samplers.single_step import single_step
 
-WATCHED, TRIES = 3, 80
+WATCHED, TRIES = 3, 300
 """Samples of the select split that are watched and rolled out, and candidates of one search."""
 MODULES = ("hyca_runtime.samplers", "hyca_calib.lanes.measure")
 """Whose code decides what is drawn."""
@@ -137,7 +137,7 @@ class LaneSearch:
                 return None
 
         def told(tried: int, error: float) -> None:
-            if tried % 40 == 0:
+            if tried % 100 == 0:
                 say(f"{count} lanes, a wall of {wall.evaluations:g}: {tried} of {self.tries} tried, error {error:.3g}")
 
         facts: dict[str, Any] = {"tries": self.tries, "forecast": wall.forecast, "lanes": count}

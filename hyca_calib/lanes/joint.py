@@ -26,6 +26,10 @@ from hyca_runtime.samplers import AfterHits, Lanes
 from hyca_runtime.samplers.chords import Chords
 
 DEPTH, RIDGE = 3, 1e-6
+DENSER = (1.0, 1.5, 2.0)
+"""How beginnings spread their heavy passes: evenly, and ever denser towards the end."""
+DESCENTS = 3
+"""Beginnings that a search descends from, the best."""
 SHIFTS = (-4, -2, -1, 1, 2, 4)
 
 
@@ -116,7 +120,7 @@ class Search:
 
     reaction: Reaction
     wall: Wall
-    tries: int = 400
+    tries: int = 300
     seed: int = 0
     on_progress: Callable[[int, float], None] = lambda tried, error: None
     _known: dict[Joint, float] = field(default_factory=dict)
@@ -133,16 +137,20 @@ class Search:
             told = f"{count} lanes compute on {count} passes before all have begun"
             raise SamplerError(f"{told}; a wall of {self.wall.evaluations:g} is lower")
         shuffle = random.Random(self.seed)
-        here = min(beginnings, key=self._judged)
+        for here in sorted(beginnings, key=self._judged)[:DESCENTS]:
+            self._descend(here, shuffle)
+        best = min(self._known, key=self._judged)
+        return best, self._judged(best)
+
+    def _descend(self, here: Joint, shuffle: random.Random) -> None:
+        """Go to something better a move away, as long as there is."""
         while len(self._known) < self.tries:
             moves = list(self._moves(here))
             shuffle.shuffle(moves)
-            better = (move for move in moves if self._judged(move) < self._judged(here) * (1 - 1e-9))
-            found = next(better, None)
+            found = next((move for move in moves if self._judged(move) < self._judged(here) * (1 - 1e-9)), None)
             if found is None:
-                break
+                return
             here = found
-        return here, self._judged(here)
 
     def _judged(self, joint: Joint) -> float:
         if joint not in self._known:
@@ -156,18 +164,19 @@ class Search:
         steps = self.reaction.sampler.num_steps
         for last in sorted({0} if count == 1 else {max(count - 1, steps * share // 16) for share in (1, 2, 4, 8, 11)}):
             lanes = Lanes(steps, (0,) if count == 1 else first_guess(count, steps, last))
-            if (found := self._with(lanes, None)) is not None:
-                yield found
+            passes, allowed = lanes.passes(1), self.wall.heavy(lanes.passes(1))
+            for power in DENSER if allowed >= count else ():
+                left = np.linspace(1, 0, allowed - count + 1)[1:] ** power
+                spread = (passes - 1 - left * (passes - count)).round().astype(int).tolist()
+                if (found := self._with(lanes, frozenset(spread))) is not None:
+                    yield found
 
-    def _with(self, lanes: Lanes, heavy: frozenset[int] | None) -> Joint | None:
-        """Lanes with as many heavy passes as the wall allows; those that are given as far as they fit."""
+    def _with(self, lanes: Lanes, heavy: frozenset[int]) -> Joint | None:
+        """Lanes with as many heavy passes as the wall allows, these as far as they fit."""
         passes, begun = lanes.passes(1), len(lanes)
         allowed = self.wall.heavy(passes)
         if allowed < begun:
             return None
-        if heavy is None:
-            spread = np.linspace(begun, passes, allowed - begun, endpoint=False).round().astype(int).tolist()
-            return Joint(lanes, frozenset({*range(begun), *spread}))
         kept = sorted(number for number in heavy if begun <= number < passes)[: allowed - begun]
         free = [number for number in range(begun, passes) if number not in kept]
         return Joint(lanes, frozenset({*range(begun), *kept, *free[: allowed - begun - len(kept)]}))
