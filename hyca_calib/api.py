@@ -53,25 +53,25 @@ def calibrate(
 ) -> Plan:
     """The best plan for a pipeline within a budget, with its certificate: `trace`, `search`, `evaluate`, and a report.
 
-    It tells beforehand what every stage will take. Interrupted, the same call goes on where it stopped; complete, it
-    returns the plan at once.
+    It tells beforehand what every stage will take. The same call goes on where it stopped, or returns what is there.
 
     Args:
         pipe: of diffusers, or one that does what docs/guide.md asks of a pipeline; it stays on its device.
         prompts: texts, or mappings of keywords of the pipeline's call with pictures and videos by the names of their
             files; or the path of a file of them. None takes a hundred built-in ones, and the plan says so.
-        steps: sampler steps of the full run.
-        budget: one, such as ``5x``, ``20%``, ``10 steps``, ``1.8s`` of a sample, or ``2.5x wall``.
+        steps, budget: of the full run; one, such as ``5x``, ``20%``, ``10 steps``, ``1.8s`` of a sample, ``2.5x wall``.
         effort: how much is done, in counts: the plan does not depend on how fast or busy the machine is.
         start: an earlier plan, or its file, of this architecture: kept where it still does what its certificate says,
             else where the search begins; both take a fraction of the effort, see docs/guide.md.
         out: folder of everything that is written; by default ``studies/CLASS-BUDGET``.
-        max_hours, refine_at: all counts are cut evenly to what fits; size of the samples that are refined through.
+        max_hours: all counts are cut evenly to what fits; the plan says so.
+        refine_at: size of the samples that taps are refined through, where measured ranks allow it.
         point, batch: where features are cached, see docs/guide.md, and samples of one call, 1 by default.
         threads: of a CPU; by default those that are fastest here, or that OMP_NUM_THREADS says.
         strict, force: cost nothing beyond the budget, else a fiftieth; begin even if memory or disk will not do.
 
-    Returns: The plan, as it lies in ``plan.json`` of the folder.
+    Returns:
+        The plan, as it lies in ``plan.json`` of the folder.
 
     Raises:
         BudgetError: no budget, more than one, or one that cannot be met.
@@ -88,8 +88,8 @@ def calibrate(
     earlier = load_plan(start) if isinstance(start, str | Path) else start
     how = {"steps": steps, "effort": effort, "max_hours": max_hours, "point": point, "batch": batch, "seed": seed}
     rest: dict[str, Any] = {**how, "threads": threads, "strict": strict, "force": force, "refine_at": refine_at}
-    rest |= {"start": earlier and Path(earlier.name), "out": out and Path(out)}
-    options = CalibrateOptions(type(pipe).__name__, budget=Budget.parse(budget).text, **rest)
+    paths: dict[str, Any] = {"start": earlier and Path(earlier.name), "out": out and Path(out)}
+    options = CalibrateOptions(type(pipe).__name__, budget=Budget.parse(budget).text, **rest, **paths)
     with quiet_pipeline(pipe) as ready:
         (made,) = calibrate_pipe(ready, None if prompts is None else given_calls(prompts), options, earlier)
     return load_plan(made.plan)

@@ -22,7 +22,7 @@ from hyca_runtime.schedule import EVERY
 
 def noise_gain_db(section: NetworkPlan) -> float | None:
     """How many dB more noise of computed steps weighs than in a run that computes all; None where steps are decided
-    in each run, several points are forecast, or there is one step.
+    in each run, several points or differences of branches are forecast, or there is one step.
 
     A step counts by the time that it crosses, as in Euler's method.
     """
@@ -30,6 +30,8 @@ def noise_gain_db(section: NetworkPlan) -> float | None:
     if section.policy is not None or len(section.points) > 1 or len(times) < 2:
         return None
     ((name, forecast),) = section.points.items()
+    if forecast.against:
+        return None
     branches = sorted(forecast.groups.keys() - {EVERY}) or [EVERY]
     shares = np.abs(np.diff([*times, 2 * times[-1] - times[-2]]))
     power = defaultdict[tuple[str, int], np.ndarray](lambda: np.zeros(forecast.num_channels))

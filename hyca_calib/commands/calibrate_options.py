@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hyca_calib.commands.options import STUDIES, Batch, Device, Download, Model, Seed, short_name
+from hyca_calib.commands.options import STUDIES, Batch, Device, Download, Model, RefineAt, Seed, short_name
 from hyca_calib.costs.budget import TOLERANCE
 from hyca_calib.search.effort import EffortName
 
@@ -67,13 +67,7 @@ class CalibrateOptions:
         str,
         typer.Option(help="Where features may be cached, as for trace; of several, rollouts decide for each budget."),
     ] = POINTS
-    refine_at: Annotated[
-        str | None,
-        typer.Option(
-            help="Refine through smaller samples, height=512,width=512 or num_frames=17, if errors rank there as at "
-            "full size, which is measured; else, and by default, at full size."
-        ),
-    ] = None
+    refine_at: RefineAt = None
     component: Annotated[str, typer.Option(help="Which network of the pipeline; Wan 2.2 has two.")] = "transformer"
     seed: Seed = 0
     batch: Batch = None

@@ -13,7 +13,7 @@ import torch
 from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.commands.calibration import EVALUATION, Settled, kept_evaluation, settle, with_samples
 from hyca_calib.commands.few_steps import palette_of
-from hyca_calib.commands.lane_plans import lanes_beside
+from hyca_calib.commands.lane_plans import check_sampler, lanes_beside
 from hyca_calib.commands.options import EvaluateOptions, SearchLimits, TraceOptions
 from hyca_calib.commands.plans import evaluate_pipe
 from hyca_calib.commands.searching import compare, report_once, search_with
@@ -90,6 +90,8 @@ def calibrate_pipe(
     calls = builtin_prompts(kind) if kind else tuple(prompts or ())
     check_calls(pipe, calls)
     size_for(pipe, options.refine_at)
+    if options.lanes is not None:
+        check_sampler(pipe, options.steps)
     begun, effort = None, EFFORTS[options.effort]
     if start is not None:
         begun = Start.of(start, TracedModel.of(pipe, options.model, options.component), options.point)

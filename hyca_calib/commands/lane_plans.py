@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -22,6 +23,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, save_plan
 from hyca_runtime.errors import WorkloadError
 from hyca_runtime.samplers.following import Histories
+from hyca_runtime.samplers.single_step import single_step
 
 FOLDER, LANES = "lanes", "lanes.json"
 
@@ -42,6 +44,19 @@ class LanePlans(BaseModel, frozen=True):
     db: float
     alone_db: float
     made: Provenance
+
+
+def check_sampler(pipe: Pipeline, steps: int) -> None:
+    """Refuses, before any work, a pipeline whose sampler cannot be run in lanes with so many steps.
+
+    Raises:
+        SamplerError: it cannot.
+    """
+    scheduler = copy.deepcopy(getattr(pipe, "scheduler", None))
+    if scheduler is not None:
+        shifts = scheduler.config.get("use_dynamic_shifting", False)
+        scheduler.set_timesteps(steps, **({"mu": 1.0} if shifts else {}))
+    single_step(scheduler)
 
 
 def lanes_beside(pipe: Pipeline, trace: Trace, plan: Plan, devices: int, batch: int, folder: Path) -> LanePlans:

@@ -25,6 +25,13 @@ Model = Annotated[
     str,
     typer.Option(help=f"{', '.join(DEMOS)}, a diffusers id or folder, or package.module:factory giving a pipeline."),
 ]
+RefineAt = Annotated[
+    str | None,
+    typer.Option(
+        help="Refine through smaller samples, height=512,width=512 or num_frames=17, if errors rank there as at "
+        "full size, which is measured; else, and by default, at full size."
+    ),
+]
 Prompts = Annotated[
     Path | None,
     typer.Option(
@@ -211,13 +218,7 @@ class SearchLimits:
     fresh: Annotated[
         int, typer.Option(min=0, help="Full runs beyond the trace that refinement learns from, too: it overfits few.")
     ] = SearchOptions.fresh
-    refine_at: Annotated[
-        str | None,
-        typer.Option(
-            help="Refine through smaller samples, height=512,width=512 or num_frames=17, if errors rank there as at "
-            "full size, which is measured; else, and by default, at full size."
-        ),
-    ] = None
+    refine_at: RefineAt = None
     groups: Annotated[int | None, typer.Option(min=1, help="Fix the number of groups.")] = None
     taps: Annotated[Grain, typer.Option(help="Grain of refined taps: a row per channel or per group.")] = Tuning.taps
     seed: Seed = 0

@@ -84,7 +84,7 @@ def at_size(pipe: Any, samples: Samples, settings: Refinement) -> Samples:
     jobs = tuple(replace(job, call={**job.call, **dict(settings.size)}) for job in samples.jobs)
     with torch.no_grad():
         latents = sample_latents(pipe, jobs, samples.num_steps, settings.batch)
-    return Samples(jobs, latents.cpu(), samples.num_steps)
+    return replace(samples, jobs=jobs, latents=latents.cpu())
 
 
 def rank_correlation(task: RefinementTask, few: Samples, seed: int) -> float:

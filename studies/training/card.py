@@ -26,6 +26,19 @@ def captions_of(folder: Path, seen: int, unseen: int) -> tuple[list[str], list[s
     return picker.sample(known, min(seen, len(known))), picker.sample(held, min(unseen, len(held))), len(held)
 
 
+def write_clips_card(folder: Path, card: str, pipe: Any, seen: int, unseen: int, every: int, **facts: object) -> None:
+    """As `write_card`, of a pipeline that draws clips from captions: some that it was trained on, then unseen ones.
+
+    Args:
+        every: n-th frame of a clip that is shown in its row.
+    """
+    config, (known, held, num_held) = pipe.config, captions_of(folder, seen, unseen)
+    rows = [clip[::every] for clip in drawn(pipe, known + held)]
+    told = {"frames": config.num_frames, "size": config.frame_size, "channels": pipe.transformer.config.in_channels}
+    told |= {"seen": len(known), "unseen": len(held), "held": "; ".join(held), "num_held": num_held, **facts}
+    write_card(folder, card, pipe, [frame for row in rows for frame in row], len(rows[0]), **told)
+
+
 def write_card(folder: Path, card: str, pipe: Any, pictures: list[Image.Image], columns: int, **facts: object) -> None:
     """Write ``samples.png`` and ``README.md`` into a folder of weights.
 

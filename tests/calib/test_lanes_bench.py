@@ -11,11 +11,12 @@ import pytest
 import tiny
 import torch
 from commands import MODEL, run, write_trace
+from diffusers import FlowMatchEulerDiscreteScheduler
 from plans import STEPS, layered_plan, make_plan
 
 from hyca_calib.bench.documents.lanes_table import lanes_section, lanes_table
 from hyca_calib.commands.bench_lanes import numbers
-from hyca_calib.commands.lane_plans import lanes_beside
+from hyca_calib.commands.lane_plans import check_sampler, lanes_beside
 from hyca_calib.demo import demo_pipeline, demo_prompts
 from hyca_calib.lanes.aligned import aligned_plans, heavy_passes
 from hyca_calib.lanes.choosing import Confirmed, Proposed, best_of
@@ -286,3 +287,13 @@ def test_searched_starts_draw_better_than_published_ones() -> None:
 
     published = as_lanes(4, 50)
     assert error(search_starts(reaction, 4, published.passes(1))) < error(published)
+
+
+def test_a_sampler_that_lanes_cannot_take_is_refused_before_any_work() -> None:
+    pipe = tiny.pipeline()
+    times = pipe.scheduler.timesteps.clone()
+    check_sampler(pipe, 12)
+    assert torch.equal(pipe.scheduler.timesteps, times), "it is looked at on a copy"
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+    with pytest.raises(SamplerError, match="FlowMatchEulerDiscreteScheduler draws noise at every step"):
+        check_sampler(pipe, 12)

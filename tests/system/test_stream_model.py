@@ -25,9 +25,10 @@ from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
 from hyca_runtime.schedule import FEATURE, Schedule
 from hyca_runtime.solvers import Hold
 from hyca_runtime.streaming.retention import All, Packed, Retention
+from studies.training import card
 from studies.training.motion import latents
 from studies.training.motion.clips import OBJECTS, Scene
-from studies.training.stream import card
+from studies.training.stream import card as stream_card
 from studies.training.stream import train as training
 from studies.training.stream.clips import FRAMES, PERIOD, render
 from studies.training.stream.forcing import ForcingRecipe, chunk_times, forcing_loss
@@ -166,7 +167,7 @@ def test_only_chunks_with_noise_count() -> None:
 def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = [Scene(("crab",), motion, "sky") for motion in ("rising", "falling", "moving left")] * 8
     monkeypatch.setattr(latents, "scenes", lambda seed: few)
-    monkeypatch.setattr(card, "SEEN", 1)
+    monkeypatch.setattr(stream_card, "SEEN", 1)
     monkeypatch.setattr(card, "drawn", lambda pipe, asked: pipe(asked, num_inference_steps=1, output_type="pil")[0])
     monkeypatch.setattr(training, "load_glyphs", squares)
     recipe = training.Recipe(steps=2, batch=2, warmup=1, width=64, blocks=1, offsets=(0.0,))

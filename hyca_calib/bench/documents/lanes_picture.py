@@ -1,6 +1,7 @@
 """Lanes, plans, both and fewer steps in one picture."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib import pyplot
 
@@ -15,6 +16,7 @@ LOOKS: dict[Kind, tuple[str, str]] = {
     "both": (ACCENT, "D-"),
 }
 """The colour and the line of each kind."""
+FAINT: dict[str, Any] = {"s": 14, "alpha": 0.35, "lw": 0}
 TICKS = (4, 6, 8, 10, 12, 16, 20, 30, 50)
 
 
@@ -28,9 +30,10 @@ def draw_lanes(found: LanesTable, names: dict[Kind, str], path: Path) -> None:
             for row in rows
             if row.mean_db >= max(r.mean_db for r in rows if r.computed_passes <= row.computed_passes)
         ]
-        axes.scatter([r.computed_passes for r in rows], [r.mean_db for r in rows], s=14, color=color, alpha=0.35, lw=0)
+        axes.scatter([r.computed_passes for r in rows], [r.mean_db for r in rows], color=color, **FAINT)
         line = sorted((row.computed_passes, row.mean_db) for row in best)
         axes.plot(*zip(*line, strict=True), style, color=color, ms=5, label=names[kind]) if line else None
+    axes.scatter([], [], color=INK, label="a worse way of the same kind", **FAINT)
     axes.set_xscale("log")
     axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
     axes.minorticks_off()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hyca_calib.demo.stream.pipeline import StreamPipeline
-from studies.training.card import captions_of, drawn, write_card
+from studies.training.card import write_clips_card
 from studies.training.motion.clips import OBJECTS
 
 SEEN, UNSEEN, EVERY = 6, 3, 4
@@ -41,20 +41,4 @@ Out of scope: anything but testing.
 def write(folder: Path) -> None:
     """Write ``README.md`` and ``samples.png`` into a folder of weights."""
     pipe = StreamPipeline.from_weights(folder)
-    config, (seen, unseen, num_held) = pipe.config, captions_of(folder, SEEN, UNSEEN)
-    rows = [clip[::EVERY] for clip in drawn(pipe, seen + unseen)]
-    write_card(
-        folder,
-        CARD,
-        pipe,
-        [frame for row in rows for frame in row],
-        len(rows[0]),
-        frames=config.num_frames,
-        size=config.frame_size,
-        channels=pipe.transformer.config.in_channels,
-        seen=len(seen),
-        unseen=len(unseen),
-        held="; ".join(unseen),
-        objects=len(OBJECTS),
-        num_held=num_held,
-    )
+    write_clips_card(folder, CARD, pipe, SEEN, UNSEEN, EVERY, objects=len(OBJECTS))
