@@ -14,7 +14,7 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import human_bytes
 from hyca_calib.report.write import WALL_SAMPLES
 from hyca_calib.search.effort import Effort
-from hyca_calib.search.error_damping import JOBS
+from hyca_calib.search.error_damping import probed_work
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.refine import WITH_BACKWARD
 from hyca_calib.search.smaller import MEMBERS, SAMPLES
@@ -172,10 +172,10 @@ class _Costs:
         return replace(work, host=work.host + needs.host)
 
     def probe(self) -> StageWork:
-        samples = self.timed.points * (self.effort.probes + min(JOBS, max(1, self.effort.probes // 3)))
-        steps = self.workload.num_steps
-        seconds = samples * (self.timed.begin_seconds + steps * self.timed.alone_seconds)
-        return self._work("probe", samples, samples * steps, seconds, self._drawn(1))
+        work = probed_work(self.workload.num_steps, self.effort.probes)
+        samples, steps = (self.timed.points * count for count in work)
+        seconds = samples * self.timed.begin_seconds + steps * self.timed.alone_seconds
+        return self._work("probe", samples, steps, seconds, self._drawn(1))
 
     def tune(self) -> StageWork:
         steps, channels = self.workload.num_steps, self.timed.channels

@@ -9,14 +9,16 @@ single steps of full runs. Schedules that are searched without it spend their co
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from hyca_calib.pipelines.outputs import tensors_of
-from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.rollout import device_of, sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.options import SearchOptions
 from hyca_calib.search.problem import Problem
@@ -28,6 +30,7 @@ from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import Feature
 
+CPU = torch.device("cpu")
 JOBS = 4
 PUSH = 0.3
 """A push over the feature's change since the step before: the size and direction that forecast errors have."""
@@ -73,21 +76,29 @@ def measure_damping(
 
     The first few jobs of the fit split are sampled.
 
-    Cost: `probes` full runs of one sample, and one without a push for each of a few samples.
+    Cost: `probed_work`. What is before a push is taken from the run without one.
     """
     steps, response = problem.trace.num_steps, np.abs(problem.trace.response)
-    used = problem.workload.of("fit")[: max(1, min(JOBS, probes // 3))]
+    used = problem.workload.of("fit")[: _num_jobs(probes)]
     found: list[tuple[int, float]] = []
     for number, (job, pushed) in enumerate(zip(used, _pushed_steps(steps, len(used), probes), strict=True)):
-        plain, _ = _pushed_run(pipe, problem, job, None)
+        plain = _run(pipe, problem, job)
         left = {}
         for i, step in enumerate(pushed):
-            latents, push = _pushed_run(pipe, problem, job, step)
-            left[step] = (latents - plain).pow(2).mean().sqrt().item() / max(push * response[step], 1e-30)
+            run = _run(pipe, problem, job, step, plain.calls)
+            changed = (run.latents - plain.latents).pow(2).mean().sqrt().item()
+            left[step] = changed / max(run.push * response[step], 1e-30)
             on_progress((number + (i + 1) / len(pushed)) / len(used))
         last = left.pop(steps - 1)
         found += [(step, factor / last) for step, factor in left.items()]
     return smoothed(found, steps)
+
+
+def probed_work(steps: int, probes: int) -> tuple[int, int]:
+    """How many samples are drawn, each alone, and how many of their steps computed, in a whole measurement."""
+    jobs = _num_jobs(probes)
+    pushed = [step for each in _pushed_steps(steps, jobs, probes) for step in each]
+    return jobs + len(pushed), jobs * steps + sum(steps - max(0, step - 1) for step in pushed)
 
 
 def smoothed(found: Sequence[tuple[int, float]], steps: int) -> Array:
@@ -107,6 +118,10 @@ def smoothed(found: Sequence[tuple[int, float]], steps: int) -> Array:
     return np.asarray(np.exp(np.minimum(curve - curve[-1], np.log(MOST))))
 
 
+def _num_jobs(probes: int) -> int:
+    return max(1, min(JOBS, probes // 3))
+
+
 def _pushed_steps(steps: int, jobs: int, probes: int) -> list[list[int]]:
     """The steps that are pushed in runs of each job: spread over all, the last one always."""
     each = max(1, probes // jobs - 1)
@@ -114,29 +129,61 @@ def _pushed_steps(steps: int, jobs: int, probes: int) -> list[list[int]]:
     return [[*wanted[job::jobs], steps - 1] for job in range(jobs)]
 
 
-def _pushed_run(pipe: Any, problem: Problem, job: Job, step: int | None) -> tuple[Tensor, float]:
-    """Final latents of a full run whose feature is pushed at one step, and the push as the output shows it.
+@dataclass(frozen=True)
+class _Call:
+    """A call of the network: its step, None if it does not come to the cache point, and what it returned."""
 
-    That is the root mean square change of the network's output; 0 without a step.
+    step: float | None
+    output: Any
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Final latents of a run, its calls, and the push as the output shows it.
+
+    That is the root mean square change of the network's output; 0 without a push.
+    """
+
+    latents: Tensor
+    calls: Sequence[_Call]
+    push: float
+
+
+def _run(pipe: Any, problem: Problem, job: Job, step: int | None = None, known: Sequence[_Call] = ()) -> _Run:
+    """A run whose feature is pushed at one step, if any.
+
+    Args:
+        known: calls of the run without a push, which answer for those before the push.
     """
     module = find_transformer(pipe, problem.trace.attributes.model.component)
     attachment, clock = Attachment(module, problem.trace.point), Clock(module, pipe)
-    resolver, pushes = CallResolver(clock), list[float]()
+    resolver, device = CallResolver(clock), device_of(pipe)
+    calls, pushes = list[_Call](), list[float]()
     latest = dict[tuple[str, int], Feature]()  # of each branch
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = known[len(calls)] if len(calls) < len(known) else None
+        if step is not None and before and before.step is not None and before.step < step - 1:
+            resolver.resolve(args, kwargs, attachment.context.branch)
+            calls.append(before)
+            return _copied(before.output, device)
         output, feature = attachment.compute(args, kwargs)
         if feature is None:
+            calls.append(_Call(None, None))
             return output
         call = resolver.resolve(args, kwargs, attachment.context.branch)
+        calls.append(_Call(resolver.track.position, None if known else _copied(output, CPU)))
         if call.progress == "begins":
             latest.clear()
-        key, now = (call.branch, call.part), Feature((part.detach().clone() for part in feature), feature.form)
+        return pushed(output, feature, (call.branch, call.part), args, kwargs)
+
+    def pushed(output: Any, feature: Feature, key: tuple[str, int], args: Any, kwargs: Any) -> Any:
+        now = Feature((part.detach().clone() for part in feature), feature.form)
         before, latest[key] = latest.get(key), now
         if resolver.track.position != step or before is None or before[0].shape != now[0].shape:
             return output
-        pushed = Feature((new + PUSH * (new - old) for new, old in zip(now, before, strict=True)), feature.form)
-        changed = attachment.predict(pushed, args, kwargs)
+        further = Feature((new + PUSH * (new - old) for new, old in zip(now, before, strict=True)), feature.form)
+        changed = attachment.predict(further, args, kwargs)
         for a, b in zip(tensors_of(changed), tensors_of(output), strict=True):
             pushes.append((a.float() - b.float()).pow(2).mean().sqrt().item())
         return changed
@@ -146,4 +193,9 @@ def _pushed_run(pipe: Any, problem: Problem, job: Job, step: int | None) -> tupl
         latents = sample_latents(pipe, [job], problem.workload.num_steps, 1)
     finally:
         attachment.remove()
-    return latents, float(np.sqrt(np.mean(np.square(pushes)))) if pushes else 0.0
+    return _Run(latents, calls, float(np.sqrt(np.mean(np.square(pushes)))) if pushes else 0.0)
+
+
+def _copied(output: Any, device: torch.device) -> Any:
+    """What a network returned, its tensors copied: pipelines may write into them."""
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone().to(device), output)

@@ -10,7 +10,8 @@ import pytest
 import tiny
 import torch
 
-from hyca_calib.search.error_damping import carried_over, measure_damping, smoothed, with_damping
+from hyca_calib.search import error_damping
+from hyca_calib.search.error_damping import carried_over, measure_damping, probed_work, smoothed, with_damping
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 
@@ -44,6 +45,20 @@ def test_a_network_that_pulls_back_damps(problem: Problem) -> None:
     found = measure_damping(pipe, problem, probes=24)
     expected = (1 - 2.0 / 12) ** np.arange(11, -1, -1)  # every later Euler step of 1/12 takes a sixth away
     assert found == pytest.approx(expected, rel=0.15)
+
+
+def test_what_is_before_a_push_is_not_computed_again(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, computed = tiny.pipeline(), list[int]()
+    pipe.transformer.transformer_blocks[0].register_forward_hook(lambda *call: computed.append(1))
+    found = measure_damping(pipe, problem, probes=12)
+    samples, steps = probed_work(12, 12)
+    assert len(computed) == steps < 0.8 * samples * 12
+    run = error_damping._run
+    monkeypatch.setattr(
+        error_damping, "_run", lambda pipe, problem, job, step=None, known=(): run(pipe, problem, job, step)
+    )
+    assert found.tolist() == measure_damping(pipe, problem, probes=12).tolist()
+    assert len(computed) == steps + 12 * samples
 
 
 def test_what_is_measured_is_remembered(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
