@@ -70,7 +70,7 @@ class HalfOpenAxis(Axis):
     """An axis whose least value is natural (an interval of 2, no block) and that is open above."""
 
     def at_edge(self, value: Value) -> bool:
-        return value == self.ladder[-1]
+        return not self.closed and value == self.ladder[-1]
 
 
 def ladder(low: float, high: float, factor: float = 1.25) -> tuple[float, ...]:

@@ -73,8 +73,9 @@ def _family(sampler: Sampler, num_steps: int) -> Family:
 
     calls = tuple(sorted({sampler.network_calls(sampler.steps(n)) for n in _call_counts(num_steps)}))
     starts = tuple(start for start in STARTS if start < num_steps - 1)
+    only_all_is_more = calls[-1] + sampler.calls >= sampler.network_calls(num_steps)
     axes = (
-        HalfOpenAxis("calls", calls, tuple(calls[i] for i in range(1, len(calls), 5))),
+        HalfOpenAxis("calls", calls, tuple(calls[i] for i in range(1, len(calls), 5)), closed=only_all_is_more),
         HalfOpenAxis("start", starts, (0, 4)) if sampler.spaced else Axis("start", (0,), closed=True),
         Axis("end", ENDS, (1.0,)) if sampler.spaced else Axis("end", (1.0,), closed=True),
     )

@@ -14,7 +14,7 @@ from hyca_calib.bench.choice import CLOSE_LOOK, Window, chosen
 from hyca_calib.bench.equivalence import Margins
 from hyca_calib.bench.figures import Figures, Timing
 from hyca_calib.bench.isolation import CleanPipeline
-from hyca_calib.bench.notebook import Notebook
+from hyca_calib.bench.notebook import Notebook, Part
 from hyca_calib.bench.picture_quality import Judging, PictureQuality
 from hyca_calib.bench.results import FULL, OURS, Row
 from hyca_calib.bench.stage import Stage
@@ -43,7 +43,7 @@ class Learnt:
     def recall(self, name: str, make: Callable[[], Any]) -> Any:
         """What was learnt under a name, see `Setup.recall`."""
         if name not in self.known:
-            self.known[name] = self.notebook.recall(Any, f"{name}, learnt", make, (module_of(make),))
+            self.known[name] = self.notebook.recall(Any, Part.LEARNT.of(name), make, (module_of(make),))
         return self.known[name]
 
 
@@ -101,7 +101,7 @@ class Comparison:
             def told(tried: int, name: str, number: int = number) -> None:
                 tell("sweeps", number / len(self.families), f"{tried} tried, {name}")
 
-            found.append(sweep(family, partial(self._scored, self.few, "few", family), costs, most, told))
+            found.append(sweep(family, partial(self._scored, self.few, Part.FEW, family), costs, most, told))
         tell("sweeps", 1.0, f"{sum(len(one.tried) for one in found)} settings tried")
         return found
 
@@ -114,13 +114,13 @@ class Comparison:
         for number, score in enumerate(close):
             tell("choice", number / len(close), score.method)
             family = self._by_name[score.family]
-            more = self._scored(self.rest, "rest", family, family.baseline(score.settings)) if self.rest else None
+            more = self._scored(self.rest, Part.REST, family, family.baseline(score.settings)) if self.rest else None
             seen.append(joined(score, more) if more else score)
         tell("choice", 1.0, f"{len(close)} settings on the whole select split")
         return [self._by_name[score.family].baseline(score.settings) for score in chosen(seen, places)]
 
-    def _scored(self, stage: Callable[[], Stage], samples: str, family: Family, baseline: Baseline) -> Score:
-        name, modules = f"{baseline.name}, {samples}", self._modules(family)
+    def _scored(self, stage: Callable[[], Stage], part: Part, family: Family, baseline: Baseline) -> Score:
+        name, modules = part.of(baseline.name), self._modules(family)
         return self.notebook.recall(Score, name, lambda: stage().score(baseline), modules, settings=baseline.settings)
 
     def baselines(self, chosen: Sequence[Baseline], on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
@@ -164,7 +164,7 @@ class Comparison:
             baseline = of_plans.get(row.method) or self._by_name[row.family].baseline(row.settings)
             modules = self._modules(None if row.ours else self._by_name[row.family])
             make = partial(self.test().timing, baseline)
-            return replace(row, timing=self.notebook.recall(Timing, f"{row.method}, timed", make, modules))
+            return replace(row, timing=self.notebook.recall(Timing, Part.TIMED.of(row.method), make, modules))
 
         return [measured(row) if row.result and row.family != FULL else row for row in rows]
 
@@ -197,7 +197,7 @@ class Comparison:
         asked = {"settings": baseline.settings, "plan": content}
         row = self.notebook.recall(Row, baseline.name, measured, modules, **asked)
         if judging and row.result:
-            name, of_judge = f"{row.method}, judged", (*modules, Judging.__module__)
+            name, of_judge = Part.JUDGED.of(row.method), (*modules, Judging.__module__)
             make = partial(seen, judging)
             row = replace(row, quality=self.notebook.recall(PictureQuality, name, make, of_judge, **asked))
         on_row(row)

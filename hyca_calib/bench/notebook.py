@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +23,20 @@ MEASURED = "measured.jsonl"
 PICTURES = "pictures"
 
 
+class Part(StrEnum):
+    """What is measured of a method beside its row."""
+
+    FEW = "few"
+    REST = "rest"
+    TIMED = "timed"
+    JUDGED = "judged"
+    LEARNT = "learnt"
+
+    def of(self, method: str) -> str:
+        """The name of that measurement."""
+        return f"{method}, {self}"
+
+
 @dataclass(frozen=True)
 class Notebook:
     """A line for every measurement; one that was made under other facts, or by other code, is made again.
@@ -30,23 +46,29 @@ class Notebook:
     Attributes:
         folder: None keeps nothing beyond the process.
         facts: what all measurements depend on.
+        earlier: measurements by name that are trusted whatever code they were made by, see `measured_earlier`.
     """
 
     folder: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    earlier: Mapping[str, Any] = field(default_factory=dict)
     _held: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def _known(self) -> dict[str, Any]:
+        return {note["key"]: note["found"] for note in self._notes()}
+
+    def _notes(self) -> Iterator[dict[str, Any]]:
         path = self.folder / MEASURED if self.folder else None
-        known: dict[str, Any] = {}
         for line in path.read_text().splitlines() if path and path.exists() else ():
-            try:
+            with suppress(ValueError):  # cut off
                 note = json.loads(line)
-                known[note["key"]] = note["found"]
-            except (ValueError, KeyError, TypeError):
-                continue  # cut off
-        return known
+                if isinstance(note, dict) and {"key", "name", "found"} <= note.keys():
+                    yield note
+
+    def latest(self, names: Collection[str]) -> dict[str, Any]:
+        """By name the measurements that were made last, by whatever code."""
+        return {note["name"]: note["found"] for note in self._notes() if note["name"] in names}
 
     def recall(
         self, kind: type[T], name: str, make: Callable[[], T], modules: tuple[str, ...] = (), **settings: Any
@@ -59,6 +81,8 @@ class Notebook:
         adapter = TypeAdapter(kind)
         asked = {**self.facts, "kind": str(kind), "name": name, "code": code_of(*modules), **settings}
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
+        if key not in self._known and name in self.earlier:
+            return adapter.validate_python(self.earlier[name])
         if key not in self._known:
             self._known[key] = adapter.dump_python(make(), mode="json")
             self._append({"key": key, "name": name, "found": self._known[key]})

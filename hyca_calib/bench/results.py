@@ -52,12 +52,16 @@ class BenchFacts(Provenance, frozen=True):
 
     Attributes:
         weights: digest of the network's.
+        only: parts of the names of the families that were asked for; none for all.
+        others: what measured the other methods, where their figures are an earlier comparison's.
     """
 
     model: str
     workload: WorkloadSummary
     batch: int
     weights: str
+    only: tuple[str, ...] = ()
+    others: Provenance | None = None
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,13 @@ def bench(
     Example: [b]python -m hyca_calib bench runtime[/]
     """
     from hyca_calib.bench.documents.blocks import publish as publish_figures
-    from hyca_calib.commands import bench_coverage, bench_lanes, bench_presets, benching
+    from hyca_calib.commands import bench_coverage, bench_lanes, bench_presets, bench_runtime, benching
 
     if publish:
         for path in publish_figures(Path.cwd()):
             print(path)
     elif what == "runtime":
-        print(benching.bench_runtime(options))
+        print(bench_runtime.bench_runtime(options))
     elif what == "lanes":
         print(bench_lanes.bench_lanes(options))
     elif what == "coverage":

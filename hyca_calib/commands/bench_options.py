@@ -54,6 +54,14 @@ class BenchOptions:
         list[str] | None,
         typer.Option(help="Keep families of rivals (or networks, presets) with this in their name; repeatable."),
     ] = None
+    keep_rivals: Annotated[
+        bool,
+        typer.Option(
+            "--keep-rivals",
+            help="Take the figures of other methods from the comparison that is in --out, by whatever code, once a "
+            "random tenth of them was measured again to the same. What new plans face beyond them is measured.",
+        ),
+    ] = False
     trace: Annotated[
         str | None,
         typer.Option(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,17 +14,18 @@ from hyca_calib.bench.choice import SPARING, costs_of, windows
 from hyca_calib.bench.comparison import Comparison, Learnt
 from hyca_calib.bench.documents.comparison_table import measure_of, to_csv, to_markdown
 from hyca_calib.bench.documents.front import draw_front
+from hyca_calib.bench.documents.standing import others_sentence
+from hyca_calib.bench.earlier import check_alike, measured_earlier, others_of
 from hyca_calib.bench.equivalence import load_margins
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.lead import lead
 from hyca_calib.bench.notebook import Notebook
 from hyca_calib.bench.results import OURS, Bench, BenchFacts, Row, read_bench
-from hyca_calib.bench.runtime.costs import RuntimeCosts
 from hyca_calib.bench.sweep import MOST
 from hyca_calib.bench.verify import CALIBRATED, TOLERANCE_DB, Verification, random_rows
 from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.few_steps import of_few_steps, palette_in
-from hyca_calib.commands.options import STUDIES, SearchLimits, TraceOptions, short_name
+from hyca_calib.commands.options import SearchLimits, TraceOptions, short_name
 from hyca_calib.commands.searching import search_plans
 from hyca_calib.commands.tracing import trace_model
 from hyca_calib.costs.budget import parse_budgets
@@ -32,11 +33,11 @@ from hyca_calib.costs.same_cost import MORE
 from hyca_calib.demo.judge import load_judge
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
-from hyca_calib.pipelines.load import default_device, load_pipeline
+from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.rollout import device_of
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import prompt_groups
-from hyca_calib.records.atomic import write_json, write_text
+from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import counting, say, stages
 from hyca_calib.records.provenance import provenance, versions
 from hyca_calib.search.problem import Problem
@@ -60,11 +61,12 @@ USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
 
 def bench_all(options: BenchOptions) -> Path:
     """``hyca_calib bench``; returns the path of the table."""
+    earlier = _earlier(options)
     plans = [(f"HyCa plan {plan_file(path).parent.name}", load_plan(path)) for path in options.plans or ()]
     options = of_few_steps(options, _workload(options))
     plans += _searched(options)
     named = [(name, _beside(options.folder, name, plan), plan) for name, plan in plans]
-    comparison, facts, learnt = _comparison(options)
+    comparison, facts, learnt = _comparison(options, earlier)
 
     def tell(row: Row) -> None:
         found = f"{row.result.flops_ratio:5.2f}x {row.result.agreement_db:6.2f} dB" if row.result else row.error
@@ -89,7 +91,19 @@ def verify_bench(options: BenchOptions) -> str:
     Raises:
         StudyError: a figure is off by more than `TOLERANCE_DB`.
     """
+    return _verified(options, read_bench(options.folder))
+
+
+def _earlier(options: BenchOptions) -> Bench | None:
+    """The comparison whose figures of other methods are kept, once some of them were measured again."""
+    if not options.keep_rivals:
+        return None
     bench = read_bench(options.folder)
+    say(_verified(options, replace(bench, rows=tuple(row for row in bench.rows if not row.ours))))
+    return bench
+
+
+def _verified(options: BenchOptions, bench: Bench) -> str:
     how = Verification(options.folder, partial(load_pipeline, bench.facts.model), _workload(options))
     rows, checks = random_rows(bench, 0.1, options.seed), []
     with counting("verify", len(rows)) as advance:
@@ -105,39 +119,7 @@ def verify_bench(options: BenchOptions) -> str:
     return "\n".join(f"{check.off_by:.4f} dB off  {check.method}" for check in checks)
 
 
-def bench_runtime(options: BenchOptions) -> Path:
-    """``hyca_calib bench runtime``; returns the path of the figures.
-
-    Raises:
-        WorkloadError: there is no network of a name in `options.only`.
-    """
-    from hyca_calib.bench.runtime import timing
-    from hyca_calib.bench.runtime.networks import NETWORKS
-
-    if unknown := [name for name in options.only or () if name not in NETWORKS]:
-        raise WorkloadError(f"no network is called {' or '.join(unknown)}; there are {', '.join(NETWORKS)}")
-    device = default_device()
-    on_gpu = device.startswith("cuda")
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    names = ("flux-dev", "qwen-image", "hunyuan-video") if on_gpu else ("flux-100m",)
-    shapes = [(1, 4096, 3072), (1, 25216, 3072)] if on_gpu else [(1, 1024, 768), (1, 4096, 3072)]
-    steps, computed = (50, tuple(range(0, 50, 5))) if on_gpu else (20, (0, 5, 10, 15))
-    path = (options.out or STUDIES / "bench") / f"runtime-{'cuda' if on_gpu else 'cpu'}.json"
-    costs = RuntimeCosts(
-        **provenance(device).model_dump(),
-        sum=tuple(timing.measure_sum(shape, dtype, taps, device) for shape in shapes for taps in (2, 3, 4)),
-        overhead=timing.measure_overhead(device),
-    )
-    for name in options.only or names:
-        say(f"{name}: full and planned runs in turn ...")
-        found = timing.measure_realised(name, steps, computed, device, dtype)
-        say(str(asdict(found)))
-        costs = costs.model_copy(update={"realised": (*costs.realised, found)})
-        write_json(path, costs)  # networks take minutes: what is measured is kept
-    return path
-
-
-def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
+def _comparison(options: BenchOptions, earlier: Bench | None) -> tuple[Comparison, BenchFacts, Learnt]:
     """Everything that is measured with, and what the table says of it."""
     workload, batch = _workload(options), batch_of(options.model, options.batch)
     say(f"{options.prompts or options.model}: {len(workload.prompts)} prompts")
@@ -151,7 +133,12 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
         "weights": weights_digest(find_transformer(clean.pipe)),
     }
     device = str(device_of(clean.pipe))
-    notebook = Notebook(options.folder, {**facts, "device": device, "versions": versions()})
+    made = {**facts, **provenance(device).model_dump(), "only": options.only or ()}
+    if earlier:
+        check_alike(earlier.facts, made)
+        made["others"] = others_of(earlier.facts)
+    known = measured_earlier(earlier, options.folder) if earlier else {}
+    notebook = Notebook(options.folder, {**facts, "device": device, "versions": versions()}, known)
     learnt = Learnt(notebook)
     setup = Setup(workload.of("fit")[:CALIBRATED], workload.num_steps, learnt.recall, lambda: Problem(_trunk(options)))
     found = families(clean.pipe, setup)
@@ -162,7 +149,7 @@ def _comparison(options: BenchOptions) -> tuple[Comparison, BenchFacts, Learnt]:
     judge = load_judge(options.model)
     judged = (judge, load_margins(options.model)) if judge else None
     comparison = Comparison.of(clean, workload, batch, found, judged, notebook)
-    return comparison, BenchFacts.model_validate({**facts, **provenance(device).model_dump()}), learnt
+    return comparison, BenchFacts.model_validate(made), learnt
 
 
 def is_wanted(family: str, names: Sequence[str], only: Sequence[str]) -> bool:
@@ -208,7 +195,8 @@ def _written(folder: Path, bench: Bench) -> Path:
         f"or 2 % less; their FLOPs ratio is {SPARING} or more, or within {100 * MORE - 100:.0f} % of the plan's. FLOPs "
         "are the mean over all samples. Settings were chosen on the select split; every family was swept until the "
         "neighbours of its best settings were tried, each on a network proven untouched. Wall time and memory are of "
-        "one batch, in turn with the full run, for plans and what they are compared with.\n\n"
+        f"one batch, in turn with the full run, for plans and what they are compared with."
+        f"{_left_out(facts)}\n\n"
         "![agreement over compute](bench.png)\n\n"
     )
     bench.write(folder)
@@ -219,6 +207,11 @@ def _written(folder: Path, bench: Bench) -> Path:
     draw_front(ours, baselines, folder / "bench.png", faint, measure_of(rows))
     write_text(folder / "bench.md", head + to_markdown(bench))
     return folder / "bench.md"
+
+
+def _left_out(facts: BenchFacts) -> str:
+    only = f" Only these families were tried: {', '.join(facts.only)}." if facts.only else ""
+    return only + (f" {others_sentence(facts)}" if facts.others else "")
 
 
 def _searched(options: BenchOptions) -> list[tuple[str, Plan]]:

@@ -13,19 +13,20 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from comparisons import STEPS, comparison, facts_of, fewer_steps
 from processes import forked
 
 from hyca_calib.baselines import Axis, Baseline, Family, Settings
 from hyca_calib.baselines.score import Score, joined
 from hyca_calib.bench.choice import CLOSE_LOOK, chosen, windows
-from hyca_calib.bench.comparison import HARNESS, Comparison, Learnt
+from hyca_calib.bench.comparison import HARNESS, Learnt
 from hyca_calib.bench.documents.comparison_table import to_csv, to_markdown
 from hyca_calib.bench.documents.front import draw_front
 from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.isolation import CleanPipeline, fingerprint
 from hyca_calib.bench.lead import lead
 from hyca_calib.bench.notebook import MEASURED, Notebook
-from hyca_calib.bench.results import Bench, BenchFacts, Row, read_bench
+from hyca_calib.bench.results import Bench, Row, read_bench
 from hyca_calib.bench.sweep import Sweep, sweep
 from hyca_calib.bench.verify import Verification, random_rows
 from hyca_calib.commands import benching
@@ -34,32 +35,12 @@ from hyca_calib.commands.benching import verify_bench
 from hyca_calib.commands.options import TraceOptions
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.records.provenance import code_digest, code_of, provenance
+from hyca_calib.records.provenance import code_digest, code_of
 from hyca_runtime import AttachError
 from hyca_runtime.errors import StudyError
 from hyca_runtime.plan import Plan
 
-STEPS = 12
 COSTS = (1.5, 2.5)
-
-
-def fewer_steps(name: str = "fewer steps", counts: tuple[int, ...] = (3, 4, 6, 9)) -> Family:
-    def untouched(pipe: Any, settings: Settings) -> Any:
-        return nullcontext()
-
-    axes = (Axis("calls", counts, closed=True),)
-    return Family(name, "ours", axes, untouched, STEPS, steps=lambda settings: int(settings["calls"]))
-
-
-def comparison(workload: Workload, families: list[Family], notebook: Notebook | None = None) -> Comparison:
-    clean = CleanPipeline(tiny.pipeline, workload.of("fit")[0])
-    return Comparison.of(clean, workload, 4, families, None, notebook)
-
-
-def facts_of(workload: Workload) -> BenchFacts:
-    """Facts of a comparison on the tiny pipeline."""
-    own = {"model": "tiny:pipeline", "workload": workload.describe(), "batch": 4, "weights": "0"}
-    return BenchFacts.model_validate({**provenance("cpu").model_dump(), **own})
 
 
 class TestSweep:

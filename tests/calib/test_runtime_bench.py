@@ -10,7 +10,7 @@ import torch
 from hyca_calib.bench.runtime.networks import NETWORKS
 from hyca_calib.bench.runtime.timing import measure_realised, measure_sum
 from hyca_calib.commands.bench_options import BenchOptions
-from hyca_calib.commands.benching import bench_runtime
+from hyca_calib.commands.bench_runtime import bench_runtime
 from hyca_runtime.errors import WorkloadError
 
 

@@ -12,7 +12,7 @@ from hyca_calib.bench.equivalence import OUTCOMES
 from hyca_calib.bench.figures import Figures
 from hyca_calib.bench.lead import Lead, lead
 from hyca_calib.bench.picture_quality import PictureQuality
-from hyca_calib.bench.results import FULL, OURS, RESULTS, Bench, read_bench
+from hyca_calib.bench.results import FULL, OURS, RESULTS, Bench, BenchFacts, read_bench
 from hyca_calib.costs.same_cost import MORE, SAME_COST
 from hyca_calib.search.options import FEW_STEPS
 
@@ -212,6 +212,16 @@ def _pictures(plans: Sequence[PlanStanding]) -> str:
     return f"**Pictures on their own, beside the full run's, of {len(seen)} plans**: {'; '.join(parts)}."
 
 
+def others_sentence(facts: BenchFacts) -> str:
+    """Where the figures of other methods are from, if from an earlier comparison."""
+    if facts.others is None:
+        return ""
+    return (
+        f"Other methods were measured on {facts.others.date} by commit {facts.others.commit}; a random tenth of their "
+        "rows was measured again to the same figures, and what the new plans must be compared with beyond them is new."
+    )
+
+
 def _sources(benches: Benches) -> str:
     """Samples, steps, machine, day, commit, versions; what is common to several models once."""
     common: dict[str, list[str]] = {}
@@ -221,5 +231,6 @@ def _sources(benches: Benches) -> str:
         made = f"{workload.num_steps} steps, seed {workload.seed}, {made_with(bench.facts)}"
         common.setdefault(made, []).append(f"`{model}` ({samples})")
     each = [f"{listed(models)}: {made}." for made, models in common.items()]
+    each += [f"`{model}`: {told}" for model, bench in benches.items() if (told := others_sentence(bench.facts))]
     what = "PSNR to the model's own full run and distances are in dB, means over the test split with 95 % intervals."
     return " ".join([what, *each])

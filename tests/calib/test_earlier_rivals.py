@@ -1,0 +1,71 @@
+"""Figures of other methods that an earlier comparison measured, beside new plans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparisons import comparison, facts_of, fewer_steps
+
+from hyca_calib.bench.choice import windows
+from hyca_calib.bench.comparison import Comparison
+from hyca_calib.bench.earlier import check_alike, measured_earlier, others_of
+from hyca_calib.bench.notebook import MEASURED, Notebook
+from hyca_calib.bench.results import Bench, Row
+from hyca_calib.bench.stage import Stage
+from hyca_calib.bench.sweep import Sweep
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.provenance import Provenance
+from hyca_runtime.errors import StudyError
+
+COSTS = (1.5, 2.0)
+
+
+def run(over: Comparison) -> tuple[list[Row], list[Sweep]]:
+    sweeps = over.sweeps(COSTS)
+    return over.baselines(over.chosen(sweeps, windows(COSTS))), sweeps
+
+
+def noting(workload: Workload, folder: Path, code: str, earlier: dict[str, Any] | None = None) -> Comparison:
+    notebook = Notebook(folder, {"made by": code}, earlier or {})
+    return comparison(workload, [fewer_steps()], notebook)
+
+
+def test_they_are_not_measured_again(workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, sweeps = run(noting(workload, tmp_path, "old code"))
+    assert rows
+    bench = Bench(facts_of(workload), (0,), tuple(rows), COSTS, tuple(sweeps), {"a schedule": [1, 2]})
+    known = measured_earlier(bench, tmp_path)
+    notes = (tmp_path / MEASURED).read_text()
+    monkeypatch.setattr(Stage, "score", None)
+    monkeypatch.setattr(Stage, "run", None)
+    again, swept = run(noting(workload, tmp_path, "new code", known))
+    assert again == rows
+    assert swept == sweeps
+    assert (tmp_path / MEASURED).read_text() == notes, "what others measured is not noted as ours"
+    with pytest.raises(TypeError):
+        run(noting(workload, tmp_path, "new code"))
+
+
+def test_our_own_rows_are(workload: Workload, tmp_path: Path) -> None:
+    rows, sweeps = run(noting(workload, tmp_path, "code"))
+    ours = replace(rows[0], method="HyCa plan 2x", ours=True)
+    known = measured_earlier(Bench(facts_of(workload), (0,), (ours,), COSTS, tuple(sweeps)), tmp_path)
+    assert not [name for name in known if name.startswith("HyCa")]
+
+
+def test_they_were_measured_on_the_same(workload: Workload) -> None:
+    facts = facts_of(workload)
+    check_alike(facts, {**facts.model_dump(), "commit": "another", "date": "2026-01-01"})
+    with pytest.raises(StudyError, match=f"threads {facts.threads} then, 99 now"):
+        check_alike(facts, {**facts.model_dump(), "threads": 99})
+
+
+def test_the_first_to_measure_them_is_told(workload: Workload) -> None:
+    facts = facts_of(workload)
+    first = others_of(facts)
+    assert type(first) is Provenance
+    assert first.commit == facts.commit
+    assert others_of(facts.model_copy(update={"commit": "later", "others": first})) == first
