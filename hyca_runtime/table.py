@@ -13,6 +13,10 @@ MAX_READABLE = 4096
 """Largest table, in numbers, that is written as nested lists."""
 
 SIGNIFICANT_DIGITS = 9  # enough to give back every float32
+EXACT_POWER = 22
+"""The largest power of ten that a float64 holds exactly."""
+SURE = 1e-5
+"""So far from the middle of two whole numbers rounding cannot go wrong."""
 
 
 def pack_table(values: np.ndarray) -> Any:
@@ -20,8 +24,28 @@ def pack_table(values: np.ndarray) -> Any:
     table = np.ascontiguousarray(values, dtype="<f4")
     if table.size > MAX_READABLE:
         return {"shape": list(table.shape), "float32": base64.b64encode(table.tobytes()).decode("ascii")}
-    rounded = [float(f"{x:.{SIGNIFICANT_DIGITS}g}") for x in table.ravel()]
-    return np.array(rounded).reshape(table.shape).tolist()
+    rounded = _rounded(table.astype(np.float64).ravel())
+    return rounded.reshape(table.shape).tolist()
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """`values` to `SIGNIFICANT_DIGITS`, bit for bit as their decimal text is read.
+
+    A whole number below 2^53 over an exact power of ten is what its text is read as. Where it is not certain which
+    whole number, the text decides.
+    """
+    with np.errstate(all="ignore"):
+        places = SIGNIFICANT_DIGITS - 1 - np.floor(np.log10(np.abs(values)))
+        power = np.float_power(10.0, np.abs(places))
+        digits = np.where(places < 0, values / power, values * power)
+        whole = np.rint(digits)
+        found: np.ndarray = np.where(places < 0, whole * power, whole / power)
+        apart = np.abs(np.abs(digits - whole) - 0.5)
+        least = 10.0 ** (SIGNIFICANT_DIGITS - 1)
+        in_range = (np.abs(places) <= EXACT_POWER) & (np.abs(whole) >= least) & (np.abs(whole) < 10 * least)
+    for i in np.flatnonzero(~in_range | ~(apart > SURE)):
+        found[i] = float(f"{values[i]:.{SIGNIFICANT_DIGITS}g}") if values[i] else values[i]
+    return found
 
 
 def unpack_table(packed: Any) -> np.ndarray:

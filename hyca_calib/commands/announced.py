@@ -21,10 +21,12 @@ from hyca_calib.search.smaller import MEMBERS, SAMPLES
 from hyca_calib.trace.timed_model import TimedModel
 from hyca_runtime.errors import StudyError
 
-TRIAL_SECONDS, BUILD_SECONDS, OF_STEPS, OF_CHANNELS = 0.75, 2.0, 50, 384
+TRIAL_SECONDS, BUILD_SECONDS, OF_STEPS, OF_CHANNELS = 0.75, 0.6, 50, 384
 """A trial on statistics of so many steps and channels took so long on one core, and the rows of a candidate that is
 rolled out. A trial grows with the cube of the steps and the root of the channels, rows with the square and in
 proportion."""
+TRIED = 2.75
+"""Candidates for every whole rollout of the select split: most are broken off."""
 DRAWING_SECONDS, BASELINES = 10.0, 9
 """Of a report: its pictures, and the ways that it draws beside the plan at the plan's cost."""
 CHECKPOINTED = 4 / 3
@@ -192,7 +194,7 @@ class _Costs:
         select = self._of("select")
         samples = self.effort.rollouts * select
         rows = BUILD_SECONDS * (self.workload.num_steps / OF_STEPS) ** 2 * self.timed.channels / OF_CHANNELS
-        seconds = samples * self._run(computed) + self.effort.rollouts * rows
+        seconds = samples * self._run(computed) + TRIED * self.effort.rollouts * rows
         return self._work("confirm", samples, samples * computed, seconds, self._drawn(select))
 
     def fresh(self) -> StageWork:

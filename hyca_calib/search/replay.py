@@ -12,6 +12,7 @@ squared gain, summed within a group beforehand (`grouped`).
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Instant, Solver
+from hyca_runtime.solvers.base import ClosedFormSolver
 
 Array = NDArray[np.float64]
 
@@ -55,12 +57,22 @@ def rows_of(
     """
     if multistep == "recursive":
         return _recursive_rows(solver, times, history, targets)
-    past = [Instant(s, times[s]) for s in history]
+    past = tuple(Instant(s, float(times[s])) for s in history)
     out = np.zeros((len(history), len(targets)))
     for j, t in enumerate(targets):
-        row = solver.rows(past, Instant(t, times[t]))[:, 0]
+        row = _row(solver, past, Instant(t, float(times[t])))
         out[: len(row), j] = row
     return out
+
+
+def _row(solver: Solver, past: tuple[Instant, ...], target: Instant) -> Array:
+    return _formula(solver, past, target) if isinstance(solver, ClosedFormSolver) else solver.rows(past, target)[:, 0]
+
+
+@lru_cache(maxsize=100_000)
+def _formula(solver: ClosedFormSolver, past: tuple[Instant, ...], target: Instant) -> Array:
+    """Schedules that are compared have most of their gaps in common."""
+    return np.asarray(solver.rows(past, target)[:, 0])
 
 
 def _recursive_rows(solver: Solver, times: Array, history: Sequence[int], targets: Sequence[int]) -> Array:
