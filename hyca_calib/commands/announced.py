@@ -21,7 +21,7 @@ from hyca_calib.search.smaller import MEMBERS, SAMPLES
 from hyca_calib.trace.timed_model import TimedModel
 from hyca_runtime.errors import StudyError
 
-TRIAL_SECONDS, BUILD_SECONDS, OF_STEPS, OF_CHANNELS = 0.75, 0.6, 50, 384
+TRIAL_SECONDS, BUILD_SECONDS, OF_STEPS, OF_CHANNELS = 0.4, 0.6, 50, 384
 """A trial on statistics of so many steps and channels took so long on one core, and the rows of a candidate that is
 rolled out. A trial grows with the cube of the steps and the root of the channels, rows with the square and in
 proportion."""
@@ -29,6 +29,8 @@ TRIED = 2.75
 """Candidates for every whole rollout of the select split: most are broken off."""
 DRAWING_SECONDS, BASELINES = 10.0, 9
 """Of a report: its pictures, and the ways that it draws beside the plan at the plan's cost."""
+KEPT_FEATURES = TIMED_TAPS + 2
+"""What autograd keeps of a forecast, over one feature."""
 CHECKPOINTED = 4 / 3
 """Cost of a gradient whose calls are computed twice, over that of one whose activations are kept."""
 SHARES = 200
@@ -217,10 +219,11 @@ class _Costs:
             seconds += WITH_BACKWARD * samples * self._run(computed, timed)
             samples = judged + WITH_BACKWARD * samples
             return self._work("refine", samples, samples * computed, seconds, self._drawn(select))
-        kept = batch * computed * timed.activation_bytes
+        light = self.workload.num_steps - computed
+        kept = batch * (computed * timed.activation_bytes + light * KEPT_FEATURES * 4 * timed.cost.feature_numel)
         checkpointed = timed.in_blocks or kept > Refinement.memory_share * timed.free_bytes
-        light = (self.workload.num_steps - computed) * timed.cost.predicted_seconds
-        each = computed * timed.backward_seconds * (CHECKPOINTED if checkpointed else 1.0) + 3 * light
+        each = computed * timed.backward_seconds * (CHECKPOINTED if checkpointed else 1.0)
+        each += WITH_BACKWARD * light * timed.cost.predicted_seconds
         extra = max(self._drawn(select), self._drawn(batch) + (kept / computed if checkpointed else kept))
         seconds += samples * (timed.begin_seconds + each)
         return self._work("refine", samples + judged, steps + samples * computed, seconds, extra)

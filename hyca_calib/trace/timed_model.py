@@ -26,6 +26,8 @@ from hyca_calib.trace.run import probed, recorder_of
 from hyca_calib.trace.step_costs import Call
 
 REPEATS = 2
+GRAPHS = 4
+"""Kept at once, to see what the process grows by for each."""
 
 
 @dataclass(frozen=True)
@@ -161,11 +163,26 @@ def _with_gradient(module: nn.Module, call: Call) -> tuple[float | None, int]:
         try:
             with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
                 both()
-            return measure_seconds(both, REPEATS), kept
+            return measure_seconds(both, REPEATS), max(kept, _grown_by(module, call, kept))
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError):  # detached, changed in place, or an operation without a derivative
             return None, 0
+
+
+def _grown_by(module: nn.Module, call: Call, kept: int) -> int:
+    """What the process grows by for the graph of a call, on a CPU: an allocator adds its share to what tensors take.
+
+    Args:
+        kept: what autograd keeps of it; 0 is returned where several graphs might not fit, and on other devices.
+    """
+    device = next(module.parameters()).device
+    if device.type != "cpu" or GRAPHS * kept > available_bytes(device) / 4:
+        return 0
+    with peak_memory(device) as peak, torch.enable_grad():
+        graphs = [module(*args, **kwargs) for args, kwargs, _ in (_differentiable(call) for _ in range(GRAPHS))]
+    del graphs
+    return (peak.bytes or 0) // GRAPHS
 
 
 def _differentiable(call: Call) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
