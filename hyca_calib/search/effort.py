@@ -64,7 +64,7 @@ LEAST = {"samples": 14, "probes": 8, "trials": 2, "rollouts": 4, "iterations": 4
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort("quick", samples=28, probes=16, trials=12, rollouts=12, iterations=24, batch=8, fresh=36),
-    "standard": Effort("standard", samples=112, probes=32, trials=40, rollouts=40, iterations=80, batch=12, fresh=96),
+    "standard": Effort("standard", samples=112, probes=32, trials=40, rollouts=32, iterations=72, batch=12, fresh=96),
     "thorough": Effort(
         "thorough", samples=224, probes=64, trials=120, rollouts=160, iterations=480, batch=16, fresh=384
     ),
