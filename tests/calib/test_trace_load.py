@@ -32,7 +32,7 @@ TURNS = 5
 @pytest.mark.slow
 def test_overhead_on_the_embedded_model(tmp_path: Path) -> None:
     """Tracing against sampling the same batches, in turns: processor time of the thread that samples, the least."""
-    pipe, workload = load_pipeline("demo", "cpu"), Workload(prompts_of("demo", None), 28, 50, seed=0)
+    pipe, workload = load_pipeline("demo", "cpu"), Workload(prompts_of("demo", None), 14, 50, seed=0)
 
     def traced(number: int) -> None:
         path = tmp_path / f"{number}.zarr"
