@@ -32,7 +32,7 @@ captions it never saw: {held}. 50 Euler steps of each chunk, guidance 3, seed 0,
 | Training | {step} steps of {batch} clips, {minutes} minutes on {device}; bf16 autocast, AdamW, EMA {ema} |
 | Loss | {loss} (mean squared velocity error, times of chunks independent; running mean at the end) |
 | Held out | {num_held} captions, for generalisation tests |
-| Reproduce | `python -m studies.training.stream.train --out DIR --compile` |
+| Reproduce | `python -m studies.training.stream.train --out DIR --steps {step}` |
 
 Out of scope: anything but testing.
 """
