@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.records.console import stages
 from hyca_calib.search.by_chunk import search_by_chunk, shared
 from hyca_calib.search.candidate import Candidate
@@ -15,18 +16,22 @@ from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.trace.folder import Where
 from hyca_runtime import Plan
 
+Damped = Callable[[Pipeline, Problem, SearchLimits, Where], Problem]
+"""Gives a problem with its damping."""
 Tuned = Callable[[Problem, Sequence[Budget], SearchLimits, Where], dict[Budget, list[Candidate]]]
 """Gives candidates for every budget on one trace."""
 
 
-def by_chunk(asked: Asked, both: tuple[Problem, Problem], tuned: Tuned, options: SearchOptions) -> Maker:
+def by_chunk(
+    asked: Asked, both: tuple[Problem, Problem], damped: Damped, tuned: Tuned, options: SearchOptions
+) -> Maker:
     """The search, with sections of their own for the first chunk and for those behind it."""
     storage = asked.limits.storage or asked.folder / JOURNAL
     for budget in asked.budgets:
         shared(budget, both[0])
 
     def candidates(problem: Problem, budgets: Sequence[Budget]) -> dict[Budget, list[Candidate]]:
-        return tuned(problem, budgets, asked.limits, storage)
+        return tuned(damped(asked.pipe, problem, asked.limits, storage), budgets, asked.limits, storage)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         with stages(("confirm", *(("fresh",) if options.fresh else ()), "refine")) as tell:

@@ -118,7 +118,7 @@ def preset_of(limits: SearchLimits) -> Offer:
 def _best(asked: Asked) -> Maker:
     """The search: candidates on statistics, for all budgets together, then rollouts and refinement."""
     if (both := parted(asked.problems)) is not None:
-        return by_chunk(asked, both, _tuned, _options(asked))
+        return by_chunk(asked, both, _damped, _tuned, _options(asked))
     candidates = _candidates(asked)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
@@ -181,7 +181,7 @@ def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]
 
 def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Where) -> Problem:
     """The problem with its damping, from real runs."""
-    if not limits.probes or problem.chunking is not None:  # where features are pushed chunks are not told apart
+    if not limits.probes:
         return problem
     with stages(("probe",)) as tell:
         tell("probe", 0.0, "")
