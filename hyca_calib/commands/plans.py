@@ -126,13 +126,13 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     study.read_result()
     plan = load_plan(study.plan)
     recorded = trace_for(plan, Trace(trace or _own_trace(plan)))
-    return report(load_traced(recorded.attributes.model, model), study, recorded)
+    return report(load_traced(recorded.attributes.model, model), study, [recorded])
 
 
-def report(pipe: Pipeline, study: StudyFolder, trace: Trace) -> Path:
-    """Write the report of a study on `trace`, tell of it meanwhile and in the end; returns its page."""
+def report(pipe: Pipeline, study: StudyFolder, traces: Sequence[Trace]) -> Path:
+    """Write the report of a study on its traces, tell of it meanwhile and in the end; returns its page."""
     with stages(("report",)) as tell:
-        summary = write_report(pipe, study, trace, partial(tell, "report"))
+        summary = write_report(pipe, study, traces, partial(tell, "report"))
     present(summary.table())
     return summary.page
 

@@ -180,12 +180,10 @@ def search_preset_study(pipe: Pipeline, trace: Trace, budget: Budget, limits: Se
 def report_once(pipe: Pipeline, recorded: Sequence[Trace], study: StudyFolder) -> None:
     """Write the report of a complete study if it is not there."""
     plan = load_plan(study.plan)
-    if len(plan.sections) > 1:
-        say(f"{study.plan}: no report, it has sections for some of the chunks")
-        return
     if not study.report.exists():
-        places = list(plan.section.places.values())
-        report(pipe, study, next((trace_ for trace_ in recorded if places == [trace_.point]), recorded[0]))
+        places = list(plan.sections[0].places.values())
+        own = next((trace_ for trace_ in recorded if places == [trace_.point]), recorded[0])
+        report(pipe, study, [own] if len(plan.sections) == 1 else recorded)
     say(f"report: {study.report}")
 
 

@@ -14,10 +14,14 @@ import torch
 from hyca_calib.commands.asked import Asked
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.presets import OFFERS
-from hyca_calib.commands.searching import _keys
+from hyca_calib.commands.searching import _keys, report_once
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.report import write
+from hyca_calib.report.figures import figures_in
+from hyca_calib.report.front import write_front
+from hyca_calib.search import by_chunk
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.by_chunk import parted, shared
 from hyca_calib.search.candidate import Candidate
@@ -172,6 +176,30 @@ class TestByChunk:
             sample_latents(pipe, [job], STEPS, 1)
             counts = [count.computed for stream, count in session.report().streams.items() if stream[1] == "cond"]
         assert counts == [len(first.schedule.computed_steps), *[len(later.schedule.computed_steps)] * 3]
+
+    def test_a_report(self, problems: dict[str, Problem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(write, "WALL_SAMPLES", 1)
+        monkeypatch.setattr(by_chunk, "FAVOURS", (1.5,))
+        few = {"trials": 1, "confirm": 0.0, "refine": 0.0, "groups": 1, "probes": 0}
+        plan, account = make([problems["first"], problems["later"]], tmp_path, "2x", **few)
+        study, recorded = StudyFolder(tmp_path / "study"), [problems[which].trace for which in ("later", "first")]
+        report_once(tiny.stream(), recorded, study)
+        page, text = study.report.read_text(), (study.folder / "report.md").read_text()
+        first, later = (section.schedule.computed_steps for section in plan.sections)
+        assert f"first chunk: {', '.join(map(str, first))} of {STEPS}" in page
+        assert f"later chunks: {', '.join(map(str, later))} of {STEPS}" in page
+        assert f"{len(first) + 3 * len(later)} of {CLIP * STEPS} chunk-forwards" in text
+        assert "How forecasts follow the features: later chunks" in page
+        assert "| plan |" in text
+        assert "Keys and values, `all`: " in text
+        assert f"{account['ways'][0]['first']} and {account['ways'][0]['later']}" in text
+        drawn = {path.stem for path in (study.folder / "pictures").glob("*.png")}
+        assert drawn >= {"schedule", "errors", "errors-1", "trajectories-1", "wall", "front"}
+        figures = figures_in(study.folder)
+        assert figures is not None
+        assert figures.flops_ratio > 1.5
+        front = write_front([(study.plan, plan)], tmp_path).read_text()
+        assert f"| {figures.flops_ratio:.2f}x | first chunk: {len(first)} of {STEPS}; later chunks:" in front
 
     def test_a_differentiable_rollout_is_the_runtime_s(self, problems: dict[str, Problem]) -> None:
         sections = [
