@@ -8,7 +8,7 @@ from typing import Any
 
 from hyca_calib.commands import step_cache_presets as step_caches
 from hyca_calib.commands.asked import Asked, Maker
-from hyca_calib.commands.chunk_presets import by_chunk, packcache
+from hyca_calib.commands.chunk_presets import by_chunk, kept, packcache, tell_kept
 from hyca_calib.commands.few_steps import tell_gained, tell_spent
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.quantised_presets import cachequant, quantcache, with_variants
@@ -127,7 +127,8 @@ def _best(asked: Asked) -> Maker:
         contenders, options = begun(asked, budget, [found[budget] for found in candidates()], _options(asked))
         with stages(("confirm", *(("fresh",) if options.fresh else ()), "refine")) as tell:
             plan = search(asked.pipe, contenders, budget, study, options, tell)
-        tell_spent(plan, budget, contenders[0][0].problem.trace.cost)
+        if not tell_kept(plan):
+            tell_spent(plan, budget, contenders[0][0].problem.trace.cost)
         tell_gained(plan)
         return plan
 
@@ -174,7 +175,8 @@ def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]
         damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
         if limits.precision is not None:
             damped = [with_variants(asked.pipe, problem, limits.precision, asked.folder) for problem in damped]
-        return [_tuned(problem, asked.budgets, limits, storage) for problem in damped]
+        found = [way for problem in damped for (way,) in kept(asked, (problem,))]
+        return [_tuned(problem, asked.budgets, limits, storage) for problem in found]
 
     return candidates
 

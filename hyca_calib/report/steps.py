@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hyca_calib.search.past_cost import told_keys
 from hyca_runtime import Plan
 from hyca_runtime.certified import valid_certificate
 from hyca_runtime.forecast import Source
@@ -109,8 +110,7 @@ def told_kept(plan: Plan) -> str:
     chunks = plan.sections[0].chunks
     if chunks is None or chunks.keys is None:
         return ""
-    settings = [f"{name} {told_setting(value)}" for name, value in chunks.keys.configuration.items()]
-    return ": ".join(filter(None, (chunks.keys.name, ", ".join(settings))))
+    return told_keys(chunks.keys)
 
 
 def told_policy(spec: PolicySpec) -> str:

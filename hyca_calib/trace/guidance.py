@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -60,11 +61,14 @@ class GuidanceWatch:
     def watching(self, scheduler: Any) -> Iterator[None]:
         """Watch the steps of `scheduler` and of its copies, as far as they can be watched."""
         patch: Patch | None = None
+        copies = list[_WatchedStep]()
         with suppress(Exception):
-            patch = Patch(scheduler, "step", _WatchedStep(scheduler, self._step))
+            patch = Patch(scheduler, "step", _WatchedStep(scheduler, self._step, copies))
         try:
             yield
         finally:
+            for copied in copies:
+                copied.remove()
             if patch is not None:
                 patch.remove()
 
@@ -115,9 +119,12 @@ class _WatchedStep(Replacement):
 
     Args:
         tell: told the arguments of each.
+        copies: where those of copies are put.
     """
 
-    def __init__(self, scheduler: Any, tell: Callable[[tuple[Any, ...], Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self, scheduler: Any, tell: Callable[[tuple[Any, ...], Mapping[str, Any]], None], copies: list[_WatchedStep]
+    ) -> None:
         inner = scheduler.step
 
         def step(*args: Any, **kwargs: Any) -> Any:
@@ -125,10 +132,17 @@ class _WatchedStep(Replacement):
             return inner(*args, **kwargs)
 
         super().__init__(scheduler, "step", step)
-        self._tell = tell
+        self._tell, self._copies = tell, copies
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _WatchedStep:
-        return _WatchedStep(memo[id(self._owner)], self._tell)  # which has no attribute of that name yet
+        copied = _WatchedStep(copy.deepcopy(self._owner, memo), self._tell, self._copies)  # has none of that name yet
+        self._copies.append(copied)
+        return copied
+
+    def remove(self) -> None:
+        """Give a copy the step of its class back."""
+        if vars(self._owner).get("step") is self:
+            del self._owner.step
 
 
 def agreed(found: Sequence[Weights]) -> Weights:
