@@ -12,6 +12,7 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.kept_keys import told_past
+from hyca_calib.search.lineage import LATER
 from hyca_calib.search.options import SearchOptions
 from hyca_calib.search.outcome import NOT_SEARCHED, write_outcome
 from hyca_calib.search.past_cost import PastCost, told_keys
@@ -110,6 +111,7 @@ def search_by_chunk(
     }
     problem = replace(winner.problem, other_chunks=(behind,))
     told = provenance(winner) | told_past([winner.problem, later.problem], [section, behind])
+    told[LATER] = later.problem.trace.where
     return write_outcome(pipe, study, problem, section, budget, "", told, account)
 
 

@@ -27,6 +27,7 @@ from hyca_calib.search import by_chunk, kept_keys
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.by_chunk import parted, shared
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.lineage import LATER
 from hyca_calib.search.packcache import keeping
 from hyca_calib.search.past_cost import PastCost, told_keys
 from hyca_calib.search.problem import Problem
@@ -272,6 +273,7 @@ class TestByChunk:
         few = {"trials": 1, "confirm": 0.0, "refine": 0.0, "groups": 1, "probes": 0}
         plan, account = make([problems["first"], problems["later"]], tmp_path, "2x", **few)
         study, recorded = StudyFolder(tmp_path / "study"), [problems[which].trace for which in ("later", "first")]
+        assert plan.provenance[LATER] == recorded[0].where
         report_once(tiny.stream(), recorded, study)
         page, text = study.report.read_text(), (study.folder / "report.md").read_text()
         first, later = (section.schedule.computed_steps for section in plan.sections)
