@@ -26,7 +26,7 @@ MOST_NUMBERS = 4
 def chunks_of(section: NetworkPlan) -> str:
     """Which chunks of a video a section is for, beside others for the rest."""
     start = section.from_chunk or 0
-    return {0: "first chunk", 1: "later chunks"}.get(start, f"chunks from the {start + 1}th on")
+    return {0: "first chunk", 1: "later chunks"}.get(start, f"chunks from number {start + 1} on")
 
 
 def told_by_chunk(plan: Plan, tell: Callable[[NetworkPlan], str]) -> str:
