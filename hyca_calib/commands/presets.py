@@ -175,8 +175,8 @@ def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]
         damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
         if limits.precision is not None:
             damped = [with_variants(asked.pipe, problem, limits.precision, asked.folder) for problem in damped]
-        found = [way for problem in damped for (way,) in kept(asked, (problem,))]
-        return [_tuned(problem, asked.budgets, limits, storage) for problem in found]
+        ways = [problem for problems in kept(asked, damped) for problem in problems]
+        return [_tuned(problem, asked.budgets, limits, storage) for problem in ways]
 
     return candidates
 

@@ -57,7 +57,7 @@ def with_keys(
     Cost: a full run of one sample for each.
 
     Args:
-        problems: of one clip: of all its chunks, or of the first and of the later ones.
+        problems: of one clip: of all its chunks, at one point or several, or of the first and of the later ones.
         keys: what may be kept of finished chunks.
         most_chunks: of tokens that a chunk may attend to beside itself.
 
