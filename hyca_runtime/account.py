@@ -13,14 +13,19 @@ from hyca_runtime.report import RunReport
 
 
 def account(
-    executors: Mapping[str, Executor], own: bool, adapted: bool, bytes_ahead: int | None, networks: Sequence[str]
+    executors: Mapping[str, Executor],
+    own: bool,
+    adapted: bool,
+    bytes_ahead: int | None,
+    key_bytes: int,
+    networks: Sequence[str],
 ) -> RunReport:
     """What the latest run did; of a video in chunks all of them together.
 
     Args:
         executors: by the name of their network.
         own: leave out what other threads did.
-        adapted, bytes_ahead, networks: as of the report.
+        adapted, bytes_ahead, key_bytes, networks: as of the report.
     """
     lanes = [(name, number, lane) for name, executor in executors.items() for number, lane in executor.lanes_of(own)]
     streams = {
@@ -40,6 +45,7 @@ def account(
         off_plan=next(filter(None, (executor.departure(own) for executor in executors.values())), ""),
         adapted=adapted,
         cache_bytes=sum(count.cache_bytes for count in streams.values()),
+        key_bytes=key_bytes,
         forecast_flops=sum(count.forecast_flops for count in streams.values()),
         waits=sum(count.waits for count in streams.values()),
         flops_ratio=cost_ratio(every, lambda section: section.action_flops),

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.chunk_attention import ChunkAttention, Place
 from hyca_runtime.attach.clock import Clock
+from hyca_runtime.attach.far_attention import FAR, FarAttention
 from hyca_runtime.calls import Call
 from hyca_runtime.chunk_parts import ChunkCutter, ChunkPart, WholeCalls
 from hyca_runtime.chunking import Chunking
@@ -180,6 +181,24 @@ class ChunkCalls(WholeCalls):
         return video.rested[part.number].output
 
 
+class HandedKeys(WholeCalls):
+    """Calls of a network that is called for one chunk at a time, and handed keys and values: it sees fewer of them."""
+
+    def __init__(self, plan: CompiledPlan, attachment: Attachment) -> None:
+        context, chunking = attachment.context, plan.chunks or Chunking(frames=1)
+
+        def follows() -> bool:
+            return isinstance(context.plan or plan, CompiledPlan)
+
+        self._attention = FarAttention(attachment.module, chunking.frames, chunking.retention or All(), follows)
+
+    def install(self) -> None:
+        self._attention.install()
+
+    def remove(self) -> None:
+        self._attention.remove()
+
+
 def _zeros(value: Any) -> Any:
     return torch.zeros_like(value) if isinstance(value, Tensor) else value
 
@@ -197,6 +216,8 @@ def calls_of(
     cutter = ChunkCutter(attachment.module, plan.chunks, [section.grid for section in plan.sections])
     if plan.chunks.keys is None:
         return ChunksTogether(plan, cutter, attachment, decisions)
+    if type(attachment.module).__name__ == FAR:
+        return HandedKeys(plan, attachment)
     found = ChunkCalls(plan.chunks, cutter, attachment, clock, lanes.number, answer)
     decisions.listeners.append(lambda lane, call: found.enter(call, (lane.track, lane.track.run)))
     return found

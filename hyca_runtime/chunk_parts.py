@@ -16,6 +16,8 @@ from hyca_runtime.streaming.key_store import Observer
 
 LATENTS, TIMES = "hidden_states", "timestep"
 """The arguments whose frames are counted, along axis 2 and 1."""
+PARTITION = "chunk_partition"
+"""The argument of networks that are called for one chunk at a time, by which they know how long those before it are."""
 
 Stage = Literal["waits", "runs", "rests"]
 """Of a chunk: before its first step, between that and its last, or behind it."""
@@ -45,7 +47,8 @@ class ChunkCutter:
 
     def __init__(self, network: nn.Module, chunking: Chunking, grids: Sequence[TimeGrid]) -> None:
         self._names = Names(network)
-        self._known = len(self._names.known((LATENTS, TIMES))) == 2
+        one_chunk = self._names.known((PARTITION,))  # a call is of the last of these
+        self._known = len(self._names.known((LATENTS, TIMES))) == 2 and not one_chunk
         self._chunking, self._grids = chunking, grids
 
     def holds_chunks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -136,4 +136,8 @@ class Executor:
 
     def _decide_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing | Later | Apart:
         plan = self._follows()
-        return NOTHING if plan is None else self.decisions.about(plan, args, kwargs)
+        if plan is None:
+            return NOTHING
+        told = self._clock.chunk(args, kwargs) if self._context.chunk is None else None
+        with self._context.saying(chunk=told):
+            return self.decisions.about(plan, args, kwargs)

@@ -68,6 +68,7 @@ class RunReport:
         off_plan: why steps were computed or adapted that the plan predicts, or "".
         adapted: whether the plan was adapted to the sampler.
         cache_bytes: bytes of features held at most during the run; they are freed at its last step.
+        key_bytes: bytes of keys and values of a video in chunks that are kept now, where the plan makes it by chunks.
         forecast_flops: FLOPs of the weighted sums, whole batch.
         waits: decisions that waited for the device, since the plan's policy looks at features.
         flops_ratio: FLOPs of the plan's full run over this run's, of the planned networks; None when the plan does not
@@ -90,6 +91,7 @@ class RunReport:
     off_plan: str = ""
     adapted: bool = False
     cache_bytes: int = 0
+    key_bytes: int = 0
     forecast_flops: int = 0
     waits: int = 0
     flops_ratio: float | None = None
@@ -125,7 +127,8 @@ class RunReport:
         told = f"{self.computed} of {self.steps} steps computed"
         told += f", {self.partly} in part" if self.partly else ""
         told += f" ({', '.join(ratios)})" if ratios else ""
-        lines = [f"{told}, {self.cache_bytes / 2**20:.2f} MiB held"]
+        keys = f", {self.key_bytes / 2**20:.2f} MiB of keys and values" if self.key_bytes else ""
+        lines = [f"{told}, {self.cache_bytes / 2**20:.2f} MiB held{keys}"]
         if len(self.streams) > 1:
             for (network, branch, part, lane), count in self.streams.items():
                 thread = f"thread {lane}" if lane else ""

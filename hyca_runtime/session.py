@@ -156,7 +156,7 @@ class Session:
             own: leave out what other threads did.
         """
         adapted = self.on_mismatch == "adapt"
-        return account(self._executors, own, adapted, self.memory(), tuple(self._executors))
+        return account(self._executors, own, adapted, self.memory(), self.key_bytes, tuple(self._executors))
 
     def observe(self, observer: Observer | None) -> None:
         """Tell somebody of the attention of all videos that begin from now on, where a plan makes them by chunks.

@@ -142,10 +142,17 @@ class SearchLimits:
         ),
     ] = None
     keys: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Of a video in chunks: which keys and values of the past are kept, with settings, such as "
-            "'important budget=2' or 'packed budget=2 window=4'. Default: all."
+            "'important budget=2' or 'packed budget=2 window=4'. Default: all. Of several --keys "
+            "rollouts choose, and attention to what is kept counts in the budget."
+        ),
+    ] = None
+    most_keys: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Of a video in chunks: only --keys with which none attends to more chunks of tokens of others."
         ),
     ] = None
     multistep: Annotated[

@@ -23,7 +23,7 @@ from hyca_calib.records.origins import announced_in, origins
 from hyca_calib.records.provenance import machine
 from hyca_calib.report.write import write_report
 from hyca_calib.search.learning_to_cache.layers import LISTS
-from hyca_calib.search.lineage import trace_for, trace_named_in
+from hyca_calib.search.lineage import LATER, trace_for, trace_named_in
 from hyca_calib.search.options import Naming, Reader
 from hyca_calib.search.smoothcache.schedule_file import schedule_of
 from hyca_calib.search.study import StudyFolder
@@ -126,13 +126,15 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     study.read_result()
     plan = load_plan(study.plan)
     recorded = trace_for(plan, Trace(trace or _own_trace(plan)))
-    return report(load_traced(recorded.attributes.model, model), study, recorded)
+    later, _ = (None, "") if trace else trace_named_in(plan, LATER)
+    traces = [recorded, trace_for(plan, Trace(later))] if later else [recorded]
+    return report(load_traced(recorded.attributes.model, model), study, traces)
 
 
-def report(pipe: Pipeline, study: StudyFolder, trace: Trace) -> Path:
-    """Write the report of a study on `trace`, tell of it meanwhile and in the end; returns its page."""
+def report(pipe: Pipeline, study: StudyFolder, traces: Sequence[Trace]) -> Path:
+    """Write the report of a study on its traces, tell of it meanwhile and in the end; returns its page."""
     with stages(("report",)) as tell:
-        summary = write_report(pipe, study, trace, partial(tell, "report"))
+        summary = write_report(pipe, study, traces, partial(tell, "report"))
     present(summary.table())
     return summary.page
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hyca_calib.commands import step_cache_presets as step_caches
 from hyca_calib.commands.asked import Asked, Maker
-from hyca_calib.commands.chunk_presets import by_chunk, packcache
+from hyca_calib.commands.chunk_presets import by_chunk, kept, packcache, tell_kept
 from hyca_calib.commands.few_steps import tell_gained, tell_spent
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.quantised_presets import cachequant, quantcache, with_variants
@@ -118,7 +118,7 @@ def preset_of(limits: SearchLimits) -> Offer:
 def _best(asked: Asked) -> Maker:
     """The search: candidates on statistics, for all budgets together, then rollouts and refinement."""
     if (both := parted(asked.problems)) is not None:
-        return by_chunk(asked, both, _tuned, _options(asked))
+        return by_chunk(asked, both, _damped, _tuned, _options(asked))
     candidates = _candidates(asked)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
@@ -127,7 +127,8 @@ def _best(asked: Asked) -> Maker:
         contenders, options = begun(asked, budget, [found[budget] for found in candidates()], _options(asked))
         with stages(("confirm", *(("fresh",) if options.fresh else ()), "refine")) as tell:
             plan = search(asked.pipe, contenders, budget, study, options, tell)
-        tell_spent(plan, budget, contenders[0][0].problem.trace.cost)
+        if not tell_kept(plan):
+            tell_spent(plan, budget, contenders[0][0].problem.trace.cost)
         tell_gained(plan)
         return plan
 
@@ -174,14 +175,15 @@ def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]
         damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
         if limits.precision is not None:
             damped = [with_variants(asked.pipe, problem, limits.precision, asked.folder) for problem in damped]
-        return [_tuned(problem, asked.budgets, limits, storage) for problem in damped]
+        ways = [problem for problems in kept(asked, damped) for problem in problems]
+        return [_tuned(problem, asked.budgets, limits, storage) for problem in ways]
 
     return candidates
 
 
 def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Where) -> Problem:
     """The problem with its damping, from real runs."""
-    if not limits.probes or problem.chunking is not None:  # where features are pushed chunks are not told apart
+    if not limits.probes:
         return problem
     with stages(("probe",)) as tell:
         tell("probe", 0.0, "")

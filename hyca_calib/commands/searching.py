@@ -1,7 +1,6 @@
 """Search: traces in, plans out, progress on the console."""
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hyca_calib.commands.asked import Asked
+from hyca_calib.commands.chunk_presets import check_keys, keys_of
 from hyca_calib.commands.counted import CLOCKS, COUNTS, counted
 from hyca_calib.commands.options import STUDIES, TRACES, SearchLimits
 from hyca_calib.commands.plans import report
@@ -32,9 +32,8 @@ from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import Plan, load_plan
-from hyca_runtime.errors import BudgetError, HycaError, StudyError, TraceError
+from hyca_runtime.errors import BudgetError, TraceError
 from hyca_runtime.point import CachePoint, parse_point
-from hyca_runtime.streaming.retention import RetentionSpec, retention_from_spec
 
 
 def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimits, out: Path | None) -> list[Path]:
@@ -94,7 +93,7 @@ def search_with(
     if all(study.complete and (study.report.exists() or not reported) for study in studies):
         say(f"{folder}: complete already")
         return [study.plan for study in studies]
-    _check_precision(limits, wanted)
+    _check_options(limits, recorded, wanted)
     pipe = load(recorded[0].attributes.model)
     seconds = (kept_seconds(folder) or run_seconds(pipe, recorded[0])) if timed else None
     if seconds is not None:
@@ -121,26 +120,9 @@ def search_with(
 def _problems(recorded: Sequence[Trace], limits: SearchLimits, start: Plan | None) -> list[Problem]:
     """What is known of each trace, also from an earlier plan."""
     palette, apart = _palette(limits)
-    keys = _keys(limits)
-    found = [Problem(trace_, partial=palette[1:], apart=apart, keys=keys) for trace_ in recorded]
-    if limits.keys and not all(problem.chunking for problem in found):
-        raise StudyError(f"--keys {limits.keys!r}: the trace is of no video in chunks; leave it out")
+    keys = keys_of(limits)
+    found = [Problem(trace_, partial=palette[1:], apart=apart, keys=keys[0]) for trace_ in recorded]
     return found if start is None else [started(problem, part_for(start, problem.trace)) for problem in found]
-
-
-def _keys(limits: SearchLimits) -> RetentionSpec:
-    """What plans keep of finished chunks.
-
-    Raises:
-        StudyError: that cannot be.
-    """
-    name, *settings = (limits.keys or RetentionSpec().name).split()
-    try:
-        pairs = (setting.split("=") for setting in settings)
-        spec = RetentionSpec(name=name, configuration={label: json.loads(value) for label, value in pairs})
-        return retention_from_spec(spec).spec()
-    except (ValueError, HycaError) as error:
-        raise StudyError(f"--keys {limits.keys!r}: {error}") from error
 
 
 def _check_within(budgets: Sequence[Budget], recorded: Sequence[Trace], preset: Offer) -> None:
@@ -180,12 +162,10 @@ def search_preset_study(pipe: Pipeline, trace: Trace, budget: Budget, limits: Se
 def report_once(pipe: Pipeline, recorded: Sequence[Trace], study: StudyFolder) -> None:
     """Write the report of a complete study if it is not there."""
     plan = load_plan(study.plan)
-    if len(plan.sections) > 1:
-        say(f"{study.plan}: no report, it has sections for some of the chunks")
-        return
     if not study.report.exists():
-        places = list(plan.section.places.values())
-        report(pipe, study, next((trace_ for trace_ in recorded if places == [trace_.point]), recorded[0]))
+        places = list(plan.sections[0].places.values())
+        own = next((trace_ for trace_ in recorded if places == [trace_.point]), recorded[0])
+        report(pipe, study, [own] if len(plan.sections) == 1 else recorded)
     say(f"report: {study.report}")
 
 
@@ -233,12 +213,14 @@ def _at_points(trace_: Trace, preset: Offer) -> list[Trace]:
     return [trace_.at(point) for point in trace_.points] if preset.chooses_point else [trace_]
 
 
-def _check_precision(limits: SearchLimits, budgets: Sequence[Budget]) -> None:
-    """Whether what is asked of precision can be done.
+def _check_options(limits: SearchLimits, recorded: Sequence[Trace], budgets: Sequence[Budget]) -> None:
+    """Whether what is asked of keys and of precision can be done.
 
     Raises:
+        StudyError: see `check_keys`.
         BudgetError: unknown variants, a budget that they do not help to keep, or another palette beside them.
     """
+    check_keys(limits, recorded, budgets)
     if limits.precision is None:
         return
     parse_variants(limits.precision)
@@ -283,7 +265,8 @@ def _request(
     lasting = replace(limits, storage=None, workers=1, device=None, model=None, download=False)
     wanted = asdict(lasting)  # who works on it, and where, does not change it
     wanted.pop("effort")
-    for name in ("precision", "keys", "refine_at"):
+    wanted["keys"] = limits.keys[0] if limits.keys and len(limits.keys) == 1 else limits.keys  # as before of one
+    for name in ("precision", "keys", "most_keys", "refine_at"):
         if wanted[name] is None:  # as before there was such an option
             wanted.pop(name)
     own = {name: wanted.pop(name) for name in OF_SOME}

@@ -16,23 +16,25 @@ from torch import Tensor
 
 from hyca_calib.report.drawing import ACCENT, FAINT, INK, bare, save
 from hyca_calib.report.looks import error_shown, shown
-from hyca_calib.report.steps import computed_at
+from hyca_calib.report.steps import computed_by_chunk
 from hyca_calib.report.tiles import AMPLIFY
 from hyca_calib.report.wall import Tile, Wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import forecast_error
+from hyca_runtime import Plan
 from hyca_runtime.network_plan import NetworkPlan
 
 
-def schedule_strip(section: NetworkPlan, path: Path) -> None:
-    """One cell per step: filled where the network is computed; a row for each of several points."""
-    rows, steps = computed_at(section), section.schedule.num_steps
+def schedule_strip(plan: Plan, path: Path) -> None:
+    """One cell per step: filled where the network is computed; a row for each of several points, or sections."""
+    rows, steps = computed_by_chunk(plan), plan.sections[0].schedule.num_steps
+    labelled = sorted({step for section in plan.sections for step in section.schedule.computed_steps})
     figure, axes = pyplot.subplots(figsize=(9, 0.65 + 0.25 * len(rows)))
     for row, computed in enumerate(rows.values()):
         axes.bar(range(steps), 0.9, bottom=row, width=0.9, color=[INK if runs else FAINT for runs in computed])
     axes.set(xlim=(-0.6, steps - 0.4), ylim=(len(rows), 0), xlabel="sampler step (dark: computed)")
     axes.set_yticks([row + 0.45 for row in range(len(rows))] if len(rows) > 1 else [], [*rows] if len(rows) > 1 else [])
-    axes.set_xticks(_spread(section.schedule.computed_steps, steps / 40))
+    axes.set_xticks(_spread(labelled, steps / 40))
     _finish(figure, axes, path)
 
 

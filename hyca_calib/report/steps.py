@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hyca_calib.search.past_cost import told_keys
 from hyca_runtime import Plan
 from hyca_runtime.certified import valid_certificate
 from hyca_runtime.forecast import Source
@@ -20,6 +21,32 @@ MOST_LETTERS = 60
 """Of their names and counts, for they stand beside pictures, too."""
 MOST_NUMBERS = 4
 """Of a list that is told in a line; as many stand for a longer one."""
+
+
+def chunks_of(section: NetworkPlan) -> str:
+    """Which chunks of a video a section is for, beside others for the rest."""
+    start = section.from_chunk or 0
+    return {0: "first chunk", 1: "later chunks"}.get(start, f"chunks from number {start + 1} on")
+
+
+def told_by_chunk(plan: Plan, tell: Callable[[NetworkPlan], str]) -> str:
+    """What is told of a plan's sections, of all together where it is the same."""
+    told = [tell(section) for section in plan.sections]
+    if len(set(told)) == 1:
+        return told[0]
+    return "; ".join(f"{chunks_of(own)}: {text}" for own, text in zip(plan.sections, told, strict=True) if text)
+
+
+def computed_by_chunk(plan: Plan) -> dict[str, tuple[bool, ...]]:
+    """As `computed_at`, of all sections, for chunks of a video."""
+    if len(plan.sections) == 1:
+        return computed_at(plan.section)
+    found = {chunks_of(section): computed_at(section) for section in plan.sections}
+    return {
+        chunks if name == NETWORK else f"{name}, {chunks}": steps
+        for chunks, rows in found.items()
+        for name, steps in rows.items()
+    }
 
 
 def computed_at(section: NetworkPlan) -> dict[str, tuple[bool, ...]]:
@@ -76,6 +103,14 @@ def told_sources(section: NetworkPlan) -> str:
             where = f" at {name}" if len(weighing) > 1 else ""
             told.append(f"{_named(branch)}{where}: {', '.join(map(_weighed, sources))}")
     return "; ".join(told)
+
+
+def told_kept(plan: Plan) -> str:
+    """What is kept of the keys and values of finished chunks, in a line; "" where a plan keeps none."""
+    chunks = plan.sections[0].chunks
+    if chunks is None or chunks.keys is None:
+        return ""
+    return told_keys(chunks.keys)
 
 
 def told_policy(spec: PolicySpec) -> str:

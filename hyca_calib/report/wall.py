@@ -66,6 +66,7 @@ class Wall:
 
     Attributes:
         baselines: of each family the best setting that spends what the plan does, best first.
+        cache_bytes, key_bytes: of features, and of keys and values of chunks, of all samples together.
     """
 
     captions: tuple[str, ...]
@@ -74,6 +75,7 @@ class Wall:
     baselines: tuple[Tile, ...]
     failures: tuple[Tile, ...]
     cache_bytes: int
+    key_bytes: int = 0
 
     @property
     def look(self) -> Look:
@@ -120,20 +122,26 @@ def draw_wall(
         others.append(_tried(pipe, jobs, baseline, full, frames))
     return Wall(
         captions=tuple(str(job.call.get("prompt", job.call.get("class_labels", job.index))) for job in jobs),
-        full=Tile("full run", f"{num_steps} steps", 1.0, _unstacked(full, frames), (), seconds[0]),
+        full=Tile("full run", _counted(plan, report.steps), 1.0, _unstacked(full, frames), (), seconds[0]),
         plan=_tile("plan", _told(plan, report), ours, full, frames, seconds[1]),
         baselines=_best_of_families(t for t in others if not t.error and _as_costly(t, spent, num_steps)),
         failures=tuple(tile for tile in others if tile.error),
         cache_bytes=report.cache_bytes,
+        key_bytes=report.key_bytes,
     )
 
 
 def _told(plan: Plan, report: RunReport) -> str:
     """What the plan computed; of points of other names, or branches on steps of their own, what it says, for a report
-    counts whole steps."""
+    counts whole steps. Of a video in chunks these are of all of them."""
     if len(plan.sections) == 1 and [*computed_at(plan.section)] != [NETWORK]:
         return told_steps(plan.section)
-    return f"{report.computed} of {report.steps} steps"
+    return f"{report.computed} of {_counted(plan, report.steps)}"
+
+
+def _counted(plan: Plan, steps: int) -> str:
+    """So many steps; of a video in chunks, each of which has its own, forwards of one."""
+    return f"{steps} {'steps' if plan.sections[0].chunks is None else 'chunk-forwards'}"
 
 
 def _as_costly(tile: Tile, spent: float, num_steps: int) -> bool:

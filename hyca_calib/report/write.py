@@ -1,8 +1,9 @@
 """A study as a page: ``report.html``, self-contained, and ``report.md`` beside its pictures."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,29 @@ from hyca_calib.report import plots
 from hyca_calib.report.figures import ReportFigures, figures_in
 from hyca_calib.report.looks import error_shown, shown
 from hyca_calib.report.regrouping import regrouped
-from hyca_calib.report.steps import told_budget, told_certificate, told_points, told_sources
+from hyca_calib.report.steps import (
+    chunks_of,
+    told_budget,
+    told_by_chunk,
+    told_certificate,
+    told_kept,
+    told_points,
+    told_sources,
+)
 from hyca_calib.report.tiles import AMPLIFY, strip
 from hyca_calib.report.wall import Wall, draw_wall
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
-from hyca_runtime import PlanError, load_plan
+from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import FEATURE
 
 WALL_SAMPLES = 8
 TINY = 1e-30
+
+Followed = dict[str, tuple[str, Problem, NetworkPlan]]
+"""By what its pictures end with: which chunks a section is for, "" for all, its trace, and itself."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Summary:
         wall = self.wall
         faster, held = wall.full.seconds / wall.plan.seconds, wall.cache_bytes / 2**20
         caption = f"{faster:.1f}x faster here, {held:.3g} MiB of features held"
+        caption += f", {wall.key_bytes / 2**20:.3g} MiB of keys and values" if wall.key_bytes else ""
         found = Table("", "computes", "FLOPs", f"{wall.measure} to the full run", title=self.plan, caption=caption)
         if wall.others_run:
             found.add_column("FLOPs of all that runs")
@@ -54,27 +67,32 @@ class Summary:
 def write_report(
     pipe: Any,
     study: StudyFolder,
-    trace: Trace,
+    traces: Sequence[Trace],
     on_progress: Callable[[float, str], None] = lambda share, news: None,
 ) -> Summary:
     """Draw every picture and write both files and the figures; returns what they say in a few lines.
 
     Args:
-        trace: that the study's plan was made on.
+        traces: that the study's plan was made on; several where it has sections for some of a video's chunks.
     """
-    result, problem, plan = study.read_result(), Problem(trace), load_plan(study.plan)
-    workload, section = problem.workload, plan.section
+    result, plan = study.read_result(), load_plan(study.plan)
+    problems = sorted(map(Problem, traces), key=_start)
+    workload, section = problems[0].workload, plan.sections[0]
     wall = draw_wall(pipe, workload.of("select")[:WALL_SAMPLES], workload.num_steps, plan, on_progress)
     on_progress(1.0, "")
-    folder = _draw(study, problem, wall, section, result, workload.seed)
+    followed = _followed(plan, problems)
+    folder = _draw(study, followed, problems[0], wall, plan, result)
     content = {
         "plan": plan,
         "section": section,
         "result": result,
         "wall": wall,
-        "points": told_points(section),
-        "sources": told_sources(section),
-        "certificate": told_certificate(section, plan),
+        "computed": told_by_chunk(plan, _computed),
+        "points": told_by_chunk(plan, told_points),
+        "sources": told_by_chunk(plan, told_sources),
+        "certificate": told_by_chunk(plan, partial(told_certificate, plan=plan)),
+        "followed": {name: of for name, (of, _, _) in followed.items()},
+        "kept": told_kept(plan),
         "asked": told_budget(plan),
         "solvers": _solver_table(section, result),
         "amplify": AMPLIFY,
@@ -108,21 +126,48 @@ def write_report(
     return Summary(plan.name, study.report, wall)
 
 
+def _followed(plan: Plan, problems: Sequence[Problem]) -> Followed:
+    """What the traces tell of the plan's forecasts."""
+    found = Followed()
+    for number, section in enumerate(plan.sections):
+        for problem in problems:
+            own = section.places == {FEATURE: problem.trace.point} and (section.from_chunk or 0) == _start(problem)
+            if own and section.policy is None and section.schedule.predicted_steps:
+                of = chunks_of(section) if len(plan.sections) > 1 else ""
+                found[f"-{number}" if number else ""] = of, problem, section
+    return found
+
+
+def _start(problem: Problem) -> int:
+    """The first chunk that was traced, 0 of what is not in chunks."""
+    chunks = problem.trace.attributes.chunks
+    return (chunks and chunks.from_chunk) or 0
+
+
+def _computed(section: NetworkPlan) -> str:
+    """The steps on which all of the network is computed."""
+    return f"{', '.join(map(str, section.schedule.computed_steps))} of {section.schedule.num_steps}"
+
+
 def _draw(
-    study: StudyFolder, problem: Problem, wall: Wall, section: NetworkPlan, result: dict[str, Any], seed: int
+    study: StudyFolder, followed: Followed, problem: Problem, wall: Wall, plan: Plan, result: dict[str, Any]
 ) -> Path:
-    """Draw every picture; returns their folder."""
+    """Draw every picture; returns their folder.
+
+    Args:
+        problem: on which the groups were found.
+    """
     folder = study.folder / "pictures"
-    plots.schedule_strip(section, folder / "schedule.png")
-    if section.policy is None and section.schedule.predicted_steps and section.places == {FEATURE: problem.trace.point}:
-        plots.error_map(problem, section, folder / "errors.png")
-        plots.trajectories(problem, section, folder / "trajectories.png")
+    plots.schedule_strip(plan, folder / "schedule.png")
+    for name, (_, own, section) in followed.items():
+        plots.error_map(own, section, folder / f"errors{name}.png")
+        plots.trajectories(own, section, folder / f"trajectories{name}.png")
     if result["candidates"]:
         costs, psnrs = [c["cost"] for c in result["candidates"]], [r["psnr_db"] for r in result["rollouts"]]
         plots.trials_plot(costs, psnrs, folder / "tried.png")
-    if found := regrouped(problem, result["settings"], seed):
+    if found := regrouped(problem, result["settings"], problem.workload.seed):
         plots.agreement_map(*found, folder / "agreement.png")
-    plots.front_plot(wall, siblings(study, section), folder / "front.png")
+    plots.front_plot(wall, siblings(study, plan.sections[0]), folder / "front.png")
     plots.picture_wall(wall, folder / "wall.png")
     return folder
 
@@ -135,7 +180,7 @@ def siblings(study: StudyFolder, own: NetworkPlan) -> list[tuple[float, float]]:
         if path == study.plan:
             continue
         try:
-            section = load_plan(path).section
+            section = load_plan(path).sections[0]
         except PlanError:
             continue
         figures = figures_in(path.parent)

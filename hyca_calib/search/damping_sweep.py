@@ -34,7 +34,7 @@ def sweep_damping(candidate: Candidate, budget: Budget, pulse: Pulse = no_pulse)
         for start in STARTS:
             settings = replace(candidate.settings, start=start, repay=repay)
             try:
-                (best,) = solve(assumed, settings, [budget], candidate.seed, pulse)
+                (best,) = solve(assumed, settings, [problem.within(budget)], candidate.seed, pulse)
             except BudgetError:  # the budget leaves no schedule that starts so
                 continue
             if best.schedule not in found:

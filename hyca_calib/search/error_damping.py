@@ -24,6 +24,7 @@ from hyca_calib.search.options import SearchOptions
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array
 from hyca_calib.search.storage import Storage, open_study
+from hyca_calib.trace.streamed import Piece, StreamedCalls, is_asked
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.points import find_transformer
@@ -131,7 +132,10 @@ def _pushed_steps(steps: int, jobs: int, probes: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of the network: its step, None if it does not come to the cache point, and what it returned."""
+    """A call of the network: its step, of chunks the furthest, and what it returned.
+
+    The step is None if it does not come to the cache point.
+    """
 
     step: float | None
     output: Any
@@ -150,20 +154,21 @@ class _Run:
 
 
 def _run(pipe: Any, problem: Problem, job: Job, step: int | None = None, known: Sequence[_Call] = ()) -> _Run:
-    """A run whose feature is pushed at one step, if any.
+    """A run whose feature is pushed at one step, if any; of a video in chunks that of each that was traced.
 
     Args:
         known: calls of the run without a push, which answer for those before the push.
     """
     module = find_transformer(pipe, problem.trace.attributes.model.component)
     attachment, clock = Attachment(module, problem.trace.point), Clock(module, pipe)
-    resolver, device = CallResolver(clock), device_of(pipe)
-    calls, pushes = list[_Call](), list[float]()
+    resolver, streamed, device = CallResolver(clock), StreamedCalls(module), device_of(pipe)
+    calls, pushes, chunks = list[_Call](), list[float](), problem.trace.attributes.chunks
     latest = dict[tuple[str, int], Feature]()  # of each branch
 
     def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         before = known[len(calls)] if len(calls) < len(known) else None
-        if step is not None and before and before.step is not None and before.step < step - 1:
+        alike = step is not None and before and before.step is not None and before.step < step - 1
+        if before and alike and not pushes:
             resolver.resolve(args, kwargs, attachment.context.branch)
             calls.append(before)
             return _copied(before.output, device)
@@ -172,20 +177,26 @@ def _run(pipe: Any, problem: Problem, job: Job, step: int | None = None, known: 
             calls.append(_Call(None, None))
             return output
         call = resolver.resolve(args, kwargs, attachment.context.branch)
-        calls.append(_Call(resolver.track.position, None if known else _copied(output, CPU)))
-        if call.progress == "begins":
+        pieces = streamed.pieces(getattr(pipe, "scheduler", None), args, kwargs)
+        if not pieces and call.progress == "begins":
             latest.clear()
-        return pushed(output, feature, (call.branch, call.part), args, kwargs)
+        whole = Piece(call.part, int(resolver.track.position), 0.0, 0.0, (args, kwargs), 0.0, 1.0)
+        pieces = pieces or [whole]
+        calls.append(_Call(max(piece.step for piece in pieces), None if known else _copied(output, CPU)))
+        return pushed(output, feature, call.branch, pieces, args, kwargs)
 
-    def pushed(output: Any, feature: Feature, key: tuple[str, int], args: Any, kwargs: Any) -> Any:
-        now = Feature((part.detach().clone() for part in feature), feature.form)
-        before, latest[key] = latest.get(key), now
-        if resolver.track.position != step or before is None or before[0].shape != now[0].shape:
+    def pushed(output: Any, feature: Feature, branch: str, pieces: list[Piece], args: Any, kwargs: Any) -> Any:
+        further, moved = Feature((part.detach().clone() for part in feature), feature.form), list[Piece]()
+        for piece in pieces:
+            asked = piece.step == step and (chunks is None or is_asked(piece.chunk, chunks.which))
+            if _push(piece.of({"": further})[""], latest, (branch, piece.chunk), asked):
+                moved.append(piece)
+        if not moved:
             return output
-        further = Feature((new + PUSH * (new - old) for new, old in zip(now, before, strict=True)), feature.form)
         changed = attachment.predict(further, args, kwargs)
-        for a, b in zip(tensors_of(changed), tensors_of(output), strict=True):
-            pushes.append((a.float() - b.float()).pow(2).mean().sqrt().item())
+        for piece in moved:
+            for a, b in zip(*(piece.of({"": Feature(tensors_of(of))})[""] for of in (changed, output)), strict=True):
+                pushes.append((a.float() - b.float()).pow(2).mean().sqrt().item())
         return changed
 
     attachment.install(answer)
@@ -194,6 +205,21 @@ def _run(pipe: Any, problem: Problem, job: Job, step: int | None = None, known: 
     finally:
         attachment.remove()
     return _Run(latents, calls, float(np.sqrt(np.mean(np.square(pushes)))) if pushes else 0.0)
+
+
+def _push(own: Feature, latest: dict[tuple[str, int], Feature], key: tuple[str, int], asked: bool) -> bool:
+    """Remember a feature, and move it in place by a part of its change since the step before, if asked and known.
+
+    Returns:
+        Whether it was moved.
+    """
+    now = Feature((part.clone() for part in own), own.form)
+    before, latest[key] = latest.get(key), now
+    if not asked or before is None or before[0].shape != now[0].shape:
+        return False
+    for part, new, old in zip(own, now, before, strict=True):
+        part.add_(PUSH * (new - old))
+    return True
 
 
 def _copied(output: Any, device: torch.device) -> Any:

@@ -12,6 +12,9 @@ from hyca_runtime.errors import PlanMismatchError, TraceError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
 
+LATER = "trace_of_later_chunks"
+"""What a plan calls that, beside the trace of the first chunk."""
+
 
 def own_problem(plan: Plan, path: Where | None = None) -> tuple[Problem | None, str]:
     """The trace `plan` was made on, or None and why not.
@@ -50,12 +53,15 @@ def part_for(plan: Plan, trace: Trace) -> Plan:
     return plan.model_copy(update={"sections": (section,), "provenance": dict(made)})
 
 
-def trace_named_in(plan: Plan) -> tuple[str | None, str]:
+def trace_named_in(plan: Plan, label: str = "trace") -> tuple[str | None, str]:
     """Where the plan says its trace was, or None and why it is not looked for there.
 
     A plan is a file of anybody: it does not make this machine ask others for anything.
+
+    Args:
+        label: what the plan calls that; `LATER` for the trace of a video's later chunks.
     """
-    told = plan.provenance.get("trace")
+    told = plan.provenance.get(label)
     if not isinstance(told, str) or not told:
         return None, "the plan does not say which trace it was made on"
     if "://" in told or told.startswith(("//", "\\\\")):

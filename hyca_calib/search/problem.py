@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Job, Split, Workload
 from hyca_calib.search.options import Sources
+from hyca_calib.search.past_cost import PastCost, told_keys
 from hyca_calib.search.precision.variants import KnownVariants, used_variants, with_noise
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rows import Places, places_of, rows_of
@@ -76,6 +78,7 @@ class Problem:
         keys: what plans keep of finished chunks, where the trace is of a video in chunks; None where these are answered
             together, see `Chunking`.
         other_chunks: sections for chunks that the trace is not of; all runs follow them.
+        past: what attention to kept keys costs, where budgets are of that, too.
     """
 
     trace: Trace
@@ -89,6 +92,17 @@ class Problem:
     earlier: NetworkPlan | None = field(default=None, compare=False)
     keys: RetentionSpec | None = field(default_factory=RetentionSpec, compare=False)
     other_chunks: tuple[NetworkPlan, ...] = field(default=(), compare=False)
+    past: PastCost | None = field(default=None, compare=False)
+
+    def within(self, budget: Budget) -> Budget:
+        """A budget as one of the network's steps alone, see `PastCost`."""
+        return budget if self.past is None else self.past.within(budget, self.trace.cost, self.trace.num_steps)
+
+    @property
+    def label(self) -> str:
+        """The point that is forecast, and what is kept of keys where that is searched, too."""
+        kept = f" with keys '{told_keys(self.keys)}'" if self.past is not None and self.keys is not None else ""
+        return f"{self.trace.point}{kept}"
 
     def under(self, schedule: Schedule) -> Problem:
         """The same with what a schedule's computed steps are off, where some have low precision."""
@@ -106,6 +120,7 @@ class Problem:
         if (chunks := self.trace.attributes.chunks) is not None:
             traced |= {"chunks": chunks.model_dump(), "keys": self.keys and self.keys.model_dump()}
             traced["other_chunks"] = [content_digest(section, (section,)) for section in self.other_chunks]
+            traced |= {"past": asdict(self.past)} if self.past is not None else {}
         return hashlib.sha256(json.dumps(traced, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

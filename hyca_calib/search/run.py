@@ -14,6 +14,7 @@ from hyca_calib.search.damping_sweep import sweep_damping
 from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.fewer_steps import fewer_steps
 from hyca_calib.search.fresh_runs import FRESH_RUNS, FreshRuns
+from hyca_calib.search.kept_keys import told_past
 from hyca_calib.search.options import RolloutLimits, SearchOptions
 from hyca_calib.search.outcome import NOT_SEARCHED, agreeing, judged, write_outcome
 from hyca_calib.search.preconditioner import coordinates
@@ -38,7 +39,7 @@ Stage = Literal["confirm", "fresh", "refine"]
 Progress = Callable[[Stage, float, str], None]
 """Told the stage, the share of it that is done, and a line of news."""
 Tried = dict[str, list[dict[str, Any]]]
-"""What was rolled out at each cache point."""
+"""What was rolled out at each cache point, with each way to keep keys."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def search(
 
     Args:
         pipe: the pipeline that was traced; None skips rollouts and refinement.
-        contenders: what `tune` found on traces of the same workload at different cache points, best first; rollouts
-            decide between the points.
+        contenders: what `tune` found on traces of the same workload at different cache points, perhaps with different
+            keys kept, best first; rollouts decide between these.
     """
     run, begun = _Run(pipe, budget, study, options, on_progress), time.monotonic()
     on_progress("confirm", 0.0, "")
@@ -82,13 +83,13 @@ def search(
             **winner.choices,
             **_chosen(winner),
             "candidates": [_summary(candidate) for candidate in chosen[:20]],
-            "rollouts": tried[str(winner.problem.trace.point)],
+            "rollouts": tried[winner.problem.label],
             "points": {point: max((r["psnr_db"] for r in rolled), default=None) for point, rolled in tried.items()},
             "refinement": refinement,
             "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
         }
         beside = fewer_steps(pipe, winner.problem, section)
-        told = provenance(winner) | ({} if beside is None else beside.told)
+        told = provenance(winner) | told_past([winner.problem], [section]) | ({} if beside is None else beside.told)
         return write_outcome(pipe, study, winner.problem, section, budget, "", told, account)
 
 
@@ -132,7 +133,7 @@ def _heat(
 ) -> tuple[float, Candidate]:
     """The winner of one contender after a part of the stage, and what it is judged by: the less, the better."""
     first = candidates[0]
-    problem, point = first.problem, str(first.problem.trace.point)
+    problem, point = first.problem, first.problem.label
     tried[point] = []
     if run.pipe is None or not first.schedule.predicted_steps or not limits.minutes:
         return first.cost, first

@@ -81,7 +81,7 @@ def tune(
     budget_names = ",".join(budget.text + (" or little more" if budget.tolerance else "") for budget in budgets)
     study = open_study(storage, f"tune {problem.identity} {budget_names} groups {tuning.groups or 'any'} seed {seed}")
 
-    watch, done = Stopwatch(tuning.timeout), 0
+    watch, done, within = Stopwatch(tuning.timeout), 0, [problem.within(budget) for budget in budgets]
 
     def pulse() -> None:
         on_share(max(watch.share, done / tuning.trials))
@@ -89,7 +89,7 @@ def tune(
             raise TimeIsUpError
 
     def objective(trial: Trial) -> float:
-        candidates = solve(problem, _suggest(trial, tuning), budgets, seed, pulse)
+        candidates = solve(problem, _suggest(trial, tuning), within, seed, pulse)
         trial.set_user_attr("schedules", [c.schedule.model_dump(mode="json") for c in candidates])
         trial.set_user_attr("costs", [c.cost for c in candidates])
         value = float(np.mean([np.log(c.cost + TINY) for c in candidates]))
@@ -104,7 +104,7 @@ def tune(
             run_trial(study, objective)
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     found = {budget: _distinct(problem, finished, i, tuning, seed) for i, budget in enumerate(budgets)}
-    for budget, candidates in found.items():
+    for candidates, budget in zip(found.values(), within, strict=True):
         candidates[1:1] = _other_ways(candidates[0], budget)
     return found
 

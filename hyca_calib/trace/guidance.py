@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -32,16 +33,19 @@ class GuidanceWatch:
     """
 
     def __init__(self, num_samples: int) -> None:
-        self._num_samples = num_samples
+        self._num_samples, self._in_frames = num_samples, False
         self._outputs: list[tuple[str, Tensor]] = []
         self._steps: list[tuple[list[str], Tensor] | None] = []
 
-    def note(self, branch: str, output: Any, parts: int) -> None:
+    def note(self, branch: str, output: Any, parts: int, in_frames: bool = False) -> None:
         """Keep what the network returned, until the scheduler's next step.
 
         Args:
             parts: of the batch, each a branch of its own if there are several.
+            in_frames: whether it is of chunks that are stepped each on its own, ``(batch, channel, frame, row,
+                column)``; then the scheduler is given some of the frames, or one.
         """
+        self._in_frames = in_frames
         with _unknown(self._forget):
             pieces = _main(output).detach().chunk(parts)
             found = list(zip(stacked_labels(branch, parts), pieces, strict=True))
@@ -55,19 +59,16 @@ class GuidanceWatch:
 
     @contextmanager
     def watching(self, scheduler: Any) -> Iterator[None]:
-        """Watch the steps of `scheduler`, as far as it can be watched."""
+        """Watch the steps of `scheduler` and of its copies, as far as they can be watched."""
         patch: Patch | None = None
+        copies = list[_WatchedStep]()
         with suppress(Exception):
-            inner = scheduler.step
-
-            def step(*args: Any, **kwargs: Any) -> Any:
-                self._step(args, kwargs)
-                return inner(*args, **kwargs)
-
-            patch = Patch(scheduler, "step", Replacement(scheduler, "step", step))
+            patch = Patch(scheduler, "step", _WatchedStep(scheduler, self._step, copies))
         try:
             yield
         finally:
+            for copied in copies:
+                copied.remove()
             if patch is not None:
                 patch.remove()
 
@@ -83,15 +84,19 @@ class GuidanceWatch:
             self._steps.append(([branch for branch, _ in outputs], self._products(given, [of for _, of in outputs])))
 
     def _products(self, given: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-        """Inner products of the outputs, and last of what the scheduler was given, ``(row, row)``.
+        """Inner products of the outputs, and last of what the scheduler was given, ``(frame, row, row)``.
 
-        NaN if that has parts, as the network's batch has, that are not equal.
+        NaN if that has parts, as the network's batch has, that are not equal. Of outputs in frames those of each one
+        with the first that the scheduler was given: which it is the products tell.
         """
         pieces = given.detach().reshape(-1, self._num_samples, *given.shape[1:])
-        rows = torch.stack([_sampled(_as_large(output, pieces[0])) for output in outputs] + [_sampled(pieces[0])])
-        rows = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
-        rows = rows * rows.isfinite().all(0)  # a sample with NaN tells nothing
-        products = rows.nan_to_num(0, 0, 0) @ rows.nan_to_num(0, 0, 0).T
+        first = pieces[0]
+        if self._in_frames:
+            first = first[:, :, 0] if first.ndim == outputs[0].ndim else first
+            frames = [list(of) for of in zip(*(output.unbind(2) for output in outputs), strict=True)]
+        else:
+            frames = [[_as_large(output, first) for output in outputs]]
+        products = torch.stack([_inner([*of, first]) for of in frames])
         return torch.where(same(pieces[1:], pieces[:1]), products, torch.nan)
 
     def weights(self, branches: Sequence[str]) -> Weights:
@@ -101,9 +106,43 @@ class GuidanceWatch:
         if not self._steps or any(step is None or sorted(step[0]) != sorted(branches) for step in self._steps):
             return []
         known = [step for step in self._steps if step is not None]
-        products = torch.stack([of.cpu() for _, of in known]).double().numpy()
-        orders = [[*map(labels.index, branches), len(branches)] for labels, _ in known]
-        return agreed([_solved(of[np.ix_(order, order)]) for of, order in zip(products, orders, strict=True)])
+        found = list[Weights]()
+        for labels, products in known:
+            order = [*map(labels.index, branches), len(branches)]
+            frames = [of[np.ix_(order, order)] for of in products.cpu().double().numpy()]
+            found.append(next(filter(None, map(_solved, frames)), []))
+        return agreed(found)
+
+
+class _WatchedStep(Replacement):
+    """The step of a scheduler, and of every copy, for each chunk of a video may have its own.
+
+    Args:
+        tell: told the arguments of each.
+        copies: where those of copies are put.
+    """
+
+    def __init__(
+        self, scheduler: Any, tell: Callable[[tuple[Any, ...], Mapping[str, Any]], None], copies: list[_WatchedStep]
+    ) -> None:
+        inner = scheduler.step
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            tell(args, kwargs)
+            return inner(*args, **kwargs)
+
+        super().__init__(scheduler, "step", step)
+        self._tell, self._copies = tell, copies
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _WatchedStep:
+        copied = _WatchedStep(copy.deepcopy(self._owner, memo), self._tell, self._copies)  # has none of that name yet
+        self._copies.append(copied)
+        return copied
+
+    def remove(self) -> None:
+        """Give a copy the step of its class back."""
+        if vars(self._owner).get("step") is self:
+            del self._owner.step
 
 
 def agreed(found: Sequence[Weights]) -> Weights:
@@ -138,6 +177,14 @@ def _as_large(output: Tensor, given: Tensor) -> Tensor:
     if output.numel() == given.numel() or output.ndim != given.ndim:
         return output
     return output[tuple(slice(size) for size in given.shape)]
+
+
+def _inner(tensors: Sequence[Tensor]) -> Tensor:
+    """Inner products of some tensors of one size, ``(row, row)``; a number that is not finite tells nothing."""
+    rows = torch.stack([_sampled(each) for each in tensors])
+    rows = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
+    rows = (rows * rows.isfinite().all(0)).nan_to_num(0, 0, 0)
+    return rows @ rows.T
 
 
 def _sampled(numbers: Tensor) -> Tensor:

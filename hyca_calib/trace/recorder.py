@@ -193,6 +193,7 @@ class Recorder:
                     at = call.branch, piece.chunk, piece.step, piece.time, piece.scheduler_time
                     self._calls.append(RecordedCall(*at, shown, parts, alike, fills_cache=False))
                     self._sample_call = piece.call
+            self._watch.note(call.branch, output, parts, in_frames=True)
             return output
         track, fills_cache = self._resolver.track, self._clock.fills_cache(args, kwargs)
         time, _ = self._clock.timestep(args, kwargs).read()

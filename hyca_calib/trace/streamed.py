@@ -77,6 +77,8 @@ class Piece(NamedTuple):
         return {name: of and Feature(map(self._cut, of), of.form) for name, of in features.items()}
 
     def _cut(self, part: Tensor) -> Tensor:
+        if (self.begin, self.end) == (0, 1):
+            return part
         axis = frame_axis(part)
         begin, end = (share * part.shape[axis] for share in (self.begin, self.end))
         if part.ndim < 3 or max(abs(begin - round(begin)), abs(end - round(end))) > 1e-6:

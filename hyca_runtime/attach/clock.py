@@ -123,6 +123,15 @@ class Clock:
                 return True
         return False
 
+    def chunk(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        """Which chunk of a video a call is of, by how many there are in its cache; None if it does not say."""
+        for name in self._cache_modes:
+            mode = self._arguments.get(name, args, kwargs)
+            if isinstance(mode, dict) and not mode.get("is_cache_step"):
+                found = mode.get("num_cached_chunks")
+                return found if isinstance(found, int) else None
+        return None
+
     def without_caches(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments but for keys and values of the past."""
         places = {self._arguments.place(name) for name in self._caches}

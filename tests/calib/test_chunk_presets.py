@@ -12,15 +12,24 @@ import tiny
 import torch
 
 from hyca_calib.commands.asked import Asked
+from hyca_calib.commands.chunk_presets import check_keys, keys_of
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.presets import OFFERS
-from hyca_calib.commands.searching import _keys
+from hyca_calib.commands.searching import report_once
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.run_flops import run_flops
+from hyca_calib.report import write
+from hyca_calib.report.figures import figures_in
+from hyca_calib.report.front import write_front
+from hyca_calib.search import by_chunk, kept_keys
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.by_chunk import parted, shared
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.lineage import LATER
+from hyca_calib.search.packcache import keeping
+from hyca_calib.search.past_cost import PastCost, told_keys
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rows import plan_taps
 from hyca_calib.search.settings import Settings
@@ -34,7 +43,7 @@ from hyca_runtime import Plan
 from hyca_runtime.errors import AttachError, BudgetError, StudyError, TraceError
 from hyca_runtime.point import parse_point
 from hyca_runtime.schedule import Schedule
-from hyca_runtime.streaming.retention import Packed
+from hyca_runtime.streaming.retention import All, Important, Packed
 
 STEPS, CLIP = 8, 4
 POINTS = [parse_point("trunk:residual"), parse_point("output")]
@@ -129,25 +138,110 @@ def test_packcache_keeps_a_share_of_keys(problems: dict[str, Problem], tmp_path:
 
 
 def test_keys_are_said_on_the_command_line() -> None:
-    assert _keys(SearchLimits(keys="packed budget=2 window=4")) == Packed(2, 4).spec()
-    assert _keys(SearchLimits()).name == "all"
+    texts = ["packed budget=2 window=4", "important budget=2", "packed budget=2 window=4"]
+    found = keys_of(SearchLimits(keys=texts))
+    assert found == (Packed(2, 4).spec(), Important(2).spec())
+    assert keys_of(SearchLimits(keys=[*map(told_keys, found)])) == found
+    assert keys_of(SearchLimits())[0].name == "all"
     for wrong in ("none", "packed budget", "packed budget=0 window=1", "important budget=x"):
         with pytest.raises(StudyError, match="--keys"):
-            _keys(SearchLimits(keys=wrong))
+            keys_of(SearchLimits(keys=[wrong]))
+
+
+WAYS = ["all", "packed budget=1 window=2", "important budget=1"]
+
+
+class TestKeysAndCompute:
+    """What is kept of the past and what is computed, under one budget."""
+
+    def test_attention_to_the_past_is_what_runs_count(self, problems: dict[str, Problem]) -> None:
+        """FLOPs of two runs differ by the attention that the meter has counted."""
+        problem, pipe = problems["all"], tiny.stream()
+        counted, metered = list[float](), list[float]()
+        for retention in (All(), Packed(1, 2)):
+            meter = kept_keys.PastMeter()
+            with followed(pipe, Plan(name="x", sections=(keeping(problem, retention),))) as session:
+                session.observe(meter)
+                flops = run_flops(pipe, lambda: sample_latents(pipe, problem.workload.of("fit")[:1], STEPS, 1))
+            counted.append(flops.networks)
+            metered.append(sum(meter.flops.values()))
+        assert counted[0] > counted[1]
+        assert counted[0] - counted[1] == pytest.approx(metered[0] - metered[1])
+
+    def test_what_is_not_attended_to_leaves_room(self, problems: dict[str, Problem]) -> None:
+        cost, budget = problems["all"].trace.cost, Budget.parse("4x")
+        dear, cheap = (PastCost(flops, 4 * cost.full_flops, 3.0) for flops in (4 * cost.full_flops, 0.0))
+        assert PastCost().within(budget, cost, STEPS).share == pytest.approx(0.25)
+        steps = [way.within(budget, cost, STEPS).computed_steps(cost, STEPS, 3) for way in (dear, cheap)]
+        assert steps == [1, STEPS]
+        share = cheap.within(budget, cost, STEPS).share
+        assert share == 1.0
+        ((problem,),) = kept_keys.with_keys(tiny.stream(), [problems["all"]], [All().spec()], None)
+        assert problem.past is not None
+        assert problem.past.flops == problem.past.everything > 0
+        assert problem.past.chunks == CLIP - 1
+
+    def test_a_search(self, problems: dict[str, Problem], tmp_path: Path) -> None:
+        few = {"trials": 1, "confirm": 0.5, "rollouts": 6, "refine": 0.0, "groups": 1, "probes": 0}
+        plan, account = make([problems["all"]], tmp_path, "2x", keys=WAYS, **few)
+        points = account["points"]
+        assert len(points) == len(WAYS)
+        chosen = max(points, key=points.__getitem__)
+        assert plan.section.chunks is not None
+        assert plan.section.chunks.keys is not None
+        assert f"'{told_keys(plan.section.chunks.keys)}'" in chosen
+        assert plan.provenance["past"]["flops_ratio"] >= 2
+        assert account["rollouts"]
+
+    def test_a_bound_of_memory(self, problems: dict[str, Problem], tmp_path: Path) -> None:
+        few = {"trials": 1, "confirm": 0.0, "refine": 0.0, "groups": 1, "probes": 0}
+        plan, _ = make([problems["all"]], tmp_path, "2x", keys=WAYS[:2], most_keys=2.0, **few)
+        assert plan.section.chunks is not None
+        assert plan.section.chunks.retention == Packed(1, 2)
+        assert plan.provenance["past"]["most_chunks"] <= 2
+        with pytest.raises(
+            BudgetError, match="--most-keys 1: expected keys of no more chunks of the past, got 'all' 3"
+        ):
+            make([problems["all"]], tmp_path / "b", "2x", keys=WAYS[:1], most_keys=1.0, **few)
+
+    def test_sections_of_their_own(self, problems: dict[str, Problem], tmp_path: Path) -> None:
+        few = {"trials": 1, "confirm": 0.0, "refine": 0.0, "groups": 1, "probes": 0}
+        plan, account = make([problems["first"], problems["later"]], tmp_path, "2x", keys=WAYS[:2], **few)
+        ways = account["ways"]
+        assert {way["keys"] for way in ways} == {*map(told_keys, keys_of(SearchLimits(keys=WAYS[:2])))}
+        best = min(ways, key=lambda way: way["log_error"])
+        for section in plan.sections:
+            assert section.chunks is not None
+            assert section.chunks.keys is not None
+            assert told_keys(section.chunks.keys) == best["keys"]
+        assert plan.provenance["past"]["flops_ratio"] >= 2
+
+    def test_what_cannot_be_asked(self, problems: dict[str, Problem], recorded: Trace) -> None:
+        chunks, budget = [problems["all"].trace], [Budget.parse("2x")]
+        check_keys(SearchLimits(keys=WAYS), chunks, budget)
+        with pytest.raises(StudyError, match="is of no video in chunks; leave it out"):
+            check_keys(SearchLimits(keys=WAYS[1:]), [recorded], budget)
+        with pytest.raises(StudyError, match="--most-keys 3: the trace is of no video"):
+            check_keys(SearchLimits(most_keys=3.0), [recorded], budget)
+        with pytest.raises(StudyError, match="'flowcache' takes one way to keep keys"):
+            check_keys(SearchLimits(preset="flowcache", keys=WAYS), chunks, budget)
+        with pytest.raises(BudgetError, match="expected one of FLOPs"):
+            check_keys(SearchLimits(keys=WAYS), chunks, [Budget.parse("3 steps")])
 
 
 class TestByChunk:
     """Sections of their own for the first chunk and for those behind it."""
 
     def test_budgets_add_up(self, problems: dict[str, Problem]) -> None:
-        ways = shared(Budget.parse("2x"), problems["first"])
+        both = problems["first"], problems["later"]
+        ways = shared(Budget.parse("2x"), both)
         assert len(ways) >= 2
         for lead, rest in ways:
             assert lead.share is not None
             assert rest.share is not None
             assert (lead.share + (CLIP - 1) * rest.share) / CLIP == pytest.approx(0.5)
         with pytest.raises(BudgetError, match="is the most"):
-            shared(Budget.parse("50x"), problems["first"])
+            shared(Budget.parse("50x"), both)
 
     def test_traces_of_both_are_wanted(self, problems: dict[str, Problem]) -> None:
         first, later, every = (problems[which] for which in ("first", "later", "all"))
@@ -172,6 +266,31 @@ class TestByChunk:
             sample_latents(pipe, [job], STEPS, 1)
             counts = [count.computed for stream, count in session.report().streams.items() if stream[1] == "cond"]
         assert counts == [len(first.schedule.computed_steps), *[len(later.schedule.computed_steps)] * 3]
+
+    def test_a_report(self, problems: dict[str, Problem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(write, "WALL_SAMPLES", 1)
+        monkeypatch.setattr(by_chunk, "FAVOURS", (1.5,))
+        few = {"trials": 1, "confirm": 0.0, "refine": 0.0, "groups": 1, "probes": 0}
+        plan, account = make([problems["first"], problems["later"]], tmp_path, "2x", **few)
+        study, recorded = StudyFolder(tmp_path / "study"), [problems[which].trace for which in ("later", "first")]
+        assert plan.provenance[LATER] == recorded[0].where
+        report_once(tiny.stream(), recorded, study)
+        page, text = study.report.read_text(), (study.folder / "report.md").read_text()
+        first, later = (section.schedule.computed_steps for section in plan.sections)
+        assert f"first chunk: {', '.join(map(str, first))} of {STEPS}" in page
+        assert f"later chunks: {', '.join(map(str, later))} of {STEPS}" in page
+        assert f"{len(first) + 3 * len(later)} of {CLIP * STEPS} chunk-forwards" in text
+        assert "How forecasts follow the features: later chunks" in page
+        assert "| plan |" in text
+        assert "Keys and values, `all`: " in text
+        assert f"{account['ways'][0]['first']} and {account['ways'][0]['later']}" in text
+        drawn = {path.stem for path in (study.folder / "pictures").glob("*.png")}
+        assert drawn >= {"schedule", "errors", "errors-1", "trajectories-1", "wall", "front"}
+        figures = figures_in(study.folder)
+        assert figures is not None
+        assert figures.flops_ratio > 1.5
+        front = write_front([(study.plan, plan)], tmp_path).read_text()
+        assert f"| {figures.flops_ratio:.2f}x | first chunk: {len(first)} of {STEPS}; later chunks:" in front
 
     def test_a_differentiable_rollout_is_the_runtime_s(self, problems: dict[str, Problem]) -> None:
         sections = [

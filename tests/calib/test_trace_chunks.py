@@ -16,6 +16,7 @@ from hyca_calib.demo.stream.pipeline import StreamPipeline
 from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.error_damping import measure_damping
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import log_errors
 from hyca_calib.search.settings import Settings
@@ -31,6 +32,7 @@ from hyca_runtime.schedule import Schedule
 
 STEPS, CLIP = 5, 4
 POINT = parse_point("trunk:residual")
+SCHEDULE = Schedule.from_steps(STEPS, (0, 1, 3))
 
 
 def recorded(pipe: StreamPipeline, which: Which = "all", **call: Any) -> Recording:
@@ -63,6 +65,14 @@ def test_chunks_are_passes_however_they_follow_one_another(lag: int | None) -> N
     assert torch.allclose(features(one)[:, :, first], features(other)[:, :, first], atol=1e-5)
 
 
+@pytest.mark.parametrize("lag", [None, 2, 1])
+def test_guidance_is_known_from_the_schedulers_of_chunks(lag: int | None) -> None:
+    pipe = tiny.stream()
+    assert recorded(pipe, lag=lag, guidance_scale=4.0).guidance == pytest.approx([4.0, -3.0], abs=1e-4)
+    assert recorded(pipe, "later", lag=lag, guidance_scale=1.0).guidance == [1.0]
+    assert "step" not in vars(pipe.scheduler)
+
+
 def test_first_and_later_chunks_apart() -> None:
     every, first, later = (features(recorded(tiny.stream(), which)) for which in ("all", "first", "later"))
     assert torch.equal(torch.cat([first, later], 2), every)
@@ -85,6 +95,7 @@ def test_chunks_that_wait_are_recorded_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("hyca_calib.trace.recorder.sample_latents", lambda *_: streaming.film(pipe))
     with Recorder(pipe, POINT, 1000) as recorder:
         found = recorder.record([Job(0, "fit", 0, {})], streaming.STEPS, 0)
+    assert found.guidance == pytest.approx([3.0, -2.0], abs=1e-4)  # of schedulers of single frames
     assert found.chunks == told(pipe, FRAMES, LAG, CHUNKS)
     assert len(found.timesteps) == streaming.STEPS
     assert found.points["trunk-residual"].features[0][0][0].shape == (1, CHUNKS * FRAMES * 4, 24)
@@ -116,6 +127,31 @@ def test_statistics_add_up(problems: dict[str, Problem]) -> None:
     every, first, later = (problems[which].gram("fit") for which in ("all", "first", "later"))
     assert np.allclose(every, first + later, rtol=1e-4, atol=1e-6)
     assert len({problem.identity for problem in problems.values()}) == 3
+
+
+def test_rows_over_the_other_branch_are_followed_by_chunk(problems: dict[str, Problem]) -> None:
+    problem = problems["all"]
+    assert problem.trace.guidance == pytest.approx((3.0, -2.0), abs=1e-4)
+    assert problem.sources == ("all", "branches", "constant")
+    assert not np.allclose(problem.select, problem.gram("select"))  # the objective is of what guidance makes
+    own, joint = (
+        build_section(Candidate(problem, Settings(groups=1, taps="channel", sources=of), SCHEDULE))
+        for of in ("own", "all")
+    )
+    assert joint.is_joint
+    assert not own.is_joint
+    errors = [float(log_errors(tiny.stream(), each, problem.samples("fit")).mean()) for each in (own, joint)]
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("which", ["all", "first", "later"])
+def test_errors_of_a_network_that_does_not_look_stay(problems: dict[str, Problem], which: Which) -> None:
+    """Its output is of time alone, so that all of a push is left in the end, whenever it was made."""
+    pipe = tiny.stream()
+    for weights in pipe.text_encoder.parameters():
+        weights.data.zero_()
+    pipe.transformer.patch_embedding.weight.data.zero_()
+    assert measure_damping(pipe, problems[which], probes=6) == pytest.approx(np.ones(STEPS), rel=0.05)
 
 
 def test_a_step_costs_one_chunk(problems: dict[str, Problem]) -> None:

@@ -312,6 +312,9 @@ class TestKeptKeys:
             for chunks in (8, 12):
                 film(pipe, chunks=chunks, ar_step=STEPS)
                 sizes.append({branch: store.nbytes for branch, store in stores(session).items()})
+                report = session.report()
+                assert report.key_bytes == session.key_bytes == sum(sizes[-1].values())
+                assert f"MiB held, {report.key_bytes / 2**20:.2f} MiB of keys and values" in str(report)
                 anchor = stores(session)["cond"].layers[1].past[0].segment
                 assert anchor.tokens == TOKENS
         assert sizes[0] == sizes[1]

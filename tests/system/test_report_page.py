@@ -37,7 +37,7 @@ def reported(folder: Path, pipe: Any, workload: Workload, batch: int) -> tuple[P
     trace = Trace(folder / "t.zarr")
     study = StudyFolder.open(folder / "study", {})
     search_preset(pipe, [Problem(trace)], Budget.parse("2x"), study, "hyca", "anchored")
-    return study.report, write_report(pipe, study, trace)
+    return study.report, write_report(pipe, study, [trace])
 
 
 @pytest.fixture(scope="module")
