@@ -11,13 +11,14 @@ from hyca_calib.commands.options import SearchLimits
 from hyca_calib.pipelines.defaults import prompts_of
 from hyca_calib.pipelines.load import TracedModel, load_pipeline
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.records.atomic import write_json
+from hyca_calib.records.atomic import write_json, write_text
 from hyca_calib.records.console import one_line_errors, say
 from hyca_calib.records.provenance import command_line, provenance
 from hyca_calib.search.effort import EffortName
 from studies.streaming import chapters
 from studies.streaming.draw import draw_study
 from studies.streaming.notebook import Notebook
+from studies.streaming.page import page
 from studies.streaming.runs import Subject
 
 HERE = Path(__file__).parent
@@ -60,9 +61,11 @@ def main(
             more = (limits,) if name == "plans" else ()
             getattr(chapters, name)(subject, book, *more)
             made = {**provenance("cpu").model_dump(), "command": command_line()}
-            write_json(out / "results.json", {**made, **book.facts, "chapters": book.chapters})
+            results = {**made, **book.facts, "chapters": book.chapters}
+            write_json(out / "results.json", results)
+            write_text(out / "README.md", page(results))
             draw_study(book.chapters, out / "results.png")
-            say(f"{name}: {out / 'results.json'}")
+            say(f"{name}: {out / 'README.md'}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,6 @@ from hyca_calib.bench.equivalence import (
 )
 from hyca_calib.bench.marks import CONFIDENCE, SCALES, confidence, detail
 from hyca_calib.bench.picture_quality import JudgedPictures
-from hyca_calib.demo import DEMOS
-from hyca_calib.demo.judge import load_judge
 from hyca_calib.demo.judge.network import Judge
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.metrics import image_psnr, interval, prompt_groups, resampled_means
@@ -241,7 +240,10 @@ def test_the_table_tells_what_is_detected() -> None:
     assert "0.400 dB of detail and 0.100 nats of confidence" in table[-1]
 
 
-@pytest.mark.parametrize("model", [name for name in DEMOS if load_judge(name)])
+JUDGED = sorted(path.parent.name for path in (Path(__file__).parents[2] / "studies" / "bench").glob("*/judge.json"))
+
+
+@pytest.mark.parametrize("model", JUDGED)
 def test_margins_are_kept_with_what_they_were_chosen_from(model: str) -> None:
     kept = load_margins(model)
     assert kept is not None

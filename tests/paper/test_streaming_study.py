@@ -11,11 +11,13 @@ import tiny
 
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.records.provenance import provenance
 from hyca_calib.search.packcache import keeping
 from hyca_runtime.streaming.retention import All, Packed
 from studies.streaming import chapters
 from studies.streaming.draw import draw_study
 from studies.streaming.notebook import Notebook
+from studies.streaming.page import page
 from studies.streaming.runs import Subject
 
 STEPS = 6
@@ -89,9 +91,20 @@ def test_chapters(subject: Subject, book: Notebook, tmp_path: Path, monkeypatch:
     assert growth["all"]["bytes"] == sorted(growth["all"]["bytes"])
     assert growth["packed"]["bytes"][-1] < growth["all"]["bytes"][-1]
     assert book.chapters["drift"] == {"no judge": {}}
+    of = {"model": {"name": "tiny"}, "workload": subject.workload.describe().model_dump(), "samples": 2}
+    results = {**provenance("cpu").model_dump(), "command": "python", **of, "chapters": book.chapters}
+    told = page(results)
+    mean, low, high = keys["lead of packed over window 2"]["lead"]
+    assert f"| lead of packed over window 2 | {mean:+.2f} ({low:+.2f} to {high:+.2f}) |" in told
+    assert "## Drift" not in told
     draw_study(book.chapters, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "notebook.json").read_text())["chapters"] == book.chapters
+
+
+def test_the_committed_page_is_that_of_the_committed_numbers() -> None:
+    folder = Path(chapters.__file__).parent / "results"
+    assert (folder / "README.md").read_text() == page(json.loads((folder / "results.json").read_text()))
 
 
 def test_what_is_all_kept_and_computed_is_the_full_run(subject: Subject) -> None:
