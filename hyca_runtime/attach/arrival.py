@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import OutOfMemoryError, Tensor, nn
 
 from hyca_runtime.errors import AttachError
 from hyca_runtime.stacked import latents_of
@@ -34,9 +34,22 @@ class Arrival:
             )
 
     def of(self, looks: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """The latents of a call ``(sample, ...)``, perhaps embedded; None where each sample has another shape."""
+        """The latents of a call ``(sample, ...)``, perhaps embedded; None where each sample has another shape.
+
+        Raises:
+            AttachError: the network does not embed them as they come.
+        """
         latents = latents_of(args, kwargs)
         if latents is None or looks == "latents":
             return latents
-        found: Tensor = self._network.get_submodule(self._name)(latents)
+        try:
+            found: Tensor = self._network.get_submodule(self._name)(latents)
+        except OutOfMemoryError:
+            raise
+        except RuntimeError as failure:  # AnyFlow's frames come before channels
+            name, shape = f"{type(self._network).__name__}.{self._name}", tuple(latents.shape)
+            raise AttachError(
+                f"the plan looks at embedded latents, but {name} does not take them as they come, {shape}; "
+                'let its policy look at "latents"'
+            ) from failure
         return found

@@ -17,7 +17,7 @@ from hyca_calib.pipelines.workload import Job
 from hyca_calib.trace.recorder import Recorder
 from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.chunking import Chunking
-from hyca_runtime.errors import PlanMismatchError
+from hyca_runtime.errors import AttachError, PlanMismatchError
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan_facts import ModelFingerprint, TimeGrid
@@ -143,6 +143,15 @@ def test_each_chunk_sums_its_own_changes(pipe: AnyFlowFARPipeline) -> None:
     assert counts[0] == [STEPS] * len(PARTITION)
     assert counts[2] == [3] * len(PARTITION)  # the first two, and the last
     assert len(set(counts[1])) > 1
+
+
+def test_changes_of_an_embedding_that_takes_other_latents_are_refused(pipe: AnyFlowFARPipeline) -> None:
+    policy = ChunkChange(threshold=0.3, warmup=2).spec()
+    with (
+        apply_plan(pipe, Plan(name="far", sections=(section(pipe, (0, 1), policy=policy),)), "error"),
+        pytest.raises(AttachError, match=r"patch_embedding does not take them as they come.*look at \"latents\""),
+    ):
+        film(pipe)
 
 
 def test_clips_leave_nothing_behind_and_go_on(pipe: AnyFlowFARPipeline) -> None:
