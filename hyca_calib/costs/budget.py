@@ -112,10 +112,13 @@ class Budget:
         computed = min(num_steps, math.floor(spare / (cost.full_flops - light) + 1e-9))
         if computed < 1:
             most = cost.flops_ratio(num_steps, 1, depth)
-            raise BudgetError(
-                f"budget {self.text!r} cannot be met: computing one of {num_steps} steps is {most:.1f}x already; "
-                f"ask for at most {math.floor(most)}x"
-            )
+            told = f"budget {self.text!r} cannot be met: computing one of {num_steps} steps"
+            if self.timed:
+                least = self.timed.of(1 / most)
+                raise BudgetError(
+                    f"{told} takes {least:.3g} s of a sample already, {self.timed.full:.3g} s in full; allow more"
+                )
+            raise BudgetError(f"{told} is {most:.1f}x already; ask for at most {math.floor(most)}x")
         return computed
 
     def most_flops(self, full: float, least: float, num_steps: int) -> float:

@@ -15,7 +15,7 @@ from hyca_calib.commands.options import EvaluateOptions, SearchLimits
 from hyca_calib.commands.plans import evaluate_file
 from hyca_calib.commands.searching import search_with
 from hyca_calib.costs.budget import Budget
-from hyca_calib.costs.flops import TimedOn
+from hyca_calib.costs.flops import CostModel, TimedOn
 from hyca_calib.costs.run_seconds import RunSeconds
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.origins import announced_in
@@ -60,6 +60,9 @@ def test_what_cannot_be_met() -> None:
         Budget.parse("2.5s").within(TIMED)
     with pytest.raises(BudgetError, match=r"what runs beside the network takes 0.3 s; allow more"):
         Budget.parse("0.3s").within(TIMED)
+    cost = CostModel(full_flops=1000.0, tail_flops=4.0, feature_numel=0, full_seconds=1.0, predicted_seconds=0.01)
+    with pytest.raises(BudgetError, match=r"'5xwall' .* one of 8 steps takes 0.557 s of a sample already, 2 s in full"):
+        Budget.parse("5x wall").within(TIMED).computed_steps(cost, 8, 3)
     with pytest.raises(BudgetError, match="above 0 seconds"):
         Budget.parse("0s")
     with pytest.raises(BudgetError, match="more than the full run"):
