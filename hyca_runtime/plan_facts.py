@@ -167,9 +167,11 @@ class Certificate(PlanPart):
     date: str
 
     def __str__(self) -> str:
-        least = "" if self.lower_db is None else f" (at least {self.lower_db:.2f} at {100 * self.level:.0f} %)"
+        bound = "no bound, of so few prompts"
+        if self.lower_db is not None:
+            bound = f"at least {self.lower_db:.2f} at {100 * self.level:.0f} %"
         new = "" if self.new_prompt is None else f", {self.new_prompt}"
-        told = [f"{self.metric} {self.mean_db:.2f} dB{least}, worst {self.worst_db:.2f} dB{new}"]
+        told = [f"{self.metric} {self.mean_db:.2f} dB ({bound}), worst {self.worst_db:.2f} dB{new}"]
         told += [f"{self.num_samples} {self.split} samples"]
         told += [] if self.flops_ratio is None else [f"{self.flops_ratio:.2f}x fewer FLOPs"]
         told += [] if self.wall_ratio is None else [f"{self.wall_ratio:.2f}x less time"]

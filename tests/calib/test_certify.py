@@ -92,6 +92,7 @@ def test_few_prompts_bound_nothing(options: EvaluateOptions, capsys: pytest.Capt
     told = certificate_in(options)
     assert told is not None
     assert (told.lower_db, told.new_prompt) == (None, None)
+    assert " dB (no bound, of so few prompts), worst " in str(told)
     assert "at least" not in str(told)
     assert "new prompt" not in str(told)
 
