@@ -27,7 +27,7 @@ from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import present, say
 from hyca_calib.search.effort import Effort
 from hyca_calib.search.smaller import parse_size
-from hyca_calib.search.study import CALIBRATION
+from hyca_calib.search.study import CALIBRATION, holds_anything
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.run import PROBE_STEPS
@@ -61,7 +61,7 @@ class Settled:
             StudyError: the folder holds something else.
         """
         if not (folder / CALIBRATION).exists():
-            if folder.exists() and any(folder.iterdir()):
+            if holds_anything(folder):
                 raise StudyError(f"{folder} is not empty and holds no calibration; choose another --out")
             return None
         found = cls.read(folder)

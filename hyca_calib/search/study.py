@@ -17,6 +17,17 @@ SHORT = 60
 """Letters that two values have at most where both are told."""
 
 
+def holds_anything(folder: Path) -> bool:
+    """Whether anything lies in a folder.
+
+    Raises:
+        StudyError: it is a file.
+    """
+    if folder.is_file():
+        raise StudyError(f"{folder} is a file, expected a folder; choose another --out")
+    return folder.exists() and any(folder.iterdir())
+
+
 class StudyFolder:
     """A folder for one budget.
 
@@ -54,7 +65,7 @@ class StudyFolder:
         """
         kept, wanted = folder / REQUEST, json.loads(json.dumps(request))
         if not kept.exists():
-            if folder.exists() and any(folder.iterdir()) and not (folder / CALIBRATION).exists():
+            if holds_anything(folder) and not (folder / CALIBRATION).exists():
                 raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
             return cls(folder)
         try:

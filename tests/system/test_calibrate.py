@@ -104,6 +104,7 @@ def test_a_dry_run_tells_and_writes_nothing(folder: Path) -> None:
         (("--refine-at", "num_frames=8"), "takes no num_frames"),
         (("--refine-at", "0.5"), "expected height, width, num_frames with numbers"),
         (("--out", "."), "is not empty and holds no calibration"),
+        (("--out", "prompts.txt"), "prompts.txt is a file, expected a folder"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(folder: Path, options: tuple[str, ...], reason: str) -> None:
