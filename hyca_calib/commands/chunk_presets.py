@@ -40,11 +40,15 @@ def keys_of(limits: SearchLimits) -> tuple[RetentionSpec, ...]:
 
 
 def _parsed(text: str) -> RetentionSpec:
-    name, *settings = text.split()
     try:
+        name, *settings = text.split()
         pairs = (setting.split("=") for setting in settings)
-        spec = RetentionSpec(name=name, configuration={label: json.loads(value) for label, value in pairs})
-        return retention_from_spec(spec).spec()
+        configuration = {label: json.loads(value) for label, value in pairs}
+    except ValueError as error:
+        expected = "expected a name, perhaps with settings as JSON, such as 'packed budget=2 window=4'"
+        raise StudyError(f"--keys {text!r}: {expected}") from error
+    try:
+        return retention_from_spec(RetentionSpec(name=name, configuration=configuration)).spec()
     except (ValueError, HycaError) as error:
         raise StudyError(f"--keys {text!r}: {error}") from error
 

@@ -77,7 +77,10 @@ def with_keys(
             found.append(tuple(replace(p, keys=spec, past=cost) for p, cost in zip(problems, costs, strict=True)))
     if not found:
         told = ", ".join(f"'{told}' {meters[told].chunks:.3g}" for told in map(told_keys, keys))
-        raise BudgetError(f"--most-keys {most_chunks:g}: expected keys of no more chunks of the past, got {told}")
+        raise BudgetError(
+            f"--most-keys {most_chunks:g}: expected keys of no more chunks of the past, got {told}; "
+            "allow more, or give --keys with which less is kept"
+        )
     return found
 
 

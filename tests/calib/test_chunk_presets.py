@@ -146,6 +146,11 @@ def test_keys_are_said_on_the_command_line() -> None:
     for wrong in ("none", "packed budget", "packed budget=0 window=1", "important budget=x"):
         with pytest.raises(StudyError, match="--keys"):
             keys_of(SearchLimits(keys=[wrong]))
+    for wrong in ("", "packed budget", "important budget=2 unit=frame"):
+        with pytest.raises(StudyError, match="expected a name, perhaps with settings as JSON, such as"):
+            keys_of(SearchLimits(keys=[wrong]))
+    quoted = keys_of(SearchLimits(keys=['important budget=2 unit="frame"']))
+    assert quoted == (Important(2, unit="frame").spec(),)
 
 
 WAYS = ["all", "packed budget=1 window=2", "important budget=1"]
