@@ -16,7 +16,7 @@ from hyca_calib.search.options import SearchOptions
 from hyca_calib.search.packcache import kept_chunks, search_packcache
 from hyca_calib.search.past_cost import told_keys
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.sources import BEST
+from hyca_calib.search.sources import BEST, PACKCACHE
 from hyca_calib.search.study import JOURNAL, StudyFolder
 from hyca_calib.trace.folder import Where
 from hyca_calib.trace.store import Trace
@@ -62,7 +62,7 @@ def check_keys(limits: SearchLimits, recorded: Sequence[Trace], budgets: Sequenc
     """Whether what is asked of keys can be done.
 
     Raises:
-        StudyError: the traces are of no video in chunks, or a published recipe is to choose.
+        StudyError: the traces are of no video in chunks, or a published recipe is to choose, or does.
         BudgetError: a budget that attention does not count in.
     """
     if limits.keys is None and limits.most_keys is None:
@@ -71,6 +71,8 @@ def check_keys(limits: SearchLimits, recorded: Sequence[Trace], budgets: Sequenc
         told = ", ".join(map(repr, limits.keys or ()))
         option = f"--keys {told}" if told else f"--most-keys {limits.most_keys:g}"
         raise StudyError(f"{option}: the trace is of no video in chunks; leave it out")
+    if limits.preset == PACKCACHE:
+        raise StudyError(f"preset {PACKCACHE!r} chooses what is kept for the budget; leave --keys and --most-keys out")
     if not searches_keys(limits):
         return
     if limits.preset != BEST:

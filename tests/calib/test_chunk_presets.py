@@ -228,6 +228,8 @@ class TestKeysAndCompute:
             check_keys(SearchLimits(keys=WAYS[1:]), [recorded], budget)
         with pytest.raises(StudyError, match="--most-keys 3: the trace is of no video"):
             check_keys(SearchLimits(most_keys=3.0), [recorded], budget)
+        with pytest.raises(StudyError, match="'packcache' chooses what is kept for the budget; leave --keys"):
+            check_keys(SearchLimits(preset="packcache", keys=WAYS[:1]), chunks, budget)
         with pytest.raises(StudyError, match="'flowcache' takes one way to keep keys"):
             check_keys(SearchLimits(preset="flowcache", keys=WAYS), chunks, budget)
         with pytest.raises(BudgetError, match="expected one of FLOPs"):
