@@ -24,6 +24,7 @@ from hyca_calib.report.steps import (
     told_steps,
 )
 from hyca_calib.search.fewer_steps import FewerSteps
+from hyca_calib.search.past_cost import told_keys
 from hyca_calib.search.study import CALIBRATION, StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
@@ -67,13 +68,13 @@ def _of_plan(plan: Plan) -> Facts:
         facts["calibration"] = "none, uncalibrated: nothing of it was measured on its model; `hyca evaluate` does"
     for section, own in zip(_told_apart(plan.sections), plan.sections, strict=True):
         schedule, name = section.schedule, section.component
-        ratio = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
-        ratio += f", {section.bits_ratio:.2f}x by bit operations" if section.bits_ratio else ""
-        if section.timing and section.seconds_ratio:
-            ratio += f", {section.seconds_ratio:.2f}x by seconds on {section.timing}, batches of {section.timing.batch}"
         facts[name] = section.model.transformer
-        facts[f"{name}: steps"] = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed{ratio}"
+        computed = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed"
+        facts[f"{name}: steps"] = f"{computed}{_ratios(section)}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
+        if section.chunks is not None:
+            kept = f", kept of the past: {told_keys(section.chunks.keys)}" if section.chunks.keys else ""
+            facts[f"{name}: chunks"] = f"of {section.chunks.frames} frames{kept}"
         for variant, spec in (section.variants or {}).items():
             at = [step for step, action in enumerate(schedule.actions()) if action.variant == variant]
             facts[f"{name}: {variant}"] = f"{spec} weights on {' '.join(map(str, at)) or 'no step'}"
@@ -117,6 +118,15 @@ def _of_plan(plan: Plan) -> Facts:
     if "versions" in plan.provenance:
         facts["made with"] = _told(plan.provenance["versions"])
     return facts
+
+
+def _ratios(section: NetworkPlan) -> str:
+    """By how much a run is cheaper, in every measure that is known."""
+    told = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
+    told += f", {section.bits_ratio:.2f}x by bit operations" if section.bits_ratio else ""
+    if section.timing and section.seconds_ratio:
+        told += f", {section.seconds_ratio:.2f}x by seconds on {section.timing}, batches of {section.timing.batch}"
+    return told
 
 
 def _of_points(section: NetworkPlan) -> Facts:
@@ -199,6 +209,8 @@ def _of_trace(where: str) -> Facts:
     if folder.exists(MANIFEST):
         trace = Trace(where)
         cost = trace.cost
+        if (chunks := trace.attributes.chunks) is not None:
+            facts["chunks"] = f"{chunks.which} of {chunks.clip}, of {chunks.frames} frames each"
         facts |= {
             "branches": ", ".join(name or "unnamed" for name in trace.branches),
             "guidance": ", ".join(f"{weight:g}" for weight in trace.guidance) or "unknown",
@@ -231,9 +243,15 @@ def _of_point(trace: Trace) -> Facts:
 
 
 def _told_apart(sections: Sequence[NetworkPlan]) -> list[NetworkPlan]:
-    """Sections, those of one network for several step counts named for these, too."""
-    times = Counter(section.component for section in sections)
-    names = [s.component + (f" at {s.schedule.num_steps} steps" if times[s.component] > 1 else "") for s in sections]
+    """Sections, those of one network for several step counts, or for some of the chunks, named for these, too."""
+    times = Counter((section.component, section.from_chunk) for section in sections)
+    apart = {section.component for section in sections if section.from_chunk}
+    names = [
+        s.component
+        + (f" from chunk {s.from_chunk or 0}" if s.component in apart else "")
+        + (f" at {s.schedule.num_steps} steps" if times[s.component, s.from_chunk] > 1 else "")
+        for s in sections
+    ]
     return [s.model_copy(update={"component": name}) for s, name in zip(sections, names, strict=True)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import streaming
 import tiny
 from plans import alike, changed, make_plan, parted_plan
 
@@ -62,3 +63,13 @@ def test_a_policy_is_told_in_a_line_whatever_it_has_learnt(tmp_path: Path) -> No
     plan = changed(plan, policy=policy.spec())
     save_plan(plan, tmp_path / "plan.json")
     assert len(describe(str(tmp_path / "plan.json"))["transformer: policy"]) < 200
+
+
+def test_sections_for_some_of_the_chunks_are_told_apart(tmp_path: Path) -> None:
+    pipe = streaming.pipeline()
+    first, later = (streaming.chunk_plan(pipe, computed).section for computed in ((0, 1, 3), (0, 4)))
+    sections = first, later.model_copy(update={"from_chunk": 1})
+    save_plan(Plan(name="by chunk", sections=sections), tmp_path / "plan.json")
+    told = describe(str(tmp_path / "plan.json"))
+    assert [told[f"transformer from chunk {start}: computed"] for start in (0, 1)] == ["0 1 3", "0 4"]
+    assert told["transformer from chunk 1: chunks"] == "of 2 frames, kept of the past: all"

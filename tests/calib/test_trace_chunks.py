@@ -12,6 +12,7 @@ import tiny
 import torch
 from streaming import CHUNKS, FRAMES, LAG
 
+from hyca_calib.commands.describing import describe
 from hyca_calib.demo.stream.pipeline import StreamPipeline
 from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.search.assemble import build_section
@@ -121,6 +122,11 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Problem]:
         trace(tiny.stream(), workload, POINT, where, model_name="tiny:stream", batch=2, tokens=4, chunks=which)
         found[which] = Problem(Trace(where))
     return found
+
+
+def test_a_trace_says_of_which_chunks_it_is(problems: dict[str, Problem]) -> None:
+    told = [describe(str(problems[which].trace.name))["chunks"] for which in ("all", "first")]
+    assert told == ["all of 4, of 3 frames each", "first of 4, of 3 frames each"]
 
 
 def test_statistics_add_up(problems: dict[str, Problem]) -> None:
