@@ -49,13 +49,13 @@ def check_alike(earlier: BenchFacts, now: Mapping[str, Any]) -> None:
     """Whether figures of an earlier comparison may stand beside new ones.
 
     Args:
-        now: the same facts, of the new one.
+        now: the same facts, of the new one; those that are not known yet are left out.
 
     Raises:
         StudyError: they were measured on something else.
     """
     then = earlier.model_dump(mode="json", include={*ALIKE})
-    found = BenchFacts.model_validate(now).model_dump(mode="json", include={*ALIKE})
+    found = BenchFacts.model_validate(earlier.model_dump() | {**now}).model_dump(mode="json", include={*ALIKE})
     if differing := [name for name in ALIKE if then[name] != found[name]]:
         told = "; ".join(f"{name} {then[name]} then, {found[name]} now" for name in differing)
         raise StudyError(f"the other methods were measured on something else ({told}); measure them again")

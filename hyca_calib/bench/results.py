@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from hyca_calib.baselines.base import Settings
 from hyca_calib.bench.figures import Figures, Timing
@@ -15,6 +15,7 @@ from hyca_calib.pipelines.workload import WorkloadSummary
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.provenance import Provenance
+from hyca_runtime.errors import StudyError
 
 OURS = "HyCa"
 """The family of our plans."""
@@ -87,9 +88,19 @@ class Bench:
 
 
 def read_bench(path: Path) -> Bench:
-    """The comparison in a folder, or in its file."""
+    """The comparison in a folder, or in its file.
+
+    Raises:
+        StudyError: there is none, or it is damaged.
+    """
     file = path / RESULTS if path.is_dir() else path
-    return TypeAdapter(Bench).validate_json(file.read_text())
+    try:
+        return TypeAdapter(Bench).validate_json(file.read_bytes())
+    except FileNotFoundError as error:
+        cure = f"make one first: python -m hyca_calib bench --out {path}"
+        raise StudyError(f"{path}: no comparison here; {cure}") from error
+    except ValidationError as error:
+        raise StudyError(f"{file}: no comparison, or a damaged one; remove it and compare again") from error
 
 
 class DemoRun(Provenance, frozen=True):

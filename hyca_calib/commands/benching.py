@@ -99,6 +99,7 @@ def _earlier(options: BenchOptions) -> Bench | None:
     if not options.keep_rivals:
         return None
     bench = read_bench(options.folder)
+    check_alike(bench.facts, {"model": options.model, "workload": _workload(options).describe()})
     say(_verified(options, replace(bench, rows=tuple(row for row in bench.rows if not row.ours))))
     return bench
 

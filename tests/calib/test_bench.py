@@ -209,6 +209,14 @@ class TestComparison:
         written = Bench(facts_of(workload), tuple(range(6)), tuple(timed), COSTS, tuple(sweeps), {"ratios": [1.0]})
         written.write(tmp_path)
         assert read_bench(tmp_path) == written
+        (tmp_path / "bench.json").write_text((tmp_path / "bench.json").read_text()[:-9])
+        with pytest.raises(StudyError, match=r"bench.json: no comparison, or a damaged one; remove it"):
+            read_bench(tmp_path)
+        with pytest.raises(StudyError, match="nowhere: no comparison here; make one first"):
+            read_bench(tmp_path / "nowhere")
+        (tmp_path / "bench.json").unlink()
+        with pytest.raises(StudyError, match="no comparison here; make one first"):
+            read_bench(tmp_path)
 
     def test_failures_are_listed_with_their_reason(self, workload: Workload) -> None:
         def broken(pipe: Any, settings: Settings) -> Any:

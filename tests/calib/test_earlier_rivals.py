@@ -16,6 +16,8 @@ from hyca_calib.bench.notebook import MEASURED, Notebook
 from hyca_calib.bench.results import Bench, Row
 from hyca_calib.bench.stage import Stage
 from hyca_calib.bench.sweep import Sweep
+from hyca_calib.commands.bench_options import BenchOptions
+from hyca_calib.commands.benching import bench_all
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.provenance import Provenance
 from hyca_runtime.errors import StudyError
@@ -61,6 +63,12 @@ def test_they_were_measured_on_the_same(workload: Workload) -> None:
     check_alike(facts, {**facts.model_dump(), "commit": "another", "date": "2026-01-01"})
     with pytest.raises(StudyError, match=f"threads {facts.threads} then, 99 now"):
         check_alike(facts, {**facts.model_dump(), "threads": 99})
+
+
+def test_another_model_is_told_before_anything_is_measured(workload: Workload, tmp_path: Path) -> None:
+    Bench(facts_of(workload), (0,), ()).write(tmp_path)
+    with pytest.raises(StudyError, match=r"on something else \(model tiny:pipeline then, demo now; workload .*\)"):
+        bench_all(BenchOptions(model="demo", keep_rivals=True, out=tmp_path))
 
 
 def test_the_first_to_measure_them_is_told(workload: Workload) -> None:
