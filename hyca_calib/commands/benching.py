@@ -60,7 +60,11 @@ USUAL_RATIOS = (1.5, 2.0, 3.0, 5.0, 8.0, 10.0)
 
 
 def bench_all(options: BenchOptions) -> Path:
-    """``hyca_calib bench``; returns the path of the table."""
+    """``hyca_calib bench``; returns the path of the table.
+
+    Raises:
+        StudyError: no plan runs on the model, or figures that are to be kept are of something else.
+    """
     earlier = _earlier(options)
     plans = [(f"HyCa plan {plan_file(path).parent.name}", load_plan(path)) for path in options.plans or ()]
     options = of_few_steps(options, _workload(options))
@@ -73,6 +77,8 @@ def bench_all(options: BenchOptions) -> Path:
         say(f"{found}  {row.method}")
 
     ours = comparison.plans(named, tell)
+    if ours and not any(row.result for row in ours):
+        raise StudyError(f"no plan runs on {options.model}, there is nothing to compare; the first: {ours[0].error}")
     with stages() as progress:
         ratios = [row.result.flops_ratio for row in ours if row.result] or USUAL_RATIOS
         costs = costs_of(ratios)

@@ -114,7 +114,7 @@ def still_held(asked: Asked, budget: Budget, study: StudyFolder) -> Plan | None:
     certificate = valid_certificate(section_for(plan, problem.trace), plan.sections)
     found = held(asked.pipe, kept, certificate)
     if found is None:
-        say("without a certificate to hold it against, it is a first candidate")
+        say("without the bound of a certificate to hold it against, it is a first candidate")
         return None
     say(f"{plan.name} {'holds' if found.holds else 'does not hold'}: {found}")
     return write_held(asked.pipe, kept, found, budget, study) if found.holds else None

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from comparisons import comparison, facts_of, fewer_steps
+from plans import make_plan
 
 from hyca_calib.bench.choice import windows
 from hyca_calib.bench.comparison import Comparison
@@ -20,6 +22,7 @@ from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.benching import bench_all
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.provenance import Provenance
+from hyca_runtime import save_plan
 from hyca_runtime.errors import StudyError
 
 COSTS = (1.5, 2.0)
@@ -69,6 +72,17 @@ def test_another_model_is_told_before_anything_is_measured(workload: Workload, t
     Bench(facts_of(workload), (0,), ()).write(tmp_path)
     with pytest.raises(StudyError, match=r"on something else \(model tiny:pipeline then, demo now; workload .*\)"):
         bench_all(BenchOptions(model="demo", keep_rivals=True, out=tmp_path))
+
+
+def test_nothing_is_swept_for_plans_that_do_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prompts.txt").write_text("".join(f"{call['prompt']}\n" for call in tiny.prompts()))
+    save_plan(make_plan(tiny.glyphs().transformer), tmp_path / "plan.json")
+    monkeypatch.setattr(Comparison, "sweeps", None)
+    asked = BenchOptions(
+        plans=[tmp_path / "plan.json"], model="tiny:pipeline", prompts=tmp_path / "prompts.txt", samples=7, steps=8
+    )
+    with pytest.raises(StudyError, match=r"no plan runs on tiny:pipeline, .*is for a DiTTransformer2DModel"):
+        bench_all(replace(asked, out=tmp_path / "bench"))
 
 
 def test_the_first_to_measure_them_is_told(workload: Workload) -> None:
