@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from hyca_runtime.errors import CertificateError, PrecisionWarning, WorkloadError
+from hyca_runtime.errors import CertificateError, PlanError, PrecisionWarning, WorkloadError
 from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.noise_gain import noise_gain_db
@@ -56,7 +57,7 @@ def signature_of(certificate: Certificate, module: nn.Module) -> str:
 
 
 def check_certified(
-    name: str, sections: Iterable[NetworkPlan], networks: Mapping[str, nn.Module], least_db: float
+    name: str, sections: Iterable[NetworkPlan], networks: Mapping[str, nn.Module], least_db: object
 ) -> None:
     """Whether a plan was measured to agree well enough, on networks of this precision.
 
@@ -65,8 +66,11 @@ def check_certified(
         least_db: that the bound of every certificate must reach, in dB.
 
     Raises:
+        PlanError: what is required is no number.
         CertificateError: it was not; the message says what was got, what was expected, and what to do.
     """
+    if isinstance(least_db, bool) or not isinstance(least_db, int | float) or math.isnan(least_db):
+        raise PlanError(f"require: expected a number of dB, got {least_db!r}")
     sections = tuple(sections)
     for section in sections:
         module, found = networks[section.component], valid_certificate(section, sections)

@@ -14,7 +14,7 @@ from plans import make_plan
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import CertificateError, Plan, apply_plan
 from hyca_runtime.certified import content_digest, signature_of
-from hyca_runtime.errors import PrecisionWarning
+from hyca_runtime.errors import PlanError, PrecisionWarning
 from hyca_runtime.noise_gain import noise_gain_db
 from hyca_runtime.plan_facts import Certificate
 from hyca_runtime.precision import precision_of
@@ -65,6 +65,12 @@ def test_others_are_refused(pipe: EmojiPipeline, plan: Plan, told: dict[str, Any
     assert reason in str(error.value)
     assert str(error.value).endswith("Nothing was changed")
     assert "forward" not in vars(pipe.transformer)
+
+
+@pytest.mark.parametrize("least", [float("nan"), "40", True])
+def test_what_is_no_number_is_not_required(pipe: EmojiPipeline, plan: Plan, least: Any) -> None:
+    with pytest.raises(PlanError, match="require: expected a number of dB, got"):
+        apply_plan(pipe, certified(plan), require=least)
 
 
 def test_no_certificate_at_all(pipe: EmojiPipeline, plan: Plan) -> None:
