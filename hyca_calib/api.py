@@ -13,18 +13,18 @@ from hyca_calib.commands.calibrate_options import POINTS, CalibrateOptions
 from hyca_calib.commands.calibrating import calibrate_pipe
 from hyca_calib.commands.checking import CheckResult, check_with
 from hyca_calib.commands.options import CheckOptions, EvaluateOptions, SearchLimits, TraceOptions
-from hyca_calib.commands.plans import evaluate_pipe
+from hyca_calib.commands.plans import evaluate_pipe, evaluated_on
 from hyca_calib.commands.searching import search_with
 from hyca_calib.commands.tracing import trace_pipe
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.builtin_prompts import builtin_kind, builtin_prompts
-from hyca_calib.pipelines.defaults import batch_of, workload_on
+from hyca_calib.pipelines.defaults import batch_of
 from hyca_calib.pipelines.given import Prompts, given_calls, quiet_pipeline
 from hyca_calib.pipelines.load import TracedModel, check_traced
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import Evaluation
-from hyca_calib.search.effort import EFFORTS, EffortName
+from hyca_calib.search.effort import EffortName, effort_named
 from hyca_calib.search.lineage import trace_named_in
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, load_plan
@@ -182,7 +182,7 @@ def search(
             check_traced(ready, model, f"this {type(ready).__name__}")
             return ready
 
-        (found,) = search_with(load, Budget.parse(budget).text, [where], limits, folder, EFFORTS[effort])
+        (found,) = search_with(load, Budget.parse(budget).text, [where], limits, folder, effort_named(effort))
     return load_plan(found)
 
 
@@ -277,7 +277,7 @@ def check(
 
 
 def _workload(plan: Plan, prompts: Prompts | None, steps: int | None) -> Workload:
-    """What a plan was made on."""
+    """What a plan was made on, or is measured on if it does not say."""
     where, _ = trace_named_in(plan)
     if prompts is None and where is not None and Path(where).exists():
         return Trace(where).workload()
@@ -289,4 +289,4 @@ def _workload(plan: Plan, prompts: Prompts | None, steps: int | None) -> Workloa
             raise WorkloadError(f"plan {plan.name!r}: its trace is not here; give the prompts that it was made on")
         return builtin_prompts(builtin)
 
-    return workload_on(plan.provenance, calls, steps)
+    return evaluated_on(plan, calls, steps)

@@ -33,7 +33,7 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say, stages
-from hyca_calib.search.effort import EFFORTS
+from hyca_calib.search.effort import effort_named
 from hyca_calib.search.smaller import size_for
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.shard_lock import Shard
@@ -92,7 +92,7 @@ def calibrate_pipe(
     size_for(pipe, options.refine_at)
     if options.lanes is not None:
         check_sampler(pipe, options.steps)
-    begun, effort = None, EFFORTS[options.effort]
+    begun, effort = None, effort_named(options.effort)
     if start is not None:
         begun = Start.of(start, TracedModel.of(pipe, options.model, options.component), options.point)
         effort = effort.started(begun.probed)

@@ -65,7 +65,9 @@ def describe(where: str) -> Facts:
 def _of_plan(plan: Plan) -> Facts:
     facts = {"plan": plan.name}
     if UNCALIBRATED in plan.provenance:
-        facts["calibration"] = "none, uncalibrated: nothing of it was measured on its model; `hyca evaluate` does"
+        measured = any(valid_certificate(section, plan.sections) for section in plan.sections)
+        cure = "" if measured else ": nothing of it was measured on its model; `hyca evaluate` does"
+        facts["calibration"] = f"none, uncalibrated{cure}"
     for section, own in zip(_told_apart(plan.sections), plan.sections, strict=True):
         schedule, name = section.schedule, section.component
         facts[name] = section.model.transformer

@@ -1,13 +1,14 @@
 """What is done with plans: measure, report, merge, upgrade, export."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hyca_calib.commands.options import EvaluateOptions
 from hyca_calib.pipelines.contract import check_calls
-from hyca_calib.pipelines.defaults import batch_of, prompts_of, workload_of
+from hyca_calib.pipelines.defaults import batch_of, prompts_of, workload_on
 from hyca_calib.pipelines.load import load_pipeline, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.rollout import runs_on
@@ -39,7 +40,7 @@ from hyca_runtime.starter import UNCALIBRATED
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
     """``hyca_calib evaluate``; returns the figures of the plan. The model is the caller's choice, never the plan's."""
     plan = load_plan(options.plan)
-    workload = _workload(plan, options)
+    workload = evaluated_on(plan, partial(prompts_of, options.model, options.prompts), options.steps)
     return evaluate_pipe(load_pipeline(options.model, options.device, options.download), plan, workload, options)
 
 
@@ -92,14 +93,19 @@ def _says_its_workload(plan: Plan) -> bool:
     return any("workload" in origin for origin in origins(plan.provenance))
 
 
-def _workload(plan: Plan, options: EvaluateOptions) -> Workload:
-    """What a plan was made on; of one that does not say, such as one made by hand, samples of seed 0."""
+def evaluated_on(
+    plan: Plan, calls: Callable[[str | None], tuple[dict[str, Any], ...]], steps: int | None = None
+) -> Workload:
+    """What a plan was made on; of one that does not say, such as one made by hand, samples of seed 0.
+
+    Args:
+        calls, steps: see `workload_on`.
+    """
     if _says_its_workload(plan):
-        return workload_of(plan.provenance, options.model, options.prompts, options.steps)
-    if options.steps is None and len(plan.sections) > 1:
+        return workload_on(plan.provenance, calls, steps)
+    if steps is None and len(plan.sections) > 1:
         raise PlanError(f"plan {plan.name!r} does not say how many steps its pipeline makes; give --steps")
-    steps = options.steps or plan.section.schedule.num_steps
-    return Workload(prompts_of(options.model, options.prompts), num_steps=steps)
+    return Workload(calls(None), num_steps=steps or plan.section.schedule.num_steps)
 
 
 def _check_certifiable(plan: Plan, report: RunReport, options: EvaluateOptions, samples: int) -> None:

@@ -54,7 +54,7 @@ class Budget:
         Raises:
             BudgetError: another form, a speed-up below 1x, a share above 100%.
         """
-        compact = text.strip().lower().replace(" ", "")
+        compact = str(text).strip().lower().replace(" ", "")
         match = FORM.fullmatch(compact)
         if match is None:
             raise BudgetError(f"budget {text!r} is not one; {FORMS}")

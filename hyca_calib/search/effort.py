@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
+from hyca_runtime.errors import StudyError
+
 EffortName = Literal["quick", "standard", "thorough"]
 
 
@@ -70,3 +72,14 @@ EFFORTS: dict[str, Effort] = {
     ),
 }
 """By name. `standard` is what a few minutes were enough for on the embedded `demo`; `quick` is for a first look."""
+
+
+def effort_named(name: str) -> Effort:
+    """One of `EFFORTS`.
+
+    Raises:
+        StudyError: there is none of that name.
+    """
+    if name not in EFFORTS:
+        raise StudyError(f"effort {name!r}: expected {', '.join(EFFORTS)}")
+    return EFFORTS[name]

@@ -112,7 +112,7 @@ def _section(component: str, look: FirstLook, ratio: float, rule: Steps, solver:
 
 
 def _speed_up(budget: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)x", budget.strip().lower().replace(" ", ""))
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)x", str(budget).strip().lower().replace(" ", ""))
     if found is None or float(found[1]) < 1:
         raise BudgetError(f"budget {budget!r} is no speed-up of 1x or more; expected 3x, or use `hyca calibrate`")
     return float(found[1])

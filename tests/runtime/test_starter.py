@@ -85,8 +85,9 @@ def test_pipelines_of_diffusers(name: str, networks: int) -> None:
 
 
 def test_what_is_refused(pipe: EmojiPipeline) -> None:
-    with pytest.raises(BudgetError, match="is no speed-up of 1x or more"):
-        starter_plan(pipe, budget="10 steps")
+    for budget in ("10 steps", 3):
+        with pytest.raises(BudgetError, match="is no speed-up of 1x or more"):
+            starter_plan(pipe, budget=budget)  # type: ignore[arg-type]
     with pytest.raises(BudgetError, match="budget 40x cannot be met by the transformer: one of 4 steps costs"):
         starter_plan(pipe, 4, "40x")
     with pytest.raises(AttachError, match="expected a pipeline"):
@@ -106,3 +107,4 @@ def test_it_says_what_it_is(pipe: EmojiPipeline, tmp_path: Any, capsys: pytest.C
     certificate = load_plan(path).section.certificate
     assert certificate is not None
     assert certificate.num_samples == 5
+    assert describe(str(path))["calibration"] == "none, uncalibrated"

@@ -18,8 +18,8 @@ from hyca_calib import api
 from hyca_calib.pipelines.given import given_calls, quiet_pipeline
 from hyca_calib.search.effort import EFFORTS
 from hyca_calib.search.study import StudyFolder
-from hyca_runtime import apply_plan
-from hyca_runtime.errors import StudyError, WorkloadError
+from hyca_runtime import apply_plan, starter_plan
+from hyca_runtime.errors import BudgetError, StudyError, WorkloadError
 
 NOTEBOOK = Path(__file__).parents[2] / "docs/examples/notebook.py"
 PROMPTS = [call["prompt"] for call in tiny.prompts()]
@@ -76,6 +76,20 @@ def test_what_is_no_pipeline_or_no_prompt_is_told() -> None:
     number: Any = 3
     with pytest.raises(WorkloadError, match="prompt 1: expected a text or keywords of the call, got a int"):
         given_calls([number])
+
+
+def test_what_is_no_budget_or_no_effort_is_told() -> None:
+    for budget in (3, None, ["2x"]):
+        with pytest.raises(BudgetError, match="is not one; expected a speed-up like 5x"):
+            hyca_calib.calibrate(tiny.pipeline(), PROMPTS, budget=budget)  # type: ignore[arg-type]
+    with pytest.raises(StudyError, match="effort 'heroic': expected quick, standard, thorough"):
+        hyca_calib.calibrate(tiny.pipeline(), PROMPTS, effort="heroic")  # type: ignore[arg-type]
+
+
+def test_a_plan_that_was_made_on_nothing_is_measured_as_by_the_command() -> None:
+    pipe = tiny.pipeline()
+    plan = starter_plan(pipe, steps=8, budget="2x")
+    assert hyca_calib.evaluate(pipe, plan, PROMPTS, samples=2).num_samples == 2
 
 
 def test_the_bar_of_a_pipeline_is_what_it_was() -> None:
