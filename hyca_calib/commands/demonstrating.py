@@ -14,6 +14,9 @@ from hyca_calib.records.provenance import provenance
 from hyca_calib.search.effort import EffortName
 from hyca_runtime.errors import StudyError
 
+POINT = "trunk"
+"""Where the plan of the demo looks: on the select split its plans gain more by refinement there than at the output."""
+
 
 def run_demo(budget: str, effort: EffortName, out: Path | None, record: Path | None) -> tuple[Evaluation, Path]:
     """``hyca_calib demo``; returns the figures of the last plan, and its picture.
@@ -24,7 +27,7 @@ def run_demo(budget: str, effort: EffortName, out: Path | None, record: Path | N
     Raises:
         StudyError: what a run took is asked of one that was begun before.
     """
-    begun, options = time.monotonic(), CalibrateOptions(budget=budget, effort=effort, out=out)
+    begun, options = time.monotonic(), CalibrateOptions(budget=budget, effort=effort, point=POINT, out=out)
     if record is not None and options.folder.exists():
         raise StudyError(f"{options.folder} is there already; --record tells of a whole run: choose another --out")
     made = calibrate(options)[-1]
