@@ -266,7 +266,7 @@ def test_the_demo_is_a_calibration_and_records_it(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(demonstrating, "calibrate", calibrate)
     done = run("demo", "--effort", "quick", "--record", "run.json")
     assert done.exit_code == 0, done.output
-    assert asked == [CalibrateOptions("demo", budget="5x", effort="quick")]
+    assert asked == [CalibrateOptions("demo", budget="5x", effort="quick", point="trunk")]
     assert asked[0].folder == Path("studies/demo-5x")
     found = DemoRun.model_validate_json(Path("run.json").read_text())
     assert (found.budget, found.threads, found.result) == ("5x", 3, result)
