@@ -64,14 +64,20 @@ def _restart(device: torch.device) -> int | None:
         return torch.cuda.memory_allocated(device)
     if not resident("VmRSS"):
         return None
-    trim = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "malloc_trim", None)
-    if trim is not None:  # memory that was freed but kept would hide what the work takes
-        trim(0)
+    trim()  # memory that was freed but kept would hide what the work takes
     try:
         RESET.write_text("5")
     except OSError:  # a sandbox may forbid it
         return None
     return resident("VmRSS")
+
+
+def trim() -> None:
+    """Give back to Linux what was freed; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        give_back = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "malloc_trim", None)
+        if give_back is not None:
+            give_back(0)
 
 
 def resident(name: str) -> int:

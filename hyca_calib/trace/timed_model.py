@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyca_calib.costs.flops import TIMED_TAPS, CostModel, TimedOn, measure_seconds, seconds_of
-from hyca_calib.costs.memory import peak_memory
+from hyca_calib.costs.memory import peak_memory, trim
 from hyca_calib.costs.run_seconds import RunSeconds
 from hyca_calib.pipelines.frozen import frozen
 from hyca_calib.pipelines.outputs import tensors_of
@@ -101,6 +101,7 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
     with peak_memory(probe.device) as peak, torch.no_grad():
         module(*call[0], **call[1])
     backward, kept, in_blocks = _with_room(module, call)
+    trim()  # what the process holds is announced with what follows
     return TimedModel(
         cost=cost,
         calls=calls,
