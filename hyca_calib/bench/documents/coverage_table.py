@@ -15,7 +15,8 @@ def coverage_table(root: Path) -> str:
     if not found:
         return wrapped("*Not measured yet.*")
     made = dict.fromkeys(made_with(run) for run in found)
-    return f"{table(HEAD, 'lrrrr', map(_cells, found))}\n\n{wrapped('; '.join(made).capitalize() + '.')}"
+    text = "; ".join(made)
+    return f"{table(HEAD, 'lrrrr', map(_cells, found))}\n\n{wrapped(text[:1].upper() + text[1:] + '.')}"
 
 
 def _cells(run: CoverageRun) -> tuple[str, ...]:
