@@ -75,8 +75,8 @@ class Workload:
             )
         if self.num_samples < sum(SHARES.values()):
             raise WorkloadError(f"need at least {sum(SHARES.values())} samples, got {self.num_samples}; draw more")
-        if self.num_steps < 4:
-            raise WorkloadError(f"need at least 4 steps for anything to be predicted, got {self.num_steps}")
+        if not isinstance(self.num_steps, int) or self.num_steps < 4:
+            raise WorkloadError(f"need at least 4 steps for anything to be predicted, got {self.num_steps!r}")
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:

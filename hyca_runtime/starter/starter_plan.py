@@ -57,9 +57,11 @@ def starter_plan(
 
     Raises:
         AttachError: no such pipeline, or its networks have no cache point.
-        BudgetError: no speed-up, or one that cannot be met.
+        BudgetError: no speed-up, or one that cannot be met; no number of steps.
     """
     ratio = _speed_up(budget)
+    if not isinstance(steps, int) or steps < 1:
+        raise BudgetError(f"steps: expected how many the sampler makes, such as 28, got {steps!r}")
     if isinstance(pipe, nn.Module):
         raise AttachError(f"expected a pipeline, whose sampler tells the steps, got a {type(pipe).__name__}")
     looks = _looked_at(pipe, steps, call)

@@ -90,6 +90,9 @@ def test_what_is_refused(pipe: EmojiPipeline) -> None:
             starter_plan(pipe, budget=budget)  # type: ignore[arg-type]
     with pytest.raises(BudgetError, match="budget 40x cannot be met by the transformer: one of 4 steps costs"):
         starter_plan(pipe, 4, "40x")
+    for steps in (0, 8.5, "28"):
+        with pytest.raises(BudgetError, match="expected how many the sampler makes"):
+            starter_plan(pipe, steps)  # type: ignore[arg-type]
     with pytest.raises(AttachError, match="expected a pipeline"):
         starter_plan(pipe.transformer)
     assert starter_plan(pipe, 4, "1x").section.schedule.computed_steps == (0, 1, 2, 3)
