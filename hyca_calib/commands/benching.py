@@ -111,6 +111,7 @@ def _earlier(options: BenchOptions) -> Bench | None:
 
 
 def _verified(options: BenchOptions, bench: Bench) -> str:
+    """A random tenth of the rows of `bench`, measured again; see `verify_bench`."""
     how = Verification(options.folder, partial(load_pipeline, bench.facts.model), _workload(options))
     rows, checks = random_rows(bench, 0.1, options.seed), []
     with counting("verify", len(rows)) as advance:
