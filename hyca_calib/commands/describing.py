@@ -190,7 +190,7 @@ def _took(folder: Path) -> Facts:
         read, found = load_plan(plan), kept_evaluation(plan.parent)
         told = announced_in(read.provenance)
         if told and found and found.seconds:
-            facts[f"{read.name}: took"] = told.beside(found.seconds)
+            facts[f"{read.name}: took"] = told.beside(found.seconds, found.seconds * found.wall_ratio)
     return facts
 
 

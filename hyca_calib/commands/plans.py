@@ -86,7 +86,7 @@ def _tell_of_seconds(found: Evaluation, plan: Plan, device: str) -> None:
         return
     here = machine(device), found.batch
     elsewhere = "" if here == (told.device, told.batch) else f", on {told.device} in batches of {told.batch}"
-    say(told.beside(found.seconds, elsewhere))
+    say(told.beside(found.seconds, found.seconds * found.wall_ratio, elsewhere))
 
 
 def _says_its_workload(plan: Plan) -> bool:

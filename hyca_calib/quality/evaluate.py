@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ class SampledRun:
     Attributes:
         images, latents: see `sample_images`.
         flops: for one sample.
-        seconds: wall time of all pipeline calls, NaN if nobody looked at the clock.
+        seconds: wall time of a sample in a call of as many as asked for, NaN if nobody looked at the clock.
         peak_bytes: most memory at once beyond what was held before, see `peak_memory`; None if nobody looked.
         report: of the session, after the last call; None of a run without a plan.
     """
@@ -116,7 +117,7 @@ class Evaluation(Fidelity):
         steps_flops_ratio: as `flops_ratio`, of all that runs on every step: also of a ControlNet; None in old files.
         wall_ratio: seconds of the full run over the plan's; above 1 is faster.
         num_prompts: that the samples are of; None in old files, as what follows.
-        seconds: of a sample under the plan.
+        seconds: of a sample under the plan, in calls of `batch`.
         new_prompt_db: what a sample of a new prompt agrees at least, with probability `new_prompt_level`, see
             `hyca_calib.quality.conformal`; None of few prompts.
     """
@@ -186,7 +187,7 @@ def evaluate_plan(
         peak_bytes=run.peak_bytes,
         steps_flops_ratio=full.flops.steps / run.flops.steps,
         num_prompts=len(set(prompts)),
-        seconds=run.seconds / len(run.images),
+        seconds=run.seconds,
         new_prompt_level=level,
     )
     bound = new_prompt_bound(found.agreement_db_each, prompts, level)
@@ -204,11 +205,23 @@ def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, metho
         if device.type != "cpu":
             sample_images(pipe, jobs[:batch], num_steps, batch)
         with peak_memory(device) as peak:
-            begun = time.perf_counter()
-            images, latents = sample_images(pipe, jobs, num_steps, batch)
-            seconds = time.perf_counter() - begun
+            parts, seconds = timed_calls(pipe, jobs, num_steps, batch)
         report = context.report() if isinstance(context, Session) else None
+    images, latents = (torch.cat(column) for column in zip(*parts, strict=True))
     return SampledRun(images, latents, seconds, flops, peak.bytes, report)
+
+
+def timed_calls(
+    pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int
+) -> tuple[list[tuple[Tensor, Tensor]], float]:
+    """What every call samples, and the seconds of a sample in the largest calls: in smaller ones it takes longer."""
+    parts, spent = list[tuple[Tensor, Tensor]](), defaultdict[int, list[float]](list)
+    for group in batches(jobs, batch):
+        begun = time.perf_counter()
+        parts.append(sample_images(pipe, group, num_steps, batch))
+        spent[len(group)].append(time.perf_counter() - begun)
+    largest = max(spent)
+    return parts, statistics.fmean(spent[largest]) / largest
 
 
 def _of_forecasts(context: Any) -> RunFlops:

@@ -19,10 +19,20 @@ class Announced(BaseModel, frozen=True):
     dtype: str
     batch: int
 
-    def beside(self, seconds: float, elsewhere: str = "") -> str:
-        """What was announced, where if that is elsewhere, and what a sample took."""
-        off = 100 * (seconds / self.seconds - 1)
-        return f"announced {self.seconds:.3g} s a sample{elsewhere}; measured {seconds:.3g} s ({off:+.1f} %)"
+    def beside(self, seconds: float, full: float, elsewhere: str = "") -> str:
+        """What was announced, where if that is elsewhere, and what a sample took; and how much of the difference is the
+        machine's, whose full run took longer or shorter too.
+
+        Args:
+            seconds, full: of a sample under the plan, and in full.
+        """
+        off, machine = (100 * (took / told - 1) for took, told in ((seconds, self.seconds), (full, self.full_seconds)))
+        own = 100 * (seconds / full * self.full_seconds / self.seconds - 1)
+        return (
+            f"announced {self.seconds:.3g} s a sample{elsewhere}; measured {seconds:.3g} s ({off:+.1f} %), while the "
+            f"full run took {full:.3g} s where {self.full_seconds:.3g} s were timed ({machine:+.1f} %): {own:+.1f} % "
+            f"are the plan's"
+        )
 
 
 def announced_in(provenance: Mapping[str, Any]) -> Announced | None:

@@ -17,8 +17,9 @@ from hyca_calib.commands.searching import search_with
 from hyca_calib.costs.budget import Budget
 from hyca_calib.costs.flops import CostModel, TimedOn
 from hyca_calib.costs.run_seconds import RunSeconds
-from hyca_calib.pipelines.workload import Workload
-from hyca_calib.records.origins import announced_in
+from hyca_calib.pipelines.workload import Job, Workload
+from hyca_calib.quality.evaluate import timed_calls
+from hyca_calib.records.origins import Announced, announced_in
 from hyca_calib.search.run_seconds import kept_seconds, run_seconds
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
@@ -109,6 +110,24 @@ def test_a_plan_announces_its_time(
     )
     with pytest.raises(BudgetError, match="take one process"):
         search_with(lambda model: tiny.pipeline(), "1s", ["t.zarr"], replace(limits, workers=2), Path("other"))
+
+
+def test_what_a_plan_took_is_told_apart_from_a_machine_that_became_slower() -> None:
+    told = Announced(seconds=0.2, full_seconds=0.5, device="a CPU", dtype="float32", batch=8)
+    assert told.beside(0.231, 0.55) == (
+        "announced 0.2 s a sample; measured 0.231 s (+15.5 %), while the full run took 0.55 s where 0.5 s were timed "
+        "(+10.0 %): +5.0 % are the plan's"
+    )
+
+
+def test_seconds_of_a_sample_are_those_of_the_largest_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = tuple(Job(i, "test", i, {"prompt": f"{i}"}) for i in range(5))
+    clock = iter([0.0, 4.0, 10.0, 16.0, 20.0, 29.0])  # two calls of two samples, then one of one
+    monkeypatch.setattr("hyca_calib.quality.evaluate.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hyca_calib.quality.evaluate.sample_images", lambda *asked: asked[1])
+    parts, seconds = timed_calls(None, jobs, 4, 2)
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert seconds == 2.5
 
 
 def test_others_tell_nothing() -> None:
