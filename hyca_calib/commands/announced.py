@@ -176,7 +176,7 @@ class _Costs:
         return replace(work, host=work.host + needs.host)
 
     def probe(self) -> StageWork:
-        work = probed_work(self.workload.num_steps, self.effort.probes)
+        work = probed_work(self.workload.num_steps, self.effort.probes, self.timed.chunks)
         samples, steps = (self.timed.points * count for count in work)
         seconds = samples * self.timed.begin_seconds + steps * self.timed.alone_seconds
         return self._work("probe", samples, steps, seconds, self._drawn(1))

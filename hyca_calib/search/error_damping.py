@@ -95,11 +95,15 @@ def measure_damping(
     return smoothed(found, steps)
 
 
-def probed_work(steps: int, probes: int) -> tuple[int, int]:
-    """How many samples are drawn, each alone, and how many of their steps computed, in a whole measurement."""
+def probed_work(steps: int, probes: int, chunks: int = 1) -> tuple[int, int]:
+    """How many samples are drawn, each alone, and how many of their steps computed, in a whole measurement.
+
+    Args:
+        chunks: of a sample, of which only the first is known up to the push.
+    """
     jobs = _num_jobs(probes)
     pushed = [step for each in _pushed_steps(steps, jobs, probes) for step in each]
-    return jobs + len(pushed), jobs * steps + sum(steps - max(0, step - 1) for step in pushed)
+    return jobs + len(pushed), jobs * steps + sum(steps - max(0, step - 1) // chunks for step in pushed)
 
 
 def smoothed(found: Sequence[tuple[int, float]], steps: int) -> Array:

@@ -35,8 +35,9 @@ class TimedModel:
     """Seconds and bytes of one sample, of which as many are drawn at once as a trace does.
 
     Attributes:
-        cost: of a step, all network calls and guidance branches together.
+        cost: of a step, all network calls and guidance branches together, and all chunks.
         calls: of the network on a step.
+        chunks: of a sample, each of which goes through all steps; 1 of all that is no such video.
         alone_seconds: of a full step of a sample that is drawn alone.
         recorded_seconds: what recording adds to a step where the gain of the network's tail is measured.
         gram_seconds: of the statistics of a whole run.
@@ -56,6 +57,7 @@ class TimedModel:
 
     cost: CostModel
     calls: int
+    chunks: int
     alone_seconds: float
     recorded_seconds: float
     gram_seconds: float
@@ -90,13 +92,16 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
     batch = len(jobs)
     with recorder_of(pipe, request) as recorder:
         probe, asked = probed(recorder, request.workload, jobs)
-        steps, calls = len(probe.timesteps), len(probe.branches) // probe.stacked
+        chunks = probe.chunks.clip if probe.chunks else 1
+        steps, calls = len(probe.timesteps), len(probe.branches) // probe.stacked * chunks
         recorded = _least_seconds(lambda: recorder.record(jobs, asked, seed)) / batch
         cost = next(iter(recorder.measure_cost(jobs, calls).values()))
         module, call = recorder.module, recorder.latest_call
     plain = _least_seconds(lambda: sample_latents(pipe, jobs, asked, batch)) / batch
     alone = _least_seconds(lambda: sample_latents(pipe, jobs[:1], asked, 1))
     finished = _least_seconds(lambda: sample_images(pipe, jobs[:1], asked, 1))
+    if chunks > 1:  # the call that was measured is of one chunk, and attends to none before it
+        cost = replace(cost, full_seconds=plain / steps, feature_numel=chunks * cost.feature_numel)
     begin = max(0.0, plain - steps * cost.full_seconds)
     with peak_memory(probe.device) as peak, torch.no_grad():
         module(*call[0], **call[1])
@@ -105,6 +110,7 @@ def timed_model(pipe: Any, request: Request, folder: Folder) -> TimedModel:
     return TimedModel(
         cost=cost,
         calls=calls,
+        chunks=chunks,
         alone_seconds=max(0.0, alone - begin) / steps,
         recorded_seconds=max(0.0, recorded - plain) / steps,
         gram_seconds=_gram_seconds(probe, request) / batch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tiny
 import torch
 from commands import MODEL, run
 from processes import SMALL_EFFORT, forked, small_calibration
+from torch import nn
 
 from hyca_calib.bench.results import DemoRun
 from hyca_calib.commands import calibration, demonstrating
@@ -127,11 +129,24 @@ def test_a_folder_is_of_one_calibration(folder: Path) -> None:
         calibration.Settled.in_folder(folder / "c", asked)
 
 
+def of_images() -> tuple[Any, nn.Module]:
+    pipe = tiny.pipeline()
+    return pipe, pipe.transformer.transformer_blocks[0]
+
+
+def of_chunks() -> tuple[Any, nn.Module]:
+    pipe = tiny.stream()
+    return pipe, pipe.transformer.blocks[0]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_as_many_calls_are_made_as_were_announced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe, calls, told = tiny.pipeline(), list[int](), list[Announcement]()
-    pipe.transformer.transformer_blocks[0].register_forward_pre_hook(  # runs where the network is computed
-        lambda module, args, kwargs: calls.append(len(kwargs["hidden_states"])), with_kwargs=True
+@pytest.mark.parametrize("made", [of_images, of_chunks])
+def test_as_many_calls_are_made_as_were_announced(
+    made: Callable[[], tuple[Any, nn.Module]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pipe, block), calls, told = made(), list[int](), list[Announcement]()
+    block.register_forward_pre_hook(  # runs where the network is computed
+        lambda module, args, kwargs: calls.append(len(next(iter([*args, *kwargs.values()])))), with_kwargs=True
     )
     keep = calibration.Settled.keep
 
