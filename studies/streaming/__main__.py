@@ -35,6 +35,7 @@ def main(
     effort: Annotated[EffortName | None, typer.Option(help="Of the searches, see hyca search.")] = None,
     rollouts: Annotated[int, typer.Option(help="Of each search without an effort.")] = 24,
     iterations: Annotated[int, typer.Option(help="Of each refinement without an effort.")] = 24,
+    probes: Annotated[int, typer.Option(help="Of each way to look at chunks, without an effort.")] = 32,
     out: Annotated[Path, typer.Option(help="Where results are written.")] = HERE / "results",
 ) -> None:
     """Measure what chunks gain: hours; a killed run goes on.
@@ -48,10 +49,11 @@ def main(
             "workload": workload.describe().model_dump(),
             "samples": samples,
         }
-        minutes = 1e6  # work is counted
+        clock = 1e6  # minutes: work is counted
         limits = SearchLimits(
-            model=model, effort=effort, confirm=minutes, refine=minutes, rollouts=rollouts, iterations=iterations
+            model=model, confirm=clock, refine=clock, rollouts=rollouts, iterations=iterations, probes=probes
         )
+        limits = SearchLimits(model=model, effort=effort) if effort else limits
         subject = Subject(pipe, model, out / "unfinished", workload, samples)
         subject.folder.mkdir(parents=True, exist_ok=True)
         book = Notebook(subject.folder / "notebook.json", facts)

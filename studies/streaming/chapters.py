@@ -15,10 +15,8 @@ from dataclasses import replace
 from functools import partial
 
 from hyca_calib.commands.options import SearchLimits
-from hyca_calib.commands.searching import search_plans
 from hyca_calib.demo.judge import load_judge
 from hyca_calib.search.packcache import keeping
-from hyca_calib.search.problem import Samples
 from hyca_calib.search.step_caches.flowcache import FlowCache
 from hyca_calib.search.step_caches.stack import deciding_section, traced_stack
 from hyca_runtime import load_plan
@@ -73,24 +71,18 @@ def _at_share(runs: Callable[[float], Numbers], share: float, first: float) -> N
 def plans(subject: Subject, book: Notebook, limits: SearchLimits) -> None:
     """Our plans against FlowCache, at equal budgets."""
     every, first, later = (subject.problem(which).trace.where for which in ("all", "first", "later"))
-    samples = subject.drawn()
-    ways = {"flowcache": [every], "alike": [every], "ours": [first, later]}
-    for budget in BUDGETS:
-        found = dict[str, Numbers]()
-        for name, traces in ways.items():
-            asked = SearchLimits(preset=name, model=limits.model) if name == "flowcache" else limits
-            searched = partial(_searched, subject, samples, f"{name}-{budget}", budget, traces, asked)
-            found[name] = book.once("plans", f"{name} {budget}", searched)
-        for rival in ("flowcache", "alike"):
-            book.lead("plans", f"lead over {rival} {budget}", found["ours"]["db"], found[rival]["db"], subject.groups)
-
-
-def _searched(
-    subject: Subject, samples: Samples, name: str, budget: str, traces: list[str], limits: SearchLimits
-) -> Numbers:
-    """Runs under a plan that is searched, if it is not there."""
-    (path,) = search_plans(budget, traces, limits, subject.folder / name)
-    return subject.under(samples, *load_plan(path).sections)
+    samples, ways = subject.drawn(), {"flowcache": [every], "alike": [every], "ours": [first, later]}
+    found = dict[str, dict[str, Numbers]]()
+    for name, traces in ways.items():
+        asked = SearchLimits(preset=name, model=limits.model) if name == "flowcache" else limits
+        of = subject.searched(name, ",".join(BUDGETS), traces, asked)
+        found[name] = {
+            budget: book.once("plans", f"{name} {budget}", partial(subject.under, samples, *plan.sections))
+            for budget, plan in zip(BUDGETS, of, strict=True)
+        }
+    for rival in ("flowcache", "alike"):
+        for budget, own in found["ours"].items():
+            book.lead("plans", f"lead over {rival} {budget}", own["db"], found[rival][budget]["db"], subject.groups)
 
 
 def retentions(kept: int) -> dict[str, Retention]:
@@ -129,7 +121,10 @@ def drift(subject: Subject, book: Notebook) -> None:
         book.once("drift", "no judge", dict)
         return
     full = book.once("drift", "full", partial(subject.seen, judge, frames))
-    ways, plan = {"packed": (keeping(subject.problem("all"), Packed(2, 4)),)}, subject.folder / "ours-4x" / "plan.json"
+    ways, plan = (
+        {"packed": (keeping(subject.problem("all"), Packed(2, 4)),)},
+        subject.folder / "ours" / "4x" / "plan.json",
+    )
     if plan.exists():
         ways["ours"] = load_plan(plan).sections  # type: ignore[assignment]
     for name, sections in ways.items():

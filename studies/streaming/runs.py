@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,10 @@ import torch
 from torch import Tensor
 
 from hyca_calib.bench.marks import confidence
+from hyca_calib.commands.options import SearchLimits
+from hyca_calib.commands.searching import search_with
 from hyca_calib.demo.judge.network import Judge, labels_of
+from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.quality.metrics import log_error, prompt_groups
@@ -24,7 +28,7 @@ from hyca_calib.search.rollout_error import to_db
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_calib.trace.streamed import Which
-from hyca_runtime import Plan
+from hyca_runtime import Plan, load_plan
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import parse_point
 from studies.streaming.notebook import Numbers
@@ -77,6 +81,15 @@ class Subject:
         """Full runs of the samples, with other arguments of the call."""
         jobs = tuple(replace(job, call={**job.call, **call}) for job in self.jobs)
         return Samples(jobs, sample_latents(self.pipe, jobs, self.steps, 1), self.steps)
+
+    def searched(self, name: str, budgets: str, traces: Sequence[str], limits: SearchLimits) -> list[Plan]:
+        """Plans that are searched, of all budgets together, if they are not there."""
+
+        def traced(_: TracedModel) -> Any:
+            return self.pipe
+
+        paths = search_with(traced, budgets, traces, limits, self.folder / name, reported=False)
+        return [load_plan(path) for path in paths]
 
     def under(self, samples: Samples, *sections: NetworkPlan) -> Numbers:
         """Agreement with full runs in dB, and the share of their chunk-forwards, of runs under a plan, each alone."""
