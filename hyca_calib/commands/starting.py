@@ -44,12 +44,17 @@ class Start:
             point: that is asked for; the default is whichever the plan has.
 
         Raises:
-            PlanMismatchError: it is for another architecture, of a kind that a trace does not replay, or cached
-                elsewhere than asked.
+            PlanMismatchError: it is for another architecture, of a kind that a trace does not replay, of chunks apart,
+                or cached elsewhere than asked.
         """
         if fault := foreign(plan, model):
             raise PlanMismatchError(f"--from {plan.name!r}: {fault}; calibrate without it")
-        section = next(section for section in plan.sections if section.component == model.component)
+        section, *later = [section for section in plan.sections if section.component == model.component]
+        if any(other.from_chunk is not None for other in later):
+            raise PlanMismatchError(
+                f"--from {plan.name!r} does otherwise in later chunks than in the first, a calibration alike in all; "
+                "calibrate without it, or trace both --chunks and search them together"
+            )
         check_replayed(plan, section)
         others = [at for name, at in section.places.items() if name != FEATURE]
         if FEATURE not in section.places or any(at.kind != "behind" for at in others):

@@ -9,9 +9,13 @@ import streaming
 import tiny
 from plans import alike, changed, make_plan, parted_plan
 
+from hyca_calib.commands.calibrate_options import CalibrateOptions
 from hyca_calib.commands.describing import describe
+from hyca_calib.commands.starting import Start
+from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.report.steps import computed_at, told_policy, told_steps
-from hyca_runtime import Plan, save_plan
+from hyca_runtime import Plan, load_plan, save_plan
+from hyca_runtime.errors import PlanMismatchError
 from hyca_runtime.policies import MagnitudeRatio, PacedBySurprise, PolicySpec
 from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
 from hyca_runtime.solvers import Hold
@@ -73,3 +77,7 @@ def test_sections_for_some_of_the_chunks_are_told_apart(tmp_path: Path) -> None:
     told = describe(str(tmp_path / "plan.json"))
     assert [told[f"transformer from chunk {start}: computed"] for start in (0, 1)] == ["0 1 3", "0 4"]
     assert told["transformer from chunk 1: chunks"] == "of 2 frames, kept of the past: all"
+    model = TracedModel.of(pipe, "tiny", "transformer")
+    model = model.model_copy(update={"config_digest": first.model.config_digest})  # as it is called
+    with pytest.raises(PlanMismatchError, match="does otherwise in later chunks than in the first"):
+        Start.of(load_plan(tmp_path / "plan.json"), model, CalibrateOptions.point)
