@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ BITS: Mapping[Scheme, tuple[int, int | None]] = {
 """Bits of a weight and of an activation in the products of a scheme; None where those are the network's own."""
 
 MAX_VARIANTS = 8
+MOST_SHIFT = 15
+"""The largest exponent of `VariantSpec.balance`."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 """What a variant may be called."""
@@ -58,6 +60,9 @@ class VariantSpec(PlanPart):
         corrections: by the path of a layer, `Fitted` rows that weigh its output, then a constant, by channel: they make
             up for what quantisation is usually off there. On steps that they do not know nothing is made up for.
         schemes: by the path of a layer, another scheme than that of all others; None leaves it its own weights.
+        balance: by the path of a layer, an exponent for each channel of its input: that is divided by two to its power,
+            and the weight's column multiplied by it before it is rounded, so that no channel takes the others' bits.
+            In floating point powers of two change nothing but exponents, so a product is what it was before rounding.
     """
 
     scheme: Scheme
@@ -65,6 +70,7 @@ class VariantSpec(PlanPart):
     simulated: bool = False
     corrections: dict[str, SolverSpec] | None = None
     schemes: dict[str, Scheme | None] | None = None
+    balance: dict[str, list[Annotated[int, Field(ge=-MOST_SHIFT, le=MOST_SHIFT)]]] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> VariantSpec:
@@ -92,11 +98,14 @@ class VariantSpec(PlanPart):
     def of(self, path: str) -> VariantSpec | None:
         """How a layer is quantised, on its own; None where it has its own weights."""
         scheme = (self.schemes or {}).get(path, self.scheme)
-        return None if scheme is None else VariantSpec(scheme=scheme, simulated=self.simulated)
+        shifts = (self.balance or {}).get(path)
+        balance = None if shifts is None else {path: shifts}
+        return None if scheme is None else VariantSpec(scheme=scheme, simulated=self.simulated, balance=balance)
 
     def __str__(self) -> str:
         told = f"{self.scheme}{' (simulated)' if self.simulated else ''}"
         told += f", {len(self.schemes)} layers otherwise" if self.schemes else ""
+        told += f", {len(self.balance)} layers balanced" if self.balance else ""
         return f"{told}, {len(self.corrections)} layers corrected" if self.corrections else told
 
     def bit_share(self, own_bits: int) -> float:

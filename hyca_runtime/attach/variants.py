@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hyca_runtime.attach.balanced import balanced
 from hyca_runtime.attach.corrected import Corrected
 from hyca_runtime.attach.points import Place, find_block_lists, place_at
 from hyca_runtime.attach.proxies import Standing
@@ -83,15 +84,16 @@ class Variants:
         self.specs = dict(specs)
         places = {name: find_linears(network, spec.layers) for name, spec in specs.items()}
         self._check_memory(network, places)
-        known: dict[tuple[str, bool, str], _Layer] = {}
+        known: dict[tuple[str, str, str], _Layer] = {}
         self._layers: dict[str, list[_Layer]] = {}
         for name, spec in specs.items():
             rows, layers = spec.corrected, self._layers.setdefault(name, [])
             specs_of = {place: own for place in places[name] if (own := spec.of(place.path)) is not None}
             _check_known(name, "quantises otherwise", spec.schemes or {}, places[name])
             _check_known(name, "corrects", rows, specs_of)
+            _check_known(name, "balances", spec.balance or {}, specs_of)
             for place, own in specs_of.items():
-                key = (own.scheme, own.simulated, place.path)
+                key = (str(own), str(own.balance), place.path)
                 known[key] = known.get(key) or _made(network, place, own)
                 layers.append(known[key].corrected(rows[place.path]) if place.path in rows else known[key])
         self.nbytes = sum(bytes_beside(layer.made, layer.own) for layer in known.values())
@@ -156,7 +158,9 @@ def _made(network: nn.Module, place: Place, spec: VariantSpec) -> _Layer:
         raise AttachError(
             f"{place.path} is moved or cast for each call; variants need weights that stay where they are"
         )
-    return _Layer(place, own, weight._version, weight.device, weight.dtype, quantised(own, spec))  # noqa: SLF001
+    shifts = (spec.balance or {}).get(place.path)
+    made = quantised(own, spec) if shifts is None else balanced(own, shifts, spec, place.path)
+    return _Layer(place, own, weight._version, weight.device, weight.dtype, made)  # noqa: SLF001
 
 
 def _check_known(name: str, does: str, paths: Iterable[str], places: Iterable[Place]) -> None:
@@ -169,9 +173,11 @@ def _standing(layers: list[_Layer], step: int | None) -> Standing:
 
 
 def _expected_bytes(places: list[Place], spec: VariantSpec) -> int:
+    """What a variant takes; one that is simulated rounds the network's own weights, unless they are balanced."""
+    pairs = [(place, own) for place in places if (own := spec.of(place.path))]
+    weights = [(place.module.get_parameter("weight"), own) for place, own in pairs]
     if spec.simulated:
-        return 0
-    weights = [(place.module.get_parameter("weight"), own) for place in places if (own := spec.of(place.path))]
+        return sum(weight.nbytes for weight, own in weights if own.balance)
     return sum(weight.numel() * BITS[own.scheme][0] // 8 + SCALES * len(weight) for weight, own in weights)
 
 

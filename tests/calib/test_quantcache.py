@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,17 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.quantcache import calibration
+from hyca_calib.search.quantcache.balance import exponents, measure_ranges
 from hyca_calib.search.quantcache.bits import Importance, Schemes
-from hyca_calib.search.quantcache.calibration import OUTPUT, measure_cosines, parts_of_blocks
+from hyca_calib.search.quantcache.calibration import (
+    OUTPUT,
+    calibrate_importance,
+    measure_cosines,
+    parts_of_blocks,
+)
 from hyca_calib.search.quantcache.counters import Counters, change, computed_steps, gentlest
 from hyca_calib.search.quantcache.passing import Passing, unrest_of
-from hyca_calib.search.quantcache.search import REUSES, Calibrated, reusing_section
+from hyca_calib.search.quantcache.search import REUSES, Calibrated, calibrated, reusing_section
 from hyca_calib.search.quantcache.site import measure_site
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.run import trace
@@ -34,7 +41,7 @@ from hyca_runtime.errors import AttachError, BudgetError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import COMPUTE, Action
-from hyca_runtime.variant import VariantSpec
+from hyca_runtime.variant import MOST_SHIFT, VariantSpec
 
 pytest.importorskip("torchao")
 STEPS = 12
@@ -186,6 +193,45 @@ def test_parts_are_the_children_of_blocks() -> None:
     assert all(path.startswith(part) for part, paths in parts.items() for path in paths)
 
 
+def test_exponents_worked_by_hand() -> None:
+    """Sixteen times the range of others, over a column of a fourth, is a factor of 8 = 2^3 on either side."""
+    inputs, columns = np.array([1.0, 16.0, 1.0, 1.0, 0.0]), np.array([1.0, 0.25, 1.0, 1.0, 1.0])
+    assert exponents(inputs, columns) == [0, 3, 0, 0, 0]
+    assert exponents(8 * inputs, columns) == [0, 3, 0, 0, 0], "what all share is nothing"
+    assert exponents(np.array([1e9, 1.0, 1.0]), np.array([1e-9, 1.0, 1.0]))[0] == MOST_SHIFT
+    assert exponents(np.zeros(3), np.ones(3)) == [0, 0, 0]
+
+
+def test_ranges_are_those_of_what_layers_are_called_with(classes: Problem) -> None:
+    pipe, job, path = tiny.glyphs(), classes.workload.of("fit")[0], "transformer_blocks.1.attn1.to_q"
+    seen: list[Tensor] = []
+    pipe.transformer.get_submodule(path).register_forward_hook(lambda _, args, __: seen.append(args[0].abs()))
+    ranges = measure_ranges(pipe, pipe.transformer, job, 2)
+    np.testing.assert_allclose(ranges[path][0], torch.cat([x.flatten(0, -2) for x in seen]).amax(0).tolist())
+    assert ranges.keys() == {path for paths in parts_of_blocks(pipe.transformer).values() for path in paths}
+
+
+@pytest.mark.usefixtures("few")
+def test_a_part_with_large_channels_is_balanced_and_errs_less(classes: Problem, tmp_path: Path) -> None:
+    """Some channels of values are 64 times as large, and the next layer weighs them as much less: the same function."""
+    pipe = tiny.glyphs()
+    attention = pipe.transformer.transformer_blocks[1].attn1
+    with torch.no_grad():
+        attention.to_v.weight[::8] *= 64
+        attention.to_v.bias[::8] *= 64
+        attention.to_out[0].weight[:, ::8] /= 64
+    known = calibrate_importance(pipe, classes, ["int8"], False, tmp_path, lambda share: None)
+    part, path = "transformer_blocks.1.attn1", "transformer_blocks.1.attn1.to_out.0"
+    assert ("int8", part) in known.balanced
+    assert set(known.balance[path][::8]) == {max(known.balance[path])}
+    rows = json.loads((tmp_path / "importance.json").read_text())["samples"]
+    plain = np.mean([row[f"int8 {part}"][0][0] for row in rows.values()])
+    assert known.errors["int8"][part] < 0.5 * plain
+    made = calibrated(pipe, classes, {}, {}, known, simulated=False)
+    assert {path} <= {*made.balance} <= {*known.balance}
+    assert all(spec.balance == made.balance for spec in made.specs.values())
+
+
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     ("text", "precision"), [("2x", None), ("12xbitops", None), ("3x", "int8:simulated,int4_weights:simulated")]
@@ -221,7 +267,7 @@ def test_a_budget_is_met_and_the_runtime_does_so(
 
 def test_nothing_quantised_reused_or_passed_by_is_the_full_run(classes: Problem) -> None:
     pipe = tiny.glyphs()
-    known = Calibrated({}, {}, importance(0), {}, simulated=False)
+    known = Calibrated({}, {}, importance(0), {}, simulated=False, balance={})
     section = reusing_section(classes, measure_site(pipe, classes), known, [COMPUTE] * STEPS)
     full = draw(pipe, classes)
     assert section.flops_ratio == section.bits_ratio == 1

@@ -17,6 +17,7 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import AttachError, Plan, PlanError, PlanMismatchError, apply_plan
 from hyca_runtime.attach import variants
 from hyca_runtime.attach.attachment import Attachment
+from hyca_runtime.attach.balanced import Balanced
 from hyca_runtime.attach.variants import Variants
 from hyca_runtime.certified import content_digest
 from hyca_runtime.group import SolverSpec
@@ -337,3 +338,63 @@ def test_layers_have_schemes_of_their_own(pipe: EmojiPipeline) -> None:
     content["sections"][0]["variants"]["low"]["schemes"] = {"x": "int7"}
     with pytest.raises(PlanError, match=r"variants\.low\.schemes\.x"):
         parse_plan(content, "plan.json")
+
+
+def balanced_in(shifts: list[int], simulated: bool = False) -> VariantSpec:
+    return VariantSpec(scheme="int8", simulated=simulated, balance={LINEAR: shifts})
+
+
+def standing(pipe: EmojiPipeline, spec: VariantSpec) -> nn.Module:
+    """What stands for `LINEAR`."""
+    stands = Variants(pipe.transformer, {"low": spec}).stands("low")[0]()
+    return next(module for place, module in stands if place.path == LINEAR)
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+def test_balanced_channels_do_not_take_the_bits_of_others(pipe: EmojiPipeline, simulated: bool) -> None:
+    own = pipe.transformer.get_submodule(LINEAR)
+    x = torch.randn(64, own.in_features)
+    x[:, 3] *= 100
+    with torch.no_grad():
+        own.weight[:, 3] /= 100
+    exact = own(x)
+    shifts = [7 if channel == 3 else 0 for channel in range(own.in_features)]
+    plain, even = (standing(pipe, spec)(x) for spec in (balanced_in([0] * len(shifts), simulated), balanced_in(shifts)))
+    assert (even - exact).norm() < 0.2 * (plain - exact).norm()
+    kept = own.weight.clone()
+    made = standing(pipe, balanced_in(shifts, simulated))
+    assert torch.equal(own.weight, kept)
+    stored: Tensor = made.get_parameter("weight")
+    weight = stored if simulated else stored.dequantize()
+    assert weight[:, 3].abs().max() == pytest.approx(128 * own.weight[:, 3].abs().max().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_before_rounding_balance_changes_no_bit(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(24, 16).to(dtype), torch.randn(5, 24).to(dtype)
+    powers = torch.exp2(torch.randint(-6, 7, (24,)).float()).to(dtype)
+    moved = nn.Linear(24, 16).to(dtype)
+    moved.weight, moved.bias = nn.Parameter(layer.weight.detach() * powers), layer.bias
+    assert torch.equal(Balanced(moved, powers)(x), layer(x))
+
+
+def test_balance_is_kept_in_plans_and_hostile_ones_are_refused(pipe: EmojiPipeline) -> None:
+    width = pipe.transformer.get_submodule(LINEAR).in_features
+    plan = precise(make_plan(pipe.transformer), (4, 8), {"low": balanced_in([1] * width)})
+    content = plan.model_dump(mode="json", exclude_none=True)
+    assert parse_plan(content, "plan.json") == plan
+    assert str(balanced_in([1])) == "int8, 1 layers balanced"
+    with apply_plan(pipe, plan) as session:
+        draw(pipe)
+        assert session.report().computed == 4
+    for balance in ({LINEAR: [400]}, {LINEAR: ["x"]}, {LINEAR: 3}):
+        content["sections"][0]["variants"]["low"]["balance"] = balance
+        with pytest.raises(PlanError, match="balance"):
+            parse_plan(content, "plan.json")
+    for spec, reason in (
+        (balanced_in([0, 1]), f"{LINEAR} takes {width} channels, its balance is for 2"),
+        (VariantSpec(scheme="int8", balance={"proj_out": [0]}), "balances 'proj_out', which is no layer"),
+    ):
+        with pytest.raises(AttachError, match=reason):
+            apply_plan(pipe, precise(make_plan(pipe.transformer), (4,), {"low": spec}))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from hyca_calib.search.quantcache.balance import Balance
 from hyca_runtime.variant import BITS, Scheme
 
 MEAN_BITS = 8.0
@@ -25,11 +26,15 @@ class Importance:
         sizes: numbers of weights.
         errors: squared error of the network's output, as a share of its square, with one group quantised; by scheme.
         own_bits: of a number in the network's own precision.
+        balance: what balances the inputs of layers, by path.
+        balanced: schemes and groups whose error is that of a balanced input, since it is less so.
     """
 
     sizes: Mapping[str, int]
     errors: Mapping[Scheme, Mapping[str, float]]
     own_bits: int
+    balance: Balance = field(default_factory=dict)
+    balanced: frozenset[tuple[Scheme, str]] = frozenset()
 
     @property
     def levels(self) -> Levels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +17,7 @@ from hyca_calib.costs.bits import own_bits_of
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.kept_runs import Rows, measured
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.quantcache.balance import calibrate_balance
 from hyca_calib.search.quantcache.bits import Importance
 from hyca_calib.search.quantcache.counters import LENGTHS, change
 from hyca_calib.search.smoothcache.calibration import Changes, mean_changes, measure_changes
@@ -28,6 +30,7 @@ from hyca_runtime.variant import Scheme, VariantSpec
 
 OUTPUT = "output"
 """The name of the point at which steps are reused, and where it is."""
+BALANCED = ", balanced"
 SAMPLES, PROBED, PROBE_STEPS = 8, 2, 4
 """Full runs for changes and cosines; runs of few steps on which parts are quantised one by one, and these steps."""
 
@@ -106,32 +109,44 @@ def parts_of_blocks(network: nn.Module) -> dict[str, list[str]]:
 def calibrate_importance(
     pipe: Any, problem: Problem, schemes: Sequence[Scheme], simulated: bool, folder: Path, on_progress: Progress
 ) -> Importance:
-    """What quantising each part alone does to the network's output, in short runs of the fit split.
+    """What quantising each part alone does to the network's output, in short runs of the fit split; with its input
+    balanced, where that does less.
 
     Raises:
         AttachError: the schemes cannot be made here.
     """
     network = find_transformer(pipe, problem.trace.attributes.model.component)
-    parts = parts_of_blocks(network)
-    specs = {
-        f"{scheme} {part}": VariantSpec(scheme=scheme, layers=_pattern(part, paths), simulated=simulated)
-        for scheme in schemes
-        for part, paths in parts.items()
-    }
-    jobs = problem.workload.of("fit")[:PROBED]
-    of = f"{problem.identity}, importance under {', '.join(schemes)}{' simulated' * simulated}"
+    parts, jobs = parts_of_blocks(network), problem.workload.of("fit")[:PROBED]
+    balance = calibrate_balance(pipe, problem, jobs, PROBE_STEPS, folder, lambda share: on_progress(share / 4))
+    specs = dict[str, VariantSpec]()
+    for scheme, (part, paths) in itertools.product(schemes, parts.items()):
+        plain = VariantSpec(scheme=scheme, layers=_pattern(part, paths), simulated=simulated)
+        specs[f"{scheme} {part}"] = plain
+        if own := {path: balance[path] for path in paths if path in balance}:
+            specs[f"{scheme} {part}{BALANCED}"] = plain.model_copy(update={"balance": own})
+    of = f"{problem.identity}, importance under {', '.join(schemes)}{' simulated' * simulated}, balanced and not"
     rows = measured(
-        folder / "importance.json", of, jobs, lambda job: _importance(pipe, problem, specs, job), on_progress
+        folder / "importance.json",
+        of,
+        jobs,
+        lambda job: _importance(pipe, problem, specs, job),
+        lambda share: on_progress((1 + 3 * share) / 4),
     )
-    errors = {
-        scheme: {part: float(np.mean([row[f"{scheme} {part}"][0][0] for row in rows])) for part in parts}
-        for scheme in schemes
+    errors = {name: float(np.mean([row[name][0][0] for row in rows])) for name in specs}
+    balanced = {
+        (scheme, part)
+        for scheme, part in itertools.product(schemes, parts)
+        if errors.get(f"{scheme} {part}{BALANCED}", math.inf) < errors[f"{scheme} {part}"]
     }
     sizes = {
         part: sum(network.get_submodule(path).get_parameter("weight").numel() for path in paths)
         for part, paths in parts.items()
     }
-    return Importance(sizes, errors, own_bits_of(network))
+    least = {
+        scheme: {part: errors[f"{scheme} {part}{BALANCED * ((scheme, part) in balanced)}"] for part in parts}
+        for scheme in schemes
+    }
+    return Importance(sizes, least, own_bits_of(network), balance, frozenset(balanced))
 
 
 def _pattern(part: str, paths: Sequence[str]) -> str:

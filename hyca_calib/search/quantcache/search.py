@@ -14,6 +14,7 @@ from hyca_calib.search.assemble import origin, section_of
 from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
 from hyca_calib.search.precision.variants import KnownVariants
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.quantcache.balance import Balance
 from hyca_calib.search.quantcache.bits import Importance, Schemes
 from hyca_calib.search.quantcache.calibration import OUTPUT, parts_of_blocks
 from hyca_calib.search.quantcache.counters import Counters, computed_steps, gentlest
@@ -47,6 +48,7 @@ class Calibrated:
     Attributes:
         distances, cosines, importance: see `calibration`.
         allotted: schemes of the layers, by path.
+        balance: of the layers whose input is balanced.
     """
 
     distances: Changes
@@ -54,12 +56,13 @@ class Calibrated:
     importance: Importance
     allotted: Schemes
     simulated: bool
+    balance: Balance
 
     @property
     def specs(self) -> dict[str, VariantSpec]:
         """The variants: both have the same layers of four bits, and of the network's own."""
         others = {path: scheme for path, scheme in self.allotted.items() if scheme != COARSE} or None
-        alike = VariantSpec(scheme=COARSE, simulated=self.simulated, schemes=others)
+        alike = VariantSpec(scheme=COARSE, simulated=self.simulated, schemes=others, balance=self.balance or None)
         return {scheme: alike.model_copy(update={"scheme": scheme}) for scheme in (COARSE, CAREFUL)}
 
 
@@ -75,7 +78,9 @@ def calibrated(
     network = find_transformer(pipe, problem.trace.attributes.model.component)
     schemes, parts = importance.allotted(), parts_of_blocks(network)
     allotted = {path: schemes[part] for part, paths in parts.items() for path in paths}
-    return Calibrated(distances, cosines, importance, allotted, simulated)
+    balanced = {path for part, paths in parts.items() if (schemes[part], part) in importance.balanced for path in paths}
+    balance = {path: of for path, of in importance.balance.items() if path in balanced}
+    return Calibrated(distances, cosines, importance, allotted, simulated, balance)
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,7 @@ def search_quantcache(
         "passed": {step: list(a.forecast) for step, a in enumerate(found.actions) if a != REUSES and a.forecast},
         "bits": {part: known.importance.bits(scheme) for part, scheme in schemes.items()},
         "mean_bits": known.importance.mean_bits(schemes),
+        "balanced": sorted(known.balance),
         "groups": [
             {"size": forecast.num_channels, "solver": forecast.groups_of()[0].solver.name}
             for forecast in section.points.values()
