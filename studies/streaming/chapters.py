@@ -24,8 +24,9 @@ from hyca_runtime.streaming.retention import All, Important, Packed, Retention
 from studies.streaming.notebook import Notebook, Numbers
 from studies.streaming.runs import Subject
 
-THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4)
-WARMUP = 3
+THRESHOLDS = (0.05, 0.1, 0.2, 0.4, 0.8)
+WARMUP = 1
+"""More of it, and one decision for all computes most steps of all chunks whenever one begins."""
 HALVINGS, EQUAL = 7, 0.01
 """Of the threshold of the one decision, until the shares of chunk-forwards differ by no more."""
 BUDGETS = ("2x", "4x", "6x")
@@ -49,7 +50,8 @@ def decisions(subject: Subject, book: Notebook) -> None:
         own = book.once("decisions", f"by chunk {threshold}", partial(subject.under, samples, section))
         equal = partial(_at_share, runs, own["forwards"], threshold)
         one = book.once("decisions", f"one for all {threshold}", equal)
-        book.lead("decisions", f"lead {threshold}", own["db"], one["db"], subject.groups)
+        if own["forwards"] < 1 and abs(own["forwards"] - one["forwards"]) <= EQUAL:
+            book.lead("decisions", f"lead {threshold}", own["db"], one["db"], subject.groups)
 
 
 def _at_share(runs: Callable[[float], Numbers], share: float, first: float) -> Numbers:

@@ -38,7 +38,8 @@ def _decisions(lines: Lines) -> str:
             threshold = line.removeprefix("by chunk ")
             one = lines[f"one for all {threshold}"]
             cells = [f"{value:.2f}" for value in (own["forwards"], own["mean_db"], one["forwards"], one["mean_db"])]
-            rows.append([threshold, *cells, _lead(lines[f"lead {threshold}"])])
+            lead = lines.get(f"lead {threshold}")
+            rows.append([threshold, *cells, _lead(lead) if lead else "not compared: not as many, or all"])
     head = ["threshold", "chunk-forwards", "by chunk, dB", "chunk-forwards", "one for all, dB", "by chunk is ahead by"]
     return table(head, "rrrrrr", rows)
 
