@@ -17,6 +17,7 @@ from hyca_calib.search.effort import Effort
 from hyca_calib.search.error_damping import probed_work
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.refine import WITH_BACKWARD
+from hyca_calib.search.refined_points import SHARE
 from hyca_calib.search.smaller import MEMBERS, SAMPLES
 from hyca_calib.trace.timed_model import TimedModel
 from hyca_runtime.errors import StudyError
@@ -197,7 +198,18 @@ class _Costs:
         samples = self.effort.rollouts * select
         rows = BUILD_SECONDS * (self.workload.num_steps / OF_STEPS) ** 2 * self.timed.channels / OF_CHANNELS
         seconds = samples * self._run(computed) + TRIED * self.effort.rollouts * rows
-        return self._work("confirm", samples, samples * computed, seconds, self._drawn(select))
+        work = self._work("confirm", samples, samples * computed, seconds, self._drawn(select))
+        if self.timed.points < 2:
+            return work
+        refine, share = self.refine(computed), self.timed.points * SHARE  # if all points are near one another
+        return replace(
+            work,
+            samples=work.samples + round(share * refine.samples),
+            calls=work.calls + round(share * refine.calls),
+            seconds=work.seconds + share * refine.seconds,
+            device=max(work.device, refine.device),
+            host=max(work.host, refine.host),
+        )
 
     def fresh(self) -> StageWork:
         samples, steps = self.effort.fresh, self.workload.num_steps

@@ -17,10 +17,9 @@ from hyca_calib.search.fresh_runs import FRESH_RUNS, FreshRuns
 from hyca_calib.search.kept_keys import told_past
 from hyca_calib.search.options import RolloutLimits, SearchOptions
 from hyca_calib.search.outcome import NOT_SEARCHED, agreeing, judged, write_outcome
-from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem, Samples
-from hyca_calib.search.refine import RefinementTask
+from hyca_calib.search.refined_points import NEAR_DB, refined_shortly, task_of
 from hyca_calib.search.replay import Multistep
 from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.rollout_search import search_by_rollouts
@@ -115,7 +114,8 @@ def refined(
 def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Sequence[Candidate], Candidate, Tried]:
     """The candidates of the best cache point, the winner among them and their neighbours, and what was rolled out.
 
-    Of several contenders each gets a share of half of the limits, the one that is ahead then the other half.
+    Of several contenders each gets a share of half of the limits, the one that is ahead then the other half. If others
+    are near, that is who is ahead after a short refinement.
     """
     limits, num, tried = run.options.confirmation, len(contenders), Tried()
     chosen, begin = contenders[0], 0.0
@@ -123,9 +123,25 @@ def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Se
         rollouts = None if limits.rollouts is None else max(1, limits.rollouts // (2 * num))
         heat = replace(limits, minutes=limits.minutes / 2 / num, rollouts=rollouts)
         heats = [_heat(run, c, heat, tried, i / 2 / num, (i + 1) / 2 / num) for i, c in enumerate(contenders)]
-        chosen = contenders[min(range(num), key=lambda i: heats[i][0])]
+        chosen = contenders[_ahead(run, heats)]
         limits, begin = replace(limits, minutes=limits.minutes / 2), 0.5
     return chosen, _heat(run, chosen, limits, tried, begin, 1.0)[1], tried
+
+
+def _ahead(run: _Run, heats: Sequence[tuple[float, Candidate]]) -> int:
+    """The number of the contender that goes on."""
+    first, refinement = min(range(len(heats)), key=lambda i: heats[i][0]), run.options.refinement
+    near = [i for i, (score, _) in enumerate(heats) if score <= heats[first][0] + NEAR_DB]
+    winners = [heats[i][1] for i in near]
+    refines = refinement.minutes > 0 and refinement.iterations != 0
+    if run.pipe is None or len(near) < 2 or not (refines and all(w.schedule.predicted_steps for w in winners)):
+        return first
+
+    def tell(psnr: float) -> None:
+        run.on_progress("confirm", 0.5, f"shortly refined, {_told(psnr)}")
+
+    found = refined_shortly(run.pipe, winners, refinement, run.study, run.options.seed, tell)
+    return max(near, key=lambda i: (found[heats[i][1].problem.label], -heats[i][0]))
 
 
 def _heat(
@@ -209,9 +225,7 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
     pipe, problem, options = run.pipe, winner.problem, run.options
     section, account = build_section(winner), dict[str, Any]()
     if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
-        start, expand = coordinates(problem, section, winner.settings.taps)
-        fit, select = problem.samples("fit"), problem.samples("select")
-        task = RefinementTask(pipe, section, start, expand, fit, select, more=partial(_fresh, run, problem.trace))
+        task = task_of(pipe, winner, partial(_fresh, run, problem.trace))
 
         def tell(share: float, psnr: float) -> None:
             run.on_progress("refine", share, _told(psnr))
@@ -221,7 +235,7 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
             task, told = smaller(task, options.refinement, options.seed)
         theta, account = refine_somehow(task, options.refinement, run.study, options.seed, tell)
         account = {**told, **account}
-        section = with_taps(section, expand(theta).double().numpy())
+        section = with_taps(section, task.expand(theta).double().numpy())
     return judged(pipe, problem, section), account
 
 

@@ -25,6 +25,7 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import log_error
+from hyca_calib.search import refined_points
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.evolve import evolve_taps
@@ -504,6 +505,42 @@ def test_rollouts_decide_between_cache_points(
     assert set(found) == {"trunk", "output"}
     assert str(plan.section.forecast.at) == max(found, key=lambda point: found[point])
     assert plan.provenance["trace"] == (problem if plan.section.forecast.at.kind == "trunk" else other).trace.where
+
+
+def test_of_near_points_the_one_goes_on_that_refinement_helps_most(
+    candidates: list[Candidate],
+    workload: Workload,
+    study: StudyFolder,
+    pipe: EmojiPipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "output.zarr"
+    trace(tiny.pipeline(), workload, CachePoint(kind="output"), path, model_name="tiny:pipeline", batch=7, tokens=1)
+    contenders = [candidates, solve(Problem(Trace(path)), SETTINGS, (BUDGET,), 0)]
+    search(pipe, contenders, BUDGET, study, OPTIONS)
+    points = study.read_result()["points"]
+    ahead, behind = sorted(points, key=lambda point: -points[point])
+    monkeypatch.setattr("hyca_calib.search.run.NEAR_DB", 100.0)
+    gains, shortly = {ahead: 40.0, behind: 50.0}, list[tuple[str, Refinement]]()
+
+    def refine(task: RefinementTask, settings: Refinement, own: StudyFolder, seed: int) -> Any:
+        label = str(task.section.forecast.at)
+        shortly.append((label, settings))
+        return None, {"select_psnr_after_db": gains[label]}
+
+    monkeypatch.setattr(refined_points, "refine_somehow", refine)
+    for name, chosen in (("one", behind), ("two", ahead)):
+        own = StudyFolder.open(tmp_path / name, {})
+        if chosen == ahead:
+            gains |= {behind: 39.0}
+        plan = search(pipe, contenders, BUDGET, own, OPTIONS)
+        assert str(plan.section.forecast.at) == chosen
+        assert json.loads((own.folder / refined_points.KEPT).read_text()) == gains
+    assert {label for label, _ in shortly} == {"trunk", "output"}
+    assert {settings.iterations for _, settings in shortly} == {1}, "an eighth of three, rounded up"
+    found = refined_points.refined_shortly(pipe, [contenders[0][0]], OPTIONS.refinement, own, 0, lambda psnr: None)
+    assert found == gains, "what was measured is kept"
 
 
 def test_without_a_pipeline_only_the_statistics_speak(

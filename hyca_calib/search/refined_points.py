@@ -1,0 +1,78 @@
+"""Which of several cache points refinement gains most at: not always the one that is ahead before it.
+
+At the output a row has a weight for each of a few channels, at the trunk for hundreds, of which gradients make more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hyca_calib.records.atomic import write_json
+from hyca_calib.search.assemble import build_section
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.evolve import refine_somehow
+from hyca_calib.search.options import Refinement
+from hyca_calib.search.preconditioner import coordinates
+from hyca_calib.search.problem import Samples
+from hyca_calib.search.refine import RefinementTask
+from hyca_calib.search.study import StudyFolder
+
+NEAR_DB = 2.0
+"""Who is further behind before refinement is not refined for this."""
+SHARE = 1 / 8
+"""Of the iterations, or the minutes, that each is refined for."""
+KEPT, FOLDER = "refined_points.json", "points"
+
+
+def task_of(pipe: Any, winner: Candidate, more: Callable[[], Samples | None] = lambda: None) -> RefinementTask:
+    """The refinement of a candidate's taps.
+
+    Args:
+        more: see `RefinementTask`.
+    """
+    problem, section = winner.problem, build_section(winner)
+    start, expand = coordinates(problem, section, winner.settings.taps)
+    fit, select = problem.samples("fit"), problem.samples("select")
+    return RefinementTask(pipe, section, start, expand, fit, select, more=more)
+
+
+def shortly(settings: Refinement) -> Refinement:
+    """A small share of a refinement."""
+    iterations = None if settings.iterations is None else math.ceil(SHARE * settings.iterations)
+    return replace(settings, minutes=SHARE * settings.minutes, iterations=iterations, evaluations=2)
+
+
+def refined_shortly(
+    pipe: Any,
+    winners: Sequence[Candidate],
+    settings: Refinement,
+    study: StudyFolder,
+    seed: int,
+    on_news: Callable[[float], None],
+) -> dict[str, float]:
+    """Agreement with full runs of the select split in dB after a short refinement, by the label of each one's problem.
+
+    Of several workers one refines, the others read what it found.
+
+    Args:
+        winners: the best candidates of different problems.
+        study: where it is kept; a second call goes on from it.
+        on_news: told the agreement of each.
+    """
+    kept, found = study.folder / KEPT, dict[str, float]()
+    with study.last_word():
+        if kept.exists():
+            found = {label: float(psnr) for label, psnr in json.loads(kept.read_text()).items()}
+        for number, winner in enumerate(winners):
+            label, own = winner.problem.label, StudyFolder(study.folder / FOLDER / str(number))
+            if label not in found:
+                own.folder.mkdir(parents=True, exist_ok=True)
+                _, account = refine_somehow(task_of(pipe, winner), shortly(settings), own, seed)
+                found[label] = account.get("select_psnr_after_db", 0.0)  # none if the minutes were over before
+                write_json(kept, found)
+            on_news(found[label])
+    return found
