@@ -5,18 +5,16 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
-from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
+from hyca_calib.demo.clips import ClipPipeline
 from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.motion.codec import BlockCodec
-from hyca_calib.demo.sampling import Callback, FlowPipeline, Generators, whole_units
+from hyca_calib.demo.sampling import Callback, Generators, whole_units
 
 
-class MotionPipeline(FlowPipeline):
+class MotionPipeline(ClipPipeline):
     """Shows an emoji in motion by integrating a rectified flow from noise, called like `diffusers.WanPipeline`."""
-
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
 
     def __init__(
         self,
@@ -27,10 +25,8 @@ class MotionPipeline(FlowPipeline):
         num_frames: int = 16,
         frame_size: int = 32,
     ) -> None:
-        super().__init__()
-        self.register_modules(transformer=transformer, text_encoder=text_encoder, vae=vae, scheduler=scheduler)
-        self.register_to_config(num_frames=num_frames, frame_size=frame_size)
-        self.video_processor = VideoProcessor(vae_scale_factor=vae.config["side"])
+        modules = {"transformer": transformer, "text_encoder": text_encoder, "scheduler": scheduler}
+        super().__init__(num_frames, frame_size, vae, **modules)
 
     @torch.no_grad()
     def __call__(
@@ -81,8 +77,3 @@ class MotionPipeline(FlowPipeline):
         frames = latents if output_type == "latent" else self.decode(latents, output_type)
         self.maybe_free_model_hooks()
         return WanPipelineOutput(frames=frames) if return_dict else (frames,)
-
-    def decode(self, latents: Tensor, output_type: str) -> Any:
-        """Latents ``(B, channels, F / 4, H / 4, W / 4)`` to frames, as `output_type` says."""
-        video = self.vae.decode(latents.to(self.vae.dtype))
-        return self.video_processor.postprocess_video(video, output_type=output_type)

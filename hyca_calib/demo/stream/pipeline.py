@@ -7,22 +7,20 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SkyReelsV2Transformer3DModel
 from diffusers.pipelines.skyreels_v2.pipeline_output import SkyReelsV2PipelineOutput
-from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
+from hyca_calib.demo.clips import ClipPipeline
 from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.motion.codec import BlockCodec
-from hyca_calib.demo.sampling import Callback, FlowPipeline, Generators, whole_units
+from hyca_calib.demo.sampling import Callback, Generators, whole_units
 
 
-class StreamPipeline(FlowPipeline):
+class StreamPipeline(ClipPipeline):
     """Shows an emoji in motion, some frames after the other: each chunk is a rectified flow that sees those before it.
 
     One call of the network holds all chunks that have begun, each at a time of its own; those that are finished are at
     time 0.
     """
-
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
 
     def __init__(
         self,
@@ -33,10 +31,8 @@ class StreamPipeline(FlowPipeline):
         num_frames: int = 48,
         frame_size: int = 32,
     ) -> None:
-        super().__init__()
-        self.register_modules(transformer=transformer, text_encoder=text_encoder, vae=vae, scheduler=scheduler)
-        self.register_to_config(num_frames=num_frames, frame_size=frame_size)
-        self.video_processor = VideoProcessor(vae_scale_factor=vae.config["side"])
+        modules = {"transformer": transformer, "text_encoder": text_encoder, "scheduler": scheduler}
+        super().__init__(num_frames, frame_size, vae, **modules)
 
     @torch.no_grad()
     def __call__(
@@ -94,11 +90,6 @@ class StreamPipeline(FlowPipeline):
         frames = latents if output_type == "latent" else self.decode(latents, output_type)
         self.maybe_free_model_hooks()
         return SkyReelsV2PipelineOutput(frames=frames) if return_dict else (frames,)
-
-    def decode(self, latents: Tensor, output_type: str) -> Any:
-        """Latents ``(B, channels, F / 2, H / 4, W / 4)`` to frames, as `output_type` says."""
-        video = self.vae.decode(latents.to(self.vae.dtype))
-        return self.video_processor.postprocess_video(video, output_type=output_type)
 
     def _streamed(
         self,
