@@ -33,7 +33,7 @@ BUDGETS = ("2x", "4x", "6x")
 KEPT = (2, 3, 4)
 """Chunks of keys and values."""
 LONG = 2
-"""Clips so many times as long as trained, for keys and for growth; twice that for drift."""
+"""Clips so many times as long as trained, for keys, growth and drift."""
 
 
 def decisions(subject: Subject, book: Notebook) -> None:
@@ -118,7 +118,7 @@ def growth(subject: Subject, book: Notebook) -> None:
 
 def drift(subject: Subject, book: Notebook) -> None:
     """What the judge sees in later parts of a long clip, under plans and in full runs; nothing without a judge."""
-    judge, frames = load_judge(subject.model), 2 * LONG * subject.frames
+    judge, frames = load_judge(subject.model), LONG * subject.frames
     if judge is None or frames % judge.frames:
         book.once("drift", "no judge", dict)
         return
