@@ -20,6 +20,7 @@ from hyca_calib.search.packcache import keeping
 from hyca_calib.search.step_caches.flowcache import FlowCache
 from hyca_calib.search.step_caches.stack import deciding_section, traced_stack
 from hyca_runtime import load_plan
+from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.streaming.retention import All, Important, Packed, Retention
 from studies.streaming.notebook import Notebook, Numbers
 from studies.streaming.runs import Subject
@@ -123,12 +124,9 @@ def drift(subject: Subject, book: Notebook) -> None:
         book.once("drift", "no judge", dict)
         return
     full = book.once("drift", "full", partial(subject.seen, judge, frames))
-    ways, plan = (
-        {"packed": (keeping(subject.problem("all"), Packed(2, 4)),)},
-        subject.folder / "ours" / "4x" / "plan.json",
-    )
-    if plan.exists():
-        ways["ours"] = load_plan(plan).sections  # type: ignore[assignment]
+    ways: dict[str, tuple[NetworkPlan, ...]] = {"packed": (keeping(subject.problem("all"), Packed(2, 4)),)}
+    if (plan := subject.folder / "ours" / "4x" / "plan.json").exists():
+        ways["ours"] = load_plan(plan).sections
     for name, sections in ways.items():
         own = book.once("drift", name, partial(subject.seen, judge, frames, *sections))
         book.lead("drift", f"{name} falls more than full", own["fall"], full["fall"], subject.groups)
