@@ -176,7 +176,7 @@ def refine_taps(
     count, batch = len(task.fit.jobs), min(settings.batch, len(task.fit.jobs))
 
     def judge() -> None:
-        course.follow(task.expand(state.theta.detach()))
+        course.follow(task.expand(state.average))
         state.note(course.error())
         on_progress(state.share, mean_psnr(state.best_error, task.select))
 

@@ -13,14 +13,21 @@ from torch import Tensor
 from hyca_calib.records.atomic import replacing
 from hyca_calib.search.options import Refinement
 
+LATEST = 9
+"""The average weighs the latest parameters by ten over the iterations plus nine, so it remembers about the last tenth:
+polynomial-decay averaging (Shamir and Zhang 2013, arXiv 1212.1824)."""
+
 
 class RefinementState:
-    """What survives an interruption: parameters and their optimizer, the best so far, the clock."""
+    """What survives an interruption: parameters, their average and optimizer, the best so far, the clock.
+
+    Gradients of a few samples leave parameters noisy; their average is nearer to where they go, and is what is judged.
+    """
 
     def __init__(self, theta: Tensor, settings: Refinement, path: Path) -> None:
         self.theta, self._settings, self._path = theta.requires_grad_(), settings, path
         self._optimizer = torch.optim.Adam([self.theta], lr=settings.lr, betas=(0.9, 0.98))
-        self.best = theta.detach().clone()
+        self.best, self.average = theta.detach().clone(), theta.detach().clone()
         self.best_error = self.first_error = math.inf
         self.iteration, self.seconds = 0, 0.0
         kept = load_file(path, device=str(theta.device)) if path.exists() else {}
@@ -47,16 +54,18 @@ class RefinementState:
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self.iteration += 1
+        self.average.lerp_(self.theta.detach(), (1 + LATEST) / (self.iteration + LATEST))
 
     def note(self, error: float) -> None:
-        """Keep on disk that the parameters have this error on the select split."""
+        """Keep on disk that the average has this error on the select split."""
         self.seconds = time.monotonic() - self._begun
         self.first_error = error if self.first_error == math.inf else self.first_error
         if error < self.best_error:
-            self.best_error, self.best = error, self.theta.detach().clone()
+            self.best_error, self.best = error, self.average.clone()
         numbers = [self.best_error, self.first_error, float(self.iteration), self.seconds]
         tensors = {
             "parameters": self.theta.detach(),
+            "average": self.average,
             "best": self.best,
             "numbers": torch.tensor(numbers, dtype=torch.float64),
         }
@@ -71,6 +80,6 @@ class RefinementState:
         if "mean" in kept:
             moments = {"step": kept["step"], "exp_avg": kept["mean"], "exp_avg_sq": kept["square"]}
             self._optimizer.state[self.theta] = moments
-        self.best = kept["best"]
+        self.best, self.average = kept["best"], kept.get("average", kept["parameters"]).clone()
         self.best_error, self.first_error, iteration, self.seconds = kept["numbers"].double().tolist()
         self.iteration = int(iteration)

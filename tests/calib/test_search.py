@@ -34,6 +34,7 @@ from hyca_calib.search.preconditioner import OWN, coordinates, preconditioned
 from hyca_calib.search.presets import PRESETS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Alike, RefinementTask, affordable, refine_taps, step_size
+from hyca_calib.search.refinement_state import RefinementState
 from hyca_calib.search.replay import forecast_error
 from hyca_calib.search.rollout_error import is_behind, raced_psnr, rollout_psnr
 from hyca_calib.search.rollout_search import neighbours, search_by_rollouts
@@ -396,6 +397,28 @@ def test_refinement_ends_when_its_minutes_are_over(
 OPTIONS = SearchOptions(
     RolloutLimits(minutes=60, rollouts=8), Refinement(minutes=60, iterations=3, batch=6, evaluations=2)
 )
+
+
+def test_the_average_of_the_latest_parameters_is_judged_and_survives(tmp_path: Path) -> None:
+    settings, path = Refinement(minutes=60, iterations=30), tmp_path / "state.safetensors"
+    state, seen = RefinementState(torch.zeros(2), settings, path), list[torch.Tensor]()
+    for _ in range(20):
+        state.step((state.theta - 1).square().sum(), 0.1)
+        seen.append(state.theta.detach().clone())
+    expected = seen[0]
+    for t, theta in enumerate(seen[1:], start=2):
+        expected = expected + 10 / (t + 9) * (theta - expected)
+    torch.testing.assert_close(state.average, expected)
+    state.note(0.5)
+    assert torch.equal(state.best, state.average)
+    again = RefinementState(torch.zeros(2), settings, path)
+    assert torch.equal(again.average, state.average)
+    assert torch.equal(again.theta, state.theta)
+    noisy = RefinementState(torch.zeros(200), settings, tmp_path / "other.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        noisy.step((noisy.theta * torch.randn(200, generator=generator)).sum(), 0.1)
+    assert noisy.average.std() < noisy.theta.std()
 
 
 @pytest.mark.parametrize("taps", ["channel", "group"])
