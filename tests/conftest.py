@@ -31,6 +31,12 @@ def plan(pipe: EmojiPipeline) -> Plan:
     return make_plan(pipe.transformer)
 
 
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search leaves its report empty: to draw one takes as long, and reports have tests of their own."""
+    monkeypatch.setattr("hyca_calib.commands.searching.report", lambda pipe, study, traces: study.report.touch())
+
+
 @pytest.fixture(scope="session")
 def workload() -> Workload:
     return Workload(tiny.prompts(), num_samples=14, num_steps=12, seed=3)

@@ -39,7 +39,7 @@ __all__ = [
     "waiting_for_a_death",
 ]
 
-PROBES, TRIALS, ROLLOUTS, ITERATIONS = 4, 4, 8, 4
+PROBES, TRIALS, ROLLOUTS, ITERATIONS = 2, 4, 4, 2
 NAMES = ("t.zarr", "study")
 
 

@@ -7,6 +7,7 @@ import os
 import runpy
 import signal
 import sys
+from dataclasses import replace
 from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -17,10 +18,21 @@ from unittest import mock
 
 from hyca_calib.search.effort import EFFORTS, Effort
 
-__all__ = ["SMALL_EFFORT", "command", "forked", "killed_command", "script", "small_calibration", "spinning"]
+__all__ = [
+    "LEAST_EFFORT",
+    "SMALL_EFFORT",
+    "command",
+    "forked",
+    "killed_command",
+    "script",
+    "small_calibration",
+    "spinning",
+]
 
 SMALL_EFFORT = Effort("quick", samples=14, probes=6, trials=2, rollouts=4, iterations=2, batch=2)
 """For tests; it has the name of a real one."""
+LEAST_EFFORT = replace(SMALL_EFFORT, samples=7, probes=3)
+"""For tests that look at no figure."""
 
 
 @cache
@@ -50,7 +62,7 @@ def killed_command(folder: Path, victim: str, *arguments: str) -> None:
 def small_calibration(folder: Path, victim: str, *arguments: str) -> None:
     """``hyca calibrate`` in `folder` with little effort, killed when a file called `victim` is to be written."""
     os.chdir(folder)
-    EFFORTS["quick"] = SMALL_EFFORT
+    EFFORTS["quick"] = LEAST_EFFORT
     _die_before(victim, newer=False)
     command("calibrate", "--effort", "quick", *arguments)
 

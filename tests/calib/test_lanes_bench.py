@@ -277,15 +277,16 @@ def test_searched_starts_draw_better_than_published_ones() -> None:
     """As fast as the published lists, on samples that the search did not see, of a model that has learnt something."""
     pipe, workload = demo_pipeline(), Workload(demo_prompts(), num_samples=14)
     pipe.set_progress_bar_config(disable=True)
-    reaction, jobs = watch(pipe, workload.of("select")[:2], 50, batch=2), workload.of("test")[:2]
-    told: dict[str, Any] = {"num_inference_steps": 50, "output_type": "latent", "return_dict": False}
+    steps, jobs = 25, workload.of("test")[:2]
+    reaction = watch(pipe, workload.of("select")[:2], steps, batch=2)
+    told: dict[str, Any] = {"num_inference_steps": steps, "output_type": "latent", "return_dict": False}
     exact = pipe(**merge_calls(jobs), **told)[0]
 
     def error(lanes: Lanes) -> float:
         drawn = sample_chords(pipe, starts=lanes.starts, **merge_calls(jobs), **told).output[0]
         return float((drawn - exact).square().mean())
 
-    published = as_lanes(4, 50)
+    published = as_lanes(4, steps)
     assert error(search_starts(reaction, 4, published.passes(1))) < error(published)
 
 

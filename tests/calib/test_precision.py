@@ -231,6 +231,7 @@ def test_moves_exchange_precisions() -> None:
     assert (0, 1, 0, 2) in tables
 
 
+@pytest.mark.usefixtures("unreported")
 def test_the_command_searches_plans_of_two_precisions(tmp_path: Path) -> None:
     work = Workload(tiny.prompts()[:4], 7, 8, 1)
     trace(tiny.pipeline(), work, CachePoint(), tmp_path / "t.zarr", model_name="tiny:pipeline", batch=4, tokens=1)

@@ -13,6 +13,7 @@ from hyca_calib.commands.options import SearchLimits
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.provenance import provenance
 from hyca_calib.search.packcache import keeping
+from hyca_calib.search.step_caches import search
 from hyca_runtime.streaming.retention import All, Packed
 from studies.streaming import chapters
 from studies.streaming.draw import draw_study
@@ -116,8 +117,10 @@ def test_what_is_all_kept_and_computed_is_the_full_run(subject: Subject) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unreported")
 def test_plans_are_searched_and_compared(subject: Subject, book: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chapters, "BUDGETS", ("2x",))
+    monkeypatch.setattr(search, "HALVINGS", 3)
     few = SearchLimits(model="tiny:stream", trials=1, groups=1, rollouts=1, iterations=1, confirm=1.0, refine=1.0)
     chapters.plans(subject, book, few)
     found = book.chapters["plans"]

@@ -23,13 +23,13 @@ from hyca_runtime.errors import BudgetError, StudyError, WorkloadError
 
 NOTEBOOK = Path(__file__).parents[2] / "docs/examples/notebook.py"
 PROMPTS = [call["prompt"] for call in tiny.prompts()]
+pytestmark = pytest.mark.usefixtures("unreported")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(EFFORTS, "quick", SMALL_EFFORT)
-    monkeypatch.setattr("hyca_calib.commands.searching.report", lambda *_: None)  # pages have tests of their own
 
 
 def test_every_example_is_true() -> None:

@@ -7,12 +7,15 @@ import importlib.metadata
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from processes import forked, script
 
 from studies.zoo import MODELS
 from studies.zoo.baselines import BASELINES, BaselineVerdict, baseline_matrix, to_markdown
 
+COMMAND = Path(__file__).parents[2] / "studies/zoo/baselines/__main__.py"
 VERSION = "0.42.1"
 on_that_version = pytest.mark.skipif(
     importlib.metadata.version("diffusers") != VERSION, reason=f"facts about diffusers {VERSION}"
@@ -82,18 +85,18 @@ def test_the_zoo_does_not_import_cache_dit() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("cache_dit") is None, reason="cache-dit is not installed")
-def test_cache_dit_in_a_process_of_its_own() -> None:
+def test_cache_dit_in_a_process_of_its_own(tmp_path: Path) -> None:
     """To import it changes logging and registers attention backends."""
     baselines = [f"--baseline={name}" for name in BASELINES if name.startswith("DBCache")]
-    command = [
-        sys.executable,
-        "-m",
-        "studies.zoo.baselines",
-        "FluxTransformer2DModel",
-        "WanTransformer3DModel",
-        *baselines,
-    ]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    arguments, log = ["FluxTransformer2DModel", "WanTransformer3DModel", *baselines], tmp_path / "log"
+    reading, writing = forked().Pipe(duplex=False)
+    process = forked().Process(target=script, args=(COMMAND, arguments, writing, log))
+    process.start()
+    writing.close()
+    with open(reading.fileno(), closefd=False) as output:
+        out = output.read()
+    process.join()
+    assert process.exitcode == 0, log.read_text()
     assert "| FluxTransformer2DModel | works | works |" in out
     assert "| WanTransformer3DModel | works | works |" in out
     assert "[Cache-DiT]" not in out

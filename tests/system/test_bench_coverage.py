@@ -55,6 +55,7 @@ def test_bounds_of_one_distribution_cover_as_often_as_told() -> None:
     assert 0.92 <= inside / 400 <= 0.98, "95 of 100"
 
 
+@pytest.mark.usefixtures("unreported")
 def test_the_command_goes_on_where_it_was_cut(traced_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = next((traced_folder / "traces").glob("*.zarr"))
     assert run("search", *MODEL, "--trace", trace, "--preset", "hold", "--budget", "2x", "--out", "s").exit_code == 0

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 from commands import MODEL, run
-from processes import SMALL_EFFORT, forked, small_calibration
+from processes import LEAST_EFFORT, SMALL_EFFORT, forked, small_calibration
 from torch import nn
 
 from hyca_calib.bench.results import DemoRun
@@ -41,7 +41,7 @@ OUT = Path("studies/tiny-pipeline-3x")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EFFORTS, "quick", SMALL_EFFORT)
+    monkeypatch.setitem(EFFORTS, "quick", LEAST_EFFORT)
 
 
 def unmeasured(plan: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_been(folder: Path) -> N
     assert plans[0] == plans[1]
     assert plans[0]["provenance"]["prompts"] == "built-in images"
     assert plans[0]["provenance"]["threads"] == 1
-    assert plans[0]["provenance"]["effort"] == SMALL_EFFORT.told
+    assert plans[0]["provenance"]["effort"] == LEAST_EFFORT.told
     assert "On the test split: PSNR" in Path("killed/report.md").read_text(), "the report knows the certificate"
     assert run("evaluate", *MODEL, "--plan", "killed/plan.json", "--samples", 2, "--no-certify").exit_code == 0
 
@@ -119,8 +119,8 @@ def test_bad_input_is_refused_before_any_work(folder: Path, options: tuple[str, 
 def test_a_folder_is_of_one_calibration(folder: Path) -> None:
     asked = {"steps": 12, "seed": 0, "model": "tiny", "budget": "2x,3x"}
     StudyFolder.open(folder / "c" / "2x", {"budget": "2x"})
-    calibration.Settled(asked, SMALL_EFFORT, 1).keep(folder / "c")
-    assert calibration.Settled.in_folder(folder / "c", asked) == calibration.Settled(asked, SMALL_EFFORT, 1)
+    calibration.Settled(asked, LEAST_EFFORT, 1).keep(folder / "c")
+    assert calibration.Settled.in_folder(folder / "c", asked) == calibration.Settled(asked, LEAST_EFFORT, 1)
     assert plan_states(folder / "c") == {"2x": "begun"}
     with pytest.raises(StudyError, match="holds a calibration with another seed, steps"):
         calibration.Settled.in_folder(folder / "c", {"steps": 13, "seed": 1})
@@ -144,6 +144,7 @@ def of_chunks() -> tuple[Any, nn.Module]:
 def test_as_many_calls_are_made_as_were_announced(
     made: Callable[[], tuple[Any, nn.Module]], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(EFFORTS, "quick", SMALL_EFFORT)
     (pipe, block), calls, told = made(), list[int](), list[Announcement]()
     block.register_forward_pre_hook(  # runs where the network is computed
         lambda module, args, kwargs: calls.append(len(next(iter([*args, *kwargs.values()])))), with_kwargs=True
@@ -166,9 +167,9 @@ def test_as_many_calls_are_made_as_were_announced(
     assert sum(calls) == pytest.approx(sum(work.calls for work in told[-1].stages), rel=0.2)
 
 
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_it_may_refine_through_smaller_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyca_calib.commands.searching.report", lambda *_: None)  # pages have tests of their own
+def test_it_may_refine_through_smaller_samples(folder: Path) -> None:
     done = run(*SMALL, "--prompts", "prompts.txt", "--refine-at", "height=8,width=8")
     assert done.exit_code == 0, done.output
     told = load_plan(OUT / "plan.json").provenance["refinement"]
@@ -251,9 +252,12 @@ def test_the_fewest_threads_that_are_about_as_fast() -> None:
 def test_threads_are_timed_where_nobody_says_them(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(calibration, "timed_threads", lambda run: {1: 2.0, 2: 1.0})
+    before, used = torch.get_num_threads(), list[int]()
+    monkeypatch.setattr(torch, "set_num_threads", used.append)  # two would wait for each other on a busy machine
     done = run("calibrate", "--effort", "quick", *MODEL, "--steps", 12, "--prompts", "prompts.txt", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "2 threads, the fastest here (1: 2 s, 2: 1 s)" in done.stderr
+    assert used == [2, before]
 
 
 def test_the_demo_is_a_calibration_and_records_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,12 @@ from hyca_runtime.certified import valid_certificate
 ASKED = ("calibrate", "--effort", "quick", "--prompts", "prompts.txt", "--threads", "1")
 PROMPTS = [call["prompt"] for call in tiny.prompts()]
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.usefixtures("unreported")]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EFFORTS, "quick", SMALL_EFFORT)
-    monkeypatch.setattr("hyca_calib.commands.searching.report", lambda *_: None)  # pages have tests of their own
 
 
 @pytest.fixture(scope="module")

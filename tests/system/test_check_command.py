@@ -28,7 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert done.exit_code == 0, done.output
     limits = [*MODEL, "--trials", 1, "--confirm", 0, "--refine", 0]
     where = ["--trace", folder / "12.zarr", "--out", folder / "study"]
-    done = run("search", "--budget", "4 steps", *where, *limits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hyca_calib.commands.searching.report", lambda *_: None)
+        done = run("search", "--budget", "4 steps", *where, *limits)
     assert done.exit_code == 0, done.output
     return folder
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from typer.main import get_group
 from typer.testing import CliRunner
 
 from hyca_calib.cli import app
+from hyca_calib.commands import benching
 from hyca_calib.commands.options import SearchLimits, TraceOptions
 from hyca_calib.commands.presets import OFFERS
 from hyca_calib.search.sources import BEST, SOURCES
@@ -25,7 +27,7 @@ from hyca_runtime import load_plan
 
 BENCH = Path(__file__).parents[2] / "studies/bench"
 COMMANDS = get_group(app).commands
-COUNTED = [*MODEL, "--trials", "2", "--probes", "8", "--confirm", "60", "--rollouts", "4", "--refine", "60"]
+COUNTED = [*MODEL, "--trials", "2", "--probes", "4", "--confirm", "60", "--rollouts", "4", "--refine", "60"]
 QUICK = [*COUNTED, "--iterations", "2"]
 """Searches that end by numbers, never by the clock."""
 
@@ -33,7 +35,7 @@ QUICK = [*COUNTED, "--iterations", "2"]
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trace in it."""
-    return write_trace(tmp_path_factory.mktemp("recorded"), 14, 12)
+    return write_trace(tmp_path_factory.mktemp("recorded"), 7, 12)
 
 
 @pytest.fixture
@@ -49,6 +51,15 @@ def studied(traced: Path, folder: Path) -> Path:
     return folder / done.stdout.strip()
 
 
+@pytest.fixture
+def brief_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One exact solution, one look at the clock, and searches of the least work."""
+    monkeypatch.setattr(benching, "QUICK_LIMITS", replace(benching.QUICK_LIMITS, trials=2, probes=4))
+    monkeypatch.setattr("hyca_calib.bench.stage.NUM_EXACT", 1)
+    monkeypatch.setattr("hyca_calib.bench.stage.REPEATS", 1)
+
+
+@pytest.mark.usefixtures("brief_bench")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path) -> None:
     assert Trace(traced).num_steps == 12
@@ -107,6 +118,7 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("brief_bench", "unreported")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
     bench = ["bench", "--quick", *MODEL, "--prompts", "prompts.txt", "--budget", "2x,3x", "--steps", 12, "--out", "b"]
@@ -125,6 +137,7 @@ def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
     assert "complete already" in run(*bench).stderr
 
 
+@pytest.mark.usefixtures("unreported")
 def test_several_budgets_in_one_go(traced: Path) -> None:
     quick = [*MODEL, "--trials", "1", "--probes", "0", "--confirm", "0", "--refine", "0"]
     done = run("search", "--budget", "2x,3x,1x", *quick, "--out", "studies/many")
@@ -205,6 +218,7 @@ def test_a_truncated_trace_is_refused(traced: Path) -> None:
     assert not list(Path("studies").glob("*"))
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_killed_search_leaves_no_plan_and_is_taken_up_again(traced: Path, folder: Path) -> None:
     arguments = ["search", "--budget", "3x", *COUNTED, "--iterations", "4", "--out", "studies/killed"]
     study = folder / "studies" / "killed"

@@ -60,6 +60,7 @@ def test_what_is_refused(folder: Path) -> None:
     assert (refused.exit_code, "cannot open s3x://" in refused.stderr) == (2, True)
 
 
+@pytest.mark.usefixtures("unreported")
 def test_info_tells_all_in_one_screen(folder: Path) -> None:
     assert run(*TRACE, "--out", "t.zarr").exit_code == 0
     told = run("info", "t.zarr").stdout

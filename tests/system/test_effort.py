@@ -33,11 +33,11 @@ def searched(out: str, *options: str) -> dict[str, Any]:
     return plan
 
 
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_same_plan_on_a_busy_machine_whose_clock_runs_on(
     traced_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyca_calib.commands.searching.report", lambda *_: None)
     alone = searched("alone")
     assert alone["provenance"]["effort"] == SMALL_EFFORT.told
     assert alone["provenance"]["refinement"]["iterations"] == SMALL_EFFORT.iterations

@@ -13,6 +13,7 @@ from hyca_calib.costs.budget import TOLERANCE
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_embedded_model_gets_five_times_cheaper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -23,6 +24,7 @@ def test_the_embedded_model_gets_five_times_cheaper(tmp_path: Path, monkeypatch:
         return done.stdout
 
     monkeypatch.setattr("hyca_calib.bench.stage.NUM_EXACT", 1)
+    monkeypatch.setattr("hyca_calib.bench.stage.REPEATS", 1)  # of a clock that nothing here looks at
     run("trace", "--samples", "14", "--steps", "40", "--out", "t.zarr")
     limits = ["--trials", "6", "--probes", "4", "--confirm", "60", "--rollouts", "8"]
     limits += ["--refine", "60", "--iterations", "6"]

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from commands import MODEL, run
 from plans import make_plan
-from processes import SMALL_EFFORT
+from processes import LEAST_EFFORT
 
 from hyca_calib.commands import few_steps
 from hyca_calib.commands.bench_options import BenchOptions
@@ -21,12 +21,12 @@ from hyca_calib.search.fewer_steps import FewerSteps
 from hyca_runtime import load_plan
 
 ASKED = ("calibrate", "--effort", "quick", "--prompts", "prompts.txt", "--threads", "1", *MODEL)
+pytestmark = pytest.mark.usefixtures("unreported")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EFFORTS, "quick", SMALL_EFFORT)
-    monkeypatch.setattr("hyca_calib.commands.searching.report", lambda *_: None)  # pages have tests of their own
+    monkeypatch.setitem(EFFORTS, "quick", LEAST_EFFORT)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
