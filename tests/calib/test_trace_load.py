@@ -26,20 +26,20 @@ from hyca_runtime.point import CachePoint
 from hyca_runtime.precision import precision_of
 
 OVERHEAD, MEMORY_BYTES, GROWTH = 0.10, 2 * 1024**3, 0.1
-TURNS, STEPS = 5, 25
+TURNS = 5
 
 
 @pytest.mark.slow
 def test_overhead_on_the_embedded_model(tmp_path: Path) -> None:
     """Tracing against sampling the same batches, in turns: processor time of the thread that samples, the least."""
-    pipe, workload = load_pipeline("demo", "cpu"), Workload(prompts_of("demo", None), 14, STEPS, seed=0)
+    pipe, workload = load_pipeline("demo", "cpu"), Workload(prompts_of("demo", None), 14, 50, seed=0)
 
     def traced(number: int) -> None:
         path = tmp_path / f"{number}.zarr"
         trace(pipe, workload, CachePoint(), path, model_name="demo", batch=4, tokens=16)
 
     def sampled(_: int) -> None:
-        sample_latents(pipe, workload.jobs, STEPS, 4)
+        sample_latents(pipe, workload.jobs, 50, 4)
 
     seconds: dict[str, list[float]] = {"traced": [], "sampled": []}
     for number in range(TURNS):
