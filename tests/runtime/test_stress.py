@@ -20,7 +20,7 @@ from torch import Tensor
 from hyca_runtime import Plan, Session
 from hyca_runtime.compiled_plan import OnMismatch
 
-SEQUENCES = 100
+SEQUENCES = 200
 ALWAYS = range(1000)
 
 
@@ -225,7 +225,7 @@ def test_threads_share_one_network(kind: Callable[[FluxTransformer2DModel], Plan
     module = network()
     plan = kind(module)
     chance = random.Random(7)
-    for _ in range(6):
+    for _ in range(12):
         lanes = [[draw_run(chance) for _ in range(3)] for _ in range(3)]
         with no_warnings():
             expected = [[alone(module, plan, run, "adapt", True) for run in runs] for runs in lanes]
