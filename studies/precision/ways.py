@@ -55,13 +55,20 @@ class Ways:
             CACHE: lambda r: self._searched("cache", f"{r:g}x"),
             QUANTISED: lambda _: self._quantised(),
             NAIVE: self._naive,
-            CORRECTED: lambda r: self._searched("cachequant", f"{r:g}x bitops", preset=CACHEQUANT),
+            CORRECTED: lambda r: self._cachequant(f"{r:g}x bitops"),
             JOINT: lambda r: self._searched("joint", f"{r:g}x bitops", precision="int8"),
         }
         return makers[way](ratio)
 
+    def _cachequant(self, budget: str) -> Plan:
+        """The preset's, which is searched by nothing that the limits of others are for."""
+        return self._made("cachequant", budget, SearchLimits(preset=CACHEQUANT, model=self.limits.model))
+
     def _searched(self, name: str, budget: str, **options: Any) -> Plan:
-        limits, out = replace(self.limits, **options), self.folder / f"{name}-{budget.replace(' ', '')}"
+        return self._made(name, budget, replace(self.limits, **options))
+
+    def _made(self, name: str, budget: str, limits: SearchLimits) -> Plan:
+        out = self.folder / f"{name}-{budget.replace(' ', '')}"
         (path,) = search_plans(budget, [self.trace], limits, out)
         return load_plan(path)
 
