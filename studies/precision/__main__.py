@@ -57,8 +57,8 @@ def main(
         rows = _measured(pipe, ways, [float(text) for text in ratios.split(",")], samples)
         facts = {**provenance("cpu").model_dump(mode="json"), "command": command_line(), "model": model}
         write_json(folder / "results.json", {**facts, "samples": samples, "rows": rows})
-        write_text(folder / "results.md", table(rows))
-    say(f"{folder / 'results.md'}")
+        write_text(folder / "README.md", page({**facts, "samples": samples, "rows": rows}))
+    say(f"{folder / 'README.md'}")
 
 
 def _measured(pipe: Any, ways: Ways, ratios: list[float], samples: int) -> list[dict[str, Any]]:
@@ -92,6 +92,17 @@ def _row(pipe: Any, ways: Ways, way: str, ratio: float, jobs: Any, full: Any) ->
         "agreement_db": agreement,
         "interval": interval(agreement, 0, prompt_groups(jobs)),
     }
+
+
+def page(results: dict[str, Any]) -> str:
+    """The table, and where its figures come from."""
+    return (
+        f"# Caching and quantising at equal bit operations, measured\n\n`{results['model']}`, at most "
+        f"{results['samples']} test samples, {results['device']} ({results['processor']}), threads: "
+        f"{results['threads']}, torch {results['versions']['torch']}, {results['date']}, commit {results['commit']}. "
+        "Agreement with the full run, means with 95 % intervals over prompts; bit operations of a full run over those "
+        f"spent.\n\n```\n{results['command']}\n```\n\n{table(results['rows'])}"
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> str:

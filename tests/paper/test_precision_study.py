@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import tiny
+from plans import make_plan
 
+from hyca_calib.commands.options import SearchLimits
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.search.cachequant.site import measure_site
@@ -12,10 +17,11 @@ from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
-from hyca_runtime import Plan, apply_plan
+from hyca_runtime import Plan, apply_plan, save_plan
 from hyca_runtime.schedule import DEFAULT
-from studies.precision.__main__ import table
-from studies.precision.ways import in_low
+from studies.precision import ways
+from studies.precision.__main__ import page, table
+from studies.precision.ways import CORRECTED, JOINT, Ways, in_low
 
 pytest.importorskip("torchao")
 
@@ -56,3 +62,29 @@ def test_the_table_tells_intervals_and_what_cannot_be() -> None:
         "|  | int8 only | 8.67x | 30.0 (29.5 to 30.2) |",
         "| 4x | both, naively | | int8 alone saves more |",
     ]
+
+
+def test_a_preset_is_made_with_the_options_that_it_has(
+    recorded: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, asked = Problem(recorded), list[tuple[str, SearchLimits]]()
+    site = measure_site(tiny.pipeline(), problem, parse_variants("int8"))
+
+    def made(budget: str, traces: list[str], limits: SearchLimits, out: Path) -> list[Path]:
+        asked.append((budget, limits))
+        save_plan(make_plan(tiny.pipeline().transformer), tmp_path / "plan.json")
+        return [tmp_path / "plan.json"]
+
+    monkeypatch.setattr("studies.precision.ways.search_plans", made)
+    made_by = Ways(problem, "t.zarr", SearchLimits(model="tiny", trials=3, strict=True), tmp_path, site)
+    for way in (CORRECTED, JOINT):
+        made_by.plan(way, 12)
+    assert asked == [
+        ("12x bitops", SearchLimits(preset="cachequant", model="tiny")),
+        ("12x bitops", SearchLimits(model="tiny", trials=3, strict=True, precision="int8")),
+    ]
+
+
+def test_the_committed_page_is_that_of_the_committed_numbers() -> None:
+    folder = Path(ways.__file__).parent / "results"
+    assert (folder / "README.md").read_text() == page(json.loads((folder / "results.json").read_text()))
