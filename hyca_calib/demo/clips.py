@@ -3,7 +3,7 @@
 from typing import Any
 
 from diffusers.video_processor import VideoProcessor
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyca_calib.demo.motion.codec import BlockCodec
 from hyca_calib.demo.sampling import FlowPipeline
@@ -19,7 +19,7 @@ class ClipPipeline(FlowPipeline):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
 
-    def __init__(self, num_frames: int, frame_size: int, vae: BlockCodec, **modules: nn.Module | Any) -> None:
+    def __init__(self, num_frames: int, frame_size: int, vae: BlockCodec, **modules: Any) -> None:
         super().__init__()
         self.register_modules(vae=vae, **modules)
         self.register_to_config(num_frames=num_frames, frame_size=frame_size)
