@@ -56,6 +56,7 @@ def main(
         ways = Ways(problem, trace, limits, folder, measure_site(pipe, problem, parse_variants("int8")))
         rows = _measured(pipe, ways, [float(text) for text in ratios.split(",")], samples)
         facts = {**provenance("cpu").model_dump(mode="json"), "command": command_line(), "model": model}
+        facts["workload"] = problem.workload.describe().model_dump()
         write_json(folder / "results.json", {**facts, "samples": samples, "rows": rows})
         write_text(folder / "README.md", page({**facts, "samples": samples, "rows": rows}))
     say(f"{folder / 'README.md'}")
@@ -98,8 +99,9 @@ def page(results: dict[str, Any]) -> str:
     """The table, and where its figures come from."""
     return (
         f"# Caching and quantising at equal bit operations, measured\n\n`{results['model']}`, at most "
-        f"{results['samples']} test samples, {results['device']} ({results['processor']}), threads: "
-        f"{results['threads']}, torch {results['versions']['torch']}, {results['date']}, commit {results['commit']}. "
+        f"{results['samples']} test samples, a trace of {results['workload']['num_samples']} in all, "
+        f"{results['device']} ({results['processor']}), threads: {results['threads']}, "
+        f"torch {results['versions']['torch']}, {results['date']}, commit {results['commit']}. "
         "Agreement with the full run, means with 95 % intervals over prompts; bit operations of a full run over those "
         f"spent.\n\n```\n{results['command']}\n```\n\n{table(results['rows'])}"
     )

@@ -20,7 +20,7 @@ def page(results: Mapping[str, Any]) -> str:
         f"{results['device']} ({results['processor']}), threads: {results['threads']}, torch "
         f"{results['versions']['torch']}, {results['date']}, commit {results['commit']}. Agreement is that of final "
         "latents with the full run, dB, means; leads are means with 95 % intervals over prompts. Chunk-forwards are "
-        "shares of the full run's. Chapters may be measured by commands of their own, `--only`; the last was\n\n"
+        "shares of the full run's. Chapters may be measured one by one, `--only`, some at earlier commits.\n\n"
         f"```\n{results['command']}\n```\n\n![the same as pictures](results.png)\n"
     )
     parts = [head]
