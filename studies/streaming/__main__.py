@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from hyca_calib.records.atomic import write_json, write_text
 from hyca_calib.records.console import one_line_errors, say
 from hyca_calib.records.provenance import command_line, provenance
 from hyca_calib.search.effort import EffortName
+from hyca_runtime.errors import StudyError
 from studies.streaming import chapters
 from studies.streaming.draw import draw_study
 from studies.streaming.notebook import Notebook
@@ -38,36 +40,49 @@ def main(
     probes: Annotated[int, typer.Option(help="Of each way to look at chunks, without an effort.")] = 32,
     out: Annotated[Path, typer.Option(help="Where results are written.")] = HERE / "results",
 ) -> None:
-    """Measure what chunks gain: hours; a killed run goes on.
+    """Measure what chunks gain: hours; a killed run goes on, and chapters that are not named stay as published.
 
     Example: python -m studies.streaming --only decisions,keys --samples 4
     """
     with one_line_errors():
         pipe, workload = load_pipeline(model), Workload(prompts_of(model, prompts), traced, steps)
-        facts = {
-            "model": TracedModel.of(pipe, model, "transformer").model_dump(),
-            "workload": workload.describe().model_dump(),
-            "samples": samples,
-        }
+        traced_model = TracedModel.of(pipe, model, "transformer").model_dump()
+        of = {"workload": workload.describe().model_dump(), "samples": samples}
         clock = 1e6  # minutes: work is counted
         limits = SearchLimits(
             model=model, confirm=clock, refine=clock, rollouts=rollouts, iterations=iterations, probes=probes
         )
         limits = SearchLimits(model=model, effort=effort) if effort else limits
-        subject = Subject(pipe, model, out / "unfinished", workload, samples)
+        subject = Subject(pipe, model, out / "unfinished" / workload.digest[:8], workload, samples)
         subject.folder.mkdir(parents=True, exist_ok=True)
-        book = Notebook(subject.folder / "notebook.json", facts)
+        results = published(out / "results.json", json.loads(json.dumps(traced_model)))
         for name in only.split(","):
             if name not in CHAPTERS:
                 raise typer.BadParameter(f"expected chapters of {', '.join(CHAPTERS)}, got {name!r}")
             more = (limits,) if name == "plans" else ()
+            book = Notebook(subject.folder / f"{name}-{samples}.json", {"model": traced_model, **of})
             getattr(chapters, name)(subject, book, *more)
             made = {**provenance("cpu").model_dump(), "command": command_line()}
-            results = {**made, **book.facts, "chapters": book.chapters}
+            results["chapters"][name] = {**made, **of, "lines": book.lines}
             write_json(out / "results.json", results)
             write_text(out / "README.md", page(results))
-            draw_study(book.chapters, out / "results.png")
+            draw_study(results["chapters"], out / "results.png")
             say(f"{name}: {out / 'README.md'}")
+
+
+def published(path: Path, model: dict[str, Any]) -> dict[str, Any]:
+    """What was published before of this model, or nothing yet.
+
+    Raises:
+        StudyError: it is of another model.
+    """
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"model": model, "chapters": {}}
+    if results["model"] != model:
+        raise StudyError(
+            f"{path} is of {results['model']['name']}, with other weights or another sampler than those of "
+            f"{model['name']}; choose another --out"
+        )
+    return results
 
 
 if __name__ == "__main__":

@@ -48,11 +48,11 @@ def decisions(subject: Subject, book: Notebook) -> None:
 
     for threshold in THRESHOLDS:
         section = deciding_section(problem, stack, rule, threshold, [0], None)
-        own = book.once("decisions", f"by chunk {threshold}", partial(subject.under, samples, section))
+        own = book.once(f"by chunk {threshold}", partial(subject.under, samples, section))
         equal = partial(_at_share, runs, own["forwards"], threshold)
-        one = book.once("decisions", f"one for all {threshold}", equal)
+        one = book.once(f"one for all {threshold}", equal)
         if own["forwards"] < 1 and abs(own["forwards"] - one["forwards"]) <= EQUAL:
-            book.lead("decisions", f"lead {threshold}", own["db"], one["db"], subject.groups)
+            book.lead(f"lead {threshold}", own["db"], one["db"], subject.groups)
 
 
 def _at_share(runs: Callable[[float], Numbers], share: float, first: float) -> Numbers:
@@ -80,12 +80,12 @@ def plans(subject: Subject, book: Notebook, limits: SearchLimits) -> None:
         asked = SearchLimits(preset=name, model=limits.model) if name == "flowcache" else limits
         of = subject.searched(name, ",".join(BUDGETS), traces, asked)
         found[name] = {
-            budget: book.once("plans", f"{name} {budget}", partial(subject.under, samples, *plan.sections))
+            budget: book.once(f"{name} {budget}", partial(subject.under, samples, *plan.sections))
             for budget, plan in zip(BUDGETS, of, strict=True)
         }
     for rival in ("flowcache", "alike"):
         for budget, own in found["ours"].items():
-            book.lead("plans", f"lead over {rival} {budget}", own["db"], found[rival][budget]["db"], subject.groups)
+            book.lead(f"lead over {rival} {budget}", own["db"], found[rival][budget]["db"], subject.groups)
 
 
 def retentions(kept: int) -> dict[str, Retention]:
@@ -103,30 +103,30 @@ def keys(subject: Subject, book: Notebook) -> None:
     for kept in KEPT:
         found = dict[str, Numbers]()
         for name, way in retentions(kept).items():
-            found[name] = book.once("keys", f"{name} {kept}", partial(subject.under, samples, keeping(problem, way)))
+            found[name] = book.once(f"{name} {kept}", partial(subject.under, samples, keeping(problem, way)))
         for rival in ("window", "important"):
             line = f"lead of packed over {rival} {kept}"
-            book.lead("keys", line, found["packed"]["db"], found[rival]["db"], subject.groups)
+            book.lead(line, found["packed"]["db"], found[rival]["db"], subject.groups)
 
 
 def growth(subject: Subject, book: Notebook) -> None:
     """Seconds of every chunk and bytes behind it, of a long clip."""
     problem, frames = subject.problem("all"), LONG * subject.frames
-    book.once("growth", "as it is", partial(subject.growth, frames))
+    book.once("as it is", partial(subject.growth, frames))
     for name, way in {"all": All(), "packed": Packed(2, 4), "important": Important(3)}.items():
-        book.once("growth", name, partial(subject.growth, frames, keeping(problem, way)))
+        book.once(name, partial(subject.growth, frames, keeping(problem, way)))
 
 
 def drift(subject: Subject, book: Notebook) -> None:
     """What the judge sees in later parts of a long clip, under plans and in full runs; nothing without a judge."""
     judge, frames = load_judge(subject.model), LONG * subject.frames
     if judge is None or frames % judge.frames:
-        book.once("drift", "no judge", dict)
+        book.once("no judge", dict)
         return
-    full = book.once("drift", "full", partial(subject.seen, judge, frames))
+    full = book.once("full", partial(subject.seen, judge, frames))
     ways: dict[str, tuple[NetworkPlan, ...]] = {"packed": (keeping(subject.problem("all"), Packed(2, 4)),)}
     if (plan := subject.folder / "ours" / "4x" / "plan.json").exists():
         ways["ours"] = load_plan(plan).sections
     for name, sections in ways.items():
-        own = book.once("drift", name, partial(subject.seen, judge, frames, *sections))
-        book.lead("drift", f"{name} falls more than full", own["fall"], full["fall"], subject.groups)
+        own = book.once(name, partial(subject.seen, judge, frames, *sections))
+        book.lead(f"{name} falls more than full", own["fall"], full["fall"], subject.groups)

@@ -1,4 +1,4 @@
-"""Numbers of the study, each kept as soon as it is measured."""
+"""Numbers of a chapter, each kept as soon as it is measured."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Numbers = dict[str, Any]
 
 
 class Notebook:
-    """What was measured, by chapter and line.
+    """What was measured of a chapter, line by line.
 
     Args:
-        path: of the file.
+        path: of the file, named as the chapter.
         facts: of what is measured; numbers of other facts are refused.
 
     Raises:
@@ -27,27 +27,26 @@ class Notebook:
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self._path, self.facts = path, json.loads(json.dumps(facts))
-        known = json.loads(path.read_text()) if path.exists() else {"facts": self.facts, "chapters": {}}
+        known = json.loads(path.read_text()) if path.exists() else {"facts": self.facts, "lines": {}}
         if known["facts"] != self.facts:
             raise ValueError(
                 f"{path} is of {known['facts']}, not of {self.facts}; move it away, or choose another --out"
             )
-        self.chapters: dict[str, dict[str, Numbers]] = known["chapters"]
+        self.lines: dict[str, Numbers] = known["lines"]
 
-    def once(self, chapter: str, line: str, measure: Callable[[], Numbers]) -> Numbers:
+    def once(self, line: str, measure: Callable[[], Numbers]) -> Numbers:
         """What was measured for a line, now or in an earlier call."""
-        lines = self.chapters.setdefault(chapter, {})
-        if line not in lines:
-            say(f"{chapter}: {line}")
-            lines[line] = json.loads(json.dumps(measure()))
-            write_json(self._path, {"facts": self.facts, "chapters": self.chapters})
-        return lines[line]
+        if line not in self.lines:
+            say(f"{self._path.stem}: {line}")
+            self.lines[line] = json.loads(json.dumps(measure()))
+            write_json(self._path, {"facts": self.facts, "lines": self.lines})
+        return self.lines[line]
 
-    def lead(self, chapter: str, line: str, one: list[float], other: list[float], groups: tuple[int, ...]) -> None:
+    def lead(self, line: str, one: list[float], other: list[float], groups: tuple[int, ...]) -> None:
         """By how much one is above another, sample by sample: mean and 95 % interval."""
 
         def measured() -> Numbers:
             apart = [a - b for a, b in zip(one, other, strict=True)]
             return {"lead": [round(x, 3) for x in interval(apart, groups=groups)]}
 
-        self.once(chapter, line, measured)
+        self.once(line, measured)

@@ -13,21 +13,26 @@ Lines = Mapping[str, Numbers]
 
 def page(results: Mapping[str, Any]) -> str:
     """Tables of all chapters that were measured, and where their figures come from."""
-    chapters, workload = results["chapters"], results["workload"]
     head = (
-        f"# Video made chunk by chunk, measured\n\n`{results['model']['name']}`, {workload['num_steps']} steps of each "
-        f"chunk, {results['samples']} test samples, each drawn alone, traces of {workload['num_samples']}; "
-        f"{results['device']} ({results['processor']}), threads: {results['threads']}, torch "
-        f"{results['versions']['torch']}, {results['date']}, commit {results['commit']}. Agreement is that of final "
-        "latents with the full run, dB, means; leads are means with 95 % intervals over prompts. Chunk-forwards are "
-        "shares of the full run's. Chapters may be measured one by one, `--only`, some at earlier commits.\n\n"
-        f"```\n{results['command']}\n```\n\n![the same as pictures](results.png)\n"
+        f"# Video made chunk by chunk, measured\n\n`{results['model']['name']}`, each sample drawn alone. Agreement is "
+        "that of final latents with the full run, dB, means; leads are means with 95 % intervals over prompts. "
+        "Chunk-forwards are shares of the full run's.\n\n![the same as pictures](results.png)\n"
     )
     parts = [head]
     for name, make in MAKERS.items():
-        if told := make(chapters[name]) if name in chapters else "":
-            parts.append(f"## {name.capitalize()}\n\n{told}\n")
+        if told := make(results["chapters"][name]["lines"]) if name in results["chapters"] else "":
+            parts.append(f"## {name.capitalize()}\n\n{told}\n\n{_origin(results['chapters'][name])}\n")
     return "\n".join(parts)
+
+
+def _origin(chapter: Mapping[str, Any]) -> str:
+    """How a chapter was measured."""
+    workload = chapter["workload"]
+    return (
+        f"{workload['num_steps']} steps of each chunk, {chapter['samples']} test samples, traces of "
+        f"{workload['num_samples']}; {chapter['device']} ({chapter['processor']}), threads: {chapter['threads']}, "
+        f"torch {chapter['versions']['torch']}, {chapter['date']}, commit {chapter['commit']}: `{chapter['command']}`"
+    )
 
 
 def _decisions(lines: Lines) -> str:

@@ -14,8 +14,10 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.provenance import provenance
 from hyca_calib.search.packcache import keeping
 from hyca_calib.search.step_caches import search
+from hyca_runtime.errors import StudyError
 from hyca_runtime.streaming.retention import All, Packed
 from studies.streaming import chapters
+from studies.streaming.__main__ import published
 from studies.streaming.draw import draw_study
 from studies.streaming.notebook import Notebook
 from studies.streaming.page import page
@@ -33,17 +35,17 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 @pytest.fixture
 def book(tmp_path: Path) -> Notebook:
-    return Notebook(tmp_path / "notebook.json", {"model": "tiny"})
+    return Notebook(tmp_path / "keys-2.json", {"model": "tiny"})
 
 
 def test_numbers_are_measured_once(book: Notebook, tmp_path: Path) -> None:
-    assert book.once("keys", "all", lambda: {"db": [1.0, 2.0]}) == {"db": [1.0, 2.0]}
-    again = Notebook(tmp_path / "notebook.json", {"model": "tiny"})
-    assert again.once("keys", "all", lambda: pytest.fail("is known")) == {"db": [1.0, 2.0]}
-    again.lead("keys", "lead", [3.0, 4.0], [1.0, 2.0], (0, 1))
-    assert again.chapters["keys"]["lead"] == {"lead": [2.0, 2.0, 2.0]}
+    assert book.once("all", lambda: {"db": [1.0, 2.0]}) == {"db": [1.0, 2.0]}
+    again = Notebook(tmp_path / "keys-2.json", {"model": "tiny"})
+    assert again.once("all", lambda: pytest.fail("is known")) == {"db": [1.0, 2.0]}
+    again.lead("lead", [3.0, 4.0], [1.0, 2.0], (0, 1))
+    assert again.lines["lead"] == {"lead": [2.0, 2.0, 2.0]}
     with pytest.raises(ValueError, match="move it away"):
-        Notebook(tmp_path / "notebook.json", {"model": "other"})
+        Notebook(tmp_path / "keys-2.json", {"model": "other"})
 
 
 def test_equal_shares_are_found() -> None:
@@ -69,16 +71,22 @@ def test_a_window_and_packed_keys_keep_as_much(subject: Subject) -> None:
     assert len(kept) <= 2, "what is important is thinned by the next chunk, one chunk later"
 
 
-def test_chapters(subject: Subject, book: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chapters(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chapters, "THRESHOLDS", (0.3,))
     monkeypatch.setattr(chapters, "HALVINGS", 2)
     monkeypatch.setattr(chapters, "KEPT", (2,))
+    of = {"workload": subject.workload.describe().model_dump(), "samples": 2}
+    made = {**provenance("cpu").model_dump(), "command": "python -m studies.streaming"}
+    found = dict[str, Any]()
     for chapter in (chapters.decisions, chapters.keys, chapters.growth, chapters.drift):
+        book = Notebook(tmp_path / f"{chapter.__name__}-2.json", {"model": "tiny"})
         chapter(subject, book)
-    own, one = (book.chapters["decisions"][f"{way} 0.3"] for way in ("by chunk", "one for all"))
+        assert json.loads((tmp_path / f"{chapter.__name__}-2.json").read_text())["lines"] == book.lines
+        found[chapter.__name__] = {**made, **of, "lines": book.lines}
+    own, one = (found["decisions"]["lines"][f"{way} 0.3"] for way in ("by chunk", "one for all"))
     assert len(own["db"]) == len(one["db"]) == 2
     assert 0 < own["forwards"] <= 1
-    keys = book.chapters["keys"]
+    keys = found["keys"]["lines"]
     assert {*keys} == {
         "packed 2",
         "window 2",
@@ -87,20 +95,26 @@ def test_chapters(subject: Subject, book: Notebook, tmp_path: Path, monkeypatch:
         "lead of packed over important 2",
     }
     assert keys["packed 2"]["forwards"] == 1
-    growth = book.chapters["growth"]
+    growth = found["growth"]["lines"]
     assert len(growth["as it is"]["seconds"]) == 8
     assert growth["all"]["bytes"] == sorted(growth["all"]["bytes"])
     assert growth["packed"]["bytes"][-1] < growth["all"]["bytes"][-1]
-    assert book.chapters["drift"] == {"no judge": {}}
-    of = {"model": {"name": "tiny"}, "workload": subject.workload.describe().model_dump(), "samples": 2}
-    results = {**provenance("cpu").model_dump(), "command": "python", **of, "chapters": book.chapters}
-    told = page(results)
+    assert found["drift"]["lines"] == {"no judge": {}}
+    told = page({"model": {"name": "tiny"}, "chapters": found})
     mean, low, high = keys["lead of packed over window 2"]["lead"]
     assert f"| lead of packed over window 2 | {mean:+.2f} ({low:+.2f} to {high:+.2f}) |" in told
     assert "## Drift" not in told
-    draw_study(book.chapters, tmp_path / "study.png")
+    draw_study(found, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000
-    assert json.loads((tmp_path / "notebook.json").read_text())["chapters"] == book.chapters
+
+
+def test_chapters_that_are_not_asked_for_stay_as_published(tmp_path: Path) -> None:
+    known = {"model": {"name": "tiny"}, "chapters": {"keys": {"samples": 12}}}
+    (tmp_path / "results.json").write_text(json.dumps(known))
+    assert published(tmp_path / "results.json", {"name": "tiny"}) == known
+    assert published(tmp_path / "none.json", {"name": "tiny"})["chapters"] == {}
+    with pytest.raises(StudyError, match="choose another --out"):
+        published(tmp_path / "results.json", {"name": "other"})
 
 
 def test_the_committed_page_is_that_of_the_committed_numbers() -> None:
@@ -123,6 +137,6 @@ def test_plans_are_searched_and_compared(subject: Subject, book: Notebook, monke
     monkeypatch.setattr(search, "HALVINGS", 3)
     few = SearchLimits(model="tiny:stream", trials=1, groups=1, rollouts=1, iterations=1, confirm=1.0, refine=1.0)
     chapters.plans(subject, book, few)
-    found = book.chapters["plans"]
+    found = book.lines
     assert {"flowcache 2x", "alike 2x", "ours 2x", "lead over flowcache 2x", "lead over alike 2x"} == {*found}
     assert all(found[f"{name} 2x"]["forwards"] <= 0.55 for name in ("alike", "ours"))
