@@ -552,7 +552,8 @@ def test_who_leads() -> None:
     [
         (2, 2, "transformer_blocks.1..transformer_blocks.1"),
         (28, 0, "transformer_blocks.7..transformer_blocks.20"),
-        (19, 38, "single_transformer_blocks.9..single_transformer_blocks.28"),
+        (4, 8, "single_transformer_blocks.1..single_transformer_blocks.6"),
+        (19, 38, "single_transformer_blocks.5..single_transformer_blocks.33"),
         (1, 1, ""),
     ],
 )

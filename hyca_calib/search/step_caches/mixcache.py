@@ -144,12 +144,15 @@ class MixCache(Rule):
 
 
 def middle_blocks(network: nn.Module) -> str:
-    """The span of the middle half of the longest list of blocks, where more than one block is there; else ""."""
+    """The span of as many blocks as half of the network's, in the middle of its longest list, where that has more than
+    one; else ""."""
     every = [place.path.rpartition(".")[0] for place in find_blocks(network)]
     owners = [owner for owner in every if not SIDE_LIST.search(owner)]
     longest = max(dict.fromkeys(owners), key=owners.count)
     size = owners.count(longest)
-    return "" if size < 2 else f"{longest}.{max(1, size // 4)}..{longest}.{size - 1 - size // 4}"
+    held = min((len(owners) + 1) // 2, size - 1)
+    first = (size - held + 1) // 2
+    return f"{longest}.{first}..{longest}.{first + held - 1}" if held else ""
 
 
 def leading_branch(network: str, branches: list[str], guidance: tuple[float, ...], stacked: int) -> str:
