@@ -21,6 +21,7 @@ from hyca_calib.search.refined_points import SHARE
 from hyca_calib.search.smaller import MEMBERS, SAMPLES
 from hyca_calib.trace.timed_model import TimedModel
 from hyca_runtime.errors import StudyError
+from hyca_runtime.starter.rule import learnt_steps
 
 TRIAL_SECONDS, BUILD_SECONDS, OF_STEPS, OF_CHANNELS = 0.4, 0.6, 50, 384
 """A trial on statistics of so many steps and channels took so long on one core, and the rows of a candidate that is
@@ -233,12 +234,13 @@ class _Costs:
             seconds += WITH_BACKWARD * samples * self._run(computed, timed)
             samples = judged + WITH_BACKWARD * samples
             return self._work("refine", samples, samples * computed, seconds, self._drawn(select))
-        light = self.workload.num_steps - computed
-        kept = batch * (computed * timed.activation_bytes + light * KEPT_FEATURES * 4 * timed.cost.feature_numel)
+        light, early = self.workload.num_steps - computed, _before_forecasts(self.workload.num_steps, computed)
+        late = computed - early
+        kept = batch * (late * timed.activation_bytes + light * KEPT_FEATURES * 4 * timed.cost.feature_numel)
         checkpointed = timed.in_blocks or kept > Refinement.memory_share * timed.free_bytes
-        each = computed * timed.backward_seconds * (CHECKPOINTED if checkpointed else 1.0)
-        each += WITH_BACKWARD * light * timed.cost.predicted_seconds
-        extra = max(self._drawn(select), self._drawn(batch) + (kept / computed if checkpointed else kept))
+        each = late * timed.backward_seconds * (CHECKPOINTED if checkpointed else 1.0)
+        each += early * timed.cost.full_seconds + WITH_BACKWARD * light * timed.cost.predicted_seconds
+        extra = max(self._drawn(select), self._drawn(batch) + (kept / max(1, late) if checkpointed else kept))
         seconds += samples * (timed.begin_seconds + each)
         return self._work("refine", samples + judged, steps + samples * computed, seconds, extra)
 
@@ -253,6 +255,12 @@ class _Costs:
         seconds = samples * (2 * self._run(steps) + (2 + BASELINES) * self._run(computed))
         seconds += samples * ways * self.timed.decode_seconds + DRAWING_SECONDS
         return self._work("report", samples * ways, run, seconds, self._drawn(samples))
+
+
+def _before_forecasts(num_steps: int, computed: int) -> int:
+    """How many steps a plan is likely to compute before its first forecast: no gradient goes through these."""
+    steps = learnt_steps(num_steps, computed)
+    return next((i for i, step in enumerate(steps) if step != i), computed)
 
 
 def _hours(hours: float) -> str:
