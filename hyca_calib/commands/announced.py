@@ -21,7 +21,6 @@ from hyca_calib.search.refined_points import SHARE
 from hyca_calib.search.smaller import MEMBERS, SAMPLES
 from hyca_calib.trace.timed_model import TimedModel
 from hyca_runtime.errors import StudyError
-from hyca_runtime.starter.rule import learnt_steps
 
 TRIAL_SECONDS, BUILD_SECONDS, OF_STEPS, OF_CHANNELS = 0.4, 0.6, 50, 384
 """A trial on statistics of so many steps and channels took so long on one core, and the rows of a candidate that is
@@ -33,6 +32,9 @@ NEAR = 0.5
 """How often points are so near one another that they are refined before one is chosen."""
 DRAWING_SECONDS, BASELINES = 10.0, 9
 """Of a report: its pictures, and the ways that it draws beside the plan at the plan's cost."""
+EARLY = 3
+"""The square of the computed steps, over so many times all steps: what plans compute before their first forecast, about
+the median of those in ``studies/bench``."""
 KEPT_FEATURES = TIMED_TAPS + 2
 """What autograd keeps of a forecast, over one feature."""
 CHECKPOINTED = 4 / 3
@@ -259,8 +261,7 @@ class _Costs:
 
 def _before_forecasts(num_steps: int, computed: int) -> int:
     """How many steps a plan is likely to compute before its first forecast: no gradient goes through these."""
-    steps = learnt_steps(num_steps, computed)
-    return next((i for i, step in enumerate(steps) if step != i), computed)
+    return max(1, round(computed**2 / (EARLY * num_steps)))
 
 
 def _hours(hours: float) -> str:

@@ -17,6 +17,7 @@ from processes import LEAST_EFFORT, SMALL_EFFORT, forked, small_calibration
 from torch import nn
 
 from hyca_calib.bench.results import DemoRun
+from hyca_calib.commands import announced as announcing
 from hyca_calib.commands import calibration, demonstrating
 from hyca_calib.commands.announced import Announcement, StageWork, announced, fitted
 from hyca_calib.commands.calibrate_options import CalibrateOptions
@@ -209,6 +210,18 @@ def test_a_network_without_room_for_its_gradient_is_announced_as_computed_twice(
     assert "by evolution" not in done.stderr
     monkeypatch.setattr(timed_model, "_with_gradient", full)
     assert "taps will be refined by evolution" in run(*SMALL, "--prompts", "prompts.txt", "--dry-run").stderr
+
+
+def test_as_many_steps_precede_the_first_forecast_as_in_published_plans() -> None:
+    apart = list[int]()
+    for path in Path(calibration.__file__).parents[2].glob("studies/bench/*/*.plan.json"):
+        schedule = load_plan(path).section.schedule
+        computed = schedule.computed_steps
+        early = next(i for i, step in enumerate(computed) if step != i)
+        apart.append(early - announcing._before_forecasts(schedule.num_steps, len(computed)))
+    assert len(apart) > 20
+    assert sum(map(bool, apart)) < len(apart) / 2
+    assert -2 <= min(apart) <= max(apart) <= 6
 
 
 def test_what_was_spent_stands_beside_what_was_announced(tmp_path: Path) -> None:
