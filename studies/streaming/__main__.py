@@ -53,7 +53,7 @@ def main(
             model=model, confirm=clock, refine=clock, rollouts=rollouts, iterations=iterations, probes=probes
         )
         limits = SearchLimits(model=model, effort=effort) if effort else limits
-        subject = Subject(pipe, model, out / "unfinished" / workload.digest[:8], workload, samples)
+        subject = Subject(pipe, model, out / "unfinished" / workload.digest[:8], workload, samples, out)
         subject.folder.mkdir(parents=True, exist_ok=True)
         results = published(out / "results.json", json.loads(json.dumps(traced_model)))
         for name in only.split(","):

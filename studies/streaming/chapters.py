@@ -13,13 +13,15 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.demo.judge import load_judge
+from hyca_calib.search.lineage import LATER
 from hyca_calib.search.packcache import keeping
 from hyca_calib.search.step_caches.flowcache import FlowCache
 from hyca_calib.search.step_caches.stack import deciding_section, traced_stack
-from hyca_runtime import load_plan
+from hyca_runtime import Plan, load_plan, save_plan
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.streaming.retention import All, Important, Packed, Retention
 from studies.streaming.notebook import Notebook, Numbers
@@ -31,6 +33,8 @@ WARMUP = 1
 HALVINGS, EQUAL = 7, 0.01
 """Of the threshold of the one decision, until the shares of chunk-forwards differ by no more."""
 BUDGETS = ("2x", "4x", "6x")
+PUBLISHED, DRIFTING = "ours-{}.plan.json", "4x"
+"""The file of a plan, and whose drift is looked for."""
 KEPT = (2, 3, 4)
 """Chunks of keys and values."""
 LONG = 2
@@ -83,9 +87,18 @@ def plans(subject: Subject, book: Notebook, limits: SearchLimits) -> None:
             budget: book.once(f"{name} {budget}", partial(subject.under, samples, *plan.sections))
             for budget, plan in zip(BUDGETS, of, strict=True)
         }
+        if name == "ours":
+            for budget, plan in zip(BUDGETS, of, strict=True):
+                save_plan(_published(plan), subject.published / PUBLISHED.format(budget))
     for rival in ("flowcache", "alike"):
         for budget, own in found["ours"].items():
             book.lead(f"lead over {rival} {budget}", own["db"], found[rival][budget]["db"], subject.groups)
+
+
+def _published(plan: Plan) -> Plan:
+    """A plan that does not say in which folders of this machine its traces are."""
+    named = {key: Path(value).name for key, value in plan.provenance.items() if key in ("trace", LATER)}
+    return plan.model_copy(update={"provenance": {**plan.provenance, **named}})
 
 
 def retentions(kept: int) -> dict[str, Retention]:
@@ -125,7 +138,7 @@ def drift(subject: Subject, book: Notebook) -> None:
         return
     full = book.once("full", partial(subject.seen, judge, frames))
     ways: dict[str, tuple[NetworkPlan, ...]] = {"packed": (keeping(subject.problem("all"), Packed(2, 4)),)}
-    if (plan := subject.folder / "ours" / "4x" / "plan.json").exists():
+    if (plan := subject.published / PUBLISHED.format(DRIFTING)).exists():
         ways["ours"] = load_plan(plan).sections
     for name, sections in ways.items():
         own = book.once(name, partial(subject.seen, judge, frames, *sections))

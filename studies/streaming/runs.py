@@ -45,6 +45,7 @@ class Subject:
         folder: of the traces, and of plans.
         workload: of the traces, whose test samples are measured.
         samples: how many of these.
+        published: folder of plans that later chapters look at, too.
     """
 
     pipe: Any
@@ -52,6 +53,7 @@ class Subject:
     folder: Path
     workload: Workload
     samples: int
+    published: Path
 
     def problem(self, which: Which) -> Problem:
         """What a trace knows of some of the chunks, recorded if it is not there."""

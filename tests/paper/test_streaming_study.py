@@ -14,6 +14,7 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.provenance import provenance
 from hyca_calib.search.packcache import keeping
 from hyca_calib.search.step_caches import search
+from hyca_runtime import load_plan
 from hyca_runtime.errors import StudyError
 from hyca_runtime.streaming.retention import All, Packed
 from studies.streaming import chapters
@@ -30,7 +31,7 @@ OTHERS = ("window", "important")
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     folder = tmp_path_factory.mktemp("study")
-    return Subject(tiny.stream(), "tiny:stream", folder, Workload(tiny.prompts(), 7, STEPS), 2)
+    return Subject(tiny.stream(), "tiny:stream", folder, Workload(tiny.prompts(), 7, STEPS), 2, folder)
 
 
 @pytest.fixture
@@ -138,5 +139,6 @@ def test_plans_are_searched_and_compared(subject: Subject, book: Notebook, monke
     few = SearchLimits(model="tiny:stream", trials=1, groups=1, rollouts=1, iterations=1, confirm=1.0, refine=1.0)
     chapters.plans(subject, book, few)
     found = book.lines
+    assert load_plan(subject.published / "ours-2x.plan.json").sections
     assert {"flowcache 2x", "alike 2x", "ours 2x", "lead over flowcache 2x", "lead over alike 2x"} == {*found}
     assert all(found[f"{name} 2x"]["forwards"] <= 0.55 for name in ("alike", "ours"))
