@@ -28,8 +28,6 @@ rolled out. A trial grows with the cube of the steps and the root of the channel
 proportion."""
 TRIED = 2.75
 """Candidates for every whole rollout of the select split: most are broken off."""
-NEAR = 0.5
-"""How often points are so near one another that they are refined before one is chosen."""
 DRAWING_SECONDS, BASELINES = 10.0, 9
 """Of a report: its pictures, and the ways that it draws beside the plan at the plan's cost."""
 EARLY = 3
@@ -206,7 +204,7 @@ class _Costs:
         work = self._work("confirm", samples, samples * computed, seconds, self._drawn(select))
         if self.timed.points < 2:
             return work
-        refine, share = self.refine(computed), NEAR * self.timed.points * SHARE
+        refine, share = self.refine(computed), self.timed.points * SHARE  # as if all were near one another
         return replace(
             work,
             samples=work.samples + round(share * refine.samples),
