@@ -18,6 +18,7 @@ from hyca_calib.trace.streamed import Which
 from hyca_runtime.compiled_plan import OnMismatch
 from hyca_runtime.policies.paced_by_surprise import MOST_RESPONSE
 from hyca_runtime.solvers import Taylor
+from hyca_runtime.variant import MAX_PHASES
 
 TRACES, STUDIES = Path("traces"), Path("studies")
 
@@ -141,6 +142,15 @@ class SearchLimits:
             f"kernel. {CACHEQUANT} computes all in one, by default int8."
         ),
     ] = None
+    roundings: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=MAX_PHASES,
+            help="Of --precision int8 and int8_weights: so many roundings of the weights, which steps take in turn, so "
+            "that errors do not add up in the sample. Each takes the memory of one.",
+        ),
+    ] = 2
     keys: Annotated[
         list[str] | None,
         typer.Option(

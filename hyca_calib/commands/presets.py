@@ -174,7 +174,8 @@ def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]
         storage = limits.storage or asked.folder / JOURNAL
         damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
         if limits.precision is not None:
-            damped = [with_variants(asked.pipe, problem, limits.precision, asked.folder) for problem in damped]
+            told = limits.precision, limits.roundings, asked.folder
+            damped = [with_variants(asked.pipe, problem, *told) for problem in damped]
         ways = [problem for problems in kept(asked, damped) for problem in problems]
         return [_tuned(problem, asked.budgets, limits, storage) for problem in ways]
 
@@ -273,7 +274,7 @@ FITTED = ("fitted", *REFINED)
 """Options of step caches whose rows may be fitted."""
 
 OFFERS: dict[str, Offer] = {
-    BEST: Offer(_best, ("palette", "precision", "fresh", "refine_at", *SEARCHED), chooses_point=True),
+    BEST: Offer(_best, ("palette", "precision", "roundings", "fresh", "refine_at", *SEARCHED), chooses_point=True),
     ADAPTIVE: Offer(_adaptive, ("response", *SEARCHED)),
     **{name: Offer(_closed_form, ("multistep",), chooses_point=True) for name in PRESETS},
     SMOOTHCACHE: Offer(_smoothcache, ("lookahead", "schedule"), computes_steps=False),

@@ -84,11 +84,13 @@ def quantcache(asked: Asked) -> Maker:
     return lambda budget, study: search_quantcache(pipe, problem, budget, study, site, known(), limits.seed)
 
 
-def with_variants(pipe: Pipeline, problem: Problem, precision: str, folder: Path) -> Problem:
-    """The problem with what real runs tell of quantised versions of the network."""
-    specs = parse_variants(precision)
+def with_variants(pipe: Pipeline, problem: Problem, precision: str, roundings: int, folder: Path) -> Problem:
+    """The problem with what real runs tell of quantised versions of the network, whose weights may be rounded in so
+    many ways."""
+    parsed = parse_variants(precision).items()
+    specs = {name: spec.model_copy(update={"asymmetric": spec.scheme == INT8}) for name, spec in parsed}
     with stages(("quantise",)) as tell:
         tell("quantise", 0.0, "")
         known = known_variants(pipe, problem, specs, folder, lambda share: tell("quantise", share, ""))
         tell("quantise", 1.0, ", ".join(map(str, specs.values())))
-    return replace(problem, variants=known)
+    return replace(problem, variants=replace(known, roundings=roundings))

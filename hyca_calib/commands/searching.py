@@ -218,10 +218,15 @@ def _check_options(limits: SearchLimits, recorded: Sequence[Trace], budgets: Seq
 
     Raises:
         StudyError: see `check_keys`.
-        BudgetError: unknown variants, a budget that they do not help to keep, or another palette beside them.
+        BudgetError: unknown variants, a budget that they do not help to keep, another palette beside them, or
+            roundings of none.
     """
     check_keys(limits, recorded, budgets)
     if limits.precision is None:
+        if limits.roundings != SearchLimits.roundings:
+            raise BudgetError(
+                f"--roundings {limits.roundings} is of quantised weights; give --precision, or leave it out"
+            )
         return
     parse_variants(limits.precision)
     if limits.preset != BEST:  # recipes reuse something besides, so that any budget makes sense
@@ -269,6 +274,8 @@ def _request(
     for name in ("precision", "keys", "most_keys", "refine_at"):
         if wanted[name] is None:  # as before there was such an option
             wanted.pop(name)
+    if "precision" not in wanted:
+        wanted.pop("roundings")
     own = {name: wanted.pop(name) for name in OF_SOME}
     for name in (*CLOCKS, *COUNTS) if effort else ():
         wanted.pop(name)

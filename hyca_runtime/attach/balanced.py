@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hyca_runtime.attach.phased import phased
 from hyca_runtime.attach.proxies import Proxy
-from hyca_runtime.attach.quantised import quantised
 from hyca_runtime.errors import AttachError
 from hyca_runtime.variant import VariantSpec
 
@@ -30,11 +30,12 @@ class Balanced(Proxy):
         return made
 
 
-def balanced(layer: nn.Linear, shifts: Sequence[int], spec: VariantSpec, path: str) -> Balanced:
+def balanced(layer: nn.Linear, shifts: Sequence[int], phase: float, spec: VariantSpec, path: str) -> Balanced:
     """`layer` quantised with its input balanced; `layer` stays as it is.
 
     Args:
         shifts: exponents, see `VariantSpec.balance`.
+        phase: see `VariantSpec.phases`.
         path: of the layer, for what is told.
 
     Raises:
@@ -46,4 +47,4 @@ def balanced(layer: nn.Linear, shifts: Sequence[int], spec: VariantSpec, path: s
     powers = torch.exp2(torch.tensor(shifts, dtype=torch.float32)).to(weight.device, weight.dtype)
     moved = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     moved.weight, moved.bias = nn.Parameter(weight * powers, requires_grad=False), layer.bias
-    return Balanced(quantised(moved.train(layer.training), spec), powers)
+    return Balanced(phased(moved.train(layer.training), phase, spec), powers)

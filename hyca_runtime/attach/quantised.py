@@ -64,7 +64,8 @@ def _stored(torchao: ModuleType, layer: nn.Linear, spec: VariantSpec) -> nn.Modu
 
 def _configuration(quantization: ModuleType, spec: VariantSpec) -> object:
     if spec.scheme == "int8":
-        return quantization.Int8DynamicActivationInt8WeightConfig()
+        kind = quantization.MappingType.ASYMMETRIC if spec.asymmetric else quantization.MappingType.SYMMETRIC
+        return quantization.Int8DynamicActivationInt8WeightConfig(act_mapping_type=kind)
     if spec.scheme == "int8_weights":
         return quantization.Int8WeightOnlyConfig()
     if spec.scheme == "int4_weights":

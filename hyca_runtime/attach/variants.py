@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -13,9 +14,10 @@ from torch import nn
 
 from hyca_runtime.attach.balanced import balanced
 from hyca_runtime.attach.corrected import Corrected
+from hyca_runtime.attach.phased import phased
 from hyca_runtime.attach.points import Place, find_block_lists, place_at
 from hyca_runtime.attach.proxies import Standing
-from hyca_runtime.attach.quantised import bytes_beside, quantised
+from hyca_runtime.attach.quantised import bytes_beside
 from hyca_runtime.errors import AttachError
 from hyca_runtime.schedule import DEFAULT
 from hyca_runtime.solvers import Fitted
@@ -84,18 +86,19 @@ class Variants:
         self.specs = dict(specs)
         places = {name: find_linears(network, spec.layers) for name, spec in specs.items()}
         self._check_memory(network, places)
-        known: dict[tuple[str, str, str], _Layer] = {}
-        self._layers: dict[str, list[_Layer]] = {}
+        known: dict[tuple[str, str, float, str], _Layer] = {}
+        self._layers: dict[tuple[str, float], list[_Layer]] = {}
         for name, spec in specs.items():
-            rows, layers = spec.corrected, self._layers.setdefault(name, [])
+            rows = spec.corrected
             specs_of = {place: own for place in places[name] if (own := spec.of(place.path)) is not None}
             _check_known(name, "quantises otherwise", spec.schemes or {}, places[name])
             _check_known(name, "corrects", rows, specs_of)
             _check_known(name, "balances", spec.balance or {}, specs_of)
-            for place, own in specs_of.items():
-                key = (str(own), str(own.balance), place.path)
-                known[key] = known.get(key) or _made(network, place, own)
-                layers.append(known[key].corrected(rows[place.path]) if place.path in rows else known[key])
+            for phase, (place, own) in itertools.product(spec.each_phase, specs_of.items()):
+                key = (str(own), str(own.balance), phase, place.path)
+                known[key] = known.get(key) or _made(network, place, own, phase)
+                layer = known[key].corrected(rows[place.path]) if place.path in rows else known[key]
+                self._layers.setdefault((name, phase), []).append(layer)
         self.nbytes = sum(bytes_beside(layer.made, layer.own) for layer in known.values())
 
     def stands(self, variant: str, step: int | None = None) -> list[Callable[[], Standing]]:
@@ -106,14 +109,14 @@ class Variants:
         """
         if variant == DEFAULT:
             return []
-        if variant not in self._layers:
+        if variant not in self.specs:
             raise AttachError(f"expected a variant of {sorted(self.specs)}, got {variant[:60]!r}; apply its own plan")
-        return [partial(_standing, self._layers[variant], step)]
+        return [partial(_standing, self._layers[variant, self.specs[variant].phase(step)], step)]
 
     def wrap(self, around: Callable[[nn.Module, nn.Linear], nn.Module]) -> None:
         """Let each quantised layer run inside what `around` makes of it and the network's own."""
-        for name, layers in self._layers.items():
-            self._layers[name] = [replace(layer, made=around(layer.made, layer.own)) for layer in layers]
+        for key, layers in self._layers.items():
+            self._layers[key] = [replace(layer, made=around(layer.made, layer.own)) for layer in layers]
 
     def _check_memory(self, network: nn.Module, places: Mapping[str, list[Place]]) -> None:
         """Whether what all variants will take is free."""
@@ -145,7 +148,7 @@ def find_linears(network: nn.Module, pattern: str) -> list[Place]:
     return found
 
 
-def _made(network: nn.Module, place: Place, spec: VariantSpec) -> _Layer:
+def _made(network: nn.Module, place: Place, spec: VariantSpec, phase: float) -> _Layer:
     own = place.module
     if not isinstance(own, nn.Linear):
         raise AttachError(f"expected a linear layer at {place.path}, got {type(own).__name__}")
@@ -159,7 +162,7 @@ def _made(network: nn.Module, place: Place, spec: VariantSpec) -> _Layer:
             f"{place.path} is moved or cast for each call; variants need weights that stay where they are"
         )
     shifts = (spec.balance or {}).get(place.path)
-    made = quantised(own, spec) if shifts is None else balanced(own, shifts, spec, place.path)
+    made = phased(own, phase, spec) if shifts is None else balanced(own, shifts, phase, spec, place.path)
     return _Layer(place, own, weight._version, weight.device, weight.dtype, made)  # noqa: SLF001
 
 
@@ -173,12 +176,15 @@ def _standing(layers: list[_Layer], step: int | None) -> Standing:
 
 
 def _expected_bytes(places: list[Place], spec: VariantSpec) -> int:
-    """What a variant takes; one that is simulated rounds the network's own weights, unless they are balanced."""
+    """What a variant takes; one that is simulated rounds the network's own weights, unless they are moved."""
     pairs = [(place, own) for place in places if (own := spec.of(place.path))]
     weights = [(place.module.get_parameter("weight"), own) for place, own in pairs]
+    phases = len(spec.each_phase)
     if spec.simulated:
-        return sum(weight.nbytes for weight, own in weights if own.balance)
-    return sum(weight.numel() * BITS[own.scheme][0] // 8 + SCALES * len(weight) for weight, own in weights)
+        moved = sum(map(bool, spec.each_phase))
+        return sum(weight.nbytes * (phases if own.balance else moved) for weight, own in weights)
+    stored = (weight.numel() * BITS[own.scheme][0] // 8 + SCALES * len(weight) for weight, own in weights)
+    return phases * sum(stored)
 
 
 def _free_bytes(device: torch.device) -> int | None:

@@ -18,7 +18,10 @@ from hyca_runtime import Plan, load_plan
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import Action, Schedule
 
-CACHE, QUANTISED, NAIVE, CORRECTED, JOINT = "cache only", "int8 only", "both, naively", "cachequant", "joint search"
+CACHE, NAIVE, CORRECTED, JOINT = "cache only", "both, naively", "cachequant", "joint search"
+QUANTISED, IN_TURN = "int8 only", "int8 only, roundings in turn"
+ALONE = (QUANTISED, IN_TURN)
+"""Ways that save what they save, whatever is asked."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Ways:
         """
         makers: Mapping[str, Callable[[float], Plan | None]] = {
             CACHE: lambda r: self._searched("cache", f"{r:g}x"),
-            QUANTISED: lambda _: self._quantised(),
+            QUANTISED: lambda _: self._quantised(self.site),
+            IN_TURN: lambda _: self._quantised(self._in_turn()),
             NAIVE: self._naive,
             CORRECTED: lambda r: self._cachequant(f"{r:g}x bitops"),
             JOINT: lambda r: self._searched("joint", f"{r:g}x bitops", precision="int8"),
@@ -72,10 +76,16 @@ class Ways:
         (path,) = search_plans(budget, [self.trace], limits, out)
         return load_plan(path)
 
-    def _quantised(self) -> Plan:
-        problem = replace(self.problem, variants=self.site.variants)
-        section = cached_section(problem, self.site, range(problem.trace.num_steps))
+    def _quantised(self, site: Site) -> Plan:
+        problem = replace(self.problem, variants=site.variants)
+        section = cached_section(problem, site, range(problem.trace.num_steps))
         return Plan(name=QUANTISED, sections=(section,))
+
+    def _in_turn(self) -> Site:
+        """The site as a joint search has it."""
+        known = self.site.variants
+        specs = {name: spec.model_copy(update={"asymmetric": True}) for name, spec in known.specs.items()}
+        return replace(self.site, variants=replace(known, specs=specs, roundings=self.limits.roundings))
 
     def _naive(self, ratio: float) -> Plan | None:
         """The best plan of the network's own precision that is as cheap once all that it computes is in int8."""

@@ -21,7 +21,7 @@ from hyca_runtime import Plan, apply_plan, save_plan
 from hyca_runtime.schedule import DEFAULT
 from studies.precision import ways
 from studies.precision.__main__ import page, table
-from studies.precision.ways import CORRECTED, JOINT, Ways, in_low
+from studies.precision.ways import ALONE, CORRECTED, JOINT, Ways, in_low
 
 pytest.importorskip("torchao")
 
@@ -45,6 +45,19 @@ def test_a_cached_plan_in_int8_computes_the_same_steps_and_keeps_its_rows(record
     done = [action for of in report.streams.values() for action, count in of.actions.items() if count]
     assert {action.variant for action in done if action.computes} == {"int8"}
     assert {action.variant for action in done if not action.computes} == {DEFAULT}
+
+
+def test_int8_alone_takes_roundings_in_turn(recorded: Trace, tmp_path: Path) -> None:
+    problem = Problem(recorded)
+    site = measure_site(tiny.pipeline(), problem, parse_variants("int8"))
+    made = Ways(problem, "t.zarr", SearchLimits(), tmp_path, site)
+    plain, in_turn = (made.plan(way, 0) for way in ALONE)
+    assert plain is not None
+    assert in_turn is not None
+    assert plain.section.bits_ratio == in_turn.section.bits_ratio
+    (spec,) = (in_turn.section.variants or {}).values()
+    assert spec.asymmetric
+    assert spec.phases == (0.0, 0.5) * (problem.trace.num_steps // 2)
 
 
 def test_the_table_tells_intervals_and_what_cannot_be() -> None:

@@ -18,6 +18,7 @@ from hyca_runtime import AttachError, Plan, PlanError, PlanMismatchError, apply_
 from hyca_runtime.attach import variants
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.balanced import Balanced
+from hyca_runtime.attach.phased import phased
 from hyca_runtime.attach.variants import Variants
 from hyca_runtime.certified import content_digest
 from hyca_runtime.group import SolverSpec
@@ -205,7 +206,7 @@ def test_without_torchao_one_line_says_what_to_install(pipe: EmojiPipeline, monk
 
 def test_variants_that_do_not_fit_say_so_beforehand(pipe: EmojiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "_free_bytes", lambda device: 1000)
-    monkeypatch.setattr(variants, "quantised", lambda *_: pytest.fail("nothing is made"))
+    monkeypatch.setattr(variants, "phased", lambda *_: pytest.fail("nothing is made"))
     with pytest.raises(AttachError, match=r"'low' .* MiB beside the network's own weights, 0 MiB are free on cpu"):
         apply_plan(pipe, precise(make_plan(pipe.transformer), (4,)))
 
@@ -398,3 +399,79 @@ def test_balance_is_kept_in_plans_and_hostile_ones_are_refused(pipe: EmojiPipeli
     ):
         with pytest.raises(AttachError, match=reason):
             apply_plan(pipe, precise(make_plan(pipe.transformer), (4,), {"low": spec}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("simulated", [False, True])
+def test_errors_of_weights_in_turn_cancel(dtype: torch.dtype, simulated: bool) -> None:
+    """The mean over N phases is as if a rounding step were an N-th of what it is."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(512, 64).to(dtype), torch.randn(64, 512).to(dtype)
+    nn.init.normal_(layer.weight)
+    exact = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+    spec = VariantSpec(scheme="int8_weights", simulated=simulated, phases=(0.0, 0.5, 0.25, 0.75, 0.0))
+    errors = {phase: phased(layer, phase, spec)(x).double() - exact for phase in spec.each_phase}
+    sizes = [error.norm().item() for error in errors.values()]
+    assert [*errors] == [0.0, 0.5, 0.25, 0.75]
+    assert max(sizes) < 1.1 * min(sizes), "no phase is worse than another"
+    left = (torch.stack([*errors.values()]).mean(0).norm() / sizes[0]).item()
+    assert left < (0.3 if dtype == torch.float32 else 0.6), "outputs in bfloat16 are rounded, too"
+
+
+def test_balanced_layers_are_rounded_in_turn(pipe: EmojiPipeline) -> None:
+    own = pipe.transformer.get_submodule(LINEAR)
+    spec = balanced_in([1] * own.in_features).model_copy(update={"phases": (0.0, 0.5)})
+    variants = Variants(pipe.transformer, {"low": spec})
+    x = torch.randn(64, own.in_features)
+    errors = [
+        next(module for place, module in variants.stands("low", step)[0]() if place.path == LINEAR)(x) - own(x)
+        for step in range(2)
+    ]
+    assert (errors[0] + errors[1]).norm() / 2 < 0.9 * min(error.norm() for error in errors)
+
+
+def test_phases_are_those_of_the_steps_and_take_the_bytes_of_each(pipe: EmojiPipeline) -> None:
+    plan, plain = make_plan(pipe.transformer), VariantSpec(scheme="int8", asymmetric=True)
+    drawn, taken = dict[str, Tensor](), dict[str, int]()
+    for name, phases in {"none": None, "first": (0.0,) * 12, "turns": (0.0,) * 8 + (0.5,) * 4}.items():
+        spec = plain.model_copy(update={"phases": phases})
+        with apply_plan(pipe, precise(plan, (4, 8), {"low": spec})) as session:
+            drawn[name], taken[name] = draw(pipe), session.report().variant_bytes
+            told = str(session.report())
+    assert torch.equal(drawn["none"], drawn["first"])
+    assert not torch.equal(drawn["none"], drawn["turns"])
+    assert taken["turns"] == 2 * taken["none"] == 2 * taken["first"]
+    assert "2 calls ran as 'low': int8, asymmetric, rounded in 2 ways in turn" in told
+
+
+def test_asymmetric_activations_have_a_bit_more_where_all_have_one_sign(pipe: EmojiPipeline) -> None:
+    torch.manual_seed(0)
+    own = pipe.transformer.get_submodule(LINEAR)
+    x = torch.rand(256, own.in_features)
+    exact = own(x)
+    even, uneven = (
+        (standing(pipe, VariantSpec(scheme="int8", asymmetric=asymmetric))(x) - exact).norm()
+        for asymmetric in (False, True)
+    )
+    weights = (standing(pipe, VariantSpec(scheme="int8_weights"))(x) - exact).norm()
+    assert (uneven**2 - weights**2) < 0.4 * (even**2 - weights**2)
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"scheme": "fp8", "phases": [0.0]}, "int8, int8_weights alone"),
+        ({"scheme": "int8", "schemes": {LINEAR: "int4_weights"}, "phases": [0.0]}, "int8, int8_weights alone"),
+        ({"scheme": "int8", "phases": [i / 9 for i in range(9)]}, "1 to 8 different ones, got 9"),
+        ({"scheme": "int8", "phases": []}, "1 to 8 different ones, got 0"),
+        ({"scheme": "int8", "phases": [1.0]}, "phases"),
+        ({"scheme": "int8", "phases": [-0.5]}, "phases"),
+        ({"scheme": "int8", "phases": [0.0] * 11}, "one for each of 12 steps, got 11"),
+    ],
+)
+def test_hostile_phases_are_refused_in_one_line(pipe: EmojiPipeline, told: dict[str, Any], reason: str) -> None:
+    content = precise(make_plan(pipe.transformer), (4,)).model_dump(mode="json", exclude_none=True)
+    content["sections"][0]["variants"]["low"] = told
+    with pytest.raises(PlanError, match=reason) as caught:
+        parse_plan(content, "plan.json")
+    assert len(str(caught.value)) < 400
