@@ -15,7 +15,7 @@ from hyca_calib.search.precision.calibration import known_variants
 from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.quantcache.calibration import calibrate_changes, calibrate_cosines, calibrate_importance
-from hyca_calib.search.quantcache.search import Calibrated, calibrated, search_quantcache
+from hyca_calib.search.quantcache.search import Calibrated, calibrated, search_quantcache, with_balance_that_pays
 from hyca_calib.search.quantcache.site import measure_site as measure_blocks
 from hyca_calib.search.smoothcache.calibration import Changes
 from hyca_calib.search.study import StudyFolder
@@ -79,7 +79,8 @@ def quantcache(asked: Asked) -> Maker:
             importance = calibrate_importance(
                 pipe, problem, schemes, simulated == {True}, asked.folder, partial(part, 2)
             )
-        return calibrated(pipe, problem, distances, cosines, importance, simulated == {True})
+        found = calibrated(pipe, problem, distances, cosines, importance, simulated == {True})
+        return with_balance_that_pays(pipe, problem, site, found)
 
     return lambda budget, study: search_quantcache(pipe, problem, budget, study, site, known(), limits.seed)
 

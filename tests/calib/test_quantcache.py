@@ -31,7 +31,7 @@ from hyca_calib.search.quantcache.calibration import (
 )
 from hyca_calib.search.quantcache.counters import Counters, change, computed_steps, gentlest
 from hyca_calib.search.quantcache.passing import Passing, unrest_of
-from hyca_calib.search.quantcache.search import REUSES, Calibrated, calibrated, reusing_section
+from hyca_calib.search.quantcache.search import REUSES, Calibrated, calibrated, reusing_section, with_balance_that_pays
 from hyca_calib.search.quantcache.site import measure_site
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.run import trace
@@ -273,6 +273,22 @@ def test_nothing_quantised_reused_or_passed_by_is_the_full_run(classes: Problem)
     assert section.flops_ratio == section.bits_ratio == 1
     with apply_plan(pipe, Plan(name="neutral", sections=(section,)), "error"):
         assert torch.equal(draw(pipe, classes), full)
+
+
+@pytest.mark.usefixtures("few")
+def test_balance_stays_where_whole_runs_are_nearer_with_it(classes: Problem) -> None:
+    """Exponents as calibrated are kept on a network with large channels; hostile ones are not."""
+    pipe, path = tiny.glyphs(), "transformer_blocks.1.attn1.to_out.0"
+    attention = pipe.transformer.transformer_blocks[1].attn1
+    with torch.no_grad():
+        attention.to_v.weight[::8] *= 64
+        attention.to_v.bias[::8] *= 64
+        attention.to_out[0].weight[:, ::8] /= 64
+    site, width = measure_site(pipe, classes), attention.to_out[0].in_features
+    for shift, kept in ((6, True), (-6, False)):
+        balance = {path: [shift if channel % 8 == 0 else 0 for channel in range(width)]}
+        known = Calibrated({}, {}, importance(0), {}, simulated=False, balance=balance)
+        assert with_balance_that_pays(pipe, classes, site, known).balance == (balance if kept else {})
 
 
 @pytest.mark.usefixtures("few")

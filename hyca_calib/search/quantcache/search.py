@@ -16,10 +16,11 @@ from hyca_calib.search.precision.variants import KnownVariants
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.quantcache.balance import Balance
 from hyca_calib.search.quantcache.bits import Importance, Schemes
-from hyca_calib.search.quantcache.calibration import OUTPUT, parts_of_blocks
+from hyca_calib.search.quantcache.calibration import OUTPUT, PROBED, parts_of_blocks
 from hyca_calib.search.quantcache.counters import Counters, computed_steps, gentlest
 from hyca_calib.search.quantcache.passing import Passing, unrest_of
 from hyca_calib.search.quantcache.site import Site
+from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.smoothcache.calibration import Changes
 from hyca_calib.search.sources import QUANTCACHE, SOURCES
 from hyca_calib.search.study import StudyFolder
@@ -81,6 +82,19 @@ def calibrated(
     balanced = {path for part, paths in parts.items() if (schemes[part], part) in importance.balanced for path in paths}
     balance = {path: of for path, of in importance.balance.items() if path in balanced}
     return Calibrated(distances, cosines, importance, allotted, simulated, balance)
+
+
+def with_balance_that_pays(pipe: Any, problem: Problem, site: Site, known: Calibrated) -> Calibrated:
+    """`known` without balance, if whole runs in low precision are nearer so.
+
+    What a single call shows is not enough: balance shrinks errors of activations, which are new on every step, and may
+    enlarge those of weights, which are alike on all of them and add up in the sample.
+    """
+    if not known.balance:
+        return known
+    samples, low = problem.samples("fit")[:PROBED], [Action(variant=COARSE)] * problem.trace.num_steps
+    ways = known, replace(known, balance={})
+    return max(ways, key=lambda way: rollout_psnr(pipe, reusing_section(problem, site, way, low), samples))
 
 
 @dataclass(frozen=True)
