@@ -16,7 +16,7 @@ from hyca_calib.cli import (
     searching,
     tracing,
 )
-from hyca_calib.records.console import log_json
+from hyca_calib.records.console import log_json, quiet_others
 
 __all__ = ["app", "main"]
 
@@ -60,6 +60,7 @@ def common(
     ] = False,
 ) -> None:
     """Options of all commands."""
+    quiet_others()
     if as_json:
         log_json()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,14 @@ EVERY_S = 1.0
 LINE_EVERY_S = 10.0
 """How often progress is a line for people at most, where there is no terminal for a bar."""
 
+OF_OTHERS = (
+    "torchao",
+    "torch.utils._pytree",
+    "diffusers.quantizers.torchao.torchao_quantizer",
+    "transformers.utils.import_utils",
+)
+"""Loggers that tell of kernels and parts that are not there, in the middle of every command; errors are passed on."""
+
 _json = False
 Listener = Callable[[str | None], None]
 """Told the stage that goes on from now, None if none does."""
@@ -33,6 +42,12 @@ def log_json() -> None:
     """From now on every event is a line of JSON on standard error, and no bar is drawn."""
     global _json  # noqa: PLW0603  (one process, one log)
     _json = True
+
+
+def quiet_others() -> None:
+    """From now on what other libraries say of themselves while they are imported is not on the screen."""
+    for name in OF_OTHERS:
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def say(text: str, **facts: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from types import SimpleNamespace
 
 import pytest
 
-from hyca_calib.records.console import LINE_EVERY_S, counting, stages
+from hyca_calib.records.console import LINE_EVERY_S, OF_OTHERS, counting, quiet_others, stages
 
 
 def test_a_log_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,3 +39,11 @@ def test_what_is_counted_is_told_too(monkeypatch: pytest.MonkeyPatch, capsys: py
         "trace      100%  0:00:12  8 of 8",
         "verify           0:00:08  3",
     ]
+
+
+def test_what_others_say_of_themselves_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    quiet_others()
+    for name in OF_OTHERS:
+        logging.getLogger(name).warning("a kernel is not there")
+        logging.getLogger(name).error("it is broken")
+    assert [record.message for record in caplog.records] == ["it is broken"] * len(OF_OTHERS)
