@@ -13,12 +13,12 @@ from hyca_calib.records.console import say
 @command
 def bench(
     what: Annotated[
-        Literal["plans", "presets", "lanes", "coverage", "runtime"],
+        Literal["plans", "presets", "lanes", "coverage", "precision", "runtime"],
         typer.Argument(
             help="plans: pictures, FLOPs and time against rivals. presets: every published recipe of search at every "
             "budget, beside searched plans. lanes: several devices for one sample, with plans "
-            "and without. coverage: whether bounds for new samples hold. runtime: what the runtime "
-            "itself costs."
+            "and without. coverage: whether bounds for new samples hold. precision: what steps with quantised weights "
+            "take. runtime: what the runtime itself costs."
         ),
     ] = "plans",
     *,
@@ -51,13 +51,22 @@ def bench(
     Example: [b]python -m hyca_calib bench runtime[/]
     """
     from hyca_calib.bench.documents.blocks import publish as publish_figures
-    from hyca_calib.commands import bench_coverage, bench_lanes, bench_presets, bench_runtime, benching
+    from hyca_calib.commands import (
+        bench_coverage,
+        bench_lanes,
+        bench_precision,
+        bench_presets,
+        bench_runtime,
+        benching,
+    )
 
     if publish:
         for path in publish_figures(Path.cwd()):
             print(path)
     elif what == "runtime":
         print(bench_runtime.bench_runtime(options))
+    elif what == "precision":
+        print(bench_precision.bench_precision(options))
     elif what == "lanes":
         print(bench_lanes.bench_lanes(options))
     elif what == "coverage":

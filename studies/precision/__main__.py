@@ -26,6 +26,7 @@ from studies.precision.ways import ALONE, CACHE, CORRECTED, JOINT, NAIVE, Ways
 
 BATCH = 4
 RATIOS = "2,4,8,12"
+RESULTS = Path(__file__).parent / "results"
 
 
 def main(
@@ -36,6 +37,7 @@ def main(
     rollouts: Annotated[int, typer.Option(min=1, help="Of each search.")] = 24,
     iterations: Annotated[int, typer.Option(min=1, help="Of each refinement.")] = 24,
     out: Annotated[Path | None, typer.Option(help="Folder; what is there already is not made again.")] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Keep the figures in studies/precision/results.")] = False,
 ) -> None:
     """Compare caching and quantising at equal bit operations: hours, and fewer the second time."""
     folder = out or Path("runs") / f"precision-{model}"
@@ -57,9 +59,18 @@ def main(
         rows = _measured(pipe, ways, [float(text) for text in ratios.split(",")], samples)
         facts = {**provenance("cpu").model_dump(mode="json"), "command": command_line(), "model": model}
         facts["workload"] = problem.workload.describe().model_dump()
-        write_json(folder / "results.json", {**facts, "samples": samples, "rows": rows})
-        write_text(folder / "README.md", page({**facts, "samples": samples, "rows": rows}))
-    say(f"{folder / 'README.md'}")
+        results = {**facts, "samples": samples, "rows": rows}
+        write_json(folder / "results.json", results)
+        write_text(folder / "README.md", page([results]))
+        if publish:
+            write_json(RESULTS / f"{model}.json", results)
+            write_text(RESULTS / "README.md", page(published()))
+    say(f"{(RESULTS if publish else folder) / 'README.md'}")
+
+
+def published() -> list[dict[str, Any]]:
+    """What was measured and kept, of one model after the other."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
 
 
 def _measured(pipe: Any, ways: Ways, ratios: list[float], samples: int) -> list[dict[str, Any]]:
@@ -95,15 +106,22 @@ def _row(pipe: Any, ways: Ways, way: str, ratio: float, jobs: Any, full: Any) ->
     }
 
 
-def page(results: dict[str, Any]) -> str:
-    """The table, and where its figures come from."""
+def page(measured: list[dict[str, Any]]) -> str:
+    """The tables, and where their figures come from."""
+    head = (
+        "# Caching and quantising at equal bit operations, measured\n\nAgreement with the full run, means with 95 % "
+        "intervals over prompts; bit operations of a full run over those spent."
+    )
+    return "\n\n".join([head, *map(section, measured)])
+
+
+def section(results: dict[str, Any]) -> str:
+    """Of one model."""
     return (
-        f"# Caching and quantising at equal bit operations, measured\n\n`{results['model']}`, at most "
-        f"{results['samples']} test samples, a trace of {results['workload']['num_samples']} in all, "
-        f"{results['device']} ({results['processor']}), threads: {results['threads']}, "
-        f"torch {results['versions']['torch']}, {results['date']}, commit {results['commit']}. "
-        "Agreement with the full run, means with 95 % intervals over prompts; bit operations of a full run over those "
-        f"spent.\n\n```\n{results['command']}\n```\n\n{table(results['rows'])}"
+        f"## `{results['model']}`\n\nAt most {results['samples']} test samples, a trace of "
+        f"{results['workload']['num_samples']} in all, {results['device']} ({results['processor']}), threads: "
+        f"{results['threads']}, torch {results['versions']['torch']}, {results['date']}, commit {results['commit']}."
+        f"\n\n```\n{results['command']}\n```\n\n{table(results['rows'])}"
     )
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hyca_calib.bench.documents.precision_table import precision_times
+from hyca_calib.bench.runtime.costs import PrecisionCosts
 from hyca_calib.bench.runtime.networks import NETWORKS
 from hyca_calib.bench.runtime.timing import measure_realised, measure_sum
 from hyca_calib.commands.bench_options import BenchOptions
+from hyca_calib.commands.bench_precision import bench_precision
 from hyca_calib.commands.bench_runtime import bench_runtime
 from hyca_runtime.errors import WorkloadError
 
@@ -47,6 +50,25 @@ def test_full_sizes_are_those_of_the_released_models(name: str) -> None:
 def test_a_network_that_is_not_there_is_named_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="no network is called flux or wan; there are flux-dev, qwen-image"):
         bench_runtime(BenchOptions(only=["flux", "flux-100m", "wan"], out=tmp_path))
+
+
+def test_steps_of_variants_are_timed_beside_own_ones(tmp_path: Path) -> None:
+    """Every scheme is told of; weights of 8 bits take a quarter of those of 32, and twice that rounded in two ways."""
+    path = bench_precision(BenchOptions(only=["qwen-tiny"], steps=8, out=tmp_path))
+    found = {one.variant: one for one in PrecisionCosts.model_validate_json(path.read_text()).variants}
+    whole = found["int8"]
+    assert min(whole.step_ms, whole.own_step_ms) > 0
+    assert 0.25 < whole.bytes / whole.own_bytes < 0.35, "and scales, of which narrow layers have many"
+    assert found["int8, asymmetric, rounded in 2 ways in turn"].bytes == 2 * whole.bytes
+    assert found["int8_weights"].error == ""
+    assert "torchao" in found["fp8"].error
+    assert "not here" in precision_times(root_with(path, tmp_path))
+
+
+def root_with(path: Path, folder: Path) -> Path:
+    (folder / "studies" / "bench").mkdir(parents=True)
+    path.rename(folder / "studies" / "bench" / path.name)
+    return folder
 
 
 def test_the_sum_is_timed_against_a_copy() -> None:

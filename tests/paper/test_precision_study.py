@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,8 @@ from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, apply_plan, save_plan
 from hyca_runtime.schedule import DEFAULT
-from studies.precision import ways
-from studies.precision.__main__ import page, table
-from studies.precision.ways import ALONE, CORRECTED, JOINT, Ways, in_low
+from studies.precision.__main__ import RESULTS, page, published, table
+from studies.precision.ways import ALONE, CORRECTED, JOINT, NAIVE, Ways, in_low
 
 pytest.importorskip("torchao")
 
@@ -99,5 +97,17 @@ def test_a_preset_is_made_with_the_options_that_it_has(
 
 
 def test_the_committed_page_is_that_of_the_committed_numbers() -> None:
-    folder = Path(ways.__file__).parent / "results"
-    assert (folder / "README.md").read_text() == page(json.loads((folder / "results.json").read_text()))
+    assert (RESULTS / "README.md").read_text() == page(published())
+
+
+def test_joint_search_is_three_decibels_ahead_of_both_naively() -> None:
+    """The committed figures: what the search is for."""
+    for results in published():
+        rows = {(row["way"], row["asked"]): row for row in results["rows"] if "agreement_db" in row}
+        asked = {at for way, at in rows if way == NAIVE}
+        assert asked
+        for at in asked:
+            joint, naive = (rows[way, at] for way in (JOINT, NAIVE))
+            ahead = [a - b for a, b in zip(joint["agreement_db"], naive["agreement_db"], strict=True)]
+            assert sum(ahead) / len(ahead) > 3, results["model"]
+            assert joint["bits_ratio"] > 0.98 * naive["bits_ratio"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hyca_calib.bench.documents.coverage_table import coverage_table
 from hyca_calib.bench.documents.lanes_table import lanes_section
+from hyca_calib.bench.documents.precision_table import precision_times
 from hyca_calib.bench.documents.preset_tables import presets_section
 from hyca_calib.bench.documents.running_costs import demo_sentence, runtime_sentence, runtime_tables
 from hyca_calib.bench.documents.standing import (
@@ -40,6 +41,7 @@ RENDERERS: dict[str, Callable[[Path], str]] = {
     "presets": presets_section,
     "lanes": lanes_section,
     "coverage": coverage_table,
+    "precision-times": precision_times,
     "starter": starter_table,
     "demo-run": demo_sentence,
     "runtime": runtime_sentence,

@@ -84,3 +84,31 @@ class RuntimeCosts(Provenance, frozen=True):
     sum: tuple[SumSpeed, ...]
     overhead: Overhead
     realised: tuple[Realised, ...] = ()
+
+
+@dataclass(frozen=True)
+class TimedVariant:
+    """A step that is computed with quantised weights beside one with the network's own, in turn.
+
+    Attributes:
+        variant: how weights are quantised, in words.
+        own_step_ms, step_ms: per call of the network, medians.
+        own_bytes: of the weights that are quantised, as the network has them.
+        bytes: what the variant really takes beside them.
+        error: why there is none of it here.
+    """
+
+    network: str
+    dtype: str
+    variant: str
+    own_step_ms: float = 0.0
+    step_ms: float = 0.0
+    own_bytes: int = 0
+    bytes: int = 0
+    error: str = ""
+
+
+class PrecisionCosts(Provenance, frozen=True):
+    """What quantised weights take on one device."""
+
+    variants: tuple[TimedVariant, ...] = ()

@@ -1,6 +1,6 @@
 """Networks of published sizes with random weights, and the calls that their pipelines make: for timing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hyca_calib.pipelines.classes import find_class, quiet
+from hyca_runtime.errors import WorkloadError
 
 Inputs = Callable[[nn.Module, str, torch.dtype], dict[str, Any]]
 
@@ -149,3 +150,14 @@ NETWORKS = {
     )
 }
 """The three of the paper in full size, a FLUX that fits a CPU, and tiny ones for tests."""
+
+
+def network_names(wanted: Sequence[str] | None, usual: Sequence[str]) -> Sequence[str]:
+    """Those that are wanted, or the usual ones.
+
+    Raises:
+        WorkloadError: one is wanted that is not there.
+    """
+    if unknown := [name for name in wanted or () if name not in NETWORKS]:
+        raise WorkloadError(f"no network is called {' or '.join(unknown)}; there are {', '.join(NETWORKS)}")
+    return wanted or usual

@@ -5,71 +5,23 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial, wraps
-from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
-from torch import Tensor, nn
+from torch import nn
 
 from hyca_calib.baselines import baselines_at_steps
 from hyca_calib.baselines.score import reason
 from hyca_calib.bench.runtime.costs import Overhead, Realised, SumSpeed, TimedCache
-from hyca_calib.bench.runtime.networks import NETWORKS, Network
+from hyca_calib.bench.runtime.sampled import Sampled
 from hyca_calib.costs.flops import seconds_of
 from hyca_calib.pipelines.around import named_context, pipeline_around
-from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.attach.points import find_blocks
 from hyca_runtime.combine import forecast, split_weights
 from hyca_runtime.feature import Feature
 from hyca_runtime.history import History
-from hyca_runtime.plain_section import plain_section
-from hyca_runtime.point import CachePoint
-from hyca_runtime.schedule import FEATURE, Schedule
-
-
-@dataclass(frozen=True)
-class _Sampled:
-    """A network with random weights, the inputs of a call, and the scheduler that drives it."""
-
-    network: Network
-    module: nn.Module
-    inputs: dict[str, Any]
-    scheduler: Any
-
-    @classmethod
-    def of(cls, name: str, device: str, dtype: torch.dtype) -> Self:
-        network = NETWORKS[name]
-        module = network.build(device, dtype)
-        return cls(network, module, network.inputs(module, device, dtype), FlowMatchEulerDiscreteScheduler())
-
-    @property
-    def latents(self) -> Tensor:
-        latents: Tensor = self.inputs["hidden_states"]
-        return latents
-
-    def plan(self, steps: int, computed: Sequence[int]) -> Plan:
-        self.scheduler.set_timesteps(steps)
-        own = [float(t) for t in self.scheduler.timesteps]
-        times = [t / self.network.unit for t in own]
-        points = {FEATURE: (CachePoint(), self.network.channels(self.module))}
-        section = plain_section(self.module, points, times, own, Schedule.from_steps(len(times), computed))
-        return Plan(name="bench", sections=(section,))
-
-    def under(self, plan: Plan) -> Session:
-        pipe = SimpleNamespace(transformer=self.module, scheduler=self.scheduler)
-        return apply_plan(pipe, plan, on_mismatch="error")
-
-    def sample(self, steps: int) -> None:
-        latents = self.latents
-        self.scheduler.set_timesteps(steps, device=latents.device)
-        for t in self.scheduler.timesteps:
-            timestep = t.expand(latents.shape[0]).to(latents.dtype) / self.network.unit
-            velocity = self.module(**{**self.inputs, "hidden_states": latents, "timestep": timestep})[0]
-            moved = self.scheduler.step(velocity.float(), t, latents.float(), return_dict=False)[0]
-            latents = moved.to(latents.dtype)
 
 
 def measure_sum(shape: Sequence[int], dtype: torch.dtype, taps: int, device: str, repeats: int = 20) -> SumSpeed:
@@ -89,7 +41,7 @@ def measure_sum(shape: Sequence[int], dtype: torch.dtype, taps: int, device: str
 
 def measure_overhead(device: str, repeats: int = 200) -> Overhead:
     """Time around FLUX's 57 blocks of width 32 on steps that are computed."""
-    subject = _Sampled.of("flux-57-tiny", device, torch.float32)
+    subject = Sampled.of("flux-57-tiny", device, torch.float32)
     module, scheduler, latents = subject.module, subject.scheduler, subject.latents
     own, spent = module.forward, [0.0]
 
@@ -120,7 +72,7 @@ def measure_realised(
 ) -> Realised:
     """Time full and planned runs of a network with random weights, and other caches at as many steps, in turn."""
     gc.collect()  # the network measured before, perhaps tens of gigabytes
-    subject = _Sampled.of(name, device, dtype)
+    subject = Sampled.of(name, device, dtype)
     plan, run = subject.plan(steps, computed), partial(subject.sample, steps)
 
     def planned() -> None:
@@ -161,7 +113,7 @@ def measure_realised(
 
 
 def _other_caches(
-    subject: _Sampled, steps: int, computed: Sequence[int]
+    subject: Sampled, steps: int, computed: Sequence[int]
 ) -> tuple[list[TimedCache], list[Callable[[], None]]]:
     """Other caches, each tried once, and the runs of those that work."""
     module, noise = subject.module, subject.latents

@@ -1,0 +1,68 @@
+"""Steps with quantised weights timed beside steps with the network's own."""
+
+from __future__ import annotations
+
+import statistics
+from functools import partial
+
+import torch
+
+from hyca_calib.bench.runtime.costs import TimedVariant
+from hyca_calib.bench.runtime.sampled import Sampled
+from hyca_calib.costs.flops import seconds_of
+from hyca_calib.search.precision.variants import phases_in_turn
+from hyca_runtime import Plan
+from hyca_runtime.attach.variants import find_linears
+from hyca_runtime.errors import AttachError
+from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
+from hyca_runtime.variant import Scheme, VariantSpec
+
+LOW = "low"
+SCHEMES: tuple[Scheme, ...] = ("int8", "int8_weights", "int4_weights", "fp8")
+
+
+def variants_to_time(steps: int) -> list[VariantSpec]:
+    """Every scheme, and int8 as a search has it, rounded in two ways that low steps take in turn.
+
+    Args:
+        steps: of the run, of which every other one is low.
+    """
+    turns = phases_in_turn(2)
+    in_turn = tuple(turns[step // 2 % 2] for step in range(steps))
+    return [*(VariantSpec(scheme=scheme) for scheme in SCHEMES), _int8(in_turn)]
+
+
+def _int8(phases: tuple[float, ...]) -> VariantSpec:
+    return VariantSpec(scheme="int8", asymmetric=True, phases=phases)
+
+
+def measure_variant(subject: Sampled, spec: VariantSpec, steps: int) -> TimedVariant:
+    """Time a network's steps, of which every other one is computed with a variant; the first four warm up."""
+    dtype = str(subject.latents.dtype).removeprefix("torch.")
+    told = TimedVariant(subject.network.name, dtype, str(spec))
+    try:
+        return _measured(subject, spec, steps, told)
+    except AttachError as error:
+        return TimedVariant(told.network, told.dtype, told.variant, error=str(error))
+
+
+def _measured(subject: Sampled, spec: VariantSpec, steps: int, told: TimedVariant) -> TimedVariant:
+    plan, latents, scheduler = _every_other(subject, spec, steps), subject.latents, subject.scheduler
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with torch.no_grad(), subject.under(plan) as session:
+        scheduler.set_timesteps(steps, device=latents.device)
+        for step, t in enumerate(scheduler.timesteps):
+            call = {**subject.inputs, "timestep": (t.expand(len(latents)) / subject.network.unit).to(latents.dtype)}
+            seconds[step % 2].append(seconds_of(partial(subject.module, **call)))
+            scheduler.step(latents.float(), t, latents.float())
+        taken = session.report().variant_bytes
+    own, low = (1000 * statistics.median(of[2:]) for of in seconds)
+    layers = [place.module.get_parameter("weight").nbytes for place in find_linears(subject.module, spec.layers)]
+    return TimedVariant(told.network, told.dtype, told.variant, own, low, sum(layers), taken)
+
+
+def _every_other(subject: Sampled, spec: VariantSpec, steps: int) -> Plan:
+    section = subject.plan(steps, range(steps)).section
+    palette = (COMPUTE, Action(variant=LOW), Action(forecast=(FEATURE,)))
+    low = Schedule(palette=palette, tables={EVERY: (0, 1) * (steps // 2)})
+    return Plan(name="bench", sections=(section.model_copy(update={"schedule": low, "variants": {LOW: spec}}),))
