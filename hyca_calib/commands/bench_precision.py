@@ -16,6 +16,7 @@ from hyca_calib.records.console import say
 from hyca_calib.records.provenance import provenance
 
 STEPS = 12
+"""Of which every other one is computed with quantised weights."""
 
 
 def bench_precision(options: BenchOptions) -> Path:
@@ -28,16 +29,13 @@ def bench_precision(options: BenchOptions) -> Path:
     on_gpu = device.startswith("cuda")
     dtype = torch.bfloat16 if on_gpu else torch.float32
     names = network_names(options.only, ("flux-dev",) if on_gpu else ("flux-100m",))
-    path, steps = (
-        (options.out or STUDIES / "bench") / f"precision-{device.partition(':')[0]}.json",
-        options.steps or STEPS,
-    )
+    path = (options.out or STUDIES / "bench") / f"precision-{'cuda' if on_gpu else 'cpu'}.json"
     costs = PrecisionCosts(**provenance(device).model_dump())
     for name in names:
         subject = Sampled.of(name, device, dtype)
-        for spec in variants_to_time(steps):
+        for spec in variants_to_time(STEPS):
             say(f"{name}: steps with {spec} weights beside its own ...")
-            found = measure_variant(subject, spec, steps)
+            found = measure_variant(subject, spec, STEPS)
             say(found.error or f"{found.step_ms:.1f} ms, own weights {found.own_step_ms:.1f} ms")
             costs = costs.model_copy(update={"variants": (*costs.variants, found)})
             write_json(path, costs)  # networks take minutes: what is measured is kept

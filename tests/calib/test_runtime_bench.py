@@ -54,7 +54,7 @@ def test_a_network_that_is_not_there_is_named_before_anything_is_measured(tmp_pa
 
 def test_steps_of_variants_are_timed_beside_own_ones(tmp_path: Path) -> None:
     """Every scheme is told of; weights of 8 bits take a quarter of those of 32, and twice that rounded in two ways."""
-    path = bench_precision(BenchOptions(only=["qwen-tiny"], steps=8, out=tmp_path))
+    path = bench_precision(BenchOptions(only=["qwen-tiny"], out=tmp_path))
     found = {one.variant: one for one in PrecisionCosts.model_validate_json(path.read_text()).variants}
     whole = found["int8"]
     assert min(whole.step_ms, whole.own_step_ms) > 0

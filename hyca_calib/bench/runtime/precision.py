@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -29,11 +30,10 @@ def variants_to_time(steps: int) -> list[VariantSpec]:
     """
     turns = phases_in_turn(2)
     in_turn = tuple(turns[step // 2 % 2] for step in range(steps))
-    return [*(VariantSpec(scheme=scheme) for scheme in SCHEMES), _int8(in_turn)]
-
-
-def _int8(phases: tuple[float, ...]) -> VariantSpec:
-    return VariantSpec(scheme="int8", asymmetric=True, phases=phases)
+    return [
+        *(VariantSpec(scheme=scheme) for scheme in SCHEMES),
+        VariantSpec(scheme="int8", asymmetric=True, phases=in_turn),
+    ]
 
 
 def measure_variant(subject: Sampled, spec: VariantSpec, steps: int) -> TimedVariant:
@@ -43,7 +43,7 @@ def measure_variant(subject: Sampled, spec: VariantSpec, steps: int) -> TimedVar
     try:
         return _measured(subject, spec, steps, told)
     except AttachError as error:
-        return TimedVariant(told.network, told.dtype, told.variant, error=str(error))
+        return replace(told, error=str(error))
 
 
 def _measured(subject: Sampled, spec: VariantSpec, steps: int, told: TimedVariant) -> TimedVariant:
@@ -58,7 +58,7 @@ def _measured(subject: Sampled, spec: VariantSpec, steps: int, told: TimedVarian
         taken = session.report().variant_bytes
     own, low = (1000 * statistics.median(of[2:]) for of in seconds)
     layers = [place.module.get_parameter("weight").nbytes for place in find_linears(subject.module, spec.layers)]
-    return TimedVariant(told.network, told.dtype, told.variant, own, low, sum(layers), taken)
+    return replace(told, own_step_ms=own, step_ms=low, own_bytes=sum(layers), bytes=taken)
 
 
 def _every_other(subject: Sampled, spec: VariantSpec, steps: int) -> Plan:
