@@ -28,6 +28,7 @@ OF_OTHERS = (
     "torchao",
     "torch.utils._pytree",
     "diffusers.quantizers.torchao.torchao_quantizer",
+    "matplotlib.font_manager",
     "transformers.utils.import_utils",
 )
 """Loggers that tell of kernels and parts that are not there, in the middle of every command; errors are passed on."""
