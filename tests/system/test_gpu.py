@@ -17,7 +17,7 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import AttachError, apply_plan
 from hyca_runtime.schedule import EVERY, Action, Schedule
 from hyca_runtime.solvers import DynamicMode, Hold, Newton, Solver
-from hyca_runtime.variant import BITS, Scheme, VariantSpec
+from hyca_runtime.variant import BITS, VariantSpec
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 CLOSE = 1e-3
@@ -26,6 +26,10 @@ SOLVERS: dict[str, tuple[Solver, ...]] = {
     "tables": (Newton(1), Hold()),
     "adaptive": (DynamicMode(), Newton(2)),
 }
+SPECS = [
+    *(VariantSpec(scheme=scheme) for scheme in BITS),
+    VariantSpec(scheme="int8", asymmetric=True, phases=(0.0, 0.5) * 6),
+]
 
 
 @pytest.mark.parametrize("point", ["trunk", "trunk:residual", "output"])
@@ -40,15 +44,15 @@ def test_a_plan(solvers: str, point: str, workload: Workload) -> None:
     assert (sampled("cuda") - expected).abs().max() < CLOSE * expected.abs().max()
 
 
-@pytest.mark.parametrize("scheme", BITS)
-def test_quantised_steps(scheme: Scheme, workload: Workload) -> None:
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_quantised_steps(spec: VariantSpec, workload: Workload) -> None:
     """Each scheme that torchao has a kernel for here is near the network's own weights, and takes fewer bytes."""
     pipe = tiny.pipeline().to("cuda", torch.bfloat16)
     plan = make_plan(pipe.transformer)
     palette = (*plan.section.schedule.palette, Action(variant="low"))
     table = tuple(2 if action == 0 else action for action in plan.section.schedule.tables[EVERY])
     schedule = Schedule(palette=palette, tables={EVERY: table})
-    low = changed(plan, schedule=schedule, variants={"low": VariantSpec(scheme=scheme)}, action_flops=None)
+    low = changed(plan, schedule=schedule, variants={"low": spec}, action_flops=None)
     full = sample_latents(pipe, workload.of("test"), 12, 4)
     try:
         session = apply_plan(pipe, low, "error")
