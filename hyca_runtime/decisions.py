@@ -137,7 +137,7 @@ class Decisions:
             if inject is not None:
                 kept = plan.kept(lane.track, action)
                 keep = lane.remember(state) if kept else None
-                return Doing(kept, inject, keep, weights_of(action, lane.track.position))
+                return Doing(kept, inject, keep, weights_of(action, lane.plan, lane.track))
         follows = self.is_followed(lane, turn, action, state.cause)
         return self.computing(lane, [turn], action if action.computes else COMPUTE, [follows], fills_cache=False)
 
@@ -161,7 +161,7 @@ class Decisions:
             ]
         if len(turns) > 1 and not turns[0].state.stacked:
             return NOTHING
-        weights = weights_of(action, lane.track.position)
+        weights = weights_of(action, lane.plan, lane.track)
         doings = [Doing(tuple(lane.plan.points), {}, keep, weights) for keep in keepers]
         return doings[0] if len(doings) == 1 else together(doings, lane.keeping_order(turns)) or NOTHING
 

@@ -10,8 +10,10 @@ import torch
 
 from hyca_runtime.attach.bound_point import Captured, Keeper
 from hyca_runtime.attach.late import Decide, Staged
+from hyca_runtime.compiled_plan import CompiledPlan
 from hyca_runtime.feature import Feature
-from hyca_runtime.schedule import Action
+from hyca_runtime.run_tracker import RunTracker
+from hyca_runtime.schedule import DEFAULT, Action
 from hyca_runtime.stacked import Arguments, parted
 from hyca_runtime.variant import OWN, Weights
 
@@ -53,9 +55,13 @@ Apart = list[tuple[int, Arguments, Callable[[], Doing | Later]]]
 """Parts of a call's batch, by number, in the order in which they run; what each does is asked when it is its turn."""
 
 
-def weights_of(action: Action, position: float) -> Weights:
-    """Which weights an action runs at a position of the plan, in its steps."""
-    return Weights(action.variant, int(position) if float(position).is_integer() else None)
+def weights_of(action: Action, plan: CompiledPlan, track: RunTracker) -> Weights:
+    """Which weights an action runs at the step of a run."""
+    if action.variant == DEFAULT:
+        return OWN
+    position, schedule = track.position, plan.section(track).schedule
+    step = int(position) if float(position).is_integer() else None
+    return Weights(action.variant, step, schedule.turn(action.variant, position))
 
 
 def together(parts: Sequence[Doing | Later], order: Sequence[int]) -> Doing | None:

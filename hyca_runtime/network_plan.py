@@ -64,7 +64,7 @@ class NetworkPlan(PlanPart):
         check_costs("action_flops", self.action_flops, computes)
         check_costs("action_bits", self.action_bits, computes)
         check_costs("timing.seconds", self.action_seconds, computes)
-        check_variants(self.variants or {}, self.schedule, self.policy is not None)
+        check_variants(self.variants or {}, self.schedule.palette, self.policy is not None)
         try:
             check_points(self.points, self.schedule, self.held)
             _ = self._taps, self._source_taps, [of.free_depth for of in self.points.values()]  # every row must exist

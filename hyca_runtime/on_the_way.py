@@ -47,7 +47,7 @@ class OnTheWay:
         plan = self._lane.plan
         keep = self._lane.remember(self._turn.state, plan.adapts)
         blocks, forecast = plan.leads(self._lane.track, action), partial(self._forecast, action)
-        return Later(blocks, forecast, keep, action.forecast[0], weights_of(action, self._lane.track.position))
+        return Later(blocks, forecast, keep, action.forecast[0], weights_of(action, plan, self._lane.track))
 
     def probing(self) -> Later:
         """A call that decides by what its blocks make."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from pydantic import model_validator
@@ -126,6 +127,11 @@ class Schedule(PlanPart):
     def steps_of(self, point: str, branch: str = EVERY) -> tuple[int, ...]:
         """Steps on which a point is forecast for a guidance branch, in order."""
         return tuple(step for step, action in enumerate(self.actions(branch)) if point in action.forecast)
+
+    def turn(self, variant: str, position: float) -> int:
+        """On how many steps before a position some guidance branch runs a variant."""
+        tables = self.tables.values()
+        return sum(any(self.palette[t[s]].variant == variant for t in tables) for s in range(math.ceil(position)))
 
     @property
     def num_steps(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.registry import did_you_mean
-from hyca_runtime.schedule import COMPUTE, DEFAULT, Schedule
+from hyca_runtime.schedule import COMPUTE, DEFAULT, Action
 from hyca_runtime.solvers import Fitted, solver_from_spec
 
 Scheme = Literal["int8", "int8_weights", "int4_weights", "fp8"]
@@ -24,8 +24,8 @@ BITS: Mapping[Scheme, tuple[int, int | None]] = {
 }
 """Bits of a weight and of an activation in the products of a scheme; None where those are the network's own."""
 
-WHOLE: frozenset[Scheme] = frozenset({"int8", "int8_weights"})
-"""Schemes whose rounding steps are alike along a row of a weight."""
+EVEN: frozenset[Scheme] = frozenset({"int8", "int8_weights"})
+"""Schemes with one rounding step for a whole row of a weight."""
 
 MAX_VARIANTS = MAX_PHASES = 8
 MOST_SHIFT = 15
@@ -41,10 +41,12 @@ class Weights(NamedTuple):
     Attributes:
         variant: their name.
         step: of the plan, that says how they are corrected; None at a time that is none of its steps.
+        turn: how many steps before run the variant, which says how weights are rounded.
     """
 
     variant: str = DEFAULT
     step: int | None = None
+    turn: int = 0
 
 
 OWN = Weights()
@@ -68,9 +70,9 @@ class VariantSpec(PlanPart):
             In floating point powers of two change nothing but exponents, so a product is what it was before rounding.
         asymmetric: whether activations of ``int8`` are rounded between the least and the largest of a token instead of
             evenly about zero, which wastes half of the values where all have one sign; what is simulated always is.
-        phases: for every step of the plan, by what share of a rounding step weights are moved before they are rounded;
-            what that adds to the output is taken off again. Each phase rounds otherwise, so that where steps take them
-            in turn the errors of weights, which are alike from step to step, do not add up in the sample.
+        phases: by what shares of a rounding step weights are moved before they are rounded; what that adds to the
+            output is taken off again. Steps take them in turn: each rounds otherwise, so that errors of weights, which
+            are else alike from step to step, do not add up in the sample.
     """
 
     scheme: Scheme
@@ -80,14 +82,14 @@ class VariantSpec(PlanPart):
     schemes: dict[str, Scheme | None] | None = None
     balance: dict[str, list[Annotated[int, Field(ge=-MOST_SHIFT, le=MOST_SHIFT)]]] | None = None
     asymmetric: bool = False
-    phases: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = None
+    phases: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(0.0,), min_length=1, max_length=MAX_PHASES)
 
     @model_validator(mode="after")
     def _check(self) -> VariantSpec:
-        if self.phases is not None and not {self.scheme, *(self.schemes or {}).values()} <= {*WHOLE, None}:
-            raise ValueError(f"phases: expected schemes of {', '.join(sorted(WHOLE))} alone")
-        if self.phases is not None and not 1 <= len(self.each_phase) <= MAX_PHASES:
-            raise ValueError(f"phases: expected 1 to {MAX_PHASES} different ones, got {len(self.each_phase)}")
+        if any(self.phases) and not {self.scheme, *(self.schemes or {}).values()} <= {*EVEN, None}:
+            raise ValueError(f"phases: expected schemes of {', '.join(sorted(EVEN))} alone")
+        if len(set(self.phases)) < len(self.phases):
+            raise ValueError(f"phases: one stands twice in {list(self.phases)}")
         for path, rows in self.corrected.items():
             if rows.depth != 2:
                 what = "expected two weights, of an output and of a constant"
@@ -118,19 +120,10 @@ class VariantSpec(PlanPart):
             return None
         return VariantSpec(scheme=scheme, simulated=self.simulated, asymmetric=self.asymmetric, balance=balance)
 
-    def phase(self, step: int | None) -> float:
-        """The phase of a step of the plan; any of them where no step is known."""
-        return 0.0 if self.phases is None else self.phases[step or 0]
-
-    @property
-    def each_phase(self) -> tuple[float, ...]:
-        """All phases, once."""
-        return (0.0,) if self.phases is None else tuple(dict.fromkeys(self.phases))
-
     def __str__(self) -> str:
         told = f"{self.scheme}{' (simulated)' if self.simulated else ''}"
         told += ", asymmetric" if self.asymmetric else ""
-        told += f", rounded in {len(self.each_phase)} ways in turn" if len(self.each_phase) > 1 else ""
+        told += f", rounded in {len(self.phases)} ways in turn" if len(self.phases) > 1 else ""
         told += f", {len(self.schemes)} layers otherwise" if self.schemes else ""
         told += f", {len(self.balance)} layers balanced" if self.balance else ""
         return f"{told}, {len(self.corrections)} layers corrected" if self.corrections else told
@@ -145,8 +138,8 @@ class VariantSpec(PlanPart):
         return weights * (activations or own_bits) / own_bits**2
 
 
-def check_variants(variants: Mapping[str, VariantSpec], schedule: Schedule, decided: bool) -> None:
-    """Whether a schedule's actions can be done with some variants.
+def check_variants(variants: Mapping[str, VariantSpec], palette: Sequence[Action], decided: bool) -> None:
+    """Whether a palette's actions can be done with some variants.
 
     Args:
         decided: whether a policy decides between the actions.
@@ -155,11 +148,7 @@ def check_variants(variants: Mapping[str, VariantSpec], schedule: Schedule, deci
         ValueError: a name that none may have, an action whose variant is not defined, or nothing in the palette that
             runs the network's own weights, as calls do which the plan cannot forecast.
     """
-    palette = schedule.palette
-    for name, spec in variants.items():
-        if spec.phases is not None and len(spec.phases) != schedule.num_steps:
-            expected = f"expected one for each of {schedule.num_steps} steps, got {len(spec.phases)}"
-            raise ValueError(f"variants.{name[:60]}.phases: {expected}")
+    for name in variants:
         if name == DEFAULT or not NAME.fullmatch(name):
             raise ValueError(
                 f"variants: {name[:60]!r} cannot be the name of one; expected at most 40 of a-z, 0-9, '_', '.', '-', "

@@ -51,26 +51,18 @@ def bench(
     Example: [b]python -m hyca_calib bench runtime[/]
     """
     from hyca_calib.bench.documents.blocks import publish as publish_figures
-    from hyca_calib.commands import (
-        bench_coverage,
-        bench_lanes,
-        bench_precision,
-        bench_presets,
-        bench_runtime,
-        benching,
-    )
+    from hyca_calib.commands import bench_presets, benching
+    from hyca_calib.commands.bench_coverage import bench_coverage
+    from hyca_calib.commands.bench_lanes import bench_lanes
+    from hyca_calib.commands.bench_precision import bench_precision
+    from hyca_calib.commands.bench_runtime import bench_runtime
 
+    whole = {"coverage": bench_coverage, "lanes": bench_lanes, "precision": bench_precision, "runtime": bench_runtime}
     if publish:
         for path in publish_figures(Path.cwd()):
             print(path)
-    elif what == "runtime":
-        print(bench_runtime.bench_runtime(options))
-    elif what == "precision":
-        print(bench_precision.bench_precision(options))
-    elif what == "lanes":
-        print(bench_lanes.bench_lanes(options))
-    elif what == "coverage":
-        print(bench_coverage.bench_coverage(options))
+    elif what in whole:
+        print(whole[what](options))
     elif what == "presets":
         page, failed = bench_presets.bench_presets(options)
         print(page)

@@ -6,7 +6,7 @@ import torch
 
 from hyca_calib.bench.runtime.costs import PrecisionCosts
 from hyca_calib.bench.runtime.networks import network_names
-from hyca_calib.bench.runtime.precision import measure_variant, variants_to_time
+from hyca_calib.bench.runtime.precision import VARIANTS, measure_variant
 from hyca_calib.bench.runtime.sampled import Sampled
 from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.options import STUDIES
@@ -33,7 +33,7 @@ def bench_precision(options: BenchOptions) -> Path:
     costs = PrecisionCosts(**provenance(device).model_dump())
     for name in names:
         subject = Sampled.of(name, device, dtype)
-        for spec in variants_to_time(STEPS):
+        for spec in VARIANTS:
             say(f"{name}: steps with {spec} weights beside its own ...")
             found = measure_variant(subject, spec, STEPS)
             say(found.error or f"{found.step_ms:.1f} ms, own weights {found.own_step_ms:.1f} ms")

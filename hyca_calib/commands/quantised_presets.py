@@ -12,7 +12,7 @@ from hyca_calib.search.cachequant.drift import calibrate_distances
 from hyca_calib.search.cachequant.search import grouping_of, search_cachequant
 from hyca_calib.search.cachequant.site import measure_site
 from hyca_calib.search.precision.calibration import known_variants
-from hyca_calib.search.precision.variants import parse_variants
+from hyca_calib.search.precision.variants import parse_variants, with_roundings
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.quantcache.calibration import calibrate_changes, calibrate_cosines, calibrate_importance
 from hyca_calib.search.quantcache.search import Calibrated, calibrated, search_quantcache, with_balance_that_pays
@@ -72,15 +72,15 @@ def quantcache(asked: Asked) -> Maker:
         with stages(("calibrate",)) as tell:
 
             def part(number: int, share: float) -> None:
-                tell("calibrate", (number + share) / 3, "")
+                tell("calibrate", (number + share) / 4, "")
 
             distances = calibrate_changes(pipe, problem, asked.folder, partial(part, 0))
             cosines = calibrate_cosines(pipe, problem, asked.folder, partial(part, 1))
             importance = calibrate_importance(
                 pipe, problem, schemes, simulated == {True}, asked.folder, partial(part, 2)
             )
-        found = calibrated(pipe, problem, distances, cosines, importance, simulated == {True})
-        return with_balance_that_pays(pipe, problem, site, found)
+            found = calibrated(pipe, problem, distances, cosines, importance, simulated == {True})
+            return with_balance_that_pays(pipe, problem, site, found, asked.folder, partial(part, 3))
 
     return lambda budget, study: search_quantcache(pipe, problem, budget, study, site, known(), limits.seed)
 
@@ -88,10 +88,9 @@ def quantcache(asked: Asked) -> Maker:
 def with_variants(pipe: Pipeline, problem: Problem, precision: str, roundings: int, folder: Path) -> Problem:
     """The problem with what real runs tell of quantised versions of the network, whose weights may be rounded in so
     many ways."""
-    parsed = parse_variants(precision).items()
-    specs = {name: spec.model_copy(update={"asymmetric": spec.scheme == INT8}) for name, spec in parsed}
+    specs = {name: with_roundings(spec, roundings) for name, spec in parse_variants(precision).items()}
     with stages(("quantise",)) as tell:
         tell("quantise", 0.0, "")
         known = known_variants(pipe, problem, specs, folder, lambda share: tell("quantise", share, ""))
         tell("quantise", 1.0, ", ".join(map(str, specs.values())))
-    return replace(problem, variants=replace(known, roundings=roundings))
+    return replace(problem, variants=known)

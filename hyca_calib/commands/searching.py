@@ -34,6 +34,7 @@ from hyca_calib.trace.store import Trace, newest_trace
 from hyca_runtime import Plan, load_plan
 from hyca_runtime.errors import BudgetError, TraceError
 from hyca_runtime.point import CachePoint, parse_point
+from hyca_runtime.variant import EVEN
 
 
 def search_plans(budgets: str | None, traces: Sequence[str], limits: SearchLimits, out: Path | None) -> list[Path]:
@@ -228,7 +229,9 @@ def _check_options(limits: SearchLimits, recorded: Sequence[Trace], budgets: Seq
                 f"--roundings {limits.roundings} is of quantised weights; give --precision, or leave it out"
             )
         return
-    parse_variants(limits.precision)
+    schemes = {spec.scheme for spec in parse_variants(limits.precision).values()}
+    if limits.roundings != SearchLimits.roundings and not schemes & EVEN:
+        raise BudgetError(f"--roundings is of {' and '.join(sorted(EVEN))}, got --precision {limits.precision}")
     if limits.preset != BEST:  # recipes reuse something besides, so that any budget makes sense
         return
     if limits.palette is not None:
@@ -274,7 +277,7 @@ def _request(
     for name in ("precision", "keys", "most_keys", "refine_at"):
         if wanted[name] is None:  # as before there was such an option
             wanted.pop(name)
-    if "precision" not in wanted:
+    if "precision" not in wanted or limits.preset != BEST:
         wanted.pop("roundings")
     own = {name: wanted.pop(name) for name in OF_SOME}
     for name in (*CLOCKS, *COUNTS) if effort else ():

@@ -46,9 +46,13 @@ def log_json() -> None:
 
 
 def quiet_others() -> None:
-    """From now on what other libraries say of themselves while they are imported is not on the screen."""
+    """From now on these loggers tell of errors alone."""
     for name in OF_OTHERS:
-        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
+        logging.getLogger(name).addFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def say(text: str, **facts: Any) -> None:

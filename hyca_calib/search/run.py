@@ -156,7 +156,7 @@ def _heat(
     samples, seed = problem.samples("select"), run.options.seed
     rollouts = SharedRollouts(
         run.options.storage or run.study.journal,
-        f"rollouts {problem.identity} {run.budget.text} seed {seed}",
+        f"rollouts {problem.identity}{_told_variants(problem)} {run.budget.text} seed {seed}",
         lambda candidate, beat: raced_psnr(run.pipe, build_section(candidate), samples, beat),
     )
 
@@ -167,6 +167,10 @@ def _heat(
     winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep)
     tried[point] = rollouts.history()
     return -psnr, winner
+
+
+def _told_variants(problem: Problem) -> str:
+    return "".join(f", {spec}" for spec in problem.variants.specs.values()) if problem.variants else ""
 
 
 def search_preset(

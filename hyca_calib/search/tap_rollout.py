@@ -150,7 +150,8 @@ class TapRollout:
         if len(inject) < len(made):
             return self._run(step, args, kwargs, {}, ())[0]
         kept = tuple(name for name in self._section.points if self._section.keeps(action, name))
-        output, found = self._run(step, args, kwargs, inject, kept, Weights(action.variant, step))
+        weights = Weights(action.variant, step, self._section.schedule.turn(action.variant, step))
+        output, found = self._run(step, args, kwargs, inject, kept, weights)
         for name, feature in found.items():
             parts = [Feature(of, feature.form) for of in zip(*(p.chunk(len(labels)) for p in feature), strict=True)]
             against = self._section.points[name].against

@@ -18,17 +18,19 @@ class Phased(Proxy):
 
     Args:
         offsets: what was added to every weight of a row, ``(row,)``.
+        widens: whether `inner` takes its input in the precision of the offsets.
     """
 
-    def __init__(self, inner: nn.Module, offsets: Tensor) -> None:
+    def __init__(self, inner: nn.Module, offsets: Tensor, widens: bool) -> None:
         super().__init__(inner)
+        self._widens = widens
         with torch.inference_mode(mode=False):
             self._offsets = offsets.clone()
 
     def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = self.inner(x)
+        made: Tensor = self.inner(x.to(self._offsets.dtype) if self._widens else x)
         added = x.sum(-1, keepdim=True, dtype=self._offsets.dtype) * self._offsets
-        return (made - added).to(made.dtype)
+        return (made - added).to(x.dtype)
 
 
 def phased(layer: nn.Linear, phase: float, spec: VariantSpec) -> nn.Module:
@@ -48,6 +50,7 @@ def phased(layer: nn.Linear, phase: float, spec: VariantSpec) -> nn.Module:
     offsets = torch.where(weight.amax(1, keepdim=True) == largest, phase, phase - 1) * largest / LEVELS
     weight = (weight + offsets).clamp(-largest, largest)
     moved = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta").train(layer.training)
-    moved.weight = nn.Parameter(weight.to(own.dtype) if spec.simulated else weight, requires_grad=False)
-    moved.bias = layer.bias
-    return Phased(quantised(moved, spec), offsets[:, 0])
+    moved.weight, moved.bias = nn.Parameter(weight, requires_grad=False), layer.bias
+    if spec.simulated and layer.bias is not None:  # its product is one of such weights
+        moved.bias = nn.Parameter(layer.bias.detach().to(weight.dtype), requires_grad=False)
+    return Phased(quantised(moved, spec), offsets[:, 0], widens=spec.simulated)

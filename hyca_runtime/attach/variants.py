@@ -87,22 +87,24 @@ class Variants:
         places = {name: find_linears(network, spec.layers) for name, spec in specs.items()}
         self._check_memory(network, places)
         known: dict[tuple[str, str, float, str], _Layer] = {}
-        self._layers: dict[tuple[str, float], list[_Layer]] = {}
+        self._layers: dict[tuple[str, int], list[_Layer]] = {}
         for name, spec in specs.items():
-            rows = spec.corrected
+            rows, numbers = spec.corrected, range(len(spec.phases))
+            self._layers |= {(name, number): [] for number in numbers}
             specs_of = {place: own for place in places[name] if (own := spec.of(place.path)) is not None}
             _check_known(name, "quantises otherwise", spec.schemes or {}, places[name])
             _check_known(name, "corrects", rows, specs_of)
             _check_known(name, "balances", spec.balance or {}, specs_of)
-            for phase, (place, own) in itertools.product(spec.each_phase, specs_of.items()):
+            for number, (place, own) in itertools.product(numbers, specs_of.items()):
+                phase = spec.phases[number]
                 key = (str(own), str(own.balance), phase, place.path)
                 known[key] = known.get(key) or _made(network, place, own, phase)
                 layer = known[key].corrected(rows[place.path]) if place.path in rows else known[key]
-                self._layers.setdefault((name, phase), []).append(layer)
+                self._layers[name, number].append(layer)
         self.nbytes = sum(bytes_beside(layer.made, layer.own) for layer in known.values())
 
-    def stands(self, variant: str, step: int | None = None) -> list[Callable[[], Standing]]:
-        """What takes the places of the layers of a variant on a step of the plan, as `take_places` wants it.
+    def stands(self, variant: str, step: int | None = None, turn: int = 0) -> list[Callable[[], Standing]]:
+        """What takes the places of the layers of a variant, see `Weights`, as `take_places` wants it.
 
         Raises:
             AttachError: there is no such variant.
@@ -111,7 +113,7 @@ class Variants:
             return []
         if variant not in self.specs:
             raise AttachError(f"expected a variant of {sorted(self.specs)}, got {variant[:60]!r}; apply its own plan")
-        return [partial(_standing, self._layers[variant, self.specs[variant].phase(step)], step)]
+        return [partial(_standing, self._layers[variant, turn % len(self.specs[variant].phases)], step)]
 
     def wrap(self, around: Callable[[nn.Module, nn.Linear], nn.Module]) -> None:
         """Let each quantised layer run inside what `around` makes of it and the network's own."""
@@ -179,12 +181,11 @@ def _expected_bytes(places: list[Place], spec: VariantSpec) -> int:
     """What a variant takes; one that is simulated rounds the network's own weights, unless they are moved."""
     pairs = [(place, own) for place in places if (own := spec.of(place.path))]
     weights = [(place.module.get_parameter("weight"), own) for place, own in pairs]
-    phases = len(spec.each_phase)
     if spec.simulated:
-        moved = sum(map(bool, spec.each_phase))
-        return sum(weight.nbytes * (phases if own.balance else moved) for weight, own in weights)
+        moved = sum(map(bool, spec.phases))
+        return sum(moved * 4 * weight.numel() + (weight.nbytes if own.balance else 0) for weight, own in weights)
     stored = (weight.numel() * BITS[own.scheme][0] // 8 + SCALES * len(weight) for weight, own in weights)
-    return phases * sum(stored)
+    return len(spec.phases) * sum(stored)
 
 
 def _free_bytes(device: torch.device) -> int | None:

@@ -22,7 +22,7 @@ from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.problem import Problem
 from hyca_calib.trace.store import Trace
 from hyca_runtime.errors import BudgetError
-from studies.precision.ways import ALONE, CACHE, CORRECTED, JOINT, NAIVE, Ways
+from studies.precision.ways import ALONE, CACHE, CORRECTED, JOINT, NAIVE, NAIVE_IN_TURN, Ways
 
 BATCH = 4
 RATIOS = "2,4,8,12"
@@ -78,7 +78,7 @@ def _measured(pipe: Any, ways: Ways, ratios: list[float], samples: int) -> list[
     workload, found = ways.problem.workload, list[dict[str, Any]]()
     jobs = workload.of("test")[:samples]
     full = run_untimed(pipe, jobs, workload.num_steps, BATCH, nullcontext)
-    wanted = [(way, ratio) for ratio in ratios for way in (CACHE, NAIVE, CORRECTED, JOINT)]
+    wanted = [(way, ratio) for ratio in ratios for way in (CACHE, NAIVE, NAIVE_IN_TURN, CORRECTED, JOINT)]
     for way, ratio in [*((way, 0.0) for way in ALONE), *wanted]:
         file = ways.folder / "rows" / f"{way.replace(', ', '-').replace(' ', '-')}-{ratio:g}-{samples}.json"
         if not file.exists():

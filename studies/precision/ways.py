@@ -12,6 +12,7 @@ from hyca_calib.commands.searching import search_plans
 from hyca_calib.search.action_costs import action_bits
 from hyca_calib.search.cachequant.section import cached_section
 from hyca_calib.search.cachequant.site import Site
+from hyca_calib.search.precision.variants import with_roundings
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.sources import CACHEQUANT
 from hyca_runtime import Plan, load_plan
@@ -19,6 +20,7 @@ from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import Action, Schedule
 
 CACHE, NAIVE, CORRECTED, JOINT = "cache only", "both, naively", "cachequant", "joint search"
+NAIVE_IN_TURN = "both, roundings in turn"
 QUANTISED, IN_TURN = "int8 only", "int8 only, roundings in turn"
 ALONE = (QUANTISED, IN_TURN)
 """Ways that save what they save, whatever is asked."""
@@ -58,7 +60,8 @@ class Ways:
             CACHE: lambda r: self._searched("cache", f"{r:g}x"),
             QUANTISED: lambda _: self._quantised(self.site),
             IN_TURN: lambda _: self._quantised(self._in_turn()),
-            NAIVE: self._naive,
+            NAIVE: lambda r: self._naive(r, self.site),
+            NAIVE_IN_TURN: lambda r: self._naive(r, self._in_turn()),
             CORRECTED: lambda r: self._cachequant(f"{r:g}x bitops"),
             JOINT: lambda r: self._searched("joint", f"{r:g}x bitops", precision="int8"),
         }
@@ -84,16 +87,16 @@ class Ways:
     def _in_turn(self) -> Site:
         """The site as a joint search has it."""
         known = self.site.variants
-        specs = {name: spec.model_copy(update={"asymmetric": True}) for name, spec in known.specs.items()}
-        return replace(self.site, variants=replace(known, specs=specs, roundings=self.limits.roundings))
+        specs = {name: with_roundings(spec, self.limits.roundings) for name, spec in known.specs.items()}
+        return replace(self.site, variants=replace(known, specs=specs))
 
-    def _naive(self, ratio: float) -> Plan | None:
+    def _naive(self, ratio: float, site: Site) -> Plan | None:
         """The best plan of the network's own precision that is as cheap once all that it computes is in int8."""
         left = ratio * self.low_share
         if left < 1:
             return None
         cached = self._searched("cache", f"{left:.3g}x")
-        return Plan(name=NAIVE, sections=(in_low(self.problem, cached.section, self.site),))
+        return Plan(name=NAIVE, sections=(in_low(self.problem, cached.section, site),))
 
 
 def in_low(problem: Problem, section: NetworkPlan, site: Site) -> NetworkPlan:

@@ -276,7 +276,7 @@ def test_nothing_quantised_reused_or_passed_by_is_the_full_run(classes: Problem)
 
 
 @pytest.mark.usefixtures("few")
-def test_balance_stays_where_whole_runs_are_nearer_with_it(classes: Problem) -> None:
+def test_balance_stays_where_whole_runs_are_nearer_with_it(classes: Problem, tmp_path: Path) -> None:
     """Exponents as calibrated are kept on a network with large channels; hostile ones are not."""
     pipe, path = tiny.glyphs(), "transformer_blocks.1.attn1.to_out.0"
     attention = pipe.transformer.transformer_blocks[1].attn1
@@ -288,7 +288,11 @@ def test_balance_stays_where_whole_runs_are_nearer_with_it(classes: Problem) -> 
     for shift, kept in ((6, True), (-6, False)):
         balance = {path: [shift if channel % 8 == 0 else 0 for channel in range(width)]}
         known = Calibrated({}, {}, importance(0), {}, simulated=False, balance=balance)
-        assert with_balance_that_pays(pipe, classes, site, known).balance == (balance if kept else {})
+        told, folder = list[float](), tmp_path / str(shift)
+        found = with_balance_that_pays(pipe, classes, site, known, folder, told.append)
+        assert found.balance == (balance if kept else {})
+        assert told[-1] == 1
+        (folder / "balance.json").read_text()
 
 
 @pytest.mark.usefixtures("few")

@@ -28,7 +28,7 @@ SOLVERS: dict[str, tuple[Solver, ...]] = {
 }
 SPECS = [
     *(VariantSpec(scheme=scheme) for scheme in BITS),
-    VariantSpec(scheme="int8", asymmetric=True, phases=(0.0, 0.5) * 6),
+    VariantSpec(scheme="int8", asymmetric=True, phases=(0.0, 0.5)),
 ]
 
 

@@ -11,29 +11,16 @@ import torch
 from hyca_calib.bench.runtime.costs import TimedVariant
 from hyca_calib.bench.runtime.sampled import Sampled
 from hyca_calib.costs.flops import seconds_of
-from hyca_calib.search.precision.variants import phases_in_turn
+from hyca_calib.search.precision.variants import with_roundings
 from hyca_runtime import Plan
 from hyca_runtime.attach.variants import find_linears
 from hyca_runtime.errors import AttachError
 from hyca_runtime.schedule import COMPUTE, EVERY, FEATURE, Action, Schedule
-from hyca_runtime.variant import Scheme, VariantSpec
+from hyca_runtime.variant import BITS, VariantSpec
 
 LOW = "low"
-SCHEMES: tuple[Scheme, ...] = ("int8", "int8_weights", "int4_weights", "fp8")
-
-
-def variants_to_time(steps: int) -> list[VariantSpec]:
-    """Every scheme, and int8 as a search has it, rounded in two ways that low steps take in turn.
-
-    Args:
-        steps: of the run, of which every other one is low.
-    """
-    turns = phases_in_turn(2)
-    in_turn = tuple(turns[step // 2 % 2] for step in range(steps))
-    return [
-        *(VariantSpec(scheme=scheme) for scheme in SCHEMES),
-        VariantSpec(scheme="int8", asymmetric=True, phases=in_turn),
-    ]
+VARIANTS = (*(VariantSpec(scheme=scheme) for scheme in BITS), with_roundings(VariantSpec(scheme="int8"), 2))
+"""Every scheme, and int8 as a search has it."""
 
 
 def measure_variant(subject: Sampled, spec: VariantSpec, steps: int) -> TimedVariant:
@@ -42,7 +29,7 @@ def measure_variant(subject: Sampled, spec: VariantSpec, steps: int) -> TimedVar
     told = TimedVariant(subject.network.name, dtype, str(spec))
     try:
         return _measured(subject, spec, steps, told)
-    except AttachError as error:
+    except (AttachError, torch.OutOfMemoryError) as error:
         return replace(told, error=str(error))
 
 
@@ -64,5 +51,5 @@ def _measured(subject: Sampled, spec: VariantSpec, steps: int, told: TimedVarian
 def _every_other(subject: Sampled, spec: VariantSpec, steps: int) -> Plan:
     section = subject.plan(steps, range(steps)).section
     palette = (COMPUTE, Action(variant=LOW), Action(forecast=(FEATURE,)))
-    low = Schedule(palette=palette, tables={EVERY: (0, 1) * (steps // 2)})
+    low = Schedule(palette=palette, tables={EVERY: tuple(step % 2 for step in range(steps))})
     return Plan(name="bench", sections=(section.model_copy(update={"schedule": low, "variants": {LOW: spec}}),))

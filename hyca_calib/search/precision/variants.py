@@ -18,7 +18,7 @@ from hyca_calib.costs.bits import bit_operations
 from hyca_calib.search.replay import Array
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.schedule import DEFAULT, EVERY, Action, Schedule
-from hyca_runtime.variant import BITS, WHOLE, Scheme, VariantSpec
+from hyca_runtime.variant import BITS, EVEN, Scheme, VariantSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,6 @@ class KnownVariants:
         noise: of each variant, squared errors of the feature ``(channel, branch, step)``, summed over tokens, the mean
             over samples: in the units of the Gram matrices; none where no search asks.
         partly: FLOPs in the layers of its variant, of actions that forecast something.
-        roundings: in how many ways weights are rounded where their rounding steps are alike along a row.
     """
 
     specs: Mapping[str, VariantSpec]
@@ -40,7 +39,6 @@ class KnownVariants:
     quantised: Mapping[str, float]
     noise: Mapping[str, Array]
     partly: Mapping[Action, float] = field(default_factory=dict)
-    roundings: int = 1
 
     def bits(self, flops: float, action: Action) -> float:
         """Bit operations of a step that takes so many FLOPs."""
@@ -51,15 +49,6 @@ class KnownVariants:
         saved = 1 - self.specs[action.variant].bit_share(self.own_bits)
         return own - bit_operations(quantised, self.own_bits) * saved
 
-    def under(self, name: str, schedule: Schedule) -> VariantSpec:
-        """A variant whose steps in a schedule take its roundings in turn."""
-        spec, turns = self.specs[name], phases_in_turn(self.roundings)
-        if self.roundings == 1 or spec.scheme not in WHOLE:
-            return spec
-        low = [step for step, action in enumerate(schedule.actions()) if action.variant == name]
-        turn = {step: turns[i % len(turns)] for i, step in enumerate(low)}
-        return spec.model_copy(update={"phases": tuple(turn.get(step, 0.0) for step in range(schedule.num_steps))})
-
     def noise_under(self, schedule: Schedule) -> Array:
         """How far off the computed steps of a schedule are, ``(channel, branch, step)``; it is one for all branches."""
         found = np.zeros_like(next(iter(self.noise.values())))
@@ -69,11 +58,17 @@ class KnownVariants:
         return found
 
 
-def phases_in_turn(number: int) -> list[float]:
+def phases_in_turn(number: int) -> tuple[float, ...]:
     """Evenly spread phases of rounding, those that follow each other far apart; powers of two halve what is left."""
     width = (number - 1).bit_length()
     order = sorted(range(number), key=lambda i: f"{i:0{width}b}"[::-1])
-    return [i / number for i in order]
+    return tuple(i / number for i in order)
+
+
+def with_roundings(spec: VariantSpec, number: int) -> VariantSpec:
+    """A variant as a search has it: weights rounded in so many ways, activations between their least and largest."""
+    phases = phases_in_turn(number) if spec.scheme in EVEN else spec.phases
+    return spec.model_copy(update={"phases": phases, "asymmetric": spec.scheme == "int8"})
 
 
 def parse_variants(text: str) -> dict[str, VariantSpec]:
@@ -96,7 +91,7 @@ def parse_variants(text: str) -> dict[str, VariantSpec]:
 def used_variants(known: KnownVariants | None, schedule: Schedule) -> dict[str, VariantSpec] | None:
     """The variants that a schedule computes with; None if it has none."""
     names = {action.variant for action in schedule.palette} - {DEFAULT}
-    return {name: known.under(name, schedule) for name in sorted(names)} if known is not None and names else None
+    return {name: known.specs[name] for name in sorted(names)} if known is not None and names else None
 
 
 def with_noise(gram: Array, noise: Array) -> Array:

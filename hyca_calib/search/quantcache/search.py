@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hyca_calib.costs.budget import Budget
+from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.assemble import origin, section_of
+from hyca_calib.search.kept_runs import Rows, measured
 from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
 from hyca_calib.search.precision.variants import KnownVariants
 from hyca_calib.search.problem import Problem
@@ -20,7 +23,7 @@ from hyca_calib.search.quantcache.calibration import OUTPUT, PROBED, parts_of_bl
 from hyca_calib.search.quantcache.counters import Counters, computed_steps, gentlest
 from hyca_calib.search.quantcache.passing import Passing, unrest_of
 from hyca_calib.search.quantcache.site import Site
-from hyca_calib.search.rollout_error import rollout_psnr
+from hyca_calib.search.rollout_error import log_errors
 from hyca_calib.search.smoothcache.calibration import Changes
 from hyca_calib.search.sources import QUANTCACHE, SOURCES
 from hyca_calib.search.study import StudyFolder
@@ -84,17 +87,31 @@ def calibrated(
     return Calibrated(distances, cosines, importance, allotted, simulated, balance)
 
 
-def with_balance_that_pays(pipe: Any, problem: Problem, site: Site, known: Calibrated) -> Calibrated:
+def with_balance_that_pays(
+    pipe: Any, problem: Problem, site: Site, known: Calibrated, folder: Path, on_progress: Callable[[float], None]
+) -> Calibrated:
     """`known` without balance, if whole runs in low precision are nearer so.
 
     What a single call shows is not enough: balance shrinks errors of activations, which are new on every step, and may
     enlarge those of weights, which are alike on all of them and add up in the sample.
+
+    Args:
+        folder: where the error of each run is kept.
     """
     if not known.balance:
         return known
     samples, low = problem.samples("fit")[:PROBED], [Action(variant=COARSE)] * problem.trace.num_steps
-    ways = known, replace(known, balance={})
-    return max(ways, key=lambda way: rollout_psnr(pipe, reusing_section(problem, site, way, low), samples))
+    ways = {"balanced": known, "plain": replace(known, balance={})}
+    sections = {name: reusing_section(problem, site, way, low) for name, way in ways.items()}
+
+    def errors(job: Job) -> Rows:
+        alone = samples[[samples.jobs.index(job)]]
+        return {name: [[log_errors(pipe, section, alone).item()]] for name, section in sections.items()}
+
+    of = f"{problem.identity}, whole runs in {known.specs[COARSE]}: {', '.join(sorted(known.balance))}"
+    rows = measured(folder / "balance.json", of, samples.jobs, errors, on_progress)
+    best = min(ways, key=lambda name: sum(row[name][0][0] for row in rows))
+    return ways[best]
 
 
 @dataclass(frozen=True)
