@@ -219,8 +219,8 @@ def _check_options(limits: SearchLimits, recorded: Sequence[Trace], budgets: Seq
 
     Raises:
         StudyError: see `check_keys`.
-        BudgetError: unknown variants, a budget that they do not help to keep, another palette beside them, or
-            roundings of none.
+        BudgetError: unknown variants, a budget that they do not help to keep, another palette beside them, chunks of a
+            video, or roundings of none.
     """
     check_keys(limits, recorded, budgets)
     if limits.precision is None:
@@ -236,6 +236,8 @@ def _check_options(limits: SearchLimits, recorded: Sequence[Trace], budgets: Seq
         return
     if limits.palette is not None:
         raise BudgetError("--precision goes with whole steps, give it without --palette")
+    if any(trace_.attributes.chunks is not None for trace_ in recorded):
+        raise BudgetError("--precision is not for videos in chunks yet; leave it out")
     for budget in budgets:
         if budget.measure == "flops":
             cure = f"give it in bit operations: '{budget.text} bitops'"

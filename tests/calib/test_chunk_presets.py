@@ -15,7 +15,7 @@ from hyca_calib.commands.asked import Asked
 from hyca_calib.commands.chunk_presets import check_keys, keys_of
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.commands.presets import OFFERS
-from hyca_calib.commands.searching import report_once
+from hyca_calib.commands.searching import report_once, search_plans
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Workload
@@ -135,6 +135,12 @@ def test_packcache_keeps_a_share_of_keys(problems: dict[str, Problem], tmp_path:
         make([problems["all"]], tmp_path / "b", "4x", preset="packcache")
     with pytest.raises(TraceError, match="not of all chunks"):
         make([problems["first"]], tmp_path / "c", "2x", preset="packcache")
+
+
+def test_quantised_steps_are_refused(problems: dict[str, Problem], tmp_path: Path) -> None:
+    limits = SearchLimits(precision="int8")
+    with pytest.raises(BudgetError, match="--precision is not for videos in chunks yet"):
+        search_plans("4x bitops", [problems["all"].trace.where], limits, tmp_path)
 
 
 def test_keys_are_said_on_the_command_line() -> None:

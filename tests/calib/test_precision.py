@@ -283,12 +283,14 @@ def test_the_command_searches_plans_of_two_precisions(tmp_path: Path) -> None:
         ("int8,int8", "4x bitops", "each once"),
         ("int8:fast", "4x bitops", "perhaps with :simulated"),
         ("int8", "4x", "as many FLOPs; give it in bit operations"),
+        ("fp8", "4x bitops", "--roundings is of int8 and int8_weights, got --precision fp8"),
+        (None, "4x", "--roundings 4 is of quantised weights; give --precision"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(tmp_path: Path, precision: str, budget: str, fault: str) -> None:
+def test_what_cannot_be_searched_is_refused(tmp_path: Path, precision: str | None, budget: str, fault: str) -> None:
     work = Workload(tiny.prompts()[:4], 7, 8, 1)
     trace(tiny.pipeline(), work, CachePoint(), tmp_path / "t.zarr", model_name="tiny:pipeline", batch=4, tokens=1)
-    limits = SearchLimits(precision=precision, model="tiny:pipeline")
+    limits = SearchLimits(precision=precision, model="tiny:pipeline", roundings=4 if "roundings" in fault else 2)
     with pytest.raises(BudgetError, match=fault):
         search_plans(budget, [str(tmp_path / "t.zarr")], limits, tmp_path / "out")
     assert not (tmp_path / "out").exists()
