@@ -140,7 +140,7 @@ def test_packcache_keeps_a_share_of_keys(problems: dict[str, Problem], tmp_path:
 def test_quantised_steps_are_refused(problems: dict[str, Problem], tmp_path: Path) -> None:
     limits = SearchLimits(precision="int8")
     with pytest.raises(BudgetError, match="--precision is not for videos in chunks yet"):
-        search_plans("4x bitops", [problems["all"].trace.where], limits, tmp_path)
+        search_plans("2x bitops", [problems["all"].trace.where], limits, tmp_path)
 
 
 def test_keys_are_said_on_the_command_line() -> None:
