@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import betabinom
 
 from hyca_calib.pipelines.workload import BETWEEN_SPLITS, SPLITS, Job, Workload, batches
 from hyca_calib.quality.conformal import bound_rank
@@ -47,6 +48,12 @@ class CoverageRun(Provenance, frozen=True):
     def coverage(self) -> Coverage:
         """The share of them, and what is expected of it."""
         return coverage(np.array(self.calibrating_db), np.array(self.held_out_db), self.level)
+
+    @property
+    def chance(self) -> float:
+        """How often a bound of so many samples holds for no more of the others, if all are drawn alike."""
+        made, rank = len(self.calibrating_db), bound_rank(len(self.calibrating_db), self.level)
+        return float(betabinom(len(self.held_out_db), made + 1 - rank, rank).cdf(self.covered))
 
 
 def drawn(workload: Workload, count: int, seed: int) -> tuple[Job, ...]:

@@ -90,3 +90,8 @@ def test_the_table(tmp_path: Path) -> None:
     low, high = round(200 * expected.low), round(200 * expected.high)
     assert 160 < low < 180 < high < 196
     assert f"| demo | 5x | 99 samples: 10.0 dB | 190 of 200 (95.0 %) | {low} to {high} |" in told
+    assert "lies below" not in told
+    worse = made_up(range(-40, 160), range(1, 100))
+    write_json(tmp_path / "studies/bench/demo/coverage.json", worse)
+    assert worse.chance < 0.01
+    assert "`demo` at 5x lies below: a bound holds for no more in 0.0 % of such draws." in coverage_table(tmp_path)

@@ -16,7 +16,13 @@ def coverage_table(root: Path) -> str:
         return wrapped("*Not measured yet.*")
     made = dict.fromkeys(made_with(run) for run in found)
     text = "; ".join(made)
-    return f"{table(HEAD, 'lrrrr', map(_cells, found))}\n\n{wrapped(text[:1].upper() + text[1:] + '.')}"
+    few = [
+        f"`{run.model}` at {run.budget} lies below: a bound holds for no more in {100 * run.chance:.1f} % of such draws."
+        for run in found
+        if run.covered < round(run.coverage.low * len(run.held_out_db))
+    ]
+    told = wrapped(" ".join([*few, text[:1].upper() + text[1:] + "."]))
+    return f"{table(HEAD, 'lrrrr', map(_cells, found))}\n\n{told}"
 
 
 def _cells(run: CoverageRun) -> tuple[str, ...]:
