@@ -94,4 +94,4 @@ def test_the_table(tmp_path: Path) -> None:
     worse = made_up(range(-40, 160), range(1, 100))
     write_json(tmp_path / "studies/bench/demo/coverage.json", worse)
     assert worse.chance < 0.01
-    assert "`demo` at 5x lies below: a bound holds for no more in 0.0 % of such draws." in coverage_table(tmp_path)
+    assert "`demo` at 5x lies below: a bound holds for no more in 0.1 % of such draws." in coverage_table(tmp_path)

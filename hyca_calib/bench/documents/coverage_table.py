@@ -17,7 +17,8 @@ def coverage_table(root: Path) -> str:
     made = dict.fromkeys(made_with(run) for run in found)
     text = "; ".join(made)
     few = [
-        f"`{run.model}` at {run.budget} lies below: a bound holds for no more in {100 * run.chance:.1f} % of such draws."
+        f"`{run.model}` at {run.budget} lies below: a bound holds for no more in "
+        f"{100 * run.chance:.1f} % of such draws."
         for run in found
         if run.covered < round(run.coverage.low * len(run.held_out_db))
     ]
