@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import betabinom
 
 from hyca_calib.pipelines.workload import BETWEEN_SPLITS, SPLITS, Job, Workload, batches
 from hyca_calib.quality.conformal import bound_rank
-from hyca_calib.quality.coverage import Coverage, coverage
+from hyca_calib.quality.coverage import Coverage, coverage, held_for
 from hyca_calib.quality.evaluate import evaluate_plan
 from hyca_calib.records.provenance import Provenance
 from hyca_calib.search.kept_runs import measured
@@ -52,8 +51,7 @@ class CoverageRun(Provenance, frozen=True):
     @property
     def chance(self) -> float:
         """How often a bound of so many samples holds for no more of the others, if all are drawn alike."""
-        made, rank = len(self.calibrating_db), bound_rank(len(self.calibrating_db), self.level)
-        return float(betabinom(len(self.held_out_db), made + 1 - rank, rank).cdf(self.covered))
+        return float(held_for(len(self.calibrating_db), len(self.held_out_db), self.level).cdf(self.covered))
 
 
 def drawn(workload: Workload, count: int, seed: int) -> tuple[Job, ...]:

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from hyca_calib.bench.runtime.costs import PrecisionCosts
 from hyca_calib.bench.runtime.networks import network_names
 from hyca_calib.bench.runtime.precision import VARIANTS, measure_variant
-from hyca_calib.bench.runtime.sampled import Sampled
+from hyca_calib.bench.runtime.sampled import Sampled, TimedOn
 from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.options import STUDIES
-from hyca_calib.pipelines.load import default_device
 from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.records.provenance import provenance
@@ -25,11 +22,9 @@ def bench_precision(options: BenchOptions) -> Path:
     Raises:
         WorkloadError: there is no network of a name in `options.only`.
     """
-    device = default_device()
-    on_gpu = device.startswith("cuda")
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    names = network_names(options.only, ("flux-dev",) if on_gpu else ("flux-100m",))
-    path = (options.out or STUDIES / "bench") / f"precision-{'cuda' if on_gpu else 'cpu'}.json"
+    device, kind, dtype = TimedOn.default()
+    names = network_names(options.only, ("flux-dev",) if kind == "cuda" else ("flux-100m",))
+    path = (options.out or STUDIES / "bench") / f"precision-{kind}.json"
     costs = PrecisionCosts(**provenance(device).model_dump())
     for name in names:
         subject = Sampled.of(name, device, dtype)

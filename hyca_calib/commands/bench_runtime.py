@@ -3,14 +3,12 @@
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from hyca_calib.bench.runtime import timing
 from hyca_calib.bench.runtime.costs import RuntimeCosts
 from hyca_calib.bench.runtime.networks import network_names
+from hyca_calib.bench.runtime.sampled import TimedOn
 from hyca_calib.commands.bench_options import BenchOptions
 from hyca_calib.commands.options import STUDIES
-from hyca_calib.pipelines.load import default_device
 from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.records.provenance import provenance
@@ -22,14 +20,13 @@ def bench_runtime(options: BenchOptions) -> Path:
     Raises:
         WorkloadError: there is no network of a name in `options.only`.
     """
-    device = default_device()
-    on_gpu = device.startswith("cuda")
-    dtype = torch.bfloat16 if on_gpu else torch.float32
+    device, kind, dtype = TimedOn.default()
+    on_gpu = kind == "cuda"
     usual = ("flux-dev", "qwen-image", "hunyuan-video") if on_gpu else ("flux-100m",)
     names = network_names(options.only, usual)
     shapes = [(1, 4096, 3072), (1, 25216, 3072)] if on_gpu else [(1, 1024, 768), (1, 4096, 3072)]
     steps, computed = (50, tuple(range(0, 50, 5))) if on_gpu else (20, (0, 5, 10, 15))
-    path = (options.out or STUDIES / "bench") / f"runtime-{'cuda' if on_gpu else 'cpu'}.json"
+    path = (options.out or STUDIES / "bench") / f"runtime-{kind}.json"
     costs = RuntimeCosts(
         **provenance(device).model_dump(),
         sum=tuple(timing.measure_sum(shape, dtype, taps, device) for shape in shapes for taps in (2, 3, 4)),

@@ -1,6 +1,7 @@
 """Whether bounds for new prompts hold for prompts that they were not made of."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,13 @@ class Coverage:
         return f"{of}, expected {self.expected:.3f}; {one}, {100 * self.within:.1f} % do"
 
 
+def held_for(made: int, others: int, level: float) -> Any:
+    """For how many of others a bound of so many prompts holds, as a distribution of `scipy.stats`, if all are drawn
+    alike: binomial, over bounds that are drawn, too (beta-binomial)."""
+    rank = bound_rank(made, level)
+    return betabinom(others, made + 1 - rank, rank)
+
+
 def coverage(calibrating: Array, held_out: Array, level: float = LEVEL) -> Coverage:
     """Hold the bounds of prompts against others.
 
@@ -57,7 +65,7 @@ def coverage(calibrating: Array, held_out: Array, level: float = LEVEL) -> Cover
     rank = bound_rank(n, level)
     bound = np.sort(calibrating, axis=-1)[..., rank - 1, None]
     covered = (held_out >= bound).sum(-1)
-    low, high = betabinom(m, n + 1 - rank, rank).interval(WITHIN)
+    low, high = held_for(n, m, level).interval(WITHIN)
     within = float(np.mean((covered >= low) & (covered <= high)))
     return Coverage(n, m, float(covered.mean() / m), (n + 1 - rank) / (n + 1), float(low / m), float(high / m), within)
 

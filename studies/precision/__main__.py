@@ -112,7 +112,7 @@ def page(measured: list[dict[str, Any]]) -> str:
         "# Caching and quantising at equal bit operations, measured\n\nAgreement with the full run, means with 95 % "
         "intervals over prompts; bit operations of a full run over those spent."
     )
-    return "\n\n".join([head, *map(section, measured)])
+    return "\n\n".join([head, *(section(results).rstrip() for results in measured)]) + "\n"
 
 
 def section(results: dict[str, Any]) -> str:

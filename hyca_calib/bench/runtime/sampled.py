@@ -3,17 +3,37 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from hyca_calib.bench.runtime.networks import NETWORKS, Network
+from hyca_calib.pipelines.load import default_device
 from hyca_runtime import Plan, Session, apply_plan
 from hyca_runtime.plain_section import plain_section
 from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import FEATURE, Schedule
+
+
+class TimedOn(NamedTuple):
+    """Where networks are timed, and in which precision.
+
+    Attributes:
+        kind: what files of results are called after.
+    """
+
+    device: str
+    kind: str
+    dtype: torch.dtype
+
+    @classmethod
+    def default(cls) -> Self:
+        """A GPU in bfloat16 where there is one, or the CPU in float32."""
+        device = default_device()
+        on_gpu = device.startswith("cuda")
+        return cls(device, "cuda" if on_gpu else "cpu", torch.bfloat16 if on_gpu else torch.float32)
 
 
 @dataclass(frozen=True)
