@@ -98,7 +98,7 @@ LAYERS = (
     ("hyca_calib.cli", "hyca_calib.api"),
     ("hyca_calib.__main__",),
     ("studies.zoo", "studies.training"),
-    ("studies.paper", "studies.starter", "studies.curves", "studies.precision", "studies.streaming"),
+    ("studies.paper", "studies.starter", "studies.curves", "studies.precision", "studies.streaming", "studies.sound"),
 )
 """Bottom up. A file imports only its own layer and lower ones; the longest prefix decides."""
 

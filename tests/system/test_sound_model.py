@@ -1,0 +1,38 @@
+"""The sound model of the studies: its transform loses nothing, its pipeline does what HyCa asks of one."""
+
+import pytest
+import torch
+
+from hyca_calib.pipelines.load import load_pipeline
+from studies.sound.codec import LappedCodec
+from studies.sound.notes import LENGTH, drawn_tunes, played
+
+
+def test_the_lapped_transform_is_orthonormal_and_inverted() -> None:
+    codec, sounds = LappedCodec(16), torch.randn(2, 160, generator=torch.Generator().manual_seed(0))
+    latents = codec.encode(sounds)
+    assert latents.shape == (2, 16, 10)
+    assert torch.allclose(latents.square().sum((1, 2)), sounds.square().sum(1), rtol=1e-5)
+    codec.fit(sounds)
+    assert torch.allclose(codec.decode(codec.encode(sounds)), sounds, atol=1e-5)
+
+
+def test_tunes_differ_and_are_within_range() -> None:
+    tunes, generator = drawn_tunes(20, seed=3), torch.Generator().manual_seed(0)
+    assert len(set(tunes)) == 20
+    assert drawn_tunes(20, seed=3) == tunes
+    sound = played(tunes[0], generator)
+    assert sound.shape == (LENGTH,)
+    assert 0.5 <= sound.abs().max() <= 0.9
+
+
+def test_the_pipeline_plays_what_hyca_asks_for() -> None:
+    pipe = load_pipeline("studies.sound.pipeline:sound")
+    asked = {"num_inference_steps": 2, "generator": [torch.Generator().manual_seed(i) for i in range(2)]}
+    (latents,) = pipe(prompt=["bell c4", "horn a3 e4"], output_type="latent", return_dict=False, **asked)
+    assert latents.shape == (2, 64, 128)
+    alone = pipe(prompt=["horn a3 e4"], num_inference_steps=2, generator=[torch.Generator().manual_seed(1)])
+    assert alone.audios.shape == (1, LENGTH)
+    assert torch.allclose(pipe.vae.decode(latents)[1], torch.from_numpy(alone.audios[0]), atol=1e-4)
+    with pytest.raises(ValueError, match="non-empty list"):
+        pipe(prompt=[])
