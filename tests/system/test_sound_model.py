@@ -1,5 +1,7 @@
 """The sound model of the studies: its transform loses nothing, its pipeline does what HyCa asks of one."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_tunes_differ_and_are_within_range() -> None:
 
 
 def test_the_pipeline_plays_what_hyca_asks_for() -> None:
-    pipe = load_pipeline("studies.sound.pipeline:sound")
+    pipe: Any = load_pipeline("studies.sound.pipeline:sound")
     asked = {"num_inference_steps": 2, "generator": [torch.Generator().manual_seed(i) for i in range(2)]}
     (latents,) = pipe(prompt=["bell c4", "horn a3 e4"], output_type="latent", return_dict=False, **asked)
     assert latents.shape == (2, 64, 128)
