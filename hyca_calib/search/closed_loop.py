@@ -22,6 +22,7 @@ kin among solvers, and rows for a gap's end that of non-stationary solvers (arXi
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,87 +31,148 @@ import numpy as np
 import torch
 
 from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Job
+from hyca_calib.search.assemble import build_section
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.replay import Array, in_own_units
+from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.rows import Regressor, Row, rows_of, with_taps
 from hyca_calib.search.tap_rollout import TapRollout
-from hyca_calib.trace.looked_at import tokens_first
+from hyca_calib.search.watched_run import WatchedCall, watch
+from hyca_calib.trace.looked_at import LookedAt, tokens_first
 from hyca_runtime.feature import Feature
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.schedule import EVERY
+from hyca_runtime.schedule import EVERY, FEATURE
 from hyca_runtime.stacked import stacked_labels
 
-SAMPLES, LEAST = 24, 4
-"""Of the fit split that run together, fewer where memory is short; rows of fewer than the least are noise."""
+SAMPLES, LEAST = 16, 4
+"""Of the fit split that run together, fewer where memory or time is short; rows of fewer than the least are noise."""
+SHARE = 1 / 4
+"""Of the minutes of a refinement, that full runs for this may take beside them."""
+NUMBERS, MOST_TOKENS = 2**16, 1024
+"""Of a feature that are looked at, and tokens: each is an equation for every channel."""
 RIDGE = 1e-5
 """Of regressors in units of their own size."""
+TINY = 1e-30
 
 Seen = dict[tuple[str, int], Array]
-"""Features of tokens that the trace stores, ``(sample and token, channel)``, by guidance branch and step."""
+"""Features of some tokens, ``(sample and token, channel)``, by guidance branch and step."""
 
 
 def can_close(problem: Problem, section: NetworkPlan) -> bool:
     """Whether the rows of a section can be fitted so: one point, one schedule, and a guidance that is known."""
-    forecasts, trace = section.points.values(), problem.trace
+    forecasts, schedule = section.points.values(), section.schedule
     alone = len(forecasts) == 1 and section.policy is None and section.chunks is None
-    alike = section.schedule.apart == (EVERY,) and not any(forecast.against for forecast in forecasts)
-    return alone and alike and len(trace.guidance) in (0, len(trace.branches)) and bool(guidance_of(problem))
+    alike = schedule.apart == (EVERY,) and not any(forecast.against for forecast in forecasts)
+    return alone and alike and bool(schedule.predicted_steps and guidance_of(problem))
 
 
 def guidance_of(problem: Problem) -> dict[str, float]:
     """The weight of each branch in what the sampler steps with; nothing where that is not known."""
     branches, weights = problem.trace.branches, problem.trace.guidance
-    return dict(zip(branches, weights or (1.0,), strict=True)) if weights or len(branches) == 1 else {}
+    return {branches[0]: 1.0} if len(branches) == 1 else dict(zip(branches, weights, strict=bool(weights)))
+
+
+def closed_if_nearer(pipe: Any, winner: Candidate, settings: Refinement) -> tuple[NetworkPlan, dict[str, Any]]:
+    """A candidate's section, with rows fitted in runs of it if that brings the select split nearer, and an account."""
+    problem, section = winner.problem, build_section(winner)
+    count, run_seconds = SAMPLES, problem.trace.cost.full_seconds * problem.trace.num_steps
+    if settings.iterations is None:
+        count = min(SAMPLES, int(SHARE * 60 * settings.minutes / run_seconds))
+    if winner.settings.taps != "channel" or count < LEAST:
+        return section, {}
+    fitted = closed_loop(pipe, problem, section, count)
+    if fitted is None:
+        return section, {}
+    select = problem.samples("select")
+    before, after = (statistics.fmean(raced_psnr(pipe, of, select, ())) for of in (section, fitted))
+    account = {"samples": count, "select_psnr_before_db": round(before, 3), "select_psnr_after_db": round(after, 3)}
+    return fitted if after > before else section, {"closed_loop": account}
 
 
 def closed_loop(pipe: Any, problem: Problem, section: NetworkPlan, samples: int = SAMPLES) -> NetworkPlan | None:
-    """`section` with rows that are fitted in runs of it; None where that cannot be, see `can_close`.
+    """`section` with rows that are fitted in a run of it; None where that cannot be, see `can_close`.
+
+    Cost: a full run of each sample, and one of the plan.
 
     Args:
         samples: of the fit split, the first.
     """
-    count = min(samples, len(problem.trace.samples("fit")))
-    while can_close(problem, section) and count >= min(LEAST, samples):
+    jobs = problem.samples("fit").jobs[:samples]
+    if not can_close(problem, section) or len(jobs) < min(LEAST, samples):
+        return None
+    tokens = Tokens(problem)
+    full, fitted = full_runs(pipe, problem, jobs, tokens), None
+    while full and fitted is None and len(jobs) >= min(LEAST, samples):
         try:
-            return _closed(pipe, problem, section, count)
+            fitted = _closed(pipe, problem, section, jobs, tokens, full)
         except torch.OutOfMemoryError:
-            count //= 2
-    return None
+            jobs = jobs[: len(jobs) // 2]
+    return fitted
 
 
-def _closed(pipe: Any, problem: Problem, section: NetworkPlan, count: int) -> NetworkPlan:
-    jobs, steps = problem.samples("fit").jobs[:count], problem.workload.num_steps
-    with ClosingRollout(pipe, problem, section, count) as rollout, torch.no_grad():
-        sample_latents(pipe, jobs, steps, count)
+def _closed(
+    pipe: Any, problem: Problem, section: NetworkPlan, jobs: Sequence[Job], tokens: Tokens, full: Sequence[Seen]
+) -> NetworkPlan:
+    together = {key: np.concatenate([of[key] for of in full[: len(jobs)]]) for key in full[0]}
+    with ClosingRollout(pipe, problem, section, tokens, together) as rollout, torch.no_grad():
+        sample_latents(pipe, jobs, problem.workload.num_steps, len(jobs))
         return with_taps(section, rollout.taps.double().cpu().numpy())
+
+
+def full_runs(pipe: Any, problem: Problem, jobs: Sequence[Job], tokens: Tokens) -> list[Seen]:
+    """What the full run of each job stepped with; nothing where several calls of a branch make one step together."""
+    found, whole = list[Seen](), True
+
+    def hear(call: WatchedCall) -> None:
+        nonlocal whole
+        whole = whole and call.stream[1] == 0
+        found[-1].update(tokens.of(call.features[FEATURE], call.stream[0], call.step, problem.trace.stacked, 1))
+
+    for job in jobs:
+        found.append({})
+        watch(pipe, problem, {FEATURE: problem.trace.point}, job, problem.workload.num_steps, hear)
+    return found if whole else []
+
+
+class Tokens:
+    """The tokens of a feature that are looked at, the same in all calls."""
+
+    def __init__(self, problem: Problem) -> None:
+        most = min(MOST_TOKENS, max(1, NUMBERS // problem.trace.num_channels))
+        self._looked_at = LookedAt(most, problem.workload.seed)
+        self._axis = problem.trace.point.channel_axis
+
+    def of(self, feature: Feature, label: str, step: int, parts: int, batch: int) -> Seen:
+        """Those of each of the branches that a call holds, `parts` of them, of so many samples each."""
+        labels = stacked_labels(label, parts)
+        found, pieces = Seen(), zip(*(part.chunk(parts) for part in feature), strict=True)
+        for branch, piece in zip(labels, pieces, strict=True):
+            ordered = map(self._looked_at.of, tokens_first(Feature(piece), self._axis, batch))
+            found[branch, step] = torch.cat(list(ordered), -1).flatten(0, 1).double().cpu().numpy()
+        return found
 
 
 class ClosingRollout(TapRollout):
     """One run of several samples in which the rows of every gap are fitted when it begins.
 
+    Args:
+        full: what full runs of the samples stepped with.
+
     Attributes:
         taps: the section's, as far as they are fitted.
     """
 
-    def __init__(self, pipe: Any, problem: Problem, section: NetworkPlan, count: int) -> None:
+    def __init__(self, pipe: Any, problem: Problem, section: NetworkPlan, tokens: Tokens, full: Seen) -> None:
         super().__init__(pipe, section, checkpointed=False)
-        self.taps, self._count = self._parts[0].taps, count
-        trace, (forecast,) = problem.trace, section.points.values()
-        self._axis, self._stacked = forecast.at.channel_axis, trace.stacked // section.stacked
-        self._tokens = dict(zip(trace.branches, trace.array(f"points/{trace.key}/tokens"), strict=True))
-        self._effects = replace(problem, damping=()).step_weights
-        self._guidance = guidance_of(problem)
-        values = trace.values("fit", count).astype(np.float64)  # (sample, branch, step, token, channel)
-        self._full: Seen = {
-            (branch, step): values[:, b, step].reshape(-1, values.shape[-1])
-            for b, branch in enumerate(trace.branches)
-            for step in range(trace.num_steps)
-        }
-        self._used: Seen = {}
-        rows = sorted(enumerate(rows_of(section)), key=lambda of: (of[1].newest, of[1].step))
-        gaps = itertools.groupby(rows, key=lambda of: of[1].newest)
-        self._gaps = {newest: list(of) for newest, of in gaps}
-        self._error, self._told = np.zeros((1, values.shape[-1])), 0
+        self.taps, self._tokens, self._full = self._parts[0].taps, tokens, full
+        self._held = problem.trace.stacked // section.stacked
+        self._effects, self._guidance = replace(problem, damping=()).step_weights, guidance_of(problem)
+        self._used, self._error, self._told = Seen(), np.zeros((1, problem.trace.num_channels)), 0
+        rows = sorted(enumerate(rows_of(section)), key=lambda of: of[1].newest)
+        self._gaps = {newest: list(of) for newest, of in itertools.groupby(rows, key=lambda of: of[1].newest)}
 
     def _remember(self, name: str, label: str, part: int, step: int, feature: Feature) -> None:
         super()._remember(name, label, part, step, feature)
@@ -126,12 +188,8 @@ class ClosingRollout(TapRollout):
         return feature
 
     def _note(self, label: str, step: int, feature: Feature) -> None:
-        """Keep what is stepped with, as the trace keeps what full runs stepped with."""
-        labels = stacked_labels(label, self._stacked)
-        for branch, *pieces in zip(labels, *(part.chunk(len(labels)) for part in feature), strict=True):
-            parts = zip(tokens_first(Feature(pieces), self._axis, self._count), self._tokens[branch], strict=True)
-            picked = [part[:, torch.from_numpy(tokens).to(part.device)] for part, tokens in parts]
-            self._used[branch, step] = torch.cat(picked, -1).flatten(0, 1).double().cpu().numpy()
+        batch = len(feature[0]) // self._held
+        self._used.update(self._tokens.of(feature, label, step, self._held, batch))
 
     def _fit(self, gap: Sequence[tuple[int, Row]]) -> None:
         """Move the rows of a gap, given with their numbers, such that its end is as near to the full run as can be."""
@@ -151,7 +209,7 @@ class ClosingRollout(TapRollout):
             for k, regressor in enumerate(row.regressors):
                 missed += effect * self._share(row) * taps[k] * self._seen(row, regressor)
                 moved[regressor] = moved.get(regressor, 0.0) + effect * self._share(row) ** 2
-        regressors = [of for of, effect in moved.items() if effect]
+        regressors = [of for of, effect in moved.items() if abs(effect) > TINY]
         found = _least_squares(np.stack([self._seen(gap[0][1], of) for of in regressors]), -missed)
         for number, row in gap:
             for k, regressor in enumerate(row.regressors):

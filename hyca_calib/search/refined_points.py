@@ -12,14 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 from hyca_calib.records.atomic import write_json
-from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.closed_loop import closed_if_nearer
 from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.refine import RefinementTask
 from hyca_calib.search.study import StudyFolder
+from hyca_runtime.network_plan import NetworkPlan
 
 NEAR_DB = 2.0
 """Who is further behind before refinement is not refined for this."""
@@ -28,13 +29,16 @@ SHARE = 1 / 8
 KEPT, FOLDER = "refined_points.json", "points"
 
 
-def task_of(pipe: Any, winner: Candidate, more: Callable[[], Samples | None] = lambda: None) -> RefinementTask:
+def task_of(
+    pipe: Any, winner: Candidate, section: NetworkPlan, more: Callable[[], Samples | None] = lambda: None
+) -> RefinementTask:
     """The refinement of a candidate's taps.
 
     Args:
+        section: the candidate's, with the taps to begin with.
         more: see `RefinementTask`.
     """
-    problem, section = winner.problem, build_section(winner)
+    problem = winner.problem
     start, expand = coordinates(problem, section, winner.settings.taps)
     fit, select = problem.samples("fit"), problem.samples("select")
     return RefinementTask(pipe, section, start, expand, fit, select, more=more)
@@ -71,7 +75,8 @@ def refined_shortly(
             label, own = winner.problem.label, StudyFolder(study.folder / FOLDER / str(number))
             if label not in found:
                 own.folder.mkdir(parents=True, exist_ok=True)
-                _, account = refine_somehow(task_of(pipe, winner), shortly(settings), own, seed)
+                section, _ = closed_if_nearer(pipe, winner, settings)
+                _, account = refine_somehow(task_of(pipe, winner, section), shortly(settings), own, seed)
                 found[label] = account.get("select_psnr_after_db", 0.0)  # none if the minutes were over before
                 write_json(kept, found)
             on_news(found[label])
