@@ -163,6 +163,7 @@ class ClosingRollout(TapRollout):
 
     Attributes:
         taps: the section's, as far as they are fitted.
+        error: what the steps that are settled have done to the latent in the end, ``(sample and token, channel)``.
     """
 
     def __init__(self, pipe: Any, problem: Problem, section: NetworkPlan, tokens: Tokens, full: Seen) -> None:
@@ -170,7 +171,7 @@ class ClosingRollout(TapRollout):
         self.taps, self._tokens, self._full = self._parts[0].taps, tokens, full
         self._held = problem.trace.stacked // section.stacked
         self._effects, self._guidance = replace(problem, damping=()).step_weights, guidance_of(problem)
-        self._used, self._error, self._told = Seen(), np.zeros((1, problem.trace.num_channels)), 0
+        self._used, self.error, self._told = Seen(), np.zeros((1, problem.trace.num_channels)), 0
         rows = sorted(enumerate(rows_of(section)), key=lambda of: of[1].newest)
         self._gaps = {newest: list(of) for newest, of in itertools.groupby(rows, key=lambda of: of[1].newest)}
 
@@ -191,17 +192,24 @@ class ClosingRollout(TapRollout):
         batch = len(feature[0]) // self._held
         self._used.update(self._tokens.of(feature, label, step, self._held, batch))
 
+    def settle(self, end: int) -> bool:
+        """Add up what the steps before `end` have done; whether all branches were called on each."""
+        steps = range(self._told, end)
+        if any((branch, step) not in self._used for step in steps for branch in self._guidance):
+            return False
+        for step, (branch, weight) in itertools.product(steps, self._guidance.items()):
+            off = self._used[branch, step] - self._full[branch, step]
+            self.error = self.error + self._effects[step] * weight * off
+        self._told = end
+        return True
+
     def _fit(self, gap: Sequence[tuple[int, Row]]) -> None:
         """Move the rows of a gap, given with their numbers, such that its end is as near to the full run as can be."""
         first = min(row.step for _, row in gap)
-        if any((branch, step) not in self._used for step in range(self._told, first) for branch in self._guidance):
+        if not self.settle(first):
             self._gaps.clear()  # a branch that is not called on every step
             return
-        for step, (branch, weight) in itertools.product(range(self._told, first), self._guidance.items()):
-            told = self._used[branch, step] - self._full[branch, step]
-            self._error = self._error + self._effects[step] * weight * told
-        self._told = first
-        missed, moved = self._error.copy(), dict[Regressor, float]()
+        missed, moved = self.error.copy(), dict[Regressor, float]()
         for number, row in gap:
             taps, effect = self.taps[number].double().cpu().numpy(), self._effects[row.step]
             for branch in self._branches(row):
@@ -227,7 +235,7 @@ class ClosingRollout(TapRollout):
     def _seen(self, row: Row, regressor: Regressor) -> Array:
         """A regressor, under guidance where rows are for all branches alike."""
         if regressor is None:
-            return np.ones_like(self._error)
+            return np.ones_like(self.error)
         if row.branch != EVERY:
             return self._used[regressor]
         return np.asarray(sum(weight * self._used[of, regressor[1]] for of, weight in self._guidance.items()))

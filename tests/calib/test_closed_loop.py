@@ -1,0 +1,96 @@
+"""Rows fitted in runs of the plan itself."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from guided import KINDS, PROMPTS
+
+from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.workload import Workload
+from hyca_calib.search.assemble import build_section
+from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.closed_loop import ClosingRollout, Tokens, can_close, closed_if_nearer, closed_loop, full_runs
+from hyca_calib.search.options import Refinement
+from hyca_calib.search.problem import Problem
+from hyca_calib.search.rollout_error import raced_psnr
+from hyca_calib.search.rows import plan_taps
+from hyca_calib.search.settings import Settings
+from hyca_calib.trace.run import trace
+from hyca_calib.trace.store import Trace
+from hyca_runtime.network_plan import NetworkPlan
+from hyca_runtime.point import CachePoint
+from hyca_runtime.policies import PolicySpec
+from hyca_runtime.schedule import Schedule
+
+STEPS, COMPUTED = 12, (0, 1, 4, 8)
+SUBJECTS = {**KINDS, "no guidance": (tiny.pipeline, tuple({"prompt": text} for text in PROMPTS))}
+COUNTED = Refinement(iterations=1)
+
+
+@pytest.fixture(scope="module", params=SUBJECTS)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Problem]:
+    make, prompts = SUBJECTS[request.param]
+    path: Path = tmp_path_factory.mktemp("closed") / "t.zarr"
+    trace(make(), Workload(prompts, 14, STEPS, 1), CachePoint(kind="output"), path, model_name="t", batch=4, tokens=8)
+    return make(), Problem(Trace(path))
+
+
+def candidate_of(problem: Problem, **settings: Any) -> Candidate:
+    return Candidate(problem, Settings(groups=1, **settings), Schedule.from_steps(STEPS, COMPUTED))
+
+
+def on_fit(pipe: Any, problem: Problem, section: NetworkPlan) -> float:
+    return statistics.fmean(raced_psnr(pipe, section, problem.samples("fit"), ()))
+
+
+def test_what_is_added_up_is_what_the_latent_is_off(subject: tuple[Any, Problem]) -> None:
+    """At the output the sum of a plan's errors, weighted by the sampler's response, is the final latent's error."""
+    pipe, problem = subject
+    samples, tokens = problem.samples("fit"), Tokens(problem)
+    full = full_runs(pipe, problem, samples.jobs, tokens)
+    together = {key: np.concatenate([of[key] for of in full]) for key in full[0]}
+    section = build_section(candidate_of(problem))
+    with ClosingRollout(pipe, problem, section, tokens, together) as rollout, torch.no_grad():
+        found = sample_latents(pipe, samples.jobs, STEPS, len(samples.jobs))
+    rollout.settle(STEPS)
+    off = (found - samples.latents).square().sum().item()
+    assert np.square(rollout.error).sum() == pytest.approx(off, rel=1e-3)
+
+
+def test_fitted_in_the_loop_samples_come_nearer(subject: tuple[Any, Problem]) -> None:
+    pipe, problem = subject
+    for sources in ("own", *problem.sources):
+        section = build_section(candidate_of(problem, sources=sources, depth=2))
+        closed = closed_loop(pipe, problem, section, len(problem.samples("fit").jobs))
+        assert closed is not None
+        assert on_fit(pipe, problem, closed) > on_fit(pipe, problem, section) + 0.5, sources
+
+
+def test_what_is_fitted_is_kept_where_it_is_nearer(subject: tuple[Any, Problem]) -> None:
+    pipe, problem = subject
+    winner = candidate_of(problem)
+    section, account = closed_if_nearer(pipe, winner, COUNTED)
+    before, after = (account["closed_loop"][f"select_psnr_{when}_db"] for when in ("before", "after"))
+    moved = bool((plan_taps(section) != plan_taps(build_section(winner))).any())
+    assert moved == (after > before)
+
+
+def test_where_it_does_not_apply_rows_stay(subject: tuple[Any, Problem]) -> None:
+    pipe, problem = subject
+    winner = candidate_of(problem)
+    section = build_section(winner)
+    assert can_close(problem, section)
+    decided = section.model_copy(update={"policy": PolicySpec(name="accumulated_change")})
+    assert not can_close(problem, decided)
+    assert closed_loop(pipe, problem, decided) is None
+    rows_of_groups = candidate_of(problem, taps="group")
+    assert closed_if_nearer(pipe, rows_of_groups, COUNTED) == (build_section(rows_of_groups), {})
+    assert closed_if_nearer(pipe, winner, replace(COUNTED, iterations=None, minutes=1e-9)) == (section, {})
