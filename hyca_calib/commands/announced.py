@@ -13,6 +13,7 @@ from hyca_calib.costs.memory import resident
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import human_bytes
 from hyca_calib.report.write import WALL_SAMPLES
+from hyca_calib.search import closed_loop
 from hyca_calib.search.effort import Effort
 from hyca_calib.search.error_damping import probed_work
 from hyca_calib.search.options import Refinement
@@ -221,8 +222,10 @@ class _Costs:
 
     def refine(self, computed: int) -> StageWork:
         timed, select = self.smaller or self.timed, self._of("select")
-        judged = (Refinement.evaluations + 3) * select
-        seconds, steps = judged * self._run(computed), judged * computed
+        closed, whole = min(closed_loop.SAMPLES, self._of("fit")), self.workload.num_steps
+        judged = (Refinement.evaluations + 5) * select + closed
+        seconds, steps = judged * self._run(computed), judged * computed + closed * whole
+        seconds, judged = seconds + closed * self._run(whole), judged + closed
         batch = min(self.effort.batch, self._of("fit") + self.effort.fresh)
         if self.smaller is not None:  # ranked at both sizes, then the full runs of the smaller one
             ranked, full = MEMBERS * SAMPLES, self._of("fit") + SAMPLES + self.effort.fresh

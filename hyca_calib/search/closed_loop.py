@@ -57,6 +57,8 @@ RIDGE = 1e-5
 """Of regressors in units of their own size."""
 TINY = 1e-30
 
+FITTED = "fitted_in_the_loop_psnr"
+
 Seen = dict[tuple[str, int], Array]
 """Features of some tokens, ``(sample and token, channel)``, by guidance branch and step."""
 
@@ -88,8 +90,8 @@ def closed_if_nearer(pipe: Any, winner: Candidate, settings: Refinement) -> tupl
         return section, {}
     select = problem.samples("select")
     before, after = (statistics.fmean(raced_psnr(pipe, of, select, ())) for of in (section, fitted))
-    account = {"samples": count, "select_psnr_before_db": round(before, 3), "select_psnr_after_db": round(after, 3)}
-    return fitted if after > before else section, {"closed_loop": account}
+    account = {f"{FITTED}_before_db": round(before, 3), f"{FITTED}_after_db": round(after, 3)}
+    return fitted if after > before else section, account
 
 
 def closed_loop(pipe: Any, problem: Problem, section: NetworkPlan, samples: int = SAMPLES) -> NetworkPlan | None:

@@ -17,7 +17,15 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.closed_loop import ClosingRollout, Tokens, can_close, closed_if_nearer, closed_loop, full_runs
+from hyca_calib.search.closed_loop import (
+    FITTED,
+    ClosingRollout,
+    Tokens,
+    can_close,
+    closed_if_nearer,
+    closed_loop,
+    full_runs,
+)
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import raced_psnr
@@ -78,7 +86,7 @@ def test_what_is_fitted_is_kept_where_it_is_nearer(subject: tuple[Any, Problem])
     pipe, problem = subject
     winner = candidate_of(problem)
     section, account = closed_if_nearer(pipe, winner, COUNTED)
-    before, after = (account["closed_loop"][f"select_psnr_{when}_db"] for when in ("before", "after"))
+    before, after = (account[f"{FITTED}_{when}_db"] for when in ("before", "after"))
     moved = bool((plan_taps(section) != plan_taps(build_section(winner))).any())
     assert moved == (after > before)
 
