@@ -205,12 +205,13 @@ class _Costs:
         work = self._work("confirm", samples, samples * computed, seconds, self._drawn(select))
         if self.timed.points < 2:
             return work
-        refine, share = self.refine(computed), self.timed.points * SHARE  # as if all were near one another
+        refine, closed = self.refine(computed), self._closed(computed)
+        points, fit = self.timed.points, self.timed.points * (1 - SHARE)  # as if all were near one another
         return replace(
             work,
-            samples=work.samples + round(share * refine.samples),
-            calls=work.calls + round(share * refine.calls),
-            seconds=work.seconds + share * refine.seconds,
+            samples=work.samples + round(points * SHARE * refine.samples + fit * closed[0]),
+            calls=work.calls + round(points * SHARE * refine.calls + fit * closed[1]),
+            seconds=work.seconds + points * SHARE * refine.seconds + fit * closed[2],
             device=max(work.device, refine.device),
             host=max(work.host, refine.host),
         )
@@ -220,12 +221,18 @@ class _Costs:
         disk = samples * self.timed.latent_bytes
         return self._work("fresh", samples, samples * steps, samples * self._run(steps), self._drawn(self.batch), disk)
 
+    def _closed(self, computed: int) -> tuple[int, int, float]:
+        """Samples, calls and seconds of fitting rows in the loop, see `closed_if_nearer`."""
+        fit, steps = min(closed_loop.SAMPLES, self._of("fit")), self.workload.num_steps
+        runs = fit + 2 * self._of("select")
+        return fit + runs, fit * steps + runs * computed, fit * self._run(steps) + runs * self._run(computed)
+
     def refine(self, computed: int) -> StageWork:
         timed, select = self.smaller or self.timed, self._of("select")
-        closed, whole = min(closed_loop.SAMPLES, self._of("fit")), self.workload.num_steps
-        judged = (Refinement.evaluations + 5) * select + closed
-        seconds, steps = judged * self._run(computed), judged * computed + closed * whole
-        seconds, judged = seconds + closed * self._run(whole), judged + closed
+        samples, steps, seconds = self._closed(computed)
+        judged = (Refinement.evaluations + 3) * select
+        seconds, steps = seconds + judged * self._run(computed), steps + judged * computed
+        judged += samples
         batch = min(self.effort.batch, self._of("fit") + self.effort.fresh)
         if self.smaller is not None:  # ranked at both sizes, then the full runs of the smaller one
             ranked, full = MEMBERS * SAMPLES, self._of("fit") + SAMPLES + self.effort.fresh

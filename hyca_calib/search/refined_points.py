@@ -13,6 +13,7 @@ from typing import Any
 
 from hyca_calib.records.atomic import write_json
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.closed_loop import KEPT as CLOSED
 from hyca_calib.search.closed_loop import closed_if_nearer
 from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.options import Refinement
@@ -75,7 +76,7 @@ def refined_shortly(
             label, own = winner.problem.label, StudyFolder(study.folder / FOLDER / str(number))
             if label not in found:
                 own.folder.mkdir(parents=True, exist_ok=True)
-                section, _ = closed_if_nearer(pipe, winner, settings)
+                section, _ = closed_if_nearer(pipe, winner, shortly(settings), own.folder / CLOSED)
                 _, account = refine_somehow(task_of(pipe, winner, section), shortly(settings), own, seed)
                 found[label] = account.get("select_psnr_after_db", 0.0)  # none if the minutes were over before
                 write_json(kept, found)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.closed_loop import closed_if_nearer
+from hyca_calib.search.closed_loop import KEPT, closed_if_nearer
 from hyca_calib.search.damping_sweep import sweep_damping
 from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.fewer_steps import fewer_steps
@@ -230,7 +230,7 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
     pipe, problem, options = run.pipe, winner.problem, run.options
     section, account = build_section(winner), dict[str, Any]()
     if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
-        section, closed = closed_if_nearer(pipe, winner, options.refinement)
+        section, closed = closed_if_nearer(pipe, winner, options.refinement, run.study.folder / KEPT)
         task = task_of(pipe, winner, section, partial(_fresh, run, problem.trace))
 
         def tell(share: float, psnr: float) -> None:

@@ -76,10 +76,19 @@ def impulse_response(scheduler: Any, timesteps: list[float]) -> Array | None:
         response = (final(impulses) - final(torch.zeros_like(impulses))).numpy() / IMPULSE
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError):
         return None  # learned variances, a step of another signature
-    if getattr(scheduler.config, "prediction_type", "") == "epsilon":
-        share = noise_levels(scheduler, timesteps)[1:]
-        response = response / np.sqrt(1 + (share / (1 - share)) ** 2)
+    response = response * undone(scheduler, noise_levels(scheduler, timesteps))
     return response if np.isfinite(response).all() and response.any() else None
+
+
+def undone(scheduler: Any, levels: Array) -> Array:
+    """What later outputs leave of an early error, ``(step,)``, as far as `impulse_response` knows of it.
+
+    Args:
+        levels: see `noise_levels`, ``(step + 1,)``.
+    """
+    if getattr(scheduler.config, "prediction_type", "") != "epsilon":
+        return np.ones(len(levels) - 1)
+    return np.asarray(1 / np.sqrt(1 + (levels[1:] / (1 - levels[1:])) ** 2))
 
 
 def _grid(scheduler: Any, timesteps: list[float]) -> tuple[Array, int]:

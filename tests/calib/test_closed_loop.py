@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import DDIMScheduler
 from guided import KINDS, PROMPTS
 
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.closed_loop import (
+from hyca_calib.search.closed_loop import FITTED, can_close, closed_if_nearer, closed_loop
+from hyca_calib.search.closing_rollout import ClosingRollout, Tokens, full_runs
     FITTED,
     ClosingRollout,
     Tokens,
@@ -39,7 +41,19 @@ from hyca_runtime.policies import PolicySpec
 from hyca_runtime.schedule import Schedule
 
 STEPS, COMPUTED = 12, (0, 1, 4, 8)
-SUBJECTS = {**KINDS, "no guidance": (tiny.pipeline, tuple({"prompt": text} for text in PROMPTS))}
+
+
+def predicts_noise() -> Any:
+    pipe = tiny.glyphs()
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="epsilon", beta_schedule="linear")
+    return pipe
+
+
+SUBJECTS = {
+    **KINDS,
+    "predicts noise": (predicts_noise, KINDS["one call"][1]),
+    "no guidance": (tiny.pipeline, tuple({"prompt": text} for text in PROMPTS)),
+}
 COUNTED = Refinement(iterations=1)
 
 
@@ -66,7 +80,7 @@ def test_what_is_added_up_is_what_the_latent_is_off(subject: tuple[Any, Problem]
     full = full_runs(pipe, problem, samples.jobs, tokens)
     together = {key: np.concatenate([of[key] for of in full]) for key in full[0]}
     section = build_section(candidate_of(problem))
-    with ClosingRollout(pipe, problem, section, tokens, together) as rollout, torch.no_grad():
+    with ClosingRollout(pipe, problem, section, tokens, together, len(full)) as rollout, torch.no_grad():
         found = sample_latents(pipe, samples.jobs, STEPS, len(samples.jobs))
     rollout.settle(STEPS)
     off = (found - samples.latents).square().sum().item()
@@ -82,16 +96,19 @@ def test_fitted_in_the_loop_samples_come_nearer(subject: tuple[Any, Problem]) ->
         assert on_fit(pipe, problem, closed) > on_fit(pipe, problem, section) + 0.5, sources
 
 
-def test_what_is_fitted_is_kept_where_it_is_nearer(subject: tuple[Any, Problem]) -> None:
+def test_what_is_fitted_is_kept_where_it_is_nearer(subject: tuple[Any, Problem], tmp_path: Path) -> None:
     pipe, problem = subject
     winner = candidate_of(problem)
-    section, account = closed_if_nearer(pipe, winner, COUNTED)
+    section, account = closed_if_nearer(pipe, winner, COUNTED, tmp_path / "kept")
+    again = closed_if_nearer(None, winner, COUNTED, tmp_path / "kept")
+    assert (plan_taps(again[0]) == plan_taps(section)).all()
+    assert again[1] == account
     before, after = (account[f"{FITTED}_{when}_db"] for when in ("before", "after"))
     moved = bool((plan_taps(section) != plan_taps(build_section(winner))).any())
     assert moved == (after > before)
 
 
-def test_where_it_does_not_apply_rows_stay(subject: tuple[Any, Problem]) -> None:
+def test_where_it_does_not_apply_rows_stay(subject: tuple[Any, Problem], tmp_path: Path) -> None:
     pipe, problem = subject
     winner = candidate_of(problem)
     section = build_section(winner)
@@ -99,6 +116,27 @@ def test_where_it_does_not_apply_rows_stay(subject: tuple[Any, Problem]) -> None
     decided = section.model_copy(update={"policy": PolicySpec(name="accumulated_change")})
     assert not can_close(problem, decided)
     assert closed_loop(pipe, problem, decided) is None
-    rows_of_groups = candidate_of(problem, taps="group")
-    assert closed_if_nearer(pipe, rows_of_groups, COUNTED) == (build_section(rows_of_groups), {})
-    assert closed_if_nearer(pipe, winner, replace(COUNTED, iterations=None, minutes=1e-9)) == (section, {})
+    rows_of_groups, hurried = candidate_of(problem, taps="group"), replace(COUNTED, iterations=None, minutes=1e-9)
+    assert closed_if_nearer(pipe, rows_of_groups, COUNTED, tmp_path / "kept") == (build_section(rows_of_groups), {})
+    assert closed_if_nearer(pipe, winner, hurried, tmp_path / "kept") == (section, {})
+
+
+def test_samples_that_are_not_drawn_together_are_halved(
+    subject: tuple[Any, Problem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where memory is short, whoever notices it."""
+    pipe, problem = subject
+    section, asked = build_section(candidate_of(problem)), list[int]()
+
+    def sample(pipe: Any, jobs: Any, steps: int, batch: int) -> torch.Tensor:
+        asked.append(len(jobs))
+        if len(jobs) > 4:
+            return torch.cat([sample_latents(pipe, jobs[:3], steps, 3), sample_latents(pipe, jobs[3:], steps, 9)])
+        return sample_latents(pipe, jobs, steps, batch)
+
+    monkeypatch.setattr("hyca_calib.search.closed_loop.sample_latents", sample)
+    closed = closed_loop(pipe, problem, section, 5)
+    assert asked[0] == 5 or closed is None
+    assert closed is None or len(asked) > 1
+    monkeypatch.setattr("hyca_calib.search.closed_loop.LEAST", 2)
+    assert closed_loop(pipe, problem, section, 5) is not None
