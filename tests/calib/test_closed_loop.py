@@ -20,14 +20,6 @@ from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.closed_loop import FITTED, can_close, closed_if_nearer, closed_loop
 from hyca_calib.search.closing_rollout import ClosingRollout, Tokens, full_runs
-    FITTED,
-    ClosingRollout,
-    Tokens,
-    can_close,
-    closed_if_nearer,
-    closed_loop,
-    full_runs,
-)
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import raced_psnr
