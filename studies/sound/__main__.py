@@ -68,9 +68,9 @@ def page(results: dict[str, Any]) -> str:
     """The table, and where its figures come from."""
     steps, samples = results["workload"]["num_steps"], results["samples"]
     told = (
-        f"Signal to error of the waveform, in dB, against the model's own full run of {steps} steps; means of {samples} "
-        "test samples with 95 % intervals over prompts. Below each plan the model's own sampler, the multistep "
-        "DPM-Solver++, with as many calls of the network as the plan computes, and with one more."
+        f"Signal to error of the waveform, in dB, against the model's own full run of {steps} steps; means of "
+        f"{samples} test samples with 95 % intervals over prompts. Below each plan the model's own sampler, the "
+        "multistep DPM-Solver++, with as many calls of the network as the plan computes, and with one more."
     )
     head = ["# A kind of model that nothing was tuned on, measured", "", told, ""]
     lines = [*head, "| way | FLOPs | agreement, dB |", "|---|---:|---:|"]
