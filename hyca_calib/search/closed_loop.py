@@ -49,12 +49,12 @@ def closed_if_nearer(
         kept: file of what was decided; a second call reads it.
     """
     problem, section = winner.problem, build_section(winner)
-    count, run_seconds = SAMPLES, problem.trace.cost.full_seconds * problem.trace.num_steps
-    if settings.iterations is None:
-        count = min(SAMPLES, int(SHARE * 60 * settings.minutes / run_seconds))
     if kept.exists():
         told = load_file(kept)
         return with_taps(section, told.pop("taps").numpy()), {key: round(of.item(), 3) for key, of in told.items()}
+    count, run_seconds = SAMPLES, problem.trace.cost.full_seconds * problem.trace.num_steps
+    if settings.iterations is None:
+        count = min(SAMPLES, int(SHARE * 60 * settings.minutes / run_seconds))
     if winner.settings.taps != "channel" or count < LEAST:
         return section, {}
     fitted = closed_loop(pipe, problem, section, count)
@@ -62,10 +62,8 @@ def closed_if_nearer(
         return section, {}
     select = problem.samples("select")
     before, after = (statistics.fmean(raced_psnr(pipe, of, select, ())) for of in (section, fitted))
-    chosen, account = (
-        fitted if after > before else section,
-        {f"{FITTED}_before_db": before, f"{FITTED}_after_db": after},
-    )
+    chosen = fitted if after > before else section
+    account = {f"{FITTED}_before_db": before, f"{FITTED}_after_db": after}
     told = {key: torch.tensor(of, dtype=torch.float64) for key, of in account.items()}
     with replacing(kept) as partial:
         save_file({**told, "taps": torch.from_numpy(plan_taps(chosen))}, partial)

@@ -165,7 +165,7 @@ class ClosingRollout(TapRollout):
             return
         missed, moved = self.error.copy(), dict[Regressor, float]()
         for number, row in gap:
-            taps, effect = self.taps[number].double().cpu().numpy(), self._effects[row.step]
+            taps, effect = self.taps[number].cpu().double().numpy(), self._effects[row.step]
             for branch in self._branches(row):
                 missed -= effect * self._guidance[branch] * self._full[branch, row.step]
             for k, regressor in enumerate(row.regressors):
