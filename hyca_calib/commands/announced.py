@@ -205,13 +205,12 @@ class _Costs:
         work = self._work("confirm", samples, samples * computed, seconds, self._drawn(select))
         if self.timed.points < 2:
             return work
-        refine, closed = self.refine(computed), self._closed(computed)
-        points, fit = self.timed.points, self.timed.points * (1 - SHARE)  # as if all were near one another
+        refine, share = self.refine(computed), self.timed.points * SHARE  # as if all were near one another
         return replace(
             work,
-            samples=work.samples + round(points * SHARE * refine.samples + fit * closed[0]),
-            calls=work.calls + round(points * SHARE * refine.calls + fit * closed[1]),
-            seconds=work.seconds + points * SHARE * refine.seconds + fit * closed[2],
+            samples=work.samples + round(share * refine.samples),
+            calls=work.calls + round(share * refine.calls),
+            seconds=work.seconds + share * refine.seconds,
             device=max(work.device, refine.device),
             host=max(work.host, refine.host),
         )
@@ -224,6 +223,8 @@ class _Costs:
     def _closed(self, computed: int) -> tuple[int, int, float]:
         """Samples, calls and seconds of fitting rows in the loop, see `closed_if_nearer`."""
         fit, steps = min(closed_loop.SAMPLES, self._of("fit")), self.workload.num_steps
+        if fit < closed_loop.LEAST:
+            return 0, 0, 0.0
         runs = fit + 2 * self._of("select")
         return fit + runs, fit * steps + runs * computed, fit * self._run(steps) + runs * self._run(computed)
 

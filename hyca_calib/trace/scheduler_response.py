@@ -86,7 +86,7 @@ def undone(scheduler: Any, levels: Array) -> Array:
     Args:
         levels: see `noise_levels`, ``(step + 1,)``.
     """
-    if getattr(scheduler.config, "prediction_type", "") != "epsilon":
+    if getattr(getattr(scheduler, "config", None), "prediction_type", "") != "epsilon":
         return np.ones(len(levels) - 1)
     return np.asarray(1 / np.sqrt(1 + (levels[1:] / (1 - levels[1:])) ** 2))
 

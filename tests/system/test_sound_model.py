@@ -1,11 +1,14 @@
 """The sound model of the studies: its transform loses nothing, its pipeline does what HyCa asks of one."""
 
+import json
+import statistics
 from typing import Any
 
 import pytest
 import torch
 
 from hyca_calib.pipelines.load import load_pipeline
+from studies.sound.__main__ import RESULTS, page
 from studies.sound.codec import LappedCodec
 from studies.sound.notes import LENGTH, drawn_tunes, played
 
@@ -38,3 +41,11 @@ def test_the_pipeline_plays_what_hyca_asks_for() -> None:
     assert torch.allclose(pipe.vae.decode(latents)[1], torch.from_numpy(alone.audios[0]), atol=1e-4)
     with pytest.raises(ValueError, match="non-empty list"):
         pipe(prompt=[])
+
+
+def test_the_page_is_of_the_results() -> None:
+    results = json.loads((RESULTS / "results.json").read_text())
+    assert page(results) == (RESULTS / "README.md").read_text()
+    for row in results["rows"]:
+        assert row["interval"][0] == pytest.approx(statistics.fmean(row["agreement_db"]))
+        assert len(row["agreement_db"]) == results["samples"]
