@@ -33,7 +33,7 @@ Spectrograms: {captions}. 50 steps, guidance 3, seed 0, not selected.
 | Licence | Apache-2.0, as this repository |
 | Training | {step} steps of {batch} tunes, {minutes} minutes on {device}; bf16 autocast, AdamW, EMA {ema} |
 | Loss | {loss} (mean squared velocity error; running mean at the end) |
-| Reproduce | `python -m studies.sound.train --out DIR` |
+| Reproduce | `python -m studies.sound.train --out DIR --compile` |
 
 Out of scope: anything but testing.
 """

@@ -15,7 +15,8 @@ from hyca_calib.demo.emoji.text import WordEncoder
 from hyca_calib.demo.sampling import Callback, DemoPipeline, Generators
 from studies.sound.codec import LappedCodec
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path("runs/sound-model/pipeline")
+"""Where ``python -m studies.sound.train --out runs/sound-model`` puts them."""
 HEAD = 64
 
 
@@ -105,5 +106,12 @@ class SoundPipeline(DemoPipeline):
 
 
 def sound() -> SoundPipeline:
-    """The trained model: ``--model studies.sound.pipeline:sound``."""
+    """The trained model: ``--model studies.sound.pipeline:sound``.
+
+    Raises:
+        FileNotFoundError: it is not trained yet.
+    """
+    if not WEIGHTS.exists():
+        how = f"python -m studies.sound.train --out {WEIGHTS.parent}"
+        raise FileNotFoundError(f"no weights in {WEIGHTS}; train them first, in an hour or two of one core: {how}")
     return SoundPipeline.from_weights(WEIGHTS)

@@ -96,6 +96,14 @@ def batch_loss(
     return loss_of
 
 
+def pipeline_of(model: Denoiser, codec: LappedCodec) -> SoundPipeline:
+    """The pipeline around a network, with the noise levels that it is trained for."""
+    scheduler = EDMDPMSolverMultistepScheduler(
+        sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, sigma_data=1.0, prediction_type="v_prediction"
+    )
+    return SoundPipeline(model.transformer, model.text_encoder, codec, scheduler)
+
+
 def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
     """Train until `recipe.steps`, then write the pipeline and its card to ``out/pipeline``."""
     torch.manual_seed(recipe.seed)
@@ -105,16 +113,10 @@ def train(recipe: Recipe, out: Path, device: str, compiled: bool) -> None:
     codec = LappedCodec(recipe.hop)
     codec.fit(sounds)
     model = Denoiser(recipe)
-
-    def pipeline_of(half: Denoiser) -> SoundPipeline:
-        scheduler = EDMDPMSolverMultistepScheduler(
-            sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, sigma_data=1.0, prediction_type="v_prediction"
-        )
-        return SoundPipeline(half.transformer, half.text_encoder, codec, scheduler)
-
     words = model.text_encoder.tokenize([tune.caption for tune in tunes])
     loss_of = batch_loss(codec.encode(sounds).to(device), words.to(device), recipe)
-    train_loop(model, loss_of, recipe, out, device, compiled, pipeline_of, {"tunes": len(tunes)})
+    facts = {"tunes": len(tunes)}
+    train_loop(model, loss_of, recipe, out, device, compiled, lambda half: pipeline_of(half, codec), facts)
     card.write(out / "pipeline")
 
 

@@ -2,15 +2,18 @@
 
 import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from hyca_calib.pipelines.load import load_pipeline
+from hyca_runtime.errors import WorkloadError
 from studies.sound.__main__ import RESULTS, page
 from studies.sound.codec import LappedCodec
 from studies.sound.notes import LENGTH, drawn_tunes, played
+from studies.sound.train import Denoiser, Recipe, pipeline_of
 
 
 def test_the_lapped_transform_is_orthonormal_and_inverted() -> None:
@@ -31,8 +34,24 @@ def test_tunes_differ_and_are_within_range() -> None:
     assert 0.5 <= sound.abs().max() <= 0.9
 
 
-def test_the_pipeline_plays_what_hyca_asks_for() -> None:
-    pipe: Any = load_pipeline("studies.sound.pipeline:sound")
+@pytest.fixture
+def pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Small and untrained, loaded as the trained one is."""
+    torch.manual_seed(0)
+    model = Denoiser(Recipe(blocks=1, width=64))
+    torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.1)
+    pipeline_of(model, LappedCodec()).save_pretrained(tmp_path)
+    monkeypatch.setattr("studies.sound.pipeline.WEIGHTS", tmp_path)
+    return load_pipeline("studies.sound.pipeline:sound")
+
+
+def test_without_weights_it_is_said_how_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.sound.pipeline.WEIGHTS", tmp_path / "none" / "pipeline")
+    with pytest.raises(WorkloadError, match=r"python -m studies\.sound\.train --out"):
+        load_pipeline("studies.sound.pipeline:sound")
+
+
+def test_the_pipeline_plays_what_hyca_asks_for(pipe: Any) -> None:
     asked = {"num_inference_steps": 2, "generator": [torch.Generator().manual_seed(i) for i in range(2)]}
     (latents,) = pipe(prompt=["bell c4", "horn a3 e4"], output_type="latent", return_dict=False, **asked)
     assert latents.shape == (2, 64, 128)
