@@ -199,10 +199,14 @@ class _Costs:
 
     def confirm(self, computed: int) -> StageWork:
         select = self._of("select")
-        samples = self.effort.rollouts * select
-        rows = BUILD_SECONDS * (self.workload.num_steps / OF_STEPS) ** 2 * self.timed.channels / OF_CHANNELS
+        samples, steps = self.effort.rollouts * select, self.workload.num_steps
+        rows = BUILD_SECONDS * (steps / OF_STEPS) ** 2 * self.timed.channels / OF_CHANNELS
         seconds = samples * self._run(computed) + TRIED * self.effort.rollouts * rows
-        work = self._work("confirm", samples, samples * computed, seconds, self._drawn(select))
+        watched = self._in_loop()
+        seconds += watched * self._run(steps)
+        work = self._work(
+            "confirm", samples + watched, samples * computed + watched * steps, seconds, self._drawn(select)
+        )
         if self.timed.points < 2:
             return work
         refine, share = self.refine(computed), self.timed.points * SHARE  # as if all were near one another
@@ -220,20 +224,15 @@ class _Costs:
         disk = samples * self.timed.latent_bytes
         return self._work("fresh", samples, samples * steps, samples * self._run(steps), self._drawn(self.batch), disk)
 
-    def _closed(self, computed: int) -> tuple[int, int, float]:
-        """Samples, calls and seconds of fitting rows in the loop, see `closed_if_nearer`."""
-        fit, steps = min(closed_loop.SAMPLES, self._of("fit")), self.workload.num_steps
-        if fit < closed_loop.LEAST:
-            return 0, 0, 0.0
-        runs = fit + 2 * self._of("select")
-        return fit + runs, fit * steps + runs * computed, fit * self._run(steps) + runs * self._run(computed)
+    def _in_loop(self) -> int:
+        """Full runs for rows that are fitted in the loop, see `InTheLoop`; what else that takes, counts as rollouts."""
+        fit = min(closed_loop.SAMPLES, self._of("fit"))
+        return fit * self.timed.points if fit >= closed_loop.LEAST else 0
 
     def refine(self, computed: int) -> StageWork:
         timed, select = self.smaller or self.timed, self._of("select")
-        samples, steps, seconds = self._closed(computed)
         judged = (Refinement.evaluations + 3) * select
-        seconds, steps = seconds + judged * self._run(computed), steps + judged * computed
-        judged += samples
+        seconds, steps = judged * self._run(computed), judged * computed
         batch = min(self.effort.batch, self._of("fit") + self.effort.fresh)
         if self.smaller is not None:  # ranked at both sizes, then the full runs of the smaller one
             ranked, full = MEMBERS * SAMPLES, self._of("fit") + SAMPLES + self.effort.fresh

@@ -1,8 +1,7 @@
-"""Rows of a plan fitted in a run of it, before any gradient; see `ClosingRollout`."""
+"""Candidates whose rows are fitted in runs of themselves, before they are judged."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,18 @@ from hyca_calib.pipelines.workload import Job, batches
 from hyca_calib.records.atomic import replacing
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.closing_rollout import ClosingRollout, Seen, Tokens, full_runs, guidance_of
-from hyca_calib.search.options import Refinement
+from hyca_calib.search.closing_rollout import ClosingRollout, Seen, Tokens, full_run, guidance_of
+from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.rollout_error import raced_psnr
-from hyca_calib.search.rows import plan_taps, with_taps
+from hyca_calib.search.rows import with_taps
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY
 
-SAMPLES, LEAST = 16, 4
+SAMPLES, LEAST = 8, 4
 """Of the fit split that run together, fewer where memory or time is short; rows of fewer than the least are noise."""
-SHARE = 1 / 4
-"""Of the minutes of a refinement, that full runs for this may take beside them."""
-FITTED, KEPT = "fitted_in_the_loop_psnr", "closed_loop.safetensors"
+SHARE = 1 / 8
+"""Of the minutes of rollouts, that full runs at one point may take."""
+FULL_RUNS = "full_runs"
 
 
 def can_close(problem: Problem, section: NetworkPlan) -> bool:
@@ -39,68 +37,82 @@ def can_close(problem: Problem, section: NetworkPlan) -> bool:
     return alone and alike and bool(schedule.predicted_steps and guidance_of(problem))
 
 
-def closed_if_nearer(
-    pipe: Any, winner: Candidate, settings: Refinement, kept: Path
-) -> tuple[NetworkPlan, dict[str, Any]]:
-    """A candidate's section, with rows fitted in runs of it if that brings the select split nearer, and an account.
+class InTheLoop:
+    """Makes sections of a problem's candidates, with rows fitted in a run of each where its settings say so.
 
     Args:
-        settings: of the refinement that begins there.
-        kept: file of what was decided; a second call reads it.
+        folder: full runs of fit samples are kept here, a file each; they serve all candidates, and all budgets.
+        count: of samples that run together, the first of the fit split, as far as one call of the pipeline takes them.
     """
-    problem, section = winner.problem, build_section(winner)
-    if kept.exists():
-        told = load_file(kept)
-        return with_taps(section, told.pop("taps").numpy()), {key: round(of.item(), 3) for key, of in told.items()}
-    count, run_seconds = SAMPLES, problem.trace.cost.full_seconds * problem.trace.num_steps
-    if settings.iterations is None:
-        count = min(SAMPLES, int(SHARE * 60 * settings.minutes / run_seconds))
-    if winner.settings.taps != "channel" or count < LEAST:
-        return section, {}
-    fitted = closed_loop(pipe, problem, section, count)
-    if fitted is None:
-        return section, {}
-    select = problem.samples("select")
-    before, after = (statistics.fmean(raced_psnr(pipe, of, select, ())) for of in (section, fitted))
-    chosen = fitted if after > before else section
-    account = {f"{FITTED}_before_db": before, f"{FITTED}_after_db": after}
-    told = {key: torch.tensor(of, dtype=torch.float64) for key, of in account.items()}
-    with replacing(kept) as partial:
-        save_file({**told, "taps": torch.from_numpy(plan_taps(chosen))}, partial)
-    return chosen, {key: round(of, 3) for key, of in account.items()}
 
+    def __init__(self, pipe: Any, problem: Problem, folder: Path, count: int = SAMPLES) -> None:
+        self._pipe, self._problem, self._folder = pipe, problem, folder
+        self._jobs: Sequence[Job] = max(
+            batches(problem.samples("fit").jobs[:count], max(1, count)), key=len, default=()
+        )
+        self._tokens, self._full = Tokens(problem), list[Seen]()
 
-def closed_loop(pipe: Any, problem: Problem, section: NetworkPlan, samples: int = SAMPLES) -> NetworkPlan | None:
-    """`section` with rows that are fitted in a run of it; None where that cannot be, see `can_close`.
+    @classmethod
+    def within(cls, limits: RolloutLimits, pipe: Any, problem: Problem, folder: Path) -> InTheLoop:
+        """Of as many samples as the limits of a stage of rollouts leave time for."""
+        count, run_seconds = SAMPLES, problem.trace.cost.full_seconds * problem.trace.num_steps
+        if limits.rollouts is None:
+            count = min(SAMPLES, int(SHARE * 60 * limits.minutes / run_seconds))
+        return cls(pipe, problem, folder, count)
 
-    Cost: a full run of each sample, and one of the plan.
+    def can_fit(self, candidate: Candidate) -> bool:
+        """Whether rows of such a candidate can be fitted in the loop."""
+        settings, enough = candidate.settings, len(self._jobs) >= LEAST
+        by_channel = settings.taps == "channel" and not settings.inherit
+        return enough and by_channel and can_close(self._problem, build_section(candidate))
 
-    Args:
-        samples: of the fit split, the first, as far as one call of the pipeline takes them all.
-    """
-    jobs: Sequence[Job] = max(batches(problem.samples("fit").jobs[:samples], samples), key=len)
-    least = min(LEAST, samples)
-    if not can_close(problem, section) or len(jobs) < least:
+    def section(self, candidate: Candidate) -> NetworkPlan:
+        """The section of a candidate, unrefined; see `build_section`."""
+        section = build_section(candidate)
+        fitted = self.fitted(section) if candidate.settings.in_loop and self.can_fit(candidate) else None
+        return section if fitted is None else fitted
+
+    def fitted(self, section: NetworkPlan) -> NetworkPlan | None:
+        """`section` with rows that are fitted in a run of it; None where that does not work.
+
+        Cost: a run of the plan for each sample, and once a full run.
+        """
+        jobs = self._jobs
+        with torch.no_grad():
+            self._full = self._full or self._full_runs()
+            while self._full and len(jobs) >= LEAST:
+                taps = self._taps(section, jobs)
+                if taps is not None:
+                    return with_taps(section, taps)
+                jobs = jobs[: len(jobs) // 2]  # all at once may not fit memory
         return None
-    tokens = Tokens(problem)
-    with torch.no_grad():
-        full = full_runs(pipe, problem, jobs, tokens)
-        while full and len(jobs) >= least:
-            fitted = _closed(pipe, problem, section, jobs, tokens, full)
-            if fitted is not None:
-                return fitted
-            jobs = jobs[: len(jobs) // 2]  # all at once may not fit memory
-    return None
 
+    def _full_runs(self) -> list[Seen]:
+        """What full runs of the samples stepped with; nothing where one of them cannot be told."""
+        found = list[Seen]()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for number, job in enumerate(self._jobs):
+            kept = self._folder / f"{self._problem.identity}-{number}.safetensors"
+            if kept.exists():
+                found.append(
+                    {(key.split(" ", 1)[1], int(key.split()[0])): of.numpy() for key, of in load_file(kept).items()}
+                )
+                continue
+            seen = full_run(self._pipe, self._problem, job, self._tokens)
+            if not seen:
+                return []
+            with replacing(kept) as partial:
+                save_file({f"{step} {branch}": torch.from_numpy(of) for (branch, step), of in seen.items()}, partial)
+            found.append(seen)
+        return found
 
-def _closed(
-    pipe: Any, problem: Problem, section: NetworkPlan, jobs: Sequence[Job], tokens: Tokens, full: Sequence[Seen]
-) -> NetworkPlan | None:
-    together = {key: np.concatenate([of[key] for of in full[: len(jobs)]]) for key in full[0]}
-    with ClosingRollout(pipe, problem, section, tokens, together, len(jobs)) as rollout:
-        try:
-            sample_latents(pipe, jobs, problem.workload.num_steps, len(jobs))
-        except torch.OutOfMemoryError:
-            return None
-    taps = rollout.taps.cpu().double().numpy()
-    return with_taps(section, taps) if rollout.whole and np.isfinite(taps).all() else None
+    def _taps(self, section: NetworkPlan, jobs: Sequence[Job]) -> np.ndarray | None:
+        full = self._full[: len(jobs)]
+        together = {key: np.concatenate([of[key] for of in full]) for key in full[0]}
+        with ClosingRollout(self._pipe, self._problem, section, self._tokens, together, len(jobs)) as rollout:
+            try:
+                sample_latents(self._pipe, jobs, self._problem.workload.num_steps, len(jobs))
+            except torch.OutOfMemoryError:
+                return None
+        taps = rollout.taps.cpu().double().numpy()
+        return taps if rollout.whole and np.isfinite(taps).all() else None

@@ -58,20 +58,18 @@ def guidance_of(problem: Problem) -> dict[str, float]:
     return {branches[0]: 1.0} if len(branches) == 1 else dict(zip(branches, weights, strict=bool(weights)))
 
 
-def full_runs(pipe: Any, problem: Problem, jobs: Sequence[Job], tokens: Tokens) -> list[Seen]:
-    """What the full run of each job stepped with; nothing where several calls of a branch make one step together, or
+def full_run(pipe: Any, problem: Problem, job: Job, tokens: Tokens) -> Seen:
+    """What the full run of a job stepped with; nothing where several calls of a branch make one step together, or
     several passes over the steps one sample."""
-    found, whole = list[Seen](), True
+    found, whole = Seen(), True
 
     def hear(call: WatchedCall) -> None:
         nonlocal whole
-        whole = whole and call.stream[1] == 0 and not (call.begins and found[-1])
-        found[-1].update(tokens.of(call.features[FEATURE], call.stream[0], call.step, problem.trace.stacked, 1))
+        whole = whole and call.stream[1] == 0 and not (call.begins and found)
+        found.update(tokens.of(call.features[FEATURE], call.stream[0], call.step, problem.trace.stacked, 1))
 
-    for job in jobs:
-        found.append({})
-        watch(pipe, problem, {FEATURE: problem.trace.point}, job, problem.workload.num_steps, hear)
-    return found if whole else []
+    watch(pipe, problem, {FEATURE: problem.trace.point}, job, problem.workload.num_steps, hear)
+    return found if whole else {}
 
 
 class Tokens:

@@ -13,8 +13,6 @@ from typing import Any
 
 from hyca_calib.records.atomic import write_json
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.closed_loop import KEPT as CLOSED
-from hyca_calib.search.closed_loop import closed_if_nearer
 from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import coordinates
@@ -54,6 +52,7 @@ def shortly(settings: Refinement) -> Refinement:
 def refined_shortly(
     pipe: Any,
     winners: Sequence[Candidate],
+    section_of: Callable[[Candidate], NetworkPlan],
     settings: Refinement,
     study: StudyFolder,
     seed: int,
@@ -65,6 +64,7 @@ def refined_shortly(
 
     Args:
         winners: the best candidates of different problems.
+        section_of: makes the section of each, whose taps are refined.
         study: where it is kept; a second call goes on from it.
         on_news: told the agreement of each.
     """
@@ -76,8 +76,8 @@ def refined_shortly(
             label, own = winner.problem.label, StudyFolder(study.folder / FOLDER / str(number))
             if label not in found:
                 own.folder.mkdir(parents=True, exist_ok=True)
-                section, _ = closed_if_nearer(pipe, winner, shortly(settings), own.folder / CLOSED)
-                _, account = refine_somehow(task_of(pipe, winner, section), shortly(settings), own, seed)
+                task = task_of(pipe, winner, section_of(winner))
+                _, account = refine_somehow(task, shortly(settings), own, seed)
                 found[label] = account.get("select_psnr_after_db", 0.0)  # none if the minutes were over before
                 write_json(kept, found)
             on_news(found[label])

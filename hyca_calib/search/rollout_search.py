@@ -21,6 +21,8 @@ FEEDBACK_SHARES = (0.5, 0.25, 0.75, 1.0)
 """Shares of earlier errors that are taken back, see `with_feedback`."""
 OTHERS = 4
 """Offline candidates that are rolled out after the finalists."""
+FITTED = 0.5
+"""Of a rollout is what it takes to fit rows in the loop: a run of fewer samples."""
 GAIN_DB = 0.02
 """A smaller improvement is none."""
 KICKS = 64
@@ -34,9 +36,10 @@ def search_by_rollouts(
     seed: int,
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
     alternatives: Callable[[Pulse], Iterable[Candidate]] = lambda pulse: (),
+    in_loop: bool = False,
 ) -> tuple[Candidate, float]:
-    """Roll out the best candidates, then what gains most first: other shares taken back, other ridges, rows over more
-    than their own past, more candidates and alternatives, steps moved.
+    """Roll out the best candidates, then what gains most first: other shares taken back, other ridges, rows fitted in
+    the loop, rows over more than their own past, more candidates and alternatives, steps moved.
 
     The ridge decides how far taps trust their fit, which a replay with a clean history overrates or
     underrates by several dB; a replay knows nothing of what the network mends by itself, either.
@@ -46,6 +49,7 @@ def search_by_rollouts(
         rollouts: where they are done and remembered; none is repeated after an interruption.
         on_progress: told the share of the limits that is spent, and the best PSNR so far.
         alternatives: candidates in case the offline objective is wrong, see `sweep_damping`; made as time allows.
+        in_loop: whether rows can be fitted in runs of the candidates.
 
     Returns:
         The winner and its PSNR in dB.
@@ -53,7 +57,7 @@ def search_by_rollouts(
     climb = _Climb(candidates[0], limits, rollouts, on_progress)
     climb.improves(candidates[: limits.finalists])
     if not climb.best.settings.inherit:  # else nothing is fitted
-        _fit_otherwise(climb)
+        _fit_otherwise(climb, in_loop)
     settled = climb.best.settings
     others = [
         _like(candidate, settled, candidate.settings.ridge) for candidate in candidates[limits.finalists :][:OTHERS]
@@ -67,19 +71,20 @@ def search_by_rollouts(
     return climb.best, climb.psnr
 
 
-def _fit_otherwise(climb: _Climb) -> None:
+def _fit_otherwise(climb: _Climb, in_loop: bool) -> None:
     """Try the rows of the best candidate fitted in other ways."""
     if climb.best.settings.taps == "channel":
         climb.try_all([climb.best.moved(repay=repay) for repay in FEEDBACK_SHARES])
     climb.try_all([climb.best.moved(ridge=ridge) for ridge in RIDGES])
     if climb.best.settings.taps == "channel":
+        climb.try_all([climb.best.moved(in_loop=True)] if in_loop else [])
         climb.try_all([climb.best.moved(sources=sources) for sources in climb.best.sources])
 
 
 def _like(candidate: Candidate, settled: Settings, ridge: float) -> Candidate:
     """A candidate with what was found best so far for others."""
     sources = settled.sources if settled.sources in candidate.sources else "own"
-    return candidate.moved(repay=settled.repay, sources=sources, ridge=ridge)
+    return candidate.moved(repay=settled.repay, in_loop=settled.in_loop, sources=sources, ridge=ridge)
 
 
 @dataclass
@@ -136,7 +141,7 @@ class _Climb:
     def _share(self) -> float:
         """The share of the limits that is spent."""
         rollouts = self.limits.rollouts
-        done = sum(rolled.share for rolled in self.tried.values())
+        done = sum(rolled.share + FITTED * of.settings.in_loop for of, rolled in self.tried.items())
         return min(1.0, max(self.watch.share, done / rollouts if rollouts else 0.0))
 
 
@@ -158,7 +163,7 @@ def _moves(candidate: Candidate) -> list[Move]:
     """To candidates a small step away."""
     settings, schedule = candidate.settings, candidate.schedule
     moves: list[Move] = [partial(_moved, candidate, shift) for shift in _shifts(schedule, settings.start)]
-    if settings.inherit:
+    if settings.inherit or settings.in_loop:  # which leaves little of how rows were fitted before
         return moves
     moves += [partial(candidate.moved, ridge=ridge) for ridge in (settings.ridge / 3, settings.ridge * 3)]
     shares = (settings.repay - 0.125, settings.repay + 0.125) if settings.taps == "channel" else ()

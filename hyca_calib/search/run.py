@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.closed_loop import KEPT, closed_if_nearer
+from hyca_calib.search.closed_loop import FULL_RUNS, InTheLoop
 from hyca_calib.search.damping_sweep import sweep_damping
 from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.fewer_steps import fewer_steps
@@ -51,6 +52,19 @@ class _Run:
     study: StudyFolder
     options: SearchOptions
     on_progress: Progress
+
+    @property
+    def shared(self) -> Path:
+        """The folder of what serves all budgets."""
+        return self.options.shared or self.study.folder
+
+    def in_loop(self, problem: Problem) -> InTheLoop:
+        """What makes sections of a problem's candidates, alike in all stages."""
+        return InTheLoop.within(self.options.confirmation, self.pipe, problem, self.shared / FULL_RUNS)
+
+    def section(self, winner: Candidate) -> NetworkPlan:
+        """The section of a candidate that was rolled out."""
+        return self.in_loop(winner.problem).section(winner)
 
 
 def search(
@@ -141,7 +155,7 @@ def _ahead(run: _Run, heats: Sequence[tuple[float, Candidate]]) -> int:
     def tell(psnr: float) -> None:
         run.on_progress("confirm", 0.5, f"shortly refined, {_told(psnr)}")
 
-    found = refined_shortly(run.pipe, winners, refinement, run.study, run.options.seed, tell)
+    found = refined_shortly(run.pipe, winners, run.section, refinement, run.study, run.options.seed, tell)
     return max(near, key=lambda i: (found[heats[i][1].problem.label], -heats[i][0]))
 
 
@@ -154,18 +168,18 @@ def _heat(
     tried[point] = []
     if run.pipe is None or not first.schedule.predicted_steps or not limits.minutes:
         return first.cost, first
-    samples, seed = problem.samples("select"), run.options.seed
+    samples, seed, in_loop = problem.samples("select"), run.options.seed, run.in_loop(problem)
     rollouts = SharedRollouts(
         run.options.storage or run.study.journal,
         f"rollouts {problem.identity}{_told_variants(problem)} {run.budget.text} seed {seed}",
-        lambda candidate, beat: raced_psnr(run.pipe, build_section(candidate), samples, beat),
+        lambda candidate, beat: raced_psnr(run.pipe, in_loop.section(candidate), samples, beat),
     )
 
     def tell(done: float, psnr: float) -> None:
         run.on_progress("confirm", begin + (end - begin) * done, _told(psnr))
 
     sweep = partial(sweep_damping, first, run.budget)
-    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep)
+    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep, in_loop.can_fit(first))
     tried[point] = rollouts.history()
     return -psnr, winner
 
@@ -228,9 +242,8 @@ def _best_point(
 def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:
     """The winner as a section with refined taps and its agreement on the select split, and an account of that."""
     pipe, problem, options = run.pipe, winner.problem, run.options
-    section, account = build_section(winner), dict[str, Any]()
+    section, account = build_section(winner) if pipe is None else run.section(winner), dict[str, Any]()
     if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
-        section, closed = closed_if_nearer(pipe, winner, options.refinement, run.study.folder / KEPT)
         task = task_of(pipe, winner, section, partial(_fresh, run, problem.trace))
 
         def tell(share: float, psnr: float) -> None:
@@ -240,7 +253,7 @@ def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]
         if options.refinement.size:
             task, told = smaller(task, options.refinement, options.seed)
         theta, account = refine_somehow(task, options.refinement, run.study, options.seed, tell)
-        account = {**closed, **told, **account}
+        account = {**told, **account}
         section = with_taps(section, task.expand(theta).double().numpy())
     return judged(pipe, problem, section), account
 
@@ -249,7 +262,7 @@ def _fresh(run: _Run, trace: Trace) -> Samples | None:
     """Full runs beyond the trace, if any are wanted."""
     if not run.options.fresh:
         return None
-    runs = FreshRuns(run.options.fresh, (run.options.shared or run.study.folder) / FRESH_RUNS)
+    runs = FreshRuns(run.options.fresh, run.shared / FRESH_RUNS)
     return runs.drawn(run.pipe, trace, lambda share: run.on_progress("fresh", share, ""))
 
 

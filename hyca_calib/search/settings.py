@@ -20,6 +20,7 @@ class Settings:
         taps: a row of taps for every channel, drawn by the ridge towards its group's, or one for every group.
         sources: what rows for channels weigh, see `Sources` and `joint_section`.
         repay: share of the error of earlier forecasts that rows for channels make up for, see `with_feedback`.
+        in_loop: rows for channels are fitted in a run of the plan, from what the above makes of them, see `InTheLoop`.
         inherit: rows that the plan has which the search starts from are kept as they are there, see `inherited`.
     """
 
@@ -33,4 +34,5 @@ class Settings:
     taps: Grain = "channel"
     sources: Sources = "own"
     repay: float = 0.0
+    in_loop: bool = False
     inherit: bool = False

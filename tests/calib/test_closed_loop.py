@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ from diffusers import DDIMScheduler
 from guided import KINDS, PROMPTS
 
 from hyca_calib.pipelines.rollout import sample_latents
-from hyca_calib.pipelines.workload import Workload
+from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.closed_loop import FITTED, can_close, closed_if_nearer, closed_loop
-from hyca_calib.search.closing_rollout import ClosingRollout, Tokens, full_runs
-from hyca_calib.search.options import Refinement
+from hyca_calib.search.closed_loop import SAMPLES, InTheLoop, can_close
+from hyca_calib.search.closing_rollout import ClosingRollout, Tokens, full_run
+from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.rows import plan_taps
@@ -46,7 +45,6 @@ SUBJECTS = {
     "predicts noise": (predicts_noise, KINDS["one call"][1]),
     "no guidance": (tiny.pipeline, tuple({"prompt": text} for text in PROMPTS)),
 }
-COUNTED = Refinement(iterations=1)
 
 
 @pytest.fixture(scope="module", params=SUBJECTS)
@@ -69,7 +67,7 @@ def test_what_is_added_up_is_what_the_latent_is_off(subject: tuple[Any, Problem]
     """At the output the sum of a plan's errors, weighted by the sampler's response, is the final latent's error."""
     pipe, problem = subject
     samples, tokens = problem.samples("fit"), Tokens(problem)
-    full = full_runs(pipe, problem, samples.jobs, tokens)
+    full = [full_run(pipe, problem, job, tokens) for job in samples.jobs]
     together = {key: np.concatenate([of[key] for of in full]) for key in full[0]}
     section = build_section(candidate_of(problem))
     with ClosingRollout(pipe, problem, section, tokens, together, len(full)) as rollout, torch.no_grad():
@@ -79,42 +77,48 @@ def test_what_is_added_up_is_what_the_latent_is_off(subject: tuple[Any, Problem]
     assert np.square(rollout.error).sum() == pytest.approx(off, rel=1e-3)
 
 
-def test_fitted_in_the_loop_samples_come_nearer(subject: tuple[Any, Problem]) -> None:
+def test_fitted_in_the_loop_samples_come_nearer(subject: tuple[Any, Problem], tmp_path: Path) -> None:
     pipe, problem = subject
+    in_loop = InTheLoop(pipe, problem, tmp_path)
     for sources in ("own", *problem.sources):
-        section = build_section(candidate_of(problem, sources=sources, depth=2))
-        closed = closed_loop(pipe, problem, section, len(problem.samples("fit").jobs))
-        assert closed is not None
+        candidate = candidate_of(problem, sources=sources, depth=2)
+        section, closed = (in_loop.section(candidate.moved(in_loop=way)) for way in (False, True))
+        assert (plan_taps(section) == plan_taps(build_section(candidate))).all()
         assert on_fit(pipe, problem, closed) > on_fit(pipe, problem, section) + 0.5, sources
 
 
-def test_what_is_fitted_is_kept_where_it_is_nearer(subject: tuple[Any, Problem], tmp_path: Path) -> None:
+def test_full_runs_are_kept_for_all_candidates(
+    subject: tuple[Any, Problem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe, problem = subject
-    winner = candidate_of(problem)
-    section, account = closed_if_nearer(pipe, winner, COUNTED, tmp_path / "kept")
-    again = closed_if_nearer(None, winner, COUNTED, tmp_path / "kept")
-    assert (plan_taps(again[0]) == plan_taps(section)).all()
-    assert again[1] == account
-    before, after = (account[f"{FITTED}_{when}_db"] for when in ("before", "after"))
-    moved = bool((plan_taps(section) != plan_taps(build_section(winner))).any())
-    assert moved == (after > before)
+    asked = list[Job]()
+
+    def counted(pipe: Any, problem: Problem, job: Job, tokens: Tokens) -> Any:
+        asked.append(job)
+        return full_run(pipe, problem, job, tokens)
+
+    monkeypatch.setattr("hyca_calib.search.closed_loop.full_run", counted)
+    candidate = candidate_of(problem, in_loop=True)
+    first, *later = (plan_taps(InTheLoop(pipe, problem, tmp_path).section(candidate)) for _ in range(2))
+    assert (first == later[0]).all()
+    assert asked == list(problem.samples("fit").jobs[:SAMPLES])
 
 
 def test_where_it_does_not_apply_rows_stay(subject: tuple[Any, Problem], tmp_path: Path) -> None:
     pipe, problem = subject
-    winner = candidate_of(problem)
-    section = build_section(winner)
+    candidate = candidate_of(problem, in_loop=True)
+    section, in_loop = build_section(candidate), InTheLoop(pipe, problem, tmp_path)
     assert can_close(problem, section)
-    decided = section.model_copy(update={"policy": PolicySpec(name="accumulated_change")})
-    assert not can_close(problem, decided)
-    assert closed_loop(pipe, problem, decided) is None
-    rows_of_groups, hurried = candidate_of(problem, taps="group"), replace(COUNTED, iterations=None, minutes=1e-9)
-    assert closed_if_nearer(pipe, rows_of_groups, COUNTED, tmp_path / "kept") == (build_section(rows_of_groups), {})
-    assert closed_if_nearer(pipe, winner, hurried, tmp_path / "kept") == (section, {})
+    assert in_loop.can_fit(candidate)
+    assert not can_close(problem, section.model_copy(update={"policy": PolicySpec(name="accumulated_change")}))
+    hurried = InTheLoop.within(RolloutLimits(minutes=1e-9), pipe, problem, tmp_path)
+    for maker, one in ((in_loop, candidate_of(problem, taps="group", in_loop=True)), (hurried, candidate)):
+        assert not maker.can_fit(one)
+        assert maker.section(one) == build_section(one)
 
 
 def test_samples_that_are_not_drawn_together_are_halved(
-    subject: tuple[Any, Problem], monkeypatch: pytest.MonkeyPatch
+    subject: tuple[Any, Problem], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As where memory is short, whoever notices it."""
     pipe, problem = subject
@@ -126,9 +130,10 @@ def test_samples_that_are_not_drawn_together_are_halved(
             return torch.cat([sample_latents(pipe, jobs[:3], steps, 3), sample_latents(pipe, jobs[3:], steps, 9)])
         return sample_latents(pipe, jobs, steps, batch)
 
+    in_loop = InTheLoop(pipe, problem, tmp_path, 5)
     monkeypatch.setattr("hyca_calib.search.closed_loop.sample_latents", sample)
-    assert closed_loop(pipe, problem, section, 5) is None
+    assert in_loop.fitted(section) is None
     assert asked == [5]  # fewer than the least are not tried
     monkeypatch.setattr("hyca_calib.search.closed_loop.LEAST", 2)
-    assert closed_loop(pipe, problem, section, 5) is not None
+    assert in_loop.fitted(section) is not None
     assert asked == [5, 5, 2]

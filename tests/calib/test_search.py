@@ -250,6 +250,27 @@ def test_moves_carry_the_groups(problem: Problem, study: StudyFolder, monkeypatc
     assert built == [3] * 8
 
 
+@pytest.mark.parametrize("nearer", [True, False])
+def test_where_rows_fitted_in_the_loop_are_nearer_all_others_are_fitted_so(
+    problem: Problem, study: StudyFolder, nearer: bool
+) -> None:
+    start = Candidate(problem, SETTINGS, Schedule.from_steps(12, (0, 1, 4, 8)))
+    rolled: list[Candidate] = []
+
+    def rollout(candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
+        rolled.append(candidate)
+        return [20.0 + (5.0 if nearer else -5.0) * candidate.settings.in_loop + len(rolled) / 100]
+
+    shared = SharedRollouts(study.journal, "rollouts", rollout)
+    best, _ = search_by_rollouts([start], RolloutLimits(minutes=60, rollouts=40), shared, seed=0, in_loop=True)
+    assert best.settings.in_loop == nearer
+    first = next(i for i, candidate in enumerate(rolled) if candidate.settings.in_loop)
+    assert all(candidate.settings.in_loop == nearer for candidate in rolled[first + 1 :])
+    moves = rolled[first + 1 + len(problem.sources) :]
+    assert (len({candidate.settings.ridge for candidate in moves}) == 1) == nearer
+    assert len(rolled) == (40 - sum(candidate.settings.in_loop for candidate in rolled) // 2)
+
+
 @pytest.fixture(scope="module")
 def candidates(problem: Problem) -> list[Candidate]:
     return solve(problem, SETTINGS, (BUDGET,), 0)
@@ -562,7 +583,9 @@ def test_of_near_points_the_one_goes_on_that_refinement_helps_most(
         assert json.loads((own.folder / refined_points.KEPT).read_text()) == gains
     assert {label for label, _ in shortly} == {"trunk", "output"}
     assert {settings.iterations for _, settings in shortly} == {1}, "an eighth of three, rounded up"
-    found = refined_points.refined_shortly(pipe, [contenders[0][0]], OPTIONS.refinement, own, 0, lambda psnr: None)
+    found = refined_points.refined_shortly(
+        pipe, [contenders[0][0]], build_section, OPTIONS.refinement, own, 0, lambda psnr: None
+    )
     assert found == gains, "what was measured is kept"
 
 
