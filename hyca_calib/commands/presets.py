@@ -174,7 +174,8 @@ def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]
         storage = limits.storage or asked.folder / JOURNAL
         damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
         if limits.precision is not None:
-            told = limits.precision, limits.roundings, asked.folder
+            timed = any(budget.timed for budget in asked.budgets)
+            told = limits.precision, limits.roundings, asked.folder, timed
             damped = [with_variants(asked.pipe, problem, *told) for problem in damped]
         ways = [problem for problems in kept(asked, damped) for problem in problems]
         return [_tuned(problem, asked.budgets, limits, storage) for problem in ways]

@@ -1,5 +1,6 @@
 """Presets that compute in low precision."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from hyca_calib.search.cachequant.drift import calibrate_distances
 from hyca_calib.search.cachequant.search import grouping_of, search_cachequant
 from hyca_calib.search.cachequant.site import measure_site
 from hyca_calib.search.precision.calibration import known_variants
+from hyca_calib.search.precision.step_seconds import step_shares
 from hyca_calib.search.precision.variants import parse_variants, with_roundings
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.quantcache.calibration import calibrate_changes, calibrate_cosines, calibrate_importance
@@ -85,12 +87,19 @@ def quantcache(asked: Asked) -> Maker:
     return lambda budget, study: search_quantcache(pipe, problem, budget, study, site, known(), limits.seed)
 
 
-def with_variants(pipe: Pipeline, problem: Problem, precision: str, roundings: int, folder: Path) -> Problem:
+def with_variants(
+    pipe: Pipeline, problem: Problem, precision: str, roundings: int, folder: Path, timed: bool
+) -> Problem:
     """The problem with what real runs tell of quantised versions of the network, whose weights may be rounded in so
-    many ways."""
+    many ways; and how long they take, where budgets are of time."""
     specs = {name: with_roundings(spec, roundings) for name, spec in parse_variants(precision).items()}
     with stages(("quantise",)) as tell:
         tell("quantise", 0.0, "")
         known = known_variants(pipe, problem, specs, folder, lambda share: tell("quantise", share, ""))
-        tell("quantise", 1.0, ", ".join(map(str, specs.values())))
-    return replace(problem, variants=known)
+        shares = step_shares(pipe, problem, specs) if timed else {}
+        tell("quantise", 1.0, ", ".join(f"{spec}{_told_share(name, shares)}" for name, spec in specs.items()))
+    return replace(problem, variants=replace(known, step_shares=shares))
+
+
+def _told_share(name: str, shares: Mapping[str, float]) -> str:
+    return f" in {100 * shares[name]:.0f} % of a step's time" if name in shares else ""

@@ -239,8 +239,8 @@ def _check_options(limits: SearchLimits, recorded: Sequence[Trace], budgets: Seq
     if any(trace_.attributes.chunks is not None for trace_ in recorded):
         raise BudgetError("--precision is not for videos in chunks yet; leave it out")
     for budget in budgets:
-        if budget.measure == "flops":
-            cure = f"give it in bit operations: '{budget.text} bitops'"
+        if budget.measure == "flops" and not (budget.seconds or budget.wall):
+            cure = f"give it in bit operations: '{budget.text} bitops', or in time: '{budget.text} wall'"
             raise BudgetError(f"budget {budget.text!r}: quantised weights take as many FLOPs; {cure}")
 
 

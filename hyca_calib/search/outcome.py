@@ -61,9 +61,9 @@ def write_outcome(
         preset: the recipe's name, "" of a search.
         told: what the plan says of where it comes from.
     """
-    announced = budget.announced(1 / section.flops_ratio) if section.flops_ratio else {}
-    made = {**told, "budget": budget.told | announced, **study.told}
-    section = section.model_copy(update={"timing": timing_of(section, problem.trace)})
+    shares = problem.variants.step_shares if problem.variants else {}
+    made = {**told, "budget": budget.told | _announced(section, problem, budget), **study.told}
+    section = section.model_copy(update={"timing": timing_of(section, problem.trace, shares)})
     if pipe is not None:
         made["precision"] = precision_of(find_transformer(pipe, section.component))
     refinement = {key: value for key, value in account["refinement"].items() if key not in OF_THE_MACHINE}
@@ -74,3 +74,16 @@ def write_outcome(
     study.write_result({**account, "budget": budget.told})
     save_plan(plan, study.plan)
     return plan
+
+
+def _announced(section: NetworkPlan, problem: Problem, budget: Budget) -> dict[str, Any]:
+    """What is told of the plan's time, where the budget is of time, and all that it computes with is timed."""
+    costs, known = section.action_flops, problem.variants
+    if costs is None or (
+        section.variants and (known is None or not section.variants.keys() <= known.step_shares.keys())
+    ):
+        return {}
+    if known is not None:
+        costs = tuple(known.in_time(*of) for of in zip(costs, section.schedule.palette, strict=True))
+    ratio = section.schedule.cost_ratio(costs)
+    return budget.announced(1 / ratio) if ratio else {}

@@ -170,9 +170,13 @@ def precise_schedule(
     if known is None:
         raise BudgetError(f"nothing is known of the variant {variant!r}; search with --precision {variant}")
     full, light = trace.cost.full_flops, trace.cost.predicted_flops(settings.depth)
+    price = known.bits if budget.timed is None else known.in_time
     own, low, least = (
-        known.bits(flops, Action(variant=of)) for flops, of in ((full, DEFAULT), (full, variant), (light, DEFAULT))
+        price(flops, Action(variant=of)) for flops, of in ((full, DEFAULT), (full, variant), (light, DEFAULT))
     )
+    if low >= own:
+        took = f"a step of {variant} takes {low / own:.2f} of the time of one by the network's own weights here"
+        raise BudgetError(f"budget {budget.text!r}: {took}, so it saves none; leave --precision, or use '10x bitops'")
     spare = budget.most_flops(own, least, steps) * (1 + 1e-9) - steps * least
     counts = range(max(1, int(spare / (own - least))), min(steps, int(spare / (low - least))) + 1)
     most = {k: min(k, int((spare - k * (low - least)) / (own - low))) for k in counts}

@@ -32,6 +32,8 @@ class KnownVariants:
         noise: of each variant, squared errors of the feature ``(channel, branch, step)``, summed over tokens, the mean
             over samples: in the units of the Gram matrices; none where no search asks.
         partly: FLOPs in the layers of its variant, of actions that forecast something.
+        step_shares: seconds of a step by each variant, over those by the network's own weights; of those that were
+            timed, see `step_seconds`.
     """
 
     specs: Mapping[str, VariantSpec]
@@ -39,6 +41,7 @@ class KnownVariants:
     quantised: Mapping[str, float]
     noise: Mapping[str, Array]
     partly: Mapping[Action, float] = field(default_factory=dict)
+    step_shares: Mapping[str, float] = field(default_factory=dict)
 
     def bits(self, flops: float, action: Action) -> float:
         """Bit operations of a step that takes so many FLOPs."""
@@ -48,6 +51,19 @@ class KnownVariants:
         quantised = self.quantised[action.variant] if action.computes else self.partly.get(action, 0.0)
         saved = 1 - self.specs[action.variant].bit_share(self.own_bits)
         return own - bit_operations(quantised, self.own_bits) * saved
+
+    def in_time(self, flops: float, action: Action) -> float:
+        """FLOPs that take as long by the network's own weights as a step of so many takes with an action.
+
+        Raises:
+            BudgetError: steps by its variant were not timed.
+        """
+        if action.variant == DEFAULT or not action.computes:
+            return flops
+        if action.variant not in self.step_shares:
+            told = f"{action.variant}, {self.specs[action.variant]}"
+            raise BudgetError(f"steps by {told} are not timed, which a budget of time asks for; use '10x bitops'")
+        return flops * self.step_shares[action.variant]
 
     def noise_under(self, schedule: Schedule) -> Array:
         """How far off the computed steps of a schedule are, ``(channel, branch, step)``; it is one for all branches."""
