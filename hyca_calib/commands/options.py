@@ -137,9 +137,9 @@ class SearchLimits:
         str | None,
         typer.Option(
             help="Let computed steps have quantised weights, where that pays: int8 (activations, too), int8_weights, "
-            "int4_weights, fp8; several with commas, each alone with the network's own. Give the budget in "
-            "bit operations: --precision int8 --budget '20x bitops'. int4_weights:simulated tries numbers without a "
-            f"kernel. {CACHEQUANT} computes all in one, by default int8."
+            "int4_weights, fp8; several with commas, each alone with the network's own. Give the budget in bit "
+            "operations or time: --precision int8 --budget '20x bitops'. int4_weights:simulated tries numbers without "
+            f"a kernel. {CACHEQUANT} computes all in one, by default int8."
         ),
     ] = None
     roundings: Annotated[

@@ -39,12 +39,14 @@ def balanced(layer: nn.Linear, shifts: Sequence[int], phase: float, spec: Varian
         path: of the layer, for what is told.
 
     Raises:
-        AttachError: there is another number of channels; or as `quantised`.
+        AttachError: there is another number of channels, or the precision is too narrow for it; or as `quantised`.
     """
     if len(shifts) != layer.in_features:
         raise AttachError(f"{path} takes {layer.in_features} channels, its balance is for {len(shifts)}")
     weight = layer.weight.detach()
     powers = torch.exp2(torch.tensor(shifts, dtype=torch.float32)).to(weight.device, weight.dtype)
+    if not (weight * powers).isfinite().all():
+        raise AttachError(f"{path} cannot be balanced in {weight.dtype}, its weight overflows; use torch.bfloat16")
     moved = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     moved.weight, moved.bias = nn.Parameter(weight * powers, requires_grad=False), layer.bias
     return Balanced(phased(moved.train(layer.training), phase, spec), powers)

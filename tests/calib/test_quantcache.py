@@ -37,6 +37,7 @@ from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, apply_plan, load_plan
+from hyca_runtime.attach.balanced import balanced
 from hyca_runtime.errors import AttachError, BudgetError
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
@@ -196,10 +197,28 @@ def test_parts_are_the_children_of_blocks() -> None:
 def test_exponents_worked_by_hand() -> None:
     """Sixteen times the range of others, over a column of a fourth, is a factor of 8 = 2^3 on either side."""
     inputs, columns = np.array([1.0, 16.0, 1.0, 1.0, 0.0]), np.array([1.0, 0.25, 1.0, 1.0, 1.0])
-    assert exponents(inputs, columns) == [0, 3, 0, 0, 0]
-    assert exponents(8 * inputs, columns) == [0, 3, 0, 0, 0], "what all share is nothing"
-    assert exponents(np.array([1e9, 1.0, 1.0]), np.array([1e-9, 1.0, 1.0]))[0] == MOST_SHIFT
-    assert exponents(np.zeros(3), np.ones(3)) == [0, 0, 0]
+    most = torch.finfo(torch.float32).max
+    assert exponents(inputs, columns, most) == [0, 3, 0, 0, 0]
+    assert exponents(8 * inputs, columns, most) == [0, 3, 0, 0, 0], "what all share is nothing"
+    assert exponents(np.array([1e9, 1.0, 1.0]), np.array([1e-9, 1.0, 1.0]), most)[0] == MOST_SHIFT
+    assert exponents(np.zeros(3), np.ones(3), most) == [0, 0, 0]
+
+
+def test_what_is_balanced_stays_within_its_precision() -> None:
+    """A weight of 100 times two to the tenth is more than float16 has, whose largest number is 65504."""
+    inputs, columns = np.array([100.0, 1e-4, 1e-4, 1e-4]), np.full(4, 100.0)
+    assert exponents(inputs, columns, torch.finfo(torch.bfloat16).max) == [10, 0, 0, 0]
+    assert exponents(inputs, columns, torch.finfo(torch.float16).max) == [6, 0, 0, 0], (
+        "and three bits for larger inputs"
+    )
+    assert exponents(columns, inputs, torch.finfo(torch.float16).max) == [-6, 0, 0, 0]
+
+
+def test_a_balance_that_its_precision_does_not_hold_is_refused() -> None:
+    layer = torch.nn.Linear(4, 4, dtype=torch.float16)
+    torch.nn.init.constant_(layer.weight, 100.0)
+    with pytest.raises(AttachError, match=r"to_q cannot be balanced in torch.float16, its weight overflows"):
+        balanced(layer, [10, 0, 0, 0], 0.0, VariantSpec(scheme="int8", simulated=True), "to_q")
 
 
 def test_ranges_are_those_of_what_layers_are_called_with(classes: Problem) -> None:

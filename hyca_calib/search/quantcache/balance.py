@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hyca_calib.pipelines.rollout import sample_latents
@@ -26,6 +27,8 @@ from hyca_runtime.attach.variants import find_linears
 from hyca_runtime.variant import MOST_SHIFT
 
 TINY = 1e-12
+HEADROOM = 8.0
+"""What is balanced keeps this far below the largest number of the network's precision: inputs to come may be larger."""
 
 Balance = dict[str, list[int]]
 """Exponents of two by channel, by the path of a layer, see `hyca_runtime.variant.VariantSpec`."""
@@ -45,23 +48,29 @@ def calibrate_balance(
         folder / "input_ranges.json", of, jobs, lambda job: measure_ranges(pipe, network, job, steps), on_progress
     )
     largest = {path: np.max([row[path][0] for row in rows], axis=0) for path in rows[0]}
-    found = {path: exponents(of, column_ranges(network, path)) for path, of in largest.items()}
+    found = {path: exponents(of, *column_ranges(network, path)) for path, of in largest.items()}
     return {path: shifts for path, shifts in found.items() if any(shifts)}
 
 
-def exponents(inputs: Array, columns: Array) -> list[int]:
-    """By channel, from the largest absolute values of inputs and of the weight's columns, each ``(channel,)``."""
+def exponents(inputs: Array, columns: Array, largest: float) -> list[int]:
+    """By channel, from the largest absolute values of inputs and of the weight's columns, each ``(channel,)``.
+
+    Args:
+        largest: number of the network's precision; float16 is soon at its end.
+    """
     used = (inputs > TINY) & (columns > TINY)
     apart = np.log2(np.where(used, inputs, 1.0) / np.where(used, columns, 1.0)) / 2
     middle = np.median(apart[used]) if used.any() else 0.0
     shifts = np.where(used, np.rint(apart - middle), 0)
-    return [int(shift) for shift in np.clip(shifts, -MOST_SHIFT, MOST_SHIFT)]
+    room = [np.floor(np.log2(largest / HEADROOM / np.maximum(of, TINY))) for of in (inputs, columns)]
+    low, high = (np.clip(of, 0, MOST_SHIFT) for of in room)
+    return [int(shift) for shift in np.clip(shifts, -low, high)]
 
 
-def column_ranges(network: nn.Module, path: str) -> Array:
-    """The largest absolute value in each column of a layer's weight."""
+def column_ranges(network: nn.Module, path: str) -> tuple[Array, float]:
+    """The largest absolute value in each column of a layer's weight, and the largest that its precision has."""
     weight = network.get_submodule(path).get_parameter("weight").detach()
-    return np.asarray(weight.abs().amax(0).double().cpu().numpy())
+    return np.asarray(weight.abs().amax(0).double().cpu().numpy()), torch.finfo(weight.dtype).max
 
 
 def measure_ranges(pipe: Any, network: nn.Module, job: Job, steps: int) -> Rows:
