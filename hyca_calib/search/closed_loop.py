@@ -62,15 +62,19 @@ class InTheLoop:
 
     def can_fit(self, candidate: Candidate) -> bool:
         """Whether rows of such a candidate can be fitted in the loop."""
-        settings, enough = candidate.settings, len(self._jobs) >= LEAST
-        by_channel = settings.taps == "channel" and not settings.inherit
-        return enough and by_channel and can_close(self._problem, build_section(candidate))
+        return self._can_fit(candidate, build_section(candidate))
 
     def section(self, candidate: Candidate) -> NetworkPlan:
         """The section of a candidate, unrefined; see `build_section`."""
         section = build_section(candidate)
-        fitted = self.fitted(section) if candidate.settings.in_loop and self.can_fit(candidate) else None
-        return section if fitted is None else fitted
+        if candidate.settings.in_loop and self._can_fit(candidate, section):
+            return self.fitted(section) or section
+        return section
+
+    def _can_fit(self, candidate: Candidate, section: NetworkPlan) -> bool:
+        settings, enough = candidate.settings, len(self._jobs) >= LEAST
+        by_channel = settings.taps == "channel" and not settings.inherit
+        return enough and by_channel and can_close(self._problem, section)
 
     def fitted(self, section: NetworkPlan) -> NetworkPlan | None:
         """`section` with rows that are fitted in a run of it; None where that does not work.
@@ -93,16 +97,11 @@ class InTheLoop:
         self._folder.mkdir(parents=True, exist_ok=True)
         for number, job in enumerate(self._jobs):
             kept = self._folder / f"{self._problem.identity}-{number}.safetensors"
-            if kept.exists():
-                found.append(
-                    {(key.split(" ", 1)[1], int(key.split()[0])): of.numpy() for key, of in load_file(kept).items()}
-                )
-                continue
-            seen = full_run(self._pipe, self._problem, job, self._tokens)
+            seen = _read(kept) if kept.exists() else full_run(self._pipe, self._problem, job, self._tokens)
             if not seen:
                 return []
-            with replacing(kept) as partial:
-                save_file({f"{step} {branch}": torch.from_numpy(of) for (branch, step), of in seen.items()}, partial)
+            if not kept.exists():
+                _write(seen, kept)
             found.append(seen)
         return found
 
@@ -116,3 +115,13 @@ class InTheLoop:
                 return None
         taps = rollout.taps.cpu().double().numpy()
         return taps if rollout.whole and np.isfinite(taps).all() else None
+
+
+def _write(seen: Seen, kept: Path) -> None:
+    with replacing(kept) as partial:
+        save_file({f"{step} {branch}": torch.from_numpy(of) for (branch, step), of in seen.items()}, partial)
+
+
+def _read(kept: Path) -> Seen:
+    places = ((key.split(" ", 1), of.numpy()) for key, of in load_file(kept).items())
+    return {(branch, int(step)): of for (step, branch), of in places}
