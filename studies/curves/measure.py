@@ -9,8 +9,8 @@ from typing import Any
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.load import load_traced
 from hyca_calib.pipelines.workload import Split
-from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
+from hyca_calib.search.closed_loop import FULL_RUNS, InTheLoop
 from hyca_calib.search.error_damping import with_damping
 from hyca_calib.search.fresh_runs import FRESH_RUNS, FreshRuns
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
@@ -68,7 +68,8 @@ class Subject:
         candidates = tune(problem, (budget,), tuning, folder / JOURNAL, 0)[budget]
         options = SearchOptions(confirmation=RolloutLimits(UNLIMITED, rollouts=rollouts))
         winner = confirmed(pipe, [candidates], budget, study, options, lambda *told: None)
-        return cls(pipe, winner, build_section(winner), folder)
+        section = InTheLoop(pipe, winner.problem, folder / FULL_RUNS).section(winner)
+        return cls(pipe, winner, section, folder)
 
     @property
     def problem(self) -> Problem:
