@@ -14,6 +14,7 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.records.console import human_bytes
 from hyca_calib.report.write import WALL_SAMPLES
 from hyca_calib.search import closed_loop
+from hyca_calib.search.closing_rollout import NUMBERS
 from hyca_calib.search.effort import Effort
 from hyca_calib.search.error_damping import probed_work
 from hyca_calib.search.options import Refinement
@@ -116,7 +117,8 @@ def announced(
         return [replace(work, stage=f"{work.stage} {text}") if len(found) > 1 else work for text, work in found]
 
     stages = [costs.trace(), *(of_budgets(costs.check) if checks else ())]
-    stages += [*([costs.probe()] if effort.probes else ()), costs.tune(), *of_budgets(costs.confirm)]
+    first, *others = of_budgets(costs.confirm)
+    stages += [*([costs.probe()] if effort.probes else ()), costs.tune(), costs.with_full_runs(first), *others]
     stages += [costs.fresh()] if effort.fresh and timed.backward_seconds is not None else []
     for make in (costs.refine, costs.evaluate, costs.report):
         stages += of_budgets(make)
@@ -199,14 +201,11 @@ class _Costs:
 
     def confirm(self, computed: int) -> StageWork:
         select = self._of("select")
-        samples, steps = self.effort.rollouts * select, self.workload.num_steps
-        rows = BUILD_SECONDS * (steps / OF_STEPS) ** 2 * self.timed.channels / OF_CHANNELS
+        samples = self.effort.rollouts * select
+        rows = BUILD_SECONDS * (self.workload.num_steps / OF_STEPS) ** 2 * self.timed.channels / OF_CHANNELS
         seconds = samples * self._run(computed) + TRIED * self.effort.rollouts * rows
-        watched = self._in_loop()
-        seconds += watched * self._run(steps)
-        work = self._work(
-            "confirm", samples + watched, samples * computed + watched * steps, seconds, self._drawn(select)
-        )
+        drawn = self._drawn(max(select, min(closed_loop.SAMPLES, self._of("fit"))))
+        work = self._work("confirm", samples, samples * computed, seconds, drawn)
         if self.timed.points < 2:
             return work
         refine, share = self.refine(computed), self.timed.points * SHARE  # as if all were near one another
@@ -224,10 +223,21 @@ class _Costs:
         disk = samples * self.timed.latent_bytes
         return self._work("fresh", samples, samples * steps, samples * self._run(steps), self._drawn(self.batch), disk)
 
-    def _in_loop(self) -> int:
-        """Full runs for rows that are fitted in the loop, see `InTheLoop`; what else that takes, counts as rollouts."""
-        fit = min(closed_loop.SAMPLES, self._of("fit"))
-        return fit * self.timed.points if fit >= closed_loop.LEAST else 0
+    def with_full_runs(self, work: StageWork) -> StageWork:
+        """Rollouts with the full runs for rows that are fitted in the loop, see `InTheLoop`: once for all budgets. What
+        else that takes, counts as rollouts."""
+        fit, steps = min(closed_loop.SAMPLES, self._of("fit")), self.workload.num_steps
+        samples = fit * self.timed.points if fit >= closed_loop.LEAST else 0
+        calls = samples * steps * self.timed.calls
+        kept = 4 * NUMBERS * calls // max(1, self.timed.points)
+        return replace(
+            work,
+            samples=work.samples + samples,
+            calls=work.calls + calls,
+            seconds=work.seconds + samples * self._run(steps),
+            host=work.host + 2 * kept,
+            disk=work.disk + kept * self.timed.points,
+        )
 
     def refine(self, computed: int) -> StageWork:
         timed, select = self.smaller or self.timed, self._of("select")

@@ -1,7 +1,7 @@
 """What ``hyca search --preset`` offers: a row for each, the work is in `hyca_calib.search`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def _best(asked: Asked) -> Maker:
 
 def _adaptive(asked: Asked) -> Maker:
     """The same, whose schedule then moves by sample."""
-    options, candidates = _options(asked), _candidates(asked)
+    options, candidates = replace(_options(asked), in_loop=False), _candidates(asked)  # its rows are fitted anew
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         contenders = [found[budget] for found in candidates()]
@@ -174,9 +174,7 @@ def _candidates(asked: Asked) -> Callable[[], list[dict[Budget, list[Candidate]]
         storage = limits.storage or asked.folder / JOURNAL
         damped = [_damped(asked.pipe, problem, limits, storage) for problem in asked.problems]
         if limits.precision is not None:
-            timed = any(budget.timed for budget in asked.budgets)
-            told = limits.precision, limits.roundings, asked.folder, timed
-            damped = [with_variants(asked.pipe, problem, *told) for problem in damped]
+            damped = [with_variants(asked.pipe, each, limits, asked.folder, asked.budgets) for each in damped]
         ways = [problem for problems in kept(asked, damped) for problem in problems]
         return [_tuned(problem, asked.budgets, limits, storage) for problem in ways]
 

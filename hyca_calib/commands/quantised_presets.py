@@ -1,13 +1,17 @@
 """Presets that compute in low precision."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from hyca_calib.commands.asked import Asked, Maker
+from hyca_calib.commands.options import SearchLimits
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import stages
 from hyca_calib.search.cachequant.drift import calibrate_distances
 from hyca_calib.search.cachequant.search import grouping_of, search_cachequant
@@ -23,8 +27,9 @@ from hyca_calib.search.smoothcache.calibration import Changes
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime import Plan
 from hyca_runtime.errors import BudgetError
+from hyca_runtime.variant import VariantSpec
 
-INT8 = "int8"
+INT8, STEP_SHARES = "int8", "step_shares.json"
 WEIGHTS = "int8", "int4_weights"
 """Schemes among which QuantCache chooses for each layer; the first is needed."""
 
@@ -88,17 +93,37 @@ def quantcache(asked: Asked) -> Maker:
 
 
 def with_variants(
-    pipe: Pipeline, problem: Problem, precision: str, roundings: int, folder: Path, timed: bool
+    pipe: Pipeline, problem: Problem, limits: SearchLimits, folder: Path, budgets: Sequence[Budget]
 ) -> Problem:
-    """The problem with what real runs tell of quantised versions of the network, whose weights may be rounded in so
-    many ways; and how long they take, where budgets are of time."""
-    specs = {name: with_roundings(spec, roundings) for name, spec in parse_variants(precision).items()}
+    """The problem with what real runs tell of quantised versions of the network; and how long their steps take, where
+    budgets are of time: measured once, and kept in the folder beside the seconds of runs.
+
+    Raises:
+        BudgetError: none of them saves time here, and all budgets are of time.
+    """
+    timed = [budget.timed is not None for budget in budgets]
+    asked = parse_variants(limits.precision or INT8)
+    specs = {name: with_roundings(spec, limits.roundings) for name, spec in asked.items()}
     with stages(("quantise",)) as tell:
         tell("quantise", 0.0, "")
         known = known_variants(pipe, problem, specs, folder, lambda share: tell("quantise", share, ""))
-        shares = step_shares(pipe, problem, specs) if timed else {}
+        shares = _kept_shares(pipe, problem, specs, folder) if any(timed) else {}
         tell("quantise", 1.0, ", ".join(f"{spec}{_told_share(name, shares)}" for name, spec in specs.items()))
-    return replace(problem, variants=replace(known, step_shares=shares))
+    found = replace(known, step_shares=shares)
+    if all(timed) and not found.saving(in_time=True):
+        told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        raise BudgetError(
+            f"--precision {limits.precision}: its steps take as long as others here ({told} of their time), so a "
+            "budget of time gains nothing by them; leave it out, or use '10x bitops'"
+        )
+    return replace(problem, variants=found)
+
+
+def _kept_shares(pipe: Pipeline, problem: Problem, specs: Mapping[str, VariantSpec], folder: Path) -> dict[str, float]:
+    file = folder / STEP_SHARES
+    if not file.exists():
+        write_json(file, step_shares(pipe, problem, specs))
+    return TypeAdapter(dict[str, float]).validate_json(file.read_bytes())
 
 
 def _told_share(name: str, shares: Mapping[str, float]) -> str:

@@ -239,8 +239,13 @@ def _check_options(limits: SearchLimits, recorded: Sequence[Trace], budgets: Seq
     if any(trace_.attributes.chunks is not None for trace_ in recorded):
         raise BudgetError("--precision is not for videos in chunks yet; leave it out")
     for budget in budgets:
-        if budget.measure == "flops" and not (budget.seconds or budget.wall):
-            cure = f"give it in bit operations: '{budget.text} bitops', or in time: '{budget.text} wall'"
+        if budget.needs_seconds:
+            if any(spec.simulated for spec in parse_variants(limits.precision).values()):
+                raise BudgetError(
+                    f"budget {budget.text!r}: simulated variants save no time; leave ':simulated', or use '10x bitops'"
+                )
+        elif budget.measure == "flops":
+            cure = "give it in bit operations or time, such as '10x bitops' or '2.5x wall'"
             raise BudgetError(f"budget {budget.text!r}: quantised weights take as many FLOPs; {cure}")
 
 

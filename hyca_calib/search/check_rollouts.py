@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hyca_calib.search.assemble import build_section
 from hyca_calib.search.check_plan import Verdict, decide, remake
+from hyca_calib.search.closed_loop import InTheLoop
 from hyca_calib.search.lineage import refinement_gain
 from hyca_calib.search.problem import Problem, Samples
 from hyca_calib.search.rollout_error import log_errors, to_db
@@ -35,7 +35,8 @@ class Measured(BaseModel, frozen=True):
 def measure(pipe: Any, plan: Plan, problem: Problem, samples: Samples, batch: int, seed: int = 0) -> Measured:
     """Roll out the plan and its remedies on `samples` of the traced test split."""
     remade = remake(plan, problem, seed)
-    sections = (remade.section, build_section(remade.refit), build_section(remade.redo))
+    in_loop = InTheLoop(pipe, problem, None)
+    sections = (remade.section, in_loop.section(remade.refit), in_loop.section(remade.redo))
     plan_db, refit_db, redo_db = (rollout_db(pipe, section, samples, batch) for section in sections)
     return judge(plan_db, refit_db, redo_db, refinement_gain(plan))
 

@@ -13,68 +13,82 @@ from safetensors.torch import load_file, save_file
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job, batches
 from hyca_calib.records.atomic import replacing
+from hyca_calib.records.console import say
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.closing_rollout import ClosingRollout, Seen, Tokens, full_run, guidance_of
-from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.rows import with_taps
+from hyca_calib.search.rows import plan_taps, with_taps
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.schedule import EVERY
 
 SAMPLES, LEAST = 8, 4
 """Of the fit split that run together, fewer where memory or time is short; rows of fewer than the least are noise."""
-SHARE = 1 / 8
-"""Of the minutes of rollouts, that full runs at one point may take."""
-FULL_RUNS = "full_runs"
-
-
-def can_close(problem: Problem, section: NetworkPlan) -> bool:
-    """Whether the rows of a section can be fitted so: one point, one schedule, and a guidance that is known."""
-    forecasts, schedule = section.points.values(), section.schedule
-    alone = len(forecasts) == 1 and section.policy is None and section.chunks is None
-    alike = schedule.apart == (EVERY,) and not any(forecast.against for forecast in forecasts)
-    return alone and alike and bool(schedule.predicted_steps and guidance_of(problem))
+SHARE = 1 / 2
+"""Of the minutes that rollouts have at a point, that full runs may take."""
+FULL_RUNS, KEPT, TAPS = "full_runs", "in_loop.safetensors", "taps"
 
 
 class InTheLoop:
     """Makes sections of a problem's candidates, with rows fitted in a run of each where its settings say so.
 
     Args:
-        folder: full runs of fit samples are kept here, a file each; they serve all candidates, and all budgets.
+        folder: full runs of fit samples are kept here, a file each, for all candidates and budgets; None for nowhere.
         count: of samples that run together, the first of the fit split, as far as one call of the pipeline takes them.
     """
 
-    def __init__(self, pipe: Any, problem: Problem, folder: Path, count: int = SAMPLES) -> None:
+    def __init__(self, pipe: Any, problem: Problem, folder: Path | None, count: int = SAMPLES) -> None:
         self._pipe, self._problem, self._folder = pipe, problem, folder
         self._jobs: Sequence[Job] = max(
             batches(problem.samples("fit").jobs[:count], max(1, count)), key=len, default=()
         )
-        self._tokens, self._full = Tokens(problem), list[Seen]()
+        self._tokens = Tokens(problem)
+        self._full: list[Seen] | None = None
 
     @classmethod
-    def within(cls, limits: RolloutLimits, pipe: Any, problem: Problem, folder: Path) -> InTheLoop:
-        """Of as many samples as the limits of a stage of rollouts leave time for."""
+    def within(cls, minutes: float | None, pipe: Any, problem: Problem, folder: Path) -> InTheLoop:
+        """Of as many samples as so many minutes of rollouts leave time for; None for any."""
         count, run_seconds = SAMPLES, problem.trace.cost.full_seconds * problem.trace.num_steps
-        if limits.rollouts is None:
-            count = min(SAMPLES, int(SHARE * 60 * limits.minutes / run_seconds))
+        if minutes is not None:
+            count = min(SAMPLES, int(SHARE * 60 * minutes / run_seconds))
         return cls(pipe, problem, folder, count)
 
+    def __str__(self) -> str:
+        return f"loop of {len(self._jobs)}"
+
+    @property
+    def cost(self) -> float:
+        """Of fitting one candidate's rows, over that of a rollout."""
+        return len(self._jobs) / len(self._problem.trace.samples("select"))
+
     def can_fit(self, candidate: Candidate) -> bool:
-        """Whether rows of such a candidate can be fitted in the loop."""
-        return self._can_fit(candidate, build_section(candidate))
+        """Whether rows of such a candidate can be fitted so: each channel's own, at one point, under one schedule of
+        all branches, whose guidance is known; of enough samples."""
+        problem, settings, schedule = self._problem, candidate.settings, candidate.schedule
+        forecast = {name for action in schedule.palette for name in action.forecast}
+        alike = len(forecast) == 1 and schedule.apart == (EVERY,) and problem.chunking is None
+        own = settings.taps == "channel" and not settings.inherit
+        return alike and own and len(self._jobs) >= LEAST and bool(schedule.predicted_steps and guidance_of(problem))
 
     def section(self, candidate: Candidate) -> NetworkPlan:
         """The section of a candidate, unrefined; see `build_section`."""
         section = build_section(candidate)
-        if candidate.settings.in_loop and self._can_fit(candidate, section):
+        if candidate.settings.in_loop and self.can_fit(candidate):
             return self.fitted(section) or section
         return section
 
-    def _can_fit(self, candidate: Candidate, section: NetworkPlan) -> bool:
-        settings, enough = candidate.settings, len(self._jobs) >= LEAST
-        by_channel = settings.taps == "channel" and not settings.inherit
-        return enough and by_channel and can_close(self._problem, section)
+    def settled(self, winner: Candidate, kept: Path) -> NetworkPlan:
+        """The same of a candidate that rollouts chose, whose rows are kept: a second call has those of the first."""
+        if not winner.settings.in_loop:
+            return build_section(winner)
+        if kept.exists():
+            return with_taps(build_section(winner), load_file(kept)[TAPS].numpy())
+        section = self.section(winner)
+        if (plan_taps(section) == plan_taps(build_section(winner))).all():
+            say("rows that rollouts were fitted for in the loop could not be fitted again: they are the statistics'")
+        with replacing(kept) as partial:
+            save_file({TAPS: torch.from_numpy(plan_taps(section))}, partial)
+        return section
 
     def fitted(self, section: NetworkPlan) -> NetworkPlan | None:
         """`section` with rows that are fitted in a run of it; None where that does not work.
@@ -83,9 +97,10 @@ class InTheLoop:
         """
         jobs = self._jobs
         with torch.no_grad():
-            self._full = self._full or self._full_runs()
+            if self._full is None:
+                self._full = self._full_runs()
             while self._full and len(jobs) >= LEAST:
-                taps = self._taps(section, jobs)
+                taps = self._taps(section, jobs, self._full[: len(jobs)])
                 if taps is not None:
                     return with_taps(section, taps)
                 jobs = jobs[: len(jobs) // 2]  # all at once may not fit memory
@@ -94,19 +109,20 @@ class InTheLoop:
     def _full_runs(self) -> list[Seen]:
         """What full runs of the samples stepped with; nothing where one of them cannot be told."""
         found = list[Seen]()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for number, job in enumerate(self._jobs):
-            kept = self._folder / f"{self._problem.identity}-{number}.safetensors"
-            seen = _read(kept) if kept.exists() else full_run(self._pipe, self._problem, job, self._tokens)
+        for job in self._jobs:
+            kept = self._folder and self._folder / f"{self._problem.identity}-{job.index}.safetensors"
+            if kept and kept.exists():
+                found.append(_read(kept))
+                continue
+            seen = full_run(self._pipe, self._problem, job, self._tokens)
             if not seen:
                 return []
-            if not kept.exists():
+            if kept:
                 _write(seen, kept)
             found.append(seen)
         return found
 
-    def _taps(self, section: NetworkPlan, jobs: Sequence[Job]) -> np.ndarray | None:
-        full = self._full[: len(jobs)]
+    def _taps(self, section: NetworkPlan, jobs: Sequence[Job], full: Sequence[Seen]) -> np.ndarray | None:
         together = {key: np.concatenate([of[key] for of in full]) for key in full[0]}
         with ClosingRollout(self._pipe, self._problem, section, self._tokens, together, len(jobs)) as rollout:
             try:

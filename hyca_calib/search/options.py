@@ -95,6 +95,7 @@ class SearchOptions:
         probes: full runs of one sample that measure how errors are damped; 0 for none.
         fresh: full runs beyond the trace that refinement learns from, see `FreshRuns`.
         shared: where what serves all budgets is kept; None for the study's own folder.
+        in_loop: whether rows are fitted in runs of the candidates, where that is nearer, see `InTheLoop`.
     """
 
     confirmation: RolloutLimits = field(default_factory=RolloutLimits)
@@ -105,3 +106,4 @@ class SearchOptions:
     probes: int = 32
     fresh: int = 0
     shared: Path | None = None
+    in_loop: bool = True

@@ -61,7 +61,7 @@ def write_outcome(
         preset: the recipe's name, "" of a search.
         told: what the plan says of where it comes from.
     """
-    shares = problem.variants.step_shares if problem.variants else {}
+    shares = problem.variants.step_shares if problem.variants and budget.timed else {}
     made = {**told, "budget": budget.told | _announced(section, problem, budget), **study.told}
     section = section.model_copy(update={"timing": timing_of(section, problem.trace, shares)})
     if pipe is not None:

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hyca_calib.records.atomic import write_json
@@ -52,7 +53,7 @@ def shortly(settings: Refinement) -> Refinement:
 def refined_shortly(
     pipe: Any,
     winners: Sequence[Candidate],
-    section_of: Callable[[Candidate], NetworkPlan],
+    section_of: Callable[[Candidate, Path], NetworkPlan],
     settings: Refinement,
     study: StudyFolder,
     seed: int,
@@ -64,7 +65,7 @@ def refined_shortly(
 
     Args:
         winners: the best candidates of different problems.
-        section_of: makes the section of each, whose taps are refined.
+        section_of: makes the section of each, whose taps are refined, and keeps what that takes in a folder.
         study: where it is kept; a second call goes on from it.
         on_news: told the agreement of each.
     """
@@ -76,7 +77,7 @@ def refined_shortly(
             label, own = winner.problem.label, StudyFolder(study.folder / FOLDER / str(number))
             if label not in found:
                 own.folder.mkdir(parents=True, exist_ok=True)
-                task = task_of(pipe, winner, section_of(winner))
+                task = task_of(pipe, winner, section_of(winner, own.folder))
                 _, account = refine_somehow(task, shortly(settings), own, seed)
                 found[label] = account.get("select_psnr_after_db", 0.0)  # none if the minutes were over before
                 write_json(kept, found)

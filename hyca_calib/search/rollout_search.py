@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.options import RolloutLimits
@@ -21,12 +22,24 @@ FEEDBACK_SHARES = (0.5, 0.25, 0.75, 1.0)
 """Shares of earlier errors that are taken back, see `with_feedback`."""
 OTHERS = 4
 """Offline candidates that are rolled out after the finalists."""
-FITTED = 0.5
-"""Of a rollout is what it takes to fit rows in the loop: a run of fewer samples."""
 GAIN_DB = 0.02
 """A smaller improvement is none."""
 KICKS = 64
 """Pairs of moves that are tried where no single move improves."""
+
+
+class LoopFitting(Protocol):
+    """Rows of candidates fitted in runs of them, see `hyca_calib.search.closed_loop.InTheLoop`.
+
+    Attributes:
+        cost: of fitting one candidate's rows, in rollouts.
+    """
+
+    @property
+    def cost(self) -> float: ...
+
+    def can_fit(self, candidate: Candidate) -> bool:
+        """Whether rows of such a candidate can be fitted so."""
 
 
 def search_by_rollouts(
@@ -36,7 +49,7 @@ def search_by_rollouts(
     seed: int,
     on_progress: Callable[[float, float], None] = lambda share, psnr: None,
     alternatives: Callable[[Pulse], Iterable[Candidate]] = lambda pulse: (),
-    in_loop: bool = False,
+    in_loop: LoopFitting | None = None,
 ) -> tuple[Candidate, float]:
     """Roll out the best candidates, then what gains most first: other shares taken back, other ridges, rows fitted in
     the loop, rows over more than their own past, more candidates and alternatives, steps moved.
@@ -49,20 +62,19 @@ def search_by_rollouts(
         rollouts: where they are done and remembered; none is repeated after an interruption.
         on_progress: told the share of the limits that is spent, and the best PSNR so far.
         alternatives: candidates in case the offline objective is wrong, see `sweep_damping`; made as time allows.
-        in_loop: whether rows can be fitted in runs of the candidates.
+        in_loop: fits rows in runs of the candidates; None leaves that out.
 
     Returns:
         The winner and its PSNR in dB.
     """
-    climb = _Climb(candidates[0], limits, rollouts, on_progress)
+    climb = _Climb(candidates[0], limits, rollouts, on_progress, in_loop)
     climb.improves(candidates[: limits.finalists])
     if not climb.best.settings.inherit:  # else nothing is fitted
-        _fit_otherwise(climb, in_loop)
+        _fit_otherwise(climb)
     settled = climb.best.settings
-    others = [
-        _like(candidate, settled, candidate.settings.ridge) for candidate in candidates[limits.finalists :][:OTHERS]
-    ]
-    swept = (_like(candidate, settled, settled.ridge) for candidate in alternatives(climb.pulse))
+    later = candidates[limits.finalists :][:OTHERS]
+    others = [climb.like(candidate, settled, candidate.settings.ridge) for candidate in later]
+    swept = (climb.like(candidate, settled, settled.ridge) for candidate in alternatives(climb.pulse))
     climb.try_all(itertools.chain(others, swept))
     shuffle = random.Random(seed)
     while climb.try_until_better(_moves_and_kicks(climb.best, shuffle)):
@@ -71,20 +83,14 @@ def search_by_rollouts(
     return climb.best, climb.psnr
 
 
-def _fit_otherwise(climb: _Climb, in_loop: bool) -> None:
+def _fit_otherwise(climb: _Climb) -> None:
     """Try the rows of the best candidate fitted in other ways."""
     if climb.best.settings.taps == "channel":
         climb.try_all([climb.best.moved(repay=repay) for repay in FEEDBACK_SHARES])
     climb.try_all([climb.best.moved(ridge=ridge) for ridge in RIDGES])
     if climb.best.settings.taps == "channel":
-        climb.try_all([climb.best.moved(in_loop=True)] if in_loop else [])
+        climb.try_all([climb.best.moved(in_loop=True)] if climb.can_fit(climb.best) else [])
         climb.try_all([climb.best.moved(sources=sources) for sources in climb.best.sources])
-
-
-def _like(candidate: Candidate, settled: Settings, ridge: float) -> Candidate:
-    """A candidate with what was found best so far for others."""
-    sources = settled.sources if settled.sources in candidate.sources else "own"
-    return candidate.moved(repay=settled.repay, in_loop=settled.in_loop, sources=sources, ridge=ridge)
 
 
 @dataclass
@@ -95,6 +101,7 @@ class _Climb:
     limits: RolloutLimits
     rollouts: SharedRollouts
     on_progress: Callable[[float, float], None]
+    in_loop: LoopFitting | None
     psnr: float = -math.inf
     each: Sequence[float] = ()
     tried: dict[Candidate, Rolled] = field(default_factory=dict)
@@ -113,6 +120,16 @@ class _Climb:
             self.best, self.psnr, self.each = winner, rolled.score, rolled.each
         self.on_progress(self._share(), self.psnr)
         return better
+
+    def can_fit(self, candidate: Candidate) -> bool:
+        """Whether rows of such a candidate can be fitted in the loop."""
+        return self.in_loop is not None and self.in_loop.can_fit(candidate)
+
+    def like(self, candidate: Candidate, settled: Settings, ridge: float) -> Candidate:
+        """A candidate with what was found best so far for others, as far as it can have that."""
+        sources = settled.sources if settled.sources in candidate.sources else "own"
+        in_loop = settled.in_loop and self.can_fit(candidate)
+        return candidate.moved(repay=settled.repay, in_loop=in_loop, sources=sources, ridge=ridge)
 
     def pulse(self) -> None:
         """Progress between rollouts; see `Pulse`."""
@@ -141,7 +158,8 @@ class _Climb:
     def _share(self) -> float:
         """The share of the limits that is spent."""
         rollouts = self.limits.rollouts
-        done = sum(rolled.share + FITTED * of.settings.in_loop for of, rolled in self.tried.items())
+        fitting = self.in_loop.cost if self.in_loop else 0.0
+        done = sum(rolled.share + fitting * of.settings.in_loop for of, rolled in self.tried.items())
         return min(1.0, max(self.watch.share, done / rollouts if rollouts else 0.0))
 
 

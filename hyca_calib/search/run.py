@@ -11,7 +11,7 @@ from typing import Any, Literal
 from hyca_calib.costs.budget import Budget
 from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.closed_loop import FULL_RUNS, InTheLoop
+from hyca_calib.search.closed_loop import FULL_RUNS, KEPT, InTheLoop
 from hyca_calib.search.damping_sweep import sweep_damping
 from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.fewer_steps import fewer_steps
@@ -45,13 +45,27 @@ Tried = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class _Run:
-    """What all stages of one search are told."""
+    """What all stages of one search are told.
+
+    Attributes:
+        contenders: how many there are.
+    """
 
     pipe: Any
     budget: Budget
     study: StudyFolder
     options: SearchOptions
     on_progress: Progress
+    contenders: int = 1
+
+    @property
+    def heat(self) -> RolloutLimits:
+        """What rollouts may spend on one of several contenders before one goes on: half of the limits is all theirs."""
+        limits, num = self.options.confirmation, self.contenders
+        if num == 1:
+            return limits
+        rollouts = None if limits.rollouts is None else max(1, limits.rollouts // (2 * num))
+        return replace(limits, minutes=limits.minutes / 2 / num, rollouts=rollouts)
 
     @property
     def shared(self) -> Path:
@@ -60,11 +74,12 @@ class _Run:
 
     def in_loop(self, problem: Problem) -> InTheLoop:
         """What makes sections of a problem's candidates, alike in all stages."""
-        return InTheLoop.within(self.options.confirmation, self.pipe, problem, self.shared / FULL_RUNS)
+        minutes = None if self.heat.rollouts is not None else self.heat.minutes
+        return InTheLoop.within(minutes, self.pipe, problem, self.shared / FULL_RUNS)
 
-    def section(self, winner: Candidate) -> NetworkPlan:
-        """The section of a candidate that was rolled out."""
-        return self.in_loop(winner.problem).section(winner)
+    def section(self, winner: Candidate, folder: Path) -> NetworkPlan:
+        """The section of a candidate that rollouts chose, whose rows are kept in a folder."""
+        return self.in_loop(winner.problem).settled(winner, folder / KEPT)
 
 
 def search(
@@ -82,7 +97,7 @@ def search(
         contenders: what `tune` found on traces of the same workload at different cache points, perhaps with different
             keys kept, best first; rollouts decide between these.
     """
-    run, begun = _Run(pipe, budget, study, options, on_progress), time.monotonic()
+    run, begun = _Run(pipe, budget, study, options, on_progress, len(contenders)), time.monotonic()
     on_progress("confirm", 0.0, "")
     chosen, winner, tried = _confirmed(run, contenders)
     on_progress("confirm", 1.0, f"{sum(map(len, tried.values()))} rollouts")
@@ -116,7 +131,7 @@ def confirmed(
     on_progress: Progress,
 ) -> Candidate:
     """The best candidate by rollouts, unrefined; see `search`."""
-    return _confirmed(_Run(pipe, budget, study, options, on_progress), contenders)[1]
+    return _confirmed(_Run(pipe, budget, study, options, on_progress, len(contenders)), contenders)[1]
 
 
 def refined(
@@ -132,12 +147,10 @@ def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Se
     Of several contenders each gets a share of half of the limits, the one that is ahead then the other half. If others
     are near, that is who is ahead after a short refinement.
     """
-    limits, num, tried = run.options.confirmation, len(contenders), Tried()
+    limits, num, tried = run.options.confirmation, run.contenders, Tried()
     chosen, begin = contenders[0], 0.0
     if num > 1:
-        rollouts = None if limits.rollouts is None else max(1, limits.rollouts // (2 * num))
-        heat = replace(limits, minutes=limits.minutes / 2 / num, rollouts=rollouts)
-        heats = [_heat(run, c, heat, tried, i / 2 / num, (i + 1) / 2 / num) for i, c in enumerate(contenders)]
+        heats = [_heat(run, c, run.heat, tried, i / 2 / num, (i + 1) / 2 / num) for i, c in enumerate(contenders)]
         chosen = contenders[_ahead(run, heats)]
         limits, begin = replace(limits, minutes=limits.minutes / 2), 0.5
     return chosen, _heat(run, chosen, limits, tried, begin, 1.0)[1], tried
@@ -171,7 +184,7 @@ def _heat(
     samples, seed, in_loop = problem.samples("select"), run.options.seed, run.in_loop(problem)
     rollouts = SharedRollouts(
         run.options.storage or run.study.journal,
-        f"rollouts {problem.identity}{_told_variants(problem)} {run.budget.text} seed {seed}",
+        f"rollouts {problem.identity}{_told_variants(problem)} {run.budget.text} seed {seed} {in_loop}",
         lambda candidate, beat: raced_psnr(run.pipe, in_loop.section(candidate), samples, beat),
     )
 
@@ -179,7 +192,8 @@ def _heat(
         run.on_progress("confirm", begin + (end - begin) * done, _told(psnr))
 
     sweep = partial(sweep_damping, first, run.budget)
-    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep, in_loop.can_fit(first))
+    fitting = in_loop if run.options.in_loop else None
+    winner, psnr = search_by_rollouts(candidates, limits, rollouts, seed, tell, sweep, fitting)
     tried[point] = rollouts.history()
     return -psnr, winner
 
@@ -242,7 +256,8 @@ def _best_point(
 def _refined(run: _Run, winner: Candidate) -> tuple[NetworkPlan, dict[str, Any]]:
     """The winner as a section with refined taps and its agreement on the select split, and an account of that."""
     pipe, problem, options = run.pipe, winner.problem, run.options
-    section, account = build_section(winner) if pipe is None else run.section(winner), dict[str, Any]()
+    section = build_section(winner) if pipe is None else run.section(winner, run.study.folder)
+    account = dict[str, Any]()
     if pipe is not None and winner.schedule.predicted_steps and options.refinement.minutes > 0:
         task = task_of(pipe, winner, section, partial(_fresh, run, problem.trace))
 

@@ -175,8 +175,11 @@ def precise_schedule(
         price(flops, Action(variant=of)) for flops, of in ((full, DEFAULT), (full, variant), (light, DEFAULT))
     )
     if low >= own:
-        took = f"a step of {variant} takes {low / own:.2f} of the time of one by the network's own weights here"
-        raise BudgetError(f"budget {budget.text!r}: {took}, so it saves none; leave --precision, or use '10x bitops'")
+        raise BudgetError(
+            f"budget {budget.text!r}: computing a step as {variant} costs {low / own:.2f} of what it costs "
+            "otherwise, so nothing is saved; leave it out of --precision"
+        )
+    low = max(low, least + 1e-9 * own)  # where a forecast takes as long
     spare = budget.most_flops(own, least, steps) * (1 + 1e-9) - steps * least
     counts = range(max(1, int(spare / (own - least))), min(steps, int(spare / (low - least))) + 1)
     most = {k: min(k, int((spare - k * (low - least)) / (own - low))) for k in counts}

@@ -66,7 +66,7 @@ def with_start(candidates: Sequence[Candidate], plan: Plan, budget: Budget, seed
 
 def _settings(problem: Problem, plan: Plan) -> Settings:
     """Those of the plan, as far as the trace allows."""
-    settings = replace(settings_of(plan, section_for(plan, problem.trace)), inherit=False)
+    settings = replace(settings_of(plan, section_for(plan, problem.trace)), inherit=False, in_loop=False)
     return settings if settings.sources in problem.sources else replace(settings, sources="own")
 
 

@@ -123,7 +123,8 @@ def _other_ways(candidate: Candidate, budget: Budget) -> list[Candidate]:
             with suppress(BudgetError):  # gaps may be too long
                 found += mixed_schedules(problem, settings, budget, groups)
             found = [*whole, *found[1:]]  # the very best is the candidate's own
-    precise = itertools.product(problem.variants.specs if problem.variants else (), LOUDNESS)
+    variants = problem.variants.saving(budget.timed is not None) if problem.variants else ()
+    precise = itertools.product(variants, LOUDNESS)
     found += dict.fromkeys(precise_schedule(problem, settings, budget, groups, *way) for way in precise)
     if problem.apart:
         found.append(branch_schedule(problem, settings, budget, groups))

@@ -33,6 +33,8 @@ class Balanced(Proxy):
 def balanced(layer: nn.Linear, shifts: Sequence[int], phase: float, spec: VariantSpec, path: str) -> Balanced:
     """`layer` quantised with its input balanced; `layer` stays as it is.
 
+    Inputs are not looked at: a balance that was made in bfloat16 may be too much for those of float16.
+
     Args:
         shifts: exponents, see `VariantSpec.balance`.
         phase: see `VariantSpec.phases`.
@@ -45,7 +47,7 @@ def balanced(layer: nn.Linear, shifts: Sequence[int], phase: float, spec: Varian
         raise AttachError(f"{path} takes {layer.in_features} channels, its balance is for {len(shifts)}")
     weight = layer.weight.detach()
     powers = torch.exp2(torch.tensor(shifts, dtype=torch.float32)).to(weight.device, weight.dtype)
-    if not (weight * powers).isfinite().all():
+    if not (weight * powers).isfinite().all() and weight.isfinite().all():
         raise AttachError(f"{path} cannot be balanced in {weight.dtype}, its weight overflows; use torch.bfloat16")
     moved = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     moved.weight, moved.bias = nn.Parameter(weight * powers, requires_grad=False), layer.bias

@@ -63,7 +63,9 @@ class Subject:
             pipe: the traced pipeline; by default it is loaded.
         """
         pipe = pipe or load_traced(trace.attributes.model, model)
-        study = StudyFolder.open(folder, {"trace": trace.name, "budget": budget.text, "rollouts": rollouts})
+        study = StudyFolder.open(
+            folder, {"trace": trace.name, "budget": budget.text, "rollouts": rollouts, "in_loop": True}
+        )
         problem = with_damping(pipe, Problem(trace), study.journal)
         candidates = tune(problem, (budget,), tuning, folder / JOURNAL, 0)[budget]
         options = SearchOptions(confirmation=RolloutLimits(UNLIMITED, rollouts=rollouts))

@@ -17,9 +17,8 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.closed_loop import SAMPLES, InTheLoop, can_close
+from hyca_calib.search.closed_loop import SAMPLES, InTheLoop
 from hyca_calib.search.closing_rollout import ClosingRollout, Tokens, full_run
-from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.rows import plan_taps
@@ -28,8 +27,7 @@ from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint
-from hyca_runtime.policies import PolicySpec
-from hyca_runtime.schedule import Schedule
+from hyca_runtime.schedule import Action, Schedule
 
 STEPS, COMPUTED = 12, (0, 1, 4, 8)
 
@@ -107,14 +105,49 @@ def test_full_runs_are_kept_for_all_candidates(
 def test_where_it_does_not_apply_rows_stay(subject: tuple[Any, Problem], tmp_path: Path) -> None:
     pipe, problem = subject
     candidate = candidate_of(problem, in_loop=True)
-    section, in_loop = build_section(candidate), InTheLoop(pipe, problem, tmp_path)
-    assert can_close(problem, section)
+    in_loop, hurried = (InTheLoop.within(minutes, pipe, problem, tmp_path) for minutes in (None, 1e-9))
     assert in_loop.can_fit(candidate)
-    assert not can_close(problem, section.model_copy(update={"policy": PolicySpec(name="accumulated_change")}))
-    hurried = InTheLoop.within(RolloutLimits(minutes=1e-9), pipe, problem, tmp_path)
-    for maker, one in ((in_loop, candidate_of(problem, taps="group", in_loop=True)), (hurried, candidate)):
+    assert in_loop.cost == len(problem.samples("fit").jobs) / len(problem.samples("select").jobs)
+    palette = (*candidate.schedule.palette, Action(forecast=("behind:1",)))
+    mixed = Schedule(palette=palette, tables=candidate.schedule.tables)
+    inert = [
+        (in_loop, candidate_of(problem, taps="group", in_loop=True)),
+        (in_loop, candidate_of(problem, inherit=True, in_loop=True)),
+        (hurried, candidate),
+    ]
+    assert not in_loop.can_fit(candidate.moved(mixed))
+    for maker, one in inert:
         assert not maker.can_fit(one)
         assert maker.section(one) == build_section(one)
+
+
+def test_what_rollouts_chose_is_kept(subject: tuple[Any, Problem], tmp_path: Path) -> None:
+    """A refinement that goes on begins with the rows that it began with."""
+    pipe, problem = subject
+    candidate, kept = candidate_of(problem, in_loop=True), tmp_path / "rows"
+    first = InTheLoop(pipe, problem, None).settled(candidate, kept)
+    again = InTheLoop(None, problem, None).settled(candidate, kept)
+    assert (plan_taps(first) == plan_taps(again)).all()
+    assert (plan_taps(first) != plan_taps(build_section(candidate))).any()
+    assert InTheLoop(None, problem, None).settled(candidate.moved(in_loop=False), kept) == build_section(candidate)
+
+
+def test_rows_that_cannot_be_fitted_again_are_told(
+    subject: tuple[Any, Problem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe, problem = subject
+    asked = list[Job]()
+
+    def untold(pipe: Any, problem: Problem, job: Job, tokens: Tokens) -> Any:
+        asked.append(job)
+        return {}
+
+    monkeypatch.setattr("hyca_calib.search.closed_loop.full_run", untold)
+    candidate, in_loop = candidate_of(problem, in_loop=True), InTheLoop(pipe, problem, None)
+    for name in ("one", "two"):
+        assert in_loop.settled(candidate, tmp_path / name) == build_section(candidate)
+    assert len(asked) == 1, "a run that cannot be told is not made again"
+    assert "could not be fitted again" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_samples_that_are_not_drawn_together_are_halved(

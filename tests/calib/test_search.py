@@ -250,25 +250,37 @@ def test_moves_carry_the_groups(problem: Problem, study: StudyFolder, monkeypatc
     assert built == [3] * 8
 
 
+class Fits:
+    """Rows are fitted in the loop at half of a rollout, of candidates that begin with two computed steps."""
+
+    cost = 0.5
+
+    def can_fit(self, candidate: Candidate) -> bool:
+        return candidate.schedule.computed_steps[1] == 1
+
+
 @pytest.mark.parametrize("nearer", [True, False])
-def test_where_rows_fitted_in_the_loop_are_nearer_all_others_are_fitted_so(
+def test_where_rows_fitted_in_the_loop_are_nearer_others_are_fitted_so(
     problem: Problem, study: StudyFolder, nearer: bool
 ) -> None:
-    start = Candidate(problem, SETTINGS, Schedule.from_steps(12, (0, 1, 4, 8)))
-    rolled: list[Candidate] = []
+    first, second = (Schedule.from_steps(12, steps) for steps in ((0, 1, 4, 8), (0, 2, 4, 8)))
+    candidates, rolled = [Candidate(problem, SETTINGS, schedule) for schedule in (first, second)], list[Candidate]()
 
     def rollout(candidate: Candidate, beat: Sequence[float]) -> Sequence[float]:
         rolled.append(candidate)
         return [20.0 + (5.0 if nearer else -5.0) * candidate.settings.in_loop + len(rolled) / 100]
 
-    shared = SharedRollouts(study.journal, "rollouts", rollout)
-    best, _ = search_by_rollouts([start], RolloutLimits(minutes=60, rollouts=40), shared, seed=0, in_loop=True)
+    shared, limits = SharedRollouts(study.journal, "rollouts", rollout), RolloutLimits(60, finalists=1, rollouts=40)
+    best, _ = search_by_rollouts(candidates, limits, shared, seed=0, in_loop=Fits())
     assert best.settings.in_loop == nearer
-    first = next(i for i, candidate in enumerate(rolled) if candidate.settings.in_loop)
-    assert all(candidate.settings.in_loop == nearer for candidate in rolled[first + 1 :])
-    moves = rolled[first + 1 + len(problem.sources) :]
-    assert (len({candidate.settings.ridge for candidate in moves}) == 1) == nearer
-    assert len(rolled) == (40 - sum(candidate.settings.in_loop for candidate in rolled) // 2)
+    fitted = next(i for i, candidate in enumerate(rolled) if candidate.settings.in_loop)
+    later = next(i for i, candidate in enumerate(rolled) if candidate.schedule == second)
+    assert fitted < later
+    assert not rolled[later].settings.in_loop, "its rows cannot be"
+    others = [candidate for candidate in rolled[fitted + 1 :] if candidate != rolled[later]]
+    assert all(candidate.settings.in_loop == nearer for candidate in others)
+    spent = sum(1 + Fits.cost * candidate.settings.in_loop for candidate in rolled)
+    assert 40 <= spent < 41.5
 
 
 @pytest.fixture(scope="module")
@@ -584,7 +596,7 @@ def test_of_near_points_the_one_goes_on_that_refinement_helps_most(
     assert {label for label, _ in shortly} == {"trunk", "output"}
     assert {settings.iterations for _, settings in shortly} == {1}, "an eighth of three, rounded up"
     found = refined_points.refined_shortly(
-        pipe, [contenders[0][0]], build_section, OPTIONS.refinement, own, 0, lambda psnr: None
+        pipe, [contenders[0][0]], lambda one, _: build_section(one), OPTIONS.refinement, own, 0, lambda psnr: None
     )
     assert found == gains, "what was measured is kept"
 

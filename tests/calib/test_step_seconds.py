@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,19 +73,72 @@ def test_a_schedule_takes_no_longer_than_its_budget(problem: Problem, text: str,
 
 def test_what_saves_no_time_or_was_not_timed_is_refused(problem: Problem) -> None:
     budget = Budget.parse("2x wall").within(TIMED)
-    with pytest.raises(BudgetError, match=r"a step of int8 takes 1.20 of the time .* leave --precision"):
+    with pytest.raises(BudgetError, match=r"as int8 costs 1.20 of what it costs otherwise, .* leave it out of"):
         scheduled(taking(problem, 1.2), budget)
     with pytest.raises(BudgetError, match=r"steps by int8, .* are not timed, .* use '10x bitops'"):
         scheduled(problem, budget)
 
 
-def test_calls_are_timed_and_the_network_is_as_before(problem: Problem) -> None:
-    pipe = tiny.pipeline()
+def test_where_a_forecast_takes_as_long_low_steps_are_all_computed(problem: Problem) -> None:
+    budget, cost = Budget.parse("2x wall").within(TIMED), problem.trace.cost
+    fast = taking(problem, cost.predicted_flops(SETTINGS.depth) / cost.full_flops)
+    assert all(action.computes for action in scheduled(fast, budget).actions())
+
+
+def test_calls_are_timed_and_the_network_is_as_before(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, seconds = tiny.pipeline(), itertools.cycle([4.0, 1.0])
+
+    def seconds_of(call: Callable[[], Any]) -> float:
+        call()
+        return next(seconds)
+
+    monkeypatch.setattr("hyca_calib.search.precision.step_seconds.seconds_of", seconds_of)
     before = sample_latents(pipe, problem.workload.of("test"), STEPS, 2)
     found = step_shares(pipe, problem, parse_variants("int8,int8_weights:simulated"))
-    assert found.keys() == {"int8"}, "a simulated variant has no time of its own"
-    assert found["int8"] > 0
+    assert found == {"int8": 0.25}, "a simulated variant has no time of its own"
     assert (sample_latents(pipe, problem.workload.of("test"), STEPS, 2) == before).all()
+
+
+@pytest.mark.parametrize(
+    ("precision", "budget", "fault"),
+    [
+        ("int8:simulated", "2x wall", "simulated variants save no time"),
+        ("int8", "20%", "as many FLOPs; give it in bit operations or time, such as '10x bitops' or '2.5x wall'"),
+    ],
+)
+def test_what_is_known_to_fail_is_refused_at_once(tmp_path: Path, precision: str, budget: str, fault: str) -> None:
+    record(str(tmp_path / "t.zarr"), Workload(tiny.prompts(), num_samples=7, num_steps=STEPS, seed=3), batch=2)
+    limits = SearchLimits(precision=precision)
+    with pytest.raises(BudgetError, match=fault):
+        search_with(lambda model: tiny.pipeline(), budget, [str(tmp_path / "t.zarr")], limits, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("unreported")
+def test_what_saves_no_time_is_refused_unless_bits_are_asked_for_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured is kept, and a plan whose budget is not of time does not tell of it."""
+    monkeypatch.chdir(tmp_path)
+    record("t.zarr", Workload(tiny.prompts(), num_samples=7, num_steps=STEPS, seed=3), batch=2)
+    timed = list[int]()
+
+    def shares(pipe: Any, problem: Problem, specs: Any) -> dict[str, float]:
+        timed.append(1)
+        return {"int8": 1.5}
+
+    monkeypatch.setattr("hyca_calib.commands.searching.run_seconds", lambda pipe, trace: TIMED)
+    monkeypatch.setattr("hyca_calib.commands.quantised_presets.step_shares", shares)
+    limits = SearchLimits(trials=1, probes=0, rollouts=3, refine=0, precision="int8", roundings=1)
+    for _ in range(2):
+        with pytest.raises(BudgetError, match=r"steps take as long as others here \(int8 150 % of their time\)"):
+            search_with(lambda model: tiny.pipeline(), "2.5x wall", ["t.zarr"], limits, Path("one"), reported=False)
+    assert len(timed) == 1
+    bits, wall = search_with(
+        lambda model: tiny.pipeline(), "9x bitops,2.5x wall", ["t.zarr"], limits, Path("two"), reported=False
+    )
+    assert load_plan(wall).section.variants is None
+    assert load_plan(bits).section.variants is not None
+    assert load_plan(bits).section.timing is None
 
 
 @pytest.mark.usefixtures("unreported")

@@ -65,6 +65,10 @@ class KnownVariants:
             raise BudgetError(f"steps by {told} are not timed, which a budget of time asks for; use '10x bitops'")
         return flops * self.step_shares[action.variant]
 
+    def saving(self, in_time: bool) -> list[str]:
+        """Variants whose steps cost less than others; where time is to be saved, of those that were timed."""
+        return [name for name in self.specs if not in_time or self.step_shares.get(name, 1.0) < 1]
+
     def noise_under(self, schedule: Schedule) -> Array:
         """How far off the computed steps of a schedule are, ``(channel, branch, step)``; it is one for all branches."""
         found = np.zeros_like(next(iter(self.noise.values())))
