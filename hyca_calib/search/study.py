@@ -17,15 +17,18 @@ SHORT = 60
 """Letters that two values have at most where both are told."""
 
 
-def holds_anything(folder: Path) -> bool:
+def holds_anything(folder: Path, beside: str | None = None) -> bool:
     """Whether anything lies in a folder.
+
+    Args:
+        beside: what a file's name begins with that does not count.
 
     Raises:
         StudyError: it is a file.
     """
     if folder.is_file():
         raise StudyError(f"{folder} is a file, expected a folder; choose another --out")
-    return folder.exists() and any(folder.iterdir())
+    return folder.exists() and any(beside is None or not each.name.startswith(beside) for each in folder.iterdir())
 
 
 class StudyFolder:
@@ -64,8 +67,9 @@ class StudyFolder:
             StudyError: the folder holds another study.
         """
         kept, wanted = folder / REQUEST, json.loads(json.dumps(request))
+        held = holds_anything(folder, beside=REQUEST)  # looked at first: another worker may begin the study now
         if not kept.exists():
-            if holds_anything(folder) and not (folder / CALIBRATION).exists():
+            if held and not (folder / CALIBRATION).exists():
                 raise StudyError(f"{folder} is not empty and holds no study; choose another --out")
             return cls(folder)
         try:

@@ -26,6 +26,7 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search import refined_points
+from hyca_calib.search import study as study_folder
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.evolve import evolve_taps
@@ -623,6 +624,25 @@ def test_a_folder_holds_one_study(tmp_path: Path) -> None:
     (tmp_path / "a" / "request.json").write_text("{")
     with pytest.raises(StudyError, match="not JSON"):
         StudyFolder.open(tmp_path / "a", json.loads("{}"))
+
+
+def test_a_study_that_another_worker_begins_at_this_moment_is_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "request.json.0a.partial").write_text("{")
+    StudyFolder.open(tmp_path / "a", {"budget": "3x"})
+    looked = study_folder.holds_anything
+
+    def looks_while_another_begins(folder: Path, beside: str) -> bool:
+        found = looked(folder, beside)
+        folder.mkdir()
+        (folder / "request.json").write_text('{"budget": "3x"}')
+        (folder / "journal.log").write_text("")
+        return found
+
+    monkeypatch.setattr(study_folder, "holds_anything", looks_while_another_begins)
+    StudyFolder.open(tmp_path / "b", {"budget": "3x"})
 
 
 @pytest.mark.parametrize("multistep", ["anchored", "recursive"])
