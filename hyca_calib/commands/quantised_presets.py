@@ -111,10 +111,10 @@ def with_variants(
         tell("quantise", 1.0, ", ".join(f"{spec}{_told_share(name, shares)}" for name, spec in specs.items()))
     found = replace(known, step_shares=shares)
     if all(timed) and not found.saving(in_time=True):
-        told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        told = ", ".join(f"{name} {share:.2f} times as long" for name, share in shares.items())
         raise BudgetError(
-            f"--precision {limits.precision}: its steps take as long as others here ({told} of their time), so a "
-            "budget of time gains nothing by them; leave it out, or use '10x bitops'"
+            f"--precision {limits.precision}: its steps take no less time than others here ({told}), so a budget of "
+            "time gains nothing by them; leave it out, or use '10x bitops'"
         )
     return replace(problem, variants=found)
 
@@ -127,4 +127,4 @@ def _kept_shares(pipe: Pipeline, problem: Problem, specs: Mapping[str, VariantSp
 
 
 def _told_share(name: str, shares: Mapping[str, float]) -> str:
-    return f" in {100 * shares[name]:.0f} % of a step's time" if name in shares else ""
+    return f", {shares[name]:.2f} of a step's time" if name in shares else ""
