@@ -79,13 +79,14 @@ class InTheLoop:
 
     def settled(self, winner: Candidate, kept: Path) -> NetworkPlan:
         """The same of a candidate that rollouts chose, whose rows are kept: a second call has those of the first."""
+        plain = build_section(winner)
         if not winner.settings.in_loop:
-            return build_section(winner)
+            return plain
         if kept.exists():
-            return with_taps(build_section(winner), load_file(kept)[TAPS].numpy())
+            return with_taps(plain, load_file(kept)[TAPS].numpy())
         section = self.section(winner)
-        if (plan_taps(section) == plan_taps(build_section(winner))).all():
-            say("rows that rollouts were fitted for in the loop could not be fitted again: they are the statistics'")
+        if (plan_taps(section) == plan_taps(plain)).all():
+            say("rows of rollouts could not be fitted again, perhaps for want of memory: the statistics' are refined")
         with replacing(kept) as partial:
             save_file({TAPS: torch.from_numpy(plan_taps(section))}, partial)
         return section
