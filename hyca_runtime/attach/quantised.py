@@ -7,6 +7,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from hyca_runtime.attach.integer_products import by_floats
 from hyca_runtime.errors import AttachError
 from hyca_runtime.fingerprint import stored_in
 from hyca_runtime.variant import VariantSpec
@@ -59,7 +60,7 @@ def _stored(torchao: ModuleType, layer: nn.Linear, spec: VariantSpec) -> nn.Modu
     made.weight, made.bias = nn.Parameter(layer.weight.detach(), requires_grad=False), layer.bias
     holder = nn.Sequential(made)
     torchao.quantization.quantize_(holder, _configuration(torchao.quantization, spec))
-    return holder[0]
+    return by_floats(holder[0], layer.weight.device) if spec.scheme == "int8" else holder[0]
 
 
 def _configuration(quantization: ModuleType, spec: VariantSpec) -> object:

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import AttachError, Plan, PlanError, PlanMismatchError, apply_plan
-from hyca_runtime.attach import variants
+from hyca_runtime.attach import integer_products, variants
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.balanced import Balanced
+from hyca_runtime.attach.integer_products import EXACT, ByFloats, integer_product
 from hyca_runtime.attach.phased import LEVELS, phased
+from hyca_runtime.attach.quantised import quantised
 from hyca_runtime.attach.variants import Variants
 from hyca_runtime.certified import content_digest
+from hyca_runtime.flop_count import count_flops
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.plan import merge_plans, parse_plan
 from hyca_runtime.point import CachePoint
@@ -339,6 +342,32 @@ def test_layers_have_schemes_of_their_own(pipe: EmojiPipeline) -> None:
     content["sections"][0]["variants"]["low"]["schemes"] = {"x": "int7"}
     with pytest.raises(PlanError, match=r"variants\.low\.schemes\.x"):
         parse_plan(content, "plan.json")
+
+
+@pytest.mark.parametrize("width", [1, EXACT, 3 * EXACT + 7])
+def test_products_of_integers_by_floats_are_exact(width: int) -> None:
+    a = torch.randint(-128, 128, (5, width), dtype=torch.int8, generator=torch.Generator().manual_seed(0))
+    a[0], b = -128, torch.full((3, width), -128, dtype=torch.int8).t()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(integer_product(a, b), a.int() @ b.int())
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_an_instruction_for_integers_outputs_are_the_same(
+    dtype: torch.dtype, asymmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nn.Linear(48, 16, dtype=dtype)
+    spec = VariantSpec(scheme="int8", asymmetric=asymmetric)
+    x = torch.randn(2, 8, 48, dtype=dtype)
+    with monkeypatch.context() as patched:
+        patched.setattr(integer_products, "are_native", lambda device: False)
+        slow = quantised(layer, spec)
+    assert isinstance(slow, ByFloats)
+    with torch.no_grad():
+        assert torch.equal(slow(x), slow.inner(x))
+    assert count_flops(lambda: slow(x)) == count_flops(lambda: slow.inner(x)) == 2 * 16 * 48 * 16
+    assert count_flops(lambda: layer(x)) == 2 * 16 * 48 * 16
 
 
 def balanced_in(shifts: list[int], simulated: bool = False) -> VariantSpec:
