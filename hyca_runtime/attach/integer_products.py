@@ -31,8 +31,9 @@ def are_native(device: torch.device) -> bool:
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b`` of 8-bit integers, as int32, by float32 products of `EXACT` columns each; equal to the integer."""
     with torch.autocast(a.device.type, enabled=False):
-        columns = zip(a.split(EXACT, 1), b.split(EXACT, 0), strict=True)
-        return reduce(add, ((left.float() @ right.float()).to(torch.int32) for left, right in columns))
+        columns = zip(torch.split(a, EXACT, 1), torch.split(b, EXACT, 0), strict=True)
+        parts = [(left.float() @ right.float()).to(torch.int32) for left, right in columns]
+    return reduce(add, parts)
 
 
 class ByFloats(Proxy):
@@ -41,7 +42,7 @@ class ByFloats(Proxy):
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # which makes its own product
             return self.inner(x)  # type: ignore[no-any-return]
-        with _ByFloats():
+        with _ByFloats():  # type: ignore[no-untyped-call]
             return self.inner(x)  # type: ignore[no-any-return]
 
 
