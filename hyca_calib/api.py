@@ -1,7 +1,7 @@
 """The toolkit from Python: what the commands do, on a pipeline that is ready and on prompts at hand.
 
-Progress goes to standard error, as of the commands; what is written lies where the commands write it, so that either
-goes on with what the other began. Errors are those of `hyca_runtime.errors`.
+Progress goes to standard error, as of the commands; files are those of the commands. Models are known by the class of
+their pipeline, and the same call goes on with what it began. Errors are those of `hyca_runtime.errors`.
 """
 
 from __future__ import annotations

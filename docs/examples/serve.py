@@ -1,6 +1,6 @@
 """A picture server in which every request names its own plan; docs/serving.md explains it.
 
-    python docs/examples/serve.py --plan fast=studies/demo-5x/plan.json --plan fine=studies/main/2.6x/plan.json
+    python docs/examples/serve.py --plan fast=studies/served/5x/plan.json --plan fine=studies/served/2x/plan.json
 
     curl -o heart.png "http://127.0.0.1:8000/generate?prompt=red+heart&plan=fast&seed=1"
     curl http://127.0.0.1:8000/plans
