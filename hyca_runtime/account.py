@@ -11,6 +11,8 @@ from hyca_runtime.lane import Lane
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.report import RunReport
 
+GONE = "no network follows the plan any more: the session was removed, or the pipeline has another; apply it again"
+
 
 def account(
     executors: Mapping[str, Executor],
@@ -34,6 +36,7 @@ def account(
         for (branch, part), state in lane.streams.items()
     }
     furthest = [_furthest([(number, lane) for name, number, lane in lanes if name == of]) for of in executors]
+    departed = [executor.departure(own) for executor in executors.values()] or [GONE]
     leading, every = [lane for of in furthest for lane in of], [lane for _, _, lane in lanes]
     return RunReport(
         streams=streams,
@@ -42,7 +45,7 @@ def account(
         partly=sum(lane.partly for lane in leading),
         computed_at=leading[0].computed_at if len(executors) == len(leading) == 1 else (),
         absent=tuple(sorted(set().union(*(lane.absent for lane in every)))),
-        off_plan=next(filter(None, (executor.departure(own) for executor in executors.values())), ""),
+        off_plan=next(filter(None, departed), ""),
         adapted=adapted,
         cache_bytes=sum(count.cache_bytes for count in streams.values()),
         key_bytes=key_bytes,

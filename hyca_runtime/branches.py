@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from hyca_runtime.errors import ClockError
 
 MOST = 8
 """Branches without a name that are remembered; the one that was called longest ago is forgotten."""
+
+Likeness = Literal["same", "alike", "other"]
+"""The same tensor, one of the same content, or another."""
 
 SAMPLED = 256
 """Numbers of a conditioning by which it is known again when a pipeline makes the same tensor anew."""
@@ -31,6 +35,12 @@ class _Conditioning:
 
     def is_kept_as(self, tensor: Tensor) -> bool:
         return self.tensor() is tensor
+
+    def likeness(self, tensor: Tensor) -> Likeness:
+        """Of `tensor` to it."""
+        if self.is_kept_as(tensor):
+            return "same"
+        return "alike" if self.equals(tensor) else "other"
 
     def equals(self, tensor: Tensor) -> bool:
         """Whether `tensor` has the same content. Waits for the device."""
@@ -52,18 +62,19 @@ class Branches:
     def __init__(self) -> None:
         self._known: dict[str, _Conditioning | None] = {}
 
-    def find(self, name: str, conditioning: Tensor | None) -> tuple[str | None, bool]:
-        """The label of a call's branch, None if it is new; and whether its conditioning is what it was."""
+    def find(self, name: str, conditioning: Tensor | None) -> tuple[str | None, Likeness]:
+        """The label of a call's branch, None if it is new; and how its conditioning is like what it was."""
         if conditioning is None:
-            return name, True
+            return name, "same"
         if name:
             known = self._known.get(name)
-            return name, known is not None and (known.is_kept_as(conditioning) or known.equals(conditioning))
+            return name, "other" if known is None else known.likeness(conditioning)
         unnamed = {label: known for label, known in self._known.items() if known is not None and _is_number(label)}
         for label, known in unnamed.items():
             if known.is_kept_as(conditioning):
-                return label, True
-        return next(((label, True) for label, known in unnamed.items() if known.equals(conditioning)), (None, False))
+                return label, "same"
+        alike = (label for label, known in unnamed.items() if known.equals(conditioning))
+        return next(((label, "alike") for label in alike), (None, "other"))
 
     def label(self, found: str | None, conditioning: Tensor | None, called: frozenset[str]) -> str:
         """The label of a call that `find` found, remembered with its conditioning.

@@ -8,8 +8,10 @@ from typing import Any
 
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.branches import Branches
+from hyca_runtime.free_tracker import FreeTracker
 from hyca_runtime.plan_facts import TimeGrid
-from hyca_runtime.run_tracker import Progress, RunTracker
+from hyca_runtime.run_tracker import RunTracker
+from hyca_runtime.step_tracker import Progress
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class CallResolver:
 
     def __init__(self, clock: Clock, grids: Sequence[TimeGrid] = (), chunk: int | None = None) -> None:
         self._clock, self._chunk = clock, chunk
-        self.track = RunTracker(grids)
+        self.track = RunTracker(grids) if grids else FreeTracker()
         self._branches = Branches()
         self._called: dict[str, int] = {}
         self._called_before: dict[str, int] = {}
@@ -55,9 +57,9 @@ class CallResolver:
             ClockError: its step or its branch cannot be told.
         """
         conditioning = self._clock.prompt(args, kwargs)
-        found, same = self._branches.find(name, conditioning)
+        found, likeness = self._branches.find(name, conditioning)
         now = self._clock.timestep(args, kwargs)
-        progress = self.track.advance(self._clock, now, said, same, found in self._called)
+        progress = self.track.advance(self._clock, now, said, likeness, found in self._called)
         if self._chunk is not None and progress == "stays" and found in self._called:
             progress = self.track.repeat()
         if progress == "begins":

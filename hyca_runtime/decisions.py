@@ -56,8 +56,13 @@ class Decisions:
         self._context, self._clock, self._lanes = attachment.context, clock, lanes
         self._complain, self._ranks = complain, ranks
         self.listeners: list[Callable[[Lane, Call], None]] = []
+        self._arrival = Arrival(attachment.module)
+        self.check(plan)
+
+    def check(self, plan: CompiledPlan) -> None:
+        """Whether what a plan's policies look at can be shown; raises AttachError if not."""
         deciders = [section.decider for section in plan.sections]
-        self._arrival = Arrival(attachment.module, [d.looks_at for d in deciders if isinstance(d, ProbingPolicy)])
+        self._arrival.check([decider.looks_at for decider in deciders if isinstance(decider, ProbingPolicy)])
 
     def about(self, plan: CompiledPlan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Doing | Later | Apart:
         """What a call computes, and what is forecast."""

@@ -43,8 +43,7 @@ class Executor:
         self.module, self.plan = module, plan
         self._attachment = Attachment(module, plan.points, variants=plan.variants)
         self._context = self._attachment.context
-        for place in (place for section in plan.sections for place in places_on_the_way(section)):
-            self._attachment.late(*place)  # refused before anything is changed
+        self._check_places(plan)  # refused before anything is changed
         self._clock = Clock(module, pipe, self._context)
         self._lanes = Lanes(self._clock, self._context, ranks)
         self.decisions = Decisions(plan, self._attachment, self._clock, self._lanes, complain, ranks)
@@ -56,6 +55,21 @@ class Executor:
             around(function)
         self._attachment.install(self._answer)
         self.chunks.install()
+
+    def check(self, plan: CompiledPlan) -> None:
+        """Whether calls can follow a plan that the network was not made ready for.
+
+        Raises:
+            PlanMismatchError: see `CompiledPlan.check_like`.
+            AttachError: it decides where the network cannot be looked at.
+        """
+        plan.check_like(self.plan)
+        self._check_places(plan)
+        self.decisions.check(plan)
+
+    def _check_places(self, plan: CompiledPlan) -> None:
+        for place in (place for section in plan.sections for place in places_on_the_way(section)):
+            self._attachment.late(*place)
 
     def saying(self, **what: Any) -> AbstractContextManager[None]:
         """Let this thread's calls inside have another step, branch, pipeline or plan; see `Context`."""

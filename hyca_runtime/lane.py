@@ -169,7 +169,7 @@ class Lane:
         """Keep features that a forecast may need."""
         features = {name: feature for name, feature in captured.items() if feature is not None}
         if len(features) < len(captured):
-            state.clear()
+            state.forget("a call did not come to the plan's points; if blocks were replaced, apply it again")
             return
         if not self.track.ends or self.plan.section(self.track).is_joint:
             for name, feature in features.items():

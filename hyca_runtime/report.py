@@ -114,7 +114,7 @@ class RunReport:
                 "{:.3g} MiB of quantised weights": self.variant_bytes,
             }
             ahead = [text.format(size / 2**20) for text, size in sizes.items() if size]
-            return "; ".join(["no step has run yet", *ahead])
+            return "; ".join([self.off_plan or "no step has run yet", *ahead])
         ratios = [] if self.partly else [f"{self.steps / max(1, self.computed):.1f}x fewer"]
         if self.flops_ratio is not None:
             ratios.append(f"{self.flops_ratio:.2f}x by FLOPs of the {' and '.join(self.networks)}")

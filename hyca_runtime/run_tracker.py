@@ -1,43 +1,28 @@
-"""Following one sampler, with or without a grid of times that it is expected to keep.
+"""Following one sampler, with grids of times of which it is expected to keep one.
 
-A *position* is a step of the grid; a sampler with other steps is at fractions of it. Without a grid it is the
-number of the step.
+A *position* is a step of the grid; a sampler with other steps is at fractions of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from hyca_runtime.attach.clock import Clock
 from hyca_runtime.attach.timestep import SchedulerGrid, Timestep
 from hyca_runtime.errors import ClockError
 from hyca_runtime.plan_facts import TimeGrid
+from hyca_runtime.step_tracker import Progress, StepTracker
 from hyca_runtime.time_grids import ANY, fits, keeps, position_of, stands_at_start
 
-Progress = Literal["begins", "moves", "stays"]
-"""What a call does: begin a run, come to another step of it, or be one more call of the present step."""
 
+class RunTracker(StepTracker):
+    """Where one sampler is among grids that its runs are held against."""
 
-class RunTracker:
-    """Where one sampler is.
-
-    Attributes:
-        run: how many runs it began, less one.
-        steps: how many steps of this run it came to.
-        position: of the latest call, -1 before the first.
-        off_grid: why the run does not follow the grid it is at, or "".
-    """
-
-    def __init__(self, grids: Sequence[TimeGrid] = ()) -> None:
+    def __init__(self, grids: Sequence[TimeGrid]) -> None:
+        super().__init__()
         self._grids = grids
         self._candidates = list(range(len(grids)))
-        self._scheduler: SchedulerGrid | None = None
         self._said_under: SchedulerGrid | None = None
-        self._index = 0
-        self._first = self._latest = Timestep(None)
-        self.run, self.steps, self.position = -1, 0, -1.0
-        self.off_grid = ""
 
     @property
     def at(self) -> int:
@@ -60,65 +45,35 @@ class RunTracker:
             return self._index + 1 >= len(self._scheduler.times)
         return self.position >= len(self.grid.timesteps) - 1
 
-    def advance(self, clock: Clock, now: Timestep, said: int | None, same_branch: bool, repeated: bool) -> Progress:
-        """Move to the position of a call.
+    def _begin_at(self, clock: Clock | None, candidates: Sequence[int], position: float) -> Progress:
+        """Begin a run of one of some grids.
 
         Args:
-            now: the timestep of the call, unread.
-            said: the step the caller says, if any.
-            same_branch: whether the call is conditioned like an earlier one of the run.
-            repeated: whether this branch was called on the present step already.
-
-        Raises:
-            ClockError: a new run cannot be told from the next step.
+            clock: whose scheduler drives it; None where that is not known.
         """
-        if said is not None:
-            progress = self._go_to(clock, now, said, same_branch, repeated)
-        else:
-            glanced = self._glance(clock, repeated) if same_branch else None
-            progress = glanced or self._read(clock, now, same_branch, repeated)
-        if progress != "stays":
-            self._latest = now
-            self.steps = 1 if progress == "begins" else self.steps + 1
-        if progress == "begins":
-            self._first = now
-        return progress
+        self._candidates, self._said_under = list(candidates), None
+        begins = self._begin(clock, position)
+        if self._scheduler is not None and clock is not None:
+            self._check_sampler(clock)
+        return begins
 
-    def _begin(self, clock: Clock | None, candidates: Sequence[int], position: float) -> Progress:
-        self._candidates = list(candidates)
-        self._scheduler, self._said_under = clock.grid() if clock is not None else None, None
-        self._index = clock.index() if clock is not None and self._scheduler is not None else 0
-        self.run, self.position, self.off_grid = self.run + 1, position, ""
-        if clock is not None and self._scheduler is not None and self._grids:
-            made, sampler = self.grid.scheduler, clock.sampler()
-            if made not in (*ANY, sampler):
-                self.leave(f"the sampler is {sampler}, not {made}")
-        return "begins"
-
-    def _move(self, position: float, index: int | None = None) -> Progress:
-        self.position = position
-        self._index = self._index if index is None else index
-        return "moves"
-
-    def repeat(self) -> Progress:
-        """Begin a run where the run before stands."""
-        self.run, self.steps = self.run + 1, 1
-        return "begins"
-
-    def leave(self, reason: str) -> None:
-        """Follow the grid no longer in this run; the first reason counts."""
-        self.off_grid = self.off_grid or reason
+    def _check_sampler(self, clock: Clock) -> None:
+        made, sampler = self.grid.scheduler, clock.sampler()
+        if sampler and made not in (*ANY, sampler):
+            self.leave(f"the sampler is {sampler}, not {made}")
 
     def _go_to(self, clock: Clock, now: Timestep, step: int, same_branch: bool, repeated: bool) -> Progress:
         """What the caller says; a scheduler that keeps the grid from there tells the steps that are not said."""
         grid, last = clock.grid(), self._scheduler or self._said_under
         follows = step == self.position + 1 or (step == self.position and not repeated)
-        runs_on = (same_branch and follows) or (grid is last if grid and last else same_branch or follows)
+        runs_on = same_branch or follows
+        if grid and last and grid is not last:  # set anew: by who makes each step a run of its own, or for a new run
+            runs_on = same_branch and follows and not keeps(self.grid, clock.ahead(), step)
         if runs_on and step == self.position and not (step == 0 and repeated):
             return "stays"
         before = self.position if runs_on and 0 <= self.position < step else -1.0
         if before < 0:
-            self._begin(None, range(len(self._grids)), float(step))
+            self._begin_at(None, range(len(self._grids)), float(step))
         if self.undecided:
             found = [i for i in self._candidates if now.is_given and self._grids[i].is_at(step, *now.read())]
             if not found:
@@ -134,33 +89,20 @@ class RunTracker:
         self._index = clock.index() if self._scheduler is not None else 0
         return self._move(float(step)) if before >= 0 else "begins"
 
-    def _glance(self, clock: Clock, repeated: bool) -> Progress | None:
-        """What the scheduler alone tells, without reading a timestep; None if it does not."""
-        if self.position < 0 or self._scheduler is None or clock.grid() is not self._scheduler:
-            return None
-        index = clock.index()
-        if index == self._index and not repeated:
-            return "stays"
-        if index != self._index + 1 or index >= len(self._scheduler.times):
-            return None
-        if not self._grids:
-            return self._move(self.position + 1, index)
+    def _come_next(self, scheduler: SchedulerGrid, index: int, now: Timestep | None) -> Progress | None:
         grid, expected = self.grid, int(self.position) + 1
         if not self.off_grid and expected < len(grid.timesteps):
-            return self._move(float(expected), index)
+            return self._move(float(expected), index) if now is None or self._may_be_at(expected, now) else None
         if grid.scheduler_timesteps is None:
             return None
         self.leave(f"step {expected} is beyond the plan's {len(grid.timesteps)}")
-        return self._move(position_of(grid.scheduler_timesteps, self._scheduler.times[index]), index)
+        return self._move(position_of(grid.scheduler_timesteps, scheduler.times[index]), index)
 
-    def _read(self, clock: Clock, now: Timestep, same_branch: bool, repeated: bool) -> Progress:
-        """What the timestep of the call tells."""
-        self._scheduler = self._scheduler if clock.grid() is not None else None  # another thread's, as it turned out
-        stands = self.position >= 0 and self._stands(clock) and now.is_at(self._latest)
-        if stands and (not repeated or (same_branch and self._scheduler is not None)):
-            return "stays"  # another branch, or another part of a picture that is denoised in parts
-        if not self._grids:
-            return self._read_freely(clock, now, stands)
+    def _may_be_at(self, step: int, now: Timestep) -> bool:
+        """Whether a timestep is not known to be none of a step's."""
+        return not now.is_given or any(self._grids[i].is_at(step, *now.read()) for i in self._candidates)
+
+    def _place(self, clock: Clock, now: Timestep, same_branch: bool) -> Progress:
         expected = int(self.position) + 1
         runs_on = self.position >= 0 and not self.off_grid and self._is_same_run(clock, same_branch)
         going_on = [i for i in self._candidates if runs_on and self._grids[i].is_at(expected, *now.read())]
@@ -172,19 +114,6 @@ class RunTracker:
             return self._start(clock, starting)
         found = self._resume(clock, now) if runs_on else self._start_late(clock, now)
         return found or self._go_off(clock, now, same_branch)
-
-    def _read_freely(self, clock: Clock, now: Timestep, stands: bool) -> Progress:
-        grid = clock.grid()
-        index = clock.index() if grid is not None else 0
-        if self.position < 0 or grid is not self._scheduler or index < self._index:
-            return self._begin(clock, (), 0.0)
-        if grid is None and now.is_at(self._first) and (self.position > 0 or stands):
-            return self._begin(clock, (), 0.0)
-        return self._move(self.position + max(1, index - self._index), index)
-
-    def _stands(self, clock: Clock) -> bool:
-        """Whether the scheduler, if there is one, is where it was at the latest step."""
-        return self._scheduler is None or (clock.grid() is self._scheduler and clock.index() == self._index)
 
     def _is_same_run(self, clock: Clock, same_branch: bool) -> bool:
         """Whether a call at a later time can belong to the run so far.
@@ -213,7 +142,9 @@ class RunTracker:
             ahead = []  # the scheduler of another run
         fitting = [i for i in starting if not ahead or fits(self._grids[i], ahead)]
         chosen = fitting or sorted(starting, key=lambda i: abs(len(self._grids[i].timesteps) - len(ahead)))
-        self._begin(clock if ahead else None, chosen, 0.0)
+        self._begin_at(clock if ahead else None, chosen, 0.0)
+        if clock.grid() is None:
+            self._check_sampler(clock)
         if not fitting:
             self.leave(f"the sampler's {len(ahead)} timesteps are none of the plan's {len(self.grid.timesteps)}")
         return "begins"
@@ -224,7 +155,7 @@ class RunTracker:
         for i, grid in enumerate(self._grids):
             step = len(grid.timesteps) - len(ahead)
             if step > 0 and keeps(grid, ahead, step) and grid.is_at(step, *now.read()):
-                return self._begin(clock, [i], float(step))
+                return self._begin_at(clock, [i], float(step))
         return None
 
     def _resume(self, clock: Clock, now: Timestep) -> Progress | None:
@@ -240,7 +171,7 @@ class RunTracker:
         ahead = before >= 0 and (time - self._latest.read()[0]) * (grid.timesteps[-1] - grid.timesteps[0]) > 0
         begins = not ahead or not self._is_same_run(clock, same_branch)
         if begins:
-            self._begin(clock if grid.scheduler_timesteps is not None else None, [self.at], position)
+            self._begin_at(clock if grid.scheduler_timesteps is not None else None, [self.at], position)
         else:
             self._move(position, clock.index() if self._scheduler is not None else None)
         step = next((step for step in range(len(grid.timesteps)) if grid.is_at(step, time, rounding)), None)

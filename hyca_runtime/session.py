@@ -11,24 +11,21 @@ from weakref import WeakSet, WeakValueDictionary
 
 from torch import nn
 
-from hyca_runtime.account import account
+from hyca_runtime.account import GONE, account
 from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.attach.context import step_number
 from hyca_runtime.attach.deferral import Deferral, defer_control
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.compiled_plan import CompiledPlan, OnMismatch
-from hyca_runtime.errors import PlanError
+from hyca_runtime.errors import AttachError, PlanError
 from hyca_runtime.executor import Executor
 from hyca_runtime.fit import check_agreed, check_fits, tell_of_rounding
 from hyca_runtime.plan import Plan, as_plan
 from hyca_runtime.report import RunReport
 from hyca_runtime.streaming.key_store import Observer
 
-MAX_PLANS = 64
-"""Plans that `Session.following` keeps ready."""
-
-MAX_WARNINGS = 64
-"""Warnings of one session; more do not help."""
+MAX_PLANS = MAX_WARNINGS = 64
+"""Of one session: plans that `Session.following` keeps ready, and warnings; more do not help."""
 
 NO_PLAN = "none"
 """Said by a thread whose calls are to be computed in full."""
@@ -52,7 +49,8 @@ class Session:
         require: float | None = None,
     ) -> None:
         self.plan = plan
-        self._require = require
+        self._require, self._ranks = require, ranks
+        self._last: RunReport | None = None
         self.on_mismatch: OnMismatch = on_mismatch
         self._warned: set[tuple[type[Warning], str]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
@@ -112,6 +110,7 @@ class Session:
         Raises:
             PlanError: not a `Plan`; a path would be read anew for every call.
             PlanMismatchError: the plan is for other networks, or cached at another point.
+            AttachError: the session's network cannot follow it, or there is none any more.
             CertificateError: it lacks the certificate that `apply_plan` was to require.
         """
         if not isinstance(plan, Plan | None):
@@ -123,14 +122,17 @@ class Session:
             yield
 
     def _compiled_of(self, plan: Plan) -> dict[str, CompiledPlan]:
-        known = self._compiled.get(id(plan))
-        if known is None:
+        if (known := self._compiled.get(id(plan))) is None:
+            if not self._executors:
+                raise AttachError(GONE)
             networks, compiled = {name: executor.module for name, executor in self._executors.items()}, {}
+            if self._ranks.alone:  # others would have to be asked by all at once
+                check_agreed(plan, self.on_mismatch, networks, self._ranks)
             check_fits(plan.name, plan.sections, networks, "the session", self._require)
             for section in plan.sections:
                 sections = [s for s in plan.sections if s.component == section.component]
                 compiled[section.component] = CompiledPlan(plan.name, sections, self.on_mismatch)
-                compiled[section.component].check_like(self._executors[section.component].plan)
+                self._executors[section.component].check(compiled[section.component])
             if len(self._compiled) >= MAX_PLANS:
                 self._compiled.clear()
             self._compiled[id(plan)] = known = (plan, compiled)  # the plan is kept, so its id stays its own
@@ -142,7 +144,7 @@ class Session:
         None where the plan does not say how large its features are.
         """
         sizes = [executor.memory(samples) for executor in self._executors.values()]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return None if None in sizes else sum(filter(None, sizes))
 
     @property
     def key_bytes(self) -> int:
@@ -150,13 +152,13 @@ class Session:
         return sum(executor.chunks.key_bytes for executor in self._executors.values())
 
     def report(self, own: bool = False) -> RunReport:
-        """What the latest run did; print it.
+        """What the latest run did; print it. A session that was removed tells of its last.
 
         Args:
             own: leave out what other threads did.
         """
-        adapted = self.on_mismatch == "adapt"
-        return account(self._executors, own, adapted, self.memory(), self.key_bytes, tuple(self._executors))
+        adapted, networks = self.on_mismatch == "adapt", tuple(self._executors)
+        return self._last or account(self._executors, own, adapted, self.memory(), self.key_bytes, networks)
 
     def observe(self, observer: Observer | None) -> None:
         """Tell somebody of the attention of all videos that begin from now on, where a plan makes them by chunks.
@@ -194,6 +196,7 @@ class Session:
 
         Offload hooks stay as they are, whether they were put on before the plan or after it.
         """
+        self._last = self.report()
         while self._control:
             self._control.pop().remove()
         while self._executors:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from hyca_runtime.attach.forwards import Patch, Replacement
-from hyca_runtime.attach.points import find_components, find_transformers, unwrapped
+from hyca_runtime.attach.points import find_components, find_transformers
+from hyca_runtime.attach.wrappers import unwrapped
 from hyca_runtime.flop_count import count_flops
 
 

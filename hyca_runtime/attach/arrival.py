@@ -15,21 +15,21 @@ EMBEDDINGS = ("patch_embedding", "x_embedder", "img_in", "proj_in")
 
 
 class Arrival:
-    """The input of one network.
+    """The input of one network."""
 
-    Args:
-        looks: what is asked for, "latents" or "embedding"; other words mean nothing here.
-
-    Raises:
-        AttachError: the network embeds its latents in no way that is known.
-    """
-
-    def __init__(self, network: nn.Module, looks: Iterable[str]) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self._network = network
         self._name = next((name for name in EMBEDDINGS if isinstance(getattr(network, name, None), nn.Module)), "")
+
+    def check(self, looks: Iterable[str]) -> None:
+        """Whether what is asked for, "latents" or "embedding", can be shown; other words mean nothing here.
+
+        Raises:
+            AttachError: the network embeds its latents in no way that is known.
+        """
         if "embedding" in looks and not self._name:
             raise AttachError(
-                f"the plan looks at embedded latents, but {type(network).__name__} has none of "
+                f"the plan looks at embedded latents, but {type(self._network).__name__} has none of "
                 f'{", ".join(EMBEDDINGS)}; let its policy look at "latents"'
             )
 

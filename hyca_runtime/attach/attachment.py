@@ -121,6 +121,7 @@ class Attachment:
         self._slot.restore()
         while self._patches:
             self._patches.pop().remove()
+        self.variants = Variants(self.module, {})  # their memory is free at once, whoever still holds on to this
         _attached.discard(self.module)
 
     def _refuse(self, *_: Any, **__: Any) -> None:

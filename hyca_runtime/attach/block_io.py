@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hyca_runtime.attach.wrappers import unwrapped
 from hyca_runtime.errors import AttachError
 
 Streams = Mapping[str, Tensor]
@@ -95,6 +96,7 @@ def block_io(block: nn.Module) -> BlockIO:
     Raises:
         AttachError: the class is not in the table and its forward takes no argument.
     """
+    block = unwrapped(block)
     inner = getattr(block, "block", block)  # HiDream wraps its blocks
     known = BLOCK_IO.get(type(inner).__name__)
     if known is not None:

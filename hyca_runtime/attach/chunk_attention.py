@@ -41,6 +41,9 @@ class _Now(threading.local):
 
     place: Place | None = None
 
+    def __reduce__(self) -> tuple[type[_Now], tuple[()]]:
+        return _Now, ()  # of a copy of the network, which nobody drives
+
 
 class ChunkAttention:
     """The network's handle, from `install` until `remove`.
@@ -139,6 +142,8 @@ class _Attend:
         self._layer, self._inner, self._now = layer, inner, now
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_inner":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self._inner, name)
 
     def __call__(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from hyca_runtime.attach.context import Context
 from hyca_runtime.attach.timestep import SchedulerGrid, Timestep
@@ -76,7 +77,7 @@ class Clock:
         self._cache_modes = self._arguments.known(("kv_cache_mode", "kv_cache_flag"))
         self._pipe = _loosely(pipe)
         self._context = context or Context()
-        self._kept = threading.local()
+        self._kept = _Kept()
         self._users: tuple[Callable[[], Any], set[int]] = (lambda: None, set())
 
     def timestep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timestep:
@@ -145,14 +146,12 @@ class Clock:
         """
         scheduler = self._scheduler
         timesteps = getattr(scheduler, "timesteps", None)
-        kept: SchedulerGrid | None = getattr(self._kept, "grid", None)
         if not isinstance(timesteps, Tensor) or timesteps.ndim != 1 or not hasattr(scheduler, "step_index"):
             return None
         if _is_untouched(scheduler) or (self._context.pipe is None and not self._is_mine(timesteps)):
             return None
-        if kept is None or not kept.is_of(timesteps):
-            self._kept.grid = kept = SchedulerGrid(timesteps)
-        return kept
+        grids = self._kept.grids
+        return grids.get(timesteps) or grids.setdefault(timesteps, SchedulerGrid(timesteps))
 
     def _is_mine(self, timesteps: Tensor) -> bool:
         """Whether only this thread has asked since these timesteps were set; that is always before the first step."""
@@ -163,8 +162,14 @@ class Clock:
         return len(users) == 1
 
     def sampler(self) -> str:
-        """The name of the scheduler that is known to drive this thread's calls, "" if none is."""
-        return sampler_name(self._scheduler) if self.grid() is not None else ""
+        """The name of the scheduler that drives this thread's calls, "" if none is known to.
+
+        One that does not say where it is, is believed to.
+        """
+        scheduler = self._scheduler
+        silent = isinstance(getattr(scheduler, "timesteps", None), Tensor) and not hasattr(scheduler, "step_index")
+        silent = silent and not _is_untouched(scheduler)
+        return sampler_name(scheduler) if silent or self.grid() is not None else ""
 
     def index(self) -> int:
         """The scheduler's place in its grid.
@@ -175,7 +180,7 @@ class Clock:
         for place in (scheduler.step_index, getattr(scheduler, "begin_index", None)):
             if place is not None:
                 return int(place)
-        grid, now = self.grid(), getattr(self._kept, "now", None)
+        grid, now = self.grid(), self._kept.now
         return grid.place_of(now) if grid is not None and now is not None and now.is_given else 0
 
     def ahead(self) -> list[float]:
@@ -186,6 +191,14 @@ class Clock:
     def scheduler_time(self) -> float | None:
         """The scheduler's own timestep now, None if it does not say it or has left its grid behind."""
         return next(iter(self.ahead()), None)
+
+
+class _Kept(threading.local):
+    """What a thread's calls showed: the time of the latest, and the grids of schedulers, which may take turns."""
+
+    def __init__(self) -> None:
+        self.now: Timestep | None = None
+        self.grids: MutableMapping[Tensor, SchedulerGrid] = WeakTensorKeyDictionary()
 
 
 def sampler_name(scheduler: Any) -> str:

@@ -22,6 +22,9 @@ class _Now(threading.local):
 
     frame: tuple[int, int] = (0, 0)
 
+    def __reduce__(self) -> tuple[type[_Now], tuple[()]]:
+        return _Now, ()  # of a copy of the network, which nobody drives
+
 
 class FarAttention:
     """The network's handle, from `install` until `remove`.
@@ -95,6 +98,8 @@ class _Attend:
         self._inner, self._far = inner, far
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_inner":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self._inner, name)
 
     def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:

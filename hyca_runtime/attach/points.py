@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from hyca_runtime.attach.block_io import block_io
+from hyca_runtime.attach.wrappers import unwrapped
 from hyca_runtime.errors import AttachError
 from hyca_runtime.registry import did_you_mean
 
@@ -50,15 +51,6 @@ class Place:
     def put(self, module: nn.Module) -> None:
         """Let `module` be there."""
         self.parent._modules[self.name] = module  # noqa: SLF001
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside `torch.compile` and data-parallel wrappers."""
-    for name in ("_orig_mod", "module"):
-        inner = getattr(module, name, None)
-        if isinstance(inner, nn.Module) and (name != "module" or "Parallel" in type(module).__name__):
-            return unwrapped(inner)
-    return module
 
 
 def find_transformers(target: object) -> Mapping[str, nn.Module]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hyca_runtime.attach.block_io import BlockIO, Streams, block_io, check_streams, streams
 from hyca_runtime.attach.points import Place
+from hyca_runtime.attach.wrappers import unwrapped
 from hyca_runtime.errors import AttachError
 
 Standing = list[tuple[Place, nn.Module]]
@@ -74,8 +75,8 @@ class Proxy(nn.Module):
 
     @property
     def own(self) -> nn.Module:
-        """The network's own module, behind all that stand in for it."""
-        return self.inner.own if isinstance(self.inner, Proxy) else self.inner
+        """The network's own module, behind all that stand in for it and all that wraps it."""
+        return self.inner.own if isinstance(self.inner, Proxy) else unwrapped(self.inner)
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -60,6 +60,7 @@ def _stored(torchao: ModuleType, layer: nn.Linear, spec: VariantSpec) -> nn.Modu
     made.weight, made.bias = nn.Parameter(layer.weight.detach(), requires_grad=False), layer.bias
     holder = nn.Sequential(made)
     torchao.quantization.quantize_(holder, _configuration(torchao.quantization, spec))
+    vars(holder[0]).pop("extra_repr", None)  # refers to the layer, which would outlive its last user
     return by_floats(holder[0], layer.weight.device) if spec.scheme == "int8" else holder[0]
 
 

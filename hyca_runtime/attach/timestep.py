@@ -31,6 +31,11 @@ class Timestep:
         """Whether there is one."""
         return self._value is not None
 
+    @property
+    def waits(self) -> bool:
+        """Whether to read it would wait for a device."""
+        return self._found is None and isinstance(self._value, Tensor) and self._value.device.type != "cpu"
+
     def read(self) -> tuple[float, float]:
         """The timestep, and the relative rounding error of its dtype.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -34,7 +35,9 @@ class _Layer:
 
     place: Place
     own: nn.Linear
+    weight: weakref.ref[nn.Parameter]
     version: int
+    begins: int
     device: torch.device
     dtype: torch.dtype
     made: nn.Module
@@ -56,7 +59,8 @@ class _Layer:
             AttachError: the layer, or its weight, is another by now.
         """
         weight = self.own.weight
-        if self.place.module is not self.own or weight._version != self.version:  # noqa: SLF001
+        kept = self.place.module is self.own and weight is self.weight() and weight._version == self.version  # noqa: SLF001
+        if not kept or (weight.device == self.device and weight.data_ptr() != self.begins):
             changed = "was changed"
         elif weight.device != self.device or weight.dtype != self.dtype:
             changed = f"came to {weight.device} in {weight.dtype}"
@@ -165,7 +169,8 @@ def _made(network: nn.Module, place: Place, spec: VariantSpec, phase: float) -> 
         )
     shifts = (spec.balance or {}).get(place.path)
     made = phased(own, phase, spec) if shifts is None else balanced(own, shifts, phase, spec, place.path)
-    return _Layer(place, own, weight._version, weight.device, weight.dtype, made)  # noqa: SLF001
+    made_of = (weakref.ref(weight), weight._version, weight.data_ptr(), weight.device, weight.dtype)  # noqa: SLF001
+    return _Layer(place, own, *made_of, made)
 
 
 def _check_known(name: str, does: str, paths: Iterable[str], places: Iterable[Place]) -> None:

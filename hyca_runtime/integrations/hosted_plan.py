@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hyca_runtime.attach.points import unwrapped
+from hyca_runtime.attach.wrappers import unwrapped
 from hyca_runtime.errors import PlanError, PlanMismatchError
 from hyca_runtime.fingerprint import config_digest
 from hyca_runtime.network_plan import NetworkPlan

@@ -123,6 +123,7 @@ def test_the_scheduler_is_asked_instead_of_the_device(pipe: EmojiPipeline, monke
 
     reads, read = [0], Timestep._read
     monkeypatch.setattr(Timestep, "_read", lambda now: (reads.__setitem__(0, reads[0] + 1), read(now))[1])
+    monkeypatch.setattr(Timestep, "waits", True)  # as on a GPU
     with apply_plan(pipe, make_plan(pipe.transformer), "error"):
         draw(pipe, STEPS, true_cfg_scale=3.0)
         assert reads == [2]

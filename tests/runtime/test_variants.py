@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,22 @@ def draw(pipe: Any, steps: int = 12) -> Tensor:
     ]
     assert isinstance(found, Tensor)
     return found
+
+
+def standing_under(pipe: EmojiPipeline, path: str) -> nn.Module:
+    """What stood for a layer while the pipeline drew."""
+    seen = list[nn.Module]()
+    own = pipe.transformer.get_submodule(path)
+
+    def look(*_: Any) -> None:
+        standing = pipe.transformer.get_submodule(path)
+        if standing is not own:
+            seen.append(standing)
+
+    handle = pipe.transformer.norm_out.register_forward_pre_hook(look)
+    draw(pipe)
+    handle.remove()
+    return seen[0]
 
 
 def precise(plan: Plan, at: tuple[int, ...], specs: dict[str, VariantSpec] | None = None, **fields: Any) -> Plan:
@@ -214,7 +232,18 @@ def test_variants_that_do_not_fit_say_so_beforehand(pipe: EmojiPipeline, monkeyp
         apply_plan(pipe, precise(make_plan(pipe.transformer), (4,)))
 
 
-@pytest.mark.parametrize("change", ["in place", "replaced", "precision"])
+def test_variants_are_gone_when_the_plan_is_removed(pipe: EmojiPipeline) -> None:
+    session = apply_plan(pipe, precise(make_plan(pipe.transformer), (4,)))
+    made = weakref.ref(standing_under(pipe, LINEAR))
+    gc.disable()
+    try:
+        session.remove()
+        assert made() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("change", ["in place", "replaced", "precision", "other data", "assigned"])
 def test_weights_that_change_afterwards_are_noticed(pipe: EmojiPipeline, change: str) -> None:
     layer = pipe.transformer.get_submodule(LINEAR)
     with apply_plan(pipe, precise(make_plan(pipe.transformer), (0,))):
@@ -223,6 +252,10 @@ def test_weights_that_change_afterwards_are_noticed(pipe: EmojiPipeline, change:
                 layer.weight.mul_(2)
         elif change == "replaced":
             pipe.transformer.set_submodule(LINEAR, copy.deepcopy(layer))
+        elif change == "other data":
+            layer.weight.data = layer.weight.data.clone()
+        elif change == "assigned":
+            layer.load_state_dict({name: of.clone() for name, of in layer.state_dict().items()}, assign=True)
         else:
             layer.to(torch.float64)
         with pytest.raises(AttachError, match=f"{LINEAR} .* after variants of it were made; apply the plan again"):
