@@ -241,7 +241,8 @@ class CompiledPlan:
     def check_feature(self, section: NetworkPlan, name: str, feature: Feature) -> None:
         """Raises PlanMismatchError if a feature does not have the plan's channels at its point."""
         forecast = section.points[name]
-        got = sum(widths(feature, forecast.at.channel_axis))
+        axis, fewest = forecast.at.channel_axis, min(part.ndim for part in feature)
+        got = sum(widths(feature, axis)) if -fewest <= axis < fewest else 0
         if got != forecast.num_channels:
             raise PlanMismatchError(
                 f"plan {self.name!r} is for {forecast.num_channels} channels at the point '{forecast.at}', "

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from hyca_runtime.feature import Feature
 
 MAX_STACKED = 8
+OF_TOKENS = frozenset({"img_ids", "txt_ids"})
+"""Arguments that, with two dimensions, have no batch, and perhaps as many tokens as it has samples."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments by place and by name."""
@@ -47,6 +49,7 @@ def parts_of(args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> list[
     """
     samples = _denoised(args, kwargs)
     batch, listed = len(samples), not isinstance(samples, Tensor)
+    shared = {name for name in OF_TOKENS & kwargs.keys() if getattr(kwargs[name], "ndim", 0) == 2}
 
     def counts(value: Any) -> bool:
         if isinstance(value, Tensor):
@@ -60,7 +63,10 @@ def parts_of(args: tuple[Any, ...], kwargs: dict[str, Any], parts: int) -> list[
         return tree_map(partial(rows, part), argument, is_leaf=counts)
 
     return [
-        (tuple(of(part, value) for value in args), {name: of(part, value) for name, value in kwargs.items()})
+        (
+            tuple(of(part, value) for value in args),
+            {name: value if name in shared else of(part, value) for name, value in kwargs.items()},
+        )
         for part in range(parts)
     ]
 

@@ -211,15 +211,16 @@ def find_span(transformer: nn.Module, first: str, last: str) -> list[Place]:
 
 
 def find_modules(transformer: nn.Module, pattern: str) -> list[Place]:
-    """Modules whose path matches `pattern`, none inside another.
+    """Modules that are called and whose path matches `pattern`, none inside another.
 
     Raises:
         AttachError: no match.
     """
     found: list[Place] = []
-    for path, _ in transformer.named_modules():
+    for path, module in transformer.named_modules():
         inside = any(path.startswith(f"{place.path}.") for place in found)
-        if path and not inside and fnmatchcase(path, pattern):
+        called = path and not isinstance(module, nn.ModuleList | nn.ModuleDict)
+        if called and not inside and fnmatchcase(path, pattern):
             found.append(place_at(transformer, path))
     if not found:
         raise AttachError(f"no module of {type(transformer).__name__} has a path like {pattern!r}")

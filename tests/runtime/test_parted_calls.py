@@ -222,6 +222,13 @@ def test_arguments_are_parted_along_the_batch() -> None:
     assert torch.equal(other[2][0], latents[2])
 
 
+def test_places_of_tokens_belong_to_all_parts() -> None:
+    latents, ids, each = torch.zeros(4, 7, 2), torch.zeros(4, 3), torch.zeros(4, 5, 3)
+    parts = parts_of((), {"hidden_states": latents, "txt_ids": ids, "img_ids": each}, 2)
+    assert [len(kwargs["txt_ids"]) for _, kwargs in parts] == [4, 4]
+    assert [len(kwargs["img_ids"]) for _, kwargs in parts] == [2, 2]
+
+
 def test_answers_are_joined_in_order() -> None:
     first, second = torch.zeros(2, 3), torch.ones(2, 3)
     assert torch.equal(joined([(first,), (second,)])[0], torch.cat([first, second]))

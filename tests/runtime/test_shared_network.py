@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_runtime import AttachError, Plan, PlanMismatchError, Session, apply_plan
+from hyca_runtime.attach.points import find_modules
 from hyca_runtime.policies import ProbedChange
 from hyca_runtime.schedule import FEATURE
 from hyca_runtime.solvers import Newton
@@ -194,3 +195,18 @@ def test_streaming_networks_are_copied_without_their_plan(copied: Any) -> None:
     gc.collect()
     assert kept() is None
     assert torch.equal(next(other.parameters()), next(network.parameters()))
+
+
+def test_lists_of_modules_are_no_place_to_look(pipe: EmojiPipeline) -> None:
+    paths = [place.path for place in find_modules(pipe.transformer, "*")]
+    assert "transformer_blocks.0" in paths
+    assert "transformer_blocks" not in paths
+
+
+@pytest.mark.parametrize("axis", [5, -9])
+def test_an_axis_that_features_do_not_have(pipe: EmojiPipeline, plan: Plan, axis: int) -> None:
+    forecast = plan.section.points[FEATURE]
+    elsewhere = forecast.at.model_copy(update={"channel_axis": axis})
+    odd = changed(plan, points={FEATURE: forecast.model_copy(update={"at": elsewhere})})
+    with apply_plan(pipe, odd), pytest.raises(PlanMismatchError, match="the network has 0 there"):
+        draw(pipe)
