@@ -76,7 +76,7 @@ class ChunkCutter:
         pieces = zip(latents.split(frames * latents.shape[2] // times.shape[1], 2), times.split(frames, 1), strict=True)
         calls = [self._replaced(args, kwargs, {LATENTS: piece, TIMES: time}) for piece, time in pieces]
         rounding = 2 * torch.finfo(times.dtype).eps if times.is_floating_point() else 0.0
-        told = torch.stack([time.amax() for time in times.split(frames, 1)]).double().tolist()
+        told = torch.stack([time.amax() for time in times.split(frames, 1)]).cpu().double().tolist()
         found = zip(calls, self._stages(told, max(rounding, 1e-6)), told, strict=True)
         return [ChunkPart(number, *each) for number, each in enumerate(found)]
 

@@ -49,21 +49,15 @@ def decide(
     before = section.decider.begin() if run.memory is None else run.memory
     moment = _moment(section, track, stream, previous)
     action, run.memory = policy.decide(before, moment, section.schedule, evidence)
-    if action.computes and run.computed >= _most(section, track.position - previous):
+    if action.computes and run.computed >= _most(section, track.density):
         action = next((other for other in palette if not other.computes), COMPUTE)
     return action
 
 
-def _most(section: NetworkPlan, passed: float) -> float:
-    """How many calls may compute; where they are denser than the plan's steps, as large a share of them.
-
-    Args:
-        passed: steps of the plan since the call before.
-    """
+def _most(section: NetworkPlan, density: float) -> float:
+    """How many calls may compute: of a run of more steps than the plan has, as large a share of them."""
     most = section.policy.max_computed if section.policy is not None else None
-    if most is None:
-        return math.inf
-    return most / passed if 0 < passed < 1 else most
+    return math.inf if most is None else math.floor(most * max(1.0, density))
 
 
 def learns(section: NetworkPlan, track: RunTracker, stream: Stream, previous: float, run: Remembered) -> bool:

@@ -35,13 +35,13 @@ def config_digest(module: nn.Module, **said: Any) -> str:
 
 
 def weights_digest(module: nn.Module, probes: int | None = 64) -> str:
-    """SHA-256 over names, shapes and values of every parameter.
+    """SHA-256 over names, shapes and values of every parameter and every buffer that comes with the weights.
 
     Args:
         probes: so many values of each, which is cheap for any size; None takes every bit.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
+    for name, parameter in sorted([*module.named_parameters(), *_kept_buffers(module)]):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         for stored in stored_in(real_values(module, name, parameter)):
             flat = stored.detach().flatten()
@@ -53,6 +53,14 @@ def weights_digest(module: nn.Module, probes: int | None = 64) -> str:
                 picks = torch.linspace(0, last, min(probes, flat.numel())).long().clamp(max=last)
                 digest.update(flat[picks.to(flat.device)].float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _kept_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Those that are in the state dict."""
+    for path, inner in module.named_modules():
+        for name, buffer in inner.named_buffers(recurse=False):
+            if name not in inner._non_persistent_buffers_set:  # noqa: SLF001  (torch has no other word for it)
+                yield f"{path}.{name}".lstrip("."), buffer
 
 
 def stored_in(tensor: Tensor) -> Iterator[Tensor]:

@@ -15,6 +15,9 @@ from hyca_runtime.point import CachePoint
 from hyca_runtime.schedule import EVERY, Schedule
 from hyca_runtime.solvers import AdaptiveSolver, Aligned, ClosedFormSolver, Solver, solver_from_spec
 
+MOST_WEIGHED = 1 << 26
+"""Channels times forecast steps times branches; a plan for the blocks of the largest models has half as many."""
+
 GroupSolvers = tuple[tuple[np.ndarray, Solver], ...]
 """Channel indices and solver of each group."""
 
@@ -159,6 +162,17 @@ class Forecast(PlanPart):
         return max((solver.depth for way in ways for _, solver in self.free(*way)), default=1)
 
 
+def _check_size(name: str, forecast: Forecast, schedule: Schedule) -> None:
+    """Whether the rows of a point fit into memory, each of which has a few weights for every channel."""
+    branches = {*schedule.tables, *forecast.groups}
+    rows = sum(name in action.forecast for branch in branches for action in schedule.actions(branch))
+    if rows * forecast.num_channels > MOST_WEIGHED:
+        raise PlanError(
+            f"points.{name}: forecasts {forecast.num_channels} channels on {rows} steps of {len(branches)} branches; "
+            f"expected at most {MOST_WEIGHED} in all"
+        )
+
+
 def check_points(points: Mapping[str, Forecast], schedule: Schedule, stacked: int) -> None:
     """Raises PlanError if points and the actions that forecast them do not fit.
 
@@ -180,6 +194,7 @@ def check_points(points: Mapping[str, Forecast], schedule: Schedule, stacked: in
         _check_source(points, name, branch, source, stacked)
     read = {source.point for _, _, source in _between(points)}
     for name, forecast in points.items():
+        _check_size(name, forecast, schedule)
         if name not in used | read:
             raise PlanError(f"points.{name}: no action of the palette forecasts it, and no forecast weighs it")
         if name in used and forecast.at.kind == "leading":

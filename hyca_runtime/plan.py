@@ -201,7 +201,7 @@ def parse_plan(content: Any, source: str) -> Plan:
         raise PlanError(f"{source}: {old}Its version: expected {PLAN_VERSION}, got {str(version)[:40]!r}")
     try:
         return Plan.model_validate_json(json.dumps(content, allow_nan=False))
-    except (ValidationError, HycaError, ValueError) as error:
+    except (ValidationError, HycaError, ValueError, ArithmeticError) as error:
         fault = str(error) if not isinstance(error, ValidationError) else first_fault(error, Plan)
         shown = fault if len(fault) <= MAX_SHOWN else f"{fault[:MAX_SHOWN]} ..."
         raise PlanError(f"{source}: {shown}") from error

@@ -20,7 +20,7 @@ EXPECTED_DIGEST = re.compile(r"[0-9a-f]{12,64}")
 class _Kept(NamedTuple):
     """A plan, the digest of the bytes it was read from, and how its file looked then."""
 
-    stamp: tuple[int, int]
+    stamp: tuple[int, ...]
     digest: str
     plan: Plan
 
@@ -47,8 +47,8 @@ class PlanCache:
     def get(self, path: str | os.PathLike[str], digest: str | None = None) -> Plan:
         """The plan in a file.
 
-        A file of unchanged size and modification time is not opened; otherwise its bytes are
-        hashed, and read as a plan only if they changed.
+        A file of unchanged size and times is not opened; otherwise, or where it is not the one that is expected,
+        its bytes are hashed, and read as a plan only if they changed.
 
         Args:
             path: as for `load_plan`; a symbolic link is followed anew each time.
@@ -79,9 +79,9 @@ def _current(file: Path, kept: _Kept | None, expected: str) -> _Kept:
     """What `file` holds now, which is `kept` if its bytes are the same."""
     try:
         stat = file.stat()
-        stamp = (stat.st_mtime_ns, stat.st_size)
+        stamp = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size)
         digest = kept.digest if kept is not None and kept.stamp == stamp else _digest(file)
-        if not digest.startswith(expected):
+        if not digest.startswith(expected) and not (digest := _digest(file)).startswith(expected):
             raise PlanMismatchError(
                 f"{file}: expected a plan of SHA-256 {expected}, got {digest}; name the digest of this file, "
                 "or put the other one back"

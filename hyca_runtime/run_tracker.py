@@ -39,6 +39,11 @@ class RunTracker(StepTracker):
         return self._grids[self.at]
 
     @property
+    def density(self) -> float:
+        """Steps of the sampler over those of the grid; 1 where its scheduler is not known."""
+        return 1.0 if self._scheduler is None else len(self._scheduler.times) / len(self.grid.timesteps)
+
+    @property
     def ends(self) -> bool:
         """Whether no later step of this run will ask for a forecast."""
         if self._scheduler is not None and self.off_grid:

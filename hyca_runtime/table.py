@@ -70,7 +70,7 @@ def unpack_table(packed: Any) -> np.ndarray:
     else:
         try:
             values = np.asarray(packed, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"table: expected nested lists of numbers of even length: {error}") from error
     if not np.isfinite(values).all():
         raise ValueError("table: every number must be finite, got NaN or infinity")

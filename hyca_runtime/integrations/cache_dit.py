@@ -17,6 +17,7 @@ from typing import Any
 from hyca_runtime.errors import PlanError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.policies import ChangeSinceComputed, PolicySpec
+from hyca_runtime.schedule import DEFAULT
 from hyca_runtime.solvers import Hold, Taylor
 
 WHOLE = ("trunk", "output", "behind", "blocks")
@@ -27,9 +28,10 @@ def steps_mask(section: NetworkPlan) -> list[int]:
     """``steps_computation_mask``: 1 for every step that is computed, 0 for those that are forecast.
 
     Raises:
-        PlanError: a mask cannot say it: a policy decides in each run, guidance branches have steps of their own, or
-            layers and spans rest while other blocks run.
+        PlanError: a mask cannot say it: a policy decides in each run, guidance branches have steps of their own,
+            layers and spans rest while other blocks run, or see `_check_plain`.
     """
+    _check_plain(section)
     if section.policy is not None:
         raise PlanError(f"policy {section.policy.name!r} decides in each run, a mask is the same for all of them")
     schedule = section.schedule
@@ -41,6 +43,16 @@ def steps_mask(section: NetworkPlan) -> list[int]:
         )
     _check_whole(section)
     return list(masks.pop())
+
+
+def _check_plain(section: NetworkPlan) -> None:
+    """Raises PlanError of what other hosts have no word for: videos in chunks, and quantised steps."""
+    odd = {
+        "chunks": section.chunks is not None,
+        "variants": any(a.variant != DEFAULT for a in section.schedule.palette),
+    }
+    if told := [name for name, there in odd.items() if there]:
+        raise PlanError(f"the plan's {told[0]} cannot be said to another cache; apply the plan with hyca_runtime")
 
 
 def _check_whole(section: NetworkPlan) -> None:
@@ -66,7 +78,8 @@ def options(section: NetworkPlan) -> dict[str, Any]:
     Raises:
         PlanError: cache-dit cannot do what the plan says.
     """
-    leading = max((forecast.at.leading for forecast in section.points.values()), default=0)
+    _check_plain(section)
+    leading = max(section.probes, *(forecast.at.leading for forecast in section.points.values()))
     settings: dict[str, Any] = {
         "Fn_compute_blocks": max(1, leading),
         "Bn_compute_blocks": 0,

@@ -93,7 +93,10 @@ def follow(result: Any, stage: Any, num_inference_steps: Any, batch: Any) -> Any
     session = _sessions.get(stage.transformer)
     if session is None:
         plan, networks = hosted(load_plan(os.environ[PLAN]), stage, _checkpoint, "SGLang")
-        _sessions[stage.transformer] = Session(networks, _in_scheduler_time(plan))
+        for network in networks.values():  # another of them was loaded anew
+            if (before := _sessions.pop(network, None)) is not None:
+                before.remove()
+        _sessions.update(dict.fromkeys(networks.values(), Session(networks, _in_scheduler_time(plan))))
         return result
     report = session.report()
     if report.steps:

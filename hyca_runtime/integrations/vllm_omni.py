@@ -56,8 +56,14 @@ class HycaBackend:
         """
         path, on_mismatch = _settings(self.config)
         plan, networks = hosted(load_plan(path), pipeline, lambda _network: _checkpoint(pipeline), "vLLM-Omni")
+        before = self._session
         self.disable(pipeline)
-        self._session = Session(networks, plan, on_mismatch, pipeline)
+        try:
+            self._session = Session(networks, plan, on_mismatch, pipeline)
+        except BaseException:
+            if before is not None:
+                self._session, self.enabled = Session(networks, before.plan, before.on_mismatch, pipeline), True
+            raise
         self.enabled = True
 
     def refresh(self, pipeline: Any, num_inference_steps: int, verbose: bool = True) -> None:

@@ -14,20 +14,19 @@ of it would have been off.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, fields
-from functools import cache
-from typing import Any, ClassVar, Literal, get_type_hints
+from dataclasses import asdict
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from hyca_runtime.moment import Moment
 from hyca_runtime.plan_part import PlanPart
 from hyca_runtime.registry import Registry
 from hyca_runtime.schedule import Action, Schedule
+from hyca_runtime.settings import check_settings
 
 Evidence = tuple[float, ...] | None
 """One number for each sample."""
@@ -213,27 +212,7 @@ def policy_from_spec(spec: PolicySpec) -> Policy:
     kind = policies[spec.name]
     settings: dict[str, Any] = dict(spec.configuration)
     try:
-        for label, declared in _declared(kind).items():
-            if label in settings:
-                _check_setting(spec.name, label, settings[label], declared)
+        check_settings(f"policy {spec.name!r}", kind, settings)
         return kind(**settings)
     except TypeError as error:
         raise ValueError(f"policy {spec.name!r} does not take {sorted(settings)}: {error}") from error
-
-
-@cache
-def _declared(kind: type[Policy]) -> dict[str, TypeAdapter[Any]]:
-    """What checks each setting against the type that the policy's field has."""
-    hints, strict = get_type_hints(kind), ConfigDict(strict=True, allow_inf_nan=False)
-    own = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    return {name: TypeAdapter(hints[name], config=strict) for name in own}
-
-
-def _check_setting(policy: str, label: str, value: Any, declared: TypeAdapter[Any]) -> None:
-    try:
-        declared.validate_json(json.dumps(value))  # of JSON, whose lists are tuples, too
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join([label, *map(str, fault["loc"])])
-        reason = f"{fault['msg']}, got {str(fault['input'])[:60]!r}"
-        raise ValueError(f"policy {policy!r}: {where}: {reason}") from error

@@ -84,7 +84,7 @@ class FilteredChange(AccumulatedChange):
         gain, axes = wiener_gain(self.grid, level, self.power, probe.device), tuple(range(1, 1 + len(self.grid)))
         spectrum = torch.fft.fftn(probe.float().reshape(len(probe), *self.grid, -1), dim=axes)
         filtered: Tensor = torch.fft.ifftn(spectrum * gain[..., None], dim=axes).real
-        return filtered.to(probe.dtype)
+        return filtered  # in float32: near pure noise it exceeds float16
 
     def forces(self, moment: Moment, skipped: int) -> bool:
         often = self.consecutive is not None and skipped >= self.consecutive

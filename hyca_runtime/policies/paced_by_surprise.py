@@ -29,6 +29,8 @@ class Paced(NamedTuple):
         last: the latest computed step, how far it was from the one before, and how many there were before.
         debt: what forecast steps added since then.
         mood: how surprising computed steps were of late, in spreads; 0 is usual.
+        told: the latest of them.
+        calm: the mood before the latest of them, and how far off that was, by the most surprised of its calls.
     """
 
     position: float = -1.0
@@ -38,6 +40,9 @@ class Paced(NamedTuple):
     before: int = -1
     debt: float = 0.0
     mood: float = 0.0
+    told: float = -1.0
+    calm: float = 0.0
+    away: float = 0.0
 
 
 @register_policy
@@ -108,8 +113,10 @@ class PacedBySurprise(LearningPolicy):
             return state
         seen = math.log(off) if math.isfinite(off) else math.inf
         away = (seen - self.usual(moment.position, state.gap)) / self.spread
-        away = max(-FURTHEST, min(FURTHEST, away))
-        return state._replace(mood=state.mood + MEMORY * (away - state.mood))
+        away, calm = max(-FURTHEST, min(FURTHEST, away)), state.mood
+        if state.told == moment.position:  # by a call of another guidance branch
+            away, calm = max(away, state.away), state.calm
+        return state._replace(mood=calm + MEMORY * (away - calm), told=moment.position, calm=calm, away=away)
 
     def usual(self, position: float, gap: float) -> float:
         """The logarithm of what is usual at a step, after a gap of so many."""

@@ -183,5 +183,5 @@ class Chords:
 
 
 def _gap(latents: Tensor, before: Tensor) -> float:
-    differences = (latents.double() - before.double()).flatten(1)
+    differences = (latents.cpu().double() - before.cpu().double()).flatten(1)  # not every device has float64
     return float(differences.norm(dim=1).max()) / differences.shape[1]

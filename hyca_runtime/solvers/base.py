@@ -29,6 +29,7 @@ from torch import Tensor
 
 from hyca_runtime.group import SolverSpec
 from hyca_runtime.registry import Registry
+from hyca_runtime.settings import check_settings
 
 solvers: Registry[type[Solver]] = Registry("solver", "hyca.solvers")
 
@@ -154,6 +155,7 @@ def solver_from_spec(spec: SolverSpec) -> Solver:
     kind = solvers[spec.name]
     settings: dict[str, Any] = dict(spec.configuration)
     try:
+        check_settings(f"solver {spec.name!r}", kind, settings)
         return kind(**settings)
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"solver {spec.name!r} does not take {sorted(settings)}: {error}") from error

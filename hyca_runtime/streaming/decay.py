@@ -24,10 +24,11 @@ def attention_by_distance(queries: Tensor, keys: Tensor, chunks: Tensor, now: in
     Returns:
         ``(now + 1,)`` in float64; the shares sum to 1.
     """
-    products = (queries.double() @ keys.double().transpose(-1, -2)) / math.sqrt(keys.shape[-1])
+    wide = torch.float32 if queries.device.type == "mps" else torch.float64
+    products = (queries.to(wide) @ keys.to(wide).transpose(-1, -2)) / math.sqrt(keys.shape[-1])
     mass = products.softmax(-1).mean((0, 1, 2))
-    found = torch.zeros(now + 1, dtype=torch.float64, device=mass.device)
-    return found.index_add_(0, now - chunks.to(mass.device), mass)
+    found = torch.zeros(now + 1, dtype=torch.float64)
+    return found.index_add_(0, now - chunks.cpu(), mass.cpu().double())
 
 
 def fitted_decay(masses: Sequence[Sequence[float]]) -> float:

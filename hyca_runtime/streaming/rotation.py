@@ -31,10 +31,10 @@ class TemporalRotation:
         """
         if not frames:
             return rotated
-        pairs = torch.arange(0, self.channels, 2, dtype=torch.float64, device=rotated.device)
+        pairs = torch.arange(0, self.channels, 2, dtype=torch.float64)  # on the host: not every device has float64
         angles = frames * self.theta ** (-pairs / self.channels)
         wide = torch.promote_types(rotated.dtype, torch.float32)
-        cos, sin = angles.cos().to(wide), angles.sin().to(wide)
+        cos, sin = (of.to(rotated.device, wide) for of in (angles.cos(), angles.sin()))
         turned, rest = rotated[..., : self.channels].to(wide), rotated[..., self.channels :]
         first, second = turned[..., 0::2], turned[..., 1::2]
         turned = torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)

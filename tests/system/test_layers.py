@@ -20,6 +20,7 @@ LAYERS = (
         "hyca_runtime.plan_facts",
         "hyca_runtime.stacked",
         "hyca_runtime.registry",
+        "hyca_runtime.settings",
         "hyca_runtime.table",
         "hyca_runtime.flop_count",
         "hyca_runtime.feature",
