@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hosted import TRAINED, FluxTransformer2DModel, Staged, Undressed, diffused
 from plans import STEPS, changed, layered_plan, make_plan
 
-from hyca_runtime import AttachError, PlanError, PlanMismatchError, apply_plan
+from hyca_runtime import AttachError, Plan, PlanError, PlanMismatchError, apply_plan, save_plan
 from hyca_runtime.integrations.cache_dit import steps_mask
 from hyca_runtime.integrations.sglang import HOOKED, PLAN, PLUGINS, bins, follow, register, request_params
 from hyca_runtime.policies import ChangeSinceComputed
@@ -69,6 +69,22 @@ def test_a_network_that_is_loaded_anew_follows_it_too(case: Staged) -> None:
     again.hf_config = dict(case.of.config)  # type: ignore[assignment]
     case.stage.transformer = again
     assert torch.equal(case.stage.run(), drawn)
+
+
+def test_one_of_two_networks_is_loaded_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first, second, again = (tiny.pipeline().transformer for _ in range(3))
+    section = make_plan(first).section
+    save_plan(
+        Plan(name="two", sections=(section, section.model_copy(update={"component": "transformer_2"}))),
+        tmp_path / "two.json",
+    )
+    monkeypatch.setenv(PLAN, str(tmp_path / "two.json"))
+    stage = SimpleNamespace(transformer=first, transformer_2=second, server_args=SimpleNamespace())
+    for network in (first, first, again):
+        stage.transformer = network
+        assert follow("made", stage, STEPS, SimpleNamespace()) == "made"
+    assert "forward" not in vars(first)
+    assert "forward" in vars(again)
 
 
 @pytest.mark.parametrize("other", ["enable_teacache", "enable_spectrum", "cache-dit", "graphs"])
