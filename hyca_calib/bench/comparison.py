@@ -159,12 +159,16 @@ class Comparison:
     def timed(self, rows: Sequence[Row], plans: Sequence[tuple[str, str, Plan]]) -> list[Row]:
         """Rows with their wall time and memory, in turn with the full run; failures stay as they are."""
         of_plans = {name: plan_baseline(name, plan, self.test().num_steps, {}) for name, _, plan in plans}
+        contents = {name: plan.model_dump_json(include={"sections"}) for name, _, plan in plans}
 
         def measured(row: Row) -> Row:
             baseline = of_plans.get(row.method) or self._by_name[row.family].baseline(row.settings)
             modules = self._modules(None if row.ours else self._by_name[row.family])
             make = partial(self.test().timing, baseline)
-            return replace(row, timing=self.notebook.recall(Timing, Part.TIMED.of(row.method), make, modules))
+            content = {"plan": contents[row.method]} if row.method in contents else {}
+            return replace(
+                row, timing=self.notebook.recall(Timing, Part.TIMED.of(row.method), make, modules, **content)
+            )
 
         return [measured(row) if row.result and row.family != FULL else row for row in rows]
 
