@@ -16,7 +16,8 @@ from hyca_runtime.schedule import EVERY, Schedule
 from hyca_runtime.solvers import AdaptiveSolver, Aligned, ClosedFormSolver, Solver, solver_from_spec
 
 MOST_WEIGHED = 1 << 26
-"""Channels times forecast steps times branches; a plan for the blocks of the largest models has half as many."""
+"""Channels times forecast steps times branches; 60 blocks of two streams of 3072 channels, forecast on 40 steps of two
+branches, are not half as many."""
 
 GroupSolvers = tuple[tuple[np.ndarray, Solver], ...]
 """Channel indices and solver of each group."""
@@ -169,7 +170,7 @@ def _check_size(name: str, forecast: Forecast, schedule: Schedule) -> None:
     if rows * forecast.num_channels > MOST_WEIGHED:
         raise PlanError(
             f"points.{name}: forecasts {forecast.num_channels} channels on {rows} steps of {len(branches)} branches; "
-            f"expected at most {MOST_WEIGHED} in all"
+            f"expected at most {MOST_WEIGHED} in all; forecast the trunk or the output, or fewer blocks"
         )
 
 
