@@ -13,7 +13,7 @@ from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.rollout import device_of
 from hyca_calib.quality.conformal import LEVEL
 from hyca_calib.records.atomic import write_json
-from hyca_calib.records.console import say, stages
+from hyca_calib.records.console import say, stage
 from hyca_calib.records.provenance import provenance
 from hyca_runtime import load_plan
 from hyca_runtime.errors import WorkloadError
@@ -37,7 +37,7 @@ def bench_coverage(options: BenchOptions) -> Path:
     batch = 1 if plan.decides_by_sample else batch_of(options.model, options.batch)
     folder = options.out or STUDIES / f"bench-{short_name(options.model)}"
     asked = f"{plan.model_dump_json(include={'sections'})} {workload.digest} {options.seed} {batch}"
-    with stages(("samples",)) as tell:
+    with stage("samples") as tell:
         found = agreements(
             pipe,
             plan,
@@ -46,7 +46,7 @@ def bench_coverage(options: BenchOptions) -> Path:
             batch,
             folder / "coverage.samples.json",
             hashlib.sha256(asked.encode()).hexdigest(),
-            lambda share: tell("samples", share, f"of {len(jobs)}, full run and plan"),
+            lambda share: tell(share, f"of {len(jobs)}, full run and plan"),
         )
     run = CoverageRun(
         **provenance(str(device_of(pipe))).model_dump(),

@@ -32,7 +32,7 @@ from hyca_calib.pipelines.threads import using_threads
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import Evaluation
 from hyca_calib.records.atomic import write_json
-from hyca_calib.records.console import say, stages
+from hyca_calib.records.console import say, stage
 from hyca_calib.search.effort import effort_named
 from hyca_calib.search.smaller import size_for
 from hyca_calib.search.study import StudyFolder
@@ -201,9 +201,9 @@ def _evaluated(
     if (known := kept_evaluation(study.folder)) is not None:
         return known
     options = EvaluateOptions(study.plan, model=recorded.model, batch=recorded.batch, sign=sign)
-    with stages(("evaluate",)) as tell:
-        tell("evaluate", 0.0, "")
+    with stage("evaluate") as tell:
+        tell(0.0)
         result = evaluate_pipe(pipe, load_plan(study.plan), workload, options)
-        tell("evaluate", 1.0, f"{result.measure} {result.agreement_db:.2f} dB")
+        tell(1.0, f"{result.measure} {result.agreement_db:.2f} dB")
     write_json(study.folder / EVALUATION, result)
     return result

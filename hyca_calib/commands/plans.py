@@ -19,7 +19,7 @@ from hyca_calib.quality.coverage import coverage_of_halves
 from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_text
-from hyca_calib.records.console import present, say, stages
+from hyca_calib.records.console import present, say, stage
 from hyca_calib.records.origins import announced_in, origins
 from hyca_calib.records.provenance import machine
 from hyca_calib.report.write import write_report
@@ -139,8 +139,8 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
 
 def report(pipe: Pipeline, study: StudyFolder, traces: Sequence[Trace]) -> Path:
     """Write the report of a study on its traces, tell of it meanwhile and in the end; returns its page."""
-    with stages(("report",)) as tell:
-        summary = write_report(pipe, study, traces, partial(tell, "report"))
+    with stage("report") as tell:
+        summary = write_report(pipe, study, traces, tell)
     present(summary.table())
     return summary.page
 

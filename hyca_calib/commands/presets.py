@@ -15,7 +15,7 @@ from hyca_calib.commands.quantised_presets import cachequant, quantcache, with_v
 from hyca_calib.commands.starting import begun, still_held
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
-from hyca_calib.records.console import stages
+from hyca_calib.records.console import stage, stages
 from hyca_calib.search.by_chunk import parted
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.error_damping import with_damping
@@ -185,10 +185,10 @@ def _damped(pipe: Pipeline, problem: Problem, limits: SearchLimits, storage: Whe
     """The problem with its damping, from real runs."""
     if not limits.probes:
         return problem
-    with stages(("probe",)) as tell:
-        tell("probe", 0.0, "")
-        found = with_damping(pipe, problem, storage, limits.probes, lambda share: tell("probe", share, ""))
-        tell("probe", 1.0, f"{problem.trace.point}: {100 * found.damping[1]:.0f} % of an early error is left")
+    with stage("probe") as tell:
+        tell(0.0)
+        found = with_damping(pipe, problem, storage, limits.probes, tell)
+        tell(1.0, f"{problem.trace.point}: {100 * found.damping[1]:.0f} % of an early error is left")
     return found
 
 
@@ -197,16 +197,16 @@ def _tuned(
 ) -> dict[Budget, list[Candidate]]:
     """Candidates for every budget on one trace, from one Optuna study."""
     point, news = problem.trace.point, ""
-    with stages(("tune",)) as tell:
-        tell("tune", 0.0, "")
+    with stage("tune") as tell:
+        tell(0.0)
 
         def tried(_: int, cost: float) -> None:
             nonlocal news
             news = f"{point}: cost {cost:.3e}"
 
         tuning = Tuning(limits.trials, limits.timeout, limits.groups, limits.taps)
-        found = tune(problem, budgets, tuning, storage, limits.seed, tried, lambda share: tell("tune", share, news))
-        tell("tune", 1.0, f"{point}: {len(found[budgets[0]])} schedules")
+        found = tune(problem, budgets, tuning, storage, limits.seed, tried, lambda share: tell(share, news))
+        tell(1.0, f"{point}: {len(found[budgets[0]])} schedules")
     return found
 
 
@@ -230,10 +230,8 @@ def _smoothcache(asked: Asked) -> Maker:
 
     @cache
     def changes() -> Changes:
-        with stages(("calibrate",)) as tell:
-            return calibrate(
-                pipe, problem, layers.points, reach.lookahead, asked.folder, lambda share: tell("calibrate", share, "")
-            )
+        with stage("calibrate") as tell:
+            return calibrate(pipe, problem, layers.points, reach.lookahead, asked.folder, tell)
 
     return lambda budget, study: search_smoothcache(pipe, problem, budget, study, layers, changes(), reach)
 
@@ -257,10 +255,8 @@ def _learning_to_cache(asked: Asked) -> Maker:
     def make(budget: Budget, study: StudyFolder) -> Plan:
         limited = Refinement(limits.refine, limits.iterations)
         training = Training(pipe, problem, layers, site, budget, limited, limits.seed)
-        with stages(("train",)) as tell:
-            return search_learning_to_cache(
-                training, study, lambda share, loss: tell("train", share, f"loss {loss:.3e}")
-            )
+        with stage("train") as tell:
+            return search_learning_to_cache(training, study, lambda share, loss: tell(share, f"loss {loss:.3e}"))
 
     return make
 

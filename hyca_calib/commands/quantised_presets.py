@@ -12,7 +12,7 @@ from hyca_calib.commands.options import SearchLimits
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.records.atomic import write_json
-from hyca_calib.records.console import stages
+from hyca_calib.records.console import stage
 from hyca_calib.search.cachequant.drift import calibrate_distances
 from hyca_calib.search.cachequant.search import grouping_of, search_cachequant
 from hyca_calib.search.cachequant.site import measure_site
@@ -46,17 +46,13 @@ def cachequant(asked: Asked) -> Maker:
 
     @cache
     def distances() -> Changes:
-        with stages(("calibrate",)) as tell:
-            return calibrate_distances(
-                pipe, problem, site.layers.points, ahead, asked.folder, lambda share: tell("calibrate", share, "")
-            )
+        with stage("calibrate") as tell:
+            return calibrate_distances(pipe, problem, site.layers.points, ahead, asked.folder, tell)
 
     def make(budget: Budget, study: StudyFolder) -> Plan:
         known = distances()
-        with stages(("correct",)) as tell:
-            return search_cachequant(
-                pipe, problem, budget, study, site, known, lambda share: tell("correct", share, "")
-            )
+        with stage("correct") as tell:
+            return search_cachequant(pipe, problem, budget, study, site, known, tell)
 
     return make
 
@@ -76,10 +72,10 @@ def quantcache(asked: Asked) -> Maker:
     @cache
     def known() -> Calibrated:
         schemes = [spec.scheme for spec in specs.values()]
-        with stages(("calibrate",)) as tell:
+        with stage("calibrate") as tell:
 
             def part(number: int, share: float) -> None:
-                tell("calibrate", (number + share) / 4, "")
+                tell((number + share) / 4)
 
             distances = calibrate_changes(pipe, problem, asked.folder, partial(part, 0))
             cosines = calibrate_cosines(pipe, problem, asked.folder, partial(part, 1))
@@ -104,11 +100,11 @@ def with_variants(
     timed = [budget.timed is not None for budget in budgets]
     asked = parse_variants(limits.precision or INT8)
     specs = {name: with_roundings(spec, limits.roundings) for name, spec in asked.items()}
-    with stages(("quantise",)) as tell:
-        tell("quantise", 0.0, "")
-        known = known_variants(pipe, problem, specs, folder, lambda share: tell("quantise", share, ""))
+    with stage("quantise") as tell:
+        tell(0.0)
+        known = known_variants(pipe, problem, specs, folder, tell)
         shares = _kept_shares(pipe, problem, specs, folder) if any(timed) else {}
-        tell("quantise", 1.0, ", ".join(f"{spec}{_told_share(name, shares)}" for name, spec in specs.items()))
+        tell(1.0, ", ".join(f"{spec}{_told_share(name, shares)}" for name, spec in specs.items()))
     found = replace(known, step_shares=shares)
     if all(timed) and not found.saving(in_time=True):
         told = ", ".join(f"{name} {share:.2f} times as long" for name, share in shares.items())

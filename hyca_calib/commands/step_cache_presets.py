@@ -4,7 +4,7 @@ from functools import cache
 
 from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.costs.budget import Budget
-from hyca_calib.records.console import say, stages
+from hyca_calib.records.console import say, stage, stages
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.step_caches.dbcache import DBCache
 from hyca_calib.search.step_caches.dicache import DiCache
@@ -40,10 +40,10 @@ def step_cache(asked: Asked, *rules: Rule) -> Maker:
 
     @cache
     def fitted() -> list[tuple[Rule, Stack]]:
-        with stages(("calibrate",)) as tell:
+        with stage("calibrate") as tell:
 
             def told(share: float) -> None:
-                tell("calibrate", share, "; ".join(rules[0].notes))
+                tell(share, "; ".join(rules[0].notes))
 
             found = [(rule.fitted(asked.pipe, problem, asked.folder, told), stack) for rule, stack in measured]
             told(1.0)
@@ -55,11 +55,7 @@ def step_cache(asked: Asked, *rules: Rule) -> Maker:
             refinement = Refinement(limits.refine, limits.iterations)
             with stages(("threshold", "refine")) as tell:
                 return search_fitted(asked.pipe, problem, budget, study, known, refinement, limits.seed, tell)
-        with stages(("threshold",)) as tell:
-
-            def threshold(share: float) -> None:
-                tell("threshold", share, "")
-
+        with stage("threshold") as threshold:
             plan = search_threshold(asked.pipe, problem, budget, study, known, threshold, asked.folder)
             threshold(1.0)
             return plan

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -32,6 +32,13 @@ OF_OTHERS = (
     "transformers.utils.import_utils",
 )
 """Loggers that tell of kernels and parts that are not there, in the middle of every command; errors are passed on."""
+
+
+class Tell(Protocol):
+    """Told what share of a stage is done, and what else there is to say."""
+
+    def __call__(self, share: float, news: str = "", /) -> None: ...
+
 
 _json = False
 Listener = Callable[[str | None], None]
@@ -150,6 +157,17 @@ def stages(names: Sequence[str] = ()) -> Iterator[Callable[[str, float, str], No
             yield tell
         finally:
             _goes_on(None)
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[Tell]:
+    """A bar for one stage."""
+    with stages((name,)) as tell:
+
+        def of_it(share: float, news: str = "", /) -> None:
+            tell(name, share, news)
+
+        yield of_it
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import torch
@@ -71,12 +70,7 @@ class SchedulerGrid:
     """
 
     def __init__(self, timesteps: Tensor) -> None:
-        self._timesteps = weakref.ref(timesteps)
         self.times = [float(t) for t in timesteps.tolist()]
-
-    def is_of(self, timesteps: Any) -> bool:
-        """Whether this is the grid of those very timesteps; a scheduler makes new ones for each run."""
-        return self._timesteps() is timesteps
 
     def place_of(self, now: Timestep) -> int:
         """Where a network's timestep, in the scheduler's unit or a thousandth of it, lies in the grid; 0 if nowhere."""

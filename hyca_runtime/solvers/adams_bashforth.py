@@ -43,11 +43,8 @@ class AdamsBashforth(OrderedSolver):
 
     order: int = 2
     name: ClassVar[str] = "adams_bashforth"
+    exact_degree: ClassVar[int] = 1
     orders: ClassVar[range] = range(2, 5)
-
-    @property
-    def exact_degree(self) -> int:
-        return 1
 
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         total = np.zeros(len(times))

@@ -30,14 +30,8 @@ class AdamsMoulton(ClosedFormSolver):
     """
 
     name: ClassVar[str] = "adams_moulton"
-
-    @property
-    def depth(self) -> int:
-        return 3
-
-    @property
-    def exact_degree(self) -> int:
-        return 1
+    depth: ClassVar[int] = 3
+    exact_degree: ClassVar[int] = 1
 
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         predicted = AdamsBashforth(2).weights(times, target)

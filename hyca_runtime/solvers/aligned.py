@@ -30,14 +30,11 @@ class Aligned(ClosedFormSolver):
 
     limit: float = 1.5
     name: ClassVar[str] = "aligned"
+    depth: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not self.limit >= 1:
             raise ValueError(f"aligned: limit must be 1 or more, got {self.limit}")
-
-    @property
-    def depth(self) -> int:
-        return 2
 
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         del target

@@ -56,18 +56,12 @@ class DynamicMode(AdaptiveSolver):
 
     limit: float = 2.0
     name: ClassVar[str] = "dynamic_mode"
+    depth: ClassVar[int] = 3
+    exact_degree: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.limit) and 0 < self.limit <= 10):
             raise ValueError(f"dynamic_mode: limit must be above 0 and at most 10, got {self.limit}")
-
-    @property
-    def depth(self) -> int:
-        return 3
-
-    @property
-    def exact_degree(self) -> int:
-        return 1
 
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         steps = -np.diff([target, *times])

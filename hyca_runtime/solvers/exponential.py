@@ -31,14 +31,11 @@ class Exponential(ClosedFormSolver):
 
     rate: float = -0.5
     name: ClassVar[str] = "exponential"
+    depth: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rate) and abs(self.rate) <= 10):
             raise ValueError(f"exponential: rate must lie in -10 to 10, got {self.rate}")
-
-    @property
-    def depth(self) -> int:
-        return 2
 
     @property
     def exact_degree(self) -> int:

@@ -27,6 +27,7 @@ class Fitted(Solver):
     steps: tuple[int, ...]
     weights: np.ndarray
     name: ClassVar[str] = "fitted"
+    exact_degree: ClassVar[int] = -1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
@@ -41,10 +42,6 @@ class Fitted(Solver):
     @property
     def depth(self) -> int:
         return int(self.weights.shape[1])
-
-    @property
-    def exact_degree(self) -> int:
-        return -1
 
     def rows(self, past: Sequence[Instant], target: Instant) -> np.ndarray:
         if target.step not in self.steps:

@@ -35,6 +35,7 @@ class FittedToPast(Solver):
     pasts: tuple[tuple[int, ...], ...]
     weights: np.ndarray
     name: ClassVar[str] = "fitted_to_past"
+    exact_degree: ClassVar[int] = -1
     for_any_past: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -58,10 +59,6 @@ class FittedToPast(Solver):
     @property
     def depth(self) -> int:
         return max(int(self.weights.shape[1]), UNKNOWN.depth)
-
-    @property
-    def exact_degree(self) -> int:
-        return -1
 
     def place(self, past: Sequence[int], target: int) -> int | None:
         """The row that serves a past, of computed steps newest first; None if none does."""

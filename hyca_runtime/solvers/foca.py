@@ -29,10 +29,7 @@ class FoCa(ClosedFormSolver):
     """
 
     name: ClassVar[str] = "foca"
-
-    @property
-    def depth(self) -> int:
-        return 2
+    depth: ClassVar[int] = 2
 
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         if len(times) == 1:

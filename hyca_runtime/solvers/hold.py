@@ -19,10 +19,7 @@ class Hold(ClosedFormSolver):
     """
 
     name: ClassVar[str] = "hold"
-
-    @property
-    def depth(self) -> int:
-        return 1
+    depth: ClassVar[int] = 1
 
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         del times, target

@@ -26,20 +26,14 @@ class Increment(Solver):
 
     moves: tuple[float, ...]
     name: ClassVar[str] = "increment"
+    depth: ClassVar[int] = 1
+    exact_degree: ClassVar[int] = -1
     for_any_past: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "moves", tuple(self.moves))
         if not self.moves or 0 in self.moves or not np.isfinite(self.moves).all():
             raise ValueError(f"increment: expected the move of every step, none of them 0, got {list(self.moves)}")
-
-    @property
-    def depth(self) -> int:
-        return 1
-
-    @property
-    def exact_degree(self) -> int:
-        return -1
 
     def rows(self, past: Sequence[Instant], target: Instant) -> np.ndarray:
         if max(past[0].step, target.step) >= len(self.moves):

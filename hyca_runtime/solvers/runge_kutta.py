@@ -27,14 +27,8 @@ class RungeKutta(ClosedFormSolver):
     """
 
     name: ClassVar[str] = "runge_kutta"
-
-    @property
-    def depth(self) -> int:
-        return 3
-
-    @property
-    def exact_degree(self) -> int:
-        return 1
+    depth: ClassVar[int] = 3
+    exact_degree: ClassVar[int] = 1
 
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         row = np.zeros(len(times))

@@ -37,11 +37,8 @@ class Taylor(OrderedSolver):
     """
 
     name: ClassVar[str] = "taylor"
+    exact_degree: ClassVar[int] = 1
     orders: ClassVar[range] = range(1, 4)
-
-    @property
-    def exact_degree(self) -> int:
-        return 1
 
     def weights(self, times: np.ndarray, target: float) -> np.ndarray:
         differences = repeated_differences(times)
