@@ -46,13 +46,13 @@ def pipeline(seed: int = 0, heads: int = 2, blocks: int = 2) -> EmojiPipeline:
     return pipe
 
 
-def glyphs() -> GlyphPipeline:
+def glyphs(channels: int = 3) -> GlyphPipeline:
     """A DiT of three blocks on 16 x 16 pixels; classes, guidance in one call."""
     torch.manual_seed(0)
     transformer = DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=3,
+        in_channels=channels,
         num_layers=3,
         sample_size=16,
         patch_size=4,

@@ -20,6 +20,7 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.pipeline import Pipeline
 from hyca_calib.pipelines.rollout import runs_on, sample_latents
+from hyca_calib.pipelines.short_runs import PROBE_STEPS, shortest
 from hyca_calib.pipelines.threads import best_threads, timed_threads, using_threads
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import Evaluation
@@ -30,7 +31,6 @@ from hyca_calib.search.smaller import parse_size
 from hyca_calib.search.study import CALIBRATION, holds_anything
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.request import Request
-from hyca_calib.trace.run import PROBE_STEPS
 from hyca_calib.trace.timed_model import timed_model
 from hyca_runtime.errors import StudyError
 
@@ -175,8 +175,12 @@ def _threads(pipe: Pipeline, request: Request, asked: int | None) -> int:
     if asked is not None or said:
         count, why = asked or torch.get_num_threads(), "as --threads says" if asked else "as OMP_NUM_THREADS says"
     else:
-        jobs, steps = request.batches[0], max(PROBE_STEPS, request.workload.num_steps // 10)
-        seconds = timed_threads(lambda: sample_latents(pipe, jobs, steps, len(jobs)))
+        jobs, most = request.batches[0], request.workload.num_steps
+
+        def timed(steps: int) -> dict[int, float]:
+            return timed_threads(lambda: sample_latents(pipe, jobs, steps, len(jobs)))
+
+        seconds = shortest(most, timed, max(PROBE_STEPS, most // 10)) or {}
         count, times = best_threads(seconds), ", ".join(f"{n}: {took:.3g} s" for n, took in seconds.items())
         why = f"the fastest here ({times}); sums round by it: --threads {count} makes the same plan elsewhere"
     say(f"{count} thread{'s' * (count > 1)}, {why}")

@@ -16,14 +16,13 @@ from hyca_calib.commands.presets import OFFERS, Offer, preset_of
 from hyca_calib.costs.budget import TOLERANCE, Budget, parse_budgets
 from hyca_calib.pipelines.load import TracedModel, default_device, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
-from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.report.front import write_front
 from hyca_calib.search.effort import EFFORTS, Effort
 from hyca_calib.search.lineage import part_for
 from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.run_seconds import FILE, kept_seconds, run_seconds
+from hyca_calib.search.run_seconds import keep_seconds, kept_seconds, run_seconds
 from hyca_calib.search.sources import BEST
 from hyca_calib.search.start import started
 from hyca_calib.search.storage import public
@@ -96,7 +95,7 @@ def search_with(
         return [study.plan for study in studies]
     _check_options(limits, recorded, wanted)
     pipe = load(recorded[0].attributes.model)
-    seconds = (kept_seconds(folder) or run_seconds(pipe, recorded[0])) if timed else None
+    seconds = (kept_seconds(folder, recorded[0]) or run_seconds(pipe, recorded[0])) if timed else None
     if seconds is not None:
         wanted = tuple(budget.within(seconds) for budget in wanted)
         _check_within(wanted, recorded, preset)
@@ -104,7 +103,7 @@ def search_with(
     for study, request in zip(studies, requests, strict=True):
         StudyFolder.open(study.folder, request)
     if seconds is not None:
-        write_json(folder / FILE, seconds)
+        keep_seconds(folder, recorded[0], seconds)
     facts = {"device": limits.device or default_device(), "storage": public(limits.storage or JOURNAL)}
     with run_log(Folder(folder), facts):
         for budget, study in zip(wanted, studies, strict=True):
@@ -294,6 +293,7 @@ def _request(
     preset = OFFERS[limits.preset]
     if limits.schedule is not None:
         own["schedule"] = preset.read_schedule(limits.schedule)
-    asked = {"traces": [t.name for t in traces], "budget": budget.text, "limits": wanted}
+    recorded = {"traces": [t.name for t in traces], "traced": [t.digest for t in traces]}
+    asked = {**recorded, "budget": budget.text, "limits": wanted}
     asked |= {"effort": effort.told} if effort else {}
     return asked | {name: value for name, value in own.items() if name in preset.options}

@@ -12,7 +12,7 @@ from hyca_calib.pipelines.contract import refuse_reserved
 from hyca_calib.pipelines.load import checked_pipeline
 from hyca_calib.pipelines.media import with_media
 from hyca_calib.pipelines.pipeline import Pipeline
-from hyca_calib.pipelines.prompts import read_prompts
+from hyca_calib.pipelines.prompts import distinct, read_prompts
 from hyca_runtime.errors import WorkloadError
 
 Prompts = Sequence[str | Mapping[str, Any]] | Path
@@ -31,7 +31,7 @@ def given_calls(prompts: Prompts) -> tuple[dict[str, Any], ...]:
         return read_prompts(prompts)
     if isinstance(prompts, str):
         raise WorkloadError(f"expected a list of prompts, or the Path of a file of them, got the text {prompts[:40]!r}")
-    return tuple(_call(prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1))
+    return distinct([_call(prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)])
 
 
 def _call(prompt: str | Mapping[str, Any], where: str) -> dict[str, Any]:

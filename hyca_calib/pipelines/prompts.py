@@ -6,12 +6,13 @@ import codecs
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hyca_calib.pipelines.contract import refuse_reserved
-from hyca_calib.pipelines.media import with_media
+from hyca_calib.pipelines.media import contents, with_media
+from hyca_calib.records.console import say
 from hyca_runtime.errors import WorkloadError
 
 MAX_PROMPT_BYTES = 64 * 1024**2
@@ -41,8 +42,18 @@ def read_prompts(path: Path) -> tuple[dict[str, Any], ...]:
             raise WorkloadError(
                 f"{path}: there is JSON in it; expected a name that ends in .jsonl, and an object a line"
             )
-        return tuple({"prompt": line} for _, line in lines)
-    return tuple(_call(line, f"{path}, line {number}", path.parent) for number, line in lines)
+        return distinct([{"prompt": line} for _, line in lines])
+    return distinct([_call(line, f"{path}, line {number}", path.parent) for number, line in lines])
+
+
+def distinct(calls: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Each once, and says so: what plans are judged by must be prompts that they were not made with."""
+    found = dict[str, dict[str, Any]]()
+    for call in calls:
+        found.setdefault(json.dumps(contents(call), sort_keys=True), call)
+    if len(found) < len(calls):
+        say(f"{len(calls) - len(found)} of {len(calls)} prompts are there already, and left out")
+    return tuple(found.values())
 
 
 def _call(line: str, where: str, folder: Path) -> dict[str, Any]:

@@ -141,14 +141,21 @@ def run_untimed(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, meth
 
     A cache that decides while it runs costs more on some samples than on others.
     """
-    flops = RunFlops()
-    parts: list[tuple[Tensor, Tensor]] = []
     with method() as context:
-        for group in batches(jobs, batch):
-            flops += run_flops(pipe, lambda group=group: parts.append(sample_images(pipe, group, num_steps, batch)))  # type: ignore[misc]
-            flops += _of_forecasts(context)
+        flops, parts = _counted(pipe, jobs, num_steps, batch, context)
     images, latents = (torch.cat(column) for column in zip(*parts, strict=True))
-    return SampledRun(images, latents, math.nan, flops.shared(len(jobs)))
+    return SampledRun(images, latents, math.nan, flops)
+
+
+def _counted(
+    pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, context: Any
+) -> tuple[RunFlops, list[tuple[Tensor, Tensor]]]:
+    """FLOPs of a sample, the mean over all of `jobs`, and what every call samples."""
+    flops, parts = RunFlops(), list[tuple[Tensor, Tensor]]()
+    for group in batches(jobs, batch):
+        flops += run_flops(pipe, lambda group=group: parts.append(sample_images(pipe, group, num_steps, batch)))  # type: ignore[misc]
+        flops += _of_forecasts(context)
+    return flops.shared(len(jobs)), parts
 
 
 def sampling_seconds(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> float:
@@ -172,7 +179,8 @@ def evaluate_plan(
         level: probability of what is said of new prompts.
     """
     full = _timed_run(pipe, jobs, num_steps, batch, nullcontext)
-    run = _timed_run(pipe, jobs, num_steps, batch, lambda: followed(pipe, plan, on_mismatch))
+    each = plan.decides_by_sample
+    run = _timed_run(pipe, jobs, num_steps, batch, lambda: followed(pipe, plan, on_mismatch), each)
     report = run.report or RunReport()
     prompts = prompt_groups(jobs)
     found = Evaluation.of(
@@ -194,14 +202,19 @@ def evaluate_plan(
     return replace(found, new_prompt_db=bound), run, full
 
 
-def _timed_run(pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method) -> SampledRun:
+def _timed_run(
+    pipe: Any, jobs: Sequence[Job], num_steps: int, batch: int, method: Method, each: bool = False
+) -> SampledRun:
     """Sample `jobs` inside `method`.
 
     FLOPs are counted on one sample of its own, which warms up a CPU; a GPU, which tunes itself to shapes, by a batch.
+
+    Args:
+        each: FLOPs are counted on all samples, in the very batches that are timed, as of a plan that decides by them.
     """
     device = device_of(pipe)
     with method() as context:
-        flops = run_flops(pipe, lambda: sample_images(pipe, jobs[:1], num_steps, 1)) + _of_forecasts(context)
+        flops, _ = _counted(pipe, jobs if each else jobs[:1], num_steps, batch if each else 1, context)
         if device.type != "cpu":
             sample_images(pipe, jobs[:batch], num_steps, batch)
         with peak_memory(device) as peak:

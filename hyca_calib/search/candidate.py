@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -47,6 +49,12 @@ class Candidate:
     def choices(self) -> dict[str, Any]:
         """What decides a rollout, for JSON."""
         return {"settings": asdict(self.settings), "schedule": self.schedule.model_dump(mode="json")}
+
+    @property
+    def of(self) -> str:
+        """What it is, in a word of a file that keeps something of it."""
+        decided = f"{self.problem.identity} {json.dumps(self.choices, sort_keys=True)}"
+        return hashlib.sha256(decided.encode()).hexdigest()[:12]
 
     @cached_property
     def groups(self) -> list[NDArray[np.int64]]:

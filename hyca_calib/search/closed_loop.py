@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Job, batches
-from hyca_calib.records.atomic import replacing
 from hyca_calib.records.console import say
+from hyca_calib.records.kept_tensors import keep, kept
 from hyca_calib.search.assemble import build_section
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.closing_rollout import ClosingRollout, Seen, Tokens, full_run, guidance_of
@@ -77,18 +76,18 @@ class InTheLoop:
             return self.fitted(section) or section
         return section
 
-    def settled(self, winner: Candidate, kept: Path) -> NetworkPlan:
+    def settled(self, winner: Candidate, file: Path) -> NetworkPlan:
         """The same of a candidate that rollouts chose, whose rows are kept: a second call has those of the first."""
         plain = build_section(winner)
         if not winner.settings.in_loop:
             return plain
-        if kept.exists():
-            return with_taps(plain, load_file(kept)[TAPS].numpy())
+        known, _ = kept(file, winner.of)
+        if known:
+            return with_taps(plain, known[TAPS].numpy())
         section = self.section(winner)
         if (plan_taps(section) == plan_taps(plain)).all():
             say("rows of rollouts could not be fitted again, perhaps for want of memory: the statistics' are refined")
-        with replacing(kept) as partial:
-            save_file({TAPS: torch.from_numpy(plan_taps(section))}, partial)
+        keep(file, winner.of, {TAPS: torch.from_numpy(plan_taps(section))})
         return section
 
     def fitted(self, section: NetworkPlan) -> NetworkPlan | None:
@@ -111,15 +110,15 @@ class InTheLoop:
         """What full runs of the samples stepped with; nothing where one of them cannot be told."""
         found = list[Seen]()
         for job in self._jobs:
-            kept = self._folder and self._folder / f"{self._problem.identity}-{job.index}.safetensors"
-            if kept and kept.exists():
-                found.append(_read(kept))
+            file = self._folder and self._folder / f"{self._problem.identity}-{job.index}.safetensors"
+            if file and (known := _read(file)):
+                found.append(known)
                 continue
             seen = full_run(self._pipe, self._problem, job, self._tokens)
             if not seen:
                 return []
-            if kept:
-                _write(seen, kept)
+            if file:
+                _write(seen, file)
             found.append(seen)
         return found
 
@@ -134,11 +133,10 @@ class InTheLoop:
         return taps if rollout.whole and np.isfinite(taps).all() else None
 
 
-def _write(seen: Seen, kept: Path) -> None:
-    with replacing(kept) as partial:
-        save_file({f"{step} {branch}": torch.from_numpy(of) for (branch, step), of in seen.items()}, partial)
+def _write(seen: Seen, file: Path) -> None:
+    keep(file, file.stem, {f"{step} {branch}": torch.from_numpy(of) for (branch, step), of in seen.items()})
 
 
-def _read(kept: Path) -> Seen:
-    places = ((key.split(" ", 1), of.numpy()) for key, of in load_file(kept).items())
+def _read(file: Path) -> Seen:
+    places = ((key.split(" ", 1), of.numpy()) for key, of in kept(file, file.stem)[0].items())
     return {(branch, int(step)): of for (step, branch), of in places}

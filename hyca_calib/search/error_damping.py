@@ -54,7 +54,8 @@ def with_damping(
     study = open_study(storage, f"healing {problem.identity} probes {probes}")
     if "healing" not in study.user_attrs:
         found = measure_damping(pipe, problem, probes, on_progress)
-        study.set_user_attr("healing", json.dumps(found.tolist()))
+        if "healing" not in study.user_attrs:  # else another worker was faster, whose numbers are all workers'
+            study.set_user_attr("healing", json.dumps(found.tolist()))
     return replace(problem, damping=tuple(json.loads(study.user_attrs["healing"])))
 
 

@@ -40,12 +40,14 @@ class Lived(BaseModel):
     """What generations were worth; after an interruption the same members are drawn again, and not run again.
 
     Attributes:
+        of: what was refined, see `RefinementTask`.
         values: mean log squared error, by generation and member.
         judged: on the select split, of the mean of so many generations.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
     seed: int
+    of: str = ""
     values: list[list[float]] = Field(default_factory=list)
     judged: dict[int, float] = Field(default_factory=dict)
     seconds: float = 0.0
@@ -84,7 +86,7 @@ def evolve_taps(
     """
     path, optimizer = folder / KEPT, SepCMA(np.zeros(math.prod(task.start.shape[:2])), SPREAD, seed=seed)
     members_each: int = optimizer.population_size
-    lived, judging = _kept(path, seed, members_each), min(SAMPLES, len(task.fit.jobs))
+    lived, judging = _kept(path, task.of, seed, members_each), min(SAMPLES, len(task.fit.jobs))
     begun, best, best_error, judged = time.monotonic() - lived.seconds, task.start, math.inf, -1
 
     def share(generation: int) -> float:
@@ -138,11 +140,11 @@ def _value(course: Course, task: RefinementTask, member: Array, chosen: list[int
     return math.inf if math.isnan(found) else found
 
 
-def _kept(path: Path, seed: int, members: int) -> Lived:
-    """What an interrupted call with as many members to a generation has lived through."""
+def _kept(path: Path, of: str, seed: int, members: int) -> Lived:
+    """What an interrupted call for the same, with as many members to a generation, has lived through."""
     try:
         found = Lived.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        return Lived(seed=seed)
-    fits = found.seed == seed and all(len(values) == members for values in found.values)
-    return found if fits else Lived(seed=seed)
+        return Lived(seed=seed, of=of)
+    fits = (found.seed, found.of) == (seed, of) and all(len(values) == members for values in found.values)
+    return found if fits else Lived(seed=seed, of=of)

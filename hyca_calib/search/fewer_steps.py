@@ -7,9 +7,11 @@ from typing import Any, Self
 
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.quality.metrics import log_error
+from hyca_calib.records.console import say
 from hyca_calib.search.options import FEW_STEPS
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_error import mean_psnr
+from hyca_runtime.errors import TraceError, WorkloadError
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.plan import Plan
 
@@ -63,6 +65,10 @@ def fewer_steps(pipe: Any, problem: Problem, section: NetworkPlan) -> FewerSteps
         return None
     samples = problem.samples("select")
     steps = max(1, int(samples.num_steps / ratio + 1e-6))
-    latents = sample_latents(pipe, samples.jobs, steps, len(samples.jobs))
-    error = log_error(latents, samples.latents.to(latents.device)).mean().item()
-    return FewerSteps(steps, round(mean_psnr(error, samples), 3), round(quality.psnr_db, 3))
+    try:
+        latents = sample_latents(pipe, samples.jobs, steps, len(samples.jobs))
+    except (TraceError, WorkloadError) as error:  # a pipeline need not run in any number of steps
+        say(f"not compared with the sampler alone in {steps} steps: {error}")
+        return None
+    lost = log_error(latents, samples.latents.to(latents.device)).mean().item()
+    return FewerSteps(steps, round(mean_psnr(lost, samples), 3), round(quality.psnr_db, 3))

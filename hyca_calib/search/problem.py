@@ -115,6 +115,7 @@ class Problem:
         """Short digest of what was traced and what its numbers mean: names its studies on a shared storage."""
         traced = self.trace.attributes.model_dump(include={"version", "model", "workload", "batch"})
         traced |= {"point": [point.model_dump() for point in self.points], "apart": self.apart}
+        traced |= {"damping": [f"{factor:.3g}" for factor in self.damping]} if self.damping else {}
         if self.earlier is not None:
             traced["earlier"] = content_digest(self.earlier, (self.earlier,))
         if (chunks := self.trace.attributes.chunks) is not None:

@@ -56,6 +56,7 @@ class RefinementTask:
         fit, select: samples that give gradients, and samples that decide which parameters were best.
         course: how samples are run with taps; by default all alike, as `section` says.
         more: draws more samples that give gradients, once it is known that any do; None for none.
+        of: what it is, in words of a file: whoever goes on with a state on disk goes on with one of the same.
     """
 
     pipe: Any
@@ -66,6 +67,7 @@ class RefinementTask:
     select: Samples
     course: Callable[[RefinementTask, bool], AbstractContextManager[Course]] | None = None
     more: Callable[[], Samples | None] = lambda: None
+    of: str = ""
 
     def with_more(self) -> Self:
         """The same with those drawn."""
@@ -166,9 +168,8 @@ def refine_taps(
     Raises:
         NotDifferentiableError: gradients do not get through the pipeline.
     """
-    state = RefinementState(
-        task.start.detach().to(device_of(task.pipe), torch.float32, copy=True), settings, state_path
-    )
+    start = task.start.detach().to(device_of(task.pipe), torch.float32, copy=True)
+    state = RefinementState(start, settings, state_path, task.of)
     settings, level = _probed(task, settings)
     if not state.iteration and state.spent >= 1:
         return state.best.cpu(), {"skipped": "its minutes were over before the first step"}

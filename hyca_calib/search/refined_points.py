@@ -41,7 +41,7 @@ def task_of(
     problem = winner.problem
     start, expand = coordinates(problem, section, winner.settings.taps)
     fit, select = problem.samples("fit"), problem.samples("select")
-    return RefinementTask(pipe, section, start, expand, fit, select, more=more)
+    return RefinementTask(pipe, section, start, expand, fit, select, more=more, of=winner.of)
 
 
 def shortly(settings: Refinement) -> Refinement:
@@ -72,14 +72,14 @@ def refined_shortly(
     kept, found = study.folder / KEPT, dict[str, float]()
     with study.last_word():
         if kept.exists():
-            found = {label: float(psnr) for label, psnr in json.loads(kept.read_text()).items()}
-        for number, winner in enumerate(winners):
-            label, own = winner.problem.label, StudyFolder(study.folder / FOLDER / str(number))
-            if label not in found:
+            found = {of: float(psnr) for of, psnr in json.loads(kept.read_text()).items()}
+        for winner in winners:
+            of, own = winner.of, StudyFolder(study.folder / FOLDER / winner.of)
+            if of not in found:
                 own.folder.mkdir(parents=True, exist_ok=True)
                 task = task_of(pipe, winner, section_of(winner, own.folder))
                 _, account = refine_somehow(task, shortly(settings), own, seed)
-                found[label] = account.get("select_psnr_after_db", 0.0)  # none if the minutes were over before
+                found[of] = account.get("select_psnr_after_db", 0.0)  # none if the minutes were over before
                 write_json(kept, found)
-            on_news(found[label])
-    return found
+            on_news(found[of])
+    return {winner.problem.label: found[winner.of] for winner in winners}

@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hyca_calib.records.atomic import replacing
+from hyca_calib.records.kept_tensors import keep, kept
 from hyca_calib.search.options import Refinement
 
 LATEST = 9
@@ -22,17 +21,20 @@ class RefinementState:
     """What survives an interruption: parameters, their average and optimizer, the best so far, the clock.
 
     Gradients of a few samples leave parameters noisy; their average is nearer to where they go, and is what is judged.
+
+    Args:
+        of: whose parameters they are; what is on disk of another's is not used.
     """
 
-    def __init__(self, theta: Tensor, settings: Refinement, path: Path) -> None:
-        self.theta, self._settings, self._path = theta.requires_grad_(), settings, path
+    def __init__(self, theta: Tensor, settings: Refinement, path: Path, of: str = "") -> None:
+        self.theta, self._settings, self._path, self._of = theta.requires_grad_(), settings, path, of
         self._optimizer = torch.optim.Adam([self.theta], lr=settings.lr, betas=(0.9, 0.98))
         self.best, self.average = theta.detach().clone(), theta.detach().clone()
         self.best_error = self.first_error = math.inf
         self.iteration, self.seconds = 0, 0.0
-        kept = load_file(path, device=str(theta.device)) if path.exists() else {}
-        if "parameters" in kept and kept["parameters"].shape == theta.shape:  # else of an older version
-            self._restore(kept)
+        known, _ = kept(path, of, str(theta.device))
+        if known and known["parameters"].shape == theta.shape:
+            self._restore(known)
         self._begun = time.monotonic() - self.seconds
 
     @property
@@ -71,15 +73,14 @@ class RefinementState:
         }
         if moments := self._optimizer.state.get(self.theta):
             tensors |= {"step": moments["step"], "mean": moments["exp_avg"], "square": moments["exp_avg_sq"]}
-        with replacing(self._path) as partial:
-            save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
+        keep(self._path, self._of, tensors)
 
-    def _restore(self, kept: dict[str, Tensor]) -> None:
+    def _restore(self, known: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            self.theta.copy_(kept["parameters"])
-        if "mean" in kept:
-            moments = {"step": kept["step"], "exp_avg": kept["mean"], "exp_avg_sq": kept["square"]}
+            self.theta.copy_(known["parameters"])
+        if "mean" in known:
+            moments = {"step": known["step"], "exp_avg": known["mean"], "exp_avg_sq": known["square"]}
             self._optimizer.state[self.theta] = moments
-        self.best, self.average = kept["best"], kept.get("average", kept["parameters"]).clone()
-        self.best_error, self.first_error, iteration, self.seconds = kept["numbers"].double().tolist()
+        self.best, self.average = known["best"], known["average"]
+        self.best_error, self.first_error, iteration, self.seconds = known["numbers"].double().tolist()
         self.iteration = int(iteration)

@@ -14,6 +14,7 @@ from hyca_calib.costs.flops import TIMED_TAPS, TimedOn
 from hyca_calib.costs.run_seconds import RunSeconds
 from hyca_calib.pipelines.rollout import followed, runs_on
 from hyca_calib.quality.evaluate import sampling_seconds
+from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say
 from hyca_calib.records.provenance import machine
 from hyca_calib.trace.store import Trace
@@ -65,9 +66,14 @@ def run_seconds(pipe: Any, trace: Trace) -> RunSeconds:
     return found
 
 
-def kept_seconds(folder: Path) -> RunSeconds | None:
+def keep_seconds(folder: Path, trace: Trace, found: RunSeconds) -> None:
+    """Keep what was measured of a trace's model for the studies in a folder."""
+    write_json(folder / FILE, {trace.digest: found})
+
+
+def kept_seconds(folder: Path, trace: Trace) -> RunSeconds | None:
     """What an earlier call measured for the studies in a folder, which goes on by it; None if there was none."""
     try:
-        return TypeAdapter(RunSeconds).validate_json((folder / FILE).read_bytes())
+        return TypeAdapter(dict[str, RunSeconds]).validate_json((folder / FILE).read_bytes()).get(trace.digest)
     except (OSError, ValidationError):
         return None

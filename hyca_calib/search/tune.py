@@ -79,7 +79,8 @@ def tune(
             unless it is the first.
     """
     budget_names = ",".join(budget.text + (" or little more" if budget.tolerance else "") for budget in budgets)
-    study = open_study(storage, f"tune {problem.identity} {budget_names} groups {tuning.groups or 'any'} seed {seed}")
+    asked = f"{budget_names} groups {tuning.groups or 'any'} {tuning.taps} seed {seed}"
+    study = open_study(storage, f"tune {problem.identity} {asked}")
 
     watch, done, within = Stopwatch(tuning.timeout), 0, [problem.within(budget) for budget in budgets]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.short_runs import shortest
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.problem import Problem
 from hyca_runtime.attach.attachment import Attachment
@@ -17,9 +18,6 @@ from hyca_runtime.calls import CallResolver
 from hyca_runtime.feature import Feature
 from hyca_runtime.point import CachePoint
 from hyca_runtime.variant import VariantSpec, Weights
-
-PROBE_STEPS = 2
-"""Of a run that only tells what a call looks like."""
 
 Points = Mapping[str, CachePoint]
 
@@ -94,3 +92,25 @@ def watch(
     finally:
         attachment.remove()
     return attachment
+
+
+def last_call(
+    pipe: Any, problem: Problem, points: Points, blocks: int = 0, variants: Mapping[str, VariantSpec] | None = None
+) -> tuple[Attachment, WatchedCall | None]:
+    """The last call that comes to a point in a run of the first fit job, as short as there is any; None if none does.
+
+    Args:
+        blocks, variants: as of `watch`.
+    """
+    calls, job = list[WatchedCall](), problem.workload.of("fit")[0]
+    through: list[Attachment] = []
+
+    def hear(call: WatchedCall) -> None:
+        calls[:] = [call]
+
+    def called(steps: int) -> WatchedCall | None:
+        through[:] = [watch(pipe, problem, points, job, steps, hear, blocks, variants)]
+        return calls[0] if calls else None
+
+    found = shortest(problem.workload.num_steps, called)
+    return through[0], found

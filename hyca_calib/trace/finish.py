@@ -40,7 +40,7 @@ def finish(folder: Folder, request: Request, shard: Shard) -> None:
     left = {split: sum(job.index not in excluded for job in request.workload.of(split)) for split in SPLITS}
     if empty := [split for split, count in left.items() if not count]:
         raise TraceError(f"{folder}: every sample of {' and '.join(empty)} holds NaN or infinity; check the model")
-    gain_of = [n for n in request.gain_batches if not commits[n].excluded] or request.gain_batches  # NaN spoils a batch
+    gain_of = [n for n in request.gain_batches if not commits[n].excluded] or request.gain_batches
     measured = sum(len(set(commits[n].samples) - commits[n].excluded) for n in gain_of)
     attributes = TraceAttributes(
         branches=layout.branches,

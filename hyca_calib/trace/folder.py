@@ -85,13 +85,15 @@ class Folder:
         with self.clear_errors():
             return int(self._files.du(under))
 
-    def clear(self) -> None:
-        """Delete everything."""
+    def clear(self, but: str) -> None:
+        """Delete everything but what lies under a name."""
+        for key in self.listing():
+            if not key.startswith(f"{but}/"):
+                self.delete(key)
         with self.clear_errors():
-            if self.local is None:
-                self._files.rm("", recursive=True)
-            else:
-                shutil.rmtree(self.local)
+            for empty in self.local.iterdir() if self.local is not None else ():
+                if empty.is_dir() and empty.name != but:
+                    shutil.rmtree(empty)
 
     def drop_partial(self) -> None:
         """Delete what killed processes left half written on a local disk; only while nobody writes."""

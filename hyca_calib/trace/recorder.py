@@ -231,7 +231,7 @@ class Recorder:
             gain = torch.full((parts, channels), float(self._with_gain), device=ordered[0].device)
         else:
             slopes = self._tokens_first(name, squares, batch)
-            gain = torch.cat([of.reshape(parts, -1, of.shape[-1]).mean(1) for of in slopes], dim=-1)
+            gain = torch.cat([of.reshape(parts, -1, of.shape[-1]).nanmean(1) for of in slopes], dim=-1)
         return Shown(kept, tuple(part.shape[1] for part in ordered), gain)
 
     def _parts(self, ordered: Mapping[str, Feature], batch: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.load import TracedModel
+from hyca_calib.pipelines.short_runs import shortest
 from hyca_calib.pipelines.workload import Job, Workload
 from hyca_calib.trace.alike import check_alike
 from hyca_calib.trace.commits import Commit, committed
@@ -20,14 +21,13 @@ from hyca_calib.trace.recorder import Recorder
 from hyca_calib.trace.recording import Recording
 from hyca_calib.trace.request import Request
 from hyca_calib.trace.run_log import run_log
-from hyca_calib.trace.shard_lock import Shard, shard_lock
+from hyca_calib.trace.shard_lock import LOCKS, Shard, shard_lock
 from hyca_calib.trace.streamed import Which
 from hyca_calib.trace.writer import Writer
-from hyca_runtime.errors import TraceError, WorkloadError
+from hyca_runtime.errors import TraceError
 from hyca_runtime.point import CachePoint
 
 GRAM_TOKENS = 8192
-PROBE_STEPS = 2
 
 
 def trace(
@@ -72,9 +72,7 @@ def trace(
     sizes = {"batch": batch, "tokens": tokens, "gram_tokens": gram_tokens}
     request = Request.asked(model=model, points=at, workload=workload, across=across, chunks=chunks, **sizes)
     if overwrite and folder.listing():
-        if shard.world > 1:
-            raise TraceError(f"{folder} exists; with several processes delete it first instead of --overwrite")
-        folder.clear()
+        _clear(folder, shard)
     request.settle(folder)
     if folder.exists(MANIFEST):
         on_samples(request.num_samples)
@@ -92,6 +90,14 @@ def trace(
         return True
 
 
+def _clear(folder: Folder, shard: Shard) -> None:
+    """Delete a trace, unless somebody works on it."""
+    if shard.world > 1:
+        raise TraceError(f"{folder} exists; with several processes delete it first instead of --overwrite")
+    with shard_lock(folder, shard):
+        folder.clear(but=LOCKS)
+
+
 def recorder_of(pipe: Any, request: Request) -> Recorder:
     """What records as is asked."""
     sizes = request.gram_tokens, request.workload.seed
@@ -99,16 +105,12 @@ def recorder_of(pipe: Any, request: Request) -> Recorder:
 
 
 def probed(recorder: Recorder, workload: Workload, jobs: Sequence[Job]) -> tuple[Recording, int]:
-    """A run of some samples, as short as it can be, and the steps that were asked for: of little strength, few steps
-    call no network at all."""
-    most, steps = workload.num_steps, PROBE_STEPS
-    while True:
-        try:
-            return recorder.record(jobs, steps, workload.seed), steps
-        except (TraceError, WorkloadError):
-            if recorder.saw_a_call or steps >= most:
-                raise
-        steps = min(2 * steps, most)
+    """A run of some samples, as short as it can be, and the steps that were asked for."""
+
+    def run(steps: int) -> tuple[Recording, int]:
+        return recorder.record(jobs, steps, workload.seed), steps
+
+    return shortest(workload.num_steps, run, in_vain=lambda: recorder.saw_a_call)
 
 
 def _record(

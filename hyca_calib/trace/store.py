@@ -1,5 +1,7 @@
 """A trace for reading."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -124,6 +126,12 @@ class Trace:
     def name(self) -> str:
         """Its path or URL, and which of several points this is of."""
         return f"{self.where} at {self.point}" if len(self.points) > 1 else self.where
+
+    @property
+    def digest(self) -> str:
+        """Short SHA-256 of what it says of itself: that of another model, workload or point is another."""
+        told = self.attributes.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def num_steps(self) -> int:

@@ -130,6 +130,9 @@ def test_what_rollouts_chose_is_kept(subject: tuple[Any, Problem], tmp_path: Pat
     assert (plan_taps(first) == plan_taps(again)).all()
     assert (plan_taps(first) != plan_taps(build_section(candidate))).any()
     assert InTheLoop(None, problem, None).settled(candidate.moved(in_loop=False), kept) == build_section(candidate)
+    other = candidate.moved(ridge=10 * candidate.settings.ridge)
+    in_loop = InTheLoop(pipe, problem, None)
+    assert in_loop.settled(other, kept) == in_loop.section(other), "rows of another are not taken for its own"
 
 
 def test_rows_that_cannot_be_fitted_again_are_told(

@@ -14,6 +14,7 @@ from diffusers import FluxImg2ImgPipeline
 from diffusers.utils import load_image
 from PIL import Image
 
+from hyca_calib.pipelines.given import given_calls
 from hyca_calib.pipelines.media import load_media
 from hyca_calib.pipelines.prompts import read_prompts
 from hyca_calib.pipelines.rollout import sample_latents
@@ -51,6 +52,15 @@ def test_what_is_no_line_end_stays_in_the_prompt(tmp_path: Path, text: str) -> N
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": text}, ensure_ascii=False) + "\n", newline="")
     if text.isprintable():
         assert read_prompts(tmp_path / "p.jsonl") == ({"prompt": text},)
+
+
+def test_a_prompt_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else one prompt may be in several splits."""
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\nb\na\nc\na\n")
+    assert [call["prompt"] for call in read_prompts(path)] == ["a", "b", "c"]
+    assert "2 of 5 prompts are there already" in capsys.readouterr().err
+    assert given_calls(["a", {"prompt": "a"}, "b"]) == ({"prompt": "a"}, {"prompt": "b"})
 
 
 def test_flags_keep_their_last_sign(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from hyca_calib.records.origins import Announced, announced_in
 from hyca_calib.search.run_seconds import kept_seconds, run_seconds
 from hyca_calib.trace.store import Trace
 from hyca_runtime import load_plan
-from hyca_runtime.errors import BudgetError
+from hyca_runtime.errors import BudgetError, StudyError
 
 ON = TimedOn("a CPU (1 thread)", "float32", 2)
 TIMED = RunSeconds.through(2.0, ((0.1, 0.5), (0.5, 1.3)), ON)
@@ -93,7 +93,9 @@ def test_a_plan_announces_its_time(
             lambda model: tiny.pipeline(), "2.5x wall", ["t.zarr"], limits, Path("study"), reported=False
         )
     assert len(timed) == 1
-    assert kept_seconds(path.parent) == TIMED
+    assert kept_seconds(path.parent, Trace("t.zarr")) == TIMED
+    record("other.zarr", Workload(tiny.prompts(), num_samples=7, num_steps=12, seed=4), batch=2)
+    assert kept_seconds(path.parent, Trace("other.zarr")) is None, "what was timed for another trace"
     plan = load_plan(path)
     told, ratio = announced_in(plan.provenance), plan.section.flops_ratio
     assert told is not None
@@ -110,6 +112,25 @@ def test_a_plan_announces_its_time(
     )
     with pytest.raises(BudgetError, match="take one process"):
         search_with(lambda model: tiny.pipeline(), "1s", ["t.zarr"], replace(limits, workers=2), Path("other"))
+
+
+def test_a_replaced_trace_is_not_that_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path is the same, and the model or the workload another."""
+    monkeypatch.chdir(tmp_path)
+    limits, workload = SearchLimits(preset="hold"), Workload(tiny.prompts(), num_samples=7, num_steps=12, seed=3)
+
+    def search() -> Path:
+        found = search_with(lambda model: tiny.pipeline(), "2x", ["t.zarr"], limits, Path("study"), reported=False)
+        return found[0]
+
+    record("t.zarr", workload)
+    plan = search().read_bytes()
+    record("t.zarr", workload, overwrite=True)
+    assert search().read_bytes() == plan, "the same once more"
+    for pipe, other in ((tiny.pipeline(seed=1), workload), (tiny.pipeline(), replace(workload, seed=4))):
+        record("t.zarr", other, pipe, overwrite=True)
+        with pytest.raises(StudyError, match="a study with another traced"):
+            search()
 
 
 def test_what_a_plan_took_is_told_apart_from_a_machine_that_became_slower() -> None:

@@ -32,7 +32,7 @@ from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.evolve import evolve_taps
 from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import OWN, coordinates, preconditioned
-from hyca_calib.search.presets import PRESETS
+from hyca_calib.search.presets import PRESETS, choose_once
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.refine import Alike, RefinementTask, affordable, refine_taps, step_size
 from hyca_calib.search.refinement_state import RefinementState
@@ -377,8 +377,11 @@ def test_evolution_improves_and_resumes(
     again, resumed = evolve_taps(task, settings, tmp_path / "parts", seed=0)
     assert torch.equal(found, again)
     assert resumed["generations"] == account["generations"]
-    other, _ = evolve_taps(task, replace(settings, iterations=5), tmp_path / "parts", seed=1)
-    assert not torch.equal(other, again), "what another seed lived through is not taken over"
+    for changed, seed in ((task, 1), (replace(task, of="another"), 0)):
+        _, begun = evolve_taps(changed, replace(settings, iterations=2), tmp_path / "parts", seed)
+        assert begun["generations"] < resumed["generations"], (
+            "what another seed or task lived through is not taken over"
+        )
 
 
 def test_a_step_of_refinement_takes_fewer_samples_where_memory_is_short(
@@ -448,6 +451,9 @@ def test_the_average_of_the_latest_parameters_is_judged_and_survives(tmp_path: P
     again = RefinementState(torch.zeros(2), settings, path)
     assert torch.equal(again.average, state.average)
     assert torch.equal(again.theta, state.theta)
+    assert RefinementState(torch.zeros(2), settings, path, of="another").iteration == 0, (
+        "of another it is not gone on with"
+    )
     noisy = RefinementState(torch.zeros(200), settings, tmp_path / "other.safetensors")
     generator = torch.Generator().manual_seed(0)
     for _ in range(400):
@@ -593,13 +599,25 @@ def test_of_near_points_the_one_goes_on_that_refinement_helps_most(
             gains |= {behind: 39.0}
         plan = search(pipe, contenders, BUDGET, own, OPTIONS)
         assert str(plan.section.forecast.at) == chosen
-        assert json.loads((own.folder / refined_points.KEPT).read_text()) == gains
+        assert {*json.loads((own.folder / refined_points.KEPT).read_text()).values()} == {*gains.values()}
     assert {label for label, _ in shortly} == {"trunk", "output"}
     assert {settings.iterations for _, settings in shortly} == {1}, "an eighth of three, rounded up"
-    found = refined_points.refined_shortly(
-        pipe, [contenders[0][0]], lambda one, _: build_section(one), OPTIONS.refinement, own, 0, lambda psnr: None
-    )
-    assert found == gains, "what was measured is kept"
+    shortly.clear()
+    for winner, times in ((candidates[0], 1), (candidates[0], 1), (candidates[0].moved(ridge=0.5), 2)):
+        found = refined_points.refined_shortly(
+            pipe, [winner], lambda one, _: build_section(one), OPTIONS.refinement, study, 0, lambda psnr: None
+        )
+        assert found == {"trunk": gains["trunk"]}
+        assert len(shortly) == times, "what was measured is kept, and not taken for another winner's"
+
+
+def test_a_recipe_at_a_point_of_one_channel(tmp_path: Path) -> None:
+    grey, calls = tiny.glyphs(channels=1), tuple({"class_labels": label} for label in range(4))
+    at, out = CachePoint(kind="output"), tmp_path / "grey.zarr"
+    trace(grey, Workload(calls, 7, 8, 0), at, out, model_name="grey", batch=3, tokens=4)
+    groups, solvers = choose_once(Problem(Trace(out)), PRESETS["hyca"].pool, 0)
+    assert [group.tolist() for group in groups] == [[0]]
+    assert len(solvers) == 1
 
 
 def test_without_a_pipeline_only_the_statistics_speak(

@@ -31,7 +31,7 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.by_hand import hand_plan
 from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.pipelines.workload import Workload
-from hyca_calib.quality.evaluate import run_untimed
+from hyca_calib.quality.evaluate import evaluate_plan, run_untimed
 from hyca_calib.search import kept_runs
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.step_caches import magcache, mixcache, search, teacache, tries
@@ -507,6 +507,11 @@ def test_mixcache_with_guidance(
     assert report.flops_ratio is not None
     assert report.flops_ratio >= float(budget[:-1])
     assert section.flops_ratio == pytest.approx(report.flops_ratio), "the schedule is that of a run, branch by branch"
+    jobs = problem.workload.of("test")
+    found, _, _ = evaluate_plan(pipe, plan, jobs, problem.workload.num_steps, len(jobs))
+    full = run_untimed(pipe, jobs, problem.workload.num_steps, len(jobs), nullcontext)
+    run = run_untimed(pipe, jobs, problem.workload.num_steps, len(jobs), lambda: followed(pipe, plan))
+    assert found.flops_ratio == pytest.approx(full.flops.networks / run.flops.networks), "of the very runs it judges"
     assert 0 < report.cache_bytes <= (report.bytes_ahead or 0)
     monkeypatch.setattr(kept_runs, "write_json", lambda *_: pytest.fail("a run"))
     released = MixCache.released(pipe.transformer, problem)

@@ -165,6 +165,27 @@ def test_two_writers(tmp_path: Path, workload: Workload, monkeypatch: pytest.Mon
     assert record(path, workload, shard=Shard(1, 2))
 
 
+def test_a_trace_that_is_being_written_is_not_overwritten(
+    tmp_path: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hyca_calib.trace.shard_lock.PATIENCE_S", 0)
+    for where in (tmp_path / "t.zarr", "memory://overwritten/t.zarr"):
+        folder = Folder(where)
+        assert record(folder.where, workload)
+        before = contents(folder.where)
+        if folder.local is None:
+            folder.write(".locks/0-of-1.json", json.dumps({"host": "elsewhere", "pid": 7, "time": 2e12}).encode())
+            with pytest.raises(TraceError, match="being traced by another process"):
+                record(where, workload, tokens=6, overwrite=True)
+            folder.delete(".locks/0-of-1.json")
+        else:
+            with shard_lock(folder, Shard()), pytest.raises(TraceError, match="being traced by another process"):
+                record(where, workload, tokens=6, overwrite=True)
+        assert contents(folder.where) == before
+        assert record(folder.where, workload, tokens=6, overwrite=True)
+        assert Trace(folder.where).values("fit").shape[3] == 6
+
+
 def test_a_rank_that_is_done_leaves_alone_what_others_are_writing(tmp_path: Path, workload: Workload) -> None:
     path = tmp_path / "t.zarr"
     assert not record(path, workload, shard=Shard(0, 2))
@@ -331,6 +352,14 @@ def test_nan_is_reported_and_kept_out(whole: Path, tmp_path: Path, workload: Wor
     assert np.isfinite(every).all()
     with pytest.raises(TraceError, match="hold NaN or infinity in other samples"):
         found.check_same_samples(healthy)
+
+
+def test_nan_in_every_batch_leaves_the_gain_of_the_others(whole: Path, tmp_path: Path, workload: Workload) -> None:
+    sick = [workload.jobs[1], workload.jobs[4]]
+    record(tmp_path / "t.zarr", workload, Sick({job.seed for job in sick}))
+    found, healthy = Trace(tmp_path / "t.zarr"), Trace(whole)
+    assert found.attributes.excluded == [1, 4], "one in each batch of the fit split"
+    np.testing.assert_allclose(found.gain, healthy.gain, rtol=0.5)
 
 
 def test_the_place_of_nan_is_told(tmp_path: Path, workload: Workload) -> None:

@@ -13,7 +13,7 @@ from hyca_calib.search.precision.variants import KnownVariants
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.smoothcache.layers import Layers, measure_layers
 from hyca_calib.search.step_caches.mixcache import middle_blocks
-from hyca_calib.search.watched_run import PROBE_STEPS, WatchedCall, watch
+from hyca_calib.search.watched_run import last_call
 from hyca_runtime.attach.points import Place, find_transformer
 from hyca_runtime.errors import AttachError
 from hyca_runtime.point import CachePoint, parse_point
@@ -78,16 +78,12 @@ def measure_site(pipe: Any, problem: Problem, specs: Mapping[str, VariantSpec]) 
             "choose another preset"
         )
     points: dict[str, CachePoint] = {DEVIATION: parse_point(f"span:{span}:residual")}
-    calls = list[WatchedCall]()
-
-    def hear(call: WatchedCall) -> None:
-        calls[:] = [call]
-
-    job = problem.workload.of("fit")[0]
-    attachment = watch(pipe, problem, points, job, PROBE_STEPS, hear, variants=specs)
+    attachment, call = last_call(pipe, problem, points, variants=specs)
+    if call is None:
+        raise AttachError(f"{type(network).__name__} never runs its blocks {span}; choose another preset")
     ((name, spec),) = specs.items()
     layers = measure_layers(pipe, problem, points, lambda names: [tuple(names)], specs)
     quantised = layers.quantised[name]
     reuses = Action(forecast=(DEVIATION,), variant=name)
     known = KnownVariants(specs, own_bits_of(network), {name: quantised[()]}, {}, {reuses: quantised[DEVIATION,]})
-    return Site(layers, find_readers(attachment, calls[-1], DEVIATION, spec.layers), known)
+    return Site(layers, find_readers(attachment, call, DEVIATION, spec.layers), known)

@@ -11,8 +11,8 @@ import torch
 from hyca_calib.costs.flops import seconds_of
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
 from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.short_runs import shortest
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.watched_run import PROBE_STEPS
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.schedule import DEFAULT, FEATURE
@@ -39,9 +39,13 @@ def step_shares(pipe: Any, problem: Problem, specs: Mapping[str, VariantSpec]) -
         calls.append((args, kwargs))
         return attachment.run(args, kwargs, (), {})[0]
 
+    def called(steps: int) -> int:
+        sample_latents(pipe, jobs, steps, len(jobs))
+        return len(calls)
+
     attachment.install(outside_inference_mode(answer))
     try:
-        sample_latents(pipe, jobs, PROBE_STEPS, len(jobs))
+        shortest(problem.workload.num_steps, lambda steps: called(steps) or None)
         args, kwargs = calls[-1]
         ways = {DEFAULT: OWN} | {name: Weights(name) for name in real}
 

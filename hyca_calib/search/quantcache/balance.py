@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hyca_calib.pipelines.rollout import sample_latents
+from hyca_calib.pipelines.short_runs import shortest
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.kept_runs import Rows, measured
 from hyca_calib.search.problem import Problem
@@ -37,16 +38,20 @@ Balance = dict[str, list[int]]
 def calibrate_balance(
     pipe: Any, problem: Problem, jobs: Sequence[Job], steps: int, folder: Path, on_progress: Callable[[float], None]
 ) -> Balance:
-    """The exponents of every layer whose channels are not of one size, from runs of so many steps.
+    """The exponents of every layer whose channels are not of one size, from runs of so many steps, or of
+    more where those call no layer.
 
     Args:
         folder: where the ranges of each run are kept.
     """
     network = find_transformer(pipe, problem.trace.attributes.model.component)
     of = f"{problem.identity}, ranges of layers' inputs over {steps} steps"
-    rows = measured(
-        folder / "input_ranges.json", of, jobs, lambda job: measure_ranges(pipe, network, job, steps), on_progress
-    )
+
+    def measure(job: Job) -> Rows:
+        found = shortest(problem.workload.num_steps, lambda few: measure_ranges(pipe, network, job, few) or None, steps)
+        return found or {}
+
+    rows = measured(folder / "input_ranges.json", of, jobs, measure, on_progress)
     largest = {path: np.max([row[path][0] for row in rows], axis=0) for path in rows[0]}
     found = {path: exponents(of, *column_ranges(network, path)) for path, of in largest.items()}
     return {path: shifts for path, shifts in found.items() if any(shifts)}

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from hyca_calib.costs.bits import own_bits_of
+from hyca_calib.pipelines.short_runs import shortest
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.kept_runs import Rows, measured
 from hyca_calib.search.problem import Problem
@@ -154,7 +155,7 @@ def _pattern(part: str, paths: Sequence[str]) -> str:
 
 
 def _importance(pipe: Any, problem: Problem, specs: Mapping[str, VariantSpec], job: Job) -> Rows:
-    lost, whole = dict.fromkeys(specs, 0.0), 0.0
+    lost, whole, points = dict.fromkeys(specs, 0.0), 0.0, {OUTPUT: parse_point(OUTPUT)}
 
     def hear(call: WatchedCall) -> None:
         nonlocal whole
@@ -164,5 +165,9 @@ def _importance(pipe: Any, problem: Problem, specs: Mapping[str, VariantSpec], j
             made = features[OUTPUT] or Feature(())
             lost[name] += sum((a - b).float().square().sum().item() for a, b in zip(own, made, strict=True))
 
-    watch(pipe, problem, {OUTPUT: parse_point(OUTPUT)}, job, PROBE_STEPS, hear, variants=specs)
+    def called(steps: int) -> float | None:
+        watch(pipe, problem, points, job, steps, hear, variants=specs)
+        return whole or None
+
+    shortest(problem.workload.num_steps, called, PROBE_STEPS)
     return {name: [[error / whole]] for name, error in lost.items()}

@@ -13,7 +13,7 @@ from torch import nn
 
 from hyca_calib.search.precision.calibration import Meter
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.watched_run import PROBE_STEPS, Points, WatchedCall, watch
+from hyca_calib.search.watched_run import Points, last_call
 from hyca_runtime.attach.layers import find_layers
 from hyca_runtime.errors import AttachError
 from hyca_runtime.feature import widths
@@ -92,15 +92,9 @@ def measure_layers(
     Raises:
         AttachError: the network comes to none of them.
     """
-    calls = list[WatchedCall]()
-
-    def hear(call: WatchedCall) -> None:
-        calls[:] = [call]
-
-    attachment = watch(pipe, problem, points, problem.workload.of("fit")[0], PROBE_STEPS, hear)
-    if not calls:
+    (attachment, call), times = last_call(pipe, problem, points), problem.trace.calls
+    if call is None:
         raise AttachError(f"{type(attachment.module).__name__} never runs its layers at {', '.join(points)}")
-    call, times = calls[0], problem.trace.calls
     names = [name for name in points if name in call.features]
     numel = {name: times * sum(part.numel() for part in call.features[name]) for name in names}
 

@@ -32,6 +32,7 @@ from hyca_calib.search.step_caches.rule import Rule
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tap_rollout import TapRollout
 from hyca_calib.search.taps import fit_rows
+from hyca_runtime.certified import content_digest
 from hyca_runtime.errors import TraceError
 from hyca_runtime.group import DimensionGroup, encode_channels
 from hyca_runtime.network_plan import NetworkPlan
@@ -280,6 +281,7 @@ def refine_rows(
     start, expand = taps.coordinates(statistics(problem, section))
     course, fit = partial(DecidedCourse, section=section, taps=taps), problem.samples("fit")
     first = as_decided(taps.of(section), example)
-    task = RefinementTask(pipe, first, start, expand, fit, problem.samples("select"), course)
+    of = f"{problem.identity} {content_digest(first, [first])}"
+    task = RefinementTask(pipe, first, start, expand, fit, problem.samples("select"), course, of=of)
     theta, account = refine_somehow(task, replace(refinement, batch=BATCH), study, seed, on_progress)
     return taps.weighing(expand(theta).double().numpy()), account

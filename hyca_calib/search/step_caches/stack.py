@@ -10,7 +10,7 @@ import torch
 from hyca_calib.search.assemble import section_of
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.step_caches.rule import Rule
-from hyca_calib.search.watched_run import PROBE_STEPS, WatchedCall, watch
+from hyca_calib.search.watched_run import WatchedCall, last_call
 from hyca_runtime.attach.attachment import Attachment
 from hyca_runtime.attach.late import Probe, Staged
 from hyca_runtime.errors import AttachError
@@ -59,7 +59,7 @@ class Stack:
 
 
 def measure_stack(pipe: Any, problem: Problem, rule: Rule) -> tuple[Rule, Stack]:
-    """Count what steps cost, on the last call of a run of two steps; of chunks that share calls the trace tells.
+    """Count what steps cost, on the last call of a short run; of chunks that share calls the trace tells.
 
     Returns:
         The rule as it fits the network, and the costs.
@@ -69,17 +69,12 @@ def measure_stack(pipe: Any, problem: Problem, rule: Rule) -> tuple[Rule, Stack]
     """
     if problem.chunking is not None:
         return rule, traced_stack(problem, rule)
-    calls, points = list[WatchedCall](), rule.points
-    probes = rule.probes if len(points) == 1 else 0
-
-    def hear(call: WatchedCall) -> None:
-        calls[:] = [call]
-
-    attachment = watch(pipe, problem, points, problem.workload.of("fit")[0], PROBE_STEPS, hear, probes)
-    if missing := points.keys() - (calls[0].features if calls else {}):
+    points, times = rule.points, problem.trace.calls
+    attachment, call = last_call(pipe, problem, points, rule.probes if len(points) == 1 else 0)
+    missing = points.keys() - (call.features if call else {})
+    if missing or call is None:
         told = f"{type(attachment.module).__name__} never comes to the point '{points[min(missing)]}'"
         raise AttachError(told)
-    call, times = calls[0], problem.trace.calls
     numels = {name: times * sum(part.numel() for part in feature) for name, feature in call.features.items()}
 
     def cost(action: Action) -> float:
