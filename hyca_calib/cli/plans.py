@@ -16,6 +16,8 @@ def evaluate(options: EvaluateOptions, as_json: Json = False) -> None:
     """Measure a plan on the test split: agreement with the full run, FLOPs, time, memory.
 
     Example: [b]python -m hyca_calib evaluate --plan studies/demo-trunk-50-5x/plan.json[/]
+
+    Example: [b]python -m hyca_calib evaluate --plan plan.json --model black-forest-labs/FLUX.1-dev --prompts a.txt[/]
     """
     from hyca_calib.commands.plans import evaluate_file
 

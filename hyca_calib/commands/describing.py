@@ -59,6 +59,8 @@ def describe(where: str) -> Facts:
     folder = Folder(where)
     if folder.exists(REQUEST) or folder.exists(MANIFEST):
         return _of_trace(where)
+    if below := sorted(str(study.parent) for study in path.glob("*/plan.json")):
+        raise StudyError(f"{where} holds several studies; name one of {', '.join(below)}")
     raise StudyError(f"{where}: neither a trace nor a study nor a plan")
 
 
@@ -72,7 +74,8 @@ def _of_plan(plan: Plan) -> Facts:
         schedule, name = section.schedule, section.component
         facts[name] = section.model.transformer
         computed = f"{len(schedule.computed_steps)} of {schedule.num_steps} computed"
-        facts[f"{name}: steps"] = f"{computed}{_ratios(section)}"
+        usual = " in a usual run" if section.decider.by_sample else ""
+        facts[f"{name}: steps"] = f"{computed}{usual}{_ratios(section)}"
         facts[f"{name}: computed"] = " ".join(map(str, schedule.computed_steps))
         if section.chunks is not None:
             kept = f", kept of the past: {told_keys(section.chunks.keys)}" if section.chunks.keys else ""

@@ -26,6 +26,10 @@ Model = Annotated[
     str,
     typer.Option(help=f"{', '.join(DEMOS)}, a diffusers id or folder, or package.module:factory giving a pipeline."),
 ]
+OwnModel = Annotated[
+    str | None,
+    typer.Option(help="As of trace. Default: the embedded model that the plan is of."),
+]
 RefineAt = Annotated[
     str | None,
     typer.Option(
@@ -254,7 +258,7 @@ class EvaluateOptions:
     """Options of ``hyca evaluate``."""
 
     plan: PlanFile
-    model: Model = "demo"
+    model: OwnModel = None
     prompts: Prompts = None
     samples: Annotated[int | None, typer.Option(min=1, help="Test samples. Default: all, 48 for demo.")] = None
     batch: Batch = None

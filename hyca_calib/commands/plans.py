@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hyca_calib.commands.options import EvaluateOptions
+from hyca_calib.demo import DEMOS
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of, workload_on
 from hyca_calib.pipelines.load import load_pipeline, load_traced
@@ -20,7 +22,7 @@ from hyca_calib.quality.evaluate import Evaluation, evaluate_plan
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import present, say, stage
-from hyca_calib.records.origins import announced_in, origins
+from hyca_calib.records.origins import announced_in, origins, traced_models
 from hyca_calib.records.provenance import machine
 from hyca_calib.report.write import write_report
 from hyca_calib.search.learning_to_cache.layers import LISTS
@@ -30,7 +32,8 @@ from hyca_calib.search.smoothcache.schedule_file import schedule_of
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan, PlanError, RunReport, load_plan, merge_plans, save_plan
-from hyca_runtime.errors import WorkloadError
+from hyca_runtime.errors import TraceError, WorkloadError
+from hyca_runtime.fingerprint import weights_digest
 from hyca_runtime.integrations.cache_dit import options
 from hyca_runtime.integrations.sglang import request_params
 from hyca_runtime.plan import plan_file
@@ -40,8 +43,23 @@ from hyca_runtime.starter import UNCALIBRATED
 def evaluate_file(options: EvaluateOptions) -> Evaluation:
     """``hyca_calib evaluate``; returns the figures of the plan. The model is the caller's choice, never the plan's."""
     plan = load_plan(options.plan)
-    workload = evaluated_on(plan, partial(prompts_of, options.model, options.prompts), options.steps)
-    return evaluate_pipe(load_pipeline(options.model, options.device, options.download), plan, workload, options)
+    model = options.model or _model_of(plan)
+    workload = evaluated_on(plan, partial(prompts_of, model, options.prompts), options.steps)
+    pipe = load_pipeline(model, options.device, options.download)
+    return evaluate_pipe(pipe, plan, workload, replace(options, model=model))
+
+
+def _model_of(plan: Plan) -> str:
+    """The embedded model that a plan is of, or may be.
+
+    Raises:
+        PlanError: it is of another one.
+    """
+    names = {made.name for made in traced_models(plan.provenance)} or {"demo"}
+    if len(names) == 1 and names <= {*DEMOS}:
+        return names.pop()
+    told = " and ".join(map(repr, sorted(names)))
+    raise PlanError(f"plan {plan.name!r} is of {told}; say with --model where that is")
 
 
 def evaluate_pipe(pipe: Pipeline, plan: Plan, workload: Workload, options: EvaluateOptions) -> Evaluation:
@@ -50,8 +68,9 @@ def evaluate_pipe(pipe: Pipeline, plan: Plan, workload: Workload, options: Evalu
     check_calls(pipe, workload.prompts)
     say(f"{len(workload.prompts)} prompts, {len(jobs)} test samples, full run and plan ...")
     steps = options.steps or workload.num_steps
-    batch = batch_of(options.model, options.batch or (1 if plan.decides_by_sample else None))
+    batch = batch_of(options.model or "", options.batch or (1 if plan.decides_by_sample else None))
     found, run, _ = evaluate_plan(pipe, plan, jobs, steps, batch, options.on_mismatch, options.level)
+    _tell_of_weights(plan, pipe)
     _tell_of_new_prompts(found, prompt_groups(jobs), options)
     _tell_of_seconds(found, plan, str(runs_on(pipe)))
     report = run.report or RunReport()
@@ -65,6 +84,14 @@ def evaluate_pipe(pipe: Pipeline, plan: Plan, workload: Workload, options: Evalu
         except PlanError as error:
             say(f"{options.plan}: not certified, {error}")
     return found
+
+
+def _tell_of_weights(plan: Plan, pipe: Pipeline) -> None:
+    """That a network is not the one that was traced, if so."""
+    for made in traced_models(plan.provenance):
+        network = getattr(pipe, made.component, None)
+        if network is not None and weights_digest(network) != made.weights_digest:
+            say(f"the {made.component} has other weights than the one that was traced, of {made.name!r}")
 
 
 def _tell_of_new_prompts(found: Evaluation, prompts: Sequence[int], options: EvaluateOptions) -> None:
@@ -115,6 +142,8 @@ def _check_certifiable(plan: Plan, report: RunReport, options: EvaluateOptions, 
     most = max((certificate.num_samples for certificate in valid if certificate), default=0)
     if samples < most:
         raise PlanError(f"its certificate is of {most} samples, these are {samples}; measure as many to replace it")
+    if not options.sign and any(certificate.signature for certificate in valid if certificate):
+        raise PlanError("its certificate is signed; give --sign to replace it")
     if not _says_its_workload(plan) and UNCALIBRATED not in plan.provenance:  # which saw no samples
         raise PlanError("it does not say which samples it was made on, so they may be these")
     if report.off_plan and options.on_mismatch != "error":
@@ -132,6 +161,9 @@ def report_study(folder: Path, trace: str | None, model: str | None) -> Path:
     study.read_result()
     plan = load_plan(study.plan)
     recorded = trace_for(plan, Trace(trace or _own_trace(plan)))
+    made = [origin["workload"]["digest"] for origin in origins(plan.provenance) if "workload" in origin]
+    if made and recorded.attributes.workload.digest not in made:
+        raise TraceError(f"{recorded.where} is not the trace of this study, its workload is another; give --trace")
     later, _ = (None, "") if trace else trace_named_in(plan, LATER)
     traces = [recorded, trace_for(plan, Trace(later))] if later else [recorded]
     return report(load_traced(recorded.attributes.model, model), study, traces)

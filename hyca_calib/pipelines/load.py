@@ -184,4 +184,9 @@ def _from_diffusers(name: str, where: str, download: bool) -> Any:
             f"unknown {'folder' if local else 'model'} {name!r}: expected {' or '.join(DEMOS)}, a diffusers id or "
             f"folder, or 'package.module:factory'{hint} ({str(error).splitlines()[0][:160]})"
         ) from error
+    except Exception as error:  # such as of a class that diffusers does not have
+        raise WorkloadError(
+            f"model {name!r}: diffusers cannot load it, {told(error)}; of a pipeline of your own, or where loading it "
+            "takes more, give a function that does as 'package.module:factory'"
+        ) from error
     return _placed(pipe, where)

@@ -88,7 +88,10 @@ def sample_latents(
     drawn = []
     for group, latents in _drawn(pipe, jobs, num_steps, batch, with_grad, output_type="latent"):
         if not isinstance(latents, Tensor):
-            raise WorkloadError(f"{type(pipe).__name__} returned {type(latents).__name__} for output_type='latent'")
+            raise WorkloadError(
+                f"{type(pipe).__name__} returned {type(latents).__name__} for output_type='latent', expected a tensor; "
+                "give a pipeline around it that returns latents"
+            )
         drawn.append(latents.float())
         if on_batch is not None:
             on_batch(len(group))

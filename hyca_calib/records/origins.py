@@ -1,6 +1,7 @@
 """What a plan says of its making, also where it was put together from several."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -43,6 +44,23 @@ def announced_in(provenance: Mapping[str, Any]) -> Announced | None:
         return None if told is None else Announced.model_validate(told)
     except ValidationError:  # a plan is a file of anybody
         return None
+
+
+class TracedNetwork(BaseModel, frozen=True):
+    """What a plan says of the network that was traced."""
+
+    name: str
+    component: str
+    weights_digest: str
+
+
+def traced_models(provenance: Mapping[str, Any]) -> list[TracedNetwork]:
+    """Those of a plan that say what they are."""
+    found = list[TracedNetwork]()
+    for origin in origins(provenance):
+        with suppress(ValidationError):  # a plan is a file of anybody
+            found.append(TracedNetwork.model_validate(origin.get("model")))
+    return found
 
 
 def origins(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:

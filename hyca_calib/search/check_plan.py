@@ -123,8 +123,16 @@ def check_plan(plan: Plan, problem: Problem, own: Problem | None = None, seed: i
         reason = "its closed forms break down on these steps: their weights are not finite"
     elif guided_anew:
         reason += " (not counted: how guidance weighs the errors of its branches is not in the statistics)"
+    reason += overfitted(here)
     gains = {"taps_db": taps_db, "schedule_db": schedule_db}
     return found.model_copy(update={"verdict": verdict, "reason": reason, "here": here, "home": home, **gains})
+
+
+def overfitted(costs: Costs) -> str:
+    """What to add to a verdict on a trace of so few samples that rows fitted there are worse than a closed form."""
+    if costs.closed >= costs.refit:
+        return ""
+    return f"; rows fitted here are worse than {costs.closed_form}, so it has too few samples to judge by: trace more"
 
 
 def decide(taps_db: float, schedule_db: float) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.records.console import say
@@ -55,8 +56,10 @@ class FewerSteps:
         return f"nothing can be gained at this cost: {both}; take those, or allow more"
 
 
-def fewer_steps(pipe: Any, problem: Problem, section: NetworkPlan) -> FewerSteps | None:
+def fewer_steps(pipe: Any, problem: Problem, section: NetworkPlan, budget: Budget) -> FewerSteps | None:
     """The comparison, for a plan of few steps whose cost and agreement are known; else None.
+
+    In as many steps as the plan costs, or as the budget allows where the plan costs less.
 
     Cost: a run of fewer steps for each sample of the select split.
     """
@@ -64,7 +67,10 @@ def fewer_steps(pipe: Any, problem: Problem, section: NetworkPlan) -> FewerSteps
     if problem.trace.num_steps > FEW_STEPS or not ratio or quality is None:
         return None
     samples = problem.samples("select")
-    steps = max(1, int(samples.num_steps / ratio + 1e-6))
+    allowed = budget.share if budget.share is not None and budget.measure == "flops" else 0.0
+    steps = max(1, int(samples.num_steps * max(1 / ratio, allowed) + 1e-6))
+    if steps >= samples.num_steps:
+        return None
     try:
         latents = sample_latents(pipe, samples.jobs, steps, len(samples.jobs))
     except (TraceError, WorkloadError) as error:  # a pipeline need not run in any number of steps

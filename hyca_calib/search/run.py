@@ -117,7 +117,7 @@ def search(
             "refinement": refinement,
             "seconds": {"confirm": round(confirmed - begun, 1), "refine": round(time.monotonic() - confirmed, 1)},
         }
-        beside = fewer_steps(pipe, winner.problem, section)
+        beside = fewer_steps(pipe, winner.problem, section, budget)
         told = provenance(winner) | told_past([winner.problem], [section]) | ({} if beside is None else beside.told)
         return write_outcome(pipe, study, winner.problem, section, budget, "", told, account)
 

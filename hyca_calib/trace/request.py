@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from hyca_calib.pipelines.load import TracedModel
 from hyca_calib.pipelines.workload import Job, Workload, batches
+from hyca_calib.trace.digests import MANIFEST
 from hyca_calib.trace.documents import REQUEST, checked, read_json, write_json
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.streamed import Which
@@ -93,6 +94,8 @@ class Request(BaseModel, frozen=True):
             TraceError: it does not say, or not clearly, or for another version.
         """
         document = read_json(folder, REQUEST)
+        if "limits" in document:
+            raise TraceError(f"{folder} is a study, not a trace; give the trace that it was searched on")
         check_version(folder, document.get("version", 0))
         return checked(cls, document, folder, REQUEST)
 
@@ -117,6 +120,16 @@ class Request(BaseModel, frozen=True):
             raise TraceError(
                 f"{folder} holds a trace with another {', '.join(differs)}; choose another --out, or --overwrite it"
             )
+
+
+def holds_trace(folder: Folder) -> bool:
+    """Whether a trace lies there, complete or not, of whatever version, even a damaged one."""
+    if not folder.exists(REQUEST):
+        return folder.exists(MANIFEST)
+    try:
+        return {"model", "workload"} <= read_json(folder, REQUEST).keys()
+    except TraceError:
+        return folder.exists(MANIFEST) or folder.exists("zarr.json")
 
 
 def check_version(folder: Folder, version: object) -> None:

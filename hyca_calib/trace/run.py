@@ -19,7 +19,7 @@ from hyca_calib.trace.layout import LAYOUT, Layout
 from hyca_calib.trace.preflight import Preflight
 from hyca_calib.trace.recorder import Recorder
 from hyca_calib.trace.recording import Recording
-from hyca_calib.trace.request import Request
+from hyca_calib.trace.request import Request, holds_trace
 from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.shard_lock import LOCKS, Shard, shard_lock
 from hyca_calib.trace.streamed import Which
@@ -91,7 +91,9 @@ def trace(
 
 
 def _clear(folder: Folder, shard: Shard) -> None:
-    """Delete a trace, unless somebody works on it."""
+    """Delete a trace, unless somebody works on it; nothing else."""
+    if not (holds_trace(folder) or all(key.startswith(".") for key in folder.listing())):
+        raise TraceError(f"{folder} holds no trace, and --overwrite replaces nothing else; choose another --out")
     if shard.world > 1:
         raise TraceError(f"{folder} exists; with several processes delete it first instead of --overwrite")
     with shard_lock(folder, shard):

@@ -260,6 +260,8 @@ def _check_complete(folder: Folder) -> None:
         if folder.exists("zarr.json"):
             TraceAttributes.of_group(folder, read_json(folder, "zarr.json").get("attributes"))
             raise damaged(folder, REQUEST, "is missing")
+        if folder.listing():
+            raise TraceError(f"{folder} is there, but no trace; give the path of a trace")
         raise TraceError(f"{folder}: no such trace; make one: python -m hyca_calib trace --out {folder}")
     request = Request.read(folder)
     done = sum(len(request.batches[n]) for n in committed(folder) if n < len(request.batches))

@@ -111,6 +111,29 @@ def test_the_file_is_left_alone(options: EvaluateOptions, capsys: pytest.Capture
     assert options.plan.read_bytes() == before
 
 
+def test_a_signed_one_is_not_replaced_by_an_unsigned_one(
+    options: EvaluateOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate_file(replace(options, sign=True))
+    before = options.plan.read_bytes()
+    evaluate_file(options)
+    assert "not certified, its certificate is signed; give --sign to replace it" in capsys.readouterr().err
+    assert options.plan.read_bytes() == before
+
+
+def test_other_weights_and_a_model_that_is_not_given_are_told(
+    options: EvaluateOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = load_plan(options.plan)
+    made = {"name": "tiny:pipeline", "component": "transformer", "weights_digest": "of others"}
+    save_plan(plan.model_copy(update={"provenance": {**plan.provenance, "model": made}}), options.plan)
+    evaluate_file(replace(options, certify=False))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the transformer has other weights than the one that was traced, of 'tiny:pipeline'" in told
+    with pytest.raises(PlanError, match="is of 'tiny:pipeline'; say with --model where that is"):
+        evaluate_file(replace(options, model=None))
+
+
 def test_fewer_samples_do_not_replace_it(options: EvaluateOptions, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate_file(options)
     before = options.plan.read_bytes()

@@ -18,7 +18,7 @@ from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.check_plan import SCHEDULE_DB, TAPS_DB, check_plan, decide
+from hyca_calib.search.check_plan import SCHEDULE_DB, TAPS_DB, Costs, check_plan, decide, overfitted
 from hyca_calib.search.check_rollouts import judge, measure, rollout_db
 from hyca_calib.search.lineage import own_problem, refinement_gain
 from hyca_calib.search.problem import Problem
@@ -257,3 +257,9 @@ class TestRollouts:
         assert min(full) > max(found.plan_db) + 20
         wild = with_taps(searched.section, 1e38 * plan_taps(searched.section))
         assert rollout_db(pipe, wild, samples, 2) == pytest.approx([0.0] * 3, abs=1e-9)
+
+
+def test_a_trace_of_too_few_samples_is_told() -> None:
+    costs = Costs(plan=7.8, refit=9.0, redo=9.0, hold=5.9, closed=5.7, closed_form="taylor")
+    assert "worse than taylor, so it has too few samples" in overfitted(costs)
+    assert overfitted(costs.model_copy(update={"closed": 9.5})) == ""

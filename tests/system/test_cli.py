@@ -187,10 +187,18 @@ def test_presets_are_plans_too(traced: Path) -> None:
         (["search", "--budget", "3x"], "if you trust it, say so with --model tiny:pipeline"),
         (["search", "--budget", "3x", "--model", "demo"], "its weights differ"),
         (["trace", "--samples", "many"], "valid integer"),
+        (
+            ["trace", "--model", "tiny:pipeline", "--prompts", "prompts.txt", "--out", ".", "--overwrite"],
+            "holds no trace",
+        ),
+        (["search", "--budget", "3x", "--trace", "."], "is there, but no trace"),
+        (["trace", "--model", "own", "--prompts", "prompts.txt"], "diffusers cannot load it"),
         (["nonsense"], "No such command"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(traced: Path, arguments: list[str], reason: str) -> None:
+    Path("own").mkdir()
+    Path("own/model_index.json").write_text('{"_class_name": "OwnPipeline", "_diffusers_version": "0.36.0"}')
     done = run(*arguments)
     assert done.exit_code == 2, done.stderr
     assert reason in " ".join(done.stderr.split())
