@@ -25,7 +25,7 @@ from hyca_calib.report.steps import (
 )
 from hyca_calib.search.fewer_steps import FewerSteps
 from hyca_calib.search.past_cost import told_keys
-from hyca_calib.search.study import CALIBRATION, StudyFolder
+from hyca_calib.search.study import CALIBRATION, CONTENT, StudyFolder
 from hyca_calib.trace.commits import NonFinite, committed
 from hyca_calib.trace.digests import MANIFEST
 from hyca_calib.trace.documents import REQUEST
@@ -150,7 +150,7 @@ def _of_points(section: NetworkPlan) -> Facts:
 
 def _of_study(study: StudyFolder) -> Facts:
     request = json.loads((study.folder / "request.json").read_text())
-    own = {key: value for key, value in request.items() if key not in ("traces", "budget", "limits")}
+    own = {key: value for key, value in request.items() if key not in ("traces", CONTENT, "budget", "limits")}
     limits = {**request["limits"], **own}  # what only this preset reads stands beside
     facts = {
         "study": str(study.folder),

@@ -26,7 +26,7 @@ from hyca_calib.search.run_seconds import keep_seconds, kept_seconds, run_second
 from hyca_calib.search.sources import BEST
 from hyca_calib.search.start import started
 from hyca_calib.search.storage import public
-from hyca_calib.search.study import JOURNAL, StudyFolder
+from hyca_calib.search.study import CONTENT, JOURNAL, StudyFolder
 from hyca_calib.trace.folder import Folder
 from hyca_calib.trace.run_log import run_log
 from hyca_calib.trace.store import Trace, newest_trace
@@ -293,7 +293,7 @@ def _request(
     preset = OFFERS[limits.preset]
     if limits.schedule is not None:
         own["schedule"] = preset.read_schedule(limits.schedule)
-    recorded = {"traces": [t.name for t in traces], "traced": [t.digest for t in traces]}
+    recorded = {"traces": [t.name for t in traces], CONTENT: [t.digest for t in traces]}
     asked = {**recorded, "budget": budget.text, "limits": wanted}
     asked |= {"effort": effort.told} if effort else {}
     return asked | {name: value for name, value in own.items() if name in preset.options}

@@ -11,6 +11,8 @@ from hyca_calib.records.atomic import write_json
 from hyca_runtime.errors import StudyError
 
 JOURNAL, REQUEST, CALIBRATION = "journal.log", "request.json", "calibration.json"
+CONTENT = "content of traces"
+"""Of what was asked, by what a trace that takes another's place is told from it."""
 TOLD = ("effort", "prompts", "threads", "from")
 """Of what was asked, what a plan says, too."""
 SHORT = 60

@@ -129,7 +129,7 @@ def test_a_replaced_trace_is_not_that_of_the_study(tmp_path: Path, monkeypatch: 
     assert search().read_bytes() == plan, "the same once more"
     for pipe, other in ((tiny.pipeline(seed=1), workload), (tiny.pipeline(), replace(workload, seed=4))):
         record("t.zarr", other, pipe, overwrite=True)
-        with pytest.raises(StudyError, match="a study with another traced"):
+        with pytest.raises(StudyError, match="a study with another content of traces"):
             search()
 
 
