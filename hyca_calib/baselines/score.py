@@ -36,13 +36,18 @@ class Score:
         return (self.flops_ratio, self.psnr_db) == (other.flops_ratio, other.psnr_db)
 
 
+def check_finite(run: SampledRun) -> None:
+    """Raises ValueError where a method draws what is no picture."""
+    if not run.images.isfinite().all():
+        raise ValueError("the pictures hold NaN or infinity")
+
+
 def score_or_error(pipe: Any, baseline: Baseline, jobs: Sequence[Job], batch: int, full: SampledRun) -> Score:
     """Sample `jobs` with `baseline`, once; the error of one that raises, or draws pictures that are no numbers."""
     named = partial(Score, baseline.name, baseline.family, settings=baseline.settings)
     try:
         run = run_untimed(pipe, jobs, baseline.steps, baseline.batch(batch), partial(baseline.applied, pipe))
-        if not run.images.isfinite().all():
-            raise ValueError("the pictures hold NaN or infinity")
+        check_finite(run)
         near = run.fidelity_to(full)
     except Exception as error:  # foreign code may raise anything
         return named(0.0, (), error=reason(error))

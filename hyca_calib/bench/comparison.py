@@ -163,7 +163,7 @@ class Comparison:
 
         def measured(row: Row) -> Row:
             baseline = of_plans.get(row.method) or self._by_name[row.family].baseline(row.settings)
-            modules = self._modules(None if row.ours else self._by_name[row.family])
+            modules = (*self._modules(None if row.ours else self._by_name[row.family]), Stage.__module__)
             make = partial(self.test().timing, baseline)
             content = {"plan": contents[row.method]} if row.method in contents else {}
             return replace(

@@ -9,7 +9,7 @@ from typing import Self
 from torch import Tensor
 
 from hyca_calib.baselines import Baseline
-from hyca_calib.baselines.score import Score, score_or_error
+from hyca_calib.baselines.score import Score, check_finite, score_or_error
 from hyca_calib.bench.figures import Figures, Timing, figures_of
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.costs.memory import peak_memory
@@ -54,10 +54,15 @@ class Stage:
         return found
 
     def run(self, baseline: Baseline) -> tuple[SampledRun, str]:
-        """All samples by `baseline`, and what it left behind."""
+        """All samples by `baseline`, and what it left behind.
+
+        Raises:
+            ValueError: pictures that hold NaN or infinity.
+        """
         pipe = self.clean.pipe
         batch = baseline.batch(self.batch)
         run = run_untimed(pipe, self.jobs, baseline.steps, batch, lambda: baseline.applied(pipe))
+        check_finite(run)
         return run, self.clean.prove()
 
     def figures(self, run: SampledRun) -> Figures:

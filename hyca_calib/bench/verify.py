@@ -21,7 +21,7 @@ from hyca_calib.quality.evaluate import SampledRun, run_untimed
 from hyca_runtime import load_plan
 from hyca_runtime.errors import WorkloadError
 
-TOLERANCE_DB = 0.01
+TOLERANCE_DB, TOLERANCE_COST = 0.01, 0.001
 CALIBRATED = 8
 """Samples of the fit split on which baselines are calibrated."""
 
@@ -32,18 +32,29 @@ class RemeasuredRow:
 
     Attributes:
         published_db, found_db: agreement of each sample.
+        cost_off_by: share that its FLOPs are off by; 0 where the method decides by sample, whose mean is published.
     """
 
     method: str
     published_db: tuple[float, ...]
     found_db: tuple[float, ...] = ()
+    cost_off_by: float = 0.0
     error: str = ""
 
     @property
     def off_by(self) -> float:
-        """The largest difference of a sample, dB; infinite without a figure."""
+        """The largest difference of a sample, dB; infinite without a figure, or of another cost."""
+        if self.cost_off_by > TOLERANCE_COST:
+            return float("inf")
         pairs = list(zip(self.published_db, self.found_db, strict=False))
         return max((abs(a - b) for a, b in pairs), default=float("inf"))
+
+    @property
+    def told(self) -> str:
+        """What is wrong with it, if anything is."""
+        if self.cost_off_by > TOLERANCE_COST:
+            return self.error or f"FLOPs {100 * self.cost_off_by:.1f} % off"
+        return self.error or f"{self.off_by:.3f} dB"
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,9 @@ class Verification:
             run = run_untimed(pipe, jobs, baseline.steps, batch, lambda: baseline.applied(pipe))
         except Exception as error:  # foreign code may raise anything
             return RemeasuredRow(row.method, published, error=f"{type(error).__name__}: {error}")
-        return RemeasuredRow(row.method, published, run.fidelity_to(full).agreement_db)
+        cost = full.flops.networks / run.flops.networks
+        off = abs(cost / row.result.flops_ratio - 1) if row.result and not baseline.alone else 0.0
+        return RemeasuredRow(row.method, published, run.fidelity_to(full).agreement_db, off)
 
     def _baseline(self, pipe: Any, row: Row) -> Baseline:
         if row.ours:

@@ -12,11 +12,14 @@ from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.rollout import device_of
 from hyca_calib.quality.conformal import LEVEL
+from hyca_calib.quality.evaluate import evaluate_plan
 from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import say, stage
-from hyca_calib.records.provenance import provenance
+from hyca_calib.records.provenance import code_of, machine, provenance, versions
 from hyca_runtime import load_plan
+from hyca_runtime.attach.points import find_transformer
 from hyca_runtime.errors import WorkloadError
+from hyca_runtime.fingerprint import weights_digest
 
 
 def bench_coverage(options: BenchOptions) -> Path:
@@ -36,7 +39,9 @@ def bench_coverage(options: BenchOptions) -> Path:
     check_calls(pipe, workload.prompts)
     batch = 1 if plan.decides_by_sample else batch_of(options.model, options.batch)
     folder = options.out or STUDIES / f"bench-{short_name(options.model)}"
-    asked = f"{plan.model_dump_json(include={'sections'})} {workload.digest} {options.seed} {batch}"
+    network, device = find_transformer(pipe, plan.sections[0].component), str(device_of(pipe))
+    made_on = weights_digest(network), machine(device), versions(), code_of("hyca_runtime", evaluate_plan.__module__)
+    asked = f"{plan.model_dump_json(include={'sections'})} {workload.digest} {options.seed} {batch} {made_on}"
     with stage("samples") as tell:
         found = agreements(
             pipe,
@@ -49,7 +54,7 @@ def bench_coverage(options: BenchOptions) -> Path:
             lambda share: tell(share, f"of {len(jobs)}, full run and plan"),
         )
     run = CoverageRun(
-        **provenance(str(device_of(pipe))).model_dump(),
+        **provenance(device).model_dump(),
         model=options.model,
         budget=str(plan.provenance.get("budget", {}).get("asked", path.name.removesuffix(PLAN))),
         level=LEVEL,

@@ -126,7 +126,8 @@ def _begun(options: BenchOptions, folder: Path) -> tuple[LanesBench, LanesTable]
         made=provenance(str(device_of(pipe))),
     )
     told = table.model_dump(mode="json", include={"model", "weights", "groups", "workload"})
-    notebook = Notebook(folder, {**told, "batch": batch, "device": table.made.device, "versions": versions()})
+    facts = {**told, "trace": trace.digest, "batch": batch, "device": table.made.device, "versions": versions()}
+    notebook = Notebook(folder, facts)
     watched = workload.of("select")[: min(WATCHED, len(jobs))]
     test, select = (Bench.of(pipe, of, workload.num_steps, batch) for of in (jobs, watched))
     search = LaneSearch(Problem(trace), notebook, select, options.settings or TRIES)

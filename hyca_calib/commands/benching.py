@@ -119,7 +119,7 @@ def _verified(options: BenchOptions, bench: Bench) -> str:
             checks.append(check)
             advance(1)
     if wrong := [check for check in checks if not check.off_by <= TOLERANCE_DB]:
-        told = "; ".join(f"{check.method}: {check.error or f'{check.off_by:.3f} dB'}" for check in wrong)
+        told = "; ".join(f"{check.method}: {check.told}" for check in wrong)
         raise StudyError(
             f"{len(wrong)} of {len(checks)} rows of {options.folder} are not what is measured now ({told}); they were "
             f"made by commit {bench.facts.commit} on {bench.facts.processor}: measure the table again"

@@ -1,5 +1,6 @@
 """Presets that compute in low precision."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -11,8 +12,10 @@ from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.commands.options import SearchLimits
 from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.pipeline import Pipeline
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.records.atomic import write_json
 from hyca_calib.records.console import stage
+from hyca_calib.records.provenance import machine
 from hyca_calib.search.cachequant.drift import calibrate_distances
 from hyca_calib.search.cachequant.search import grouping_of, search_cachequant
 from hyca_calib.search.cachequant.site import measure_site
@@ -116,10 +119,15 @@ def with_variants(
 
 
 def _kept_shares(pipe: Pipeline, problem: Problem, specs: Mapping[str, VariantSpec], folder: Path) -> dict[str, float]:
-    file = folder / STEP_SHARES
-    if not file.exists():
-        write_json(file, step_shares(pipe, problem, specs))
-    return TypeAdapter(dict[str, float]).validate_json(file.read_bytes())
+    """What was measured of these variants of this model, here or by an earlier call."""
+    file, asked = folder / STEP_SHARES, {name: spec.model_dump_json() for name, spec in specs.items()}
+    of = hashlib.sha256(f"{problem.identity} {asked} {machine(str(runs_on(pipe)))}".encode()).hexdigest()[:12]
+    kept = TypeAdapter(dict[str, dict[str, float]])
+    known = kept.validate_json(file.read_bytes()) if file.exists() else {}
+    if of not in known:
+        known[of] = step_shares(pipe, problem, specs)
+        write_json(file, known)
+    return known[of]
 
 
 def _told_share(name: str, shares: Mapping[str, float]) -> str:

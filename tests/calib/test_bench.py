@@ -18,6 +18,7 @@ from processes import forked
 
 from hyca_calib.baselines import Axis, Baseline, Family, Settings
 from hyca_calib.baselines.score import Score, joined
+from hyca_calib.bench import stage
 from hyca_calib.bench.choice import CLOSE_LOOK, chosen, windows
 from hyca_calib.bench.comparison import HARNESS, Learnt
 from hyca_calib.bench.documents.comparison_table import to_csv, to_markdown
@@ -35,6 +36,7 @@ from hyca_calib.commands.benching import verify_bench
 from hyca_calib.commands.options import TraceOptions
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
 from hyca_calib.pipelines.workload import Workload
+from hyca_calib.quality.evaluate import run_untimed
 from hyca_calib.records.provenance import code_digest, code_of
 from hyca_runtime import AttachError
 from hyca_runtime.errors import StudyError
@@ -227,6 +229,20 @@ class TestComparison:
         (found,) = bench.sweeps(COSTS)
         assert [score.error for score in found.tried] == ["AssertionError: no such block"] * 2
         assert bench.baselines([family.baseline({"n": 1})])[0].error == "AssertionError: no such block"
+
+    def test_what_draws_no_pictures_has_no_figures(self, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+        bench = comparison(workload, [family := fewer_steps(counts=(3,))])
+        bench.test()  # whose full run is sound
+        run = run_untimed
+
+        def broken(*arguments: Any) -> Any:
+            found = run(*arguments)
+            return replace(found, images=found.images.where(torch.arange(found.images.shape[-1]) > 0, torch.nan))
+
+        monkeypatch.setattr(stage, "run_untimed", broken)
+        (row,) = bench.baselines([family.baseline({"calls": 3})])
+        assert row.result is None
+        assert row.error == "ValueError: the pictures hold NaN or infinity"
 
     def test_what_decides_by_sample_is_drawn_sample_by_sample(self, workload: Workload) -> None:
         """In the sweep, for its row and on the clock; else four at once, as asked."""
@@ -441,8 +457,10 @@ class TestVerify:
         (check,) = how.rows(rows)
         assert check.off_by < 1e-3, check
         wrong = replace(found, result=replace(found.result, psnr_db_each=(1.0,) * 6))
-        (check,) = how.rows([wrong])
-        assert check.off_by > 1
+        dearer = replace(found, result=replace(found.result, flops_ratio=1.05 * found.result.flops_ratio))
+        checks = list(how.rows([wrong, dearer]))
+        assert checks[0].off_by > 1
+        assert (checks[1].off_by, checks[1].told) == (float("inf"), "FLOPs 4.8 % off")
         (tmp_path / "prompts.txt").write_text("\n".join(call["prompt"] for call in tiny.prompts()))
         asked: dict[str, Any] = {"model": "tiny:pipeline", "samples": 14, "steps": STEPS, "seed": 3, "out": tmp_path}
         options = BenchOptions(prompts=tmp_path / "prompts.txt", **asked)

@@ -115,6 +115,13 @@ def test_other_step_caches_do_not_know_chunks(problems: dict[str, Problem], tmp_
         make([problems["all"]], tmp_path, "2x", preset="teacache")
 
 
+def test_what_was_tried_at_a_point_is_of_that_point() -> None:
+    """Both forms hold what they forecast; their policies are set alike."""
+    inner, outer = FlowCache(at=parse_point("trunk:residual")), FlowCache(at=parse_point("output"))
+    assert inner.policy(0.1).spec() == outer.policy(0.1).spec()
+    assert inner.forecast_digest != outer.forecast_digest
+
+
 def test_flowcache_of_another_point(recorded: Trace) -> None:
     with pytest.raises(TraceError, match="reuses trunk:residual or output"):
         FlowCache.released(Problem(recorded))

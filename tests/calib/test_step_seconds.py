@@ -14,6 +14,7 @@ import tiny
 from storage import record
 
 from hyca_calib.commands.options import SearchLimits
+from hyca_calib.commands.quantised_presets import _kept_shares
 from hyca_calib.commands.searching import search_with
 from hyca_calib.costs.budget import Budget
 from hyca_calib.costs.flops import TimedOn
@@ -133,6 +134,10 @@ def test_what_saves_no_time_is_refused_unless_bits_are_asked_for_too(
         with pytest.raises(BudgetError, match=r"steps take no less time than others here \(int8 1.50 times as long\)"):
             search_with(lambda model: tiny.pipeline(), "2.5x wall", ["t.zarr"], limits, Path("one"), reported=False)
     assert len(timed) == 1
+    pipe, problem = tiny.pipeline(), Problem(Trace("t.zarr"))
+    for text, times in (("int8", 2), ("int8,int8_weights", 3), ("int8", 3)):
+        _kept_shares(pipe, problem, parse_variants(text), Path("shares"))
+        assert len(timed) == times, "others are not taken for these"
     bits, wall = search_with(
         lambda model: tiny.pipeline(), "9x bitops,2.5x wall", ["t.zarr"], limits, Path("two"), reported=False
     )

@@ -94,8 +94,9 @@ class Rule(ABC):
 
     @property
     def forecast_digest(self) -> str:
-        """Tells how it forecasts from other ways."""
+        """Tells how it forecasts, and where, from other ways."""
         told = [spec.model_dump_json() for spec in (*self._fitted, self.solver.spec())]
+        told += [f"{name} {point}" for name, point in self.points.items()]
         return hashlib.sha256("".join(told).encode()).hexdigest()[:12]
 
     @property
