@@ -98,9 +98,13 @@ def merge_plans(plans: Sequence[Plan], name: str) -> Plan:
     """One plan with the sections of all; of certificates those that are as true of it.
 
     Raises:
-        PlanError: two sections are for the same network and timesteps.
+        PlanError: two sections are for the same network and timesteps, or of one name for networks of two classes.
     """
     sections = tuple(section for plan in plans for section in plan.sections)
+    for name in {section.component for section in sections}:
+        kinds = sorted({section.model.transformer for section in sections if section.component == name})
+        if len(kinds) > 1:
+            raise PlanError(f"these plans cannot be merged: as {name} they expect {' and '.join(kinds)}")
     valid = [valid_certificate(section, sections) for section in sections]
     try:
         return Plan(

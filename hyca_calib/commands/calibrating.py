@@ -124,7 +124,7 @@ def calibrate_pipe(
         )
         if options.dry_run:
             return []
-        settled.keep(folder)
+        settled = settled.keep(folder)
     elif options.dry_run:
         say(f"{folder}: begun already, with effort {settled.effort.told}")
         return []

@@ -24,7 +24,7 @@ from hyca_calib.pipelines.short_runs import PROBE_STEPS, shortest
 from hyca_calib.pipelines.threads import best_threads, timed_threads, using_threads
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.evaluate import Evaluation
-from hyca_calib.records.atomic import write_json
+from hyca_calib.records.atomic import create_json
 from hyca_calib.records.console import present, say
 from hyca_calib.search.effort import Effort
 from hyca_calib.search.smaller import parse_size
@@ -84,9 +84,15 @@ class Settled:
             what = f"{folder / CALIBRATION}: no calibration"
             raise StudyError(f"{what}; remove the folder or choose another --out") from error
 
-    def keep(self, folder: Path) -> None:
-        """Write it; from then on the folder is this calibration's."""
-        write_json(folder / CALIBRATION, self)
+    def keep(self, folder: Path) -> Settled:
+        """Write it; from then on the folder is this calibration's. What another process has settled meanwhile counts.
+
+        Raises:
+            StudyError: another process began another calibration there.
+        """
+        if create_json(folder / CALIBRATION, self):
+            return self
+        return type(self).in_folder(folder, self.asked) or self
 
 
 def kept_evaluation(folder: Path) -> Evaluation | None:

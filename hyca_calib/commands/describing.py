@@ -52,7 +52,7 @@ def describe(where: str) -> Facts:
     path = Path(where)
     if path.is_file():
         return _of_plan(load_plan(path))
-    if (path / "request.json").is_file() and "limits" in json.loads((path / "request.json").read_text()):
+    if _holds_study(path):
         return _of_study(StudyFolder(path))
     if (path / CALIBRATION).is_file():
         return _of_calibration(path)
@@ -62,6 +62,13 @@ def describe(where: str) -> Facts:
     if below := sorted(str(study.parent) for study in path.glob("*/plan.json")):
         raise StudyError(f"{where} holds several studies; name one of {', '.join(below)}")
     raise StudyError(f"{where}: neither a trace nor a study nor a plan")
+
+
+def _holds_study(path: Path) -> bool:
+    try:
+        return "limits" in json.loads((path / REQUEST).read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def _of_plan(plan: Plan) -> Facts:
@@ -173,7 +180,7 @@ def _of_study(study: StudyFolder) -> Facts:
 def _of_calibration(path: Path) -> Facts:
     """Of several budgets; that of one is its study."""
     settled = Settled.read(path)
-    studies = [StudyFolder(found.parent) for found in sorted(path.glob("*/request.json"))]
+    studies = [StudyFolder(found.parent) for found in sorted(path.glob("*/request.json")) if _holds_study(found.parent)]
     return {
         "calibration": str(path),
         "model": str(settled.asked.get("model")),

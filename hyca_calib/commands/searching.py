@@ -1,6 +1,5 @@
 """Search: traces in, plans out, progress on the console."""
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from hyca_calib.commands.counted import CLOCKS, COUNTS, counted
 from hyca_calib.commands.options import STUDIES, TRACES, SearchLimits
 from hyca_calib.commands.plans import report
 from hyca_calib.commands.presets import OFFERS, Offer, preset_of
+from hyca_calib.commands.reach import within_reach
 from hyca_calib.costs.budget import TOLERANCE, Budget, parse_budgets
 from hyca_calib.pipelines.load import TracedModel, default_device, load_traced
 from hyca_calib.pipelines.pipeline import Pipeline
@@ -82,7 +82,7 @@ def search_with(
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
     timed = any(budget.needs_seconds for budget in wanted)
     if not timed:
-        _check_within(wanted, recorded, preset)
+        recorded = within_reach(wanted, recorded) if preset.computes_steps else recorded
     for trace_ in recorded[1:]:
         trace_.check_same_samples(recorded[0])
     suffix = "" if limits.preset == BEST else f"-{limits.preset}"
@@ -98,7 +98,7 @@ def search_with(
     seconds = (kept_seconds(folder, recorded[0]) or run_seconds(pipe, recorded[0])) if timed else None
     if seconds is not None:
         wanted = tuple(budget.within(seconds) for budget in wanted)
-        _check_within(wanted, recorded, preset)
+        recorded = within_reach(wanted, recorded) if preset.computes_steps else recorded
     make = preset.prepare(Asked(pipe, _problems(recorded, limits, start), wanted, limits, folder, effort, start))
     for study, request in zip(studies, requests, strict=True):
         StudyFolder.open(study.folder, request)
@@ -125,15 +125,6 @@ def _problems(recorded: Sequence[Trace], limits: SearchLimits, start: Plan | Non
     return found if start is None else [started(problem, part_for(start, problem.trace)) for problem in found]
 
 
-def _check_within(budgets: Sequence[Budget], recorded: Sequence[Trace], preset: Offer) -> None:
-    """Refuses budgets that cannot be met before any work is done; a preset needs one point that meets them."""
-    cheapest = min(recorded, key=lambda trace_: trace_.cost.predicted_flops(3))
-    needed = recorded if preset is OFFERS[BEST] else [cheapest]
-    for budget, trace_ in itertools.product(budgets, needed):
-        if preset.computes_steps:
-            budget.computed_steps(trace_.cost, trace_.num_steps, 3)
-
-
 def preset_study(trace: Trace, budget: Budget, limits: SearchLimits, folder: Path) -> StudyFolder:
     """The study of a preset at one of several budgets, below the folder that they share.
 
@@ -153,7 +144,7 @@ def search_preset_study(pipe: Pipeline, trace: Trace, budget: Budget, limits: Se
     study, preset = preset_study(trace, budget, limits, folder), preset_of(limits)
     if not study.complete:
         recorded = _at_points(trace, preset)
-        _check_within((budget,), recorded, preset)
+        recorded = within_reach((budget,), recorded) if preset.computes_steps else recorded
         make = preset.prepare(Asked(pipe, [*map(Problem, recorded)], (budget,), limits, folder))
         make(budget, StudyFolder.open(study.folder, _request([trace], budget, limits)))
     return study.plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,7 +85,8 @@ class _Watch:
             device=max(before.device, 0 if on_cpu else held),
             host=max(before.host, held if on_cpu else resident("VmHWM")),
         )
-        write_json(self._folder / SPENT, found)
+        with suppress(OSError):  # a complete calibration may be shown where nothing can be written
+            write_json(self._folder / SPENT, found)
 
 
 def told_spending(announced: Announcement, spent: Spending) -> dict[str, str]:

@@ -4,7 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is told
+            partial.unlink(missing_ok=True)
         raise
 
 
@@ -41,3 +42,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content`, models and dataclasses included, as indented JSON, whole or not at all; folders are made."""
     write_text(path, json.dumps(to_jsonable_python(content), indent=1) + "\n")
+
+
+def create_json(path: Path, content: Any) -> bool:
+    """As `write_json` unless the file is there already, perhaps of another process; whether it was written."""
+    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    write_json(own, content)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        return False
+    finally:
+        own.unlink()
+    return True

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,7 +18,7 @@ from hyca_runtime.errors import HycaError
 _console = Console(stderr=True, highlight=False)
 """Progress and errors; results go to standard output."""
 
-EXIT_BAD_INPUT = 2
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 EVERY_S = 1.0
 """How often progress is logged at most, of each stage."""
 LINE_EVERY_S = 10.0
@@ -78,16 +78,27 @@ def present(table: Table) -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Errors that HyCa raises on purpose become one line and exit code 2."""
+    """Errors that HyCa raises on purpose, and of files that cannot be used, become one line and exit code 2."""
     try:
         yield
     except HycaError as error:
-        if _json:
-            _log("error", kind=type(error).__name__, text=str(error))
-        else:
-            _console.print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
-            _console.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(EXIT_BAD_INPUT)
+        _fail(type(error).__name__, str(error))
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        _fail(type(error).__name__, f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        say("interrupted; the same command again goes on")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(kind: str, text: str) -> NoReturn:
+    if _json:
+        _log("error", kind=kind, text=text)
+    else:
+        _console.print(f"[bold red]error:[/] {kind}: ", end="")
+        _console.print(text, markup=False, soft_wrap=True)
+    sys.exit(EXIT_BAD_INPUT)
 
 
 @contextlib.contextmanager

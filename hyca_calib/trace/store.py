@@ -16,7 +16,7 @@ from hyca_calib.costs.flops import CostModel
 from hyca_calib.pipelines.workload import SPLITS, Split, Workload
 from hyca_calib.trace.attributes import TraceAttributes
 from hyca_calib.trace.commits import committed
-from hyca_calib.trace.digests import MANIFEST
+from hyca_calib.trace.digests import MANIFEST, Manifest
 from hyca_calib.trace.documents import REQUEST, damaged, read_as, read_json
 from hyca_calib.trace.finish import COST
 from hyca_calib.trace.folder import Folder, Where
@@ -255,6 +255,9 @@ def newest_trace(folder: Path) -> Path:
 
 def _check_complete(folder: Folder) -> None:
     if folder.exists(MANIFEST):
+        listed = read_as(Manifest, folder, MANIFEST).files
+        if missing := sorted(listed.keys() - set(folder.listing())):  # which Zarr would read as zeros
+            raise damaged(folder, missing[0], "is missing")
         return
     if not folder.exists(REQUEST):
         if folder.exists("zarr.json"):

@@ -143,6 +143,16 @@ def test_repair_records_what_is_damaged(whole: Path, tmp_path: Path, workload: W
     assert contents(path) == contents(whole)
 
 
+@pytest.mark.parametrize("lost", ["points/trunk/gram/c/0", "latents/c/0", "points/trunk/values/c"])
+def test_a_trace_without_some_chunks_is_refused(whole: Path, tmp_path: Path, lost: str) -> None:
+    """Zarr reads what is not there as zeros."""
+    path = tmp_path / "t.zarr"
+    shutil.copytree(whole, path)
+    shutil.rmtree(path / lost)
+    with pytest.raises(TraceError, match=f"{lost}.* is missing"):
+        Trace(path)
+
+
 def test_missing_files_are_named(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "t.zarr"
     shutil.copytree(whole, path)

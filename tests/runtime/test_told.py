@@ -123,6 +123,9 @@ def test_of_a_merged_plan_what_still_holds_stays(pipe: EmojiPipeline, plan: Plan
     other = make_plan(pipe.transformer, (0, 1, 4), steps=8)
     steps = merge_plans([certified(plan), other], "steps")
     assert [section.certificate is None for section in steps.sections] == [False, True]
+    foreign = other.section.model.model_copy(update={"transformer": "AnotherTransformer"})
+    with pytest.raises(PlanError, match="as transformer they expect AnotherTransformer and FluxTransformer2DModel"):
+        merge_plans([plan, changed(other, model=foreign)], "two models")
     second = changed(other, component="transformer_2")
     networks = merge_plans([certified(plan), certified(second)], "networks")
     assert all(section.certificate is None for section in networks.sections)

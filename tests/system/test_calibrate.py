@@ -119,7 +119,7 @@ def test_bad_input_is_refused_before_any_work(folder: Path, options: tuple[str, 
 
 def test_a_folder_is_of_one_calibration(folder: Path) -> None:
     asked = {"steps": 12, "seed": 0, "model": "tiny", "budget": "2x,3x"}
-    StudyFolder.open(folder / "c" / "2x", {"budget": "2x"})
+    StudyFolder.open(folder / "c" / "2x", {"budget": "2x", "limits": {}})
     calibration.Settled(asked, LEAST_EFFORT, 1).keep(folder / "c")
     assert calibration.Settled.in_folder(folder / "c", asked) == calibration.Settled(asked, LEAST_EFFORT, 1)
     assert plan_states(folder / "c") == {"2x": "begun"}
@@ -156,9 +156,9 @@ def test_as_many_calls_are_made_as_were_announced(
         told.append(announced(*given))
         return told[-1]
 
-    def kept(settled: calibration.Settled, folder: Path) -> None:
+    def kept(settled: calibration.Settled, folder: Path) -> calibration.Settled:
         calls.clear()
-        keep(settled, folder)
+        return keep(settled, folder)
 
     monkeypatch.setattr(calibration, "announced", heard)
     monkeypatch.setattr(calibration.Settled, "keep", kept)
