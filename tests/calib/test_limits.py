@@ -73,7 +73,7 @@ def slow(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def states(journal: Path, problem: Problem) -> list[TrialState]:
-    name = f"tune {problem.identity} {BUDGET.text} groups any seed 0"
+    name = f"tune {problem.identity} {BUDGET.text} groups any channel seed 0"
     return [trial.state for trial in open_study(journal, name).trials]
 
 
