@@ -86,6 +86,6 @@ def test_a_search_ends_where_fewer_steps_cannot_be_asked_for(
     limits = SearchLimits(trials=1, confirm=0.01, rollouts=1, probes=0, refine=0)
     (path,) = search_with(lambda model: pipe, "3x", ["t.zarr"], limits, Path("study"), reported=False)
     assert "fewer_steps" not in load_plan(path).provenance
-    assert "not compared with the sampler alone in 3 steps: Distilled failed" in capsys.readouterr().err.replace(
+    assert "not compared with the sampler alone in 4 steps: Distilled failed" in capsys.readouterr().err.replace(
         "\n", " "
     )
