@@ -86,7 +86,7 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise
-        _fail(type(error).__name__, f"{error.filename}: {error.strerror}")
+        _fail(type(error).__name__, f"{error.filename}: {error.strerror}; check the path and what may be done there")
     except KeyboardInterrupt:
         say("interrupted; the same command again goes on")
         sys.exit(EXIT_INTERRUPTED)

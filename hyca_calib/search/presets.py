@@ -159,11 +159,10 @@ def choose_once(
     channels = np.arange(problem.trace.num_channels)
     if len(pool) == 1:
         return [channels], [pool[0]]
-    counts = range(2, min(8, len(channels) - 1) + 1)
     probe = problem.trace.sample_gram(problem.trace.samples("fit")[0])
     target = min(PROBE_STEPS, problem.trace.num_steps - 1)
     descriptors = describe_channels(probe[:, :target, :target], PAPER_DESCRIPTORS)
-    options = [cluster("kmeans", descriptors, k, seed) for k in counts]
+    options = [cluster("kmeans", descriptors, k, seed) for k in range(2, min(8, len(channels) - 1) + 1)]
     apart = [separation(descriptors, labels_of(found, len(channels))) for found in options]
     groups = options[int(np.argmax(np.nan_to_num(apart, nan=-1.0)))] if options else [channels]
     history = tuple(range(target - 1, -1, -1))
