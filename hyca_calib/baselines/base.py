@@ -29,9 +29,8 @@ class Axis:
 
     Attributes:
         ladder: every value that may be tried, in order.
-        first: what is tried at once, by the rungs nearest to it; all rungs if empty. With several, the neighbours of
-            the best setting at every cost are tried; with one, those of one best setting for each value that the best
-            ones have.
+        first: what is tried at once, by the rungs nearest to it; all rungs if empty. Then the neighbours of the best
+            setting at every cost are tried.
         closed: whether nothing lies beyond the ladder's ends (a cache interval of 2 is the least). An open ladder
             must reach beyond what is worth trying; the bench reports an optimum at its end.
         ordered: whether neighbours on the ladder are alike. Of an axis of names all values are tried at once.
@@ -47,11 +46,6 @@ class Axis:
     def first_rungs(self) -> tuple[Value, ...]:
         """The values that are tried at once."""
         return nearest(self.ladder, self.first) if self.first else self.ladder
-
-    @property
-    def dense(self) -> bool:
-        """Whether every best setting must have its neighbours tried on this axis, not only one of those alike."""
-        return len(self.first_rungs) > 1
 
     def ways(self, value: Value) -> tuple[tuple[Value, ...], ...]:
         """The rungs below `value`, nearest first, and those above it; nothing where there is no order."""
@@ -158,12 +152,12 @@ class Family:
             if self.allows(settings):
                 yield settings
 
-    def ways(self, settings: Settings) -> Iterator[tuple[Axis, int, list[Settings]]]:
-        """On every axis in both directions, by number: what lies there, nearest first."""
+    def ways(self, settings: Settings) -> Iterator[list[Settings]]:
+        """On every axis in both directions: what lies there, nearest first."""
         for axis in self.axes:
-            for direction, way in enumerate(axis.ways(settings[axis.name])):
+            for way in axis.ways(settings[axis.name]):
                 moved = ({**settings, axis.name: value} for value in way)
-                yield axis, direction, [near for near in moved if self.allows(near)]
+                yield [near for near in moved if self.allows(near)]
 
     def edges(self, settings: Settings) -> list[str]:
         """Axes on which a better setting may lie beyond the ladder."""

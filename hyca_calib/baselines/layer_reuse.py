@@ -28,6 +28,8 @@ from hyca_runtime.attach.points import Place, find_blocks, find_transformer
 
 LAYER = re.compile(r"attn\d*|ff\w*|mlp|proj_mlp")
 """Names of the layers in a block of diffusers; a kind is a name."""
+FUSED, INPUTS = "proj_out", {"attn", "proj_mlp"}
+"""The last layer of a single-stream block, and the layers whose results it projects: it repeats where both do."""
 FAR = 1e9
 """More than any layer changes."""
 LOOKAHEADS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
@@ -83,8 +85,11 @@ def reused(pipe: Any, runs_of: Callable[[str], Runs]) -> Applied:
             kept[place.path, call] = run()
         return kept[place.path, call]
 
-    runs = {name: runs_of(name) for name in {place.name for place in _layers(pipe)}}
-    return _answered(pipe, answer)
+    layers, fused = _layers(pipe), _fused(pipe)
+    runs = {name: runs_of(name) for name in {place.name for place in layers}}
+    if fused:
+        runs[FUSED] = [any(each) for each in zip(*(runs[name] for name in INPUTS), strict=True)]
+    return _answered(pipe, [*layers, *fused], answer)
 
 
 def layer_changes(pipe: Any, jobs: Sequence[Job], num_steps: int, lookahead: int) -> Mapping[str, Tensor]:
@@ -104,7 +109,7 @@ def layer_changes(pipe: Any, jobs: Sequence[Job], num_steps: int, lookahead: int
         past[place.path, call].appendleft(parts)
         return output
 
-    with _answered(pipe, answer):
+    with _answered(pipe, _layers(pipe), answer):
         sample_latents(pipe, jobs, num_steps, len(jobs))
     layers = Counter(path.rpartition(".")[2] for path, _ in past)
     beyond = torch.arange(num_steps)[:, None] + torch.arange(lookahead) + 1 >= num_steps
@@ -128,8 +133,8 @@ def smooth_schedule(changes: Tensor, threshold: float) -> Runs:
 
 
 @contextmanager
-def _answered(pipe: Any, answer: Answer) -> Iterator[None]:
-    """Every layer's calls go to `answer`; steps are told apart by their timesteps, which fall during a run."""
+def _answered(pipe: Any, layers: Sequence[Place], answer: Answer) -> Iterator[None]:
+    """All calls of the layers go to `answer`; steps are told apart by their timesteps, which fall during a run."""
     network = find_transformer(pipe)
     clock, time, step, call = Clock(network), -1.0, 0, 0
 
@@ -148,15 +153,27 @@ def _answered(pipe: Any, answer: Answer) -> Iterator[None]:
         return Patch(module, "forward", Replacement(module, "forward", forward))
 
     with network.register_forward_pre_hook(hear, with_kwargs=True), ExitStack() as stack:
-        for place in _layers(pipe):
+        for place in layers:
             stack.callback(replaced(place).remove)
         yield
 
 
 def _layers(pipe: Any) -> list[Place]:
+    return [place for places in _children(pipe) for place in places if LAYER.fullmatch(place.name)]
+
+
+def _fused(pipe: Any) -> list[Place]:
     return [
-        Place(block.module, name, f"{block.path}.{name}")
+        place
+        for places in _children(pipe)
+        for place in places
+        if place.name == FUSED and {each.name for each in places} >= INPUTS
+    ]
+
+
+def _children(pipe: Any) -> list[list[Place]]:
+    """The layers of every block."""
+    return [
+        [Place(block.module, name, f"{block.path}.{name}") for name, _ in block.module.named_children()]
         for block in find_blocks(find_transformer(pipe))
-        for name, _ in block.module.named_children()
-        if LAYER.fullmatch(name)
     ]

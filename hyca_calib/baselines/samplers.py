@@ -23,7 +23,7 @@ LEAST, MOST, APART = 0.04, 0.9, 1.12
 STARTS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 14, 20, 27, 35, 43)
 """Where the spacing begins; at 0 the levels are the sampler's own. The fewer the calls, the later the best start:
 of 50 levels at 4 calls about the twentieth."""
-ENDS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6, 2.5, 4.0)
+ENDS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 16.0)
 """Where it ends: below 1, closer to the exact solution than the full run's last level allows."""
 
 Made = Callable[[], Any]

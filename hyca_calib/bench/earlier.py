@@ -5,7 +5,8 @@ run on, not with our plans: on the same samples, weights, machine and versions t
 part of them is measured again first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ def measured_earlier(bench: Bench, folder: Path) -> dict[str, Any]:
     found |= {Part.TIMED.of(row.method): row.timing for row in others if row.timing}
     plain: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(found, mode="json")
     return plain | Notebook(folder).latest(close)
+
+
+def without(bench: Bench, families: Collection[str]) -> Bench:
+    """A comparison as if these families had not been tried."""
+    rows = tuple(row for row in bench.rows if row.family not in families)
+    sweeps = tuple(sweep for sweep in bench.sweeps if sweep.family not in families)
+    return replace(bench, rows=rows, sweeps=sweeps)
 
 
 def others_of(facts: BenchFacts) -> Provenance:

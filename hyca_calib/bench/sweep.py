@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hyca_calib.baselines import Baseline, Family, Settings
-from hyca_calib.baselines.base import Value
 from hyca_calib.baselines.score import Score
 
 MOST = 300
@@ -62,19 +61,10 @@ def best_at(scores: Sequence[Score], costs: Sequence[float]) -> list[Score]:
 
 
 def untried(family: Family, scores: Sequence[Score], costs: Sequence[float]) -> list[Baseline]:
-    """Neighbours of the best settings that have no score yet.
-
-    On an axis that is not dense one of the best settings with the same value is enough. What does the very same as the
-    best is passed over.
-    """
+    """Neighbours of the best settings that have no score yet; what does the very same as the best is passed over."""
     known = {score.method: score for score in scores}
-    wanted: dict[tuple[str, Value, int, str], list[Baseline | None]] = {}
-    for best in best_at(scores, costs):
-        for axis, direction, way in family.ways(best.settings):
-            alike = (axis.name, best.settings[axis.name], direction, best.method if axis.dense else "")
-            wanted.setdefault(alike, []).append(_next(family, way, best, known))
-    found = [baselines[0] for baselines in wanted.values() if None not in baselines]
-    return list({baseline.name: baseline for baseline in found if baseline is not None}.values())
+    near = [_next(family, way, best, known) for best in best_at(scores, costs) for way in family.ways(best.settings)]
+    return list({baseline.name: baseline for baseline in near if baseline is not None}.values())
 
 
 def _next(family: Family, way: Sequence[Settings], best: Score, known: Mapping[str, Score]) -> Baseline | None:

@@ -62,6 +62,13 @@ class BenchOptions:
             "random tenth of them was measured again to the same. What new plans face beyond them is measured.",
         ),
     ] = False
+    again: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --keep-rivals: families with this in their name are not kept, since their code was changed; "
+            "repeatable."
+        ),
+    ] = None
     trace: Annotated[
         str | None,
         typer.Option(

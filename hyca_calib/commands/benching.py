@@ -15,7 +15,7 @@ from hyca_calib.bench.comparison import Comparison, Learnt
 from hyca_calib.bench.documents.comparison_table import measure_of, to_csv, to_markdown
 from hyca_calib.bench.documents.front import draw_front
 from hyca_calib.bench.documents.standing import others_sentence
-from hyca_calib.bench.earlier import check_alike, measured_earlier, others_of
+from hyca_calib.bench.earlier import check_alike, measured_earlier, others_of, without
 from hyca_calib.bench.equivalence import load_margins
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.bench.lead import lead
@@ -105,6 +105,9 @@ def _earlier(options: BenchOptions) -> Bench | None:
     if not options.keep_rivals:
         return None
     bench = read_bench(options.folder)
+    if options.again:
+        names = [sweep.family for sweep in bench.sweeps]
+        bench = without(bench, [name for name in names if is_wanted(name, names, options.again)])
     check_alike(bench.facts, {"model": options.model, "workload": _workload(options).describe()})
     say(_verified(options, replace(bench, rows=tuple(row for row in bench.rows if not row.ours))))
     return bench
