@@ -55,7 +55,8 @@ def push_plan(path: Path, repo: str, name: str | None, folder: Path | None) -> s
         folder: where it is all written instead, as it would lie in the repository.
 
     Raises:
-        PlanError: there is no sound plan, or what would be written over is not of a repository of plans.
+        PlanError: there is no sound plan, or what would be written over is for another model, or not of a repository
+            of plans.
     """
     target = HubAddress.parse(f"hf://{repo}" + (f"/{name}/plan.json" if name else ""))
     if target.repo != repo:
@@ -64,6 +65,9 @@ def push_plan(path: Path, repo: str, name: str | None, folder: Path | None) -> s
     pictures = _pictures(file.parent, target.file.removesuffix("plan.json"))
     entry = indexed(plan, file, target.file, [*pictures])
     held, commit = _held(folder, target)
+    networks = {network.component: (network.transformer, network.config_digest) for network in entry.networks}
+    if other := next((old for old in held.plans if old.file == target.file and not old.fits(networks, None)), None):
+        raise PlanError(f"{target.file} of {repo} is {other.name!r}, for another model; choose another place by --name")
     index = held.with_plan(entry)
     contents = {name: found.read_bytes() for name, found in {target.file: file, **pictures}.items()}
     contents[CARD] = plan_card(repo, index).encode()

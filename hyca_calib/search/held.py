@@ -7,6 +7,7 @@ from typing import Any
 
 from hyca_calib.costs.budget import Budget
 from hyca_calib.quality.evaluate import evaluate_plan
+from hyca_calib.quality.metrics import interval, prompt_groups
 from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.outcome import NOT_SEARCHED, judged, write_outcome
@@ -21,22 +22,25 @@ class Held:
 
     Attributes:
         agreement_db: mean over the samples; they are those of the splits that a search may see.
+        upper_db: upper bound of that mean over prompts, which few samples leave open.
         bound_db: what the certificate says it is at least.
     """
 
     agreement_db: float
+    upper_db: float
     bound_db: float
     metric: str
     num_samples: int
 
     @property
     def holds(self) -> bool:
-        return self.agreement_db >= self.bound_db
+        """Whether these samples leave it possible that the mean of all is what the certificate says."""
+        return self.upper_db >= self.bound_db
 
     def __str__(self) -> str:
         return (
-            f"{self.metric} {self.agreement_db:.2f} dB on {self.num_samples} samples, its certificate says at least "
-            f"{self.bound_db:.2f} dB"
+            f"{self.metric} {self.agreement_db:.2f} dB on {self.num_samples} samples, so on all at most "
+            f"{self.upper_db:.2f} dB; its certificate says at least {self.bound_db:.2f} dB"
         )
 
 
@@ -54,7 +58,9 @@ def held(pipe: Any, kept: Candidate, certificate: Certificate | None) -> Held | 
     found, _, _ = evaluate_plan(pipe, plan, jobs, workload.num_steps, problem.trace.attributes.batch)
     if found.measure != certificate.metric:
         return None
-    return Held(found.agreement_db, certificate.lower_db, found.measure, len(jobs))
+    level = 2 * certificate.level - 1  # of the interval whose upper end is a bound of that level
+    mean, _, high = interval(found.agreement_db_each, groups=prompt_groups(jobs), level=level)
+    return Held(mean, high, certificate.lower_db, found.measure, len(jobs))
 
 
 def write_held(pipe: Any, kept: Candidate, found: Held, budget: Budget, study: StudyFolder) -> Plan:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hyca_calib.costs.budget import Budget
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.assemble import build_section, provenance
 from hyca_calib.search.candidate import Candidate
-from hyca_calib.search.held import held
+from hyca_calib.search.held import Held, held
 from hyca_calib.search.options import RolloutLimits
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.rollout_search import search_by_rollouts
@@ -25,6 +27,7 @@ from hyca_calib.search.tune import solve
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
 from hyca_runtime.plan import Plan
+from hyca_runtime.plan_facts import Certificate
 from hyca_runtime.point import CachePoint
 
 BUDGET = Budget.parse("4 steps")
@@ -64,6 +67,22 @@ def test_on_its_own_steps_a_plan_is_kept_as_it_is(recorded: Trace, earlier: Plan
     assert begun.identity != problem.identity, "its rollouts are others, where storage is shared"
     assert kept_candidate(begun, earlier, Budget.parse("5 steps"), 0) is None, "more may be computed now"
     assert held(None, kept, None) is None, "nothing is certified"
+
+
+def test_a_plan_holds_where_few_samples_cannot_tell(recorded: Trace, earlier: Plan) -> None:
+    kept = kept_candidate(started(Problem(recorded), earlier), earlier, BUDGET, 0)
+    assert kept is not None
+
+    def of(lower_db: float) -> Held:
+        told = SimpleNamespace(lower_db=lower_db, level=0.95, metric="PSNR")
+        found = held(tiny.pipeline(), kept, cast(Certificate, told))
+        assert found is not None
+        return found
+
+    first = of(0.0)
+    assert first.upper_db > first.agreement_db
+    assert of((first.agreement_db + first.upper_db) / 2).holds
+    assert not of(first.upper_db + 0.1).holds
 
 
 def test_rows_are_kept_wherever_they_say_the_same(recorded: Trace, earlier: Plan) -> None:

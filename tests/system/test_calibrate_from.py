@@ -64,7 +64,7 @@ def test_a_plan_that_holds_is_kept_and_certified_anew(folder: Path, old: Path) -
     assert was.certificate is not None
     assert certificate.workload != was.certificate.workload
     assert now.provenance["from"]["plan"] == load_plan(old).name
-    assert now.provenance["held"]["agreement_db"] >= was.certificate.lower_db
+    assert now.provenance["held"]["upper_db"] >= was.certificate.lower_db
     told = run("info", done.stdout.strip()).stdout
     assert "kept as it was: it held" in told
 

@@ -121,9 +121,9 @@ def test_trace_search_evaluate_report(traced: Path, studied: Path, folder: Path)
 @pytest.mark.usefixtures("brief_bench", "unreported")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_quick_bench_makes_its_own_plans(folder: Path) -> None:
-    bench = ["bench", "--quick", *MODEL, "--prompts", "prompts.txt", "--budget", "2x,3x", "--steps", 12, "--out", "b"]
+    bench = ["bench", "--quick", *MODEL, "--prompts", "prompts.txt", "--budget", "2x,3x", "--steps", 9, "--out", "b"]
     bench += ["--point", "trunk", "--point", "trunk:residual"]
-    bench += ["--rollouts", "4", "--iterations", "2", "--settings", "2"]
+    bench += ["--samples", 7, "--rollouts", "4", "--iterations", "2", "--settings", "2"]
     others = ["fewer steps", "DPM-Solver++", "TaylorSeer", "MagCache", "HyCa as published", "L2P"]
     bench += [f"--only={family}" for family in others]
     done = run(*bench)

@@ -72,6 +72,17 @@ def test_what_others_put_there_is_not_written_over(study: Path, tmp_path: Path) 
     assert (study / "plans.json").exists(), "a study may be its own repository"
 
 
+def test_a_plan_of_another_model_is_not_written_over(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "repository"
+    push_plan(study, REPO, None, out)
+    before = (out / "plan.json").read_bytes()
+    save_plan(make_plan(tiny.glyphs().transformer), study / "plan.json")
+    with pytest.raises(PlanError, match=r"plan\.json of someone/plans is '.*', for another model; .* by --name"):
+        push_plan(study, REPO, None, out)
+    assert (out / "plan.json").read_bytes() == before
+    push_plan(study, REPO, "glyphs", out)
+
+
 @pytest.mark.parametrize("repo", [f"{REPO}@dev", f"{REPO}/3x/plan.json", f"{REPO}#{'0' * 12}"])
 def test_a_repository_has_a_name_and_no_more(study: Path, tmp_path: Path, repo: str) -> None:
     with pytest.raises(PlanError, match="expected user/name of a repository; --name makes a folder in it"):
