@@ -4,8 +4,6 @@ Progress goes to standard error, as of the commands; files are those of the comm
 their pipeline, and the same call goes on with what it began. Errors are those of `hyca_runtime.errors`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

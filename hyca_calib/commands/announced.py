@@ -1,7 +1,5 @@
 """What a calibration will take, told before it begins: stage by stage samples, network calls, hours and memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,8 +1,6 @@
 """A model in, plans with certificates and reports out: trace, search, evaluate, report, each gone on with where it was
 interrupted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

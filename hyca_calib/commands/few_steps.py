@@ -1,7 +1,5 @@
 """Runs of few steps: whole ones are too coarse for most budgets, so some run a part of the network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

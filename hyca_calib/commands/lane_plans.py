@@ -1,7 +1,5 @@
 """Lanes for a plan that was searched: where they begin, and a plan for each, written beside it."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Lanes and plans that are searched for together, on the select split; what was found is kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial

@@ -1,7 +1,5 @@
 """Plans for others: put into a repository of the Hub, and found there."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the stages of a calibration really took, beside what was announced of them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress

@@ -1,7 +1,5 @@
 """From an earlier plan to a new one: what is refused, what still holds, what a search begins with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self

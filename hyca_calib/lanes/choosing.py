@@ -1,7 +1,5 @@
 """Lanes and plans that a surrogate ranks, and rollouts on the select split choose among."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Self, get_args
 

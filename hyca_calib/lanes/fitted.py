@@ -1,7 +1,5 @@
 """Plans for lanes whose rows are fitted: to the steps that each lane computes, not to those of a plan alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

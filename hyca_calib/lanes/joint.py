@@ -9,8 +9,6 @@ of what the lane was told on the passes before. Weights are by least squares on 
 real rows have one for every channel, which they are the better for in all candidates alike.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What lanes reach, as the file that is committed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

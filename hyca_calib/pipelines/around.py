@@ -1,7 +1,5 @@
 """A pipeline around a network that has none."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext

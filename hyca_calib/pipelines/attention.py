@@ -1,7 +1,5 @@
 """What computes a network's attention."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

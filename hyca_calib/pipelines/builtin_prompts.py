@@ -3,8 +3,6 @@
 They are varied rather than typical: a plan for a service is better made on what the service is asked for.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Plans without a search: linear extrapolation on steps that the caller names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Classes of diffusers by name."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import pkgutil

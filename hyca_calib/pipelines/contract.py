@@ -1,7 +1,5 @@
 """What a pipeline must take and what a call may say, held against the signature before anything is sampled."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import traceback

@@ -1,7 +1,5 @@
 """Which samples a command works on, and how many at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

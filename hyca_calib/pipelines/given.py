@@ -1,7 +1,5 @@
 """Pipelines and prompts as Python hands them over, rather than by name."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

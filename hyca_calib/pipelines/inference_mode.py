@@ -1,7 +1,5 @@
 """Pipelines that sample under `torch.inference_mode`, whose tensors autograd refuses."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

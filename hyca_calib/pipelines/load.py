@@ -5,8 +5,6 @@ Names come from a user, or from a file that anybody may have made. A user's name
 downloaded unasked.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Pictures and videos among the arguments of a call: found in files that lie on this machine, loaded for each call."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping

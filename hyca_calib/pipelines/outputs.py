@@ -1,7 +1,5 @@
 """What networks and pipelines return."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

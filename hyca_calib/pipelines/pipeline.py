@@ -1,7 +1,5 @@
 """What is used of a diffusers pipeline."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 

@@ -1,7 +1,5 @@
 """Prompt files, as people write them on any system."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import re

@@ -3,8 +3,6 @@
 Gradients are the same at all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal

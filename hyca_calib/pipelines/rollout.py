@@ -1,7 +1,5 @@
 """Running a pipeline over the jobs of a workload."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence

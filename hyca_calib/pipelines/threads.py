@@ -1,7 +1,5 @@
 """How many threads a network on the CPU runs fastest with."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What is sampled: prompts, seeds and steps, split once for all stages."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -1,7 +1,5 @@
 """What a plan reached on the test split, written into the plan itself."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

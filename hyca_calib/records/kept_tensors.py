@@ -1,7 +1,5 @@
 """Tensors kept in a file as those of one thing: what a file holds of anything else is not used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The page of a repository of plans on the Hub: for which model and budget, how sure, and pictures."""
 
-from __future__ import annotations
-
 from hyca_runtime.integrations.hub import HubAddress
 from hyca_runtime.integrations.plan_index import IndexedPlan, PlanIndex
 

@@ -1,7 +1,5 @@
 """What a plan computes on which steps, as reports show it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

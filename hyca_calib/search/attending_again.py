@@ -1,7 +1,5 @@
 """Calls of single chunks of a video that are computed again when their gradient is due."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

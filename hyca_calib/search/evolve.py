@@ -5,8 +5,6 @@ of a tap moving together: one number for every tap of every row. What gradients 
 an effort means as much work with them as without.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

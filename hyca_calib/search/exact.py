@@ -8,8 +8,6 @@ programming: no annealing, no local optimum. Gaps are limited to `max_gap`, whic
 shorter histories and gaps, see `affordable`.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

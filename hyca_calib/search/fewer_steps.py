@@ -1,7 +1,5 @@
 """What the sampler alone does in as few steps as a plan costs: whether anything is gained at that cost."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 

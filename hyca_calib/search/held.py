@@ -1,7 +1,5 @@
 """Whether an earlier plan still does on a trace what its certificate says; then nothing is searched."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

@@ -5,8 +5,6 @@ fitted to its branch by least squares on the joint Gram matrix, drawn by the rid
 share. Regressors are taken in units of their own size.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from hyca_calib.search.action_costs import action_bits, action_flops

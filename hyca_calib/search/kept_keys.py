@@ -1,7 +1,5 @@
 """What is kept of the past as a part of the search: each retention is run once, for what attention to it costs."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Numbers of full runs, kept run by run: who is interrupted goes on from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

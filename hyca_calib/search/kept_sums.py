@@ -1,7 +1,5 @@
 """Sums over full runs, kept after each: who is interrupted goes on from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

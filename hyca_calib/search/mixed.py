@@ -11,8 +11,6 @@ with :math:`d_t` what a forecast of the trunk leaves and :math:`e_t` one of the 
 both points together.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

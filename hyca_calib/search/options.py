@@ -1,7 +1,5 @@
 """What a search may spend on each of its stages; the one place where its defaults stand."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal

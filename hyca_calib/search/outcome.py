@@ -1,7 +1,5 @@
 """What a search leaves in its folder: the plan, and an account of how it was found."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from hyca_calib.costs.budget import Budget

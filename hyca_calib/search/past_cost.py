@@ -11,8 +11,6 @@ where a full run keeps all: what is not attended to leaves room for steps that a
 finished chunk, the same for every plan, is not among these.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 

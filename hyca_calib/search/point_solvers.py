@@ -1,7 +1,5 @@
 """The solvers of all groups at one point, chosen by replay on the steps on which that point is forecast."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -3,8 +3,6 @@
 At the output a row has a weight for each of a few channels, at the trunk for hundreds, of which gradients make more.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A refinement of taps that survives an interruption."""
 
-from __future__ import annotations
-
 import math
 import time
 from pathlib import Path

@@ -4,8 +4,6 @@ A row forecasts one point for one guidance branch (or all of them alike) on one 
 computed there on earlier steps, of that branch or another, and perhaps a constant.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

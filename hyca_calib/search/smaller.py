@@ -4,8 +4,6 @@ Whether it helps full samples is measured before: the errors of some taps around
 goes, must rank at the smaller size as at the full one. Judging stays at full size.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

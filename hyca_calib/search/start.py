@@ -5,8 +5,6 @@ first candidates; on the very steps that it was made for with its own, refined r
 goes on. On other steps a row means something else, and all are fitted anew. Rollouts decide what is kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

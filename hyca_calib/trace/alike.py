@@ -1,7 +1,5 @@
 """Whether all prompts of a workload make the network be called alike, as a trace needs it: seen before it begins."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from typing import Any

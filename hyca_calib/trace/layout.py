@@ -1,7 +1,5 @@
 """What the first batch shows of every sample: branches, times, sizes. Kept as ``facts.json``."""
 
-from __future__ import annotations
-
 from typing import Self
 
 import numpy as np

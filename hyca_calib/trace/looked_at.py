@@ -1,7 +1,5 @@
 """Which tokens of a call are looked at, and where they are in its tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Watching a pipeline sample: features, times, costs."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

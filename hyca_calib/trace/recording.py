@@ -1,7 +1,5 @@
 """What watching one batch of samples gives."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -13,8 +13,6 @@ These are differences of nearly equal numbers, so sums run in float64 where the 
 matrices are symmetric: on the way to the disk they are their upper triangles, row by row.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What a full and a predicted step cost: counted and timed, on one call of the network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Calls of a network that hold chunks of a video, each at a time of its own, taken apart."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """What a model takes, from short runs of it: a step in full, forecast, recorded, and with its gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

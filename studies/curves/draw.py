@@ -1,7 +1,5 @@
 """Learning curves as a picture."""
 
-from __future__ import annotations
-
 import statistics
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Learning curves as values and as the file that is committed, and what they tell."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``python -m studies.precision``, from the repository."""
 
-from __future__ import annotations
-
 import json
 from contextlib import nullcontext
 from pathlib import Path

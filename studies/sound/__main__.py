@@ -1,7 +1,5 @@
 """``python -m studies.sound``, from the repository: searched plans beside fewer steps of the model's own sampler."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext

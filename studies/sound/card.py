@@ -1,7 +1,5 @@
 """The sound model's card: what it is, what it was trained on, how it sounds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """What the sound model is trained on: short tunes of one instrument, made from sines and noise."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A text-to-audio `DiffusionPipeline` around diffusers' own Stable Audio transformer and its sampler."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

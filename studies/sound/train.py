@@ -5,8 +5,6 @@ level (Karras et al. 2022 with data of variance 1; Salimans & Ho 2022). The same
 checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``python -m studies.starter``, from the repository."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """A curve of computed steps, and a closed form, from plans that were searched."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

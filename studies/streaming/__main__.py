@@ -1,7 +1,5 @@
 """``python -m studies.streaming``, from the repository."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any

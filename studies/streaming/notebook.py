@@ -1,7 +1,5 @@
 """Numbers of a chapter, each kept as soon as it is measured."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The study as a page of tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

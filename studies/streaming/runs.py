@@ -1,7 +1,5 @@
 """Full runs of a streaming model, and runs under plans, as numbers."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Sequence

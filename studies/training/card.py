@@ -1,7 +1,5 @@
 """A model's card and the grid of pictures on it."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pictures of a full run, damaged on purpose: what a judge must be able to see."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The rectified flow from words (Liu et al. 2022) that the emoji and the motion model were trained as."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ On the pictures that the embedded models were trained on, shifted, faded and noi
 needs: Debian's ``fonts-noto-color-emoji`` and the `train` extra, or for demo-class as many Latin fonts as can be had.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

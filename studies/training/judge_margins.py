@@ -6,8 +6,6 @@ resamples of the prompts that have it. A run of the same prompts with other nois
 the judge can show that of a run that shares no noise with the other is in the table, too.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

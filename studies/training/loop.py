@@ -1,7 +1,5 @@
 """The training loop of the demo models: AdamW, a warm-up and a cool-down, averaged weights, checkpoints."""
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

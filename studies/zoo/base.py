@@ -1,7 +1,5 @@
 """Real architectures, small and with random weights: what compatibility is tested on."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

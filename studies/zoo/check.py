@@ -1,7 +1,5 @@
 """What the runtime does on each model of the zoo, seen by running it."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The table of tested models, in Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from hyca_calib.records.provenance import versions

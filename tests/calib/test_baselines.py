@@ -17,7 +17,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 
-from hyca_calib.baselines import Family, Settings, Setup, families
+from hyca_calib.baselines import Family, Settings, Setup, families, layer_reuse
 from hyca_calib.baselines.cache_dit import dual_block_families
 from hyca_calib.baselines.caches import diffusers_families
 from hyca_calib.baselines.dicache import dicache_families
@@ -172,7 +172,7 @@ class TestFamilies:
                 assert isinstance(rungs[0], str) or rungs == sorted(rungs), (family.name, axis.name)
             for settings in family.first():
                 assert all(settings[axis.name] in axis.ladder for axis in family.axes)
-                assert all(family.allows(near) for _, _, way in family.ways(settings) for near in way)
+                assert all(family.allows(near) for way in family.ways(settings) for near in way)
 
     def test_another_pipeline_of_the_model_will_do(self, bench: Bench) -> None:
         """Settings are for the model, not for the object that the families were made with."""
@@ -348,6 +348,16 @@ class TestCaches:
     def test_fora_on_every_step_is_the_full_run(self, bench: Bench) -> None:
         run = bench.run(lambda: reused(bench.pipe, lambda kind: [True] * STEPS), STEPS)
         assert torch.equal(run.images, bench.full.images)
+
+    def test_what_projects_repeated_layers_repeats(self, of_flux: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """FLUX's single blocks project attention and MLP together: the same pictures for less."""
+        runs = {"attn": 3, "proj_mlp": 2, "ff": 3, "ff_context": 3}
+        table = {kind: [step % every == 0 for step in range(STEPS)] for kind, every in runs.items()}
+        found = of_flux.run(lambda: reused(of_flux.pipe, table.__getitem__), STEPS)
+        monkeypatch.setattr(layer_reuse, "FUSED", "none")
+        dearer = of_flux.run(lambda: reused(of_flux.pipe, table.__getitem__), STEPS)
+        assert torch.equal(found.images, dearer.images)
+        assert found.flops.networks < 0.97 * dearer.flops.networks
 
     def test_changes_of_layers(self, of_dit: Bench) -> None:
         """Against the definition, on results of a full run; DiT has one attention and one feed-forward a block."""

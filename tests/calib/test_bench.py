@@ -28,7 +28,7 @@ from hyca_calib.bench.isolation import CleanPipeline, fingerprint
 from hyca_calib.bench.lead import lead
 from hyca_calib.bench.notebook import MEASURED, Notebook
 from hyca_calib.bench.results import Bench, Row, read_bench
-from hyca_calib.bench.sweep import Sweep, sweep
+from hyca_calib.bench.sweep import Sweep, best_at, sweep
 from hyca_calib.bench.verify import Verification, random_rows
 from hyca_calib.commands import benching
 from hyca_calib.commands.bench_options import BenchOptions
@@ -84,6 +84,21 @@ class TestSweep:
 
         found = sweep(self.family((0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)), flat, COSTS)
         assert max(score.mean_db for score in found.tried) == 45
+        assert found.open_ends == ()
+
+    def test_what_is_best_may_differ_from_cost_to_cost(self) -> None:
+        """Also on an axis that began with one value, which is the best of it at most costs."""
+        axes = (Axis("calls", (2, 4, 8), closed=True), Axis("end", (1, 2, 3, 4, 5), first=(3,), closed=True))
+        family = Family("known", "here", axes, lambda pipe, settings: nullcontext(), STEPS)
+        best = {2: 3, 4: 3, 8: 5}
+
+        def measure(baseline: Baseline) -> Score:
+            calls, end = int(baseline.settings["calls"]), int(baseline.settings["end"])
+            db = 60 - 5 * calls - 10 * abs(end - best[calls])
+            return Score(baseline.name, baseline.family, float(calls), (float(db),), baseline.settings)
+
+        found = sweep(family, measure, (1.5, 3.0, 7.0))
+        assert [one.settings["end"] for one in best_at(found.tried, (1.5, 3.0, 7.0))] == [3, 3, 5]
         assert found.open_ends == ()
 
     def test_costs_that_do_not_matter_are_not_swept(self) -> None:

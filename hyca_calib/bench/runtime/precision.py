@@ -1,7 +1,5 @@
 """Steps with quantised weights timed beside steps with the network's own."""
 
-from __future__ import annotations
-
 import statistics
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """How what is reused drifts from the step on which it was computed, on full runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

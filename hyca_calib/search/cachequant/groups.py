@@ -8,8 +8,6 @@ and the groups are those of the least sum, K of them, each of :math:`\lceil N/2 
 mean length, :math:`K = \lceil T/N \rceil`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ leaves the least squared error of :math:`y \approx a x + b`; covariance and vari
 these the error is never larger than with a = 1 and b = 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

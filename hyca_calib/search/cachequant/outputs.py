@@ -1,7 +1,5 @@
 """How far off quantised layers are on what they read while a plan reuses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which layers read what a span of blocks adds, before any other layer has."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

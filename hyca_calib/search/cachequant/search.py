@@ -1,8 +1,6 @@
 """Plans of CacheQuant under a budget. Calibration is in the order that was published: distances of full runs, groups,
 what is reused against what full runs have instead, and then the quantised layers under that very plan."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """The section of a plan that computes the first step of each group, and reuses what a span of blocks adds on others."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType

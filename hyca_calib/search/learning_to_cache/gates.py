@@ -9,8 +9,6 @@ and the loss of a step is the mean squared difference of the network's output to
 latent of the full run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

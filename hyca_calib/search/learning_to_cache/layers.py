@@ -1,7 +1,5 @@
 """The layers of a network one by one, and points that several of them share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 

@@ -4,8 +4,6 @@
 from the last step of the sampler; of these only every other one is used.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """From a router to the steps on which layers run, above a threshold of its own or under a budget."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Plans of Learning-to-Cache: under a budget, or by a released router."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -11,8 +11,6 @@ half, above it if their slope is more than the price. In each further iteration 
 the gates above one half cost more than the budget or not.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import time

@@ -1,7 +1,5 @@
 """How far off variants of a network are: full runs in its own precision, with every call made in low precision, too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self

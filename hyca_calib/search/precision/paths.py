@@ -11,8 +11,6 @@ is a shortest path over states (newest step, gaps and precisions back through th
 network's own precision), for each number of computed steps; nothing is rounded.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How long steps by quantised weights take here, beside steps by the network's own."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping
 from typing import Any

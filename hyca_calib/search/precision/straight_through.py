@@ -1,7 +1,5 @@
 """Gradients through quantised layers, whose rounding has none."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -7,8 +7,6 @@ the diagonal of the Gram matrices, at the steps that are computed so, and everyt
 them knows what extrapolation amplifies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

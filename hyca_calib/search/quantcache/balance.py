@@ -6,8 +6,6 @@ column, both are left alike by :math:`x_j / s_j` and :math:`s_j W_{:j}` where :m
 product before rounding. A factor that all channels share changes nothing, so the median is none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path

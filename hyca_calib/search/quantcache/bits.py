@@ -1,7 +1,5 @@
 """How many bits the weights of each layer have, by how much quantising it alone changes what the network puts out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

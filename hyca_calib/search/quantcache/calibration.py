@@ -1,7 +1,5 @@
 """What full runs tell QuantCache: how outputs change, how alike blocks are, and what quantising parts of them does."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -8,8 +8,6 @@ the last factor being how much neighbouring frames differ, 1 for what has no fra
 below the first of two thresholds, short where it is not below the second.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

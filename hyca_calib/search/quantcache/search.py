@@ -1,7 +1,5 @@
 """Plans of QuantCache under a budget: the gentlest counters with which it is met, blocks that are passed by, bits."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

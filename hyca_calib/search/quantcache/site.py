@@ -1,7 +1,5 @@
 """What a network offers to QuantCache, and what its steps cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

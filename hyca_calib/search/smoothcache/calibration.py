@@ -8,8 +8,6 @@ norms in float32 over the whole output, both halves of a batched guidance call t
 of a kind, guidance branches and samples.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Which layers of a network can be reused, and what steps cost that reuse some of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations

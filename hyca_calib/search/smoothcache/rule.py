@@ -1,7 +1,5 @@
 """From changes of layers to the steps on which they run, under one threshold for all kinds or under a budget."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A kind is the name of a layer, ``attn1``; ``attn1-7`` is that of block 7 only, and goes before the kind's.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

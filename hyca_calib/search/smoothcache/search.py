@@ -1,7 +1,5 @@
 """Plans of SmoothCache: under a budget, or by a schedule that was made elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """From the steps on which layers run to what these cost, and to a section of a plan."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

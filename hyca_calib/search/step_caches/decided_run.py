@@ -1,7 +1,5 @@
 """What the policy of a plan decides in one run, and the plan that always does so."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

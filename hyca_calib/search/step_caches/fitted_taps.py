@@ -3,8 +3,6 @@
 What a run decides is held while gradients flow through it, and decided anew for the next.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

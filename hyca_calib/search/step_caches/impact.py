@@ -1,7 +1,5 @@
 """How much of a disturbance of what a cache reuses is left in the final latents."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """MixCache, arXiv 2508.12691: step, guidance branch or blocks are reused, whichever matters least."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What a published step cache is, but its threshold, which a budget decides."""
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

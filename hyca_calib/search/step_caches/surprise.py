@@ -1,7 +1,5 @@
 """A searched schedule whose computed steps move with what each of them tells, see `PacedBySurprise`: ours."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Runs under the thresholds of step caches, each made once."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable

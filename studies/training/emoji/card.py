@@ -1,7 +1,5 @@
 """The demo model's card: what it is, what it was trained on, what it draws."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

@@ -4,8 +4,6 @@ The pictures are the CBDT bitmaps of Debian's ``fonts-noto-color-emoji``, the na
 ``emoji`` package. Neither is needed to *use* a demo model, only to train it again.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ under the published plan of 5x, which is near enough to full ones, and kept; che
 `studies.training.loop`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass

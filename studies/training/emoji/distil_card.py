@@ -1,7 +1,5 @@
 """The card of the distilled model: how near its eight steps come to what it was distilled from."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

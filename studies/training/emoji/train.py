@@ -4,8 +4,6 @@ Rectified flow, see `studies.training.flow`. Checkpoints are written every few m
 from the last one. Needs the `train` extra and Debian's ``fonts-noto-color-emoji``.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from pathlib import Path

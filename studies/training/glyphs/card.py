@@ -1,7 +1,5 @@
 """The class-conditional model's card."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Needed only to train again; every Latin font file below `FONTS` is used, so the 
 ``fonts-*`` packages are installed. `licences` tells which, for the card.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

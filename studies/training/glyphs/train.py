@@ -4,8 +4,6 @@ Denoising diffusion with the cosine schedule (Nichol & Dhariwal 2021), the netwo
 velocity ``v = alpha noise - sigma x`` (Salimans & Ho 2022). Needs some of Debian's ``fonts-*``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

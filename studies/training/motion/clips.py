@@ -4,8 +4,6 @@ A caption names the object, what it does and where: ``"red heart moving left on 
 ``"crab and rocket colliding on sky"``.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

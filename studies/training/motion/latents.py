@@ -1,7 +1,5 @@
 """Clips of captioned scenes as the latents that a video model is trained on."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The streaming model's card: what it is, what it was trained on, what it shows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hyca_calib.demo.stream.pipeline import StreamPipeline

@@ -1,7 +1,5 @@
 """Training data of the streaming model: the scenes of the video model, longer, going on and back again."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image

@@ -1,7 +1,5 @@
 """Diffusion forcing (Chen et al. 2024): a rectified flow of chunks that are each at a time of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ written every few minutes and the same command continues from the last one. Need
 ``fonts-noto-color-emoji``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How a baseline is put on a network, and how a pipeline then calls it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The columns of cache-dit, which is imported only when they run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any

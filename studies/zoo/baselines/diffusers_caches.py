@@ -1,7 +1,5 @@
 """The columns of diffusers' caches."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext

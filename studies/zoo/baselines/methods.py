@@ -1,7 +1,5 @@
 """All baselines by name, with the settings of the table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

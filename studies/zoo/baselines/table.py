@@ -1,7 +1,5 @@
 """The table of ``docs/baselines.md``."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import importlib.metadata

@@ -1,7 +1,5 @@
 """What a baseline does on a model, seen by running it."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import importlib.util

@@ -1,7 +1,5 @@
 """Networks for sound; none has a final norm but LongCat's."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

@@ -1,7 +1,5 @@
 """CogView and relatives: joint attention of a prompt and an image that the model cuts into patches itself."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

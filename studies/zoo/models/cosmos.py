@@ -1,7 +1,5 @@
 """Cosmos, models of the world."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

@@ -1,7 +1,5 @@
 """FLUX, Qwen-Image, and what descends from them: joint attention of a prompt and an image packed as tokens."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

@@ -1,7 +1,5 @@
 """Networks for images that have a family of their own."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

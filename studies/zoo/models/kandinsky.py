@@ -1,7 +1,5 @@
 """Kandinsky 5 and 6."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

@@ -1,7 +1,5 @@
 """Lumina and Z-Image; their time runs from 0 to 1."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

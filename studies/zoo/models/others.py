@@ -1,7 +1,5 @@
 """Networks for sound and video that belong to no other family."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

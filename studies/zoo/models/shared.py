@@ -1,7 +1,5 @@
 """What the tiny models have in common: parts of configurations and of inputs."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

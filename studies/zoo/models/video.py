@@ -1,7 +1,5 @@
 """Wan, HunyuanVideo, LTX and CogVideoX, from which most other networks for video descend."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

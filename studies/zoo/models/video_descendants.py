@@ -1,7 +1,5 @@
 """Descendants of LTX, CogVideoX and HunyuanVideo."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

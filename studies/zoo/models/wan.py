@@ -1,7 +1,5 @@
 """Descendants of Wan."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_model

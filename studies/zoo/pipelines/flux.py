@@ -1,7 +1,5 @@
 """FLUX.1 and FLUX.2."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

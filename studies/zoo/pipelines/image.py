@@ -1,7 +1,5 @@
 """Other pipelines that make images."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Randn, tiny_pipeline

@@ -1,7 +1,5 @@
 """What the tiny pipelines are made of: components, and the arguments they share."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Qwen-Image."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 from studies.zoo.base import Kwargs, Randn, tiny_pipeline

@@ -1,7 +1,5 @@
 """Wan, HunyuanVideo, LTX, CogVideoX and Mochi."""
 
-from __future__ import annotations
-
 import torch
 
 from studies.zoo.base import Kwargs, Part, Randn, tiny_pipeline

@@ -1,7 +1,5 @@
 """Descendants of Wan, HunyuanVideo and LTX, and pipelines that share parts with them."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
