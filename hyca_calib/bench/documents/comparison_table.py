@@ -19,6 +19,8 @@ FIGURES = (
 )
 TIMING = ("wall_ratio", "peak_bytes")
 JUDGED = ("frechet", "accuracy")
+SHOWN_ENDS = 2
+"""Open ends of a sweep that its line names; how many more there are is told."""
 
 
 def to_markdown(bench: Bench) -> str:
@@ -56,10 +58,16 @@ def _families(bench: Bench) -> str:
     lines = []
     for one in bench.sweeps:
         counts = len(one.tried), sum(bool(score.error) for score in one.tried), len(best_at(one.tried, bench.costs))
-        beyond = one.refused or "; ".join(one.open_ends) or "nothing: their neighbours were tried"
+        beyond = one.refused or _beyond(one.open_ends) or "nothing: their neighbours were tried"
         lines.append([one.family, *map(str, counts), beyond, one.source])
     head = ["family", "settings tried", "failed", "best at a cost", "beyond them", "source"]
     return table(head, "lrrrll", lines) if lines else ""
+
+
+def _beyond(ends: Sequence[str]) -> str:
+    """The first open ends, and how many more there are."""
+    more = len(ends) - SHOWN_ENDS
+    return "; ".join([*ends[:SHOWN_ENDS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _everything(rows: Sequence[Row], seen: bool) -> str:
