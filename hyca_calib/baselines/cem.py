@@ -26,6 +26,8 @@ from hyca_runtime.solvers import Hold, Taylor
 Array = NDArray[np.float64]
 FORECASTS = {"reuse": (RESIDUAL, Hold()), "TaylorSeer": (TRUNK, Taylor(1))}
 """Where a feature is forecast, and how."""
+SPREADS = (0, 1, 2, 3, 4, 6, 9, 14, 20, 30, 50, 100)
+"""One of all steps rules nothing out."""
 
 
 def cem_family(setup: Setup) -> Family:
@@ -42,7 +44,7 @@ def cem_family(setup: Setup) -> Family:
         computed_axis(setup.num_steps),
         Axis("forecast", tuple(FORECASTS), ordered=False),
         Axis("weight", (0, 1, 2, 3), (2,), closed=True),
-        Axis("spread", (0, 1, 2, 3, 4, 6, 9, 14), (1,)),
+        HalfOpenAxis("spread", SPREADS, (1,), closed=setup.num_steps <= SPREADS[-1]),
         Axis("sum", ("none", "running"), ("running",), closed=True),
     )
     return Family("CEM", "arXiv 2512.23258, own implementation", axes, apply, setup.num_steps)
