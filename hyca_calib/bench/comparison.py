@@ -119,6 +119,12 @@ class Comparison:
         tell("choice", 1.0, f"{len(close)} settings on the whole select split")
         return [self._by_name[score.family].baseline(score.settings) for score in chosen(seen, places)]
 
+    def shown(self, rows: Sequence[Row], beside: Sequence[Baseline]) -> list[Baseline]:
+        """Settings that an earlier table shows: what is known of rivals stays, also where others are chosen now."""
+        families, there = self._by_name, {baseline.name for baseline in beside}
+        known = [families[row.family].baseline(row.settings) for row in rows if row.result and row.family in families]
+        return [baseline for baseline in known if baseline.name not in there]
+
     def _scored(self, stage: Callable[[], Stage], part: Part, family: Family, baseline: Baseline) -> Score:
         name, modules = part.of(baseline.name), self._modules(family)
         return self.notebook.recall(Score, name, lambda: stage().score(baseline), modules, settings=baseline.settings)

@@ -84,6 +84,7 @@ def bench_all(options: BenchOptions) -> Path:
         costs = costs_of(ratios)
         sweeps = comparison.sweeps(costs, options.settings or (3 if options.quick else MOST), progress)
         chosen = comparison.chosen(sweeps, windows(ratios), progress)
+    chosen += comparison.shown(earlier.rows if earlier else (), beside=chosen)
     baselines = comparison.baselines(chosen, tell)
     comparison.attach(baselines)
     groups = prompt_groups(_workload(options).of("test"))

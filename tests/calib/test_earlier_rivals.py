@@ -54,6 +54,17 @@ def test_they_are_not_measured_again(workload: Workload, tmp_path: Path, monkeyp
         run(noting(workload, tmp_path, "new code"))
 
 
+def test_what_a_table_shows_stays_in_it(workload: Workload, tmp_path: Path) -> None:
+    rows, _ = run(noting(workload, tmp_path, "code"))
+    over = noting(workload, tmp_path, "code")
+    known = [row.method for row in rows]
+    assert [baseline.name for baseline in over.shown(rows, beside=())] == known
+    (first, *_) = over.shown(rows, beside=())
+    assert [baseline.name for baseline in over.shown(rows, beside=[first])] == known[1:]
+    other = replace(rows[0], family="forgotten", method="of a family that is no more")
+    assert over.shown([other, replace(rows[0], result=None)], beside=()) == []
+
+
 def test_our_own_rows_are(workload: Workload, tmp_path: Path) -> None:
     rows, sweeps = run(noting(workload, tmp_path, "code"))
     ours = replace(rows[0], method="HyCa plan 2x", ours=True)
