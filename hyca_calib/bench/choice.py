@@ -17,6 +17,11 @@ FAR_DB = 6.0
 """A family that is further behind the best in a window has no row there; every family has one where it is nearest."""
 
 
+def is_wanted(family: str, names: Sequence[str], only: Sequence[str]) -> bool:
+    """Whether a family, one of these names, is asked for: by its name, or by a part of it that is nobody's name."""
+    return not only or any(part == family or (part not in names and part in family) for part in only)
+
+
 @dataclass(frozen=True)
 class Window:
     """A range of FLOPs ratios, from `low` to `high`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyca_calib.baselines.score import Score, reason
+from hyca_calib.bench.choice import is_wanted
 from hyca_calib.bench.comparison import HARNESS
 from hyca_calib.bench.documents.front import draw_front
 from hyca_calib.bench.documents.preset_tables import preset_tables
@@ -25,7 +26,7 @@ from hyca_calib.bench.preset_results import (
 )
 from hyca_calib.bench.preset_runs import MeasuredSplit
 from hyca_calib.commands.bench_options import BenchOptions
-from hyca_calib.commands.benching import is_wanted, trace_of
+from hyca_calib.commands.benching import trace_of
 from hyca_calib.commands.options import STUDIES, SearchLimits, short_name
 from hyca_calib.commands.presets import OFFERS
 from hyca_calib.commands.searching import preset_study, search_preset_study

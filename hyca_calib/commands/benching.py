@@ -10,7 +10,7 @@ import torch
 
 from hyca_calib.baselines import Setup, families
 from hyca_calib.baselines.score import Score
-from hyca_calib.bench.choice import SPARING, costs_of, windows
+from hyca_calib.bench.choice import SPARING, costs_of, is_wanted, windows
 from hyca_calib.bench.comparison import Comparison, Learnt
 from hyca_calib.bench.documents.comparison_table import measure_of, to_csv, to_markdown
 from hyca_calib.bench.documents.front import draw_front
@@ -162,11 +162,6 @@ def _comparison(options: BenchOptions, earlier: Bench | None) -> tuple[Compariso
     judged = (judge, load_margins(options.model)) if judge else None
     comparison = Comparison.of(clean, workload, batch, found, judged, notebook)
     return comparison, BenchFacts.model_validate(made), learnt
-
-
-def is_wanted(family: str, names: Sequence[str], only: Sequence[str]) -> bool:
-    """Whether a family, one of these names, is asked for: by its name, or by a part of it that is nobody's name."""
-    return not only or any(part == family or (part not in names and part in family) for part in only)
 
 
 def _timed(

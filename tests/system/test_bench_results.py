@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from processes import forked
 
+from hyca_calib.bench.choice import is_wanted
 from hyca_calib.bench.results import FULL, OURS, Bench, Row, read_bench
 from hyca_calib.bench.sweep import open_ends
 from hyca_calib.bench.verify import TOLERANCE_DB, Verification, families_of
-from hyca_calib.commands.benching import is_wanted
 from hyca_calib.pipelines.defaults import prompts_of
 from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.pipelines.workload import Workload
