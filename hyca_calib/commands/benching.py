@@ -108,7 +108,10 @@ def _earlier(options: BenchOptions) -> Bench | None:
     bench = read_bench(options.folder)
     if options.again:
         names = [sweep.family for sweep in bench.sweeps]
-        bench = without(bench, [name for name in names if is_wanted(name, names, options.again)])
+        again = [name for name in names if is_wanted(name, names, options.again)]
+        if not again:
+            raise StudyError(f"--again {', '.join(options.again)}: no such family; there are {', '.join(names)}")
+        bench = without(bench, again)
     check_alike(bench.facts, {"model": options.model, "workload": _workload(options).describe()})
     say(_verified(options, replace(bench, rows=tuple(row for row in bench.rows if not row.ours))))
     return bench

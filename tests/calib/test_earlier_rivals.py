@@ -13,7 +13,7 @@ from plans import make_plan
 
 from hyca_calib.bench.choice import windows
 from hyca_calib.bench.comparison import Comparison
-from hyca_calib.bench.earlier import check_alike, measured_earlier, others_of
+from hyca_calib.bench.earlier import check_alike, measured_earlier, others_of, without
 from hyca_calib.bench.notebook import MEASURED, Notebook
 from hyca_calib.bench.results import Bench, Row
 from hyca_calib.bench.stage import Stage
@@ -83,6 +83,18 @@ def test_another_model_is_told_before_anything_is_measured(workload: Workload, t
     Bench(facts_of(workload), (0,), ()).write(tmp_path)
     with pytest.raises(StudyError, match=r"on something else \(model tiny:pipeline then, demo now; workload .*\)"):
         bench_all(BenchOptions(model="demo", keep_rivals=True, out=tmp_path))
+
+
+def test_families_that_are_measured_again(workload: Workload, tmp_path: Path) -> None:
+    rows, sweeps = run(noting(workload, tmp_path, "code"))
+    bench = Bench(facts_of(workload), (0,), tuple(rows), COSTS, tuple(sweeps))
+    left = without(bench, [sweeps[0].family])
+    assert left.sweeps == ()
+    assert left.rows == ()
+    assert without(bench, []) == bench
+    bench.write(tmp_path)
+    with pytest.raises(StudyError, match=r"--again FORA: no such family; there are fewer steps"):
+        bench_all(BenchOptions(model="demo", keep_rivals=True, again=["FORA"], out=tmp_path))
 
 
 def test_nothing_is_swept_for_plans_that_do_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
