@@ -20,8 +20,7 @@ from torch import Tensor
 from hyca_runtime import Plan, Session
 from hyca_runtime.compiled_plan import OnMismatch
 
-SEQUENCES = 240
-"""Of all plans together, about."""
+SEQUENCES = 200
 ALWAYS = range(1000)
 
 
@@ -185,8 +184,8 @@ def no_warnings() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("kind", "sequences"),
     [
-        (make_plan, SEQUENCES // 6),
-        *((kind, SEQUENCES // 15) for kind in (layered_plan, probing_plan, joint_plan, live_plan, mixed_plan)),
+        (make_plan, SEQUENCES // 5),
+        *((kind, SEQUENCES // 6) for kind in (layered_plan, probing_plan, joint_plan, live_plan, mixed_plan)),
     ],
 )
 def test_sequences_of_runs(
@@ -216,7 +215,7 @@ def test_sequences_of_runs(
                         )
                         assert announced or session.report().off_plan, f"a silent no-op: {run}"
                     predicted += announced
-    assert predicted > 5 * sequences, "hardly anything was predicted"
+    assert predicted > 10 * sequences
 
 
 @pytest.mark.slow
