@@ -19,6 +19,7 @@ from hyca_calib.report.steps import (
     told_certificate,
     told_points,
     told_policy,
+    told_ratios,
     told_setting,
     told_sources,
     told_steps,
@@ -134,8 +135,7 @@ def _of_plan(plan: Plan) -> Facts:
 
 def _ratios(section: NetworkPlan) -> str:
     """By how much a run is cheaper, in every measure that is known."""
-    told = f", {section.flops_ratio:.2f}x by FLOPs" if section.flops_ratio else ""
-    told += f", {section.bits_ratio:.2f}x by bit operations" if section.bits_ratio else ""
+    told = f", {ratios}" if (ratios := told_ratios(section)) else ""
     if section.timing and section.seconds_ratio:
         told += f", {section.seconds_ratio:.2f}x by seconds on {section.timing}, batches of {section.timing.batch}"
     return told

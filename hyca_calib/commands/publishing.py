@@ -9,7 +9,7 @@ from hyca_calib.pipelines.load import load_pipeline
 from hyca_calib.records.atomic import replacing
 from hyca_calib.records.console import say
 from hyca_calib.report.card import plan_card
-from hyca_calib.report.steps import told_budget
+from hyca_calib.report.steps import told_budget, told_ratios
 from hyca_runtime import Plan, PlanError, load_plan
 from hyca_runtime.attach.points import find_transformers
 from hyca_runtime.certified import valid_certificate
@@ -37,9 +37,8 @@ class Found:
     def __str__(self) -> str:
         told = []
         for network in self.plan.networks:
-            ratio = f", {network.flops_ratio:.2f}x by FLOPs" if network.flops_ratio else ""
-            sure = network.certificate or "no certificate"
-            told.append(f"{network.component} {network.computed} of {network.steps} steps{ratio}, {sure}")
+            sure = ", ".join(filter(None, [told_ratios(network), network.certificate or "no certificate"]))
+            told.append(f"{network.component} {network.computed} of {network.steps} steps, {sure}")
         return f"{self.address}: {self.plan.name}; {'; '.join(told)}"
 
 
@@ -94,6 +93,7 @@ def indexed(plan: Plan, path: Path, file: str, pictures: Sequence[str] = ()) -> 
             steps=section.schedule.num_steps,
             computed=len(section.schedule.computed_steps),
             flops_ratio=section.flops_ratio,
+            bits_ratio=section.bits_ratio,
             certificate=str(valid) if (valid := valid_certificate(section, plan.sections)) else None,
         )
         for section in plan.sections

@@ -1,5 +1,6 @@
 """The page of a repository of plans on the Hub: for which model and budget, how sure, and pictures."""
 
+from hyca_calib.report.steps import told_ratios
 from hyca_runtime.integrations.hub import HubAddress
 from hyca_runtime.integrations.plan_index import IndexedPlan, PlanIndex
 
@@ -23,13 +24,13 @@ def _of_plan(repo: str, plan: IndexedPlan) -> str:
     lines = [f"## {plan.name}\n"]
     if plan.budget:
         lines.append(f"Asked for: {plan.budget}.\n")
-    lines += ["| network | sampler | steps computed | fewer FLOPs | certificate |", "|---|---|---:|---:|---|"]
+    lines += ["| network | sampler | steps computed | cheaper | certificate |", "|---|---|---:|---:|---|"]
     for network in plan.networks:
         cells = (
             f"{network.component}: {network.transformer}, configuration `{network.config_digest[:12]}`",
             network.scheduler,
             f"{network.computed} of {network.steps}",
-            f"{network.flops_ratio:.2f}x" if network.flops_ratio else "not told",
+            told_ratios(network) or "not told",
             network.certificate or "none",
         )
         lines.append(f"| {' | '.join(cells)} |")

@@ -7,6 +7,7 @@ from hyca_calib.search.past_cost import told_keys
 from hyca_runtime import Plan
 from hyca_runtime.certified import valid_certificate
 from hyca_runtime.forecast import Source
+from hyca_runtime.integrations.plan_index import IndexedNetwork
 from hyca_runtime.network_plan import NetworkPlan
 from hyca_runtime.point import CachePoint
 from hyca_runtime.policies import PolicySpec
@@ -139,6 +140,12 @@ def told_budget(plan: Plan) -> str:
         return ""
     over = 100 * float(told.get("tolerance", 0))
     return str(told["asked"]) + (f", at most {over:.0f} % over" if over else "")
+
+
+def told_ratios(found: NetworkPlan | IndexedNetwork) -> str:
+    """By how much a run is cheaper, as far as the plan says its costs; "" where it says none."""
+    ratios = {"FLOPs": found.flops_ratio, "bit operations": found.bits_ratio}
+    return ", ".join(f"{ratio:.2f}x by {measure}" for measure, ratio in ratios.items() if ratio)
 
 
 def told_certificate(section: NetworkPlan, plan: Plan) -> str:

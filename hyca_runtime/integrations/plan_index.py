@@ -25,7 +25,7 @@ class IndexedNetwork(PlanPart):
     Attributes:
         component, transformer, config_digest: the network, as in the plan.
         scheduler, steps, computed: the sampler, its steps, and how many of them compute all of the network.
-        flops_ratio: FLOPs of the full run over those of the plan, where it says its costs.
+        flops_ratio, bits_ratio: FLOPs and bit operations of the full run over those of the plan, where it says them.
         certificate: what its certificate says, if it has one that is true of it.
     """
 
@@ -36,6 +36,7 @@ class IndexedNetwork(PlanPart):
     steps: int = Field(ge=1)
     computed: int = Field(ge=1)
     flops_ratio: float | None = None
+    bits_ratio: float | None = None
     certificate: str | None = None
 
 

@@ -29,7 +29,7 @@ from hyca_calib.search.quantcache.calibration import (
     measure_cosines,
     parts_of_blocks,
 )
-from hyca_calib.search.quantcache.counters import Counters, change, computed_steps, gentlest
+from hyca_calib.search.quantcache.counters import Counters, computed_steps, distance, gentlest, moving_distance
 from hyca_calib.search.quantcache.passing import Passing, unrest_of
 from hyca_calib.search.quantcache.search import REUSES, Calibrated, calibrated, reusing_section, with_balance_that_pays
 from hyca_calib.search.quantcache.site import measure_site
@@ -78,10 +78,11 @@ def test_the_gentlest_counters_compute_every_step_and_each_further_fewer() -> No
 
 def test_changes_count_motion() -> None:
     one, other = Feature((torch.zeros(1, 2, 3, 4, 4),)), Feature((torch.full((1, 2, 3, 4, 4), 2.0),))
-    assert change(one, other) == 0, "no frame differs from the next"
+    assert moving_distance(one, other) == 0, "no frame differs from the next"
+    assert distance(one, other) == 2.0, "which unrest does not ask"
     moving = Feature((other[0] + torch.arange(3.0).view(1, 1, 3, 1, 1),))
-    assert change(one, moving) == pytest.approx(3.0)
-    assert change(Feature((torch.zeros(1, 3, 4, 4),)), Feature((torch.full((1, 3, 4, 4), 2.0),))) == 2.0
+    assert moving_distance(one, moving) == pytest.approx(3.0)
+    assert moving_distance(Feature((torch.zeros(1, 3, 4, 4),)), Feature((torch.full((1, 3, 4, 4), 2.0),))) == 2.0
 
 
 COSINES = {"a": [0.99, 0.5, 0.9, 0.9], "b": [0.2, 0.9, 0.99, 0.9]}

@@ -46,7 +46,7 @@ def test_a_repository_in_a_folder(study: Path, tmp_path: Path, capsys: pytest.Ca
     assert address == f"hf://{REPO}#{index.plans[1].sha256[:12]}"
     assert load_plan(out / "other") == load_plan(study)
     card = (out / "README.md").read_text()
-    told = "transformer: FluxTransformer2DModel", "| 4 of 12 | 2.94x | none |", "Asked for: 3x.", address
+    told = "transformer: FluxTransformer2DModel", "| 4 of 12 | 2.94x by FLOPs | none |", "Asked for: 3x.", address
     assert all(what in card for what in told)
     for plan in index.plans:
         assert all((out / picture).read_bytes() == b"a picture" and f"({picture})" in card for picture in plan.pictures)

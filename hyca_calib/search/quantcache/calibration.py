@@ -18,7 +18,7 @@ from hyca_calib.search.kept_runs import Rows, measured
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.quantcache.balance import calibrate_balance
 from hyca_calib.search.quantcache.bits import Importance
-from hyca_calib.search.quantcache.counters import LENGTHS, change
+from hyca_calib.search.quantcache.counters import LENGTHS, distance, moving_distance
 from hyca_calib.search.smoothcache.calibration import Changes, mean_changes, measure_changes
 from hyca_calib.search.watched_run import WatchedCall, watch
 from hyca_runtime.attach.points import SIDE_LIST, find_blocks, find_transformer
@@ -29,6 +29,8 @@ from hyca_runtime.variant import Scheme, VariantSpec
 
 OUTPUT = "output"
 """The name of the point at which steps are reused, and where it is."""
+BETWEEN = {"moving": moving_distance, "plain": distance}
+"""Changes of outputs: those that divergences are of, and those that unrest is of."""
 BALANCED = ", balanced"
 SAMPLES, PROBED, PROBE_STEPS = 8, 2, 4
 """Full runs for changes and cosines; runs of few steps on which parts are quantised one by one, and these steps."""
@@ -42,18 +44,19 @@ def block_paths(network: nn.Module) -> list[str]:
 
 
 def calibrate_changes(pipe: Any, problem: Problem, folder: Path, on_progress: Progress) -> Changes:
-    """How far outputs are from those of steps before, see `change`, in full runs of the fit split.
+    """How far outputs are from those of steps before, in full runs of the fit split, by each name of `BETWEEN`.
 
     Args:
         folder: where those of each run are kept; a second call goes on from them.
     """
-    ahead, points = min(LENGTHS[-1][-1], problem.trace.num_steps - 1), {OUTPUT: parse_point(OUTPUT)}
-    jobs, of = problem.workload.of("fit")[:SAMPLES], f"{problem.identity}, changes of outputs over {ahead} steps"
+    ahead, points = min(LENGTHS[-1][-1], problem.trace.num_steps - 1), dict.fromkeys(BETWEEN, parse_point(OUTPUT))
+    told = f"{problem.identity}, changes of outputs over {ahead} steps, {' and '.join(BETWEEN)}"
+    jobs = problem.workload.of("fit")[:SAMPLES]
 
     def measure(job: Job) -> Rows:
-        return measure_changes(pipe, problem, points, job, ahead, change)
+        return measure_changes(pipe, problem, points, job, ahead, BETWEEN)
 
-    return mean_changes(measured(folder / "output_distances.json", of, jobs, measure, on_progress))
+    return mean_changes(measured(folder / "output_distances.json", told, jobs, measure, on_progress))
 
 
 def calibrate_cosines(

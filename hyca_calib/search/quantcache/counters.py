@@ -22,7 +22,7 @@ LEVELS = 32
 """Steps in which the share of divergences below the second threshold is raised."""
 
 Distances = Sequence[Sequence[float]]
-"""``[j - 1][t]``: how far the output of step t + j is from that of step t, times its own change from frame to frame."""
+"""``[j - 1][t]``: how far the output of step t + j is from that of step t."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def computed_steps(distances: Distances, counters: Counters, num_steps: int, fir
     """The computed steps, each with its divergence; infinite that of the first, which are computed in any case.
 
     Args:
+        distances: each times the later output's own change from frame to frame.
         first: how many these are.
     """
     found, before, step = dict.fromkeys(range(first), np.inf), first - 1, first
@@ -71,10 +72,15 @@ def _quantile(known: Sequence[float], share: float) -> float:
     return float(np.nextafter(np.quantile(known, share), np.inf)) if share == 1 else float(np.quantile(known, share))
 
 
-def change(older: Feature, newer: Feature) -> float:
-    """Mean absolute difference of outputs, times that from frame to frame of the newer where it has frames."""
+def distance(older: Feature, newer: Feature) -> float:
+    """Mean absolute difference of outputs."""
     total = sum((b.float() - a.float()).abs().sum().item() for a, b in zip(older, newer, strict=True))
-    return total / sum(part.numel() for part in newer) * _between_frames(newer[0])
+    return total / sum(part.numel() for part in newer)
+
+
+def moving_distance(older: Feature, newer: Feature) -> float:
+    """The distance, times that from frame to frame of the newer output where it has frames."""
+    return distance(older, newer) * _between_frames(newer[0])
 
 
 def _between_frames(output: Tensor) -> float:

@@ -10,7 +10,7 @@ of a kind, guidance branches and samples.
 
 import statistics
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,14 @@ def measure_changes(
     points: Points,
     job: Job,
     lookahead: int,
-    between: Callable[[Feature, Feature], float] = change,
+    between: Mapping[str, Callable[[Feature, Feature], float]] | None = None,
 ) -> Changes:
     """Changes in the full run of one sample; holds the outputs of the last `lookahead` steps.
 
     Args:
-        between: what counts as the change from one output to a later one.
+        between: what counts as the change from one output to a later one, by the name of the point; else `change`.
     """
+    known = between or {}
     past: dict[tuple[str, str, int], deque[tuple[int, Feature]]] = defaultdict(lambda: deque(maxlen=lookahead))
     found: dict[tuple[str, int, int], list[float]] = defaultdict(list)
 
@@ -85,7 +86,7 @@ def measure_changes(
             before = past[name, *call.stream]
             for step, older in before:
                 if _comparable(older, feature):
-                    found[name, call.step - step, step].append(between(older, feature))
+                    found[name, call.step - step, step].append(known.get(name, change)(older, feature))
             before.append((call.step, Feature(part.detach().clone() for part in feature)))
 
     watch(pipe, problem, points, job, problem.workload.num_steps, hear)
