@@ -6,6 +6,7 @@
 >>> print(session.report())  # doctest: +SKIP
 """
 
+from hyca_runtime.apply import apply_plan, session_of
 from hyca_runtime.errors import (
     AttachError,
     CertificateError,
@@ -18,7 +19,7 @@ from hyca_runtime.errors import (
 from hyca_runtime.plan import Plan, load_plan, merge_plans, save_plan
 from hyca_runtime.plan_cache import PlanCache
 from hyca_runtime.report import RunReport
-from hyca_runtime.session import Session, apply_plan
+from hyca_runtime.session import Session
 from hyca_runtime.starter import starter_plan
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "load_plan",
     "merge_plans",
     "save_plan",
+    "session_of",
     "starter_plan",
 ]

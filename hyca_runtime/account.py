@@ -33,7 +33,7 @@ def account(
     streams = {
         (name if len(executors) > 1 else "", branch, part, number): state.count
         for name, number, lane in lanes
-        for (branch, part), state in lane.streams.items()
+        for (branch, part), state in list(lane.streams.items())  # other threads go on meanwhile
     }
     furthest = [_furthest([(number, lane) for name, number, lane in lanes if name == of]) for of in executors]
     departed = [executor.departure(own) for executor in executors.values()] or [GONE]

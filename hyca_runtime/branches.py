@@ -61,6 +61,20 @@ class Branches:
 
     def __init__(self) -> None:
         self._known: dict[str, _Conditioning | None] = {}
+        self._steady: set[str] = set()
+
+    def has_changed(self, label: str, likeness: Likeness) -> bool:
+        """Whether a branch that had stayed as it was is conditioned by something else; not one that never stays.
+
+        Args:
+            likeness: of what its call is conditioned by, see `find`.
+        """
+        if likeness != "other":
+            self._steady.add(label)
+            return False
+        was_steady = label in self._steady
+        self._steady.discard(label)
+        return was_steady
 
     def find(self, name: str, conditioning: Tensor | None) -> tuple[str | None, Likeness]:
         """The label of a call's branch, None if it is new; and how its conditioning is like what it was."""

@@ -23,11 +23,13 @@ class Call:
         branch: the name of its guidance branch, or "", "#1", "#2" ... in order of appearance.
         part: which part of a picture or a video: its chunk, or how many calls of this branch came before it on this
             step.
+        conditioned_anew: whether what conditions the branch, which had stayed the same, is another from this call on.
     """
 
     progress: Progress
     branch: str
     part: int
+    conditioned_anew: bool = False
 
 
 class CallResolver:
@@ -70,7 +72,9 @@ class CallResolver:
         branch = self._branches.label(found, conditioning, frozenset(self._called))
         part = self._called.get(branch, 0)
         self._called[branch] = part + 1
-        return Call(progress, branch, part if self._chunk is None else self._chunk)
+        alone = part == 0 and self._called_before.get(branch, 1) == 1  # else parts may be conditioned each by its own
+        anew = self._branches.has_changed(branch, likeness) and progress != "begins" and alone
+        return Call(progress, branch, part if self._chunk is None else self._chunk, anew)
 
     def _close_step(self, ends_run: bool) -> None:
         """Hold a step against the one before: where frames have times of their own, it has more calls, or fewer."""

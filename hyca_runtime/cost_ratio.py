@@ -22,7 +22,8 @@ def cost_ratio(lanes: Sequence[Lane], costs: Callable[[NetworkPlan], Sequence[fl
         if (told := costs(section)) is None:
             return None
         cost = dict(zip(section.schedule.palette, told, strict=True))
-        for state in lane.streams.values():
-            spent += sum(count * cost.get(action, cost[COMPUTE]) for action, count in state.count.actions.items())
+        for state in list(lane.streams.values()):  # other threads go on meanwhile
+            done = list(state.count.actions.items())
+            spent += sum(count * cost.get(action, cost[COMPUTE]) for action, count in done)
             full += state.count.steps * cost[COMPUTE]
     return full / spent if spent else None

@@ -56,7 +56,7 @@ class Decisions:
         self._context, self._clock, self._lanes = attachment.context, clock, lanes
         self._complain, self._ranks = complain, ranks
         self.listeners: list[Callable[[Lane, Call], None]] = []
-        self._arrival = Arrival(attachment.module)
+        self._arrival = Arrival(attachment.module, attachment.turn)
         self.check(plan)
 
     def check(self, plan: CompiledPlan) -> None:
@@ -72,9 +72,9 @@ class Decisions:
         lane, turns = self.placed(plan, args, kwargs)
         plan = lane.plan
         section = plan.section(lane.track)
-        if section.stacked > 1 and turns[0].anew:
+        if section.stacked > 1 and (turns[0].anew or turns[0].previous == 0):  # samples may begin with equal noise
             same = self._ranks.everywhere(repeats(args, kwargs, section.stacked))
-            stacked = bool(same)  # waits for the device, once a run
+            stacked = bool(same)  # waits for the device, twice a run
             for turn in turns:
                 turn.state.stacked = stacked
         fills = fills_cache or turns[0].state.filled_cache

@@ -75,7 +75,7 @@ class Lane:
         if not self.streams:
             return frozenset()
         section = self.plan.section(self.track)
-        called = {label for branch, _ in self.streams for label in stacked_labels(branch, section.held)}
+        called = {label for branch, _ in list(self.streams) for label in stacked_labels(branch, section.held)}
         return section.branches - called
 
     @property
@@ -90,17 +90,17 @@ class Lane:
     @property
     def computed_at(self) -> tuple[int, ...]:
         """The steps of the run, counted from 0, on which something was computed."""
-        return tuple(sorted(step - 1 for step in self._computed))
+        return tuple(sorted(step - 1 for step in list(self._computed)))
 
     def resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any], branch: str, step: int | None) -> Call:
         """Place a call; what an earlier run remembered is forgotten when the next begins."""
         call = self._resolver.resolve(args, kwargs, branch, step)
         if call.progress == "begins":
-            self.streams.clear()
-            self._together.clear()
-            self._computed.clear()
-            self._partly.clear()
+            for memory in (self.streams, self._together, self._computed, self._partly):
+                memory.clear()
             self._lacks = ""
+        if call.conditioned_anew:
+            self.forget("what conditions it was replaced in the midst of the run", call.branch)
         return call
 
     def state(self, call: Call) -> StreamState:
@@ -234,10 +234,11 @@ class Lane:
         together.computed = len(self._computed - {self.track.steps})
         return together
 
-    def forget(self, cause: str) -> None:
-        """Forget all features of the present run, for a reason."""
+    def forget(self, cause: str, branch: str | None = None) -> None:
+        """Forget all features of the present run, or those of one branch, for a reason."""
         for state in self.streams.values():
-            state.forget(cause)
+            if branch in (None, state.branch):
+                state.forget(cause)
 
     def lacks(self, cause: str) -> None:
         """A step that the plan predicts is computed, for a reason."""

@@ -58,8 +58,9 @@ class Lanes:
     def drop(self, own: bool) -> None:
         """Forget the lanes of all threads, or the calling sampler's."""
         mine = self.number()
-        for key in [key for key in self._lanes if key[0] == mine or not own]:
-            self._lanes.pop(key, None)
+        for key in list(self._lanes):
+            if key[0] == mine or not own:
+                self._lanes.pop(key, None)
 
 
 def carry(lane: Lane, better: Lane, position: float) -> None:

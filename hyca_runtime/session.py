@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet, ref
 
 from torch import nn
 
 from hyca_runtime.account import GONE, account
 from hyca_runtime.agreement import ALONE, Agreement
 from hyca_runtime.attach.context import step_number
-from hyca_runtime.attach.deferral import Deferral, defer_control
-from hyca_runtime.attach.points import find_transformers
+from hyca_runtime.attach.deferral import Deferral
 from hyca_runtime.compiled_plan import CompiledPlan, OnMismatch
-from hyca_runtime.errors import AttachError, PlanError
+from hyca_runtime.errors import AttachError, ClockError, PlanError
 from hyca_runtime.executor import Executor
-from hyca_runtime.fit import check_agreed, check_fits, tell_of_rounding
-from hyca_runtime.plan import Plan, as_plan
+from hyca_runtime.fit import check_agreed, check_fits
+from hyca_runtime.plan import Plan
 from hyca_runtime.report import RunReport
 from hyca_runtime.streaming.key_store import Observer
 
@@ -55,16 +53,27 @@ class Session:
         self._warned: set[tuple[type[Warning], str]] = set()
         self._compiled: dict[int, tuple[Plan, dict[str, CompiledPlan]]] = {}
         self._control = WeakSet(control)  # kept by their modules, as executors are
-        self._executors: WeakValueDictionary[str, Executor] = WeakValueDictionary()
+        self._held: dict[str, ref[Executor]] = {}  # never changed, but replaced: other threads may be reading
         try:
             for name, module in networks.items():
                 sections = [section for section in plan.sections if section.component == name]
                 if sections:
                     compiled = CompiledPlan(plan.name, sections, on_mismatch)
-                    self._executors[name] = Executor(module, compiled, pipe, self._complain, ranks)
+                    executor = Executor(module, compiled, pipe, self._complain, ranks)
+                    self._held = {**self._held, name: ref(executor)}
         except BaseException:
             self.remove()
             raise
+
+    @property
+    def _executors(self) -> dict[str, Executor]:
+        """By the name of their network, those whose network is still there."""
+        return {name: executor for name, held in self._held.items() if (executor := held()) is not None}
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether a network follows its plan."""
+        return bool(self._executors)
 
     def _complain(self, kind: type[Warning], subject: str, message: str) -> None:
         """Warn, but once of each subject."""
@@ -92,10 +101,13 @@ class Session:
             chunk: which part of a long video, in the order in which they begin; each has a run and features of its own.
 
         Raises:
-            ClockError: a step, or a chunk, that is no whole number from 0 on.
+            ClockError: a step, a lane or a chunk that is no whole number from 0 on, or a branch that is no text.
         """
         number = None if step is None else step_number(step)
+        lane = None if lane is None else step_number(lane, "lane")
         chunk = None if chunk is None else step_number(chunk, "chunk")
+        if not isinstance(branch, str | None):
+            raise ClockError(f"expected the name of a guidance branch, got {branch!r}")
         with ExitStack() as stack:
             for executor in self._executors.values():
                 stack.enter_context(executor.saying(branch=branch, step=number, pipe=pipe, lane=lane, chunk=chunk))
@@ -194,57 +206,21 @@ class Session:
     def remove(self) -> None:
         """Restore the networks exactly and release all memory. A second call does nothing.
 
-        Offload hooks stay as they are, whether they were put on before the plan or after it.
+        A call that is being answered is waited for. Offload hooks stay as they are, whether they were put on before the
+        plan or after it.
         """
-        self._last = self.report()
-        while self._control:
-            self._control.pop().remove()
-        while self._executors:
-            self._executors.popitem()[1].remove()
+        executors = self._executors
+        try:
+            self._last = self.report()
+        finally:
+            self._held = {}
+            while self._control:
+                self._control.pop().remove()
+            for executor in executors.values():
+                executor.remove()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.remove()
-
-
-def apply_plan(
-    target: object,
-    plan: Plan | str | os.PathLike[str],
-    on_mismatch: OnMismatch = "compute",
-    ranks: Agreement = ALONE,
-    require: float | None = None,
-) -> Session:
-    """Make a diffusers pipeline, or a transformer, follow `plan`.
-
-    Args:
-        target: a pipeline, or a network itself, compiled or not. Prefer the pipeline: its scheduler
-            tells the step without waiting for the GPU.
-        plan: a plan, or the path of its file or of its study's folder.
-        on_mismatch: what a run with other steps, timesteps or another kind of sampler does: "compute" every step
-            and warn once, "adapt" the schedule to the sampler's time and forecast by the plan's closed forms, or
-            raise an "error". A step that the plan predicts but whose branch lacks the features for it (it began
-            late, a forecast was not finite) is computed with a warning, or is an "error", too.
-        ranks: those that each hold a part of every sample and must decide alike, see `integrations.parallel`.
-        require: agreement with the full run, in dB, that the plan's certificate must bound from below at 95 %, for
-            weights stored as these are, and these very ones where it is signed; also of plans that it follows later.
-
-    Returns:
-        The session, which `report`s and `remove`s.
-
-    Raises:
-        PlanError: there is no sound plan.
-        PlanMismatchError: the plan was made for other networks, or ranks were given different ones.
-        CertificateError: it does not have the certificate that is required.
-        AttachError: a network cannot be wrapped. Nothing was changed in any case.
-    """
-    plan, networks = as_plan(plan), find_transformers(target)
-    check_agreed(plan, on_mismatch, networks, ranks)
-    check_fits(plan.name, plan.sections, networks, type(target).__name__, require)
-    if isinstance(target, nn.Module):
-        for section in plan.sections:
-            tell_of_rounding(plan.name, section, networks[section.component])
-    pipe = None if isinstance(target, nn.Module) else target
-    control = defer_control(target, {s.component: list(s.places.values()) for s in plan.sections})
-    return Session(networks, plan, on_mismatch, pipe, control, ranks, require)

@@ -178,5 +178,7 @@ def merged_variants(parts: Iterable[Mapping[str, VariantSpec] | None]) -> dict[s
     for variants in parts:
         for name, spec in (variants or {}).items():
             if found.setdefault(name, spec) != spec:
-                raise ValueError(f"variants: sections for one network must mean the same by {name!r}")
+                raise ValueError(
+                    f"variants: sections for one network must mean the same by {name!r}; keep them in two plans"
+                )
     return found

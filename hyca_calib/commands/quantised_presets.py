@@ -29,6 +29,8 @@ from hyca_calib.search.quantcache.site import measure_site as measure_blocks
 from hyca_calib.search.smoothcache.calibration import Changes
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime import Plan
+from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.attach.variants import Variants
 from hyca_runtime.errors import BudgetError
 from hyca_runtime.variant import VariantSpec
 
@@ -70,6 +72,8 @@ def quantcache(asked: Asked) -> Maker:
             f"--precision {limits.precision}: {limits.preset} takes int8, perhaps with int4_weights beside it, both of "
             "them :simulated or neither"
         )
+    network = find_transformer(pipe, problem.trace.attributes.model.component)
+    Variants(network, specs)  # refused before full runs, if they cannot be made here
     site = measure_blocks(pipe, problem)
 
     @cache

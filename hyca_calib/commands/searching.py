@@ -23,7 +23,7 @@ from hyca_calib.search.lineage import part_for
 from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.run_seconds import keep_seconds, kept_seconds, run_seconds
-from hyca_calib.search.sources import BEST
+from hyca_calib.search.sources import BEST, CACHEQUANT, QUANTCACHE
 from hyca_calib.search.start import started
 from hyca_calib.search.storage import public
 from hyca_calib.search.study import CONTENT, JOURNAL, StudyFolder
@@ -81,8 +81,9 @@ def search_with(
     wanted = _budgets(budgets, limits)
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
     timed = any(budget.needs_seconds for budget in wanted)
+    told_by_trace = preset.computes_steps and limits.precision is None  # else steps may be cheaper
     if not timed:
-        recorded = within_reach(wanted, recorded) if preset.computes_steps else recorded
+        recorded = within_reach(wanted, recorded) if told_by_trace else recorded
     for trace_ in recorded[1:]:
         trace_.check_same_samples(recorded[0])
     suffix = "" if limits.preset == BEST else f"-{limits.preset}"
@@ -98,7 +99,7 @@ def search_with(
     seconds = (kept_seconds(folder, recorded[0]) or run_seconds(pipe, recorded[0])) if timed else None
     if seconds is not None:
         wanted = tuple(budget.within(seconds) for budget in wanted)
-        recorded = within_reach(wanted, recorded) if preset.computes_steps else recorded
+        recorded = within_reach(wanted, recorded) if told_by_trace else recorded
     make = preset.prepare(Asked(pipe, _problems(recorded, limits, start), wanted, limits, folder, effort, start))
     for study, request in zip(studies, requests, strict=True):
         StudyFolder.open(study.folder, request)
@@ -209,10 +210,13 @@ def _check_options(limits: SearchLimits, recorded: Sequence[Trace], budgets: Seq
 
     Raises:
         StudyError: see `check_keys`.
-        BudgetError: unknown variants, a budget that they do not help to keep, another palette beside them, chunks of a
-            video, or roundings of none.
+        BudgetError: unknown variants, a budget that they do not help to keep, or of what is not measured, another
+            palette beside them, chunks of a video, or roundings of none.
     """
     check_keys(limits, recorded, budgets)
+    in_time = next((budget.text for budget in budgets if budget.needs_seconds), None)
+    if limits.preset in (CACHEQUANT, QUANTCACHE) and in_time is not None:
+        raise BudgetError(f"budget {in_time!r}: {limits.preset} does not time quantised steps; use 2x or '10x bitops'")
     if limits.precision is None:
         if limits.roundings != SearchLimits.roundings:
             raise BudgetError(
@@ -222,7 +226,7 @@ def _check_options(limits: SearchLimits, recorded: Sequence[Trace], budgets: Seq
     schemes = {spec.scheme for spec in parse_variants(limits.precision).values()}
     if limits.roundings != SearchLimits.roundings and not schemes & EVEN:
         raise BudgetError(f"--roundings is of {' and '.join(sorted(EVEN))}, got --precision {limits.precision}")
-    if limits.preset != BEST:  # recipes reuse something besides, so that any budget makes sense
+    if limits.preset != BEST:  # recipes reuse something besides, so that any other budget makes sense
         return
     if limits.palette is not None:
         raise BudgetError("--precision goes with whole steps, give it without --palette")

@@ -69,6 +69,34 @@ def whole_schedules(
     return [found[count] for count in counts]
 
 
+def own_schedules(
+    problem: Problem, settings: Settings, budgets: Sequence[Budget], groups: Groups, pulse: Pulse
+) -> list[Schedule]:
+    """Schedules of whole steps; of steps by variants where no others are cheap enough.
+
+    Raises:
+        BudgetError: no schedule fits.
+    """
+    try:
+        return whole_schedules(problem, settings, budgets, groups, pulse)
+    except BudgetError:
+        known = problem.variants.saving(budgets[0].timed is not None) if problem.variants else []
+        if not known:
+            raise
+        if len(budgets) == 1:
+            return [_first_that_fits(problem, settings, budgets[0], groups, known)]
+        return [own_schedules(problem, settings, [budget], groups, pulse)[0] for budget in budgets]
+
+
+def _first_that_fits(
+    problem: Problem, settings: Settings, budget: Budget, groups: Groups, variants: Sequence[str]
+) -> Schedule:
+    for variant in variants[:-1]:
+        with suppress(BudgetError):
+            return precise_schedule(problem, settings, budget, groups, variant)
+    return precise_schedule(problem, settings, budget, groups, variants[-1])
+
+
 def mixed_schedules(
     problem: Problem, settings: Settings, budget: Budget, groups: Groups, pulse: Pulse = no_pulse
 ) -> list[Schedule]:
@@ -181,12 +209,15 @@ def precise_schedule(
         )
     low = max(low, least + 1e-9 * own)  # where a forecast takes as long
     spare = budget.most_flops(own, least, steps) * (1 + 1e-9) - steps * least
-    counts = range(max(1, int(spare / (own - least))), min(steps, int(spare / (low - least))) + 1)
+    counts = range(min(steps, max(1, int(spare / (own - least)))), min(steps, int(spare / (low - least))) + 1)
     most = {k: min(k, int((spare - k * (low - least)) / (own - low))) for k in counts}
     depth = min(settings.depth, 2)  # two decide which schedule is best; the plan's rows have all
     reach = _reach(problem, replace(settings, depth=depth), counts[0], 4 * len(groups)) if counts else None
     if reach is None:
-        raise BudgetError(f"budget {budget.text!r} cannot be met: computing one step as {variant} is more already")
+        told = (
+            f"computing one of {steps} steps as {variant} is {steps * own / (low + (steps - 1) * least):.1f}x already"
+        )
+        raise BudgetError(f"budget {budget.text!r} cannot be met: {told}; ask for less")
     gains, branches = problem.channel_gain[:, None], len(trace.branches)
     guidance = trace.guidance if len(trace.guidance) == branches and trace.crossed else [1.0] * branches
     noise = [loudness * summed(known.noise[variant], of) * gains for of in ([1.0] * branches, guidance)]

@@ -18,6 +18,7 @@ from hyca_calib.search.schedules import (
     LOUDNESS,
     branch_schedule,
     mixed_schedules,
+    own_schedules,
     partial_schedule,
     precise_schedule,
     whole_schedules,
@@ -50,7 +51,7 @@ def solve(
         BudgetError: no schedule fits.
     """
     groups = partition(problem, settings, seed)
-    schedules = whole_schedules(problem, settings, budgets, groups, pulse)
+    schedules = own_schedules(problem, settings, budgets, groups, pulse)
     if problem.partial:
         schedules = [
             partial_schedule(problem, settings, budget, groups, schedule, pulse)
@@ -126,10 +127,12 @@ def _other_ways(candidate: Candidate, budget: Budget) -> list[Candidate]:
             found = [*whole, *found[1:]]  # the very best is the candidate's own
     variants = problem.variants.saving(budget.timed is not None) if problem.variants else ()
     precise = itertools.product(variants, LOUDNESS)
-    found += dict.fromkeys(precise_schedule(problem, settings, budget, groups, *way) for way in precise)
+    for way in precise:
+        with suppress(BudgetError):  # other ways may keep it
+            found.append(precise_schedule(problem, settings, budget, groups, *way))
     if problem.apart:
         found.append(branch_schedule(problem, settings, budget, groups))
-    return [candidate.moved(schedule) for schedule in found]
+    return [candidate.moved(schedule) for schedule in dict.fromkeys(found)]
 
 
 def _sampler(number: int, tuning: Tuning, seed: int) -> optuna.samplers.BaseSampler:

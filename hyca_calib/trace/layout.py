@@ -15,6 +15,7 @@ from hyca_calib.trace.streamed import TracedChunks
 from hyca_runtime.errors import TraceError
 
 LAYOUT = "facts.json"
+TIMES = "timesteps", "scheduler_timesteps", "sigmas", "response"
 
 
 class PointLayout(BaseModel, frozen=True, extra="forbid"):
@@ -110,6 +111,13 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
             across=request.across,
             chunks=recording.chunks,
         )
+
+    def differing(self, other: Self) -> list[str]:
+        """Names of what differs from the layout of other samples; what is estimated from a sample may, and digits of
+        times that machines calculate otherwise."""
+        own, its = (layout.model_dump(exclude={"points": {"__all__": {"gram_error"}}}) for layout in (self, other))
+        alike = [name for name in TIMES if len(own[name]) == len(its[name]) and np.allclose(own[name], its[name])]
+        return [name for name in own if own[name] != its[name] and name not in alike]
 
     @property
     def calls(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import OutOfMemoryError, Tensor, nn
@@ -15,10 +16,14 @@ EMBEDDINGS = ("patch_embedding", "x_embedder", "img_in", "proj_in")
 
 
 class Arrival:
-    """The input of one network."""
+    """The input of one network.
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    Args:
+        turn: what a call holds while somebody stands in for a part of the network.
+    """
+
+    def __init__(self, network: nn.Module, turn: AbstractContextManager[object]) -> None:
+        self._network, self._turn = network, turn
         self._name = next((name for name in EMBEDDINGS if isinstance(getattr(network, name, None), nn.Module)), "")
 
     def check(self, looks: Iterable[str]) -> None:
@@ -43,7 +48,8 @@ class Arrival:
         if latents is None or looks == "latents":
             return latents
         try:
-            found: Tensor = self._network.get_submodule(self._name)(latents)
+            with self._turn:
+                found: Tensor = self._network.get_submodule(self._name)(latents)
         except OutOfMemoryError:
             raise
         except RuntimeError as failure:  # AnyFlow's frames come before channels

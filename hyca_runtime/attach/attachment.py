@@ -1,8 +1,7 @@
 """A network with a handle on its cache points.
 
-Everything that drives a network (the runtime session, the trace recorder, the refinement of taps)
-does so through `Attachment.run`: it hands out the features of some points and takes those of others,
-whose makers then do not run.
+Everything that drives a network (the runtime session, the trace recorder, the refinement of taps) does so through
+`Attachment.run`: it hands out the features of some points and takes those of others, whose makers then do not run.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from hyca_runtime.variant import OWN, VariantSpec, Weights
 Handler = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 """Answers a call of the network, given its arguments."""
 
+CURE = "call remove() on its session first, which hyca_runtime.session_of(pipe) finds"
 _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 class Attachment:
     """Lets `handler` answer the calls of `module`, from `install` until `remove`.
 
-    Only the network's own `forward` and `cache_context` are replaced. Calls from several threads
-    take turns, for a stand-in is seen by all of them.
+    Only the network's own `forward` and `cache_context` are replaced. Calls from several threads take turns.
 
     Args:
         module: the network, unwrapped from `torch.compile`.
@@ -51,9 +50,11 @@ class Attachment:
         apart: see `bind_points`.
         variants: versions of its weights that calls may run with, made here and now.
 
+    Attributes:
+        turn: while one holds it, nobody stands in for a part of the network.
+
     Raises:
-        AttachError: the network has no such point, or is driven by a cache already. Nothing was
-            changed then.
+        AttachError: the network has no such point, or is driven by a cache already. Nothing was changed then.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Attachment:
         variants: Mapping[str, VariantSpec] | None = None,
     ) -> None:
         if module in _attached:
-            raise AttachError(f"{type(module).__name__} has a plan applied already; call remove() on its session first")
+            raise AttachError(f"{type(module).__name__} has a plan applied already; {CURE}")
         check_undriven(module)
         self.module = module
         self.points = {FEATURE: points} if isinstance(points, CachePoint) else dict(points)
@@ -75,7 +76,8 @@ class Attachment:
         self.variants = Variants(module, variants or {})
         self._patches: list[Patch] = []
         self._handler: Handler | None = None
-        self._turn = threading.RLock()
+        self._removed = False
+        self.turn = threading.RLock()
         self._enter = outside(self._put_in)
         self._leave = outside(put_back)
         self._take = outside(self._hand_over)
@@ -106,26 +108,26 @@ class Attachment:
         self._slot.put(forward)
         self._patches = self.context.listen(self.module)
         if hasattr(self.module, "enable_cache"):
-            self._patches.append(
-                Patch(self.module, "enable_cache", Replacement(self.module, "enable_cache", self._refuse))
-            )
+            refuse = Replacement(self.module, "enable_cache", self._refuse)
+            self._patches.append(Patch(self.module, "enable_cache", refuse))
         _attached.add(self.module)
 
     def remove(self) -> None:
-        """Restore the network exactly, under whatever hooks were put on it meanwhile.
+        """Restore the network exactly, under whatever hooks were put on it meanwhile, once no call is being answered.
 
-        Where something unknown wrapped its forward, our link in that chain stays and hands every
-        call through.
+        Calls that wait for their turn run in full. Where something unknown wrapped the network's forward, our link in
+        that chain stays and hands every call through.
         """
-        self._handler = None
-        self._slot.restore()
-        while self._patches:
-            self._patches.pop().remove()
-        self.variants = Variants(self.module, {})  # their memory is free at once, whoever still holds on to this
-        _attached.discard(self.module)
+        with self.turn:
+            self._handler, self._removed = None, True
+            self._slot.restore()
+            while self._patches:
+                self._patches.pop().remove()
+            self.variants = Variants(self.module, {})  # their memory is free at once, whoever still holds on to this
+            _attached.discard(self.module)
 
     def _refuse(self, *_: Any, **__: Any) -> None:
-        raise AttachError(f"{type(self.module).__name__} has a plan applied; call remove() on its session first")
+        raise AttachError(f"{type(self.module).__name__} has a plan applied; {CURE}")
 
     def run(
         self,
@@ -136,9 +138,7 @@ class Attachment:
         keep: Keeper | None = None,
         weights: Weights = OWN,
     ) -> tuple[Any, Captured]:
-        """Run what a call needs.
-
-        Calls of ControlNets that were kept for it are made before, unless no block runs.
+        """Run what a call needs, after calls of ControlNets that were kept for it, unless no block runs.
 
         Args:
             capture: points whose features are handed out.
@@ -154,7 +154,9 @@ class Attachment:
             if isinstance(whole := self._bound[name], BoundOutput):
                 return whole.output(inject[name]), {}
         args, kwargs = self._settle(args, kwargs, inject)
-        with self._turn:
+        with self.turn:
+            if self._removed:
+                return self._forward(*args, **kwargs), {}
             own = self._enter(capture, inject, weights)
             try:
                 output = self._forward(*args, **kwargs)
@@ -172,22 +174,20 @@ class Attachment:
         name: str | None = None,
         weights: Weights = OWN,
     ) -> Any:
-        """Run the leading blocks; then the others, or a forecast in their place.
+        """Run the leading blocks, then the others or a forecast in their place; returns the network's output.
 
         Args:
             blocks: how many lead.
             decide: gives the forecast on the way, or None to compute, perhaps of a span before; it is handed the
                 features of the points of leading blocks.
             keep: told the features of all other points, if they were computed.
-            name: of the point that is forecast, ``behind`` as many blocks or the trunk's residual; may be left out if
-                there is only one.
+            name: of the point that is forecast, ``behind`` as many blocks or the trunk's residual; None for the one.
             weights: see `run`.
-
-        Returns:
-            The network's output.
         """
         args, kwargs = self._settle(args, kwargs, ())
-        with self._turn:
+        with self.turn:
+            if self._removed:
+                return self._forward(*args, **kwargs)
             decision, own = self._enter_late(blocks, decide, name, weights)
             try:
                 output = self._forward(*args, **kwargs)

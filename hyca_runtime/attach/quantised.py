@@ -35,7 +35,8 @@ def quantised(layer: nn.Linear, spec: VariantSpec) -> nn.Module:
         cure = "" if spec.simulated else "; with 'simulated' in the plan its numbers can be tried here"
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise AttachError(f"torchao {torchao.__version__} has no {spec} for {where}: {reason}{cure}") from error
-    return made.requires_grad_(False).train(layer.training)
+    made.get_parameter("weight").requires_grad_(False)  # and the bias stays the layer's own
+    return made.train(layer.training)
 
 
 def bytes_beside(made: nn.Module, layer: nn.Linear) -> int:

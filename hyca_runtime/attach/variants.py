@@ -146,11 +146,20 @@ def find_linears(network: nn.Module, pattern: str) -> list[Place]:
     blocks = tuple(f"{items.path}." for items in find_block_lists(network))
     found = [
         place_at(network, path)
-        for path, child in network.named_modules()
+        for path, child in network.named_modules(remove_duplicate=False)  # one layer may stand in two places
         if type(child) is nn.Linear and path.startswith(blocks) and fnmatchcase(path, pattern)
     ]
     if not found:
-        raise AttachError(f"{type(network).__name__} has no linear layer in blocks with a path like {pattern!r}")
+        others = [child for path, child in network.named_modules() if path.startswith(blocks)]
+        kinds = {
+            type(child).__name__ for child in others if isinstance(child, nn.Linear) and type(child) is not nn.Linear
+        }
+        told = (
+            f"; {', '.join(sorted(kinds))} are others, quantised already perhaps: load the model in full"
+            if kinds
+            else ""
+        )
+        raise AttachError(f"{type(network).__name__} has no linear layer in blocks with a path like {pattern!r}{told}")
     return found
 
 

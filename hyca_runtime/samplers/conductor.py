@@ -18,6 +18,7 @@ from hyca_runtime.samplers.chords import Chords, Stop
 from hyca_runtime.samplers.drives import Drive, Driving, Evaluation
 from hyca_runtime.samplers.single_step import SingleStep, single_step
 from hyca_runtime.samplers.starts import Lanes
+from hyca_runtime.stacked import same
 
 Enter = Callable[[Evaluation, Any], AbstractContextManager[None]]
 """Says the step and the lane of an evaluation to who follows the calls; is given a scheduler that stands there."""
@@ -126,6 +127,8 @@ class Conductor:
             self.chords = self._begun(time, latents)
             self._driving = self._drive.drive(self.chords)
             next(self._driving)
+        elif self._now is not None:
+            _check_followed(latents, self._now.latents)
         if not self.chords.done:  # else the pipeline goes through a copy of the timesteps, more than were needed
             self.evaluations += 1
             following = self._sent(self._driving, output)
@@ -146,6 +149,17 @@ class Conductor:
             return driving.send(output)
         except StopIteration:
             return None
+
+
+def _check_followed(latents: Tensor, answered: Tensor) -> None:
+    """Whether the pipeline goes on with what it was answered; waits for the device where it is another tensor."""
+    if latents is not answered and not (
+        latents.shape == answered.shape and same(latents, answered.to(latents.device, latents.dtype))
+    ):
+        raise SamplerError(
+            "the pipeline, or its callback_on_step_end, changed the latents between two steps, which lanes do not "
+            "follow: they go on from their own; leave that out, or sample without lanes"
+        )
 
 
 def _is_off(value: Any) -> bool:

@@ -25,7 +25,7 @@ from hyca_calib.costs.budget import Budget, Measure
 from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.search.cachequant import drift as drifting
-from hyca_calib.search.cachequant.drift import distance, drift
+from hyca_calib.search.cachequant.drift import drift
 from hyca_calib.search.cachequant.groups import Grouping, best_groups, total_cost
 from hyca_calib.search.cachequant.moments import Moments, moments_of
 from hyca_calib.search.cachequant.outputs import output_errors
@@ -34,6 +34,7 @@ from hyca_calib.search.cachequant.section import cached_section
 from hyca_calib.search.cachequant.site import DEVIATION, Site, measure_site
 from hyca_calib.search.precision.variants import parse_variants
 from hyca_calib.search.problem import Problem
+from hyca_calib.search.smoothcache.calibration import distance
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace

@@ -263,16 +263,18 @@ def test_moves_exchange_precisions() -> None:
 
 
 @pytest.mark.usefixtures("unreported")
-def test_the_command_searches_plans_of_two_precisions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ratio", [4, 10])
+def test_the_command_searches_plans_of_two_precisions(tmp_path: Path, ratio: int) -> None:
+    """The second is one that no single step of the network's own precision keeps."""
     work = Workload(tiny.prompts()[:4], 7, 8, 1)
     trace(tiny.pipeline(), work, CachePoint(), tmp_path / "t.zarr", model_name="tiny:pipeline", batch=4, tokens=1)
     quick = SearchLimits(
         trials=1, probes=0, rollouts=2, refine=5, iterations=1, precision="int8", model="tiny:pipeline"
     )
-    (path,) = search_plans("4x bitops", [str(tmp_path / "t.zarr")], quick, tmp_path / "out")
+    (path,) = search_plans(f"{ratio}x bitops", [str(tmp_path / "t.zarr")], quick, tmp_path / "out")
     section = load_plan(path).section
     assert section.bits_ratio is not None
-    assert section.bits_ratio > 4 / 1.03
+    assert section.bits_ratio > ratio / 1.03
     assert section.timing is None or section.variants is None, "quantised steps were not timed"
 
 
@@ -283,6 +285,7 @@ def test_the_command_searches_plans_of_two_precisions(tmp_path: Path) -> None:
         ("int8,int8", "4x bitops", "each once"),
         ("int8:fast", "4x bitops", "perhaps with :simulated"),
         ("int8", "4x", "as many FLOPs; give it in bit operations"),
+        ("int8", "100x bitops", r"computing one of 8 steps as int8 is [0-9.]+x already; ask for less"),
         ("fp8", "4x bitops", "--roundings is of int8 and int8_weights, got --precision fp8"),
         (None, "4x", "--roundings 4 is of quantised weights; give --precision"),
     ],
@@ -293,7 +296,17 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path, precision: str | Non
     limits = SearchLimits(precision=precision, model="tiny:pipeline", roundings=4 if "roundings" in fault else 2)
     with pytest.raises(BudgetError, match=fault):
         search_plans(budget, [str(tmp_path / "t.zarr")], limits, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "plan.json").exists()
+
+
+@pytest.mark.parametrize("preset", ["cachequant", "quantcache"])
+def test_recipes_that_do_not_time_steps_refuse_budgets_of_time(tmp_path: Path, preset: str) -> None:
+    work = Workload(tiny.prompts()[:4], 7, 8, 1)
+    trace(tiny.pipeline(), work, CachePoint(), tmp_path / "t.zarr", model_name="tiny:pipeline", batch=4, tokens=1)
+    with pytest.raises(BudgetError, match=f"{preset} does not time quantised steps; use 2x or '10x bitops'"):
+        search_plans(
+            "2x wall", [str(tmp_path / "t.zarr")], SearchLimits(preset=preset, model="tiny:pipeline"), tmp_path
+        )
 
 
 def test_recipes_do_not_take_precisions(tmp_path: Path) -> None:

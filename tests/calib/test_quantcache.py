@@ -29,10 +29,11 @@ from hyca_calib.search.quantcache.calibration import (
     measure_cosines,
     parts_of_blocks,
 )
-from hyca_calib.search.quantcache.counters import Counters, computed_steps, distance, gentlest, moving_distance
+from hyca_calib.search.quantcache.counters import Counters, computed_steps, gentlest, moving_distance
 from hyca_calib.search.quantcache.passing import Passing, unrest_of
 from hyca_calib.search.quantcache.search import REUSES, Calibrated, calibrated, reusing_section, with_balance_that_pays
 from hyca_calib.search.quantcache.site import measure_site
+from hyca_calib.search.smoothcache.calibration import distance
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.trace.run import trace
 from hyca_calib.trace.store import Trace
@@ -338,7 +339,9 @@ def test_what_cannot_be_had_says_so(classes: Problem, tmp_path: Path, monkeypatc
             make(tiny.glyphs(), classes, tmp_path, "2x", precision=precision)
     monkeypatch.setattr(calibration, "SAMPLES", 1)
     monkeypatch.setattr(calibration, "PROBED", 1)
-    with pytest.raises(AttachError, match=r"torchao .* has no int4_weights"):
-        make(tiny.glyphs(), classes, tmp_path, "2x", precision="int8,int4_weights")
+    with monkeypatch.context() as patched:
+        patched.setattr(calibration, "watch", None)  # refused before any full run
+        with pytest.raises(AttachError, match=r"torchao .* has no int4_weights"):
+            make(tiny.glyphs(), classes, tmp_path, "2x", precision="int8,int4_weights")
     with pytest.raises(BudgetError, match=r"cannot be met by quantcache: [0-9.]+x is the most; ask for less"):
         make(tiny.glyphs(), classes, tmp_path, "500x")

@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 import zarr
+from diffusers import FlowMatchEulerDiscreteScheduler
 from storage import contents, listed, record
 from zarr.errors import ContainsGroupError
 
@@ -85,6 +86,25 @@ def test_parts_are_gathered(whole: Path, tmp_path: Path, workload: Workload) -> 
     record(other, workload, tokens=4, shard=Shard(0, 2))
     with pytest.raises(TraceError, match="another tokens"):
         merge_traces([parts[0], other], tmp_path / "bad.zarr")
+
+
+def test_parts_of_another_sampler_are_not_gathered(tmp_path: Path, workload: Workload) -> None:
+    """The request names the class of a scheduler, not what it was made with."""
+    shifted, parts = tiny.pipeline(), [tmp_path / f"{rank}.zarr" for rank in range(2)]
+    shifted.scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    record(parts[0], workload, shard=Shard(0, 2))
+    record(parts[1], workload, shard=Shard(1, 2), pipe=shifted)
+    with pytest.raises(TraceError, match=r"1\.zarr was recorded with other timesteps, .* than the parts before it"):
+        merge_traces(parts, tmp_path / "out.zarr")
+
+
+def test_what_was_discarded_is_gathered_again(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "t.zarr"
+    shutil.copytree(whole, path)
+    (path / "facts.json").write_text("{}")
+    discard(path, verify(path))
+    assert merge_traces([whole], path) == (14, 14)
+    assert contents(path) == contents(whole)
 
 
 def test_every_flipped_byte_is_found(whole: Path, tmp_path: Path) -> None:

@@ -195,6 +195,20 @@ class TestOtherLoops:
         with pytest.raises(SamplerError, match=r"steps without eta, got 0\.5"):
             sample_chords(pipe, starts=STARTS, **arguments(class_labels="Q", num_inference_steps=20))
 
+    def test_a_callback_that_changes_the_latents(self, pipe: EmojiPipeline) -> None:
+        """One that leaves them as they are is called as ever."""
+        seen: list[int] = []
+
+        def looks(_: Any, step: int, __: Any, told: dict[str, Any]) -> dict[str, Any]:
+            seen.append(step)
+            return {"latents": told["latents"].clone()}
+
+        one: dict[str, Any] = {"starts": [0], "stop": ALL}
+        assert torch.equal(lanes(pipe, callback_on_step_end=looks, **one).output[0], draw(pipe, prompt="red heart"))
+        assert len(seen) == STEPS
+        with pytest.raises(SamplerError, match="callback_on_step_end, changed the latents between two steps"):
+            lanes(pipe, callback_on_step_end=lambda *told: {"latents": told[3]["latents"] * 0.5}, **one)
+
 
 class TestOneBatch:
     @pytest.mark.parametrize("prompts", [1, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 from functools import partial
 from typing import Any
@@ -15,7 +16,15 @@ from spies import overhear
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
-from hyca_runtime import AttachError, Plan, PlanMismatchError, PlanMismatchWarning, apply_plan
+from hyca_runtime import (
+    AttachError,
+    ClockError,
+    Plan,
+    PlanMismatchError,
+    PlanMismatchWarning,
+    apply_plan,
+    session_of,
+)
 from hyca_runtime.solvers import AdamsBashforth, Hold, Newton
 
 PROMPTS = ["red heart", "blue cat"]
@@ -168,11 +177,31 @@ def test_another_model_is_refused_untouched(pipe: EmojiPipeline) -> None:
 def test_a_second_plan_and_a_diffusers_cache_are_refused(pipe: EmojiPipeline, plan: Plan) -> None:
     from diffusers import FirstBlockCacheConfig
 
-    with apply_plan(pipe, plan), pytest.raises(AttachError, match="a plan applied already"):
+    with apply_plan(pipe, plan), pytest.raises(AttachError, match=r"a plan applied already; .*session_of"):
         apply_plan(pipe, plan)
     pipe.transformer.enable_cache(FirstBlockCacheConfig())
     with pytest.raises(AttachError, match="disable_cache"):
         apply_plan(pipe, plan)
+
+
+def test_a_session_that_nobody_kept_is_found(pipe: EmojiPipeline, plan: Plan) -> None:
+    assert session_of(pipe) is None
+    apply_plan(pipe, plan)
+    gc.collect()
+    draw(pipe)
+    found = session_of(pipe.transformer)
+    assert found is not None
+    assert found is session_of(pipe)
+    assert found.report().computed == 4
+    found.remove()
+    assert session_of(pipe) is None
+    assert "forward" not in vars(pipe.transformer)
+
+
+@pytest.mark.parametrize("said", [{"lane": "a"}, {"branch": 3}, {"step": -1}, {"chunk": 1.5}])
+def test_what_cannot_be_said_of_a_call(pipe: EmojiPipeline, plan: Plan, said: dict[str, Any]) -> None:
+    with apply_plan(pipe, plan) as session, pytest.raises(ClockError, match="expected"), session.at(**said):
+        pass
 
 
 def test_removal_under_another_wrapper_hands_every_call_through(pipe: EmojiPipeline, plan: Plan) -> None:

@@ -16,6 +16,7 @@ from plans import changed, live_plan, make_plan
 from torch import Tensor, nn
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
+from hyca_calib.search.precision.calibration import Meter
 from hyca_runtime import AttachError, Plan, PlanError, PlanMismatchError, apply_plan
 from hyca_runtime.attach import integer_products, variants
 from hyca_runtime.attach.attachment import Attachment
@@ -23,7 +24,7 @@ from hyca_runtime.attach.balanced import Balanced
 from hyca_runtime.attach.integer_products import EXACT, ByFloats, integer_product
 from hyca_runtime.attach.phased import LEVELS, phased
 from hyca_runtime.attach.quantised import quantised
-from hyca_runtime.attach.variants import Variants
+from hyca_runtime.attach.variants import Variants, find_linears
 from hyca_runtime.certified import content_digest
 from hyca_runtime.flop_count import count_flops
 from hyca_runtime.group import SolverSpec
@@ -84,6 +85,7 @@ def precise(plan: Plan, at: tuple[int, ...], specs: dict[str, VariantSpec] | Non
 def test_steps_compute_with_quantised_weights_and_nothing_of_them_stays(pipe: EmojiPipeline) -> None:
     network, plan = pipe.transformer, make_plan(pipe.transformer)
     full, state = draw(pipe), {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    learning = {name: weight.requires_grad for name, weight in network.named_parameters()}
     with apply_plan(pipe, plan):
         expected = draw(pipe)
     with apply_plan(pipe, precise(plan, (4, 8))) as session:
@@ -96,6 +98,7 @@ def test_steps_compute_with_quantised_weights_and_nothing_of_them_stays(pipe: Em
     after = network.state_dict()
     assert after.keys() == state.keys()
     assert all(torch.equal(after[name], state[name]) for name in state)
+    assert {name: weight.requires_grad for name, weight in network.named_parameters()} == learning
     assert not any("forward" in vars(module) for module in network.modules())
 
 
@@ -262,12 +265,36 @@ def test_weights_that_change_afterwards_are_noticed(pipe: EmojiPipeline, change:
             draw(pipe)
 
 
+class EightBit(nn.Linear):
+    """As of a library that quantises by a class of its own."""
+
+
+def test_a_layer_that_stands_twice_is_quantised_in_both_places(pipe: EmojiPipeline) -> None:
+    flops = []
+    for shares in (False, True):
+        blocks = pipe.transformer.transformer_blocks
+        if shares:
+            blocks[1].attn.to_q = blocks[0].attn.to_q
+        paths = {place.path for place in find_linears(pipe.transformer, "*.to_q")}
+        assert {f"transformer_blocks.{i}.attn.to_q" for i in range(2)} <= paths
+        with Meter(pipe.transformer, {"low": INT8}) as meter:
+            draw(pipe)
+        flops.append(meter.flops)
+    assert flops[0] == flops[1], "each call is counted once"
+
+
 def test_layers_that_are_quantised_or_moved_already_are_refused(pipe: EmojiPipeline) -> None:
     quantization = pytest.importorskip("torchao.quantization")
     other = tiny.pipeline()
     quantization.quantize_(other.transformer, quantization.Int8WeightOnlyConfig())
     with pytest.raises(AttachError, match="is quantised already"):
         apply_plan(other, precise(make_plan(other.transformer), (4,)))
+    of_others = tiny.pipeline()
+    for module in of_others.transformer.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = EightBit
+    with pytest.raises(AttachError, match="EightBit are others, quantised already perhaps: load the model in full"):
+        apply_plan(of_others, precise(make_plan(of_others.transformer), (4,)))
     pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     with pytest.raises(AttachError, match="moved or cast for each call"):
         apply_plan(pipe, precise(make_plan(pipe.transformer), (4,)))

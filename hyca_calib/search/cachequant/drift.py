@@ -11,7 +11,7 @@ from hyca_calib.search.cachequant.moments import Moments, moments_of
 from hyca_calib.search.kept_runs import measured
 from hyca_calib.search.kept_sums import Sums, summed
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.smoothcache.calibration import Changes, mean_changes, measure_changes
+from hyca_calib.search.smoothcache.calibration import Changes, distance, mean_changes, measure_changes
 from hyca_calib.search.watched_run import Points, WatchedCall, watch
 from hyca_runtime.feature import Feature, widths
 
@@ -37,16 +37,10 @@ def calibrate_distances(
             folder / DISTANCES,
             told,
             jobs,
-            lambda job: measure_changes(pipe, problem, points, job, ahead, distance),
+            lambda job: measure_changes(pipe, problem, points, job, ahead, dict.fromkeys(points, distance)),
             on_progress,
         )
     )
-
-
-def distance(older: Feature, newer: Feature) -> float:
-    """Mean absolute difference; summed it would be so many times more on all steps."""
-    total = sum((a.float() - b.float()).abs().sum().item() for a, b in zip(older, newer, strict=True))
-    return total / sum(part.numel() for part in older)
 
 
 def drift(

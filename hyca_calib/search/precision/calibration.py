@@ -98,7 +98,8 @@ class Meter:
 
     def __init__(self, network: nn.Module, specs: Mapping[str, VariantSpec]) -> None:
         self.flops = dict.fromkeys(specs, 0.0)
-        self._layers = [(n, p.module) for n, spec in specs.items() for p in find_linears(network, spec.layers)]
+        places = ((name, place) for name, spec in specs.items() for place in find_linears(network, spec.layers))
+        self._layers = list(dict.fromkeys((name, place.module) for name, place in places))
 
     def __enter__(self) -> Self:
         self._hooks = [layer.register_forward_hook(self._counting(name)) for name, layer in self._layers]

@@ -18,8 +18,8 @@ from hyca_calib.search.kept_runs import Rows, measured
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.quantcache.balance import calibrate_balance
 from hyca_calib.search.quantcache.bits import Importance
-from hyca_calib.search.quantcache.counters import LENGTHS, distance, moving_distance
-from hyca_calib.search.smoothcache.calibration import Changes, mean_changes, measure_changes
+from hyca_calib.search.quantcache.counters import LENGTHS, moving_distance
+from hyca_calib.search.smoothcache.calibration import Changes, distance, mean_changes, measure_changes
 from hyca_calib.search.watched_run import WatchedCall, watch
 from hyca_runtime.attach.points import SIDE_LIST, find_blocks, find_transformer
 from hyca_runtime.attach.variants import find_linears

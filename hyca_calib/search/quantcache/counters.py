@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from hyca_calib.search.smoothcache.calibration import distance
 from hyca_runtime.feature import Feature
 
 LENGTHS = ((1, 2, 4), (2, 4, 8), (4, 8, 16), (8, 16, 32))
@@ -70,12 +71,6 @@ def gentlest(distances: Distances) -> Iterator[Counters]:
 def _quantile(known: Sequence[float], share: float) -> float:
     """The number that this share of some lies below."""
     return float(np.nextafter(np.quantile(known, share), np.inf)) if share == 1 else float(np.quantile(known, share))
-
-
-def distance(older: Feature, newer: Feature) -> float:
-    """Mean absolute difference of outputs."""
-    total = sum((b.float() - a.float()).abs().sum().item() for a, b in zip(older, newer, strict=True))
-    return total / sum(part.numel() for part in newer)
 
 
 def moving_distance(older: Feature, newer: Feature) -> float:

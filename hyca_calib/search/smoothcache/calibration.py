@@ -62,6 +62,12 @@ def change(older: Feature, newer: Feature) -> float:
     return statistics.fmean(ratios)
 
 
+def distance(older: Feature, newer: Feature) -> float:
+    """Mean absolute difference; summed it would be so many times more on all steps."""
+    total = sum((a.float() - b.float()).abs().sum().item() for a, b in zip(older, newer, strict=True))
+    return total / sum(part.numel() for part in older)
+
+
 def measure_changes(
     pipe: Any,
     problem: Problem,
