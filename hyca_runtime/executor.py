@@ -117,7 +117,7 @@ class Executor:
 
     def remove(self) -> None:
         """Restore the network and release all memory."""
-        self._attachment.remove()
+        self._attachment.remove(for_good=True)
         self.chunks.remove()
         self.reset()
 

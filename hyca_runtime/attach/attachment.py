@@ -76,7 +76,7 @@ class Attachment:
         self.variants = Variants(module, variants or {})
         self._patches: list[Patch] = []
         self._handler: Handler | None = None
-        self._removed = False
+        self._is_over = False
         self.turn = threading.RLock()
         self._enter = outside(self._put_in)
         self._leave = outside(put_back)
@@ -112,14 +112,14 @@ class Attachment:
             self._patches.append(Patch(self.module, "enable_cache", refuse))
         _attached.add(self.module)
 
-    def remove(self) -> None:
+    def remove(self, *, for_good: bool = False) -> None:
         """Restore the network exactly, under whatever hooks were put on it meanwhile, once no call is being answered.
 
-        Calls that wait for their turn run in full. Where something unknown wrapped the network's forward, our link in
-        that chain stays and hands every call through.
+        Nothing but the network itself is run any more `for_good`, not even by calls that wait for their turn. Where
+        something unknown wrapped the network's forward, our link in that chain stays and hands every call through.
         """
         with self.turn:
-            self._handler, self._removed = None, True
+            self._handler, self._is_over = None, for_good
             self._slot.restore()
             while self._patches:
                 self._patches.pop().remove()
@@ -155,7 +155,7 @@ class Attachment:
                 return whole.output(inject[name]), {}
         args, kwargs = self._settle(args, kwargs, inject)
         with self.turn:
-            if self._removed:
+            if self._is_over:
                 return self._forward(*args, **kwargs), {}
             own = self._enter(capture, inject, weights)
             try:
@@ -186,7 +186,7 @@ class Attachment:
         """
         args, kwargs = self._settle(args, kwargs, ())
         with self.turn:
-            if self._removed:
+            if self._is_over:
                 return self._forward(*args, **kwargs)
             decision, own = self._enter_late(blocks, decide, name, weights)
             try:
