@@ -303,10 +303,9 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path, precision: str | Non
 def test_recipes_that_do_not_time_steps_refuse_budgets_of_time(tmp_path: Path, preset: str) -> None:
     work = Workload(tiny.prompts()[:4], 7, 8, 1)
     trace(tiny.pipeline(), work, CachePoint(), tmp_path / "t.zarr", model_name="tiny:pipeline", batch=4, tokens=1)
+    limits = SearchLimits(preset=preset, model="tiny:pipeline")
     with pytest.raises(BudgetError, match=f"{preset} does not time quantised steps; use 2x or '10x bitops'"):
-        search_plans(
-            "2x wall", [str(tmp_path / "t.zarr")], SearchLimits(preset=preset, model="tiny:pipeline"), tmp_path
-        )
+        search_plans("2x wall", [str(tmp_path / "t.zarr")], limits, tmp_path / "out")
 
 
 def test_recipes_do_not_take_precisions(tmp_path: Path) -> None:
