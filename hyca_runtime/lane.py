@@ -100,7 +100,8 @@ class Lane:
                 memory.clear()
             self._lacks = ""
         if call.conditioned_anew:
-            self.forget("what conditions it was replaced in the midst of the run", call.branch)
+            held = stacked_labels(call.branch, self.plan.section(self.track).stacked)
+            self.forget("what conditions it was replaced in the midst of the run", (call.branch, *held))
         return call
 
     def state(self, call: Call) -> StreamState:
@@ -234,10 +235,10 @@ class Lane:
         together.computed = len(self._computed - {self.track.steps})
         return together
 
-    def forget(self, cause: str, branch: str | None = None) -> None:
-        """Forget all features of the present run, or those of one branch, for a reason."""
+    def forget(self, cause: str, branches: Sequence[str] | None = None) -> None:
+        """Forget all features of the present run, or those of some branches, for a reason."""
         for state in self.streams.values():
-            if branch in (None, state.branch):
+            if branches is None or state.branch in branches:
                 state.forget(cause)
 
     def lacks(self, cause: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from plans import STEPS, changed, make_plan
+from plans import STEPS, changed, make_plan, parted_plan
 from torch import Tensor
 
 from hyca_calib.demo.emoji.pipeline import EmojiPipeline
@@ -30,9 +30,16 @@ AT_MOST = 60.0
 
 
 def steps_of(
-    pipe: EmojiPipeline, conditions: Conditions, named: Callable[[], AbstractContextManager[object]] = nullcontext
+    pipe: EmojiPipeline,
+    conditions: Conditions,
+    named: Callable[[], AbstractContextManager[object]] = nullcontext,
+    guided: bool = False,
 ) -> Tensor:
-    """A sampling loop of one's own, conditioned step by step; all samples begin with the same noise."""
+    """A sampling loop of one's own, conditioned step by step; all samples begin with the same noise.
+
+    Args:
+        guided: whether they are branches of one, which goes on by their mean.
+    """
     batch = len(conditions[0]["encoder_hidden_states"])
     latents = torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(0)).expand(batch, -1, -1)
     pipe.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS))
@@ -42,8 +49,21 @@ def steps_of(
             made = pipe.transformer(
                 hidden_states=latents, timestep=time.expand(batch) / 1000, return_dict=False, **condition
             )
-        latents = pipe.scheduler.step(made[0], time, latents, return_dict=False)[0]
+        velocity = made[0].mean(0, keepdim=True).expand(batch, -1, -1) if guided else made[0]
+        latents = pipe.scheduler.step(velocity, time, latents, return_dict=False)[0]
     return latents
+
+
+def stacked_plan(pipe: EmojiPipeline) -> Plan:
+    """One whose two guidance branches share a call and weigh each other's past."""
+    base = make_plan(pipe.transformer, solvers=(Newton(1),))
+    forecast, steps = base.section.forecast, base.section.schedule.predicted_steps
+    weights = np.random.default_rng(0).normal(0, 0.3, (len(steps), 1, forecast.num_channels))
+    sources = {
+        own: (Source(branch=other, solver=Fitted(steps, weights).spec()),)
+        for own, other in (("1/2", "2/2"), ("2/2", "1/2"))
+    }
+    return changed(base, stacked=2, points={FEATURE: forecast.model_copy(update={"sources": sources})})
 
 
 def conditions_of(pipe: EmojiPipeline, *prompts: list[str]) -> Conditions:
@@ -121,6 +141,21 @@ class TestAnotherPrompt:
                 steps_of(pipe, conditions[:1] * STEPS, context)
             assert made.report().computed_at == (0, 1, 4, 8)
 
+    @pytest.mark.parametrize("apart", [False, True], ids=["remembered together", "remembered apart"])
+    def test_is_noticed_where_branches_share_a_call(self, pipe: EmojiPipeline, apart: bool) -> None:
+        plan = parted_plan(pipe.transformer) if apart else stacked_plan(pipe)
+        prompts = [["red heart", "dog"]] * 5 + [["blue cat", "dog"]] * (STEPS - 5)
+        with apply_plan(pipe, plan) as made:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                steps_of(pipe, conditions_of(pipe, *prompts[:1] * STEPS), guided=True)
+            assert 5 not in made.report().computed_at
+            with pytest.warns(MissingHistoryWarning, match="was replaced in the midst"):
+                steps_of(
+                    pipe, conditions_of(pipe, *prompts), lambda: pipe.transformer.cache_context("both"), guided=True
+                )
+            assert 5 in made.report().computed_at
+
     def test_that_is_another_on_every_step_is_followed(self, pipe: EmojiPipeline, plan: Plan) -> None:
         words = [
             [f"{color} {thing}"] for color in ("red", "blue", "green") for thing in ("cat", "dog", "heart", "star")
@@ -131,16 +166,8 @@ class TestAnotherPrompt:
 
 
 def test_samples_of_equal_noise_are_no_guidance_branches(pipe: EmojiPipeline) -> None:
-    base = make_plan(pipe.transformer, solvers=(Newton(1),))
-    forecast, steps = base.section.forecast, base.section.schedule.predicted_steps
-    weights = np.random.default_rng(0).normal(0, 0.3, (len(steps), 1, forecast.num_channels))
-    sources = {
-        own: (Source(branch=other, solver=Fitted(steps, weights).spec()),)
-        for own, other in (("1/2", "2/2"), ("2/2", "1/2"))
-    }
-    plan = changed(base, stacked=2, points={FEATURE: forecast.model_copy(update={"sources": sources})})
     one, other = (conditions_of(pipe, *[["red heart", words]] * STEPS) for words in ("blue cat", "green dog"))
-    with apply_plan(pipe, plan) as made:
+    with apply_plan(pipe, stacked_plan(pipe)) as made:
         with pytest.warns(match="do not hold the guidance branches"):
             first = steps_of(pipe, one)
         assert made.report().computed == STEPS
