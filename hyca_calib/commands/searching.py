@@ -81,9 +81,8 @@ def search_with(
     wanted = _budgets(budgets, limits)
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
     timed = any(budget.needs_seconds for budget in wanted)
-    told_by_trace = preset.computes_steps and limits.precision is None  # else steps may be cheaper
     if not timed:
-        recorded = within_reach(wanted, recorded) if told_by_trace else recorded
+        recorded = _within_reach(wanted, recorded, limits)
     for trace_ in recorded[1:]:
         trace_.check_same_samples(recorded[0])
     suffix = "" if limits.preset == BEST else f"-{limits.preset}"
@@ -99,7 +98,7 @@ def search_with(
     seconds = (kept_seconds(folder, recorded[0]) or run_seconds(pipe, recorded[0])) if timed else None
     if seconds is not None:
         wanted = tuple(budget.within(seconds) for budget in wanted)
-        recorded = within_reach(wanted, recorded) if told_by_trace else recorded
+        recorded = _within_reach(wanted, recorded, limits)
     make = preset.prepare(Asked(pipe, _problems(recorded, limits, start), wanted, limits, folder, effort, start))
     for study, request in zip(studies, requests, strict=True):
         StudyFolder.open(study.folder, request)
@@ -116,6 +115,12 @@ def search_with(
         if reported:
             compare(studies, folder)
     return [study.plan for study in studies]
+
+
+def _within_reach(budgets: Sequence[Budget], recorded: list[Trace], limits: SearchLimits) -> list[Trace]:
+    """As `within_reach`, where a trace alone tells it: quantised steps may be cheaper."""
+    told = preset_of(limits).computes_steps and limits.precision is None
+    return within_reach(budgets, recorded) if told else recorded
 
 
 def _problems(recorded: Sequence[Trace], limits: SearchLimits, start: Plan | None) -> list[Problem]:

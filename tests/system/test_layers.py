@@ -86,6 +86,7 @@ LAYERS = (
     ("hyca_runtime.executor",),
     ("hyca_runtime.account",),
     ("hyca_runtime.session", "hyca_runtime.starter"),
+    ("hyca_runtime.apply",),
     ("hyca_runtime.samplers",),
     ("hyca_runtime.integrations",),
     ("hyca_runtime",),
