@@ -29,8 +29,9 @@ from hyca_runtime.variant import Scheme, VariantSpec
 
 OUTPUT = "output"
 """The name of the point at which steps are reused, and where it is."""
-BETWEEN = {"moving": moving_distance, "plain": distance}
-"""Changes of outputs: those that divergences are of, and those that unrest is of."""
+MOVING, PLAIN = "moving", "plain"
+"""Names of changes of outputs: those that divergences are of, and those that unrest is of."""
+BETWEEN = {MOVING: moving_distance, PLAIN: distance}
 BALANCED = ", balanced"
 SAMPLES, PROBED, PROBE_STEPS = 8, 2, 4
 """Full runs for changes and cosines; runs of few steps on which parts are quantised one by one, and these steps."""

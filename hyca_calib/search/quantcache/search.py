@@ -17,7 +17,7 @@ from hyca_calib.search.precision.variants import KnownVariants
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.quantcache.balance import Balance
 from hyca_calib.search.quantcache.bits import Importance, Schemes
-from hyca_calib.search.quantcache.calibration import OUTPUT, PROBED, parts_of_blocks
+from hyca_calib.search.quantcache.calibration import MOVING, OUTPUT, PLAIN, PROBED, parts_of_blocks
 from hyca_calib.search.quantcache.counters import Counters, computed_steps, gentlest
 from hyca_calib.search.quantcache.passing import Passing, unrest_of
 from hyca_calib.search.quantcache.site import Site
@@ -124,8 +124,8 @@ class Found:
 
 def actions_under(known: Calibrated, site: Site, counters: Counters, num_steps: int, first: int, seed: int) -> Found:
     """What each step does under some counters."""
-    steps = computed_steps(known.distances["moving"], counters, num_steps, first)
-    unrest = unrest_of(known.distances["plain"], num_steps, counters.lengths[1])
+    steps = computed_steps(known.distances[MOVING], counters, num_steps, first)
+    unrest = unrest_of(known.distances[PLAIN], num_steps, counters.lengths[1])
     cosines = {block: of for block, of in known.cosines.items() if block in site.layers.points}
     passing = Passing.fitted(cosines, unrest, seed)
     passed = passing.passed(cosines, unrest, list(steps))
@@ -149,7 +149,7 @@ def find_counters(problem: Problem, budget: Budget, site: Site, known: Calibrate
     steps, bits, least = problem.trace.num_steps, budget.measure == "bitops", math.inf
     full, reused = site.costs((COMPUTE, REUSES), known.specs, bits)
     allowed = (1 + 1e-9) * budget.most_flops(full, reused, steps)
-    for counters in gentlest(known.distances["moving"]):
+    for counters in gentlest(known.distances[MOVING]):
         found = actions_under(known, site, counters, steps, problem.trace.attributes.first_computed, seed)
         spent = sum(site.costs(found.actions, known.specs, bits))
         if spent <= allowed:
