@@ -100,7 +100,7 @@ class ChunkCalls(WholeCalls):
         self.videos.clear()
 
     def takes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        return self._context.chunk is None and self._cutter.holds_chunks(args, kwargs)
+        return self._context.said.chunk is None and self._cutter.holds_chunks(args, kwargs)
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The answer to a call; of a chunk that waits zeros, for no sampler asks."""
@@ -125,14 +125,14 @@ class ChunkCalls(WholeCalls):
         Raises:
             ClockError: guidance branches have no names.
         """
-        if self._context.chunk is None:
+        if self._context.said.chunk is None:
             return
-        if call.branch != self._context.branch:
+        if call.branch != self._context.said.branch:
             raise ClockError(
                 f"chunks keep keys and values for each guidance branch, but the {call.branch!r} has no name; "
                 "name them: with session.at(branch='cond')"
             )
-        self._video().enter(self._context.chunk, run)
+        self._video().enter(self._context.said.chunk, run)
 
     def drop(self, own: bool) -> None:
         mine = self._number()
@@ -140,7 +140,7 @@ class ChunkCalls(WholeCalls):
 
     @property
     def _key(self) -> tuple[int, str]:
-        return self._number(), self._context.branch
+        return self._number(), self._context.said.branch
 
     def _video(self) -> Video:
         if self._key not in self.videos:
@@ -188,7 +188,7 @@ class HandedKeys(WholeCalls):
         context, chunking = attachment.context, plan.chunks or Chunking(frames=1)
 
         def follows() -> bool:
-            return isinstance(context.plan or plan, CompiledPlan)
+            return isinstance(context.said.plan or plan, CompiledPlan)
 
         self._attention = FarAttention(attachment.module, chunking.frames, chunking.retention or All(), follows)
 

@@ -43,7 +43,7 @@ class ChunksTogether(WholeCalls):
         self._decide = outside(self._decided)
 
     def takes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        return self._attachment.context.chunk is None and self._cutter.holds_chunks(args, kwargs)
+        return self._attachment.context.said.chunk is None and self._cutter.holds_chunks(args, kwargs)
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._attachment.run(args, kwargs, *self._decide(args, kwargs))[0]
@@ -67,7 +67,7 @@ class ChunksTogether(WholeCalls):
         return Doing(tuple(self._plan.points), {}, partial(_tell, keepers, _places(asked), frames))
 
     def _asked(self, part: ChunkPart) -> _Asked:
-        plan = self._attachment.context.plan or self._plan
+        plan = self._attachment.context.said.plan or self._plan
         lane, (turn,) = self._decisions.placed(plan, *part.call)
         if not lane.plan.follows(lane.track):
             self._decisions.leave(lane, [turn])

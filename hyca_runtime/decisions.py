@@ -96,7 +96,7 @@ class Decisions:
     def placed(self, plan: CompiledPlan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Lane, list[Turn]]:
         """Where a call is, and who is decided about in it."""
         lane = self._lanes.at(plan)
-        call = lane.resolve(args, kwargs, self._context.branch, self._context.step)
+        call = lane.resolve(args, kwargs, self._context.said.branch, self._context.said.step)
         if call.progress == "begins":
             self._lanes.begin()
         for listener in self.listeners:
@@ -175,7 +175,8 @@ class Decisions:
 
     def _shapes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature:
         """What must stay equal from call to call; a chunk's past keys and values may grow."""
-        return signature((args, kwargs) if self._context.chunk is None else self._clock.without_caches(args, kwargs))
+        is_whole = self._context.said.chunk is None
+        return signature((args, kwargs) if is_whole else self._clock.without_caches(args, kwargs))
 
     def _starts(self, plan: CompiledPlan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call begins a run, by its timestep."""

@@ -72,7 +72,7 @@ class Executor:
             self._attachment.late(*place)
 
     def saying(self, **what: Any) -> AbstractContextManager[None]:
-        """Let this thread's calls inside have another step, branch, pipeline or plan; see `Context`."""
+        """Let this thread's or task's calls inside have another step, branch, pipeline or plan; see `Said`."""
         return self._context.saying(**what)
 
     def memory(self, samples: int) -> int | None:
@@ -144,7 +144,7 @@ class Executor:
 
     def _follows(self) -> CompiledPlan | None:
         """The plan that the calling thread's calls follow, if any."""
-        plan = self._context.plan or self.plan
+        plan = self._context.said.plan or self.plan
         trains = self.module.training and torch.is_grad_enabled()
         return plan if isinstance(plan, CompiledPlan) and not trains else None
 
@@ -152,6 +152,6 @@ class Executor:
         plan = self._follows()
         if plan is None:
             return NOTHING
-        told = self._clock.chunk(args, kwargs) if self._context.chunk is None else None
+        told = self._clock.chunk(args, kwargs) if self._context.said.chunk is None else None
         with self._context.saying(chunk=told):
             return self.decisions.about(plan, args, kwargs)

@@ -27,7 +27,7 @@ class Lanes:
 
     def number(self) -> int:
         """The number of the calling thread's sampler."""
-        lane = threading.get_ident(), self._context.lane
+        lane = threading.get_ident(), self._context.said.lane
         if lane not in self._numbers:
             with self._numbering:
                 self._numbers[lane] = len(self._numbers)
@@ -40,15 +40,15 @@ class Lanes:
 
     def at(self, plan: CompiledPlan) -> Lane:
         """The lane of the chunk that the calling thread has said, or of all that it calls."""
-        plan, key = plan.at_chunk(self._context.chunk), (self.number(), self._context.chunk)
+        plan, key = plan.at_chunk(self._context.said.chunk), (self.number(), self._context.said.chunk)
         lane = self._lanes.get(key)
         if lane is None or lane.plan is not plan:
-            lane = self._lanes[key] = Lane(plan, self._clock, self._ranks, self._context.chunk)
+            lane = self._lanes[key] = Lane(plan, self._clock, self._ranks, self._context.said.chunk)
         return lane
 
     def begin(self) -> None:
         """A run began in the calling thread's lane: chunks after it are of an earlier video."""
-        mine, chunk = self.number(), self._context.chunk
+        mine, chunk = self.number(), self._context.said.chunk
         if chunk is None:
             return
         for number, other in list(self._lanes):

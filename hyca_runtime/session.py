@@ -90,7 +90,7 @@ class Session:
         lane: int | None = None,
         chunk: int | None = None,
     ) -> Iterator[None]:
-        """Say more of this thread's calls inside than the calls themselves do.
+        """Say more of this thread's calls inside, or this task's, than the calls themselves do.
 
         Args:
             step: the step of the plan, for samplers whose timesteps are not the plan's.
@@ -115,7 +115,7 @@ class Session:
 
     @contextmanager
     def following(self, plan: Plan | None) -> Iterator[None]:
-        """Let this thread's calls inside follow another plan, or none and be computed in full.
+        """Let this thread's calls inside, or this task's, follow another plan, or none and be computed in full.
 
         A server applies one plan and lets each request name its own.
 

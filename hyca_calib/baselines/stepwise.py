@@ -105,7 +105,7 @@ def driven(
     resolver, streams = CallResolver(clock), dict[str, Stream]()
 
     def answered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        placed = resolver.resolve(args, kwargs, attachment.context.branch)
+        placed = resolver.resolve(args, kwargs, attachment.context.said.branch)
         if placed.progress == "begins":
             streams.clear()
         stream = streams.setdefault(placed.branch, Stream(placed.branch, past=deque(maxlen=depth)))

@@ -54,7 +54,7 @@ def _seen(
         output, captured = attachment.run(args, kwargs, points, {})
         features = {name: feature for name, feature in captured.items() if feature is not None}
         if features:
-            call = resolver.resolve(args, kwargs, attachment.context.branch)
+            call = resolver.resolve(args, kwargs, attachment.context.said.branch)
             if resolver.track.run == 0 and call.progress != "stays":
                 times.append((clock.timestep(args, kwargs).read()[0], clock.scheduler_time()))
                 channels.update({name: sum(widths(f, points[name].channel_axis)) for name, f in features.items()})

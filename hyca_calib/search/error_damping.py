@@ -174,14 +174,14 @@ def _run(pipe: Any, problem: Problem, job: Job, step: int | None = None, known: 
         before = known[len(calls)] if len(calls) < len(known) else None
         alike = step is not None and before and before.step is not None and before.step < step - 1
         if before and alike and not pushes:
-            resolver.resolve(args, kwargs, attachment.context.branch)
+            resolver.resolve(args, kwargs, attachment.context.said.branch)
             calls.append(before)
             return _copied(before.output, device)
         output, feature = attachment.compute(args, kwargs)
         if feature is None:
             calls.append(_Call(None, None))
             return output
-        call = resolver.resolve(args, kwargs, attachment.context.branch)
+        call = resolver.resolve(args, kwargs, attachment.context.said.branch)
         pieces = streamed.pieces(getattr(pipe, "scheduler", None), args, kwargs)
         if not pieces and call.progress == "begins":
             latest.clear()

@@ -123,10 +123,10 @@ class TapRollout:
         return self._answer_placed(args, kwargs)
 
     def _answer_placed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        chunk = self._attachment.context.chunk
+        chunk = self._attachment.context.said.chunk
         self._now = max(self._parts, key=lambda part: _begun(part.section, chunk))
         resolver = self._resolvers.setdefault(chunk, CallResolver(self._clock, [self._section.grid], chunk))
-        call, track = resolver.resolve(args, kwargs, self._attachment.context.branch), resolver.track
+        call, track = resolver.resolve(args, kwargs, self._attachment.context.said.branch), resolver.track
         if isinstance(self._chunks, ChunkCalls):
             self._chunks.enter(call, (track, track.run))
         if call.progress == "begins":

@@ -78,7 +78,7 @@ def watch(
             output, captured = attachment.run(args, kwargs, points, {})
         features = {name: feature for name, feature in captured.items() if feature is not None}
         if features:
-            call = resolver.resolve(args, kwargs, attachment.context.branch)
+            call = resolver.resolve(args, kwargs, attachment.context.said.branch)
             at, begins = int(resolver.track.position), call.progress == "begins"
             probe = probes[0] if probes else None
             weights = map(Weights, variants or {})

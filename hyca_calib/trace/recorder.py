@@ -170,7 +170,7 @@ class Recorder:
         if not self._calls:
             settle_axes(self._attachment, features)
             self._scheduler = copy.deepcopy(getattr(self._pipe, "scheduler", None))
-        call = self._resolver.resolve(args, kwargs, self._attachment.context.branch)
+        call = self._resolver.resolve(args, kwargs, self._attachment.context.said.branch)
         batch = self._clock.batch(args, kwargs)
         parts = self._parts(
             {name: self._tokens_first(name, feature, batch) for name, feature in features.items()}, batch

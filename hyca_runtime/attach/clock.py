@@ -103,7 +103,7 @@ class Clock:
     @property
     def pipe(self) -> Any:
         """The pipeline that drives this thread's calls, None if it is not known or gone."""
-        return self._context.pipe or self._pipe()
+        return self._context.said.pipe or self._pipe()
 
     @property
     def _scheduler(self) -> Any:
@@ -148,7 +148,7 @@ class Clock:
         timesteps = getattr(scheduler, "timesteps", None)
         if not isinstance(timesteps, Tensor) or timesteps.ndim != 1 or not hasattr(scheduler, "step_index"):
             return None
-        if _is_untouched(scheduler) or (self._context.pipe is None and not self._is_mine(timesteps)):
+        if _is_untouched(scheduler) or (self._context.said.pipe is None and not self._is_mine(timesteps)):
             return None
         grids = self._kept.grids
         return grids.get(timesteps) or grids.setdefault(timesteps, SchedulerGrid(timesteps))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from operator import index
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -30,36 +32,52 @@ def step_number(step: Any, what: str = "step") -> int:
     return number
 
 
-class Context(threading.local):
-    """What this thread has said about its calls of one network.
+@dataclass(frozen=True)
+class Said:
+    """What was said of the calls of one network.
 
     Attributes:
         branch: name of the guidance branch, "" if none was said.
         step: the step, None if it was not said.
-        lane: which of several samplers that this thread runs in turn.
+        lane: which of several samplers that take turns.
         chunk: which part of a long video, None if it is not made in parts.
-        pipe: the pipeline that this thread runs, None for that the plan was applied to.
-        plan: what its calls follow, None for the usual.
+        pipe: the pipeline that calls, None for that the plan was applied to.
+        plan: what the calls follow, None for the usual.
     """
 
-    def __init__(self) -> None:
-        self.branch = ""
-        self.step: int | None = None
-        self.lane = 0
-        self.chunk: int | None = None
-        self.pipe: Any = None
-        self.plan: Any = None
+    branch: str = ""
+    step: int | None = None
+    lane: int = 0
+    chunk: int | None = None
+    pipe: Any = None
+    plan: Any = None
+
+
+_NOTHING = Said()
+_SAID: ContextVar[Mapping[Context, Said]] = ContextVar("what is said of calls", default=MappingProxyType({}))
+
+
+class Context:
+    """What is said of the calls of one network: in a thread, or a task of an event loop, until a block ends."""
+
+    @property
+    def said(self) -> Said:
+        """What the calling thread or task has said."""
+        return _SAID.get().get(self, _NOTHING)
 
     @contextmanager
     def saying(self, **what: Any) -> Iterator[None]:
-        """Set attributes for the calls inside; what is None stays as it was."""
-        said = {name: value for name, value in what.items() if value is not None}
-        outer = {name: getattr(self, name) for name in said}
-        vars(self).update(said)
+        """Say more of the calls inside; what is None stays as it was."""
+        before = self.said
+        self._set(replace(before, **{name: value for name, value in what.items() if value is not None}))
         try:
             yield
         finally:
-            vars(self).update(outer)
+            self._set(before)
+
+    def _set(self, said: Said) -> None:
+        others = {context: of for context, of in _SAID.get().items() if context is not self}
+        _SAID.set(others if said is _NOTHING else {**others, self: said})
 
     def listen(self, module: nn.Module) -> list[Patch]:
         """Overhear the names a pipeline gives to ``module.cache_context``, and ``chunk`` and ``step`` of a long video.

@@ -61,7 +61,8 @@ class FirstLook:
         self._attachment.remove()
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call, looks = self._resolver.resolve(args, kwargs, self._attachment.context.branch), signature((args, kwargs))
+        call = self._resolver.resolve(args, kwargs, self._attachment.context.said.branch)
+        looks = signature((args, kwargs))
         if self._resolver.track.run > 0:
             return self._attachment.run(args, kwargs, (), {})[0]
         if call.progress != "stays":

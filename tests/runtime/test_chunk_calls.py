@@ -230,8 +230,8 @@ class TestFlowCache:
 
             def of(looks: str, args: Any, kwargs: Any) -> Tensor | None:
                 seen: Tensor | None = inner(looks, args, kwargs)
-                if executor._context.branch == "cond" and seen is not None:
-                    looked.setdefault(executor._context.chunk or 0, []).append(seen.clone())
+                if executor._context.said.branch == "cond" and seen is not None:
+                    looked.setdefault(executor._context.said.chunk or 0, []).append(seen.clone())
                 return seen
 
             executor.decisions._arrival.of = of  # type: ignore[method-assign]

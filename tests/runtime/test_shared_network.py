@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import pickle
@@ -88,6 +89,42 @@ def test_pipelines_that_take_turns_have_lanes_of_their_own(pipe: EmojiPipeline) 
         turns = [steps_of(of, seed, session, pipe=of, lane=seed + 1) for seed, of in enumerate((pipe, other))]
         *_, together = zip(*turns, strict=True)
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_tasks_of_one_event_loop_say_each_their_own(pipe: EmojiPipeline) -> None:
+    """Whatever lies between them, and an `await` inside what is said."""
+    other, plan = beside(pipe), make_plan(pipe.transformer)
+
+    async def turns(session: Session, of: EmojiPipeline, lane: int, follows: Plan | None) -> Tensor:
+        with session.following(follows), session.at(pipe=of, lane=lane):
+            for latents in steps_of(of, lane, session):  # noqa: B007
+                await asyncio.sleep(0)
+        return latents
+
+    async def together(session: Session) -> list[Tensor]:
+        return await asyncio.gather(*(turns(session, *one) for one in asked))
+
+    with apply_plan(pipe, plan, "error") as session:
+        for follows in (plan, None):
+            asked = [(pipe, 0, plan), (other, 1, follows)]
+            alone = [asyncio.run(turns(session, *one)) for one in asked]
+            assert all(torch.equal(a, b) for a, b in zip(alone, asyncio.run(together(session)), strict=True))
+    assert torch.equal(alone[1], list(steps_of(other, 1, session))[-1]), "the last was computed in full"
+
+
+def test_a_thread_that_a_task_waits_for_hears_what_the_task_said(pipe: EmojiPipeline) -> None:
+    async def request(session: Session) -> tuple[Tensor, Tensor]:
+        with session.following(None):
+            full = await asyncio.to_thread(draw, pipe)
+        return full, await asyncio.to_thread(draw, pipe)
+
+    alone = draw(pipe)
+    with apply_plan(pipe, make_plan(pipe.transformer), "error") as session:
+        cached = draw(pipe)
+        full, told = asyncio.run(request(session))
+    assert torch.equal(full, alone)
+    assert torch.equal(told, cached)
+    assert not torch.equal(cached, alone)
 
 
 @pytest.mark.parametrize("start", [2, 3, 5])

@@ -97,7 +97,7 @@ class GatedRun:
 
         def answer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal loss
-            call = resolver.resolve(args, kwargs, self._attachment.context.branch)
+            call = resolver.resolve(args, kwargs, self._attachment.context.said.branch)
             if call.progress == "begins":
                 past.clear()
             stream, row = (call.branch, call.part), self._rows.get(int(resolver.track.position))

@@ -85,7 +85,7 @@ class _Disturbed:
         feature = captured[FEATURE]
         if feature is None:
             return output
-        call = self._resolver.resolve(args, kwargs, self._attachment.context.branch)
+        call = self._resolver.resolve(args, kwargs, self._attachment.context.said.branch)
         made = self._noisy(feature, feature) if self._lead is None else self._noisy_difference(feature, call)
         return self._attachment.run(args, kwargs, (), {FEATURE: made})[0]
 
