@@ -13,7 +13,7 @@ from hyca_calib.baselines.score import Score, check_finite, score_or_error
 from hyca_calib.bench.figures import Figures, Timing, figures_of
 from hyca_calib.bench.isolation import CleanPipeline
 from hyca_calib.costs.memory import peak_memory
-from hyca_calib.pipelines.rollout import device_of, sample_images
+from hyca_calib.pipelines.rollout import runs_on, sample_images
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.quality.evaluate import SampledRun, run_untimed, sampling_seconds
 
@@ -77,7 +77,7 @@ class Stage:
         def seconds() -> float:
             return sampling_seconds(pipe, jobs, baseline.steps, batch, lambda: baseline.applied(pipe))
 
-        with peak_memory(device_of(pipe)) as peak:
+        with peak_memory(runs_on(pipe)) as peak:
             seconds()  # warms up, too
         pairs = [(sampling_seconds(pipe, jobs, self.num_steps, batch, nullcontext), seconds()) for _ in range(REPEATS)]
         full, fast = (statistics.median(column) for column in zip(*pairs, strict=True))

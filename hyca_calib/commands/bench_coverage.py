@@ -10,7 +10,7 @@ from hyca_calib.commands.options import STUDIES, short_name
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, workload_of
 from hyca_calib.pipelines.load import load_pipeline
-from hyca_calib.pipelines.rollout import device_of
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.quality.conformal import LEVEL
 from hyca_calib.quality.evaluate import evaluate_plan
 from hyca_calib.records.atomic import write_json
@@ -39,7 +39,7 @@ def bench_coverage(options: BenchOptions) -> Path:
     check_calls(pipe, workload.prompts)
     batch = 1 if plan.decides_by_sample else batch_of(options.model, options.batch)
     folder = options.out or STUDIES / f"bench-{short_name(options.model)}"
-    network, device = find_transformer(pipe, plan.sections[0].component), str(device_of(pipe))
+    network, device = find_transformer(pipe, plan.sections[0].component), str(runs_on(pipe))
     made_on = weights_digest(network), machine(device), versions(), code_of("hyca_runtime", evaluate_plan.__module__)
     asked = f"{plan.model_dump_json(include={'sections'})} {workload.digest} {options.seed} {batch} {made_on}"
     with stage("samples") as tell:

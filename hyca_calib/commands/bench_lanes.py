@@ -19,7 +19,7 @@ from hyca_calib.lanes.results import LANES_PAGE, LANES_PICTURE, LanesTable, Star
 from hyca_calib.lanes.surrogate import search_starts, surrogate_error
 from hyca_calib.pipelines.defaults import batch_of
 from hyca_calib.pipelines.load import load_traced
-from hyca_calib.pipelines.rollout import device_of
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.provenance import command_line, provenance, versions
@@ -123,7 +123,7 @@ def _begun(options: BenchOptions, folder: Path) -> tuple[LanesBench, LanesTable]
         confirmed=(),
         rows=(),
         command=command_line(),
-        made=provenance(str(device_of(pipe))),
+        made=provenance(str(runs_on(pipe))),
     )
     told = table.model_dump(mode="json", include={"model", "weights", "groups", "workload"})
     facts = {**told, "trace": trace.digest, "batch": batch, "device": table.made.device, "versions": versions()}

@@ -34,7 +34,7 @@ from hyca_calib.costs.budget import Budget, parse_budgets
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of
 from hyca_calib.pipelines.load import load_traced
-from hyca_calib.pipelines.rollout import device_of
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import say
@@ -103,7 +103,7 @@ def bench_presets(options: BenchOptions) -> tuple[Path, int]:
     trace = Trace(options.trace or trace_of(replace(options, out=folder, samples=None), POINTS))
     cells = [*_static(options, budgets, trace), *_of_presets(folder, trace, budgets, lines, options)]
     clean, samples, facts = _tested(options, trace)
-    device = str(device_of(clean.pipe))
+    device = str(runs_on(clean.pipe))
     notebook = Notebook(
         folder, {**facts.model_dump(mode="json", exclude={"trace"}), "device": device, "versions": versions()}
     )

@@ -34,7 +34,7 @@ from hyca_calib.demo.judge import load_judge
 from hyca_calib.pipelines.contract import check_calls
 from hyca_calib.pipelines.defaults import batch_of, prompts_of
 from hyca_calib.pipelines.load import load_pipeline
-from hyca_calib.pipelines.rollout import device_of
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import prompt_groups
 from hyca_calib.records.atomic import write_text
@@ -147,7 +147,7 @@ def _comparison(options: BenchOptions, earlier: Bench | None) -> tuple[Compariso
         "threads": torch.get_num_threads(),
         "weights": weights_digest(find_transformer(clean.pipe)),
     }
-    device = str(device_of(clean.pipe))
+    device = str(runs_on(clean.pipe))
     made = {**facts, **provenance(device).model_dump(), "only": options.only or ()}
     if earlier:
         check_alike(earlier.facts, made)

@@ -12,7 +12,7 @@ from hyca_calib.lanes.fitted import fitted_plans
 from hyca_calib.lanes.joint import Wall
 from hyca_calib.lanes.measure import Bench
 from hyca_calib.pipelines.pipeline import Pipeline
-from hyca_calib.pipelines.rollout import device_of
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.records.atomic import write_text
 from hyca_calib.records.console import say
 from hyca_calib.records.provenance import Provenance, provenance, versions
@@ -69,7 +69,7 @@ def lanes_beside(pipe: Pipeline, trace: Trace, plan: Plan, devices: int, batch: 
     section, workload, out = plan.section, trace.workload(), folder / FOLDER
     wall = Wall(len(section.schedule.computed_steps))
     select = Bench.of(pipe, workload.of("select")[:WATCHED], workload.num_steps, batch)
-    made = provenance(str(device_of(pipe)))
+    made = provenance(str(runs_on(pipe)))
     facts = {"weights": trace.attributes.model.weights_digest, "workload": workload.describe().model_dump()}
     told = {**facts, "batch": batch, "device": made.device, "versions": versions()}
     search = LaneSearch(Problem(trace), Notebook(out, told), select)

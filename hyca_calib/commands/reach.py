@@ -18,7 +18,7 @@ def within_reach(budgets: Sequence[Budget], recorded: Sequence[Trace]) -> list[T
     for trace in sorted(recorded, key=lambda each: each.cost.predicted_flops(3)):
         try:
             for budget in budgets:
-                budget.computed_steps(trace.cost, trace.num_steps, 3)
+                budget.computed_steps(trace.cost, trace.num_steps, 3, trace.attributes.first_computed)
             able.append(trace)
         except BudgetError as error:
             if not able:

@@ -99,24 +99,30 @@ class Budget:
             raise BudgetError(f"{told}, but what runs beside the network takes {timed.fixed:.3g} s; allow more")
         return replace(self, share=share, timed=timed)
 
-    def computed_steps(self, cost: CostModel, num_steps: int, depth: int) -> int:
+    def computed_steps(self, cost: CostModel, num_steps: int, depth: int, least: int = 1) -> int:
         """The most steps that can be computed within the budget, predicted steps paid for.
 
+        Args:
+            least: first steps that must be computed.
+
         Raises:
-            BudgetError: the trace has fewer steps than are asked for, or not even one can be computed.
+            BudgetError: the trace has fewer steps than are asked for, or not even the least can be computed.
         """
         if self.steps is not None:
+            if self.steps < least:
+                raise BudgetError(f"budget {self.text!r}: this model computes its first {least} steps; ask for as many")
             return self._counted(self.steps, num_steps)
         light = cost.predicted_flops(depth)
         spare = self.most_flops(cost.full_flops, light, num_steps) - num_steps * light
         computed = min(num_steps, math.floor(spare / (cost.full_flops - light) + 1e-9))
-        if computed < 1:
-            most = cost.flops_ratio(num_steps, 1, depth)
-            told = f"budget {self.text!r} cannot be met: computing one of {num_steps} steps"
+        if computed < least:
+            most = cost.flops_ratio(num_steps, least, depth)
+            few = "one" if least == 1 else f"the first {least}"
+            told = f"budget {self.text!r} cannot be met: computing {few} of {num_steps} steps"
             if self.timed:
-                least = self.timed.of(1 / most)
+                seconds = self.timed.of(1 / most)
                 raise BudgetError(
-                    f"{told} takes {least:.3g} s of a sample already, {self.timed.full:.3g} s in full; allow more"
+                    f"{told} takes {seconds:.3g} s of a sample already, {self.timed.full:.3g} s in full; allow more"
                 )
             raise BudgetError(f"{told} is {most:.1f}x already; ask for at most {math.floor(most)}x")
         return computed

@@ -27,14 +27,10 @@ from hyca_runtime.errors import (
 )
 
 
-def device_of(pipe: Pipeline) -> torch.device:
-    """The device of the network's weights."""
-    return next(find_transformer(pipe).parameters()).device
-
-
 def runs_on(pipe: Pipeline) -> torch.device:
     """The device that the networks compute on; offloaded weights are elsewhere in between."""
-    return torch.device(getattr(pipe, "_execution_device", None) or device_of(pipe))
+    weights = next(find_transformer(pipe).parameters())
+    return torch.device(getattr(pipe, "_execution_device", None) or weights.device)
 
 
 @contextmanager

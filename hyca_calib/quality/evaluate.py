@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hyca_calib.costs.flops import seconds_of
 from hyca_calib.costs.memory import peak_memory
-from hyca_calib.pipelines.rollout import device_of, followed, sample_images
+from hyca_calib.pipelines.rollout import followed, runs_on, sample_images
 from hyca_calib.pipelines.workload import Job, batches
 from hyca_calib.quality.conformal import LEVEL, new_prompt_bound
 from hyca_calib.quality.metrics import Measure, SampleFidelity, compare_samples, prompt_groups
@@ -212,7 +212,7 @@ def _timed_run(
     Args:
         each: FLOPs are counted on all samples, in the very batches that are timed, as of a plan that decides by them.
     """
-    device = device_of(pipe)
+    device = runs_on(pipe)
     with method() as context:
         flops, _ = _counted(pipe, jobs if each else jobs[:1], num_steps, batch if each else 1, context)
         if device.type != "cpu":

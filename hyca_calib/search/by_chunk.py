@@ -22,7 +22,7 @@ from hyca_calib.search.run import Progress, confirmed, refined
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime.errors import BudgetError, TraceError
 from hyca_runtime.network_plan import NetworkPlan
-from hyca_runtime.plan import Plan
+from hyca_runtime.plan import Plan, load_plan
 
 FAVOURS = (1.0, 1.5, 2.0, 3.0)
 """How many times as much of the first chunk is computed as the budget's mean."""
@@ -96,7 +96,8 @@ def search_by_chunk(
         part = StudyFolder(study.folder / of)
         part.folder.mkdir(exist_ok=True)
         winner = confirmed(pipe, [[_beside(one, other) for one in found]], wanted, part, options, on_progress)
-        section, accounts[of] = refined(pipe, winner, wanted, part, options, on_progress)
+        with part.last_word():  # of several workers one refines, the others read what it found
+            section, accounts[of] = refined(pipe, winner, wanted, part, options, on_progress)
         return winner, section
 
     later, behind = settled("later", best.rests, best.rest, beginning)
@@ -112,7 +113,10 @@ def search_by_chunk(
     problem = replace(winner.problem, other_chunks=(behind,))
     told = provenance(winner) | told_past([winner.problem, later.problem], [section, behind])
     told[LATER] = later.problem.trace.where
-    return write_outcome(pipe, study, problem, section, budget, "", told, account)
+    with study.last_word():
+        if study.complete:  # another worker was faster
+            return load_plan(study.plan)
+        return write_outcome(pipe, study, problem, section, budget, "", told, account)
 
 
 class _Tried(NamedTuple):

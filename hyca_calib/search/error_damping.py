@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from hyca_calib.pipelines.outputs import tensors_of
-from hyca_calib.pipelines.rollout import device_of, sample_latents
+from hyca_calib.pipelines.rollout import runs_on, sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.options import SearchOptions
 from hyca_calib.search.problem import Problem
@@ -166,7 +166,7 @@ def _run(pipe: Any, problem: Problem, job: Job, step: int | None = None, known: 
     """
     module = find_transformer(pipe, problem.trace.attributes.model.component)
     attachment, clock = Attachment(module, problem.trace.point), Clock(module, pipe)
-    resolver, streamed, device = CallResolver(clock), StreamedCalls(module), device_of(pipe)
+    resolver, streamed, device = CallResolver(clock), StreamedCalls(module), runs_on(pipe)
     calls, pushes, chunks = list[_Call](), list[float](), problem.trace.attributes.chunks
     latest = dict[tuple[str, int], Feature]()  # of each branch
 

@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cmaes import SepCMA
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.records.atomic import write_text
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.refine import WITH_BACKWARD, Alike, Course, RefinementTask, refine_taps
@@ -82,14 +84,16 @@ def evolve_taps(
     Returns:
         The parameters that were best on `task.select`, and an account of the run.
     """
+    task = replace(task, start=task.start.to(runs_on(task.pipe)))
     path, optimizer = folder / KEPT, SepCMA(np.zeros(math.prod(task.start.shape[:2])), SPREAD, seed=seed)
     members_each: int = optimizer.population_size
     lived, judging = _kept(path, task.of, seed, members_each), min(SAMPLES, len(task.fit.jobs))
     begun, best, best_error, judged = time.monotonic() - lived.seconds, task.start, math.inf, -1
 
     def share(generation: int) -> float:
-        if settings.iterations is None:
-            return min(1.0, (time.monotonic() - begun) / (60 * settings.minutes))
+        spent = min(1.0, (time.monotonic() - begun) / (60 * settings.minutes))
+        if settings.iterations is None or spent == 1:
+            return spent
         rollouts = settings.iterations * min(settings.batch, len(task.fit.jobs)) * WITH_BACKWARD
         return min(1.0, generation * members_each * judging / rollouts)
 
@@ -128,8 +132,8 @@ def evolve_taps(
 
 def moved_alike(task: RefinementTask, vector: Array) -> Tensor:
     """One number for every tap of every row, as parameters: the same for all groups and channels."""
-    rows = torch.from_numpy(vector).float().reshape(task.start.shape[:2])
-    return task.start + rows[..., None].to(task.start.device)
+    rows = torch.from_numpy(vector).to(task.start).reshape(task.start.shape[:2])
+    return task.start + rows[..., None]
 
 
 def _value(course: Course, task: RefinementTask, member: Array, chosen: list[int]) -> float:

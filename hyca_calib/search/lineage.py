@@ -80,7 +80,8 @@ def with_damping_of(plan: Plan, problem: Problem) -> Problem:
 def refinement_gain(plan: Plan) -> float:
     """What end-to-end refinement of the taps gained on the select split, dB; 0 without one."""
     account = plan.provenance.get("refinement", {})
-    return max(0.0, float(account.get("select_psnr_after_db", 0)) - float(account.get("select_psnr_before_db", 0)))
+    before, after = account.get("select_psnr_before_db"), account.get("select_psnr_after_db")
+    return max(0.0, after - before) if isinstance(before, int | float) and isinstance(after, int | float) else 0.0
 
 
 def section_for(plan: Plan, trace: Trace) -> NetworkPlan:

@@ -22,7 +22,7 @@ NOT_SEARCHED: dict[str, Any] = {
     "seconds": {},
 }
 """What reports read of a search, where a published recipe has none."""
-OF_THE_MACHINE = ("minutes", "recomputed")
+OF_THE_MACHINE = ("minutes", "recomputed", "stopped")
 """What an account says of a refinement that its speed and free memory decided."""
 
 

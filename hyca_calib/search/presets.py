@@ -118,8 +118,9 @@ def preset_section(
         BudgetError: not even one step can be computed.
     """
     trace, depth = problem.trace, max(solver.depth for solver in preset.pool)
-    count = budget.computed_steps(trace.cost, trace.num_steps, depth)
-    leading = warmup or documented_warmup(preset, trace.attributes.model.transformer, trace.num_steps)
+    first = trace.attributes.first_computed
+    count = budget.computed_steps(trace.cost, trace.num_steps, depth, first)
+    leading = max(first, warmup or documented_warmup(preset, trace.attributes.model.transformer, trace.num_steps))
     schedule = published_schedule(trace.num_steps, count, leading)
     parts = _chosen(problem, preset, schedule, seed, multistep)
     groups, solvers = [channels for channels, _, _ in parts], [solver for _, solver, _ in parts]

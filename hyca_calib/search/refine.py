@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from hyca_calib.pipelines.recompute import Recomputed, levels_of, recomputing
-from hyca_calib.pipelines.rollout import device_of, sample_latents
+from hyca_calib.pipelines.rollout import runs_on, sample_latents
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Samples
 from hyca_calib.search.refinement_state import RefinementState
-from hyca_calib.search.rollout_error import mean_psnr
+from hyca_calib.search.rollout_error import finite_or_lost, mean_psnr
 from hyca_calib.search.tap_rollout import NotDifferentiableError, TapRollout, activation_bytes
 from hyca_calib.trace.preflight import available_bytes
 from hyca_runtime.attach.points import find_transformer
@@ -96,16 +96,17 @@ class Alike(TapRollout):
         self._task = task
 
     def loss(self, chosen: list[int]) -> Tensor:
-        return self._final_error(self._task.fit[chosen], torch.is_grad_enabled())
+        return self._final_errors(self._task.fit[chosen], torch.is_grad_enabled()).mean()
 
     def error(self) -> float:
+        samples = self._task.select
         with torch.no_grad():
-            return self._final_error(self._task.select, with_grad=False).item()
+            return finite_or_lost(self._final_errors(samples, with_grad=False), samples).mean().item()
 
-    def _final_error(self, samples: Samples, with_grad: bool) -> Tensor:
+    def _final_errors(self, samples: Samples, with_grad: bool) -> Tensor:
         batch = len(samples.jobs)
         latents = sample_latents(self._task.pipe, samples.jobs, samples.num_steps, batch, with_grad=with_grad)
-        return log_error(latents, samples.latents.to(latents.device)).mean()
+        return log_error(latents, samples.latents.to(latents.device))
 
 
 class Deepening:
@@ -168,13 +169,14 @@ def refine_taps(
     Raises:
         NotDifferentiableError: gradients do not get through the pipeline.
     """
-    start = task.start.detach().to(device_of(task.pipe), torch.float32, copy=True)
+    start = task.start.detach().to(runs_on(task.pipe), torch.float32, copy=True)
     state = RefinementState(start, settings, state_path, task.of)
     settings, level = _probed(task, settings)
     if not state.iteration and state.spent >= 1:
         return state.best.cpu(), {"skipped": "its minutes were over before the first step"}
-    task = task.with_more()
-    count, batch = len(task.fit.jobs), min(settings.batch, len(task.fit.jobs))
+    with state.stopped():  # samples for all budgets are not drawn in the minutes of one
+        task = task.with_more()
+    count, batch, short = len(task.fit.jobs), min(settings.batch, len(task.fit.jobs)), ""
 
     def judge() -> None:
         course.follow(task.expand(state.average))
@@ -189,13 +191,21 @@ def refine_taps(
             lr = step_size(settings, state.share)
             picker = random.Random(f"{seed} {state.iteration}")  # the same after an interruption
             chosen = picker.sample(range(count), batch)
-            batch = _descend(task, state, course, objective or course.loss, chosen, lr)
+            try:
+                batch = _descend(task, state, course, objective or course.loss, chosen, lr)
+            except NotDifferentiableError as error:
+                if not state.iteration:
+                    raise
+                short = str(error)  # what was found stands
+                break
             if (due := math.floor(state.share * settings.evaluations)) > judged:
                 judge()
                 judged = due
         if state.iteration:
             judge()
     account = {
+        **({"stopped": short} if short else {}),
+        **({"not_finite": state.lost} if state.lost else {}),
         "iterations": state.iteration,
         "minutes": round(state.seconds / 60, 2),
         "samples": count,
@@ -265,7 +275,7 @@ def _probed(task: RefinementTask, settings: Refinement) -> tuple[Refinement, Rec
     with TapRollout(task.pipe, task.section, False, other_chunks=task.fit.other_chunks), torch.no_grad():
         sample_latents(task.pipe, task.fit.jobs[:1], task.fit.num_steps, 1)
     settings = affordable(settings, time.monotonic() - begun, len(task.select.jobs))
-    allowed = settings.memory_share * available_bytes(device_of(task.pipe)) / settings.batch
+    allowed = settings.memory_share * available_bytes(runs_on(task.pipe)) / settings.batch
     fits, short = None, ""
     for level in _levels(task):
         try:

@@ -57,7 +57,8 @@ def refined_shortly(
     seed: int,
     on_news: Callable[[float], None],
 ) -> dict[str, float]:
-    """Agreement with full runs of the select split in dB after a short refinement, by the label of each one's problem.
+    """Agreement with full runs of the select split in dB after a short refinement, by the label of each one's problem;
+    nothing of those that there were no minutes for.
 
     Of several workers one refines, the others read what it found.
 
@@ -77,7 +78,9 @@ def refined_shortly(
                 own.folder.mkdir(parents=True, exist_ok=True)
                 task = task_of(pipe, winner, section_of(winner, own.folder))
                 _, account = refine_somehow(task, shortly(settings), own, seed)
-                found[of] = account.get("select_psnr_after_db", 0.0)  # none if the minutes were over before
+                if "select_psnr_after_db" not in account:  # the minutes were over before
+                    continue
+                found[of] = account["select_psnr_after_db"]
                 write_json(kept, found)
             on_news(found[of])
-    return {winner.problem.label: found[winner.of] for winner in winners}
+    return {winner.problem.label: found[winner.of] for winner in winners if winner.of in found}

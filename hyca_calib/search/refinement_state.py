@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,7 +31,7 @@ class RefinementState:
         self._optimizer = torch.optim.Adam([self.theta], lr=settings.lr, betas=(0.9, 0.98))
         self.best, self.average = theta.detach().clone(), theta.detach().clone()
         self.best_error = self.first_error = math.inf
-        self.iteration, self.seconds = 0, 0.0
+        self.iteration, self.lost, self.seconds = 0, 0, 0.0
         known, _ = kept(path, of, str(theta.device))
         if known and known["parameters"].shape == theta.shape:
             self._restore(known)
@@ -47,13 +49,23 @@ class RefinementState:
         iterations = self._settings.iterations
         return min(1.0, self.iteration / iterations) if iterations else self.spent
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The clock stands still meanwhile."""
+        begun = time.monotonic()
+        yield
+        self._begun += time.monotonic() - begun
+
     def step(self, loss: Tensor, lr: float) -> None:
-        """Move the parameters down the gradient of `loss`."""
+        """Move the parameters down the gradient of `loss`, unless that is not finite."""
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
         self.iteration += 1
+        if self.theta.grad is not None and not self.theta.grad.isfinite().all():
+            self.lost += 1
+            return
+        self._optimizer.step()
         self.average.lerp_(self.theta.detach(), (1 + LATEST) / (self.iteration + LATEST))
 
     def note(self, error: float) -> None:
@@ -62,7 +74,7 @@ class RefinementState:
         self.first_error = error if self.first_error == math.inf else self.first_error
         if error < self.best_error:
             self.best_error, self.best = error, self.average.clone()
-        numbers = [self.best_error, self.first_error, float(self.iteration), self.seconds]
+        numbers = [self.best_error, self.first_error, float(self.iteration), self.seconds, float(self.lost)]
         tensors = {
             "parameters": self.theta.detach(),
             "average": self.average,
@@ -80,5 +92,5 @@ class RefinementState:
             moments = {"step": known["step"], "exp_avg": known["mean"], "exp_avg_sq": known["square"]}
             self._optimizer.state[self.theta] = moments
         self.best, self.average = known["best"], known["average"]
-        self.best_error, self.first_error, iteration, self.seconds = known["numbers"].double().tolist()
-        self.iteration = int(iteration)
+        self.best_error, self.first_error, iteration, self.seconds, *lost = known["numbers"].double().tolist()
+        self.iteration, self.lost = int(iteration), int(lost[0]) if lost else 0  # none were told of formerly

@@ -40,8 +40,13 @@ def log_errors(
                 latents = sample_latents(pipe, samples.jobs, samples.num_steps, size)
         except ForecastWarning:
             return lost
-    found = log_error(latents, samples.latents.to(latents.device)).double().cpu()
-    return torch.where(found.isfinite(), found, lost)
+    return finite_or_lost(log_error(latents, samples.latents.to(latents.device)), samples)
+
+
+def finite_or_lost(errors: Tensor, samples: Samples) -> Tensor:
+    """Log squared errors, float64 on the CPU; of samples whose latents are not finite that of 0 dB."""
+    found = errors.double().cpu()
+    return torch.where(found.isfinite(), found, samples.log_peak)
 
 
 def rollout_psnr(pipe: Any, section: NetworkPlan, samples: Samples) -> float:

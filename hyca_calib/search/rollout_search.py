@@ -180,7 +180,8 @@ def _moves_and_kicks(candidate: Candidate, shuffle: random.Random) -> Iterator[C
 def _moves(candidate: Candidate) -> list[Move]:
     """To candidates a small step away."""
     settings, schedule = candidate.settings, candidate.schedule
-    moves: list[Move] = [partial(_moved, candidate, shift) for shift in _shifts(schedule, settings.start)]
+    start = max(settings.start, candidate.problem.trace.attributes.first_computed)
+    moves: list[Move] = [partial(_moved, candidate, shift) for shift in _shifts(schedule, start)]
     if settings.inherit or settings.in_loop:  # which leaves little of how rows were fitted before
         return moves
     moves += [partial(candidate.moved, ridge=ridge) for ridge in (settings.ridge / 3, settings.ridge * 3)]

@@ -152,7 +152,9 @@ def _confirmed(run: _Run, contenders: Sequence[Sequence[Candidate]]) -> tuple[Se
     if num > 1:
         heats = [_heat(run, c, run.heat, tried, i / 2 / num, (i + 1) / 2 / num) for i, c in enumerate(contenders)]
         chosen = contenders[_ahead(run, heats)]
-        limits, begin = replace(limits, minutes=limits.minutes / 2), 0.5
+        others = 0 if run.heat.rollouts is None else (num - 1) * run.heat.rollouts
+        rollouts = None if limits.rollouts is None else max(1, limits.rollouts - others)
+        limits, begin = replace(limits, minutes=limits.minutes / 2, rollouts=rollouts), 0.5
     return chosen, _heat(run, chosen, limits, tried, begin, 1.0)[1], tried
 
 
@@ -169,7 +171,7 @@ def _ahead(run: _Run, heats: Sequence[tuple[float, Candidate]]) -> int:
         run.on_progress("confirm", 0.5, f"shortly refined, {_told(psnr)}")
 
     found = refined_shortly(run.pipe, winners, run.section, refinement, run.study, run.options.seed, tell)
-    return max(near, key=lambda i: (found[heats[i][1].problem.label], -heats[i][0]))
+    return max(near, key=lambda i: (found.get(heats[i][1].problem.label, -heats[i][0]), -heats[i][0]))
 
 
 def _heat(

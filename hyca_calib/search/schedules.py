@@ -56,7 +56,8 @@ def whole_schedules(
         BudgetError: no schedule fits.
     """
     trace, steps = problem.trace, problem.trace.num_steps
-    counts = [budget.computed_steps(trace.cost, steps, settings.depth) for budget in budgets]
+    first = trace.attributes.first_computed
+    counts = [budget.computed_steps(trace.cost, steps, settings.depth, first) for budget in budgets]
     reach = _reach(problem, settings, min(counts), len(groups))
     fit, judge = (grouped(gram, problem.channel_gain, groups) for gram in (problem.fit, problem.select))
     times, weights = problem.times(settings.axis), problem.step_weights
@@ -108,11 +109,11 @@ def mixed_schedules(
     """
     steps = problem.trace.num_steps
     few = steps <= FEW_STEPS
-    count = budget.computed_steps(problem.trace.cost, steps, settings.depth)
+    first = problem.trace.attributes.first_computed
+    count = budget.computed_steps(problem.trace.cost, steps, settings.depth, first)
     if count == steps:
         return [Schedule.from_steps(steps, range(steps))]
-    fewest = problem.trace.attributes.first_computed if few else count - FEWER
-    counts = range(min(count, max(1, fewest)), count + 1)
+    counts = range(first if few else max(first, count - FEWER), count + 1)
     units, most = _prices(problem, settings, budget, counts)
     reach = _reach(problem, settings, counts[0], len(groups) * (1 + most[counts[0]]))
     if few:

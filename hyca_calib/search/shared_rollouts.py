@@ -49,6 +49,10 @@ class Rolled(NamedTuple):
     def whole(self) -> bool:
         return self.share == 1
 
+    def says(self, beat: Sequence[float]) -> bool:
+        """Whether it is known that it does not beat these, or what it is worth: it may be another search's."""
+        return self.whole or (bool(beat) and self.score <= statistics.fmean(beat))
+
 
 class SharedRollouts:
     """Scores of candidates, kept in an Optuna study; a trial is one rollout.
@@ -70,7 +74,7 @@ class SharedRollouts:
         """
         tasks = [task_of(candidate) for candidate in candidates]
         self._asked.update(zip(tasks, candidates, strict=True))
-        while not set(tasks) <= (known := self._known()).keys():
+        while not set(tasks) <= (known := self._known(beat)).keys():
             give_back(self._study)
             taken = self._tasks(TrialState.WAITING, TrialState.RUNNING) | known.keys()
             for task in dict.fromkeys(task for task in tasks if task not in taken):
@@ -89,19 +93,24 @@ class SharedRollouts:
 
     def history(self) -> list[dict[str, Any]]:
         """Every rollout there was, for reports: settings, schedule, PSNR, and the share of the samples it is of."""
-        known = self._known().items()
+        known = self._all().items()
         return [{**json.loads(task), "psnr_db": rolled.score, "share": rolled.share} for task, rolled in known]
 
     def _objective(self, trial: Trial) -> float:
         task = trial.user_attrs.get(TASK)
         if task is None:  # another worker was faster, and Optuna made up a trial
             raise optuna.TrialPruned
-        known, beat = self._known().get(task), trial.user_attrs[BEAT]
+        beat = trial.user_attrs[BEAT]
+        known = self._known(beat).get(task)
         rolled = known or Rolled.compared(self._rollout(self._candidate(task), beat), beat)
         trial.set_user_attr(ROLLED, rolled)
         return rolled.score
 
-    def _known(self) -> dict[str, Rolled]:
+    def _known(self, beat: Sequence[float]) -> dict[str, Rolled]:
+        """What is known of candidates that are compared with one of that agreement."""
+        return {task: rolled for task, rolled in self._all().items() if rolled.says(beat)}
+
+    def _all(self) -> dict[str, Rolled]:
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return {trial.user_attrs[TASK]: Rolled(*trial.user_attrs[ROLLED]) for trial in trials}
 

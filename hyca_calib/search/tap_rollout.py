@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hyca_calib.pipelines.inference_mode import outside_inference_mode
-from hyca_calib.pipelines.rollout import device_of, sample_latents
+from hyca_calib.pipelines.rollout import runs_on, sample_latents
 from hyca_calib.pipelines.workload import Job
 from hyca_calib.search.attending_again import attending_again
 from hyca_calib.search.precision.straight_through import StraightThrough
@@ -76,7 +76,7 @@ class TapRollout:
         self._attachment = Attachment(module, section.places, variants=section.variants)
         self._attachment.variants.wrap(around)
         self._clock = Clock(module, pipe)
-        own = [torch.from_numpy(plan_taps(of)).float().to(device_of(pipe)) for of in (section, *other_chunks)]
+        own = [torch.from_numpy(plan_taps(of)).float().to(runs_on(pipe)) for of in (section, *other_chunks)]
         self._parts = [_Part(of, taps) for of, taps in zip((section, *other_chunks), own, strict=True)]
         self._now = self._parts[0]
         self._chunks = self._by_chunk(module, section)
@@ -281,7 +281,7 @@ def activation_bytes(
         kept += tensor.nbytes
         return tensor
 
-    taps = torch.from_numpy(plan_taps(section)).float().to(device_of(pipe)).requires_grad_()
+    taps = torch.from_numpy(plan_taps(section)).float().to(runs_on(pipe)).requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
     made = TapRollout(pipe, section, checkpointed, whole_at=whole_at, other_chunks=other_chunks)
     with made as rollout, torch.enable_grad():

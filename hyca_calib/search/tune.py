@@ -94,7 +94,7 @@ def tune(
         candidates = solve(problem, _suggest(trial, tuning), within, seed, pulse)
         trial.set_user_attr("schedules", [c.schedule.model_dump(mode="json") for c in candidates])
         trial.set_user_attr("costs", [c.cost for c in candidates])
-        value = float(np.mean([np.log(c.cost + TINY) for c in candidates]))
+        value = float(np.mean([np.log(max(c.cost, 0.0) + TINY) for c in candidates]))
         on_trial(trial.number, float(np.exp(value)))
         return value
 

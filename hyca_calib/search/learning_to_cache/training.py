@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyca_calib.costs.budget import Budget
-from hyca_calib.pipelines.rollout import device_of
+from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.records.atomic import replacing
 from hyca_calib.search.learning_to_cache.gates import GatedRun
 from hyca_calib.search.learning_to_cache.rule import HALF, Gated, least_threshold
@@ -132,7 +132,7 @@ class _State:
 
     def __init__(self, shape: tuple[int, int], training: Training, path: Path) -> None:
         self._limits, self._path = training.limits, path
-        self.numbers = torch.zeros(shape, device=device_of(training.pipe)).requires_grad_()
+        self.numbers = torch.zeros(shape, device=runs_on(training.pipe)).requires_grad_()
         self._optimizer = torch.optim.Adam([self.numbers], lr=LR, betas=(0.9, 0.98))
         self.iteration, self.price, self.loss, seconds = 0, 0.0, math.inf, 0.0
         if path.exists():

@@ -11,7 +11,7 @@ from hyca_calib.search.step_caches.fitted_taps import DEPTH, decides_anew, refin
 from hyca_calib.search.step_caches.search import Contenders, find_threshold, in_reach, write_found
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime.errors import BudgetError
-from hyca_runtime.plan import Plan
+from hyca_runtime.plan import Plan, load_plan
 
 Tell = Callable[[str, float, str], None]
 """Told the stage, the share of it that is done, and news."""
@@ -35,6 +35,22 @@ def search_fitted(
     Raises:
         BudgetError: no threshold meets the budget.
     """
+    with study.last_word():
+        if study.complete:  # another worker was faster
+            return load_plan(study.plan)
+        return _searched(pipe, problem, budget, study, contenders, refinement, seed, tell)
+
+
+def _searched(
+    pipe: Any,
+    problem: Problem,
+    budget: Budget,
+    study: StudyFolder,
+    contenders: Contenders,
+    refinement: Refinement,
+    seed: int,
+    tell: Tell,
+) -> Plan:
     own = find_threshold(pipe, problem, budget, study, contenders, lambda share: tell("threshold", share / 2, ""))
 
     def refined(share: float, psnr: float) -> None:

@@ -22,6 +22,7 @@ from hyca_calib.search.preconditioner import drawn_to_groups, preconditioned
 from hyca_calib.search.problem import Problem, Samples
 from hyca_calib.search.refine import RefinementTask
 from hyca_calib.search.replay import Array, rows_of
+from hyca_calib.search.rollout_error import finite_or_lost
 from hyca_calib.search.rows import plan_taps, with_forecasts
 from hyca_calib.search.rows import rows_of as rows_of_section
 from hyca_calib.search.settings import Settings
@@ -230,7 +231,7 @@ class DecidedCourse:
     def _judged(self, sample: Samples) -> float:
         with torch.no_grad():
             latents = decided_run(self._task.pipe, self._now, sample.jobs[0], sample.num_steps).latents
-        return float(log_error(latents, sample.latents.to(latents.device))[0])
+        return float(finite_or_lost(log_error(latents, sample.latents.to(latents.device)), sample)[0])
 
 
 def decides_anew(section: NetworkPlan) -> bool:
