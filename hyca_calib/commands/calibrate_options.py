@@ -61,7 +61,7 @@ class CalibrateOptions:
         bool, typer.Option("--dry-run", help="Time the model, tell what each stage will take, and stop.")
     ] = False
     strict: Annotated[
-        bool, typer.Option("--strict", help=f"Plans compute no more than asked; else up to {100 * TOLERANCE:.0f} % more.")
+        bool, typer.Option("--strict", help=f"Compute no more than asked; else up to {100 * TOLERANCE:.0f} % more.")
     ] = False
     point: Annotated[
         str,

@@ -127,7 +127,7 @@ class SearchLimits:
         typer.Option(help=f"{BEST} searches; published recipes are {listed()}."),
     ] = BEST
     strict: Annotated[
-        bool, typer.Option("--strict", help=f"Plans compute no more than asked; else up to {100 * TOLERANCE:.0f} % more.")
+        bool, typer.Option("--strict", help=f"Compute no more than asked; else up to {100 * TOLERANCE:.0f} % more.")
     ] = False
     palette: Annotated[
         str | None,

@@ -23,7 +23,8 @@ from torch import Tensor
 from hyca_calib.pipelines.rollout import runs_on
 from hyca_calib.records.atomic import write_text
 from hyca_calib.search.options import Refinement
-from hyca_calib.search.refine import WITH_BACKWARD, Alike, Course, RefinementTask, refine_taps
+from hyca_calib.search.refine import WITH_BACKWARD, refine_taps
+from hyca_calib.search.refinement_task import Alike, Course, RefinementTask
 from hyca_calib.search.replay import Array
 from hyca_calib.search.rollout_error import mean_psnr
 from hyca_calib.search.study import StudyFolder

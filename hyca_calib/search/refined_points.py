@@ -16,7 +16,7 @@ from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Samples
-from hyca_calib.search.refine import RefinementTask
+from hyca_calib.search.refinement_task import RefinementTask
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime.network_plan import NetworkPlan
 

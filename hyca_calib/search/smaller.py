@@ -16,7 +16,7 @@ from hyca_calib.pipelines.rollout import sample_latents
 from hyca_calib.search.evolve import SPREAD, moved_alike
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Samples
-from hyca_calib.search.refine import Alike, RefinementTask
+from hyca_calib.search.refinement_task import Alike, RefinementTask
 from hyca_runtime.errors import PlanMismatchError, WorkloadError
 
 SIZES = ("height", "width", "num_frames")

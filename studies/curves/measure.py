@@ -16,7 +16,8 @@ from hyca_calib.search.fresh_runs import FRESH_RUNS, FreshRuns
 from hyca_calib.search.options import Refinement, RolloutLimits, SearchOptions, Tuning
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import WITH_BACKWARD, RefinementTask, refine_taps
+from hyca_calib.search.refine import WITH_BACKWARD, refine_taps
+from hyca_calib.search.refinement_task import RefinementTask
 from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.rows import with_taps
 from hyca_calib.search.run import confirmed

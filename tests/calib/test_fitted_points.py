@@ -22,7 +22,7 @@ from hyca_calib.pipelines.workload import Workload
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import RefinementTask
+from hyca_calib.search.refinement_task import RefinementTask
 from hyca_calib.search.step_caches import fitted_search, fitted_taps, mixcache, search, tries
 from hyca_calib.search.step_caches.decided_run import DecidedRun, as_decided, decided_run
 from hyca_calib.search.step_caches.fitted_taps import DecidedCourse, refine_rows, rows_met, statistics, traced_rules

@@ -21,7 +21,7 @@ from hyca_calib.pipelines.rollout import followed, sample_latents
 from hyca_calib.quality.metrics import log_error
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import RefinementTask
+from hyca_calib.search.refinement_task import RefinementTask
 from hyca_calib.search.replay import forecast_error, rows_of
 from hyca_calib.search.rows import with_forecasts
 from hyca_calib.search.step_caches import adaptive_search, fitted_search, fitted_taps, search, tries

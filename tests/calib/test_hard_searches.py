@@ -30,7 +30,8 @@ from hyca_calib.search.outcome import write_outcome
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.presets import PRESETS, preset_section
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Alike, RefinementTask, refine_taps
+from hyca_calib.search.refine import refine_taps
+from hyca_calib.search.refinement_task import Alike, RefinementTask
 from hyca_calib.search.rollout_error import raced_psnr
 from hyca_calib.search.rollout_search import search_by_rollouts
 from hyca_calib.search.run import search

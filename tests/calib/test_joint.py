@@ -21,7 +21,8 @@ from hyca_calib.search.lineage import misfit_of
 from hyca_calib.search.options import Refinement, Sources
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import RefinementTask, refine_taps
+from hyca_calib.search.refine import refine_taps
+from hyca_calib.search.refinement_task import RefinementTask
 from hyca_calib.search.retimed import retime, retimed_cost
 from hyca_calib.search.rollout_error import rollout_psnr
 from hyca_calib.search.rows import plan_taps, rows_of, with_taps

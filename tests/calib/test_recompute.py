@@ -21,7 +21,8 @@ from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Alike, RefinementTask, refine_taps
+from hyca_calib.search.refine import refine_taps
+from hyca_calib.search.refinement_task import Alike, RefinementTask
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.study import StudyFolder
 from hyca_calib.search.tune import solve

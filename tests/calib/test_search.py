@@ -34,8 +34,9 @@ from hyca_calib.search.options import Grain, Refinement, RolloutLimits, SearchOp
 from hyca_calib.search.preconditioner import OWN, coordinates, preconditioned
 from hyca_calib.search.presets import PRESETS, choose_once
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import Alike, RefinementTask, affordable, refine_taps, step_size
+from hyca_calib.search.refine import affordable, refine_taps, step_size
 from hyca_calib.search.refinement_state import RefinementState
+from hyca_calib.search.refinement_task import Alike, RefinementTask
 from hyca_calib.search.replay import forecast_error
 from hyca_calib.search.rollout_error import is_behind, raced_psnr, rollout_psnr
 from hyca_calib.search.rollout_search import neighbours, search_by_rollouts
@@ -408,7 +409,7 @@ def test_a_step_of_refinement_takes_fewer_samples_where_memory_is_short(
 def test_refinement_that_has_no_time_changes_nothing(
     problem: Problem, pipe: EmojiPipeline, start: NetworkPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyca_calib.search.refine.log_error", None)  # nothing is judged
+    monkeypatch.setattr("hyca_calib.search.refinement_task.log_error", None)  # nothing is judged
     begin, expand = coordinates(problem, start, "channel")
     task = RefinementTask(pipe, start, begin, expand, problem.samples("fit"), problem.samples("select"))
     found, account = refine_taps(task, Refinement(minutes=1e-9), tmp_path / "r.safetensors", seed=0)
@@ -546,7 +547,7 @@ def test_other_failures_of_refinement_are_told(
     def fail(*_: Any) -> torch.Tensor:
         raise error
 
-    monkeypatch.setattr("hyca_calib.search.refine.log_error", fail)
+    monkeypatch.setattr("hyca_calib.search.refinement_task.log_error", fail)
     with pytest.raises(type(error), match=str(error)):
         search(pipe, [candidates], BUDGET, study, OPTIONS)
 

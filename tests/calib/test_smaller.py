@@ -16,7 +16,8 @@ from hyca_calib.search.assemble import build_section
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import coordinates
 from hyca_calib.search.problem import Problem
-from hyca_calib.search.refine import RefinementTask, refine_taps
+from hyca_calib.search.refine import refine_taps
+from hyca_calib.search.refinement_task import RefinementTask
 from hyca_calib.search.settings import Settings
 from hyca_calib.search.smaller import LEAST_RANK, at_size, parse_size, rank_correlation, size_for, smaller
 from hyca_calib.search.tune import solve

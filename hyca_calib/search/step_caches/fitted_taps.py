@@ -20,7 +20,7 @@ from hyca_calib.search.evolve import refine_somehow
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import drawn_to_groups, preconditioned
 from hyca_calib.search.problem import Problem, Samples
-from hyca_calib.search.refine import RefinementTask
+from hyca_calib.search.refinement_task import RefinementTask
 from hyca_calib.search.replay import Array, rows_of
 from hyca_calib.search.rollout_error import finite_or_lost
 from hyca_calib.search.rows import plan_taps, with_forecasts
@@ -187,7 +187,7 @@ def _key(known: Mapping[Key, Any], name: str, branch: str) -> Key:
 
 
 class DecidedCourse:
-    """Runs of samples that decide for themselves, each alone; see `hyca_calib.search.refine.Course`."""
+    """Runs of samples that decide for themselves, each alone; see `hyca_calib.search.refinement_task.Course`."""
 
     def __init__(self, task: RefinementTask, checkpointed: bool, section: NetworkPlan, taps: FittedTaps) -> None:
         self._task, self._checkpointed, self._section, self._known = task, checkpointed, section, taps

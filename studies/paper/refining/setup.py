@@ -18,7 +18,8 @@ from hyca_calib.search.candidate import Candidate
 from hyca_calib.search.options import Refinement
 from hyca_calib.search.preconditioner import preconditioned
 from hyca_calib.search.problem import Samples
-from hyca_calib.search.refine import RefinementTask, refine_taps
+from hyca_calib.search.refine import refine_taps
+from hyca_calib.search.refinement_task import RefinementTask
 from hyca_calib.search.rollout_error import to_db
 from hyca_calib.search.rows import plan_taps, with_taps
 from hyca_calib.search.settings import Settings
