@@ -12,15 +12,23 @@ CLOCKS = ("timeout", "confirm", "refine")
 """Limits that are times."""
 COUNTS = ("probes", "trials", "rollouts", "iterations", "fresh")
 """Limits that an effort has, too."""
+OF_STAGE = {"confirm": ("rollouts",), "refine": ("iterations", "fresh", "refine_at")}
+"""What counts for nothing where a stage has no time."""
 
 
-def counted(limits: SearchLimits, effort: Effort) -> SearchLimits:
-    """The limits with the counts of an effort, and all the time in the world for them.
+def counted(limits: SearchLimits, effort: Effort | None) -> SearchLimits:
+    """The limits with the counts of an effort, and all the time in the world for them; without one, as they are.
 
     Raises:
-        StudyError: a limit was given that the effort decides.
+        StudyError: a limit was given that the effort decides, or for a stage that is left out.
     """
     defaults = {field.name: field.default for field in fields(limits)}
+    if effort is None:
+        for clock, names in OF_STAGE.items():
+            given = [f"--{name.replace('_', '-')}" for name in names if getattr(limits, name) != defaults[name]]
+            if given and not getattr(limits, clock):
+                raise StudyError(f"--{clock} 0 leaves out what {', '.join(given)} is for; leave out either")
+        return limits
     if given := [f"--{name}" for name in (*CLOCKS, *COUNTS) if getattr(limits, name) != defaults[name]]:
         raise StudyError(
             f"--effort {effort.name} decides how much is done, without a clock; got {', '.join(given)}, too: "

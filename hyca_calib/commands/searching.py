@@ -77,7 +77,7 @@ def search_with(
     """
     preset = preset_of(limits)
     effort = effort or EFFORTS.get(limits.effort or "")
-    limits = counted(limits, effort) if effort else limits
+    limits = counted(limits, effort)
     wanted = _budgets(budgets, limits)
     recorded = _traces(list(traces) or [str(newest_trace(TRACES))], limits)
     timed = any(budget.needs_seconds for budget in wanted)

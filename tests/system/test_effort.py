@@ -64,6 +64,18 @@ def test_an_effort_takes_no_other_limits(traced_folder: Path, option: tuple[str,
     assert not Path("studies").exists()
 
 
+@pytest.mark.parametrize(
+    ("clock", "count"),
+    [("confirm", "rollouts"), ("refine", "iterations"), ("refine", "fresh"), ("refine", "refine-at")],
+)
+def test_what_counts_for_nothing_is_refused(traced_folder: Path, clock: str, count: str) -> None:
+    value = "height=8" if count == "refine-at" else "4"
+    refused = run("search", "--budget", "3x", f"--{clock}", "0", f"--{count}", value)
+    assert refused.exit_code == 2
+    assert f"--{clock} 0 leaves out what --{count} is for" in refused.output
+    assert not Path("studies").exists()
+
+
 def test_another_effort_is_another_study(traced_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path("studies/s")
     folder.mkdir(parents=True)
