@@ -12,7 +12,7 @@ from hyca_runtime.attach.timestep import SchedulerGrid, Timestep
 from hyca_runtime.errors import ClockError
 from hyca_runtime.plan_facts import TimeGrid
 from hyca_runtime.step_tracker import Progress, StepTracker
-from hyca_runtime.time_grids import ANY, fits, keeps, position_of, stands_at_start
+from hyca_runtime.time_grids import ANY, fits, keeps, position_of, stands_at_start, steps_among
 
 
 class RunTracker(StepTracker):
@@ -40,8 +40,11 @@ class RunTracker(StepTracker):
 
     @property
     def density(self) -> float:
-        """Steps of the sampler over those of the grid; 1 where its scheduler is not known."""
-        return 1.0 if self._scheduler is None else len(self._scheduler.times) / len(self.grid.timesteps)
+        """Steps of a sampler that leaves the grid over those of the grid; 1 where its scheduler is not known."""
+        if self._scheduler is None or not self.off_grid:
+            return 1.0
+        own, times = self.grid.scheduler_timesteps, self._scheduler.times
+        return (len(times) if own is None else steps_among(own, times)) / len(self.grid.timesteps)
 
     @property
     def ends(self) -> bool:

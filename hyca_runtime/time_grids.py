@@ -39,3 +39,13 @@ def position_of(times: Sequence[float], time: float) -> float:
     grid, steps = np.asarray(times), np.arange(len(times), dtype=np.float64)
     ascends = len(grid) < 2 or grid[0] <= grid[-1]
     return float(np.interp(time, grid, steps) if ascends else np.interp(-time, -grid, steps))
+
+
+def steps_among(own: Sequence[float], times: Sequence[float]) -> int:
+    """How many times lie where `own` do: an image-to-image run leaves out the first of its scheduler, one of several
+    networks those of the others."""
+    ordered = sorted(own)
+    low, high = ordered[0], ordered[-1]
+    if len(ordered) > 1:
+        low, high = low - (ordered[1] - low) / 2, high + (high - ordered[-2]) / 2
+    return sum(low <= time <= high for time in times)

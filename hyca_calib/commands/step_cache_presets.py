@@ -6,7 +6,7 @@ from hyca_calib.commands.asked import Asked, Maker
 from hyca_calib.costs.budget import Budget
 from hyca_calib.records.console import say, stage, stages
 from hyca_calib.search.options import Refinement
-from hyca_calib.search.step_caches.dbcache import DBCache
+from hyca_calib.search.step_caches.dbcache import DBCache, FirstBlockCache
 from hyca_calib.search.step_caches.dicache import DiCache
 from hyca_calib.search.step_caches.fitted_search import search_fitted
 from hyca_calib.search.step_caches.fitted_taps import traced_rules
@@ -22,6 +22,7 @@ from hyca_calib.search.step_caches.teacache import TeaCache
 from hyca_calib.search.study import StudyFolder
 from hyca_runtime import Plan
 from hyca_runtime.attach.points import find_transformer
+from hyca_runtime.errors import AttachError
 
 
 def step_cache(asked: Asked, *rules: Rule) -> Maker:
@@ -34,7 +35,12 @@ def step_cache(asked: Asked, *rules: Rule) -> Maker:
     possible = traced_rules(problem, rules) if limits.fitted else rules
     if less := len(rules) - len(possible):
         say(f"{less} of {len(rules)} settings of {limits.preset} are left out: the trace is not of their points")
-    measured = [measure_stack(asked.pipe, problem, rule) for rule in possible]
+    try:
+        measured = [measure_stack(asked.pipe, problem, rule) for rule in possible]
+    except AttachError as error:
+        raise AttachError(
+            f"--preset {limits.preset} decides by what comes before the blocks it reuses: {error}"
+        ) from error
     for budget in asked.budgets:
         check_reach(problem, budget, measured)
 
@@ -72,6 +78,11 @@ def dbcache(asked: Asked) -> Maker:
     """With front blocks as released, or fewer of a small network."""
     network = find_transformer(asked.pipe, asked.problems[0].trace.attributes.model.component)
     return step_cache(asked, DBCache.released(network, asked.limits.order))
+
+
+def firstblockcache(asked: Asked) -> Maker:
+    """As released."""
+    return step_cache(asked, FirstBlockCache())
 
 
 def h2cache(asked: Asked) -> Maker:

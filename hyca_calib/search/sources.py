@@ -6,6 +6,7 @@ DICACHE = "dicache"
 TEACACHE = "teacache"
 MAGCACHE = "magcache"
 DBCACHE = "dbcache"
+FIRSTBLOCKCACHE = "firstblockcache"
 SEACACHE = "seacache"
 H2CACHE = "h2cache"
 MIXCACHE = "mixcache"
@@ -26,6 +27,7 @@ SOURCES = {
     TEACACHE: "TeaCache, arXiv 2411.19108: a polynomial of the input's change decides, blocks are reused",
     MAGCACHE: "MagCache, arXiv 2506.09045: ratios of magnitudes decide, blocks are reused",
     DBCACHE: "DBCache, cache-dit: the change of front blocks decides about those behind, reused or extrapolated",
+    FIRSTBLOCKCACHE: "FirstBlockCache, ParaAttention: the change of the first block decides about the others, reused",
     SEACACHE: "SeaCache, arXiv 2602.18993: the change of the input without its noise decides, blocks are extrapolated",
     H2CACHE: "H2-Cache, arXiv 2510.27171: first blocks, then those behind, are reused until their probe changes",
     DICACHE: "DiCache, arXiv 2508.17356: the change of a shallow probe decides, its trajectory aligns the forecast",

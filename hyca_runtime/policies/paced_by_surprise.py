@@ -108,7 +108,8 @@ class PacedBySurprise(LearningPolicy):
         return state._replace(position=here, computed=False, debt=debt)
 
     def learn(self, state: Any, moment: Moment, surprises: Surprises) -> Any:
-        off = max((number for numbers in surprises.values() for number in numbers), default=0.0)
+        told = [number for numbers in surprises.values() for number in numbers]
+        off = max((math.inf if math.isnan(number) else number for number in told), default=0.0)
         if state.before < LEAST or not off > 0:
             return state
         seen = math.log(off) if math.isfinite(off) else math.inf

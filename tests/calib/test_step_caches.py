@@ -35,7 +35,7 @@ from hyca_calib.quality.evaluate import evaluate_plan, run_untimed
 from hyca_calib.search import kept_runs
 from hyca_calib.search.problem import Problem
 from hyca_calib.search.step_caches import magcache, mixcache, search, teacache, tries
-from hyca_calib.search.step_caches.dbcache import DBCache
+from hyca_calib.search.step_caches.dbcache import DBCache, FirstBlockCache
 from hyca_calib.search.step_caches.h2cache import H2Cache
 from hyca_calib.search.step_caches.impact import effects
 from hyca_calib.search.step_caches.magcache import MagCache
@@ -51,12 +51,15 @@ from hyca_calib.trace.store import Trace
 from hyca_runtime import Plan
 from hyca_runtime.attach.late import Probe
 from hyca_runtime.errors import AttachError, BudgetError, StudyError
+from hyca_runtime.moment import Moment
 from hyca_runtime.plan_facts import Quality
 from hyca_runtime.point import CachePoint, parse_point
+from hyca_runtime.schedule import Schedule
 from hyca_runtime.solvers import Taylor
 
 Array = NDArray[np.float64]
 
+GUIDED = tuple({**prompt, "true_cfg_scale": 3.0} for prompt in tiny.prompts())
 PRESETS = ("dbcache", "magcache", "mixcache", "seacache", "teacache")
 
 
@@ -374,6 +377,88 @@ def test_the_run_of_magcache_is_known_without_one(pipe: EmojiPipeline, problem: 
     assert max(count.computed for count in report.streams.values()) == run.most < len(run.computed) < steps
 
 
+def test_magcache_counts_a_branch_on_the_steps_on_which_it_is_called() -> None:
+    """Of guidance on some steps: one that is never asked is not saved."""
+    steps, rng = 12, np.random.default_rng(1)
+    branches, calls = ("*", "cond", "uncond"), (("cond", tuple(range(steps))), ("uncond", (4, 5, 6, 7)))
+    ratios = tuple((branch, tuple(rng.normal(1, 0.1, steps).tolist())) for branch in branches)
+    rule, stack = MagCache(ratios, calls, retained=0.1), SimpleNamespace(share=lambda of: of)
+    for threshold in (0.05, 0.2, 10.0):
+        run, policy = cheapest_run(stack, rule, threshold, steps), rule.policy(threshold)  # type: ignore[arg-type]
+        computed = dict.fromkeys(branches, 0)
+        for branch, called in calls:
+            state = policy.begin()
+            for place, step in enumerate(called):
+                before = called[place - 1] if place else -1
+                moment = Moment(0, float(step), float(before), steps, branch)
+                action, state = policy.decide(state, moment, Schedule.from_steps(steps, [0]))
+                computed[branch] += action.computes
+        assert run.share == sum(computed.values()) / (steps + 4)
+
+
+class Interval(EmojiPipeline):
+    """Guides on some steps alone."""
+
+    def _flowed(self, latents: Any, branches: Any, scale: float, callback: Any, names: Any, times: Any = None) -> Any:
+        self.scheduler.set_begin_index(0)
+
+        def velocity(latents: torch.Tensor, step: int, timestep: torch.Tensor) -> torch.Tensor:
+            found = {}
+            for name in ("cond", "uncond") if 2 <= step < 8 else ("cond",):
+                with self.transformer.cache_context(name):
+                    time = times(timestep.expand(len(latents)))
+                    found[name] = self.transformer(latents, timestep=time, **branches[name], return_dict=False)[0]
+            free = found.get("uncond", found["cond"])
+            return torch.as_tensor(free + scale * (found["cond"] - free))
+
+        return self._denoised(latents, velocity, callback, names)
+
+
+@pytest.mark.usefixtures("few")
+def test_magcache_keeps_its_budget_where_a_branch_is_called_on_some_steps(tmp_path: Path) -> None:
+    pipe, path = tiny.as_kind(Interval), tmp_path / "interval.zarr"
+    trace(pipe, Workload(GUIDED, 7, 12, 3), CachePoint(), path, model_name="interval", batch=4, tokens=10_000)
+    problem = Problem(Trace(path))
+    for budget in ("1.2x", "1.5x"):
+        plan = make(pipe, problem, tmp_path / budget, "magcache", budget)
+        with followed(pipe, plan) as session:
+            sample_latents(pipe, problem.workload.of("select")[:1], 12, 1)
+        spent = session.report().flops_ratio
+        assert spent is not None
+        assert float(budget[:-1]) <= spent < 1.3 * float(budget[:-1])
+
+
+@pytest.mark.parametrize("demanding", [1.0, 0.5, 1.5, 3.0])
+def test_the_least_threshold_is_found_however_the_first_samples_differ(
+    pipe: EmojiPipeline, problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demanding: float
+) -> None:
+    """A sample's cost falls evenly with the threshold; of the first it falls slower, or faster."""
+    rule = DBCache(warmup=1)
+    stack = measure_stack(pipe, problem, rule)[1]
+    simulated, order = cheapest_run(stack, rule, 1.0, problem.trace.num_steps), problem.samples("select").jobs
+    monkeypatch.setattr(tries, "FEW", 1)
+    assert len(order) > 1
+
+    def share(place: int, threshold: float) -> float:
+        return max(simulated.share, 1 - threshold / (1.0 if place else demanding) / 2)
+
+    def run(_: Any, rule: Any, threshold: float, sample: Any) -> SampleRun:
+        spent = share(order.index(sample.jobs[0]), threshold)
+        return simulated.model_copy(update={"share": spent, "psnr_db": 30.0})
+
+    monkeypatch.setattr(tries.Tries, "_run", run)
+    found = search.find_threshold(pipe, problem, Budget.parse("1.5x"), StudyFolder.open(tmp_path, {}), [(rule, stack)])
+    spent = np.mean([share(place, found.best.tried.threshold) for place in range(len(order))])
+    assert 0.98 / 1.5 <= spent <= 1 / 1.5
+
+
+def test_firstblockcache_is_dbcache_with_one_block_and_no_warmup() -> None:
+    rule = FirstBlockCache()
+    assert rule.policy(0.1) == DBCache(blocks=1, warmup=0).policy(0.1)
+    assert rule.easier() == (rule,)
+    assert str(rule.point) == "behind:1"
+
+
 def test_a_polynomial_of_few_changes() -> None:
     assert fit_polynomial(np.array([]), np.array([])) == (TeaCache().coefficients, TeaCache().within)
     coefficients, within = fit_polynomial(np.array([0.2, 0.2]), np.array([0.1, 0.3]))
@@ -454,7 +539,6 @@ def test_dbcache_is_that_of_cache_dit_on_trained_models(
         assert ours.fidelity_to(full).agreement_db == pytest.approx(theirs.fidelity_to(full).agreement_db, abs=0.3)
 
 
-GUIDED = tuple({**prompt, "true_cfg_scale": 3.0} for prompt in tiny.prompts())
 CLASSES = tuple({"class_labels": letter, "guidance_scale": 3.0} for letter in "ABCDEF")
 
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -54,6 +55,32 @@ def test_max_computed_bounds_adapted_runs(
     assert session.report().computed == min(allowed, steps)
 
 
+@pytest.mark.parametrize(("steps", "allowed"), [(STEPS, 3), (2 * STEPS, 6)])
+@pytest.mark.parametrize("of", [1.0, 0.5])
+def test_max_computed_is_of_the_steps_that_the_network_runs(
+    pipe: EmojiPipeline, of: float, steps: int, allowed: int
+) -> None:
+    """Of an image-to-image run the last of its scheduler, and in the plan they are all there is."""
+    policy = MagnitudeRatio(0.0, {"*": (1.0,) * STEPS})
+    whole = FlowMatchEulerDiscreteScheduler()
+    whole.set_timesteps(sigmas=np.linspace(1, of / STEPS, round(STEPS / of)))
+    grid = make_plan(pipe.transformer).section.grid
+    times = tuple(whole.timesteps[-STEPS:].tolist())
+    told = {"timesteps": tuple(time / 1000 for time in times), "scheduler_timesteps": times}
+    plan = changed(make_plan(pipe.transformer), policy=policy.spec(3), grid=grid.model_copy(update=told))
+    scheduler, condition = FlowMatchEulerDiscreteScheduler(), pipe._condition(["red heart"], 4, 4)
+    pipe.scheduler = scheduler
+    scheduler.set_timesteps(sigmas=np.linspace(1, of / steps, round(steps / of)))
+    scheduler.set_begin_index(len(scheduler.timesteps) - steps)
+    latents = torch.randn(1, 16, 48, generator=torch.Generator().manual_seed(0))
+    with apply_plan(pipe, plan, "adapt") as session, torch.no_grad():
+        for time in scheduler.timesteps[-steps:]:
+            velocity = pipe.transformer(latents, timestep=time.expand(1) / 1000, **condition, return_dict=False)[0]
+            latents = scheduler.step(velocity, time, latents, return_dict=False)[0]
+        report = session.report()
+    assert (report.computed, report.steps) == (allowed, steps)
+
+
 def test_a_step_is_as_surprising_as_its_most_surprised_branch() -> None:
     schedule = Schedule.from_steps(STEPS, [0, 1, 4, 8])
     policy = PacedBySurprise(1.0, (1.0,) * STEPS, response=1.0)
@@ -69,6 +96,14 @@ def test_a_step_is_as_surprising_as_its_most_surprised_branch() -> None:
         return float(state.mood)
 
     assert mood(math.e) == mood(math.e, math.e) == mood(1.0, math.e) == mood(math.e, 1.0) != mood(1.0, 1.0)
+
+
+@pytest.mark.parametrize("told", [(2.0, math.nan), (math.nan, 2.0), (math.nan,), (math.inf,)])
+def test_what_is_not_a_number_surprises_most(told: tuple[float, ...]) -> None:
+    policy = PacedBySurprise(1.0, (1.0,) * STEPS, response=1.0)
+    state = policy.begin()._replace(before=9, gap=1.0)
+    moods = [policy.learn(state, Moment(0, 5.0, 4.0, STEPS, "", 0), {FEATURE: of}).mood for of in ((2.0,), told)]
+    assert moods[0] < moods[1] < math.inf
 
 
 def test_filtered_tokens_of_float16_stay_numbers() -> None:

@@ -30,7 +30,10 @@ def read_router(path: Path, site: Gated) -> Array:
         PlanError: no such file, not a router, or one of other steps or layers.
     """
     if (site.num_steps - 1 - site.steps[0]) % 2:
-        raise PlanError(f"{path}: a released router is for an even number of steps, the trace has {site.num_steps}")
+        raise PlanError(
+            f"{path}: a released router is of every other step up to the last but one, the first of them the second; "
+            f"of the trace's {site.num_steps} steps layers may be reused from step {site.steps[0]} on"
+        )
     found = _content(path)
     wanted = [f"{site.num_steps - 1 - step}.prob" for step in site.steps]
     if len(found) != site.num_steps or not found.keys() >= set(wanted):

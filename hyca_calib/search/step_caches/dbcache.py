@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 from torch import nn
 
-from hyca_calib.search.sources import DBCACHE
+from hyca_calib.search.sources import DBCACHE, FIRSTBLOCKCACHE
 from hyca_calib.search.step_caches.rule import Rule
 from hyca_runtime.attach.points import find_blocks
 from hyca_runtime.point import CachePoint, parse_point
@@ -57,3 +57,11 @@ class DBCache(Rule):
 
     def easier(self) -> tuple[Self, ...]:
         return (self, *(replace(self, warmup=steps) for steps in (4, 2, 1) if steps < self.warmup))
+
+
+@dataclass(frozen=True)
+class FirstBlockCache(DBCache):
+    """The settings of FirstBlockCache, but the threshold: one block always runs, and only the first step must."""
+
+    warmup: int = 0
+    preset: ClassVar[str] = FIRSTBLOCKCACHE

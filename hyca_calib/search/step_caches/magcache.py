@@ -2,7 +2,7 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -30,11 +30,13 @@ class MagCache(Rule):
 
     Attributes:
         ratios: by guidance branch, see `MagnitudeRatio`; until fitted nothing is known of them.
+        calls: the steps on which each is called; on all, until that is known.
         consecutive: K, the most steps in a row that are not computed.
         retained: the share of the run that is computed at its start.
     """
 
     ratios: tuple[tuple[str, tuple[float, ...]], ...] = ((EVERY, (1.0,)),)
+    calls: tuple[tuple[str, tuple[int, ...]], ...] = ()
     consecutive: int = 3
     retained: float = 0.2
     preset: ClassVar[str] = MAGCACHE
@@ -47,6 +49,9 @@ class MagCache(Rule):
     def branches(self) -> tuple[str, ...]:
         return tuple(branch for branch, _ in self.ratios if branch != EVERY) or (EVERY,)
 
+    def called(self, branch: str, num_steps: int) -> Sequence[int]:
+        return dict(self.calls).get(branch) or range(num_steps)
+
     def policy(self, threshold: float) -> MagnitudeRatio:
         return MagnitudeRatio(threshold, dict(self.ratios), self.consecutive, self.retained)
 
@@ -54,19 +59,20 @@ class MagCache(Rule):
         return (self, *(replace(self, consecutive=most, retained=share) for most, share in EASIER))
 
     def fitted(self, pipe: Any, problem: Problem, folder: Path, on_progress: Progress) -> Self:
-        jobs, of = problem.workload.of("fit")[:FIT_SAMPLES], f"{problem.identity}, ratios of magnitudes"
+        jobs, of = problem.workload.of("fit")[:FIT_SAMPLES], f"{problem.identity}, ratios of magnitudes, all calls"
         found = measured(folder / KEPT, of, jobs, lambda job: self._ratios(pipe, problem, job), on_progress)
         rows = {branch: [row for run in found for row in run.get(branch, [])] for branch in found[0]}
+        calls = {branch: tuple(sorted({int(step) for step, *_ in of_branch})) for branch, of_branch in rows.items()}
         rows[EVERY] = [row for of_branch in rows.values() for row in of_branch]
         steps = range(problem.trace.num_steps)
         ratios = {
-            branch: tuple(_mean(r for s, r in of_branch if s == step) for step in steps)
+            branch: tuple(_mean(r for s, *told in of_branch for r in told if s == step) for step in steps)
             for branch, of_branch in rows.items()
         }
-        return replace(self, ratios=tuple(ratios.items()))
+        return replace(self, ratios=tuple(ratios.items()), calls=tuple(calls.items()))
 
     def _ratios(self, pipe: Any, problem: Problem, job: Job) -> Rows:
-        """By guidance branch, step and ratio of each call but the first in the full run of one sample."""
+        """By guidance branch, step and ratio of each call in the full run of one sample; of the first no ratio."""
         before: dict[tuple[str, int], Tensor] = {}
         found: Rows = defaultdict(list)
 
@@ -74,9 +80,8 @@ class MagCache(Rule):
             if call.begins:
                 before.clear()
             norms = torch.cat([part.detach().float().norm(dim=-1).flatten() for part in call.features[STACK]])
-            if call.stream in before:
-                ratio = (norms / before[call.stream].clamp_min(1e-8)).mean().item()
-                found[call.stream[0]].append([float(call.step), ratio])
+            told = [(norms / before[call.stream].clamp_min(1e-8)).mean().item()] if call.stream in before else []
+            found[call.stream[0]].append([float(call.step), *told])
             before[call.stream] = norms
 
         watch(pipe, problem, {STACK: self.point}, job, problem.workload.num_steps, hear)

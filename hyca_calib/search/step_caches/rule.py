@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -110,6 +110,11 @@ class Rule(ABC):
     def branches(self) -> tuple[str, ...]:
         """Guidance branches that may be decided about otherwise on equal evidence."""
         return ("",)
+
+    def called(self, branch: str, num_steps: int) -> Sequence[int]:
+        """The steps on which a guidance branch is called."""
+        del branch
+        return range(num_steps)
 
     @property
     def lead(self) -> str | None:

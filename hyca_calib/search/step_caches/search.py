@@ -221,11 +221,14 @@ def _least(tries: Tries, rule: Rule, allowed: float) -> tuple[Rule, Tried] | Non
         return None
     if isinstance(rule.policy(HIGHEST), LearningPolicy) and tries.at(rule, HIGHEST, few=True).share > allowed:
         return None  # what it reuses is known from runs alone
-    for few, factor, halvings in ((True, WIDE, HALVINGS), (False, NARROW, FINE)):
+    for few, factor in ((True, WIDE), (False, NARROW)):
+        halvings = HALVINGS if few else FINE
         while tries.at(rule, high, few).share > allowed:
             low, high = high, factor * high
             if high > HIGHEST:
                 return None
+        while low and tries.at(rule, high, few).share < NEAR * allowed and tries.at(rule, low, few).share <= allowed:
+            low, high, halvings = low * (low / high) ** 2, low, HALVINGS  # the few were the more demanding ones
         for _ in range(halvings):
             if tries.at(rule, high, few).share >= NEAR * allowed:
                 break

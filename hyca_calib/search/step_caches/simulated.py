@@ -34,19 +34,20 @@ class SampleRun(BaseModel, frozen=True):
 def cheapest_run(stack: Stack, rule: Rule, threshold: float, num_steps: int) -> SampleRun:
     """The run in which nothing that is looked at ever changes; where nothing is, the run."""
     policy = rule.policy(threshold)
-    branches = [_computed(policy, branch, rule.looks, num_steps) for branch in rule.branches]
-    share = sum(map(len, branches)) / (num_steps * len(branches))
+    called = {branch: rule.called(branch, num_steps) for branch in rule.branches}
+    branches = [_computed(policy, branch, steps, rule.looks, num_steps) for branch, steps in called.items()]
+    share = sum(map(len, branches)) / sum(map(len, called.values()))
     steps = tuple(sorted(set().union(*branches)))
     return SampleRun(share=stack.share(share), computed=steps, most=max(map(len, branches)))
 
 
-def _computed(policy: Policy, branch: str, probes: bool, num_steps: int) -> Sequence[int]:
-    """The steps on which a guidance branch is computed."""
+def _computed(policy: Policy, branch: str, called: Sequence[int], probes: bool, num_steps: int) -> Sequence[int]:
+    """The steps on which a guidance branch is computed, of those on which it is called."""
     schedule, state, found = Schedule.from_steps(num_steps, [0], STACK), policy.begin(), list[int]()
-    for step in range(num_steps):
-        moment = Moment(0, step, step - 1, num_steps, branch)
-        action, state = policy.decide(state, moment, schedule, (0.0,) if probes and step else None)
+    for before, step in zip((-1, *called), called, strict=False):
+        moment = Moment(0, step, before, num_steps, branch)
+        action, state = policy.decide(state, moment, schedule, (0.0,) if probes and before >= 0 else None)
         found += [step] if action.computes else []
         if action.computes and isinstance(policy, LearningPolicy) and policy.wants(state, moment):
-            state = policy.learn(state, moment, {STACK: (0.0,)} if step else {})
+            state = policy.learn(state, moment, {STACK: (0.0,)} if before >= 0 else {})
     return found
