@@ -92,7 +92,7 @@ def measure_damping(
             left[step] = changed / max(run.push * response[step], 1e-30)
             on_progress((number + (i + 1) / len(pushed)) / len(used))
         last = left.pop(steps - 1)
-        found += [(step, factor / last) for step, factor in left.items()]
+        found += [(step, factor / last) for step, factor in left.items() if last > 0]
     return smoothed(found, steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ def test_a_network_that_pulls_back_damps(problem: Problem) -> None:
     found = measure_damping(pipe, problem, probes=24)
     expected = (1 - 2.0 / 12) ** np.arange(11, -1, -1)  # every later Euler step of 1/12 takes a sixth away
     assert found == pytest.approx(expected, rel=0.15)
+
+
+def test_where_a_push_at_the_end_changes_nothing_nothing_is_learnt(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where samples are rounded, and the last step is small."""
+    run = error_damping._run
+
+    def rounded(pipe: Any, problem: Problem, job: Any, step: int | None = None, known: Any = ()) -> Any:
+        found = run(pipe, problem, job) if step == problem.trace.num_steps - 1 else run(pipe, problem, job, step, known)
+        return replace(found, push=1.0)
+
+    monkeypatch.setattr(error_damping, "_run", rounded)
+    assert measure_damping(tiny.pipeline(), problem, probes=12).tolist() == [1.0] * 12
 
 
 def test_what_is_before_a_push_is_not_computed_again(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
