@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -367,4 +368,6 @@ def test_a_file_that_is_no_router(problem: Problem, layers: Layers, tmp_path: Pa
             read_router(path, at)
     with pytest.raises(PlanError, match="even number of steps, the trace has 5"):
         read_router(tmp_path / "wide.pt", site(5, [1.0] * 6))
+    with pytest.raises(PlanError, match="reuses on the second step, and this model computes its first 2"):
+        read_router(tmp_path / "wide.pt", replace(at, steps=gated_steps(STEPS, 2, False)))
     assert isinstance(read_router(written(tmp_path / "good.pt", good), at), np.ndarray)

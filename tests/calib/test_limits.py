@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -170,7 +171,10 @@ def test_moves_of_a_long_run_are_made_when_they_are_tried(
         made.append(num_steps)
         return inner(num_steps, computed)
 
-    start = Candidate(Any, Settings(taps="group"), Schedule.every(1000, 5)).knowing(groups=[])  # type: ignore[arg-type]
+    class OfOne:
+        trace = SimpleNamespace(attributes=SimpleNamespace(first_computed=1))
+
+    start = Candidate(OfOne, Settings(taps="group"), Schedule.every(1000, 5)).knowing(groups=[])  # type: ignore[arg-type]
     monkeypatch.setattr(Schedule, "from_steps", from_steps)
     limits = RolloutLimits(minutes=60, rollouts=12)
     search_by_rollouts([start], limits, rollouts.shared, 0)

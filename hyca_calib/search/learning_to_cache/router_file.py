@@ -30,10 +30,9 @@ def read_router(path: Path, site: Gated) -> Array:
         PlanError: no such file, not a router, or one of other steps or layers.
     """
     if (site.num_steps - 1 - site.steps[0]) % 2:
-        raise PlanError(
-            f"{path}: a released router is of every other step up to the last but one, the first of them the second; "
-            f"of the trace's {site.num_steps} steps layers may be reused from step {site.steps[0]} on"
-        )
+        odd = f"is for an even number of steps, the trace has {site.num_steps}"
+        late = f"reuses on the second step, and this model computes its first {site.steps[0]}"
+        raise PlanError(f"{path}: a released router {odd if site.num_steps % 2 else late}")
     found = _content(path)
     wanted = [f"{site.num_steps - 1 - step}.prob" for step in site.steps]
     if len(found) != site.num_steps or not found.keys() >= set(wanted):
